@@ -23,6 +23,7 @@ from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
+from cliploc.cli.output import print_result, titled
 from cliploc.cli.photos import PhotoRun, ResultNames
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.picture_files import find_pictures
@@ -350,6 +351,23 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
         (10, ["name", "cam", "    about:", "    a map"]),
     ):
         assert listed(width, rows)[: len(shown)] == shown
+
+
+def test_numbers_are_not_broken_where_the_screen_is_narrow(capsys):
+    terminal = Terminal()
+    terminal.out.width = 24
+    print_result(
+        terminal,
+        {},
+        titled([["setting", "saved", "minutes"], ["mini\ncam", "25.0 ± 12.4", "11.1–14.6"]]),
+        as_json=False,
+    )
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "setting    saved",
+        "    minutes",
+        "mini\\ncam  25.0 ± 12.4",
+        "    11.1–14.6",
+    ]
 
 
 def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(listed):

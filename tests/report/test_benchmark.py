@@ -22,6 +22,7 @@ from cliploc.report.benchmark_gallery import Photographs, gallery_picture
 from cliploc.report.benchmark_page import class_bars
 from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
+from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
 
 from ..commands import cliploc_, refused
@@ -297,6 +298,10 @@ def test_an_iou_just_below_the_least_does_not_look_like_it(made: tuple[Path, dic
     shown = gallery_picture(run, {**row, "iou": 0.4983}, best, Photographs(Path(), shown=False))
     assert (shown["iou"], shown["right"]) == ("0.4983", False)
     assert "IoU 0.4983" in shown["says"]
+
+
+def test_a_table_without_rows_has_its_head_alone() -> None:
+    assert csv_text([dict.fromkeys(("setting", "boxes"))]) == "setting,boxes\n"
 
 
 def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> None:

@@ -296,6 +296,8 @@ def test_of_a_thousand_names_the_best_found_have_a_panel(build: Build, found: in
     assert _paneled(result) == [999 - i for i in range(min(found, MOST_PANELS))]
     sheet = panels(result)
     assert max(sheet.size) < 65_500
+    if found == 1:
+        assert (np.asarray(sheet) == name_colour(999)).all(-1).sum() < 20, "no colour for a box that is white"
     assert sheet.width <= MAX_SIDE
     few = build(names=names[:MOST_PANELS], hot=[None] * MOST_PANELS, boxes=[], found=[False] * MOST_PANELS)
     assert _paneled(few) == list(range(MOST_PANELS))

@@ -147,7 +147,7 @@ def tune(asked: TuneFlags, options: Options) -> int:
         content = result.save(out)
     print_result(terminal, content, titled(result.table()), result.legend(), as_json=asked.as_json)
     if result.calibrated is not None and not asked.as_json:
-        terminal.data(titled(result.calibrated.table()))
+        terminal.listing(titled(result.calibrated.table()))
     terminal.say(f"written to {out}", style="dim")
     with_it = (*LOCALIZE, *words_of(options.but(recipe=None).given()), f"--recipe={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)

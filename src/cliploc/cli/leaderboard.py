@@ -147,7 +147,7 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
             terminal.data(
                 styled(f"{dataset['name']} {dataset['split']}, percent, τ chosen on {dataset['tuned_on']}", "bold")
             )
-            terminal.data(titled(_table(dataset)))
+            terminal.listing(titled(_table(dataset)))
     say_failures(terminal, failed)
     terminal.say(
         f"{time.perf_counter() - start:.1f} s; signed {document['signature'][:16]}; results in {out}", style="dim"

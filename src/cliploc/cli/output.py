@@ -47,7 +47,7 @@ def json_text(document: Mapping[str, Any]) -> str:
 def print_result(
     terminal: Terminal,
     document: Mapping[str, Any],
-    table: RenderableType,
+    table: RenderableType | list[Sequence[str | Text]],  # or rows, the first of titles
     legend: Iterable[str] = (),
     *,
     as_json: bool,
@@ -56,7 +56,10 @@ def print_result(
     if as_json:
         print_document(document)
         return
-    terminal.data(table)
+    if isinstance(table, list):
+        terminal.listing(table)
+    else:
+        terminal.data(table)
     for line in legend:
         terminal.data(printable(line))
 
@@ -107,10 +110,10 @@ def title_row(*titles: str) -> list[Text]:
     return [styled(title, "bold") for title in titles]
 
 
-def titled(table: Sequence[Sequence[str]]) -> RenderableType:
-    """A table whose first row has the titles."""
+def titled(table: Sequence[Sequence[str]]) -> list[Sequence[str | Text]]:
+    """The rows of a table whose first row has the titles, for `Terminal.listing`."""
     titles, *rows = table
-    return grid([title_row(*titles), *rows])
+    return [title_row(*titles), *([printable(cell) for cell in row] for row in rows)]
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> RenderableType:

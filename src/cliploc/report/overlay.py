@@ -55,8 +55,8 @@ def draw_overlay(
 
 def panels(result: Localization, masks: bool = False) -> Image.Image:
     """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
-    together = len(result.names) > 1 and bool(result.found.any())
     chosen = _paneled(result)
+    together = len(chosen) > 1 and bool(result.found.any())
     columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
     shown = scaled(result, shown_wh)
     width, height = result.image.size
