@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from operator import methodcaller
@@ -123,6 +123,7 @@ class TaskRun:
     folder: Path
     manifest: Mapping[str, Any]
     settings: tuple[SettingResult, ...]  # of boxes as in the manifest, else the best first
+    unshown: dict[str, str] = field(default_factory=dict, kw_only=True)  # photographs that cannot be read → reason
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -169,7 +170,8 @@ class TaskRun:
         """A small copy of a row's photograph; None if it cannot be read: then the page shows the maps alone."""
         try:
             return load(Path(str(self.dataset["root"])) / row["path"]).image.resize(size_wh)
-        except InputError:
+        except InputError as error:
+            self.unshown[row["path"]] = str(error)
             return None
 
     def ending(self) -> dict[str, Any]:
@@ -178,7 +180,8 @@ class TaskRun:
             "problems": [
                 [problem["kind"], problem["source"], problem["reason"]]
                 for problem in self.dataset.get("problems") or []
-            ],
+            ]
+            + [["not shown", path, reason] for path, reason in self.unshown.items()],
             "failures": [
                 [setting.id, failure["sample"], failure["reason"]]
                 for setting in self.settings
