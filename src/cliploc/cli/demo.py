@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
 from cliploc._files import Inputs, alone_in
-from cliploc._terminal import Terminal, grid, printable, styled
+from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.config import DEFAULTS, Options, text_of
@@ -55,7 +55,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
             "cliploc": __version__,
         }
         rows, ious_beside = run_demo(localizer, folder, settings, reporter, beside)
-    terminal.data(_demo_table(rows))
+    terminal.listing(_demo_table(rows))
     ious, absent = [row.iou for row in rows if row.iou is not None], [row for row in rows if not row.there]
     alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in rows)
     mean = sum(ious) / len(ious)
@@ -68,7 +68,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
     return DONE
 
 
-def _demo_table(rows: Sequence[Any]) -> Any:
+def _demo_table(rows: Sequence[Any]) -> Sequence[Sequence[str | Text]]:
     from cliploc.values import GOOD_IOU, told_apart
 
     lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
@@ -86,7 +86,7 @@ def _demo_table(rows: Sequence[Any]) -> Any:
                 "absent" if row.iou is None else _marked(told_apart(row.iou, GOOD_IOU), not row.misplaced),
             )
         )
-    return grid(lines)
+    return lines
 
 
 def _marked(text: str, right: bool) -> Text:
