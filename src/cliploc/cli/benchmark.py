@@ -389,7 +389,8 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
     for head, trained_for in trained.items():
         if trained_for not in {find(name).name for name in names}:
             raise UsageError(
-                f"{head} is trained for {trained_for}, not for {', '.join(names)}: add {trained_for}, or leave --head out"
+                f"{head} is trained for {trained_for}, not for {', '.join(names)}: add {trained_for}, or leave "
+                "--head out"
             )
     return names, [None] * len(setups)
 
