@@ -84,7 +84,7 @@ def test_its_numbers_are_shares_within_their_intervals(cls):
     if issubclass(cls, MeanMetric):
         for label in range(3):
             alone = counted(cls, [label, label + 3]).summarise(may_tune=False, bootstrap=FEW).scores[cls.name]
-            assert summary.per_class[label] == pytest.approx({cls.name: alone.value})
+            assert summary.per_class[label] == pytest.approx({"images": 2, cls.name: alone.value})
 
 
 @metrics

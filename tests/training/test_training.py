@@ -533,6 +533,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
         "benchmark", *asked, "--method", "cam"
     )
+    assert "expected --head or --recipe, got" in refused("benchmark", *asked, "--recipe", "fast")
     of_task = ("--task", "faithfulness", "--metric", "sparseness", "--no-baselines", "--out", tmp_path / "faithful")
     result = cliploc_("benchmark", *asked, *of_task, "--json")
     assert result.code == 0, result.err

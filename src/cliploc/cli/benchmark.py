@@ -376,25 +376,23 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
     from cliploc.saliency import find
 
     recipe = setups[0].options.recipe  # that of all
-    if method:
-        names = method_names(method)
-        if recipe is not None:
-            raise UsageError(f"expected --method or --recipe, got {', '.join(names)} and {recipe}: leave one out")
-        for head in dict.fromkeys(setup.head for setup in setups if setup.head is not None):
-            trained_for = read_config(head).method
-            if trained_for not in {find(name).name for name in names}:
-                raise UsageError(
-                    f"{head} is trained for {trained_for}, not for {', '.join(names)}: add {trained_for}, or leave "
-                    "--head out"
-                )
-        return names, [None] * len(setups)
-    of_heads = dict.fromkeys(read_config(setup.head).method for setup in setups if setup.head is not None)
-    if of_heads and recipe is None:  # a trained head is compared with the same method without it
-        own = [
-            recipe_of(setup.model).method if setup.head is None else read_config(setup.head).method for setup in setups
-        ]
+    names = method_names(method)
+    trained = {setup.head: read_config(setup.head).method for setup in setups if setup.head is not None}
+    if recipe is not None and (names or trained):
+        given, values = ("--method", names) if names else ("--head", trained)
+        raise UsageError(f"expected {given} or --recipe, got {', '.join(values)} and {recipe}: leave one out")
+    if not names and not trained:
+        return [], [recipe_of(setup.model, recipe or "default") for setup in setups]
+    if not names:  # a trained head is compared with the same method without it
+        own = (recipe_of(setup.model).method if setup.head is None else trained[setup.head] for setup in setups)
         return list(dict.fromkeys(own)), [None] * len(setups)
-    return [], [None if setup.head is not None else recipe_of(setup.model, recipe or "default") for setup in setups]
+    for head, trained_for in trained.items():
+        if trained_for not in {find(name).name for name in names}:
+            raise UsageError(
+                f"{head} is trained for {trained_for}, not for {', '.join(names)}: add {trained_for}, or leave "
+                "--head out"
+            )
+    return names, [None] * len(setups)
 
 
 class ReportFlags(WithDebug):

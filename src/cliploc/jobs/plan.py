@@ -74,8 +74,8 @@ class Grid:
     # methods without a model, evaluated once for each model at their own fixed τ. Baselines in `methods` are not added
     # again.
     baselines: Sequence[str] = ()
-    # for each setup, what runs there where no method is asked for: its method at its threshold, unless `thresholds` has
-    # others. The setup has the recipe's other options already.
+    # for each setup, what runs there where no method is asked for: its method, whose own threshold is the recipe's. The
+    # setup has the recipe's other options already.
     recipes: Sequence[Recipe | None] = ()
 
     def settings(
@@ -92,17 +92,15 @@ class Grid:
         left_out: list[str] = []
         for index, setup in enumerate(self.setups):
             recipe = self.recipes[index] if self.recipes and not self.methods else None
-            thresholds = self.thresholds
-            if recipe is not None and tuple(thresholds) == (None,):
-                thresholds = (recipe.options.get("threshold"),)
+            own = None if recipe is None else recipe.options.get("threshold")
             for method in self.methods if recipe is None else (recipe.method,):
                 if (reason := unfit_reason(setup, method)) is not None:
                     left_out += [reason] if reason else []
                     continue
                 options = dict(self.options(method))
                 chosen += [
-                    Setting(self._id(setup, method, threshold, recipe), index, method, options, threshold)
-                    for threshold in thresholds
+                    Setting(self._id(setup, method, tau, recipe), index, method, options, own if tau is None else tau)
+                    for tau in self.thresholds
                 ]
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])

@@ -378,10 +378,12 @@ class MeanMetric(Metric):
         rows = [self._values[sample_id] for sample_id in ids]
         values = np.array([value for value, _ in rows])
         note = "" if self.threshold is None else threshold_note(self.threshold, chosen=False)
-        per_class = by_class([label for _, label in rows], values)
+        labels = [label for _, label in rows]
+        images, per_class = Counter(labels), by_class(labels, values)
         # fsum: exactly the same sum for any order.
         scores = {self.name: Score(math.fsum(values) / n, bootstrap.of_mean(values, ids), note)}
-        return MetricSummary(scores, {}, {label: {self.name: share} for label, share in per_class.items()})
+        of_classes = {label: {"images": images[label], self.name: share} for label, share in per_class.items()}
+        return MetricSummary(scores, {}, of_classes)
 
 
 metrics: Registry[type[Metric]] = Registry(
