@@ -639,7 +639,7 @@ def test_what_comes_next_is_a_command_to_copy(tmp_path, monkeypatch):
     shutil.copy(CAT, "my photos")
     asked = ("localize", "my photos", "-p", "house cat", "--out", "found", *FAST)
     result = cliploc_(*asked)
-    assert result.err.splitlines()[-1] == "next: cliploc annotate 'my photos' -p 'house cat' --out drafts"
+    assert result.err.splitlines()[-1] == "next: cliploc annotate 'my photos' -p 'house cat' --recipe=fast --out drafts"
     assert "next:" not in cliploc_(*asked, "--json").err
     assert "next:" not in cliploc_("localize", CAT, "-p", "cat", *FAST).err
 

@@ -60,7 +60,7 @@ def test_a_missing_or_broken_picture_is_named_and_the_others_stay(name, kind, tm
 def test_a_folder_without_its_files_is_one_line(name, tmp_path):
     with pytest.raises(UsageError, match=r"^expected[^\n]*found no[^\n]*$"):
         open_dataset(name, tmp_path)
-    with pytest.raises(UsageError, match=r"expected a folder with .* found none"):
+    with pytest.raises(UsageError, match=r"expected .* found no folder there"):
         open_dataset(name, tmp_path / "nowhere")
 
 

@@ -566,6 +566,52 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert "settings.mini_centre-box: only there" in refused(*arguments, "--out", tmp_path, "--no-baselines")
 
 
+def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_path, monkeypatch):
+    arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--limit", 4, "--method", "cam", "--no-baselines")
+    own = Path.write_bytes
+
+    def full_at(*start):
+        def write(path, content):
+            if bytes(content[:4]) in start:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return own(path, content)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full_at(b"<!do"))
+        result = cliploc_(*arguments, "--batch-size", 2, "--workers", 1, "--out", tmp_path / "out")
+        assert (result.code, result.out.split()[0]) == (2, "setting")
+        assert f"cannot write {tmp_path / 'out/report.html'}: No space left on device" in result.err
+        patched.setattr(Path, "write_bytes", full_at(b"PAR1"))
+        assert "0 of 1 parts are kept" in refused(*arguments, "--workers", 1, "--out", tmp_path / "other")
+
+
+def test_a_refused_root_leaves_no_folder_and_what_is_told_can_be_pasted(root, tmp_path):
+    said = refused("benchmark", "--dataset", "wsol", "--root", tmp_path / "none", "--out", tmp_path / "out")
+    assert f"expected a folder in the WSOL layout at {tmp_path / 'none'}, found no folder there" in said
+    assert not (tmp_path / "out").exists()
+    data = shutil.copytree(root, tmp_path / "my data")
+    for number in range(4):
+        (data / f"val/{number:03d}.jpg").unlink()
+    result = cliploc_(
+        "benchmark",
+        "--dataset",
+        "wsol",
+        "--root",
+        data,
+        "--method",
+        "cam",
+        "--limit",
+        8,
+        "--workers",
+        1,
+        "--out",
+        tmp_path / "out",
+    )
+    assert f"4 problems in all: cliploc datasets wsol --root '{data}'" in result.err
+
+
 @pytest.mark.usefixtures("judged_here")
 def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     """Methods one by one, and no baselines."""

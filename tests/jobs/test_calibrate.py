@@ -186,7 +186,7 @@ def test_names_that_are_in_every_picture_are_refused_before_any_is_looked_at(mon
         (["{folder}", "--truth", "yolo"], "expected data.yaml or classes.txt in {folder}"),
         (["{folder}", "--truth", "reviewed"], "expected the folder of an annotation"),
         (["{folder}", "--truth", "reviewed", "--split", "val"], "--split is an option of datasets"),
-        (["{folder}/no", "--truth", "folder"], "expected a folder with"),
+        (["{folder}/no", "--truth", "folder"], "expected a plain folder at {folder}/no, found no folder there"),
     ],
 )
 def test_what_is_refused_is_one_line_and_nothing_is_written(folder, tmp_path, arguments, said):

@@ -27,6 +27,7 @@ from cliploc.prompts import embed, parse
 from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache
+from cliploc.training.trainer import _Training
 from cliploc.training.training_set import CROP, hold_out, view
 from tests.commands import CAT, begun, cliploc_, refused
 from tests.jobs.samples import wsol_folder
@@ -86,6 +87,24 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
     assert mine.keys() == theirs.keys()
     assert any(name.startswith("optimizer.") for name in mine)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_table_has_the_last_epoch_after_a_stop_at_its_checkpoint(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, save = tmp_path / "head.safetensors", _Training.save
+
+    def stopped(run: _Training, path: Path, asked: str) -> None:
+        save(run, path, asked)
+        if len(run.history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Training, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tower("vit", GRID), read_folder(colours), out, quick())
+    monkeypatch.undo()
+    train(tower("vit", GRID), read_folder(colours), out, quick())
+    assert len((tmp_path / "head.safetensors.training/history.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:

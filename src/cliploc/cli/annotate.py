@@ -11,7 +11,6 @@ from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
     SOME_FAILED,
-    complain,
     print_result,
     say_failures,
     say_next,
@@ -86,21 +85,16 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}", rate="pictures/s") as reporter:
         from cliploc.jobs.annotate import annotate as run
-        from cliploc.jobs.folder import DiskFullError
 
-        try:
-            result = run(
-                asked.pictures,
-                names,
-                folder,
-                engine=engine,
-                reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
-                **wanted.given(),
-                **options.given(),
-            )
-        except DiskFullError as full:
-            complain(str(full))
-            return SOME_FAILED if full.kept else NOTHING_DONE
+        result = run(
+            asked.pictures,
+            names,
+            folder,
+            engine=engine,
+            reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
+            **wanted.given(),
+            **options.given(),
+        )
     print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +35,7 @@ from cliploc.cli.options import (
 )
 from cliploc.cli.output import (
     DONE,
-    NOTHING_DONE,
     SOME_FAILED,
-    complain,
     print_result,
     say_failures,
     say_next,
@@ -326,7 +325,6 @@ def _settings_without_boxes(
 
 def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
-    from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.picture_files import files_of
     from cliploc.report import write_report
 
@@ -337,11 +335,12 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     terminal = Terminal()
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
-    folder = writable(asked.out)
     start_time = time.perf_counter()
     with terminal.progress(f"reading {asked.dataset}", rate="pictures/s") as reporter:
         dataset = plan.open(asked.dataset, asked.root, asked.split, **chosen)
-        to_see_all = f"cliploc datasets {asked.dataset} --root {asked.root}" if of_boxes else "report.html lists them"
+        folder = writable(asked.out)
+        check = ("cliploc", "datasets", asked.dataset, "--root", str(asked.root))
+        to_see_all = shlex.join(check) if of_boxes else "report.html lists them"
         say_problems(terminal, dataset.problems, to_see_all)
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
@@ -353,14 +352,10 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}
         if of_boxes or of_names:  # in a manifest, "classes" are those of the dataset
             chosen = {"classes_asked" if name == "classes" else name: value for name, value in chosen.items()}
-        try:
-            result = plan.run(dataset, plan.setups, plan.settings, folder, asked=chosen, **how)
-        except DiskFullError as full:
-            complain(str(full))
-            return SOME_FAILED if full.kept else NOTHING_DONE
-        reporter.phase("report")
-        page = write_report(folder)
+        result = plan.run(dataset, plan.setups, plan.settings, folder, asked=chosen, **how)
     print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
+    with terminal.progress("writing the report"):  # after the table, which is there if the disk is full
+        page = write_report(folder)
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)

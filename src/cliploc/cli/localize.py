@@ -12,7 +12,7 @@ from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
-from cliploc.config import OPTIONS, Options
+from cliploc.config import OPTIONS, Options, words_of
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
+NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
@@ -47,6 +48,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     if masks and out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
     names, around = asked.names()
+    given = {name: value for name, value in options.given().items() if name not in NOT_OF_DRAFTS}
     options = options.but(background=(*options.background, *around))
     if not names:
         raise UsageError(
@@ -84,15 +86,16 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     found = [name["found"] for record in run.records for name in record["names"]]
     kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if asked.save_maps else [])]
     counted = f", {sum(found)} of {len(found)} names found"
-    return run.end(counted, ", ".join(kinds), _following(asked.photos, asked.prompt or ()))
+    return run.end(counted, ", ".join(kinds), _following(asked.photos, asked.prompt or (), words_of(given)))
 
 
-def _following(photos: Sequence[str], names: Sequence[str]) -> list[str]:
+def _following(photos: Sequence[str], names: Sequence[str], options: Sequence[str]) -> list[str]:
     """The command with which most users of a folder go on; none for single pictures."""
     folder = photos[0] if len(photos) == 1 and (photos[0] == DEMO or Path(photos[0]).is_dir()) else None
     if folder is None or not names:
         return []
-    return ["cliploc", "annotate", folder, *(word for name in names for word in ("-p", name)), "--out", "drafts"]
+    asked = [word for name in names for word in ("-p", name)]
+    return ["cliploc", "annotate", folder, *asked, *options, "--out", "drafts"]
 
 
 def _all_are_drawn(names: list[str]) -> bool:

@@ -66,7 +66,7 @@ def open_dataset(
     chosen = None if subset is None else subsets.get(subset)
     root = user_path(root)
     if not root.is_dir():
-        raise UsageError(f"expected a folder with {entry.title}, found none at {root}: check the path")
+        raise UsageError(f"expected {entry.title} at {root}, found no folder there: check the path")
     problems = Problems()
     annotations = entry.read(root, part.name, problems)
     candidates = annotations.candidates

@@ -28,10 +28,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class DiskFullError(CliplocError):
     """A run stopped because the disk is full; finished parts are kept, and the same command resumes the run."""
 
-    def __init__(self, message: str, kept: int) -> None:
-        super().__init__(message)
-        self.kept = kept
-
 
 @dataclass(frozen=True)
 class RunKind:
@@ -70,8 +66,7 @@ def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None
             raise
         raise DiskFullError(
             f"no room left on the disk: {kept()} of {of} parts are kept in {out}; free space and run the same command "
-            "again",
-            kept(),
+            "again"
         ) from error
 
 
@@ -163,9 +158,8 @@ def begin(
         return _checked_parts(out, kind, token, manifest.get("shards"), check_part)
     except OSError as error:
         if error.errno in NO_ROOM:
-            kept = len(parts_in(out, kind.suffix))
             raise DiskFullError(
-                f"no room left on the disk for {out}: free space and run the same command again", kept
+                f"no room left on the disk for {out}: free space and run the same command again"
             ) from error
         raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
 

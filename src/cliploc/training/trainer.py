@@ -155,8 +155,8 @@ def train(
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
         if record is not None:
+            record.write(run.history)  # before the checkpoint: after a kill between the two, the epoch is done again
             run.save(checkpoint, asked)
-            record.write(run.history)
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
 
