@@ -364,6 +364,15 @@ def test_voc_without_lists_is_read_whole_with_the_names_of_its_files(xml, pictur
         assert [(one.kind, one.source) for one in found.problems] == [("missing picture", "c/raccoon")]
 
 
+def test_pictures_of_a_list_may_be_in_any_format(tmp_path):
+    """As `cliploc annotate --format voc` and CVAT write them."""
+    place = folders.voc(tmp_path) / "VOCdevkit/VOC2012/JPEGImages"
+    usual = open_dataset("voc", tmp_path)
+    (place / "2008_000002.jpg").unlink()
+    picture(place / "2008_000002.PNG")
+    assert boxes(open_dataset("voc", tmp_path)) == boxes(usual)
+
+
 def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp_path):
     root = folders.voc(tmp_path)
     picture(root / "VOCdevkit/VOC2012/JPEGImages/2008_000002.jpg", (25, 20))
