@@ -76,6 +76,16 @@ def test_without_a_second_look_nothing_is_unsure_and_presence_counts_in_the_orde
     assert (chosen.drafts, chosen.unsure) == ((1, 0), ())
 
 
+def test_of_a_taught_name_only_taught_boxes_count_and_their_scores_mean_the_same():
+    both = row((0, 0.6), (1, 0.9), (1, 0.5), presence=(0.5, 0.9), taught={"1": 0.7}, untaught=2)
+    rule = DraftRule((0.35, 0.35))
+    chosen = choose(both, rule, None)
+    assert (chosen.drafts, chosen.scores[[0, 2]].tolist()) == ((2, 0), [0.6, 0.5])  # 0.5 · 0.7 > 0.6 · 0.5
+    chosen = choose(both, rule, NO_FOLDER)
+    assert (chosen.drafts, chosen.scores[[0, 2]].tolist()) == ((0, 2), [0.6, 0.5 * 0.7])
+    np.testing.assert_array_equal(chosen.presence, [0.5, 0.7])
+
+
 def test_what_a_person_should_look_at_first():
     assert choose(row((1, 0.5)), RULE, NO_FOLDER).margin == 0  # nothing but unsure boxes
     assert choose(row((0, 0.5), groups=[1]), RULE, NO_FOLDER).margin == 0
