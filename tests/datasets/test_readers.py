@@ -353,7 +353,7 @@ def test_voc_names_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(("xml", "pictures"), [("annotations", "images"), (".", "."), ("Annotations", ".")])
 def test_voc_without_lists_is_read_whole_with_the_names_of_its_files(xml, pictures, tmp_path):
     folders.xml(tmp_path / xml / "a.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0), ("bin", (2, 2, 9, 9), 0)])
-    folders.xml(tmp_path / xml / "b.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
+    folders.xml(tmp_path / xml / "b.xml", (0, 0), [("raccoon", (1, 1, 5, 5), 0)])
     folders.xml(tmp_path / xml / "c.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
     picture(tmp_path / pictures / "a.jpg")
     picture(tmp_path / pictures / "b.PNG")
