@@ -37,6 +37,7 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
+from cliploc.recipes import Recipe
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
 from tests.commands import begun, cliploc_, create_once, refused
@@ -491,6 +492,13 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
     with pytest.raises(UsageError, match="expected each method once, got cam twice"):
         Grid(setups, ["cam", "cam"]).settings(unfit_for_setup)
     assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
+
+
+@pytest.mark.parametrize(("asked", "used"), [((None,), [0.25]), ((0.4,), [0.4]), ((None, 0.4), [None, 0.4])])
+def test_a_recipe_has_its_own_threshold_unless_others_are_asked_for(asked, used):
+    grid = Grid([SETUP], [], thresholds=asked, recipes=[Recipe("tuned.json", "cam", {"threshold": 0.25})])
+    settings, _ = grid.settings(unfit_for_setup)
+    assert [(one.method, one.threshold) for one in settings] == [("cam", threshold) for threshold in used]
 
 
 def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tmp_path):
