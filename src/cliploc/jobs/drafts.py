@@ -113,7 +113,6 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         there[names] = [*row["taught"].values()]
         if prior is not None:  # without a second look a score is conditional
             score[by_teaching] *= there[label[by_teaching]]
-        order = np.lexsort((-score, label))
         order = order[(by_teaching == np.isin(label, names))[order]]
     low, of = score[order].astype(np.float32), label[order]
     kept = are_first(of, rule.max_boxes)
