@@ -22,7 +22,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_edits import correction_of, is_review
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
-from cliploc.jobs.draft_scores import least_score, score_drafts
+from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
 from tests.report.annotated import annotated
@@ -567,7 +567,15 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     assert document["suggested"] == {"min_score": 0.8, "precision": 0.9231, "recall": 1.0}
     few = drafted(apart[:9] + apart, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
+    ten = drafted(apart[:10], scores[:10], [0] * 10, apart[:10], [0] * 10)
+    assert score_drafts([ten], 1)[0].min_score == 0.8
     assert score_drafts([], 1)[0].document()["precision"] is None
+
+
+def test_a_draft_is_right_from_an_iou_of_one_half_on():
+    whole, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
+    assert score_drafts([drafted(whole, [0.9], [0], half, [0])], 1)[0].right == 1
+    assert work_on(whole, half) == Work(delete=0, draw=0, adjust=1)
 
 
 def test_the_least_score_that_keeps_a_promise():
