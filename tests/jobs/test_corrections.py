@@ -560,7 +560,7 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
     scores = [0.8 + i / 100 for i in range(12)] + [0.8] + [0.3] * 11  # of equal scores all or none are kept
     # The better of the two drafts of a box takes it.
-    one, _ = score_drafts([drafted(apart + apart, scores, [0] * 24, apart, [0] * 12)], 1)
+    one, _ = score_drafts([drafted((apart + apart)[::-1], scores[::-1], [0] * 24, apart, [0] * 12)], 1)
     assert (one.min_score, one.kept, one.kept_right) == (0.8, 13, 12)
     document = one.document()
     assert (document["precision"], document["recall"]) == (0.5, 1.0)
@@ -569,6 +569,11 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     assert score_drafts([few], 1)[0].document()["suggested"] is None
     ten = drafted(apart[:10], scores[:10], [0] * 10, apart[:10], [0] * 10)
     assert score_drafts([ten], 1)[0].min_score == 0.8
+    wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(13)]
+    equal = apart[:5] + wrong[:3], [0.9] * 4 + [0.5] * 4  # both have an F1 of 0.5: the lower one keeps more
+    low = [*equal[0], apart[5], *wrong[3:]], equal[1] + [0.1] * 11
+    one, _ = score_drafts([drafted(*low, [0] * 19, apart, [0] * 12)], 1)
+    assert one.document()["suggested"] == {"min_score": 0.5, "precision": 0.625, "recall": 0.4167}
     assert score_drafts([], 1)[0].document()["precision"] is None
 
 
