@@ -339,13 +339,13 @@ def test_voc_names_what_is_wrong(tmp_path):
     base = root / "VOCdevkit/VOC2012"
     folders.xml(base / "Annotations/x.xml", (50, 40), [])
     folders.xml(base / "Annotations/y.xml", (50, 40), [("unicorn", (1, 1, 5, 5), 0)])
-    folders.lines(base / "ImageSets/Main/val.txt", ["2008_000002", "x", "y", "z"])
+    folders.lines(base / "ImageSets/Main/val.txt", ["2008_000002 1", "x", "y", "z"])
     found = named("voc", root)[1:]
     assert found == [("empty annotation", "x"), ("label mismatch", "y"), ("broken annotation", "z")]
-    folders.lines(base / "classes.txt", ["unicorn", "dog"])
+    folders.lines(base / "classes.txt", ["unicorn", "dog", "sofa"])
     picture(base / "JPEGImages/y.jpg")
     own = open_dataset("voc", root)
-    assert [one.name for one in own.classes] == ["unicorn", "dog"]
+    assert [one.synonyms for one in own.classes] == [("unicorn",), ("dog",), ("sofa",)]  # as they are written there
     assert [one.id for one in own.samples] == ["2008_000002/dog", "y/unicorn"]
     assert ("label mismatch", "2008_000002") in [(one.kind, one.source) for one in own.problems]
 
@@ -394,6 +394,11 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
         ("crowd", "annotation 4 of image 139"),
         ("crowd", "annotation 5 of image 285"),
     ]
+    folders.coco(
+        tmp_path, {**folders.COCO, "annotations": [*folders.COCO["annotations"], folders.COCO["annotations"][0]]}
+    )
+    twice = open_dataset("coco", tmp_path)
+    assert (boxes(twice), twice.problems[-1].kind) == (boxes(dataset), "duplicate id")
     without_ids = [{key: one[key] for key in one if key != "id"} for one in folders.COCO["annotations"]]
     folders.coco(tmp_path, {**folders.COCO, "annotations": without_ids})
     assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)
