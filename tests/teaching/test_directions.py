@@ -33,7 +33,7 @@ def test_the_equations(known: bool) -> None:
     """One round after the other, picture by picture, as the module's text has it."""
     every, pictures, heat = pictures_of([True] * 6)
     uses = torch.tensor([True, True, True, True, False, True])
-    boxes = {0: every[0].mask.flatten().float(), 4: torch.zeros(CELLS * CELLS), 5: every[5].mask.flatten().float()}
+    boxes = {0: every[0].mask.flatten().float(), 4: torch.zeros(CELLS * CELLS), 5: 0.4 * every[5].mask.flatten()}
     found = fit(pictures, heat, uses, boxes, known=known)
 
     def scaled(x: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_leaving_a_reviewed_picture_out_is_to_fit_without_its_boxes() -> None:
         torch.testing.assert_close(found.without(0, pictures, used).w, w / (w @ w), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("alike", "low", "high"), [(True, 0.9, 1.0), (False, -0.2, 0.7)])
+@pytest.mark.parametrize(("alike", "low", "high"), [(True, 0.9, 1.0), (False, -0.2, 0.4)])
 def test_halves_teach_the_same_only_where_the_thing_is_the_same(alike: bool, low: float, high: float) -> None:
     _, pictures, heat = pictures_of([not alike] * 2 + [alike] * 20)
     assert low <= stability(pictures, heat, torch.arange(22) >= 2) <= high
