@@ -6,6 +6,7 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
+from cliploc.pipeline.second_look import Judgement
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
 from cliploc.report.label_maps import label_picture
@@ -110,6 +111,23 @@ def test_several_names_have_their_own_colours_for_heat_and_boxes(build: Build) -
     assert np.abs(picture[100, 50].astype(int) - name_colour(0)).max() <= 1
     assert np.abs(picture[100, 260].astype(int) - name_colour(1)).max() <= 1
     assert tuple(picture[100, 160]) == tuple(picture[10, 160]), "what was not found is not drawn among others"
+
+
+@pytest.mark.parametrize("scores", [(0.9, 0.4), (0.4, 0.9)])
+def test_the_better_box_is_on_top_and_unsure_ones_are_dashed(build: Build, scores: tuple[float, float]) -> None:
+    place = (80, 50, 240, 150)
+    both = [(label, place, score) for label, score in enumerate(scores)]
+    result = build(names=("cat", "dog"), hot=[None] * 2, boxes=both, colour=(80, 80, 80))
+    picture = np.asarray(draw_overlay(result, heatmap=False))
+    assert (picture[149, 90:230] == name_colour(int(np.argmax(scores)))).all()
+    rest = np.float32([0, 0]), (None, None), result.boxes, np.float32(scores), np.zeros(2, bool)
+    doubtful = replace(
+        result, boxes=result.boxes.where([]), judged=Judgement(result.boxes.where([]), result.boxes, *rest)
+    )
+    dashed = (np.asarray(draw_overlay(scaled(doubtful, (640, 400)), heatmap=False))[299, 180:460] == (80, 80, 80)).all(
+        -1
+    )
+    assert 0.2 < dashed.mean() < 0.8
 
 
 def slope(build: Build, **facts: object) -> Localization:
@@ -291,6 +309,7 @@ def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: B
 def test_of_a_thousand_names_the_best_found_have_a_panel(build: Build, found: int) -> None:
     names = [f"name {i}" for i in range(1000)]
     boxes = [(999 - i, (80, 50, 240, 150), 1 - i / 2000) for i in range(found)]  # the last name is the best
+    boxes += [(label, place, 0.1) for label, place, _ in boxes]  # by the best of its boxes
     there = [i >= 1000 - found for i in range(1000)]
     result = build(names=names, hot=[None] * 1000, boxes=boxes, found=there)
     assert _paneled(result) == [999 - i for i in range(min(found, MOST_PANELS))]
