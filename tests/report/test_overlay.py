@@ -10,7 +10,19 @@ from cliploc.pipeline.second_look import Judgement
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
 from cliploc.report.label_maps import label_picture
-from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _away, _heat, _paneled, panels, run_line, scaled
+from cliploc.report.overlay import (
+    MAX_SIDE,
+    MOST_PANELS,
+    OPACITY,
+    _away,
+    _heat,
+    _paneled,
+    fit_within,
+    panels,
+    run_line,
+    scaled,
+    verdict,
+)
 
 from .conftest import Build
 
@@ -327,6 +339,19 @@ def test_scaled_keeps_boxes_and_heat_on_the_same_thing(build: Build) -> None:
     assert half.heatmaps.shape == (1, 80, 200)
     assert half.heatmaps[0, 25:55, 106:154].min() > 0.9
     assert half.heatmaps[0, :, :90].max() == 0
+
+
+def test_sizes_and_boxes_of_a_smaller_copy(build: Build) -> None:
+    sizes = [fit_within(size, 100) for size in ((400, 100), (80, 200), (5000, 1), (50, 20))]
+    assert sizes == [(100, 25), (40, 100), (100, 1), (50, 20)]
+    copy = scaled(build(size_wh=(320, 200), boxes=[(0, (80, 50, 240, 150), 0.9)]), (160, 50))
+    np.testing.assert_allclose(copy.boxes.xyxy, [[40, 12.5, 120, 37.5]])
+
+
+def test_a_verdict_has_what_was_decided_by(build: Build) -> None:
+    result = build(names=("cat", "dog"), hot=[None] * 2, found=[True, False], presence=[0.93, 0.12])
+    assert verdict(result, 0) == "found · cosine 0.250 · presence 0.93"
+    assert verdict(result, 1) == "not found · cosine 0.250 · not in the picture"
 
 
 def test_wrong_options_are_refused_in_a_line(build: Build) -> None:
