@@ -8,12 +8,15 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.pipeline.second_look import Judgement
 from cliploc.report import _draw, draw_overlay
-from cliploc.report.colours import name_colour
+from cliploc.report.colours import PAPER, name_colour
 from cliploc.report.label_maps import label_picture
 from cliploc.report.overlay import (
+    CAPTION,
+    GAP,
     MAX_SIDE,
     MOST_PANELS,
     OPACITY,
+    Panel,
     _away,
     _heat,
     _paneled,
@@ -21,6 +24,7 @@ from cliploc.report.overlay import (
     panels,
     run_line,
     scaled,
+    sheet_of,
     verdict,
 )
 
@@ -346,6 +350,18 @@ def test_sizes_and_boxes_of_a_smaller_copy(build: Build) -> None:
     assert sizes == [(100, 25), (40, 100), (100, 1), (50, 20)]
     copy = scaled(build(size_wh=(320, 200), boxes=[(0, (80, 50, 240, 150), 0.9)]), (160, 50))
     np.testing.assert_allclose(copy.boxes.xyxy, [[40, 12.5, 120, 37.5]])
+
+
+def test_panels_lie_row_by_row_with_the_run_below() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    cells = [Panel(Image.new("RGB", (240, 100), colour), "title", "line") for colour in colours]
+    sheet = np.asarray(sheet_of(cells, 2, "run"))
+    for number, colour in enumerate(colours):
+        y, x = GAP + number // 2 * (100 + CAPTION + GAP) + 50, GAP + number % 2 * (240 + GAP) + 120
+        assert tuple(sheet[y, x]) == colour
+    below = GAP + 2 * (100 + CAPTION + GAP)
+    assert (sheet[below:] != PAPER).any()
+    assert sheet_of(cells, 2, "").height == below
 
 
 def test_a_verdict_has_what_was_decided_by(build: Build) -> None:
