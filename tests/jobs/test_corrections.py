@@ -462,6 +462,15 @@ def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
         correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
+@pytest.mark.parametrize(("number", "said"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")])
+def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
+    row = {"width": 8, "height": 10, "boxes": [[1, 1, 3, 3]], "labels": [0]}
+    box = {"xyxy": [1, 1, 3, 3], "label": 0, "draft": 0}
+    assert correction_of([box], row, 1).drafts == [0]
+    with pytest.raises(correction_masks.UnusableError, match=said):
+        correction_of([{**box, number: 1}], row, 1)
+
+
 def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
     yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
     (tmp_path / "labels/sub").mkdir()
