@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from cliploc import images
 from cliploc._files import demo_folder
 from cliploc.errors import InputError, UsageError
-from cliploc.images import MAX_PIXELS, load, open_picture
+from cliploc.images import MAX_PIXELS, load, open_picture, pictures_in
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -603,3 +603,10 @@ def test_a_photograph_of_the_package_is_named_by_its_file(tmp_path, monkeypatch)
 def test_an_unknown_photograph_of_the_package_lists_what_there_is(name):
     with pytest.raises(InputError, match=r"demo picture .*there are astronaut\.jpg, bee\.jpg, .*wren\.jpg$"):
         load(f"demo:{name}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((9, 8), 1), ((9, 8, 3), 1), ((9, 8, 4), 1), ((2, 9, 8), 2), ((2, 9, 8, 3), 2)]
+)
+def test_an_array_is_one_picture_or_several(shape, count):
+    assert len(list(pictures_in(np.zeros(shape, np.uint8)))) == count

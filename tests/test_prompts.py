@@ -104,6 +104,8 @@ def test_limits_of_what_is_typed(monkeypatch):
     assert str(error.value) == (
         "expected at most 100 synonyms of a name, got 300,000 (cat 0|cat 1|cat 2|ca…): leave some out"
     )
+    with pytest.raises(UsageError, match="expected at most 100 synonyms of a name, got 101 "):
+        prompts.parse(["|".join(f"cat {i}" for i in range(101))])
     with pytest.raises(UsageError, match="expected at most 100,000 names, got 100,001: split them into several runs"):
         prompts.parse([f"cat {i}" for i in range(100_001)])
     with pytest.raises(UsageError, match="expected at most 5,000,000 characters in all names, got more"):

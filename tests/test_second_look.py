@@ -369,3 +369,4 @@ def test_the_logit_is_finite_and_the_calibration_error_that_of_its_definition():
     bins = [(chance >= k / 10) & (chance < (k + 1) / 10) for k in range(10)]
     expected = sum(one.mean() * abs(chance[one].mean() - true[one].mean()) for one in bins if one.any())
     assert reliability(chance, true) == pytest.approx(expected)
+    assert reliability([1.0], [False]) == 1

@@ -154,6 +154,8 @@ def test_a_word_that_means_no_kind_of_the_head_only_adds_to_it(tower: MiniTextTo
     both, bird, orange = tower(["orange bird", "bird", "orange"])
     assert 0.9 < float(both @ bird) < 0.999
     assert float(both @ orange) < 0.5
+    seldom, ball = tower(["club ball", "ball"])  # few of its meanings are kinds of the head
+    assert float(seldom @ ball) > 0.95
 
 
 def test_a_wide_name_is_learnt_and_not_the_mean_of_its_classes(tower: MiniTextTower) -> None:

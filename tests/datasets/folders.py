@@ -78,9 +78,7 @@ def wsol(root: Path) -> Path:
         "val/c.JPEG": (1, (50, 40), [(0, 0, 49, 39)]),
     }
     metadata(root / "metadata", rows)
-    lines(
-        root / "synsets.csv", ["label,wnid,synset_words", '0,n01440764,"tench, Tinca tinca"', '1,,"my thing, gadget"']
-    )
+    lines(root / "synsets.csv", ["label,wnid,synset_words", '0,n01440764,"a fish, any"', '1,,"my thing, gadget"'])
     for one in rows:
         picture(root / one, (32, 32) if one == "val/b.JPEG" else (50, 40))
     return root

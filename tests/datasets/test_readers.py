@@ -339,13 +339,13 @@ def test_voc_names_what_is_wrong(tmp_path):
     base = root / "VOCdevkit/VOC2012"
     folders.xml(base / "Annotations/x.xml", (50, 40), [])
     folders.xml(base / "Annotations/y.xml", (50, 40), [("unicorn", (1, 1, 5, 5), 0)])
-    folders.lines(base / "ImageSets/Main/val.txt", ["2008_000002", "x", "y", "z"])
+    folders.lines(base / "ImageSets/Main/val.txt", ["2008_000002 1", "x", "y", "z"])
     found = named("voc", root)[1:]
     assert found == [("empty annotation", "x"), ("label mismatch", "y"), ("broken annotation", "z")]
-    folders.lines(base / "classes.txt", ["unicorn", "dog"])
+    folders.lines(base / "classes.txt", ["unicorn", "dog", "sofa"])
     picture(base / "JPEGImages/y.jpg")
     own = open_dataset("voc", root)
-    assert [one.name for one in own.classes] == ["unicorn", "dog"]
+    assert [one.synonyms for one in own.classes] == [("unicorn",), ("dog",), ("sofa",)]  # as they are written there
     assert [one.id for one in own.samples] == ["2008_000002/dog", "y/unicorn"]
     assert ("label mismatch", "2008_000002") in [(one.kind, one.source) for one in own.problems]
 
@@ -353,7 +353,7 @@ def test_voc_names_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(("xml", "pictures"), [("annotations", "images"), (".", "."), ("Annotations", ".")])
 def test_voc_without_lists_is_read_whole_with_the_names_of_its_files(xml, pictures, tmp_path):
     folders.xml(tmp_path / xml / "a.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0), ("bin", (2, 2, 9, 9), 0)])
-    folders.xml(tmp_path / xml / "b.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
+    folders.xml(tmp_path / xml / "b.xml", (0, 0), [("raccoon", (1, 1, 5, 5), 0)])
     folders.xml(tmp_path / xml / "c.xml", (50, 40), [("raccoon", (1, 1, 5, 5), 0)])
     picture(tmp_path / pictures / "a.jpg")
     picture(tmp_path / pictures / "b.PNG")
@@ -362,6 +362,15 @@ def test_voc_without_lists_is_read_whole_with_the_names_of_its_files(xml, pictur
         assert boxes(found) == {"a/bin": [[1, 1, 9, 9]], "a/raccoon": [[0, 0, 5, 5]], "b/raccoon": [[0, 0, 5, 5]]}
         assert [one.name for one in found.classes] == ["bin", "raccoon"]
         assert [(one.kind, one.source) for one in found.problems] == [("missing picture", "c/raccoon")]
+
+
+def test_pictures_of_a_list_may_be_in_any_format(tmp_path):
+    """As `cliploc annotate --format voc` and CVAT write them."""
+    place = folders.voc(tmp_path) / "VOCdevkit/VOC2012/JPEGImages"
+    usual = open_dataset("voc", tmp_path)
+    (place / "2008_000002.jpg").unlink()
+    picture(place / "2008_000002.PNG")
+    assert boxes(open_dataset("voc", tmp_path)) == boxes(usual)
 
 
 def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp_path):
@@ -385,6 +394,11 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
         ("crowd", "annotation 4 of image 139"),
         ("crowd", "annotation 5 of image 285"),
     ]
+    folders.coco(
+        tmp_path, {**folders.COCO, "annotations": [*folders.COCO["annotations"], folders.COCO["annotations"][0]]}
+    )
+    twice = open_dataset("coco", tmp_path)
+    assert (boxes(twice), twice.problems[-1].kind) == (boxes(dataset), "duplicate id")
     without_ids = [{key: one[key] for key in one if key != "id"} for one in folders.COCO["annotations"]]
     folders.coco(tmp_path, {**folders.COCO, "annotations": without_ids})
     assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)

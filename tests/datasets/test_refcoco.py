@@ -11,12 +11,16 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from tests.datasets.folders import boxes, named, picture
 
-NAME = "COCO_train2014_000000000009.jpg"
+NAME, OTHER = "COCO_train2014_000000000009.jpg", "COCO_train2014_000000000005.jpg"
 INSTANCES = {
-    "images": [{"id": 9, "file_name": NAME, "width": 50, "height": 40}],
+    "images": [
+        {"id": 9, "file_name": NAME, "width": 50, "height": 40},
+        {"id": 5, "file_name": OTHER, "width": 40, "height": 50},
+    ],
     "annotations": [
         {"id": 31, "image_id": 9, "category_id": 1, "bbox": [5, 6, 20, 30]},
         {"id": 32, "image_id": 9, "category_id": 1, "bbox": [30, 0, 20, 40]},
+        {"id": 33, "image_id": 5, "category_id": 1, "bbox": [0, 10, 40, 40]},
     ],
     "categories": [{"id": 1, "name": "person"}],
 }
@@ -24,25 +28,26 @@ REFS = [
     {
         "ref_id": ref,
         "ann_id": annotation,
-        "image_id": 9,
+        "image_id": image,
         "category_id": 1,
         "split": split,
-        "file_name": NAME,
         "sentences": [{"sent": sent, "sent_id": i, "raw": sent, "tokens": sent.split()} for i, sent in enumerate(said)],
     }
-    for ref, annotation, split, said in (
-        (0, 31, "val", ["left guy", "man | in ~ red"]),
-        (1, 32, "val", ["right guy"]),
-        (2, 32, "testA", ["left guy"]),
+    for ref, annotation, image, split, said in (
+        (0, 31, 9, "val", ["left guy", "man | in ~ red"]),
+        (1, 32, 9, "val", ["right guy"]),
+        (2, 32, 9, "testA", ["left guy"]),
+        (3, 33, 5, "val", ["a cup"]),
     )
 ]
 
 
 def build(root: Path, by: str = "unc", pictures: str = "train2014") -> Path:
-    """A picture with two people, three phrases in val and one in testA."""
+    """Two pictures; of one, three phrases in val and one in testA."""
     (root / "instances.json").write_text(json.dumps(INSTANCES))
     (root / f"refs({by}).json").write_text(json.dumps(REFS))
     picture(root / pictures / NAME)
+    picture(root / pictures / OTHER, (40, 50))
     return root
 
 
@@ -54,9 +59,11 @@ def test_each_phrase_is_a_sample_with_one_box(by, tmp_path):
         f"{stem}/0/0": [[5, 6, 25, 36]],
         f"{stem}/0/1": [[5, 6, 25, 36]],
         f"{stem}/1/0": [[30, 0, 50, 40]],
+        f"{OTHER.removesuffix('.jpg')}/3/0": [[0, 10, 40, 50]],
     }
-    assert [dataset.classes[one.label].name for one in dataset.samples] == ["left guy", "man in red", "right guy"]
-    assert prompts.parse([one.name for one in dataset.classes]).names == ("left guy", "man in red", "right guy")
+    said = ["a cup", "left guy", "man in red", "right guy"]  # picture by picture
+    assert [dataset.classes[one.label].name for one in dataset.samples] == said
+    assert prompts.parse([one.name for one in dataset.classes]).names == tuple(said)
     assert len(open_dataset("refcoco", tmp_path, "testA")) == 1
     with pytest.raises(UsageError, match=r"split testB .* it has testA, val$"):
         open_dataset("refcoco", tmp_path, "testB")

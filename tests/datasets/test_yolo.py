@@ -11,7 +11,7 @@ from tests.datasets.folders import boxes, lines, named, picture
 
 def build(root: Path) -> Path:
     """Two pictures in two splits; the first has two classes, one of them outlined."""
-    lines(root / "data.yaml", ["path: .", "names:", "  0: cat", "  3: traffic light"])
+    lines(root / "data.yaml", ["path: .", "names:", "  3: traffic light", "  0: cat", "  1: ''"])
     lines(root / "labels/train/a.txt", ["0 0.5 0.5 0.4 0.5", "3 0.1 0.1 0.3 0.1 0.2 0.4"])
     lines(root / "valid/labels/b.txt", ["3 0.25 0.5 0.5 1"])
     picture(root / "images/train/a.jpg")

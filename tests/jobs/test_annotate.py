@@ -512,6 +512,8 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         wanted = expected.get(name, before[name])
         assert [label for label, _ in boxes] == [label for label, _ in wanted]
         np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
+    rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
+    assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
     scores = json.loads((out / "draft_scores.json").read_text())
     drafts = sum(len(before[name]) for name in expected)
     assert (scores["pictures"], scores["iou"], scores["all"]["drafts"]) == (2, 0.5, drafts)

@@ -643,6 +643,9 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
     ]
     assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
     assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
+    with_head = replace(SETUP, options=SETUP.options.but(head="head.safetensors"))  # is only for the head's method
+    settings, _ = Grid([with_head, SETUP], ["cam"], baselines=["centre_box"]).settings(lambda *_: None)
+    assert [(one.setup, one.method) for one in settings] == [(0, "cam"), (1, "cam"), (1, "centre_box")]
 
 
 def test_the_document_explains_every_column_and_number(plain):

@@ -22,7 +22,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_edits import correction_of, is_review
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
-from cliploc.jobs.draft_scores import least_score, score_drafts
+from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
 from tests.report.annotated import annotated
@@ -462,6 +462,15 @@ def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
         correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
+@pytest.mark.parametrize(("number", "said"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")])
+def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
+    row = {"width": 8, "height": 10, "boxes": [[1, 1, 3, 3]], "labels": [0]}
+    box = {"xyxy": [1, 1, 3, 3], "label": 0, "draft": 0}
+    assert correction_of([box], row, 1).drafts == [0]
+    with pytest.raises(correction_masks.UnusableError, match=said):
+        correction_of([{**box, number: 1}], row, 1)
+
+
 def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
     yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
     (tmp_path / "labels/sub").mkdir()
@@ -560,14 +569,27 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
     scores = [0.8 + i / 100 for i in range(12)] + [0.8] + [0.3] * 11  # of equal scores all or none are kept
     # The better of the two drafts of a box takes it.
-    one, _ = score_drafts([drafted(apart + apart, scores, [0] * 24, apart, [0] * 12)], 1)
+    one, _ = score_drafts([drafted((apart + apart)[::-1], scores[::-1], [0] * 24, apart, [0] * 12)], 1)
     assert (one.min_score, one.kept, one.kept_right) == (0.8, 13, 12)
     document = one.document()
     assert (document["precision"], document["recall"]) == (0.5, 1.0)
     assert document["suggested"] == {"min_score": 0.8, "precision": 0.9231, "recall": 1.0}
     few = drafted(apart[:9] + apart, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
+    ten = drafted(apart[:10], scores[:10], [0] * 10, apart[:10], [0] * 10)
+    assert score_drafts([ten], 1)[0].min_score == 0.8
+    wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(13)]
+    equal = apart[:5] + wrong[:3], [0.9] * 4 + [0.5] * 4  # both have an F1 of 0.5: the lower one keeps more
+    low = [*equal[0], apart[5], *wrong[3:]], equal[1] + [0.1] * 11
+    one, _ = score_drafts([drafted(*low, [0] * 19, apart, [0] * 12)], 1)
+    assert one.document()["suggested"] == {"min_score": 0.5, "precision": 0.625, "recall": 0.4167}
     assert score_drafts([], 1)[0].document()["precision"] is None
+
+
+def test_a_draft_is_right_from_an_iou_of_one_half_on():
+    whole, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
+    assert score_drafts([drafted(whole, [0.9], [0], half, [0])], 1)[0].right == 1
+    assert work_on(whole, half) == Work(delete=0, draw=0, adjust=1)
 
 
 def test_the_least_score_that_keeps_a_promise():

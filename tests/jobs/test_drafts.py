@@ -76,11 +76,22 @@ def test_without_a_second_look_nothing_is_unsure_and_presence_counts_in_the_orde
     assert (chosen.drafts, chosen.unsure) == ((1, 0), ())
 
 
+def test_of_a_taught_name_only_taught_boxes_count_and_their_scores_mean_the_same():
+    both = row((0, 0.6), (1, 0.9), (1, 0.5), presence=(0.5, 0.9), taught={"1": 0.7}, untaught=2)
+    rule = DraftRule((0.35, 0.35))
+    chosen = choose(both, rule, None)
+    assert (chosen.drafts, chosen.scores[[0, 2]].tolist()) == ((2, 0), [0.6, 0.5])  # 0.5 · 0.7 > 0.6 · 0.5
+    chosen = choose(both, rule, NO_FOLDER)
+    assert (chosen.drafts, chosen.scores[[0, 2]].tolist()) == ((0, 2), [0.6, 0.5 * 0.7])
+    np.testing.assert_array_equal(chosen.presence, [0.5, 0.7])
+
+
 def test_what_a_person_should_look_at_first():
     assert choose(row((1, 0.5)), RULE, NO_FOLDER).margin == 0  # nothing but unsure boxes
     assert choose(row((0, 0.5), groups=[1]), RULE, NO_FOLDER).margin == 0
     assert choose(row((0, 0.5), (2, 0.5), groups=[0, 1]), RULE, NO_FOLDER).margin > 0  # the group is not shown
     assert choose(row((0, 0.5), presence=(0.4, None, None)), RULE, NO_FOLDER).margin == pytest.approx(0.05)
+    assert choose(row(presence=(None, None, None)), RULE, NO_FOLDER).margin == 0
 
 
 def test_options_that_are_refused():
@@ -137,6 +148,15 @@ def test_what_is_common_in_the_folder_is_a_draft_where_it_would_be_unsure_alone(
     moved = (there - 0.25) / 0.75
     np.testing.assert_allclose(chosen.presence, [there])
     np.testing.assert_allclose(chosen.scores, [(1 - moved) * 0.03 + moved * 0.7])
+
+
+def test_what_the_folder_says_of_a_name_changes_the_order_of_its_boxes_and_what_is_unsure():
+    prior = Prior(BASE, np.array([0.3]))  # odds are 3/7 · 9 times those of a picture alone
+    swapped = row((0, 0.03), (0, 0.02), fits=[0.2, 0.9], presence=(0.25,))
+    assert choose(swapped, DraftRule((0.35,), min_score=0, max_boxes=1), prior).drafts == (1,)
+    rare = row((0, 0.03), presence=(0.03,))
+    assert choose(rare, RULE, NO_FOLDER).unsure == ()
+    assert choose(rare, DraftRule((0.35,), min_score=0), prior).unsure == (0,)
 
 
 def test_what_is_rare_in_the_folder_is_doubted_and_certain_names_stay():

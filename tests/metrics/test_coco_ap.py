@@ -10,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from cliploc.errors import UsageError
 from cliploc.metrics import Bootstrap, CocoAP
+from cliploc.metrics.coco_ap import matches
 
 
 def drawn(seed, pictures=12, names=3, most=8, levels=10):
@@ -94,8 +95,13 @@ def test_a_name_that_is_nowhere_does_not_count():
 def test_a_replicate_is_the_pictures_drawn_again():
     cases = drawn(3, pictures=5, levels=10**6)  # equal scores would be in another order
     twice = Bootstrap(replicates=2, seed=4, confidence=0.9999)
+    (counted,) = twice.draws(5)
+    left_out = np.argmin(counted[0])  # not in the first replicate, nor is a name that is there alone
+    assert counted[0][left_out] == 0
+    for (name, label), (boxes, scores, true) in cases.items():
+        cases[name, label] = boxes, scores, true[: None if label or int(name) == left_out else 0]
     drawn_again = []
-    for counts in next(iter(twice.draws(5))):
+    for counts in counted:
         metric = CocoAP()
         for (name, label), one in cases.items():
             for copy in range(counts[int(name)]):
@@ -106,6 +112,19 @@ def test_a_replicate_is_the_pictures_drawn_again():
     for key, (low, high) in ends.items():
         half = abs(drawn_again[0][key] - drawn_again[1][key]) / 2  # around the number itself
         assert (low, high) == pytest.approx((found[key] - half, found[key] + half), abs=1e-4)
+
+
+def test_of_true_boxes_that_fit_equally_the_last_is_taken():
+    assert matches(np.array([[0.62, 0.62], [0.62, 0]]))[:4].tolist() == [[True, True]] * 3 + [[False, False]]
+
+
+def test_intervals_are_of_replicates_with_something_true_and_within_0_and_1():
+    metric = CocoAP()
+    for picture, boxes in (("a", [[0, 0, 9, 9]]), ("b", [])):
+        metric.add(picture, 0, boxes, [0.5] * len(boxes), [[0, 0, 9, 9]])
+    metric.add("c", 0, [], [], [])  # drawn alone it says nothing
+    for low, high in metric.compute()[1].values():
+        assert 0 <= low < high <= 1
 
 
 def test_a_picture_counts_once():

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cliploc.errors import InputError
+from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
     Bootstrap,
     EnergyInBoxes,
     EnergyInMasks,
     JudgedMap,
+    MeanBestIoU,
     PointingGame,
     PxAP,
     RelevanceRank,
@@ -40,11 +41,12 @@ def pxap(*rows, replicates=0):
     [(1, [(50, 50), (40, 40), (59, 59), (25, 45), (74, 45), (31, 28)]), (0, [(24, 45), (75, 45), (28, 28)])],
 )
 def test_pointing_game_takes_fifteen_pixels_of_distance(right, points):
-    # The box holds pixels 40 … 59: 25 and 74 are 15 away; (31, 28) is 9, 12 away = 15; (28, 28) is 12, 12 away = 17.
+    # The boxes touch pixels 40 … 59: 25 and 74 are 15 away; (31, 28) is 9, 12 away = 15; (28, 28) is 12, 12 away = 17.
     for x, y in points:
         heat = np.zeros((100, 100))
         heat[y, x] = 1
-        assert of_one(PointingGame(), heat, [[40, 40, 60, 60]]) == right
+        for box in ([40, 40, 60, 60], [40.7, 40.2, 59.3, 59.8]):
+            assert of_one(PointingGame(), heat, [box]) == right
 
 
 def test_a_map_without_a_peak_points_nowhere():
@@ -111,8 +113,17 @@ def test_vl_scores_rule_takes_the_best_of_all_regions_but_specks():
     assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 85]]) == 1  # IoU 2/3, though the other region is larger
     assert of_one(VLScoreRule(0.8), heat, [[70, 70, 80, 85]]) == 0  # 0.7 is not above 0.8
     assert of_one(VLScoreRule(0.6), heat, [[90, 90, 93, 93]]) == 0  # 9 of 10,000 pixels are below 0.1 %
-    heat[80, 80] = 1  # touches by a corner: another region, and too small
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 90]]) == 1  # just 0.5
+    heat[80:90, 80:90] = 1  # touches by a corner: another region
     assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 80]]) == 1
+    assert of_one(VLScoreRule(0.6), np.zeros((9, 9)), [[0, 0, 9, 9]]) == 0
+
+
+def test_the_best_iou_is_that_at_the_threshold():
+    heat = np.zeros((224, 224))
+    heat[10:50, 10:50], heat[20:40, 20:40] = 0.5, 1
+    assert of_one(MeanBestIoU(0.499), heat, [[20, 20, 40, 40]]) == 1
+    assert of_one(MeanBestIoU(0.498), heat, [[20, 20, 40, 40]]) < 0.3  # 127 of 255 are above it
 
 
 def test_pxap_by_hand():
@@ -124,6 +135,8 @@ def test_pxap_by_hand():
         pxap((heat, mask.T))
     with pytest.raises(InputError, match="expected a mask of the object, got none"):
         pxap((heat, None))
+    with pytest.raises(UsageError, match="expected masks with an object, got only empty ones"):
+        pxap((heat, np.zeros_like(mask)))
 
 
 def test_pxaps_interval_leaves_out_replicates_without_an_object():

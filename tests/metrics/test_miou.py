@@ -69,6 +69,15 @@ def test_the_numbers_are_those_of_mmsegmentation():
     assert result.interval == pytest.approx(Bootstrap().quantiles(np.array(drawn)), abs=1e-12)
 
 
+def test_labels_below_0_are_no_class_and_a_picture_may_be_ignored_whole():
+    pairs = pixel_pairs("a", np.array([[1, 1]]), np.array([[-1, 1]]), 2)
+    assert (pairs.true.tolist(), pairs.predicted.tolist()) == ([1, -1], [1, 1])
+    metric = MeanIoU(2)
+    metric.update("a", np.array([[0, 1]]), np.array([[255, 255]]))
+    assert math.isnan(metric.compute().miou)
+    assert metric.compute().interval is None
+
+
 def test_the_order_of_images_does_not_matter():
     maps = label_maps(5, classes=4)
     forth, back = MeanIoU(4), MeanIoU(4)

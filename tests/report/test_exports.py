@@ -73,7 +73,7 @@ def test_coco_as_pycocotools_reads_it(pictures, tmp_path):
     (path,) = written("coco", pictures, SETTINGS, tmp_path / "out")
     read = COCO(str(path))
     assert [one["name"] for one in read.loadCats(read.getCatIds())] == list(NAMES)
-    assert len(read.anns) == len(read.dataset["annotations"]) == sum(len(one.label) for one in pictures)
+    assert sorted(read.anns) == [*range(1, sum(len(one.label) for one in pictures) + 1)]
     assert [one["file_name"] for one in read.dataset["images"]] == list(PATHS)
     for one in pictures:
         assert (read.imgs[one.number]["width"], read.imgs[one.number]["height"]) == one.size_wh
@@ -198,6 +198,7 @@ def test_label_studio_by_its_documented_shape(pictures, tmp_path):
     (control,), (image,) = config.findall("RectangleLabels"), config.findall("Image")
     allowed = [one.get("value") for one in control.findall("Label")]
     assert allowed == list(NAMES)
+    assert len({one.get("background") for one in control.findall("Label")}) == len(NAMES)
     assert control.get("toName") == image.get("name")
     tasks = json.loads(tasks_path.read_text())
     ids = [one["id"] for task in tasks for one in task["predictions"][0]["result"]]

@@ -6,10 +6,27 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
+from cliploc.pipeline.second_look import Judgement
 from cliploc.report import _draw, draw_overlay
-from cliploc.report.colours import name_colour
+from cliploc.report.colours import PAPER, name_colour
 from cliploc.report.label_maps import label_picture
-from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _away, _heat, _paneled, panels, run_line, scaled
+from cliploc.report.overlay import (
+    CAPTION,
+    GAP,
+    MAX_SIDE,
+    MOST_PANELS,
+    OPACITY,
+    Panel,
+    _away,
+    _heat,
+    _paneled,
+    fit_within,
+    panels,
+    run_line,
+    scaled,
+    sheet_of,
+    verdict,
+)
 
 from .conftest import Build
 
@@ -110,6 +127,23 @@ def test_several_names_have_their_own_colours_for_heat_and_boxes(build: Build) -
     assert np.abs(picture[100, 50].astype(int) - name_colour(0)).max() <= 1
     assert np.abs(picture[100, 260].astype(int) - name_colour(1)).max() <= 1
     assert tuple(picture[100, 160]) == tuple(picture[10, 160]), "what was not found is not drawn among others"
+
+
+@pytest.mark.parametrize("scores", [(0.9, 0.4), (0.4, 0.9)])
+def test_the_better_box_is_on_top_and_unsure_ones_are_dashed(build: Build, scores: tuple[float, float]) -> None:
+    place = (80, 50, 240, 150)
+    both = [(label, place, score) for label, score in enumerate(scores)]
+    result = build(names=("cat", "dog"), hot=[None] * 2, boxes=both, colour=(80, 80, 80))
+    picture = np.asarray(draw_overlay(result, heatmap=False))
+    assert (picture[149, 90:230] == name_colour(int(np.argmax(scores)))).all()
+    rest = np.float32([0, 0]), (None, None), result.boxes, np.float32(scores), np.zeros(2, bool)
+    doubtful = replace(
+        result, boxes=result.boxes.where([]), judged=Judgement(result.boxes.where([]), result.boxes, *rest)
+    )
+    dashed = (np.asarray(draw_overlay(scaled(doubtful, (640, 400)), heatmap=False))[299, 180:460] == (80, 80, 80)).all(
+        -1
+    )
+    assert 0.2 < dashed.mean() < 0.8
 
 
 def slope(build: Build, **facts: object) -> Localization:
@@ -291,6 +325,7 @@ def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: B
 def test_of_a_thousand_names_the_best_found_have_a_panel(build: Build, found: int) -> None:
     names = [f"name {i}" for i in range(1000)]
     boxes = [(999 - i, (80, 50, 240, 150), 1 - i / 2000) for i in range(found)]  # the last name is the best
+    boxes += [(label, place, 0.1) for label, place, _ in boxes]  # by the best of its boxes
     there = [i >= 1000 - found for i in range(1000)]
     result = build(names=names, hot=[None] * 1000, boxes=boxes, found=there)
     assert _paneled(result) == [999 - i for i in range(min(found, MOST_PANELS))]
@@ -310,6 +345,31 @@ def test_scaled_keeps_boxes_and_heat_on_the_same_thing(build: Build) -> None:
     assert half.heatmaps.shape == (1, 80, 200)
     assert half.heatmaps[0, 25:55, 106:154].min() > 0.9
     assert half.heatmaps[0, :, :90].max() == 0
+
+
+def test_sizes_and_boxes_of_a_smaller_copy(build: Build) -> None:
+    sizes = [fit_within(size, 100) for size in ((400, 100), (80, 200), (5000, 1), (50, 20))]
+    assert sizes == [(100, 25), (40, 100), (100, 1), (50, 20)]
+    copy = scaled(build(size_wh=(320, 200), boxes=[(0, (80, 50, 240, 150), 0.9)]), (160, 50))
+    np.testing.assert_allclose(copy.boxes.xyxy, [[40, 12.5, 120, 37.5]])
+
+
+def test_panels_lie_row_by_row_with_the_run_below() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    cells = [Panel(Image.new("RGB", (240, 100), colour), "title", "line") for colour in colours]
+    sheet = np.asarray(sheet_of(cells, 2, "run"))
+    for number, colour in enumerate(colours):
+        y, x = GAP + number // 2 * (100 + CAPTION + GAP) + 50, GAP + number % 2 * (240 + GAP) + 120
+        assert tuple(sheet[y, x]) == colour
+    below = GAP + 2 * (100 + CAPTION + GAP)
+    assert (sheet[below:] != PAPER).any()
+    assert sheet_of(cells, 2, "").height == below
+
+
+def test_a_verdict_has_what_was_decided_by(build: Build) -> None:
+    result = build(names=("cat", "dog"), hot=[None] * 2, found=[True, False], presence=[0.93, 0.12])
+    assert verdict(result, 0) == "found · cosine 0.250 · presence 0.93"
+    assert verdict(result, 1) == "not found · cosine 0.250 · not in the picture"
 
 
 def test_wrong_options_are_refused_in_a_line(build: Build) -> None:

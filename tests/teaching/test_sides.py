@@ -22,8 +22,13 @@ def test_sides_that_are_always_off_are_moved_and_others_are_not() -> None:
     np.testing.assert_allclose(learnt((one, NOTHING) for one in found)[:4], by)  # nothing is read: nothing is added
     sides = np.array([0, 0.1, 0, -1] + [0.0] * READINGS)
     assert moved(drafts[:1], sides, NOTHING, FRAME).tolist() == [[10, 12, 30, 36]], "at most by 0.3"
+    outwards = np.array([-0.3] * 4 + [0.0] * READINGS)
+    assert moved(np.array([[0, 10, 95, 78]]), outwards, NOTHING, FRAME).tolist() == [[0, 0, 100, 80]], "in the picture"
     far = np.array([[80, 70, 90, 79]])
     assert offsets(np.concatenate([drafts[:1], far]), far)[1].tolist() == [0, 1]
+    assert offsets(drafts[:1], drafts[:1] + 9)[0].round(2).tolist() == [[0.3, 0.3, -0.3, -0.3]], "no farther than that"
+    # Half of two moves' sum, less 2 · (0.02 + 2 · 0.01) / (2 · 3) / 0.2² of it.
+    np.testing.assert_allclose(common(np.array([[0.1] * 4, [0.3] * 4])), [0.2 * (1 - 1 / 3)] * 4)
     for some, boxes in ((drafts[:2], far[:0]), (drafts[:0], far)):
         assert [one.tolist() for one in offsets(some, boxes)] == [[[0] * 4] * len(some), [0] * len(some)]
     assert learnt([]).tolist() == [0] * LENGTH

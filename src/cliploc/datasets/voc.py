@@ -14,10 +14,9 @@ from xml.etree import ElementTree
 
 from cliploc._documents import MOST_TEXT, finite, read_xml, whole
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import HELP, first_folder, words
+from cliploc.datasets._infra.files import HELP, first_folder, picture_of, words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import InputError, UsageError
-from cliploc.images import SUFFIXES
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
@@ -53,7 +52,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     layout="""
 ImageSets/Main/val.txt        one picture name per line, such as 2008_000002
 Annotations/2008_000002.xml   the size, and one object per box
-JPEGImages/2008_000002.jpg    the pictures
+JPEGImages/2008_000002.jpg    the pictures (also: .png and other formats)
 classes.txt                   only for classes other than VOC's: one per line
                               (also below VOCdevkit/VOC2012 or VOC2007)
 
@@ -75,7 +74,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     stems = (row[0].split()[0] for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1))
     read = ((stem, _read_or_problem(base / "Annotations" / f"{stem}.xml", stem, problems)) for stem in stems)
     pictures = (
-        (stem, base / "JPEGImages" / f"{stem}.jpg", annotation) for stem, annotation in read if annotation is not None
+        (stem, picture_of([base / "JPEGImages"], stem), annotation)
+        for stem, annotation in read
+        if annotation is not None
     )
     return _found(names, pictures, problems)
 
@@ -90,13 +91,8 @@ def _plain(root: Path, problems: Problems) -> Found:
     read = {path.stem: _read_or_problem(path, path.stem, problems) for path in sorted(folder.glob("*.xml"))}
     there = {stem: annotation for stem, annotation in read.items() if annotation is not None}
     own = _own_names(base) or sorted({thing.name for annotation in there.values() for thing in annotation.things})
-    folders = [*(base / place for place in PLAIN_PICTURES), folder]
-    first = next(path for path in folders if path.is_dir())
-    endings = [end for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper())]
-    pictures = []
-    for stem, annotation in there.items():
-        paths = (place / f"{stem}{end}" for place in folders for end in endings)
-        pictures.append((stem, next((path for path in paths if path.is_file()), first / f"{stem}.jpg"), annotation))
+    folders = [place for place in (*(base / name for name in PLAIN_PICTURES), folder) if place.is_dir()]
+    pictures = ((stem, picture_of(folders, stem), annotation) for stem, annotation in there.items())
     return _found({name: (name,) for name in own}, pictures, problems)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from cliploc._documents import MOST_YAML, finite, read_text, read_yaml, whole
 from cliploc._files import files_below
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems, Size, picture_header, turned_wh
-from cliploc.datasets._infra.files import HELP, reading
+from cliploc.datasets._infra.files import HELP, picture_of, reading
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import InputError, UsageError
-from cliploc.images import SUFFIXES
 from cliploc.values import ClassName
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
@@ -95,9 +94,8 @@ def _picture_of(root: Path, text: Path) -> Path:
     """The picture of a text: in the folder images beside the last folder labels of its path."""
     parts = list(text.relative_to(root).parts)
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
-    stem = root.joinpath(*parts)
-    there = (stem.with_name(stem.stem + end) for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper()))
-    return next((path for path in there if path.is_file()), stem.with_name(f"{stem.stem}.jpg"))
+    beside = root.joinpath(*parts)
+    return picture_of([beside.parent], beside.stem)
 
 
 def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:

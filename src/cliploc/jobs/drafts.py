@@ -111,14 +111,14 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         names, by_teaching = [int(p) for p in row["taught"]], np.arange(len(label)) >= row["untaught"]
         there = there.copy()
         there[names] = [*row["taught"].values()]
-        score[by_teaching] *= there[label[by_teaching]]
-        order = np.lexsort((-score, label))
+        if prior is not None:  # without a second look a score is conditional
+            score[by_teaching] *= there[label[by_teaching]]
         order = order[(by_teaching == np.isin(label, names))[order]]
     low, of = score[order].astype(np.float32), label[order]
     kept = are_first(of, rule.max_boxes)
     thresholds = np.array(rule.thresholds, np.float64)
     draft = kept & (there >= thresholds)[of] & high_enough(low, of, rule.min_score)
-    rank = score if prior is not None else score * there[label]  # without a second look a score is conditional
+    rank = score if prior is not None else score * there[label]
     drafts = order[draft].tolist()
     drafts.sort(key=lambda i: (-rank[i], i))
     if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays

@@ -90,7 +90,7 @@ def matches(overlap: Floats) -> Bools:
             if not left.shape[1]:
                 break
             best = left.shape[1] - 1 - int(left[n, ::-1].argmax())
-            if left[n, best] >= min(least, 1 - 1e-10):
+            if left[n, best] >= least:
                 right[t, n] = True
                 left[:, best] = -1
     return right

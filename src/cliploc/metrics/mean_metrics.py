@@ -37,8 +37,8 @@ class PointingGame(MeanMetric):
     def value_of(self, judged: JudgedMap) -> float:
         heat, boxes = checked_map(judged.heat, "exact"), judged.boxes
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-        last = np.maximum(np.ceil(boxes[:, 2:]) - 1, boxes[:, :2])  # the last pixel that a box touches
-        outside = np.maximum(np.maximum(boxes[:, :2] - (x, y), (x, y) - last), 0)  # [m, 2]
+        first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:]) - 1  # of the pixels that a box touches
+        outside = np.maximum(np.maximum(first - (x, y), (x, y) - last), 0)  # [m, 2]
         near = bool((np.hypot(*outside.T) <= TOLERANCE).any())
         return float(near and heat.min() < heat.max())
 

@@ -88,7 +88,7 @@ class PxAP(Metric):
             # With few images, a replicate may draw none with an object: it has no precision and recall.
             pairs = zip(self._true[1:], self._false[1:], strict=True)
             drawn = [_area(true, false) for true, false in pairs if true.any()]
-            interval = bootstrap.quantiles(np.array(drawn)) if drawn else None
+            interval = bootstrap.quantiles(np.array(drawn))
         return MetricSummary({"pxap": Score(_area(self._true[0], self._false[0]), interval)})
 
 

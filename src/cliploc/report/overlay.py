@@ -214,7 +214,7 @@ def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray
     width, height = fit_within(result.image.size, side)
     frame = replace(result.frame, original_hw=(height, width))
     heat: FloatArray
-    if frame.offset_xy == (0, 0) and frame.resized_wh == frame.input_hw[::-1]:  # as below, in a fifth of the time
+    if frame.resized_wh == frame.input_hw[::-1]:  # as below, in a fifth of the time
         heat = np.asarray(cv2.resize(result.maps[index], (width, height)), np.float32)
     else:
         import torch
@@ -253,8 +253,6 @@ def _level(result: Localization, index: int) -> float | None:
 
 def _away(heat: FloatArray, level: float) -> FloatArray:
     """How many pixels away, along the slope, the heat is at this level: `[H, W]`."""
-    if min(heat.shape) < 2:
-        return np.full_like(heat, np.inf)
     # As `np.gradient`, in a quarter of its time, with the slope halved at the edges.
     right, down = (
         cv2.Sobel(heat, cv2.CV_32F, *axis, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)

@@ -160,7 +160,7 @@ def fit(
     maps = pictures.spread(text) if known else torch.zeros_like(heat)
     mix = share_of_text(len(boxes), known)
     for number in range(ROUNDS):
-        alone = (uses & ~reviewed).float()
+        alone = uses.float()
         if not known:
             alone = alone * (OTHERS * len(boxes) / count if number else 0.0)
         weights = torch.where(reviewed, torch.full_like(alone, weight), alone)

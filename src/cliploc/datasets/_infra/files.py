@@ -8,8 +8,10 @@ from typing import Any
 
 from cliploc._documents import DocumentError, lines_of, read_json, read_text
 from cliploc.errors import UsageError
+from cliploc.images import SUFFIXES
 
 HELP = "`cliploc datasets NAME` shows the layout"
+ENDINGS = [end for suffix in (".jpg", *sorted(SUFFIXES - {".jpg"})) for end in (suffix, suffix.upper())]
 
 
 @contextmanager
@@ -101,3 +103,9 @@ def needed_folder(root: Path, places: Sequence[str], what: str) -> Path:
     if folder is None:
         raise UsageError(f"expected a folder of {what} at {root}/{', or '.join(places)}; found none: {HELP}")
     return folder
+
+
+def picture_of(folders: Sequence[Path], stem: str) -> Path:
+    """The picture with this name in the first of these folders that has it; as a JPEG in the first one if none has."""
+    places = (folder / f"{stem}{end}" for folder in folders for end in ENDINGS)
+    return next((path for path in places if path.is_file()), folders[0] / f"{stem}.jpg")

@@ -105,7 +105,7 @@ class Draw:
         order = list(range(len(candidates)))
         if self.sample is not None:
             random.Random(self.seed).shuffle(order)
-        wanted = self.limit or self.sample or len(candidates)
+        wanted = self.limit or self.sample  # None: all
         kept: dict[int, S] = {}
         for i in order:
             if len(kept) == wanted:
