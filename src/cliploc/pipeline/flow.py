@@ -475,8 +475,10 @@ class Flow:
         learnt = tuple(made.joined.redrawn[b].rows) if made.joined.redrawn else ()
         frame, contrasts = item.frames[self.read_scale], item.texts.contrasts
         alike = self.texts.learnt_presence(item.texts, computed.embedding[b]).double().cpu().numpy()
-        of_run = learnt, alike, self.min_presence
-        return SecondLook(calibration, frame, places, rivals, of_names, competes, contrasts, *of_run)
+        return SecondLook(
+            calibration, frame, places, rivals, of_names, competes, contrasts,
+            learnt=learnt, alike=alike, min_presence=self.min_presence,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------ the memory
     def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
