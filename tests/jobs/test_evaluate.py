@@ -231,8 +231,9 @@ def change(folders, what):
         ("extra map", "other.npy", "not in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
         (("class_labels", "c.JPEG,7", "d.JPEG,7"), "d.JPEG", "in class_labels.txt, but not in image_ids.txt", 2),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "outside the picture of 500×375", 2),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 ≤ x1", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "the picture of 500×375: clipped", 3),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,500,0,501,374"), "c.JPEG", "of 500×375: left out", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
         *(
             (("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2)
             for size in ("1" + "0" * 400, "1" + "0" * 30, 2**31, 0, -5)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc._files import user_path
-from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
+from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems, boxes_inside
 from cliploc.datasets._infra.labelled import (
     LabelFile,
     LabelledDataset,

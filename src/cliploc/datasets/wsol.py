@@ -4,7 +4,6 @@ Boxes are the metadata's numbers, unchanged: edges in original pixels. The publi
 height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,17 +30,6 @@ class Truth:
     label: int
     size_wh: tuple[int, int]
     xyxy: tuple[Box, ...]
-
-    def flaw(self) -> str | None:
-        """What is wrong with its boxes, in one line; None if they are correct."""
-        width, height = self.size_wh
-        for x0, y0, x1, y1 in self.xyxy:
-            text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
-            if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
-                return f"{text} is not a box with x0 ≤ x1, y0 ≤ y1: correct localization.txt"
-            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                return f"{text} is outside the picture of {width}×{height}: correct localization.txt or image_sizes.txt"
-        return None
 
 
 @reader(

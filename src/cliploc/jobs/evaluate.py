@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.datasets import boxes_inside
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
@@ -164,11 +165,11 @@ def evaluate_folder(
     asked, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
-        flaw = truth.flaw()
-        if flaw:
-            leave_out(Problem("metadata", truth.image_id, flaw))
-        else:
-            truths.append(truth)
+        boxes = boxes_inside(
+            truth.xyxy, truth.size_wh, lambda _, reason, of=truth.image_id: leave_out(Problem("metadata", of, reason))
+        )
+        if boxes:
+            truths.append(replace(truth, xyxy=tuple(boxes)))
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
     known = {f"{image_id}.npy" for image_id in asked}
     for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -106,13 +106,7 @@ class Checker:
                 self.add("missing mask", candidate.id, f"expected a mask at {mask}, found none: left out")
                 return None
         size_wh, boxes = placed
-        kept = []
-        for box in boxes:
-            inside, problem = clipped(box, size_wh)
-            if problem is not None:
-                self.add(problem[0], candidate.id, problem[1])
-            if inside is not None:
-                kept.append(inside)
+        kept = boxes_inside(boxes, size_wh, lambda kind, reason: self.add(kind, candidate.id, reason))
         if not kept and not candidate.masks:
             self.add("empty annotation", candidate.id, "none of its boxes can be used: left out")
             return None
@@ -173,6 +167,18 @@ def picture_header(path: Path) -> Header:
         if not os.path.exists(path):
             raise InputError(f"expected a picture at {path}, found none: left out") from None
         raise InputError(f"{error}; left out") from None
+
+
+def boxes_inside(boxes: Iterable[Box], size_wh: Size, tell: Callable[[str, str], None]) -> list[Box]:
+    """The boxes clipped to the picture, without those that hold no pixel of it; tells kinds and reasons of problems."""
+    kept = []
+    for box in boxes:
+        inside, problem = clipped(box, size_wh)
+        if problem is not None:
+            tell(*problem)
+        if inside is not None:
+            kept.append(inside)
+    return kept
 
 
 def clipped(box: Box, size_wh: Size) -> tuple[Box | None, tuple[str, str] | None]:
