@@ -65,7 +65,7 @@ def drawn(count):
     for i in range(count):
         there = random.random(9) < 0.3
         found = np.where(random.random(9) < 0.3 + 0.4 * there, "found", "not found")
-        scores = random.random(20).astype(np.float32)
+        scores = random.random(20).round(2).astype(np.float32)  # some are equal
         rows.append(row(f"{i:03}", there.tolist(), found.tolist(), [], [], scores.tolist(),
                         (random.random(20) < scores / 2).tolist()))  # fmt: skip
     return rows

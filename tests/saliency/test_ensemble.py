@@ -87,6 +87,7 @@ def test_options_go_to_the_members_that_have_them() -> None:
         assert resolve_options(both, order) == {"score_cam.temperature": 2, "gscore_cam.temperature": 1}
     with pytest.raises(UsageError, match=r"score_cam\+gscore_cam\+cam has no option 'stages': it has score_cam\.temp"):
         resolve_options(both, {"stages": (-1,)})
+    assert resolve_options(find("grad_cam"), {"grad_cam.block": -2}) == {"block": -2}  # a method by itself
 
 
 @pytest.mark.parametrize(

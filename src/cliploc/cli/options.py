@@ -469,13 +469,9 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
         key, text = parse_pair(pair)
         taken = False
         for name, method in chosen_methods.items():
-            if not method.members and key.startswith(f"{name}."):
-                chosen[name][key.partition(".")[2]] = text
-            elif any(key in (option, option.partition(".")[2]) for option in method.options):
-                chosen[name][key] = text
-            else:
-                continue
-            taken = True
+            own = (option for option in method.options if key in (option, option.partition(".")[2]))
+            if key.startswith(f"{name}.") or any(own):
+                chosen[name][key], taken = text, True
         if not taken:
             raise UsageError(
                 f"--option {pair}: none of {', '.join(methods)} has this option: `cliploc methods` lists them"

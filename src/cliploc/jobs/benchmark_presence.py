@@ -246,15 +246,15 @@ def _weighted_precision(
     """A function: weights of pictures `[r, n]` → average precision `[r]` of their boxes."""
     order = np.argsort(-scores, kind="stable")
     hit, picture = right[order], owner[order]
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # the last of equal scores
 
     def precision(weights: Floats) -> Floats:
         precisions = np.full(len(weights), np.nan)
         for i, row in enumerate(weights):
             weight = row[picture].astype(np.float64)
-            hits = weight * hit
+            hits, total = (weight * hit).cumsum()[ends], weight.cumsum()[ends]
             if hits.any():
-                total = np.maximum(weight.cumsum(), 1e-12)
-                precisions[i] = (hits * hits.cumsum() / total).sum() / hits.sum()
+                precisions[i] = (np.diff(hits, prepend=0) * hits / np.maximum(total, 1e-12)).sum() / hits[-1]
         return precisions
 
     return precision

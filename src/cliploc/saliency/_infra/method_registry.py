@@ -226,7 +226,8 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
     if not isinstance(options, Mapping):
         raise UsageError(f"expected options of {method.name} by name, got {short(options)}: write {{'option': value}}")
     resolved: dict[str, Any] = {}
-    for option, value in options.items():
+    for given, value in options.items():
+        option = str(given).removeprefix(f"{method.name}.")
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
         resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
     for key in resolved:
