@@ -138,6 +138,7 @@ def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeyp
     lost = cliploc_(*asked, "--model", "mini-vit")  # no method runs, so none has to fit the tower
     assert lost.code == 1
     assert "3 of 4 pictures measured by mini-vit" in lost.err
+    assert document_of(*asked, "--sample", "1", "--seed", "2")["settings"]["maps"]["images"] == 1  # as a benchmark
 
 
 def test_means_leave_out_what_cannot_be_computed():

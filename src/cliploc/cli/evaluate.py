@@ -9,6 +9,7 @@ from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import (
     EVALUATED,
     MetricFlags,
+    SampleFlags,
     WithJson,
     command,
     flag,
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 OF_TASK = {
     "localization": ("--maps", "--metadata", "--convention", "--threshold", "--predictions", "--workers"),
     "segmentation": ("--predictions", "--dataset", "--root", "--split", "--truth", "--class-list"),
-    "faithfulness": ("--maps", "--dataset", "--root", "--split", "--metric"),
-}
+    "faithfulness": (
+        "--maps", "--metric", "--dataset", "--root", "--split", "--subset", "--classes", "--limit", "--sample", "--seed"
+    ),
+}  # fmt: skip
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
-class EvaluateFlags(MetricFlags, WithJson):
+class EvaluateFlags(SampleFlags, MetricFlags, WithJson):
     """What `evaluate` has besides options of models and protocols."""
 
     maps: Path | None = flag("Folder of score maps, <image_id>.npy: floats in 0-1.", None, metavar="DIR")
@@ -61,7 +64,6 @@ class EvaluateFlags(MetricFlags, WithJson):
         "Dataset of segmentation or faithfulness.", None, metavar="NAME", none="for faithfulness, wsol"
     )
     root: Path | None = flag("Folder of that dataset.", None, metavar="DIR")
-    split: str | None = flag("Split of that dataset.", None, metavar="NAME", none="its first")
     truth: Path | None = rare(
         "Folder of true label maps instead of a dataset: <id>.png, 255 for no label.",
         None,
@@ -180,7 +182,7 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
         terminal.progress(f"reading {dataset}", rate="pictures/s") as shown,
         first_failures(terminal, shown) as reporter,
     ):
-        opened = open_dataset(dataset, asked.root, asked.split)
+        opened = open_dataset(dataset, asked.root, asked.split, **asked.chosen())
         result = evaluate_maps(maps, opened, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary
     print_result(terminal, result.document(), grid(result.lines()), as_json=asked.as_json)
