@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from cliploc.errors import ModelError
 from cliploc.pipeline.threads import Ahead
 
 
@@ -106,6 +107,25 @@ def test_parts_of_a_batch_too_large_for_the_memory_and_a_job_given_up_for_it_are
     with Ahead(iter([[9], [0, 1, 2], [3, 4]]), work, silent, halved.append) as ahead:
         assert list(ahead) == [([9], 9), ([0, 1], 1), ([2], 2), ([3, 4], 7)]
     assert halved == [3]
+
+
+def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_by_one():
+    def work(batch, _):
+        if bad & {*batch}:
+            raise ModelError(f"no number for {min(bad & {*batch})}")
+        return lambda: sum(batch)
+
+    bad = {1, 3}
+    with Ahead(iter([[0, 1, 2], [3]]), work, silent, silent, apart=True) as ahead:
+        assert [(items, str(made)) for items, made in ahead] == [
+            ([0], "0"), ([1], "no number for 1"), ([2], "2"), ([3], "no number for 3")
+        ]  # fmt: skip
+    bad = {0, 1, 2, 3}
+    with Ahead(iter([[0, 1], [2, 3]]), work, silent, silent, apart=True) as ahead:
+        results = iter(ahead)
+        assert str(next(results)[1]) == "no number for 0"
+        with pytest.raises(ModelError, match="no number for 1"):
+            next(results)
 
 
 def test_leaving_early_ends_a_job_when_it_next_tells_something():

@@ -200,7 +200,8 @@ def test_nothing_is_said_of_how_common_a_name_is_that_is_known_by_boxes_alone(tm
     run = annotate(root, LABELS, out, **OPTIONS).run
     # The model finds it nowhere, and people do.
     write_corrections(out, {"common 00.png": Correction([[1.0, 1.0, 9.0, 9.0]], [1])}, run, {})
-    assert annotate(root, LABELS, out, **OPTIONS).shares == {"red": 0.98}
+    shares = annotate(root, LABELS, out, **OPTIONS).shares
+    assert shares == {"red": pytest.approx(0.95, abs=0.01)}, "it is not in one of 20 pictures, as a person says"
     monkeypatch.setitem(COMMON, "presence", [0.25, 1.0])  # as of a name that was learnt without text
     assert annotate(root, LABELS, tmp_path / "learnt", **OPTIONS).shares == {"red": 0.98}
 

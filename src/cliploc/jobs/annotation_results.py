@@ -313,12 +313,19 @@ class AnnotatedFolder:
         if self.prior is None or self.prior.shares is None:
             return {}
         drawn = {label for correction in self.corrected.values() for label in correction.labels}
-        by_name = {}
-        for p, (name, share) in enumerate(zip(self.names, self.prior.shares.tolist(), strict=True)):
-            by_boxes = self.certain[p] or (share <= SHARES[0] and p in drawn)
-            if not (math.isnan(share) or by_boxes):
-                by_name[name] = share
-        return by_name
+        by_boxes = self.certain | ((self.prior.shares <= SHARES[0]) & np.isin(range(len(self.names)), [*drawn]))
+        shares = self.prior.shares
+        if finished := self.finished():  # of which it is known
+            known = {name: np.isin(range(len(self.names)), labels) for name, (_, labels) in finished.items()}
+            estimated = {file.id: self.results.places[file.id].presence for file in self.annotated()}
+            chances = [
+                known[name] if name in known else self.prior.adjusted(presence)
+                for name, presence in estimated.items()
+                if presence is not None
+            ]
+            shares = np.where(np.isnan(shares), np.nan, np.mean(chances, axis=0).round(4))
+        by_name = zip(self.names, shares.tolist(), by_boxes.tolist(), strict=True)
+        return {name: share for name, share, by_box in by_name if not (math.isnan(share) or by_box)}
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""

@@ -165,9 +165,10 @@ def evaluate_folder(
     asked, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
-        boxes = boxes_inside(
-            truth.xyxy, truth.size_wh, lambda _, reason, of=truth.image_id: leave_out(Problem("metadata", of, reason))
-        )
+        told: list[tuple[str, str]] = []
+        boxes = boxes_inside(truth.xyxy, truth.size_wh, lambda *problem: told.append(problem))
+        for _, reason in told:
+            leave_out(Problem("metadata", truth.image_id, reason))
         if boxes:
             truths.append(replace(truth, xyxy=tuple(boxes)))
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}

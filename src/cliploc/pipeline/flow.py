@@ -24,7 +24,7 @@ from torch import Tensor
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options, short
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
 from cliploc.memory import Memory, Remembered
@@ -199,16 +199,19 @@ class Flow:
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
         with (
             self.batches(requests, on_error, DECODERS) as gathered,
-            Ahead(gathered, compute, reporter.masked, reporter.halved) as ahead,
+            Ahead(gathered, compute, reporter.masked, reporter.halved, on_error == "skip" and len(tasks) == 1) as ahead,
         ):
             for batch, computed in ahead:
                 places = count()  # of the pictures that could be read, in what was computed
                 for item in batch:
+                    if isinstance(computed, ModelError) and isinstance(item, Prepared):
+                        source = item.picture.source
+                        item = Unreadable(item.id, source, InputError(f"{source}: {computed}"))
                     if isinstance(item, Unreadable):
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)
                         continue
-                    assert computed is not None
+                    assert isinstance(computed, Computed)
                     b, localizations = next(places), {}
                     for (spec, task), maps in zip(tasks.items(), computed.by_task, strict=True):
                         localizations[spec] = self._result(b, task, maps, computed, keep_maps, boxes)

@@ -13,7 +13,7 @@ from typing import Generic, Self, TypeAlias, TypeVar
 import torch
 
 from cliploc._process import halves, out_of_memory
-from cliploc.errors import UsageError
+from cliploc.errors import ModelError, UsageError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -73,7 +73,8 @@ class Ahead(Generic[S, T]):
     """Batches with what is made of them; `told` of steps, `halved` of a batch's size.
 
     `work` runs for the next batch in a thread; the call that it returns makes the rest, in the caller's thread.
-    An error of `batches` comes after the results before it.
+    An error of `batches` comes after the results before it. `apart`: after a `ModelError` the items of the batch are
+    done alone, and the error is the result of those that fail, unless nothing has worked so far.
     """
 
     def __init__(
@@ -82,37 +83,49 @@ class Ahead(Generic[S, T]):
         work: Callable[[Sequence[S], Tell], Callable[[], T]],
         told: Tell,
         halved: Callable[[int], None],
+        apart: bool = False,
     ) -> None:
+        self._apart = apart
         self._batches, self._work, self._told, self._halved = batches, work, told, halved
         self._pool = ThreadPoolExecutor(1, "cliploc-tower")
         self._now: _Batch[S, T] | None = None
         self._next: _Batch[S, T] | None = None
         self._error: Exception | None = None  # of the batch that could not be taken
 
-    def __iter__(self) -> Iterator[tuple[Sequence[S], T]]:
+    def __iter__(self) -> Iterator[tuple[Sequence[S], T | ModelError]]:
         """Each batch with its result, or its parts where the memory lacks for all of it."""
-        self._now = self._taken()
+        self._now, worked = self._taken(), False
         while (batch := self._now) is not None:
             if batch.job is not None:  # the thread is busy: time to wait for the next batch
                 self._begin_next()
             parts = [batch.items]
             while parts:
-                part = parts.pop(0)
+                part, failed = parts.pop(0), None
                 try:
                     rest = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
                     if part is batch.items:
                         self._begin_next()
                     made = rest()
                     del rest  # what it holds is large
+                except ModelError as error:
+                    if not self._apart or not (worked or parts or len(part) > 1):
+                        raise
+                    failed = ModelError(str(error))  # without what its frames hold
                 except (RuntimeError, MemoryError) as error:
                     if len(part) < 2 or not out_of_memory(error):
                         raise
                 else:
+                    worked = worked or made is not None
                     yield part, made
                     continue
                 self._stop()
-                self._halved(len(part))
-                parts = [*halves(part), *parts]
+                if failed is None:
+                    self._halved(len(part))
+                    parts = [*halves(part), *parts]
+                elif len(part) > 1:
+                    parts = [*([item] for item in part), *parts]
+                else:
+                    yield part, failed
             self._begin_next()
             self._now, self._next = self._next, None
         if self._error is not None:
