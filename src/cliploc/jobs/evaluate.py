@@ -165,9 +165,8 @@ def evaluate_folder(
     asked, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
-        told: list[tuple[str, str]] = []
-        boxes = boxes_inside(truth.xyxy, truth.size_wh, lambda *problem: told.append(problem))
-        for _, reason in told:
+        boxes, met = boxes_inside(truth.xyxy, truth.size_wh)
+        for _, reason in met:
             leave_out(Problem("metadata", truth.image_id, reason))
         if boxes:
             truths.append(replace(truth, xyxy=tuple(boxes)))

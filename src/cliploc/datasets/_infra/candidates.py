@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -106,7 +106,9 @@ class Checker:
                 self.add("missing mask", candidate.id, f"expected a mask at {mask}, found none: left out")
                 return None
         size_wh, boxes = placed
-        kept = boxes_inside(boxes, size_wh, lambda kind, reason: self.add(kind, candidate.id, reason))
+        kept, met = boxes_inside(boxes, size_wh)
+        for kind, reason in met:
+            self.add(kind, candidate.id, reason)
         if not kept and not candidate.masks:
             self.add("empty annotation", candidate.id, "none of its boxes can be used: left out")
             return None
@@ -169,16 +171,10 @@ def picture_header(path: Path) -> Header:
         raise InputError(f"{error}; left out") from None
 
 
-def boxes_inside(boxes: Iterable[Box], size_wh: Size, tell: Callable[[str, str], None]) -> list[Box]:
-    """The boxes clipped to the picture, without those that hold no pixel of it; tells kinds and reasons of problems."""
-    kept = []
-    for box in boxes:
-        inside, problem = clipped(box, size_wh)
-        if problem is not None:
-            tell(*problem)
-        if inside is not None:
-            kept.append(inside)
-    return kept
+def boxes_inside(boxes: Iterable[Box], size_wh: Size) -> tuple[list[Box], list[tuple[str, str]]]:
+    """The boxes clipped to the picture, without those that hold no pixel of it; the kinds and reasons of problems."""
+    both = [clipped(box, size_wh) for box in boxes]
+    return [box for box, _ in both if box is not None], [problem for _, problem in both if problem is not None]
 
 
 def clipped(box: Box, size_wh: Size) -> tuple[Box | None, tuple[str, str] | None]:
