@@ -606,7 +606,7 @@ def test_an_unknown_photograph_of_the_package_lists_what_there_is(name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "count"), [((9, 8), 1), ((9, 8, 3), 1), ((9, 8, 4), 1), ((2, 9, 8), 2), ((2, 9, 8, 3), 2)]
+    ("shape", "count"), [((9, 8), 1), ((9, 8, 3), 1), ((9, 8, 4), 1), ((3, 9, 8), 1), ((2, 9, 8), 2), ((2, 9, 8, 3), 2)]
 )
 def test_an_array_is_one_picture_or_several(shape, count):
     assert len(list(pictures_in(np.zeros(shape, np.uint8)))) == count

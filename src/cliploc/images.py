@@ -90,7 +90,8 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`."""
     if isinstance(images, np.ndarray):
-        single = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        # With its channels first it is one picture, too, which is refused, and not three or four of greys.
+        single = images.ndim < 3 or (images.ndim == 3 and not {3, 4}.isdisjoint((images.shape[0], images.shape[-1])))
         return [images] if single else images
     return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
 

@@ -146,6 +146,8 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
         loaded, told = AutoModelForMaskGeneration.from_pretrained(source, **how)
         if lacking := sorted(told["missing_keys"]):  # transformers makes up what a file lacks
             raise ValueError(f"the weights lack {len(lacking)} tensors, such as {lacking[0]}")
+        if broken := [name for name, values in loaded.state_dict().items() if not values.isfinite().all()]:
+            raise ValueError(f"{broken[0]} holds values that are not numbers")
         processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
     except Exception as error:  # damaged files make transformers raise nearly anything
         if out_of_memory(error):
