@@ -61,7 +61,7 @@ HOMES = {  # the others' modules have their names
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
 }
 TITLES = {group: {"prompt": "Input", "method": "Model"}.get(group, group.capitalize()) for group in get_args(Group)}
-LAST = ("as_json", "debug", "help")  # parameters that come last in a command's help
+LAST = ("--json", "--debug", "--help")  # parameters that come last in a command's help
 FEW = 5  # parameters, which need no sections
 WIDEST = 30  # columns of flags, beside which their help begins
 
@@ -82,7 +82,7 @@ class SectionedCommand(TyperCommand):
         pieces = ["[OPTIONS]"]
         for param in self.get_params(ctx):
             if param.param_type_name == "argument":
-                name = param.make_metavar(ctx)
+                name = param.make_metavar(ctx).strip("[]")  # before typer 0.27 it has them
                 pieces.append((name if param.required else f"[{name}]") + ("..." if param.nargs == -1 else ""))
         return pieces
 
@@ -105,7 +105,7 @@ class SectionedCommand(TyperCommand):
 
 def _place(parameter: Any) -> tuple[int, bool, bool]:
     """Where a parameter comes in its section: arguments first, then what is required."""
-    last = LAST.index(parameter.name) if parameter.name in LAST else -1
+    last = LAST.index(parameter.opts[0]) if parameter.opts[0] in LAST else -1
     return last, parameter.param_type_name != "argument", not parameter.required
 
 
