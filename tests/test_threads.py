@@ -120,12 +120,10 @@ def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_b
         assert [(items, str(made)) for items, made in ahead] == [
             ([0], "0"), ([1], "no number for 1"), ([2], "2"), ([3], "no number for 3")
         ]  # fmt: skip
-    bad = {0, 1, 2, 3}
-    with Ahead(iter([[0, 1], [2, 3]]), work, silent, silent, apart=True) as ahead:
-        results = iter(ahead)
-        assert str(next(results)[1]) == "no number for 0"
-        with pytest.raises(ModelError, match="no number for 1"):
-            next(results)
+    bad, got = {*range(20)}, []
+    with pytest.raises(ModelError), Ahead(iter([[*range(20)]]), work, silent, silent, apart=True) as ahead:
+        got += ahead
+    assert len(got) == 8, "then the model itself seems to be broken"
 
 
 def test_leaving_early_ends_a_job_when_it_next_tells_something():

@@ -20,6 +20,9 @@ T = TypeVar("T")
 Tell: TypeAlias = Callable[[int, int], None]
 
 
+MOST_FAILURES = 8  # after these a model that has given nothing is broken
+
+
 class _StoppedError(Exception):
     """The job was given up."""
 
@@ -74,7 +77,7 @@ class Ahead(Generic[S, T]):
 
     `work` runs for the next batch in a thread; the call that it returns makes the rest, in the caller's thread.
     An error of `batches` comes after the results before it. `apart`: after a `ModelError` the items of the batch are
-    done alone, and the error is the result of those that fail, unless nothing has worked so far.
+    done alone, and the error is the result of those that fail, until so many failed that nothing seems to work.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Ahead(Generic[S, T]):
 
     def __iter__(self) -> Iterator[tuple[Sequence[S], T | ModelError]]:
         """Each batch with its result, or its parts where the memory lacks for all of it."""
-        self._now, worked = self._taken(), False
+        self._now, worked, failures = self._taken(), False, 0
         while (batch := self._now) is not None:
             if batch.job is not None:  # the thread is busy: time to wait for the next batch
                 self._begin_next()
@@ -108,7 +111,7 @@ class Ahead(Generic[S, T]):
                     made = rest()
                     del rest  # what it holds is large
                 except ModelError as error:
-                    if not self._apart or not (worked or parts or len(part) > 1):
+                    if not self._apart or (not worked and failures == MOST_FAILURES):
                         raise
                     failed = ModelError(str(error))  # without what its frames hold
                 except (RuntimeError, MemoryError) as error:
@@ -125,6 +128,7 @@ class Ahead(Generic[S, T]):
                 elif len(part) > 1:
                     parts = [*([item] for item in part), *parts]
                 else:
+                    failures += 1
                     yield part, failed
             self._begin_next()
             self._now, self._next = self._next, None
