@@ -4,6 +4,9 @@ import contextlib
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,16 @@ def test_a_stated_threshold_is_no_oracle(folders):
 
 def test_processes_give_the_same(folders):
     assert evaluate(folders, "--json", "--workers", "2").out == evaluate(folders, "--json").out
+
+
+def test_judging_processes_end_with_a_command_that_is_told_to_end():
+    code = (
+        "import os, functools, cliploc.jobs.evaluate as e\n"
+        "[*e.judged([15, 15], functools.partial(os.kill, os.getpid()), print, e.SILENT, workers=2)]"
+    )
+    # They hold its pipes open for as long as they live.
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGTERM
 
 
 def test_the_exact_convention_takes_maps_of_any_size(folders):

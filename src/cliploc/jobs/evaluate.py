@@ -1,12 +1,10 @@
 """Evaluates a folder that any tool filled; of score maps, against WSOL metadata."""
 
 import math
-import multiprocessing
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from cliploc.datasets import boxes_inside
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
+from cliploc.jobs.judges import processes
 from cliploc.metrics import (
     DEFAULT,
     Bootstrap,
@@ -32,9 +31,7 @@ from cliploc.metrics import (
     check_header,
     checked_map,
     joined,
-    one_thread,
 )
-from cliploc.registry import import_modules, named_modules
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
@@ -76,22 +73,13 @@ def judged(
     with ExitStack() as stack:
         every: Iterator[J | Problem] = map(judge, samples)
         if (count := min(workers, len(samples))) > 1:
-            # Spawned, not forked: a fork of a process with threads can hang.
-            spawn = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(count, spawn, _start, (named_modules(),)))
-            every = pool.map(judge, samples, chunksize=8)
+            every = stack.enter_context(processes(count)).map(judge, samples, chunksize=8)
         for sample, outcome in zip(samples, every, strict=True):
             reporter.images(1)
             if isinstance(outcome, Problem):
                 leave_out(outcome)
             else:
                 yield sample, outcome
-
-
-def _start(modules: tuple[str, ...]) -> None:
-    """Starts a judging process: one thread, and the modules that the command was told to import."""
-    one_thread()
-    import_modules(modules)
 
 
 @dataclass(frozen=True)
