@@ -267,7 +267,7 @@ class Localizer:
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
             on_error: what happens when a picture cannot be read: "raise" its error, after the results before it, or
-                "skip" it and tell the reporter.
+                "skip" it and tell the reporter; with one method, also one for which the model gives no number.
             reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
                 batches.
             absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
