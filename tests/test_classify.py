@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from cliploc import backbones, prompts
 from cliploc.localizer import Localizer, classifier
@@ -115,6 +117,27 @@ def test_a_stream_goes_on_after_a_bad_photo_and_raises_without_a_listener(tmp_pa
     assert [(one.picture.source, one.names[0].name) for one in found] == [(str(COFFEE), "cup")]
     with pytest.raises(Exception, match="no such file"):
         list(localizer.classify_stream([tmp_path / "no.jpg"], ["cat"]))
+
+
+def test_a_batch_is_halved_and_a_photo_for_which_the_model_gives_no_number_fails_alone(monkeypatch):
+    localizer = classifier(model="mini")
+    encode, dark, sizes = localizer.backbone.encode_image, np.zeros((64, 48, 3), np.uint8), []
+
+    def encoded(inputs):
+        sizes.append(len(inputs))
+        if len(inputs) > 2:
+            raise MemoryError
+        bad = torch.tensor([len(image.unique()) <= 3 for image in inputs])  # of one colour
+        return encode(inputs).masked_fill(bad[:, None], torch.nan)
+
+    monkeypatch.setattr(localizer.backbone, "encode_image", encoded)
+    failed = []
+    told = Reporter(failed=lambda name, error: failed.append(f"{error}"))
+    found = [*localizer.classify_stream([CAT, dark, COFFEE], ["cat", "cup"], on_error="skip", reporter=told)]
+    assert [one.names[0].name for one in found] == ["cat", "cup"]
+    assert sizes[:2] == [3, 2]
+    [said] = failed
+    assert said.startswith("image 1: mini in ")
 
 
 def test_a_tower_without_cam_is_classified_all_the_same(monkeypatch):

@@ -17,18 +17,18 @@ from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.config import RESULT_OPTIONS, SAM, Options, is_whole, short
-from cliploc.errors import UsageError
+from cliploc.errors import ModelError, UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import TrainedHead
 from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
+from cliploc.pipeline.prepare import DECODERS, OnError, Prepared, Request, Result, Unreadable, source_of, stacked
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.pipeline.presence import Bank
 from cliploc.pipeline.steps import refuse_nan
 from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts, read_exemplars
-from cliploc.pipeline.threads import own_modes
+from cliploc.pipeline.threads import Ahead, own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
@@ -450,13 +450,22 @@ class Localizer:
         on_error: OnError,
         reporter: Reporter,
     ) -> Iterator[Classification]:
-        with self.flow.batches(_requests(images, known), on_error) as gathered:
-            for batch in gathered:
-                readable = [item for item in batch if isinstance(item, Prepared)]
-                ranked = iter(self._classified(readable, top_k) if readable else [])
+        def work(batch: Sequence[Prepared | Unreadable], _: object) -> Callable[[], list[list[Classified]] | None]:
+            readable = [item for item in batch if isinstance(item, Prepared)]
+            ranked = self._classified(readable, top_k) if readable else None
+            return lambda: ranked
+
+        with (
+            self.flow.batches(_requests(images, known), on_error, DECODERS) as gathered,
+            Ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip") as ahead,
+        ):
+            for batch, ranked in ahead:
+                of_batch = iter(ranked if isinstance(ranked, list) else [])
                 for item in batch:
+                    if isinstance(item, Prepared) and isinstance(ranked, ModelError):
+                        item = Unreadable.by(item, ranked)
                     if isinstance(item, Prepared):
-                        yield Classification(item.picture, next(ranked))
+                        yield Classification(item.picture, next(of_batch))
                     else:
                         reporter.failed(item.source, item.error)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
 from cliploc.config import FOUND, Options, short
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
 from cliploc.memory import Memory, Remembered
@@ -205,8 +205,7 @@ class Flow:
                 places = count()  # of the pictures that could be read, in what was computed
                 for item in batch:
                     if isinstance(computed, ModelError) and isinstance(item, Prepared):
-                        source = item.picture.source
-                        item = Unreadable(item.id, source, InputError(f"{source}: {computed}"))
+                        item = Unreadable.by(item, computed)
                     if isinstance(item, Unreadable):
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)

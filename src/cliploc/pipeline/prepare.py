@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cliploc import prompts
 from cliploc.config import choice
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.localization import Localization
@@ -97,6 +97,12 @@ class Unreadable:
     id: Hashable
     source: str
     error: InputError
+
+    @classmethod
+    def by(cls, item: Prepared, error: ModelError) -> Unreadable:
+        """A picture for which the model gave no number."""
+        source = item.picture.source
+        return cls(item.id, source, InputError(f"{source}: {error}"))
 
 
 class Preparation:
