@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cliploc.config import SegmentationOptions
+from cliploc.errors import ModelError
 from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.report.colours import NAME_COLOURS
@@ -65,6 +66,21 @@ def test_lines_have_the_share_of_each_name_and_a_bad_photo_does_not_end_the_run(
     assert "failed: no.jpg: no such file" in result.err
     assert f"failed: {thin}: expected a picture of at least 32 pixels a side" in result.err
     assert list(tmp_path.iterdir()) == [thin]
+
+
+def test_a_picture_for_which_the_model_gives_no_number_does_not_end_the_run(monkeypatch):
+    forward, calls = Segmenter._forward, []
+
+    def spoilt(*of, **more):
+        calls.append(0)
+        if len(calls) == 1:
+            raise ModelError("mini gave a map that is not a number")
+        return forward(*of, **more)
+
+    monkeypatch.setattr(Segmenter, "_forward", spoilt)
+    result = cliploc_("segment", CAT, COFFEE, *NAMES, "--window", "0", *FAST)
+    assert (result.code, "1 of 2 pictures done" in result.err) == (1, True)
+    assert f"failed: {CAT}: mini gave a map that is not a number" in result.err
 
 
 @pytest.mark.parametrize(

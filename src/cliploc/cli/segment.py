@@ -12,7 +12,7 @@ from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exem
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
 from cliploc.config import Options, SegmentationOptions
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -122,7 +122,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
         try:
             picture = images.load(path)
             made = segmenter.label_maps(picture.image, reporter=reporter, name=picture_path(path).stem)
-        except InputError as error:
+        except (InputError, ModelError) as error:  # the second: it gave no numbers
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
             continue
         labels = made[localizer.method.name]  # [H, W]
