@@ -25,8 +25,8 @@ KNOWN = [row["word"] for row in WORDS if row["kind"] == "known"]
 MISSES = [row["word"] for row in WORDS if row["kind"] == "miss"]
 UNKNOWN = [row["word"] for row in WORDS if row["kind"] == "unknown"]
 EVERYDAY = {row["word"]: row["names"] for row in WORDS if row["kind"] == "everyday"}
-# Latin letters, but no English words; other scripts; no letters at all.
-NOTHING = ["", " ", "🐱", "猫", "кошка", "!?…", "\x00\x07", "​", "xqzvkw", "😀 😀"]
+# Latin letters, but no English nouns; other scripts; no letters at all.
+NOTHING = ["", " ", "🐱", "猫", "кошка", "!?…", "\x00\x07", "​", "xqzvkw", "😀 😀", "the", "on a"]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,8 @@ def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass")]
+    ("text", "read"),
+    [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass"), ("tshirts", "T-shirt")],
 )
 def test_a_plant_is_no_factory_and_a_black_cat_no_marten(tower: MiniTextTower, text: str, read: str) -> None:
     assert torch.equal(tower([text])[0], tower([read])[0])
@@ -237,6 +238,10 @@ def test_everyday_names_stay_where_classes_are_taken_away(tower: MiniTextTower) 
         ("elefant", "has no word 'elefant': did you mean 'elephant'?"),
         ("elk", "reads 'elk' as what resembles 'elkhound', 'wolf' and 'gray wolf'"),
         ("green plant", "reads 'green plant' as 'plant'"),
+        (
+            "ice skates",
+            "reads 'ice skates' as 'skates', that is what resembles 'chondrichthian', 'selachian' and 'stingray'",
+        ),
         # All that it resembles are nodes for which no word stands alone.
         ("standpipemen", "has no word 'standpipemen': it is read as what its parts resemble"),
     ],
@@ -271,6 +276,7 @@ def test_of_an_unknown_name_the_nearest_are_told_and_a_model_that_reads_it(tower
     assert sun is not None
     assert sun.startswith("mini does not know 'sun': nearest that it knows: 'sun")
     assert sun.endswith(helps)
+    assert "ferret" not in str(tower.unknown_reason("feet"))  # of "foot", which WordNet has and no class resembles
 
 
 def test_no_suggestion_is_a_word_for_a_kind_of_person(tower: MiniTextTower) -> None:
