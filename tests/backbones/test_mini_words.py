@@ -206,6 +206,7 @@ def test_every_anchor_has_its_own_direction(tower: MiniTextTower) -> None:
         ("snow dog", "dog"),  # of where it is, the tower knows no look
         ("the tall trees in a park", "tree"),
         ("wine glass on a table", "wine glass"),
+        ("a photo of a stack of books", "book"),
     ],
 )
 def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower, text: str, read: str) -> None:
@@ -252,7 +253,7 @@ def test_a_name_that_is_not_read_as_it_stands_is_told(tower: MiniTextTower, text
 
 def test_two_names_and_a_word_that_wordnet_lacks_are_told(tower: MiniTextTower) -> None:
     lacks = str(tower.remark("iphone"))
-    for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog"):
+    for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog", "cat + dog"):
         told = f"{two!r} is taken as one name: for several, ask for 'cat' and 'dog' one by one"
         assert tower.remark(two) == told
     assert lacks.startswith("mini has no word 'iphone': it is read as what resembles 'cellphone'")

@@ -59,6 +59,10 @@ PICTURE_WORDS = _set(
     "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition "
     "sculpture doodle tattoo graffiti art itap illustration depiction shot view"
 )
+# Before "of", these say how much of a thing there is, too, and not what it is.
+BEFORE_OF = PICTURE_WORDS | _set(
+    "piece pieces part parts pack stack pile heap set side edge school litter sheet sheets roll"
+)
 # Other words of OpenAI's 80 templates, and similar ones: they describe how a thing is shown, not what it is.
 MODIFIERS = PICTURE_WORDS | _set(
     "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup "
@@ -258,7 +262,7 @@ class MiniTextTower(nn.Module):
     def remark(self, text: str, model: str = "mini") -> str | None:
         """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
         reading = self._read(text)
-        parts = [part.strip() for part in re.split(r"[,;/&]", text) if part.strip()][:NEAREST]
+        parts = [part.strip() for part in re.split(r"[,;/&+]", text) if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
             return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
@@ -451,11 +455,11 @@ def _without_articles(words: list[str]) -> str:
 
 
 def _without_picture_words(words: list[str]) -> list[str]:
-    """What follows "a bad photo of", and what "in a video game" follows."""
-    for i, (word, following) in enumerate(itertools.pairwise(words[:8])):
-        if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
-            words = words[i + 2 :]
-            break
+    """What follows "a bad photo of" and "a piece of", and what "in a video game" follows."""
+    starts = [
+        i + 2 for i, pair in enumerate(itertools.pairwise(words[:12])) if pair[0] in BEFORE_OF and pair[1] == "of"
+    ]
+    words = words[max((start for start in starts if start < len(words)), default=0) :]
     return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
 
 
