@@ -279,7 +279,7 @@ class MiniTextTower(nn.Module):
         anchor = self._read_as.get(head)
         written = _without_articles(normalise(text).split())
         row = reading.known[-1][0]
-        near: tuple[str, ...] = ()
+        near = ()
         if row < self._first_everyday and not self.is_node[row]:
             near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
         like = f"what resembles {_listed(near, 'and')}" if near else ""
