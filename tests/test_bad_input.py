@@ -116,7 +116,7 @@ def test_names_that_are_refused():
 
 def test_a_known_name_is_found_beside_unknown_ones():
     shown = localize(CAT, "-p", "🐈", "-p", "cat", "-p", "猫", "-p", "?!…", "-p", "xqzvkw").out.splitlines()[1:]
-    no_words = "mini reads English words, and finds none in"
+    no_words = "mini reads English nouns, and finds none in"
     said = [f"no     {no_words} '🐈'", "found  score ", f"no     {no_words} '猫'", f"no     {no_words} '?!…'",
             "no     mini does not know 'xqzvkw': --model ViT-B-16 reads"]  # fmt: skip
     for line, expected in zip(shown, said, strict=True):

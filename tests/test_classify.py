@@ -66,11 +66,11 @@ def test_what_cannot_be_done_is_one_line(arguments, said):
 
 def test_names_that_the_model_cannot_know_take_no_part():
     result = cliploc_("classify", CAT, "-p", "猫", "-p", "cat", "--json")
-    assert "left out: mini reads English words, and finds none in '猫'" in result.err
+    assert "left out: mini reads English nouns, and finds none in '猫'" in result.err
     assert [one["name"] for one in json.loads(result.out)["pictures"][0]["names"]] == ["cat"]
     none = cliploc_("classify", CAT, "-p", "猫")
     assert (none.code, none.out) == (2, "")
-    said = "cliploc: expected a name that mini knows: mini reads English words, and finds none in '猫'"
+    said = "cliploc: expected a name that mini knows: mini reads English nouns, and finds none in '猫'"
     assert none.err.splitlines()[-1] == said
 
 

@@ -97,6 +97,14 @@ KINDS = {
     "road": ("road", 1),
     "water": ("body of water", 1),
 }
+# People that WordNet's senses say nothing of, or take for what they use (a worker is an ant, a gardener a lawn mower),
+# and words by which nobody means what WordNet files them as.
+ALSO = {
+    "person": "adult|baker|barber|builder|butcher|carpenter|climber|clown|commuter|construction worker|driver|farmer|"
+    "gardener|guard|hunter|mechanic|passenger|pedestrian|photographer|security guard|worker",
+    "woman": "mum|queen",
+}
+NOT_KINDS = {"chess", "stroller"}
 PEOPLE = {981, 982, 983}  # ImageNet's classes that are people: ball player, groom, scuba diver
 INSULT = re.compile("offensive|slur|derogat|disparag|contempt|vulgar|obscen|prostitut")  # in WordNet's definitions
 # Coarse maps cannot show them, or the sheets have them of animals only, so the plain word would promise too much.
@@ -388,6 +396,8 @@ def words_of(
             if word not in own:
                 taken.setdefault(word, number)
     same = frozenset(taken)
+    for name in ALSO.keys() & set(anchors):
+        taken |= dict.fromkeys(ALSO[name].split("|"), anchors.index(name))
     classes = F.normalize(tower.class_rows, dim=1)  # [1000, 1280]
     meaning = {
         wordnet.senses[word][sense - 1]: anchors.index(name) for name, (word, sense) in KINDS.items() if name in anchors
@@ -395,7 +405,7 @@ def words_of(
     adjectives = {line.split(" ", 1)[0] for line in wordnet.lines("index.adj")}  # an Egyptian cat is no Egyptian
     for word, senses in sorted(wordnet.senses.items()):
         text = normalise(word)
-        if word in adjectives or " " in text or not text or text in taken or text in own:
+        if word in adjectives or " " in text or not text or text in taken or text in own | NOT_KINDS:
             continue
         if wordnet.synsets[senses[0]].instance or INSULT.search(wordnet.synsets[senses[0]].definition):
             continue

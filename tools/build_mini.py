@@ -480,6 +480,8 @@ def make_lexicon(
     for plural, singular in wordnet.plurals:
         if normalise(singular) in known:
             known.setdefault(normalise(plural), known[normalise(singular)])
+        elif normalise(singular) in unknown and " " not in normalise(plural):
+            unknown.add(normalise(plural))  # "feet"
     unknown -= {*known, ""}
 
     used = sorted({offset for chosen in known.values() for offset, _ in chosen})

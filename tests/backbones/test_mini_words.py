@@ -25,8 +25,8 @@ KNOWN = [row["word"] for row in WORDS if row["kind"] == "known"]
 MISSES = [row["word"] for row in WORDS if row["kind"] == "miss"]
 UNKNOWN = [row["word"] for row in WORDS if row["kind"] == "unknown"]
 EVERYDAY = {row["word"]: row["names"] for row in WORDS if row["kind"] == "everyday"}
-# Latin letters, but no English words; other scripts; no letters at all.
-NOTHING = ["", " ", "🐱", "猫", "кошка", "!?…", "\x00\x07", "​", "xqzvkw", "😀 😀"]
+# Latin letters, but no English nouns; other scripts; no letters at all.
+NOTHING = ["", " ", "🐱", "猫", "кошка", "!?…", "\x00\x07", "​", "xqzvkw", "😀 😀", "the", "on a"]
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,7 @@ def test_every_anchor_has_its_own_direction(tower: MiniTextTower) -> None:
         ("snow dog", "dog"),  # of where it is, the tower knows no look
         ("the tall trees in a park", "tree"),
         ("wine glass on a table", "wine glass"),
+        ("a photo of a stack of books", "book"),
     ],
 )
 def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower, text: str, read: str) -> None:
@@ -213,7 +214,8 @@ def test_the_head_of_a_phrase_decides_of_everyday_names_too(tower: MiniTextTower
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass")]
+    ("text", "read"),
+    [("plant", "potted plant"), ("a black cat", "cat"), ("wineglass", "wine glass"), ("tshirts", "T-shirt")],
 )
 def test_a_plant_is_no_factory_and_a_black_cat_no_marten(tower: MiniTextTower, text: str, read: str) -> None:
     assert torch.equal(tower([text])[0], tower([read])[0])
@@ -237,6 +239,8 @@ def test_everyday_names_stay_where_classes_are_taken_away(tower: MiniTextTower) 
         ("elefant", "has no word 'elefant': did you mean 'elephant'?"),
         ("elk", "reads 'elk' as what resembles 'elkhound', 'wolf' and 'gray wolf'"),
         ("green plant", "reads 'green plant' as 'plant'"),
+        ("construction workers", "reads 'construction workers' as 'person'"),
+        ("night stand", "reads 'night stand' as 'stand', that is what resembles 'tripod'"),
         # All that it resembles are nodes for which no word stands alone.
         ("standpipemen", "has no word 'standpipemen': it is read as what its parts resemble"),
     ],
@@ -249,7 +253,7 @@ def test_a_name_that_is_not_read_as_it_stands_is_told(tower: MiniTextTower, text
 
 def test_two_names_and_a_word_that_wordnet_lacks_are_told(tower: MiniTextTower) -> None:
     lacks = str(tower.remark("iphone"))
-    for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog"):
+    for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog", "cat + dog"):
         told = f"{two!r} is taken as one name: for several, ask for 'cat' and 'dog' one by one"
         assert tower.remark(two) == told
     assert lacks.startswith("mini has no word 'iphone': it is read as what resembles 'cellphone'")
@@ -271,6 +275,7 @@ def test_of_an_unknown_name_the_nearest_are_told_and_a_model_that_reads_it(tower
     assert sun is not None
     assert sun.startswith("mini does not know 'sun': nearest that it knows: 'sun")
     assert sun.endswith(helps)
+    assert "'shoe'" in str(tower.unknown_reason("feet"))  # not "did you mean 'ferret'?"
 
 
 def test_no_suggestion_is_a_word_for_a_kind_of_person(tower: MiniTextTower) -> None:

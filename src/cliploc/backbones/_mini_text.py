@@ -59,6 +59,10 @@ PICTURE_WORDS = _set(
     "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition "
     "sculpture doodle tattoo graffiti art itap illustration depiction shot view"
 )
+# Before "of", these say how much of a thing there is, too, and not what it is.
+BEFORE_OF = PICTURE_WORDS | _set(
+    "piece pieces part parts pack stack pile heap set side edge school litter sheet sheets roll"
+)
 # Other words of OpenAI's 80 templates, and similar ones: they describe how a thing is shown, not what it is.
 MODIFIERS = PICTURE_WORDS | _set(
     "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup "
@@ -162,6 +166,8 @@ class MiniTextTower(nn.Module):
             self._words.update(dict.fromkeys((*names, *of_kinds), len(words) + number))
             self._read_as.update(dict.fromkeys(of_kinds, names[0]))
         self._outside = frozenset(outside)
+        spaced = {} if everyday is None else {name.replace(" ", ""): name for name in self._words if " " in name}
+        self._spaced = {joined: name for joined, name in spaced.items() if joined not in self._outside}
         pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -241,7 +247,7 @@ class MiniTextTower(nn.Module):
         if reading.known:
             return None
         if not reading.others:
-            return f"{model} reads English words, and finds none in {_shown(text)}"
+            return f"{model} reads English nouns, and finds none in {_shown(text)}"
         likeness = self._likeness(reading.others)  # [N]
         if not reading.outside and float(likeness.max()) >= self.min_cosine:
             return None
@@ -256,7 +262,7 @@ class MiniTextTower(nn.Module):
     def remark(self, text: str, model: str = "mini") -> str | None:
         """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
         reading = self._read(text)
-        parts = [part.strip() for part in re.split(r"[,;/&]", text) if part.strip()][:NEAREST]
+        parts = [part.strip() for part in re.split(r"[,;/&+]", text) if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
             return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
@@ -272,17 +278,17 @@ class MiniTextTower(nn.Module):
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
         written = _without_articles(normalise(text).split())
-        if anchor is None and _without_articles(said.split()) == written:
-            row = reading.known[-1][0]
-            if row >= self._first_everyday or self.is_node[row]:
-                return None
+        row = reading.known[-1][0]
+        near = ()
+        if row < self._first_everyday and not self.is_node[row]:
             near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
-            return f"{model} reads {_shown(text)} as what resembles {_listed(near, 'and')}" if near else None
+        like = f"what resembles {_listed(near, 'and')}" if near else ""
+        if anchor is None and _without_articles(said.split()) == written:
+            return f"{model} reads {_shown(text)} as {like}" if like else None
         kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
-        near = self._meant(written) if self._read(written, whole=True).strange else ()
-        return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}" + (
-            f": did you mean {_listed(near, 'or')}?" if near else ""
-        )
+        meant = self._meant(written) if self._read(written, whole=True).strange else ()
+        more = f": did you mean {_listed(meant, 'or')}?" if meant else f", that is {like}" if like else ""
+        return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}{more}"
 
     def _meant(self, words: str) -> tuple[str, ...]:
         """The word of the lexicon that a misspelt name may stand for, if there is one."""
@@ -395,7 +401,9 @@ class MiniTextTower(nn.Module):
             for end in range(min(len(words), start + MAX_PHRASE), start, -1):
                 part, row = words[start:end], None
                 forms = _singulars(" ".join(part))
-                if len(part) > 1 and FUNCTION_WORDS.isdisjoint(part):
+                if len(part) == 1 and not excepted:
+                    forms += [self._spaced[form] for form in forms if form in self._spaced]  # "tshirt"
+                elif FUNCTION_WORDS.isdisjoint(part):
                     forms += _singulars("".join(part))  # WordNet has "wineglass" for "wine glass"; "a corn" is no acorn
                 if len(part) > 1 or part[0] not in STOP_WORDS:
                     row = next((known[form] for form in forms if form in known), None)
@@ -404,7 +412,7 @@ class MiniTextTower(nn.Module):
                     segments.append(Segment(" ".join(part), row, outside))
                     start = end
                     break
-        named = [s for s in segments if s.phrase not in STOP_WORDS] or segments
+        named = [s for s in segments if s.phrase not in STOP_WORDS]
         content = [s for s in named if s.phrase not in MODIFIERS] or named
         first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
@@ -447,11 +455,11 @@ def _without_articles(words: list[str]) -> str:
 
 
 def _without_picture_words(words: list[str]) -> list[str]:
-    """What follows "a bad photo of", and what "in a video game" follows."""
-    for i, (word, following) in enumerate(itertools.pairwise(words[:8])):
-        if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
-            words = words[i + 2 :]
-            break
+    """What follows "a bad photo of" and "a piece of", and what "in a video game" follows."""
+    starts = [
+        i + 2 for i, pair in enumerate(itertools.pairwise(words[:12])) if pair[0] in BEFORE_OF and pair[1] == "of"
+    ]
+    words = words[max((start for start in starts if start < len(words)), default=0) :]
     return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
 
 
