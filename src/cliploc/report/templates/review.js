@@ -408,17 +408,19 @@ function drawTags() {
     placeTag(tag, box.xyxy);
     return tag;
   }));
-  // Boxes that begin at the same corner have their labels side by side. All are measured before one is moved.
-  const tags = [...layer.children], placed = [];
+  // Labels lie beside those that they would hide, or below where the picture ends. All are measured before one is moved.
+  const tags = [...layer.children], placed = [], edge = layer.getBoundingClientRect().right;
   for (const [i, {left, right, top, bottom}] of tags.map((tag) => tag.getBoundingClientRect()).entries()) {
-    let by = 0;
+    const start = Math.min(0, edge - right);
+    let by = start, down = 0;
     for (let tries = 0; tries < 8; tries++) {
-      const other = placed.find((one) => left + by < one.right && one.left < right + by && top < one.bottom && one.top < bottom);
+      const other = placed.find((one) => left + by < one.right && one.left < right + by && top + down < one.bottom && one.top < bottom + down);
       if (!other) break;
       by = other.right - left + 2;
+      if (right + by > edge) [by, down] = [start, other.bottom - top + 2];
     }
-    tags[i].style.marginLeft = `${by}px`;
-    placed.push({left: left + by, right: right + by, top, bottom});
+    tags[i].style.margin = `${down}px 0 0 ${by}px`;
+    placed.push({left: left + by, right: right + by, top: top + down, bottom: bottom + down});
   }
   layer.append(...unsureDrafts().map(doubt));
 }
@@ -815,9 +817,10 @@ function showList(on) {
 let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
 async function dropShown() {
   const {box: fits} = wanted();
-  const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
-  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
-  const [done, dropped] = await changeMany(shown.filter((index) => entries[index].found.some(fits)), (index, state) => {
+  const having = shown.filter((index) => entries[index].found.some(fits));
+  const count = having.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
+  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(having.length, "picture", "pictures")}?`)) return;
+  const [done, dropped] = await changeMany(having, (index, state) => {
     const found = entryOf(state).found;
     return state.boxes.filter((_, i) => !fits(found[i]));
   }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
@@ -848,24 +851,27 @@ async function changeMany(indices, boxesOf, says) {
   editor.inert = true;  // what is done to a picture meanwhile would be lost
   const here = current?.index, done = [];
   let changed = 0;
-  for (const index of indices) {
-    try {
-      const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
-      if (!boxes) continue;
-      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
-      done.push({index, before, revision: state.revision});
-      changed += Math.abs(boxes.length - before.length);
-      entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
-    } catch (error) {
-      tell(`${entries[index].name} was not changed: ${error.message}`);
-      break;
+  try {
+    for (const index of indices) {
+      try {
+        const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
+        if (!boxes) continue;
+        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
+        done.push({index, before, revision: state.revision});
+        changed += Math.abs(boxes.length - before.length);
+        entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
+      } catch (error) {
+        tell(`${entries[index].name} was not changed: ${error.message}`);
+        break;
+      }
+      histories.delete(index);
+      saved(says(changed));
     }
-    histories.delete(index);
-    saved(says(changed));
+    filter();
+    if (here !== undefined) await open(here, true);
+  } finally {
+    editor.inert = false;
   }
-  filter();
-  if (here !== undefined) await open(here, true);
-  editor.inert = false;
   return [done, changed];
 }
 
