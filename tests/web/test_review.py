@@ -532,6 +532,22 @@ def test_labels_of_boxes_at_one_corner_are_beside_and_below_each_other_in_the_pi
 
 
 @on_a_desk
+def test_a_save_whose_answer_is_lost_or_broken_off_is_no_other_persons(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        editor.open("drum.jpg")
+        broken = [lambda route, text: route.fulfill(body=text[:5]), lambda route, _: route.abort()]
+        for number, answer in enumerate(broken, 1):
+            editor.page.route("**/pictures/*", lambda route, _, answer=answer: answer(route, route.fetch().text()))
+            editor.key("b")
+            editor.page.get_by_text("Not saved: 1 picture").wait_for()
+            editor.page.unroute("**/pictures/*")
+            editor.saved()
+            assert (len(editor.boxes), len(corrected(out, "drum.jpg"))) == (number, number)
+            assert not editor.page.locator("#notice").is_visible()
+
+
+@on_a_desk
 def test_a_page_whose_server_ended_says_so_and_does_not_save_into_another_folder(context, out, tmp_path):
     with served(out) as address:
         editor = Editor(context, address)

@@ -45,11 +45,9 @@ class ServerStore {
   async #answer(path, request = {}) {
     const response = await fetch(this.#of(path), request).catch(() => { throw GONE; });
     if ($("notice").className === "gone") tell("");  // it answers again
-    const text = await response.text();
-    let content = {};
-    try { content = JSON.parse(text); } catch { content = {error: text}; }
-    if (response.status === 409 && content.error.includes("revision")) throw new Conflict(content.error);
-    if (!response.ok) throw new Error(content.error || `the server answered ${response.status}`);
+    const content = await response.json().catch(() => { if (response.ok) throw GONE; });  // it broke off
+    if (response.status === 409 && content?.error.includes("revision")) throw new Conflict(content.error);
+    if (!response.ok) throw new Error(content?.error || `the server answered ${response.status}`);
     return content;
   }
 }
@@ -191,12 +189,22 @@ async function save(picture) {
     saved("Saving …");
     try {
       const {revision, status, boxes, drawn} = picture;
-      picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
+      picture.sent.add(contentOf(picture));
+      try {
+        picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
+      } catch (error) {
+        if (!(error instanceof Conflict)) throw error;
+        const state = await store.state(picture.index);
+        if (!picture.sent.has(contentOf(state))) { settle(picture); await reload(picture, state); return; }
+        picture.revision = state.revision;  // it was saved, and only the answer was lost
+        picture.unsaved = true;
+        continue;
+      }
+      picture.sent.clear();
       entries[picture.index].revision = picture.revision;
       saved(data.server ? "Saved" : "Kept in this browser");
     } catch (error) {
       picture.saving = false;
-      if (error instanceof Conflict) { settle(picture); await reload(picture); return; }
       picture.unsaved = true;
       picture.failed = error.message;
       saved(`Not saved: ${error.message}`, true);
@@ -205,21 +213,19 @@ async function save(picture) {
       return;
     }
   }
-  picture.saving = false;
   settle(picture);
   askLearning();
 }
 /** Nothing is left to save of a picture. */
 function settle(picture) {
-  picture.unsaved = false;
+  picture.unsaved = picture.saving = false;
   picture.failed = "";
   pending.delete(picture);
   tellUnsaved();
 }
 /** Somebody else saved the picture since: shows it as it is there. */
-async function reload(picture) {
+async function reload(picture, state) {
   histories.delete(picture.index);
-  const state = await store.state(picture.index);
   entries[picture.index] = entryOf({...state, changed: entries[picture.index].changed});
   drawList();
   saved("");
@@ -264,7 +270,7 @@ async function open(index, keepNotice = false) {
   heading = null;
   // The history goes on where the picture is as it was left.
   if (before && (state === before || (before.revision === state.revision && before.drawn === state.drawn && contentOf(before) === contentOf(state)))) current = before;
-  else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
+  else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], sent: new Set(), boxes: state.boxes.map(withId)};
   histories.set(index, current);
   if (histories.size > 50) histories.delete([...histories.values()].find((one) => !pending.has(one))?.index);
   entries[index] = entryOf(current);
@@ -1135,7 +1141,8 @@ addEventListener("change", () => {
   try {
     entries = await store.entries();
   } catch (error) {
-    tell(`The pictures cannot be listed: ${error.message}`);
+    tell(`The pictures cannot be listed: ${error.message}. Reload the page.`);
+    editor.inert = true;
     return;
   }
   filter();
