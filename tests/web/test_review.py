@@ -548,6 +548,26 @@ def test_a_save_whose_answer_is_lost_or_broken_off_is_no_other_persons(context, 
 
 
 @on_a_desk
+def test_large_saves_are_on_their_way_at_once(context, out):
+    with served(out) as address:
+        boxes = [{"xyxy": [10.25, 20.25, 30.25, 40.25], "label": 1, "draft": None}] * 800
+        names = {"drum.jpg", "bridge.jpg"}
+        for index, picture in enumerate(sent(f"{address}/pictures")[1]):
+            if picture["name"] in names:
+                wish = {"revision": 0, "status": "none", "boxes": boxes}
+                assert sent(f"{address}/pictures/{index}", wish)[0] == 200
+        editor = Editor(context, address)
+        editor.page.route(
+            "**/pictures/*", lambda route: route.request.method == "POST" or route.continue_()
+        )  # none ends
+        for name in names:
+            editor.open(name)
+            with editor.page.expect_event("request", lambda request: request.method == "POST"):
+                editor.key("u")
+        assert not editor.page.locator("#unsaved").is_visible()
+
+
+@on_a_desk
 def test_a_page_whose_server_ended_says_so_and_does_not_save_into_another_folder(context, out, tmp_path):
     with served(out) as address:
         editor = Editor(context, address)

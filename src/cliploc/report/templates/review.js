@@ -27,6 +27,7 @@ const GONE = new Error("the server does not answer: start cliploc review again")
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
+  #sending = 0;  // letters of bodies on their way
   async entries() { return this.#answer("/pictures"); }
   async state(index) { return this.#answer(`/pictures/${index}`); }
   image(index) { return this.#of(`/images/${index}.jpg`); }
@@ -36,9 +37,14 @@ class ServerStore {
   async learning() { return this.#answer("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
-    // Small bodies are sent even while the page is being closed.
-    return this.#answer(path, {method: "POST", body, keepalive: body.length < 60000,
-      headers: {"Content-Type": "application/json"}});
+    this.#sending += body.length;
+    try {
+      // Small bodies are sent even while the page is being closed; a browser refuses more than 64 KiB of them at once.
+      const keepalive = this.#sending < 60000;
+      return await this.#answer(path, {method: "POST", body, keepalive, headers: {"Content-Type": "application/json"}});
+    } finally {
+      this.#sending -= body.length;
+    }
   }
   // The server at this port may be that of another folder by now, and a browser keeps pictures.
   #of(path) { return `${path}?of=${data.folder}`; }
