@@ -455,6 +455,13 @@ def test_by_keyboard_alone(page, address):
     for _ in range(30):
         page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('td.boxes').innerText !== before", arg=before[0])
+    page.wait_for_load_state("networkidle")
+    page.route("**/api/show", lambda route: None, times=1)
+    for pressed, next_one in (("#find", "find"), ("#stop", "find"), ("#picture button", "picture-file")):
+        page.locator(pressed).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("next => document.activeElement.id === next", arg=next_one)
+    page.get_by_text("Stopped, as you asked.").wait_for()
 
 
 # WCAG 2.1: contrast of text, 1.4.3; names of controls, 4.1.2.

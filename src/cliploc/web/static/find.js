@@ -90,6 +90,7 @@ async function alone(line, work) {
     sayProblem(error);
   } finally {
     running = null;
+    if (document.activeElement === at("#stop")) at("#find").focus();  // else the keys would begin at the top
     at("#stop").disabled = true;
   }
 }
