@@ -506,6 +506,9 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     assert page.evaluate(NAMELESS) == []
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("html").get_attribute("lang")
+    page.emulate_media(forced_colors="active")
+    legend = page.locator(".chip i").evaluate_all("(all) => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert len(set(legend)) == len(legend) == 2
     context.close()
 
 
