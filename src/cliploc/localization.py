@@ -120,12 +120,16 @@ class Localization:
             return "found"
         return "unsure" if self.judged is not None and (self.judged.unsure.label == index).any() else "not found"
 
+    def presence_of(self, index: int) -> float | None:
+        """A name's presence; None where there is none, as of a name that the model does not know."""
+        return None if self.presence is None or np.isnan(self.presence[index]) else float(self.presence[index])
+
     def presence_text(self, index: int) -> str:
         """A name's presence score in words: "0.93", or "0.93 uncalibrated, rank 4"; "–" where there is none."""
-        if self.presence is None or not np.isfinite(self.presence[index]):
+        if (presence := self.presence_of(index)) is None:
             return "–"
         rank = "" if self.ranks is None else f", rank {self.ranks[index]}"
-        return f"{self.presence[index]:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
+        return f"{presence:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
 
     @property
     def heatmaps(self) -> FloatArray:

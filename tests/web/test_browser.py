@@ -139,6 +139,7 @@ def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address, tmp_pa
         (429, json.dumps({"error": "Too many <b> requests: try again in $& 3 seconds."}), "Too many <b> requests: try"),
         (502, "<html>", "The server did not take the request"),
         (200, json.dumps({"status": {"kind": "busy", "text": "half"}}) + "\n", "The server did not take"),
+        (200, "half\n", "The server did not take"),
     ]
     for code, body, said in answers:
         page.route("**/api/show", lambda route, _, code=code, body=body: route.fulfill(status=code, body=body))
@@ -203,6 +204,24 @@ def test_a_photograph_is_dropped_or_pasted(page, address, kind, target):
     page.locator("#find").click()
     page.locator(f"#results img[alt^='{kind}.jpg']").wait_for()
     assert page.locator("#exemplar .chosen span").inner_text() == ""
+
+
+def test_a_folder_is_no_picture_and_text_is_dragged_into_the_names(page, address, tmp_path):
+    open_page(page, address)
+    screen = page.context.new_cdp_session(page)
+    box = page.locator("#names").bounding_box()
+    for given in (
+        {"items": [{"mimeType": "text/plain", "data": "cat"}], "files": []},
+        {"items": [], "files": [str(tmp_path)]},
+    ):
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {**given, "dragOperationsMask": 1}
+            at = {"x": box["x"] + 20, "y": box["y"] + 20}
+            screen.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+        playwright.expect(page.locator("#names")).to_have_value("cat")
+    playwright.expect(page.locator("#picture .chosen span")).to_have_text(tmp_path.name)
+    page.locator("#find").click()
+    page.get_by_text(f"{tmp_path.name} is not a file that can be read").wait_for()
 
 
 def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address):
@@ -280,6 +299,13 @@ def test_what_is_moved_during_a_search_counts_after_it(page, address):
     held[0].continue_()
     page.get_by_text("create the files again").wait_for()
     assert page.locator("#files li").count() == 0  # they have other boxes than the page
+    page.route("**/api/show", lambda route: route.abort(), times=1)
+    threshold.fill("0.95")
+    threshold.press("Tab")
+    page.get_by_text("The server did not take the request").wait_for()
+    page.locator("#make").click()
+    address = page.locator("#files a[download='results.json']").evaluate("link => link.href")
+    assert page.request.get(address).json()["pictures"] == json.loads(page.locator("#json").input_value())
 
 
 def test_an_example_is_found_at_once(page, address):
@@ -429,6 +455,13 @@ def test_by_keyboard_alone(page, address):
     for _ in range(30):
         page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('td.boxes').innerText !== before", arg=before[0])
+    page.wait_for_load_state("networkidle")
+    page.route("**/api/show", lambda route: None, times=1)
+    for pressed, next_one in (("#find", "find"), ("#stop", "find"), ("#picture button", "picture-file")):
+        page.locator(pressed).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("next => document.activeElement.id === next", arg=next_one)
+    page.get_by_text("Stopped, as you asked.").wait_for()
 
 
 # WCAG 2.1: contrast of text, 1.4.3; names of controls, 4.1.2.
@@ -473,6 +506,9 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     assert page.evaluate(NAMELESS) == []
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("html").get_attribute("lang")
+    page.emulate_media(forced_colors="active")
+    legend = page.locator(".chip i").evaluate_all("(all) => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert len(set(legend)) == len(legend) == 2
     context.close()
 
 

@@ -520,6 +520,53 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         assert [one for one in editor.said + other.said if "409" not in one] == []
 
 
+def test_labels_of_boxes_at_one_corner_are_beside_and_below_each_other_in_the_picture(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        editor.open("drum.jpg")
+        editor.key(*["b", "1"] * 7)
+        right = editor.page.locator("#tags").evaluate("(all) => all.getBoundingClientRect().right")
+        places = editor.page.locator(".tag:not(.chosen)").evaluate_all(BOUNDS)
+        assert max(one["right"] for one in places) < right + 1
+        assert len({(round(one["left"]), round(one["top"])) for one in places}) == len(places) == 6
+
+
+@on_a_desk
+def test_a_save_whose_answer_is_lost_or_broken_off_is_no_other_persons(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        editor.open("drum.jpg")
+        broken = [lambda route, text: route.fulfill(body=text[:5]), lambda route, _: route.abort()]
+        for number, answer in enumerate(broken, 1):
+            editor.page.route("**/pictures/*", lambda route, _, answer=answer: answer(route, route.fetch().text()))
+            editor.key("b")
+            editor.page.get_by_text("Not saved: 1 picture").wait_for()
+            editor.page.unroute("**/pictures/*")
+            editor.saved()
+            assert (len(editor.boxes), len(corrected(out, "drum.jpg"))) == (number, number)
+            assert not editor.page.locator("#notice").is_visible()
+
+
+@on_a_desk
+def test_large_saves_are_on_their_way_at_once(context, out):
+    with served(out) as address:
+        boxes = [{"xyxy": [10.25, 20.25, 30.25, 40.25], "label": 1, "draft": None}] * 800
+        names = {"drum.jpg", "bridge.jpg"}
+        for index, picture in enumerate(sent(f"{address}/pictures")[1]):
+            if picture["name"] in names:
+                wish = {"revision": 0, "status": "none", "boxes": boxes}
+                assert sent(f"{address}/pictures/{index}", wish)[0] == 200
+        editor = Editor(context, address)
+        editor.page.route(
+            "**/pictures/*", lambda route: route.request.method == "POST" or route.continue_()
+        )  # none ends
+        for name in names:
+            editor.open(name)
+            with editor.page.expect_event("request", lambda request: request.method == "POST"):
+                editor.key("u")
+        assert not editor.page.locator("#unsaved").is_visible()
+
+
 @on_a_desk
 def test_a_page_whose_server_ended_says_so_and_does_not_save_into_another_folder(context, out, tmp_path):
     with served(out) as address:
@@ -602,7 +649,8 @@ def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
     with served(out) as address:
         editor = Editor(context, address)
         page = editor.page
-        page.on("dialog", lambda dialog: dialog.accept())
+        questions = []
+        page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
         counts = lambda: sorted(re.findall(r"(\w+\.jpg)\D+(\d+) box", page.locator("#list").inner_text()))  # noqa: E731
         before, asked = counts(), []
 
@@ -624,6 +672,9 @@ def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
         page.locator("#drop-shown").click()
         page.wait_for_function("() => document.getElementById('notice').textContent.includes('was not changed')")
         assert page.evaluate("window.drawn") is False, "what is done meanwhile would be lost"
+        having = sum(number != "0" for _, number in before)
+        assert 0 < having < len(before)
+        assert [one.partition(" in ")[2] for one in questions] == [f"{having} pictures?"]
         dropped = counts()
         assert sum(one not in before for one in dropped) == 2
         page.locator("#take-back").click()  # in vain

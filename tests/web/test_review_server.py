@@ -384,8 +384,9 @@ def test_a_suggestion_is_a_box_of_this_picture(out, address):
         status, answer = sent(f"{address}/pictures/0/suggestion", wish)
         assert (status, said in answer["error"]) == (422, True), answer
     for name in LABELS:
-        heat = sent(f"{address}/pictures/0/suggestion", {"name": name})[1]["heat"]
-        with Image.open(io.BytesIO(base64.b64decode(heat.partition(",")[2]))) as image:
+        answer = sent(f"{address}/pictures/0/suggestion", {"name": name})[1]
+        assert answer["said"].endswith("click in a hot region to make a box"), "also where the model finds none"
+        with Image.open(io.BytesIO(base64.b64decode(answer["heat"].partition(",")[2]))) as image:
             values = np.asarray(image)
         assert values.shape == (40, 60)
         y, x = np.unravel_index(values.argmax(), values.shape)

@@ -23,6 +23,9 @@ def test_names_are_one_a_line_or_with_commas():
         _ = Settings(names=" , \n").asked
     with pytest.raises(UsageError, match=f"at most {MOST_NAMES} names"):
         _ = Settings(names=",".join(f"n{i}" for i in range(MOST_NAMES + 1))).asked
+    for files in ("@cup.jpg", "cup=@a.jpg", "cup| @a.jpg", "cup~@a.jpg"):
+        with pytest.raises(UsageError, match="without @"):
+            _ = Settings(names=f"dog, {files}").asked
 
 
 def test_an_address_gives_the_settings_back():

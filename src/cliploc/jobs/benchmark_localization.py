@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -295,14 +294,13 @@ class BoxJudge(Judge):
             localization = result.found[method.name]
             maps.append(localization.maps_over_picture((SIDE, SIDE))[0])
             small = thumb(localization.maps[0])
-            presence = math.nan if localization.presence is None else float(localization.presence[0])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
             for rule in method.rules:
                 boxes = localization.boxes if rule == method.own else localization.boxes_by(rule)
                 outcome.known.append(
                     {
                         "score": float(localization.scores[0]),
-                        "presence": None if math.isnan(presence) else presence,  # also of an unknown name
+                        "presence": localization.presence_of(0),
                         "found": len(boxes) > 0,
                         "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
                         "box_scores": boxes.score.tolist(),

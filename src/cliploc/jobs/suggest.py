@@ -35,7 +35,8 @@ class Suggester:
         heat = localization.heatmaps[0]
         shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
         shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
-        said = f"{localization.names[0]}: " + (localization.reasons[0] or "click in a hot region to make a box")
+        reason = f"{localization.reasons[0]}; " if localization.reasons[0] else ""
+        said = f"{localization.names[0]}: {reason}click in a hot region to make a box"
         return picture_bytes(shown, "PNG"), self._threshold(localization), said
 
     def box(

@@ -115,14 +115,14 @@ def _picture(result: Localization, masks: bool) -> dict[str, Any]:
 
 def _name(result: Localization, index: int) -> dict[str, Any]:
     boxes, reason = result.boxes, result.reasons[index]
-    presence = None if result.presence is None else _number(result.presence[index], 4)
+    presence = result.presence_of(index)
     return {
         "name": _text(result.names[index]),
         "found": bool(result.found[index]),
         "verdict": result.verdict(index),
         "reason": None if reason is None else _text(reason),
         "score": _number(result.scores[index], 4),
-        "presence": presence,
+        "presence": None if presence is None else round(presence, 4),
         "presence_rule": None if presence is None else result.presence_rule,
         "rank": None if result.ranks is None else int(result.ranks[index]),
         "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),

@@ -91,7 +91,7 @@ def verdict(result: Localization, index: int) -> str:
     words: list[str] = [result.verdict(index)]
     if np.isfinite(result.scores[index]):
         words.append(f"cosine {result.scores[index]:.3f}")
-    if found and result.presence is not None and np.isfinite(result.presence[index]):
+    if found and result.presence_of(index) is not None:
         words.append(f"presence {result.presence_text(index)}")
     if not found and result.reasons[index]:
         words.append(str(result.reasons[index]))

@@ -99,6 +99,8 @@ class Settings:
             raise UsageError("expected a name to look for, got none: type one, such as cat")
         if len(names) > MOST_NAMES:
             raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(names)}: leave some out")
+        if files := [name for name in names if re.search(r"(^|[=|~])\s*@", name)]:  # as the command line has them
+            raise UsageError(f"expected a name without @, got {short(files[0])}: the picture has a field of its own")
         words = sum(1 + len(re.findall("[|~]", name)) for name in names)
         if words > MOST_WORDS:
             raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")

@@ -27,6 +27,7 @@ const GONE = new Error("the server does not answer: start cliploc review again")
 
 /** The pictures of a server, which has them on its disk. */
 class ServerStore {
+  #sending = 0;  // letters of bodies on their way
   async entries() { return this.#answer("/pictures"); }
   async state(index) { return this.#answer(`/pictures/${index}`); }
   image(index) { return this.#of(`/images/${index}.jpg`); }
@@ -36,20 +37,23 @@ class ServerStore {
   async learning() { return this.#answer("/learning"); }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
-    // Small bodies are sent even while the page is being closed.
-    return this.#answer(path, {method: "POST", body, keepalive: body.length < 60000,
-      headers: {"Content-Type": "application/json"}});
+    this.#sending += body.length;
+    try {
+      // Small bodies are sent even while the page is being closed; a browser refuses more than 64 KiB of them at once.
+      const keepalive = this.#sending < 60000;
+      return await this.#answer(path, {method: "POST", body, keepalive, headers: {"Content-Type": "application/json"}});
+    } finally {
+      this.#sending -= body.length;
+    }
   }
   // The server at this port may be that of another folder by now, and a browser keeps pictures.
   #of(path) { return `${path}?of=${data.folder}`; }
   async #answer(path, request = {}) {
     const response = await fetch(this.#of(path), request).catch(() => { throw GONE; });
     if ($("notice").className === "gone") tell("");  // it answers again
-    const text = await response.text();
-    let content = {};
-    try { content = JSON.parse(text); } catch { content = {error: text}; }
-    if (response.status === 409 && content.error.includes("revision")) throw new Conflict(content.error);
-    if (!response.ok) throw new Error(content.error || `the server answered ${response.status}`);
+    const content = await response.json().catch(() => { if (response.ok) throw GONE; });  // it broke off
+    if (response.status === 409 && content?.error.includes("revision")) throw new Conflict(content.error);
+    if (!response.ok) throw new Error(content?.error || `the server answered ${response.status}`);
     return content;
   }
 }
@@ -191,12 +195,22 @@ async function save(picture) {
     saved("Saving …");
     try {
       const {revision, status, boxes, drawn} = picture;
-      picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
+      picture.sent.add(contentOf(picture));
+      try {
+        picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
+      } catch (error) {
+        if (!(error instanceof Conflict)) throw error;
+        const state = await store.state(picture.index);
+        if (!picture.sent.has(contentOf(state))) { settle(picture); await reload(picture, state); return; }
+        picture.revision = state.revision;  // it was saved, and only the answer was lost
+        picture.unsaved = true;
+        continue;
+      }
+      picture.sent.clear();
       entries[picture.index].revision = picture.revision;
       saved(data.server ? "Saved" : "Kept in this browser");
     } catch (error) {
       picture.saving = false;
-      if (error instanceof Conflict) { settle(picture); await reload(picture); return; }
       picture.unsaved = true;
       picture.failed = error.message;
       saved(`Not saved: ${error.message}`, true);
@@ -205,21 +219,19 @@ async function save(picture) {
       return;
     }
   }
-  picture.saving = false;
   settle(picture);
   askLearning();
 }
 /** Nothing is left to save of a picture. */
 function settle(picture) {
-  picture.unsaved = false;
+  picture.unsaved = picture.saving = false;
   picture.failed = "";
   pending.delete(picture);
   tellUnsaved();
 }
 /** Somebody else saved the picture since: shows it as it is there. */
-async function reload(picture) {
+async function reload(picture, state) {
   histories.delete(picture.index);
-  const state = await store.state(picture.index);
   entries[picture.index] = entryOf({...state, changed: entries[picture.index].changed});
   drawList();
   saved("");
@@ -264,7 +276,7 @@ async function open(index, keepNotice = false) {
   heading = null;
   // The history goes on where the picture is as it was left.
   if (before && (state === before || (before.revision === state.revision && before.drawn === state.drawn && contentOf(before) === contentOf(state)))) current = before;
-  else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
+  else current = {...state, changed: entries[index].changed, index, steps: [], undone: [], sent: new Set(), boxes: state.boxes.map(withId)};
   histories.set(index, current);
   if (histories.size > 50) histories.delete([...histories.values()].find((one) => !pending.has(one))?.index);
   entries[index] = entryOf(current);
@@ -408,17 +420,19 @@ function drawTags() {
     placeTag(tag, box.xyxy);
     return tag;
   }));
-  // Boxes that begin at the same corner have their labels side by side. All are measured before one is moved.
-  const tags = [...layer.children], placed = [];
+  // Labels lie beside those that they would hide, or below where the picture ends. All are measured before one is moved.
+  const tags = [...layer.children], placed = [], edge = layer.getBoundingClientRect().right;
   for (const [i, {left, right, top, bottom}] of tags.map((tag) => tag.getBoundingClientRect()).entries()) {
-    let by = 0;
+    const start = Math.min(0, edge - right);
+    let by = start, down = 0;
     for (let tries = 0; tries < 8; tries++) {
-      const other = placed.find((one) => left + by < one.right && one.left < right + by && top < one.bottom && one.top < bottom);
+      const other = placed.find((one) => left + by < one.right && one.left < right + by && top + down < one.bottom && one.top < bottom + down);
       if (!other) break;
       by = other.right - left + 2;
+      if (right + by > edge) [by, down] = [start, other.bottom - top + 2];
     }
-    tags[i].style.marginLeft = `${by}px`;
-    placed.push({left: left + by, right: right + by, top, bottom});
+    tags[i].style.margin = `${down}px 0 0 ${by}px`;
+    placed.push({left: left + by, right: right + by, top: top + down, bottom: bottom + down});
   }
   layer.append(...unsureDrafts().map(doubt));
 }
@@ -815,9 +829,10 @@ function showList(on) {
 let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
 async function dropShown() {
   const {box: fits} = wanted();
-  const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
-  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
-  const [done, dropped] = await changeMany(shown.filter((index) => entries[index].found.some(fits)), (index, state) => {
+  const having = shown.filter((index) => entries[index].found.some(fits));
+  const count = having.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
+  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(having.length, "picture", "pictures")}?`)) return;
+  const [done, dropped] = await changeMany(having, (index, state) => {
     const found = entryOf(state).found;
     return state.boxes.filter((_, i) => !fits(found[i]));
   }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
@@ -848,24 +863,27 @@ async function changeMany(indices, boxesOf, says) {
   editor.inert = true;  // what is done to a picture meanwhile would be lost
   const here = current?.index, done = [];
   let changed = 0;
-  for (const index of indices) {
-    try {
-      const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
-      if (!boxes) continue;
-      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
-      done.push({index, before, revision: state.revision});
-      changed += Math.abs(boxes.length - before.length);
-      entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
-    } catch (error) {
-      tell(`${entries[index].name} was not changed: ${error.message}`);
-      break;
+  try {
+    for (const index of indices) {
+      try {
+        const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
+        if (!boxes) continue;
+        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
+        done.push({index, before, revision: state.revision});
+        changed += Math.abs(boxes.length - before.length);
+        entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
+      } catch (error) {
+        tell(`${entries[index].name} was not changed: ${error.message}`);
+        break;
+      }
+      histories.delete(index);
+      saved(says(changed));
     }
-    histories.delete(index);
-    saved(says(changed));
+    filter();
+    if (here !== undefined) await open(here, true);
+  } finally {
+    editor.inert = false;
   }
-  filter();
-  if (here !== undefined) await open(here, true);
-  editor.inert = false;
   return [done, changed];
 }
 
@@ -1129,7 +1147,8 @@ addEventListener("change", () => {
   try {
     entries = await store.entries();
   } catch (error) {
-    tell(`The pictures cannot be listed: ${error.message}`);
+    tell(`The pictures cannot be listed: ${error.message}. Reload the page.`);
+    editor.inert = true;
     return;
   }
   filter();

@@ -1,6 +1,6 @@
 // The find page: Find and the sliders ask /api/show, the menus /api/menu, the downloads /api/files.
 
-import { Refusal, get, lastLine, post } from "./ask.js";
+import { Refusal, get, jsonOf, lastLine, post } from "./ask.js";
 import { apply, settings, watch } from "./controls.js";
 import { PictureField } from "./picture.js";
 
@@ -14,7 +14,7 @@ const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte
 const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
 let running = null;  // ends the search, or the writing of files, that goes on
 let moves = 0, chosen = 0;  // of sliders, of menus
-let shown = { name: "", url: "" };  // of the picture whose result is on the page
+let shown = { name: "", url: "" };  // the result on the page: of which picture it is, and the settings that were asked for
 let adjusting = Promise.resolve();
 
 // ------------------------------------------------------------------------------------------------------- status line
@@ -24,7 +24,7 @@ function say({ kind, text, progress, counted }) {
   const line = document.createElement("p");
   line.className = kind;
   const stale = kind !== "busy" && page.dataset.state === "found" && shown.url !== pictures.picture.url;
-  line.textContent = stale ? `${text} The result below is still that of ${shown.name}.` : text;
+  line.textContent = stale ? `${text.replace(/\.?$/, ".")} The result below is still that of ${shown.name}.` : text;
   if (kind === "problem") line.setAttribute("role", "alert");
   if (progress !== undefined) {
     const bar = document.createElement("progress");
@@ -43,11 +43,12 @@ function sayProblem(error) {
 
 // -------------------------------------------------------------------------------------------------- find and adjust
 async function asked(fields, signal) {
-  return lastLine(await post("/api/show", { ...settings(), visitor, ...fields }, signal), line => say(line.status));
+  const given = settings();
+  return { ...await lastLine(await post("/api/show", { ...given, visitor, ...fields }, signal), line => say(line.status)), given };
 }
 
-function show({ status: said, figures, json, python, command, address }, of = shown) {
-  if (figures !== undefined) shown = of;
+function show({ status: said, figures, json, python, command, address, given }, of = shown) {
+  if (figures !== undefined) shown = { ...of, given };
   say(said);
   if (figures === undefined) return;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
@@ -89,6 +90,7 @@ async function alone(line, work) {
     sayProblem(error);
   } finally {
     running = null;
+    if (document.activeElement === at("#stop")) at("#find").focus();  // else the keys would begin at the top
     at("#stop").disabled = true;
   }
 }
@@ -151,8 +153,8 @@ async function open() {
 
 // --------------------------------------------------------------------------------------------------------- downloads
 async function makeFiles(signal) {
-  const before = moves, { files: made } = await (await post("/api/files", { ...settings(), visitor }, signal)).json();
-  if (moves !== before) return say({ kind: "problem", text: "Something was adjusted meanwhile: create the files again." });
+  const of = shown, { files: made } = await jsonOf(await post("/api/files", { ...of.given, visitor }, signal));
+  if (of !== shown) return say({ kind: "problem", text: "Something was adjusted meanwhile: create the files again." });
   files.replaceChildren(...made.map(({ name, address, bytes }) => {
     const item = document.createElement("li"), link = document.createElement("a");
     Object.assign(link, { href: address, download: name, textContent: name });
@@ -170,8 +172,14 @@ async function copy(button) {
   setTimeout(() => (button.textContent = "Copy"), 2000);
 }
 
+// Text that is dragged into a text field.
+function isText({ target, dataTransfer }) {
+  return target.matches?.("textarea, input:not([type=file])") && !dataTransfer.types.includes("Files");
+}
+
 // A picture that is dropped beside the fields is the one to search.
 function drop(event) {
+  if (isText(event)) return;
   event.preventDefault();
   const field = pictures[event.target.closest?.(".drop")?.id] ?? pictures.picture, [file] = event.dataTransfer.files;
   if (file) field.choose(file);
@@ -194,7 +202,7 @@ at("#examples").addEventListener("click", event => {
 });
 for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 document.addEventListener("paste", event => pictures.picture.paste(event));
-document.addEventListener("dragover", event => event.preventDefault());
+document.addEventListener("dragover", event => isText(event) || event.preventDefault());
 document.addEventListener("drop", drop);
 watch(adjust, choose);
 const opened = open().catch(sayProblem);

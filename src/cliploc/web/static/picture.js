@@ -11,7 +11,7 @@ export class PictureField {
     this.image = this.line.querySelector("img");
     this.name = this.line.querySelector("span");
     this.input.addEventListener("change", () => this.input.files.length && this.choose(this.input.files[0]));
-    this.line.querySelector("button").addEventListener("click", () => this.clear());
+    this.line.querySelector("button").addEventListener("click", () => { this.#show(null, "", "", ""); this.input.focus(); });
     this.image.addEventListener("load", () => (this.image.hidden = false));
     this.image.addEventListener("error", () => (this.image.hidden = true));  // a kind that browsers do not show
     for (const kind of ["dragenter", "dragover"]) {
@@ -38,10 +38,6 @@ export class PictureField {
   /** One of the page's examples. */
   example(name) {
     this.#show(null, name, name, `/examples/${name}`);
-  }
-
-  clear() {
-    this.#show(null, "", "", "");
   }
 
   /** What a request names it by: the server's id, or else the file; "" where there is none. */
