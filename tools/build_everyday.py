@@ -104,9 +104,13 @@ ALSO = {
     "gardener|guard|hunter|mechanic|passenger|pedestrian|photographer|security guard|worker",
     "woman": "mum|queen",
 }
-NOT_KINDS = {"chess", "stroller"}
+NOT_KINDS = {"chess", "stroller"} | {"abo", "blackamoor", "cripple", "doxy", "kaffir", "negress", "polack", "squaw"}
 PEOPLE = {981, 982, 983}  # ImageNet's classes that are people: ball player, groom, scuba diver
-INSULT = re.compile("offensive|slur|derogat|disparag|contempt|vulgar|obscen|prostitut")  # in WordNet's definitions
+INSULT = re.compile(  # in WordNet's definitions: of such words nobody is a kind
+    "offensive|slur|derogat|disparag|contempt|vulgar|obscen|prostitut|insult|abuse|stupid|foolish|incompeten|subnormal|"
+    "not very bright|low opinion|thoroughly disliked|sexual|promiscu|adulter|copulat|urinates|defecates|dirty untidy|"
+    "white parent"
+)
 # Coarse maps cannot show them, or the sheets have them of animals only, so the plain word would promise too much.
 LEFT_OUT = {"paper", "fur"}
 
