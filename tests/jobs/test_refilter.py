@@ -99,6 +99,14 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
     assert files(out) == written
 
 
+def test_what_failed_is_tried_again_if_asked_and_its_last_reason_holds(root, tmp_path, monkeypatch):
+    for least, retry, of_side in ((50, False, "50"), (55, True, "55"), (8, False, "55"), (8, True, None)):
+        monkeypatch.setattr("cliploc.images.MIN_SIDE", least)
+        result = annotate(root, LABELS, tmp_path / "out", retry=retry, **OPTIONS)
+        assert [f"at least {of_side}×" in reason for reason in result.failed.values()] == [True] * (3 if of_side else 0)
+    assert result.computed == 3
+
+
 def test_corrections_survive_other_drafts(root, tmp_path):
     out = tmp_path / "out"
     annotate(root, LABELS, out, **OPTIONS)
