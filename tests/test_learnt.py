@@ -19,8 +19,8 @@ from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotation_rows import LEARNT, read_taught
+from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.jobs.corrections import Correction
-from cliploc.jobs.redraw import LEAST
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.teaching.learnt import Learnt, load_learnt
@@ -141,7 +141,7 @@ def test_a_picture_of_the_run_gets_the_boxes_of_its_drafts(case: str, runs: Any,
             if label not in row["labels"]:  # it was not asked for there
                 continue
             own = found.boxes.where(found.boxes.label == asked)
-            own = own.where((own.score >= LEAST) | (np.arange(len(own)) == 0))
+            own = own.where((own.score >= LEAST_FIT) | (np.arange(len(own)) == 0))
             boxes = [box for box, of in zip(row["boxes"], row["labels"], strict=True) if of == label]
             fits = [fit for fit, of in zip(row["fits"], row["labels"], strict=True) if of == label]
             np.testing.assert_allclose(own.xyxy, boxes, atol=STEP * 60)

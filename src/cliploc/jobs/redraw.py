@@ -23,7 +23,7 @@ from torch import Tensor
 from cliploc._process import give_way
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE
-from cliploc.jobs.annotator import BoxCandidate, Row, grouped
+from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, Row, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: those of a part
-LEAST = 0.02  # boxes whose maps score less are not kept
 FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
 MOST_PROCESSES = 4  # each has a torch of its own
 
@@ -58,15 +57,14 @@ class Drawing:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Drawing:
         """That of a run."""
-        kept = {option.name: settings[option.name] for option in fields(BoxRule)}
-        rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
+        rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
         level = settings["teaching"]["level"]
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
         boxes = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = boxes.score >= LEAST
+        kept = boxes.score >= LEAST_FIT
         kept[:1] = True
         return boxes.xyxy[kept], boxes.score[kept]
 
