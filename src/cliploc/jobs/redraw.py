@@ -105,9 +105,9 @@ class Drawer:
                     process.kill()
 
     def draw(self, pictures: Sequence[str]) -> list[Row]:
-        """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
+        """The rows of some pictures; those with the same names are drawn together, which is faster."""
         lessons, presence = self.lessons.each(pictures), list[dict[int, float]]()
-        alike: dict[Any, list[int]] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
         for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
             chances: dict[int, float] = {}  # of each taught name
             for p, chance in self.chances[picture].items():
@@ -115,9 +115,9 @@ class Drawer:
                 chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
             presence.append(chances)
             labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
-            alike.setdefault((labels, lesson.grids), []).append(i)
+            alike.setdefault(labels, []).append(i)
         rows: dict[int, Row] = {}
-        for (labels, _), ids in alike.items():
+        for labels, ids in alike.items():
             maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
             if labels:
                 directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
