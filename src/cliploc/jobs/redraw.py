@@ -141,8 +141,7 @@ class Drawer:
             if self.drawing.masks:
                 count = len(candidates)
                 on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                codes = {i: encode(mask)["counts"] for i, mask in box_masks(frame, heat[None], on_map, rule)}
-                masks += [codes[i] for i in range(count)]
+                masks += [encode(mask)["counts"] for _, mask in box_masks(frame, heat[None], on_map, rule)]
         row: Row = {
             "presence": {str(p): chance for p, chance in presence.items()},
             "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],
