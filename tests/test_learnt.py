@@ -35,7 +35,7 @@ HOW: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 # Features are kept in eight bits. In another batch the last bit of a float may differ, and with it a step of some of
 # them; an edge of a box then moves by a pixel of the input, of which a picture has 44 across.
 STEP = 0.025
-SIDES = np.concatenate([[0.1, 0.2, -0.05, 0.15], np.linspace(0.05, -0.05, READINGS)])
+SIDES = np.concatenate([[0.1, 0.2, -0.05, 0.15], np.linspace(0.3, -0.3, READINGS)])
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32") -> Any:

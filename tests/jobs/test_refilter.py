@@ -130,6 +130,21 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
 
 
+def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "review.json"
+    annotate(root, LABELS, out, **OPTIONS)
+    first, second = ({"xyxy": BOXES[draft], "label": 0, "draft": draft} for draft in (0, 2))
+    for boxes, status, corrected in [
+        ([first, second], "none", 0),
+        ([{**first, "xyxy": [0, 0, 10, 9.5]}, second], "none", 1),
+        ([{**first, "label": 1}, second], "none", 1),
+        ([{**first, "draft": None}, second], "none", 1),
+        ([first, second], "reviewed", 1),
+    ]:
+        result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **OPTIONS)
+        assert (result.corrected, result.scored) == (corrected, int(status == "reviewed"))
+
+
 def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
     out = tmp_path / "out"
     annotate(photos(root, "common"), LABELS, out, **OPTIONS)
