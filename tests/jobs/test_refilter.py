@@ -22,6 +22,7 @@ from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
+from cliploc.rle import encode
 from tests.jobs.samples import review_file
 from tests.tiny import tower
 
@@ -130,18 +131,23 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
 
 
-def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path):
-    out, file = tmp_path / "out", tmp_path / "review.json"
-    annotate(root, LABELS, out, **OPTIONS)
+def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path, monkeypatch):
+    out, file, how = tmp_path / "out", tmp_path / "review.json", {**OPTIONS, "masks": True}
+    inside = np.zeros((4, 40, 60), bool)
+    for mask, (x0, y0, x1, y1) in zip(inside, BOXES, strict=True):
+        mask[y0:y1, x0:x1] = True
+    monkeypatch.setitem(PLANTED, "masks", [encode(mask)["counts"] for mask in inside])
+    annotate(root, LABELS, out, **how)
     first, second = ({"xyxy": BOXES[draft], "label": 0, "draft": draft} for draft in (0, 2))
     for boxes, status, corrected in [
         ([first, second], "none", 0),
         ([{**first, "xyxy": [0, 0, 10, 9.5]}, second], "none", 1),
         ([{**first, "label": 1}, second], "none", 1),
         ([{**first, "draft": None}, second], "none", 1),
+        ([{**first, "mask": PLANTED["masks"][2]}, second], "none", 1),
         ([first, second], "reviewed", 1),
     ]:
-        result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **OPTIONS)
+        result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **how)
         assert (result.corrected, result.scored) == (corrected, int(status == "reviewed"))
 
 
