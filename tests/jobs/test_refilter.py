@@ -126,6 +126,8 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         assert drafts(out, "c.png") == of_c
         assert drafts(out, "b.png") == [[0, 20, 1.0], [1, 0, 1.0]]
         assert result.corrected == 1
+        of_b = [line for line in (out / "boxes.csv").read_text().splitlines() if line.startswith("b.png,")]
+        assert [line.rpartition(",")[2] for line in of_b] == ["1.0", "1.0"], "a person is certain"
         with ReviewFolder.opened(out) as folder:
             b = folder.state(1)
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
@@ -148,7 +150,7 @@ def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_revi
         ([first, second], "reviewed", 1),
     ]:
         result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **how)
-        assert (result.corrected, result.scored) == (corrected, int(status == "reviewed"))
+        assert (result.corrected, result.scored, result.groups) == (corrected, int(status == "reviewed"), 0)
 
 
 def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
@@ -225,12 +227,15 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
 
 
 def test_nothing_is_said_of_how_common_a_name_is_that_is_known_by_boxes_alone(tmp_path, monkeypatch):
-    root, out = photos(tmp_path / "photos", *(f"common {number:02}" for number in range(FEWEST))), tmp_path / "out"
+    names = [f"common {number:02}" for number in range(FEWEST)]
+    root, out = photos(tmp_path / "photos", *names, "sure"), tmp_path / "out"
+    monkeypatch.setitem(PLANTED, "presence", [1.0, 0.0])  # in one picture
     run = annotate(root, LABELS, out, **OPTIONS).run
     # The model finds it nowhere, and people do.
     write_corrections(out, {"common 00.png": Correction([[1.0, 1.0, 9.0, 9.0]], [1])}, run, {})
     assert annotate(root, LABELS, out, **OPTIONS).shares == {"red": 0.98}
-    monkeypatch.setitem(COMMON, "presence", [0.25, 1.0])  # as of a name that was learnt without text
+    for row in (PLANTED, COMMON):
+        monkeypatch.setitem(row, "presence", [row["presence"][0], 1.0])  # as of a name that was learnt without text
     assert annotate(root, LABELS, tmp_path / "learnt", **OPTIONS).shares == {"red": 0.98}
 
 
