@@ -95,7 +95,8 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
         ({"min_presence": 0.9, "unsure": True}, [FIRST, BLUE, SECOND]),
     ]:
         result = annotate(**{"pictures": root, "labels": LABELS, "out": out, **OPTIONS, **changed})
-        assert (drafts(out), result.computed, result.run) == (expected, 0, before.run)
+        assert (drafts(out), result.computed, result.run, result.empty) == (expected, 0, before.run, 3 * (not expected))
+    assert dict(result.unsure) == {"red": 0, "blue": 0}, "they are exported"
     annotate(root, LABELS, out, **OPTIONS)
     assert files(out) == written
 
@@ -131,6 +132,9 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         with ReviewFolder.opened(out) as folder:
             b = folder.state(1)
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
+    write_corrections(out, {"b.png": Correction([BOXES[3]], [0], drafts=[9])}, result.run, {})  # a draft that was lost
+    with ReviewFolder.opened(out) as folder:
+        assert [one["draft"] for one in folder.state(1)["boxes"]] == [9]
 
 
 def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path, monkeypatch):
@@ -141,16 +145,20 @@ def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_revi
     monkeypatch.setitem(PLANTED, "masks", [encode(mask)["counts"] for mask in inside])
     annotate(root, LABELS, out, **how)
     first, second = ({"xyxy": BOXES[draft], "label": 0, "draft": draft} for draft in (0, 2))
-    for boxes, status, corrected in [
+    cases: list[tuple[list[dict[str, Any]], str, int]] = [
         ([first, second], "none", 0),
         ([{**first, "xyxy": [0, 0, 10, 9.5]}, second], "none", 1),
         ([{**first, "label": 1}, second], "none", 1),
         ([{**first, "draft": None}, second], "none", 1),
         ([{**first, "mask": PLANTED["masks"][2]}, second], "none", 1),
         ([first, second], "reviewed", 1),
-    ]:
+        ([first, second], "none", 0),
+    ]
+    for revision, (boxes, status, corrected) in enumerate(cases, start=1):
         result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **how)
         assert (result.corrected, result.scored, result.groups) == (corrected, int(status == "reviewed"), 0)
+        assert (result.unsure["blue"], (out / "draft_scores.json").exists()) == (3 - corrected, status == "reviewed")
+        assert f'"revision": {revision}, ' in (out / "review.html").read_text()
 
 
 def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
