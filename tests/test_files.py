@@ -81,9 +81,11 @@ def test_only_what_the_run_left_is_removed(tmp_path):
     left[0].write_text("half")
     left[1].mkdir()
     (left[1] / "a").write_text("half")
+    kept = [_files._beside(tmp_path / "coco.json")]
     with temporaries_of(other):
-        kept = [_files._beside(tmp_path / "coco.json")]
-    kept[0].write_text("of another run")
+        kept.append(_files._beside(tmp_path / "coco.json"))
+    for path in kept:
+        path.write_text("of another run")
     for name in (".bashrc.20240101.old", ".notes.1.tmp", f".cliploc-{token}-mine.tmp", f"{left[0].name}.bak"):
         kept.append(tmp_path / name)
         kept[-1].write_text("mine")
