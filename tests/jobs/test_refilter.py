@@ -138,7 +138,7 @@ def test_corrections_survive_other_drafts(root, tmp_path):
 
 
 def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path, monkeypatch):
-    out, file, how = tmp_path / "out", tmp_path / "review.json", {**OPTIONS, "masks": True}
+    out, file, how = tmp_path / "new" / "out", tmp_path / "review.json", {**OPTIONS, "masks": True}
     inside = np.zeros((4, 40, 60), bool)
     for mask, (x0, y0, x1, y1) in zip(inside, BOXES, strict=True):
         mask[y0:y1, x0:x1] = True
