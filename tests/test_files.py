@@ -133,7 +133,7 @@ def test_a_head_is_written_by_one_run_and_others_beside_it(tmp_path):
 def test_who_writes_a_file_removes_what_a_killed_run_for_it_left(tmp_path):
     (inner := tmp_path / "inner").mkdir()
     left = []
-    for name in ("a", "b"):
+    for name in ("a", "画" * 85):  # the longest name
         with alone_writing(tmp_path / name):
             write_whole(inner / "x", lambda one: (left.append(one), one.write_bytes(b"1")))
     for one in left:
