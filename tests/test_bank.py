@@ -113,6 +113,8 @@ def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
     strict = build(gap, min_presence=bar)(TALL, ["red", "something"])
     rank = strict.ranks[1]
     assert f"presence {strict.presence[1]:.2f} (uncalibrated, rank {rank}) is below" in strict.reasons[1]
+    every = build(gap, min_presence=1e-6)(TALL, ["red", "something"])
+    assert every.by(every.rule, bar).reasons[0] == strict.reasons[0]
     assert not strict.found.any()
 
 

@@ -81,9 +81,11 @@ def test_only_what_the_run_left_is_removed(tmp_path):
     left[0].write_text("half")
     left[1].mkdir()
     (left[1] / "a").write_text("half")
+    kept = [_files._beside(tmp_path / "coco.json")]
     with temporaries_of(other):
-        kept = [_files._beside(tmp_path / "coco.json")]
-    kept[0].write_text("of another run")
+        kept.append(_files._beside(tmp_path / "coco.json"))
+    for path in kept:
+        path.write_text("of another run")
     for name in (".bashrc.20240101.old", ".notes.1.tmp", f".cliploc-{token}-mine.tmp", f"{left[0].name}.bak"):
         kept.append(tmp_path / name)
         kept[-1].write_text("mine")
@@ -131,7 +133,7 @@ def test_a_head_is_written_by_one_run_and_others_beside_it(tmp_path):
 def test_who_writes_a_file_removes_what_a_killed_run_for_it_left(tmp_path):
     (inner := tmp_path / "inner").mkdir()
     left = []
-    for name in ("a", "b"):
+    for name in ("a", "画" * 85):  # the longest name
         with alone_writing(tmp_path / name):
             write_whole(inner / "x", lambda one: (left.append(one), one.write_bytes(b"1")))
     for one in left:

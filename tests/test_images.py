@@ -364,6 +364,13 @@ def overlapping_exif(tags, size, pointer=False):
     return b"II*\0" + pack32(8) + above + below + bytes(size)
 
 
+def overlapping_big_tiff(tags, size):
+    """The same as BigTIFF, whose bytes stand the other way round, so that a short pointer is not at the value's end."""
+    above = struct.pack(">QHHQIIQ", 1, 0x8769, 4, 1, 52, 0, 0)
+    below = b"".join(struct.pack(">HHQQ", 0x9000 + tag, 7, size, 60 + 20 * tags) for tag in range(tags))
+    return b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + above + struct.pack(">Q", tags) + below + bytes(8 + size)
+
+
 def with_exif(exif):
     """A JPEG whose EXIF data go on through several segments."""
     buffer = io.BytesIO()
@@ -402,6 +409,10 @@ HOSTILE = {
     "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
     "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
     "scans": (many_scans(9_000), "cannot be decoded: it has more than 200 scans: save it again as a plain picture"),
+    "scans behind a marker alone": (
+        many_scans(300)[:2] + b"\xff\x01" + many_scans(300)[2:],
+        "cannot be decoded: it has more than 200 scans",
+    ),
     "large scans": (many_scans(150, (4_096, 4_096)), "cannot be decoded: it has 159 scans of 17 million pixels"),
     "segments": (
         many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
@@ -419,6 +430,10 @@ HOSTILE = {
     "TIFF tags": (
         overlapping_exif(4_000, 200_000),
         "cannot be decoded: it has tags that claim 762 MB of a file of 242 kB",
+    ),
+    "BigTIFF tags": (
+        overlapping_big_tiff(4_000, 200_000),
+        "cannot be decoded: it has tags that claim 762 MB of a file",
     ),
     "TIFF strips": (grey_tiff(2_000, rows=63), "cannot be decoded: it has 2,000 strips that cover it 1000 times"),
     "comments": (gif_with_comments(5_000), "cannot be decoded: it has more than 4,000 blocks of comments"),
@@ -443,7 +458,7 @@ def test_what_only_looks_hostile_is_read(tmp_path):
     cases = {
         "scans.jpg": many,
         "comment.jpg": many[:2] + b"\xff\xfe" + struct.pack(">H", 4_002) + b"\xff\xda" * 2_000 + many[2:],
-        "video.jpg": many + b"\xff\xda" * 2_000,  # a phone's moving picture
+        "video.jpg": many + b"\0\2" + b"\xff\xda\0\2" * 2_000,  # a phone's moving picture
         "padded.jpg": many[:2] + b"\xff" * 2_000 + many[2:],
         "strips.tif": grey_tiff(64, rows=1),
         "comments.gif": gif_with_comments(1_000),

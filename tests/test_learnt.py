@@ -19,10 +19,11 @@ from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotation_rows import LEARNT, read_taught
+from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.jobs.corrections import Correction
-from cliploc.jobs.redraw import LEAST
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import Learnt, load_learnt
 from cliploc.teaching.sides import LENGTH, READINGS
 from tests.commands import document_of, refused
@@ -34,7 +35,7 @@ HOW: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 # Features are kept in eight bits. In another batch the last bit of a float may differ, and with it a step of some of
 # them; an edge of a box then moves by a pixel of the input, of which a picture has 44 across.
 STEP = 0.025
-SIDES = np.concatenate([[0.1, 0.2, -0.05, 0.15], np.linspace(0.05, -0.05, READINGS)])
+SIDES = np.concatenate([[0.1, 0.2, -0.05, 0.15], np.linspace(0.3, -0.3, READINGS)])
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32") -> Any:
@@ -95,11 +96,12 @@ def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: 
     patch.setattr(teaching, "learnt", lambda pairs: SIDES)
 
     def again() -> Any:
-        how = {"formats": ["csv"], "review": 0, "min_presence": 0}  # each name has a map in each picture
+        how = {"formats": ["csv"], "review": 0, "min_presence": 0, "masks": True}  # each name has a map in each picture
         return annotate(photos, NAMES, out, model=model, **how, **HOW, **options)
 
     run = again().run
-    of_three = {f"{seed}.png": Correction(drawn_picture(seed)[1], [0, 1]) for seed in range(3)}
+    masks = [encode(np.ones((44, 60), bool))["counts"]] * 2  # of which nothing is learnt
+    of_three = {f"{seed}.png": Correction(drawn_picture(seed)[1], [0, 1], masks) for seed in range(3)}
     write_corrections(out, of_three, run, {})
     again()
     rows = read_taught(out, run)
@@ -141,11 +143,14 @@ def test_a_picture_of_the_run_gets_the_boxes_of_its_drafts(case: str, runs: Any,
             if label not in row["labels"]:  # it was not asked for there
                 continue
             own = found.boxes.where(found.boxes.label == asked)
-            own = own.where((own.score >= LEAST) | (np.arange(len(own)) == 0))
+            own = own.where((own.score >= LEAST_FIT) | (np.arange(len(own)) == 0))
             boxes = [box for box, of in zip(row["boxes"], row["labels"], strict=True) if of == label]
             fits = [fit for fit, of in zip(row["fits"], row["labels"], strict=True) if of == label]
             np.testing.assert_allclose(own.xyxy, boxes, atol=STEP * 60)
             np.testing.assert_allclose(own.score, fits, atol=STEP)
+            codes = [code for code, of in zip(row["masks"], row["labels"], strict=True) if of == label]
+            for i, mask in replace(found, boxes=own).box_masks():
+                assert (decode({"size": [44, 60], "counts": codes[i]}) == mask).mean() > 0.97
             compared.append(label)
     assert {*compared} == {0, 1}
 

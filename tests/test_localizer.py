@@ -325,6 +325,7 @@ def test_calibrated_towers_say_absent_and_leave_scores_of_boxes_as_they_are(gap)
     loose = build(gap, min_presence=0)(TALL, ["red"])
     assert loose.found[0]
     assert loose.by(loose.rule, 0.99).reasons == strict.reasons
+    assert loose.by(loose.rule, float(loose.presence[0])).found[0], "a presence that is just enough"
 
 
 def test_unknown_names_are_told_and_the_others_found(gap):

@@ -211,7 +211,7 @@ def test_a_mask_of_a_picture_smaller_than_the_map_holds_all_that_its_region_cove
 def test_masks_need_no_rule_where_nobody_says():
     result = result_of(np.eye(4, dtype=np.float32)[None], Frame.fit("squash", (4, 4), (4, 4)), BoxRule())
     assert (replace(result, rule=None).masks.of_boxes == result.masks.of_boxes).all()
-    assert (replace(result, threshold=0.2).masks.of_names == result.masks.of_names).all()
+    assert replace(result, rule=None, threshold=0.2).box_rule == BoxRule(0.2)
 
 
 def test_supervision_gets_masks():
@@ -246,6 +246,7 @@ def test_grabcut_finds_the_edge_that_the_heat_misses():
     assert shared(replace(found, mask_source=None).masks.of_boxes[0], truth) < 0.7
     assert shared(found.masks.of_boxes[0], truth) > 0.95
     assert (found.name_mask(0) == found.masks.of_boxes[0]).all()
+    assert not replace(found, names=("red", "blue"), found=np.ones(2, bool)).name_mask(1).any()
     assert ((found.label_map() == 1) == found.name_mask(0)).all()
     smaller = replace(found, image=found.image.resize((80, 60)))  # as the page keeps it
     assert shared(smaller.masks.of_boxes[0], truth) > 0.93

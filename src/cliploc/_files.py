@@ -217,7 +217,8 @@ def alone_writing(path: Path, folders: Iterable[Path] = ()) -> Iterator[None]:
     token = _sha256(os.fsencode(path))[:16]
     with ExitStack() as held:
         try:
-            held.enter_context(_locked_beside(path.with_name(f".{path.name[:200]}.lock")))
+            name = os.fsencode(path.name)[:200].decode(errors="ignore")  # systems count a name's bytes
+            held.enter_context(_locked_beside(path.with_name(f".{name}.lock")))
             for folder in (path.parent, *folders):
                 remove_leftovers(folder, token)
             held.enter_context(temporaries_of(token))

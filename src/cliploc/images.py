@@ -208,12 +208,11 @@ class _WithoutWarnings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._silence: contextlib.ExitStack | None = None
+        self._silence = contextlib.ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._silence = contextlib.ExitStack()
                 self._silence.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
             self._inside += 1
@@ -221,7 +220,7 @@ class _WithoutWarnings:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._silence is not None:
+            if self._inside == 0:
                 self._silence.close()
 
 
@@ -450,7 +449,7 @@ def _scans(file: BinaryIO, header_only: bool) -> int:
             file.seek(length, os.SEEK_CUR)
     else:
         raise CostlyError(f"more than {MAX_SEGMENTS:,} segments")
-    return max(1, scans)
+    return scans
 
 
 def _next_marker(file: BinaryIO, most: int | None) -> int | None:
@@ -494,7 +493,7 @@ def _frames(file: BinaryIO, header_only: bool) -> int:
             blocks += 1  # junk
         if not frames and blocks > MAX_COMMENT_BLOCKS:
             raise CostlyError(f"more than {MAX_COMMENT_BLOCKS:,} blocks of comments")
-    return max(1, frames)
+    return frames
 
 
 def _skip_colours(file: BinaryIO, behind: int) -> None:

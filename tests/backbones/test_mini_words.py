@@ -127,6 +127,11 @@ def test_an_indefinite_article_does_not_grow_into_the_word(tower: MiniTextTower)
     assert torch.equal(tower(["a corn"]), tower(["corn"]))  # not "acorn"
 
 
+@pytest.mark.parametrize(("text", "read"), [("a photo of", "photo"), ("in a video game", "video game")])
+def test_words_around_a_name_are_read_where_there_is_no_name(tower: MiniTextTower, text: str, read: str) -> None:
+    assert torch.equal(*tower([text, read]))
+
+
 def test_an_embedding_does_not_depend_on_the_other_texts_or_on_their_order(tower: MiniTextTower) -> None:
     texts = ["cat", "", "a photo of a dog.", "xqzvkw", "cat", "猫"]
     together = tower(texts)

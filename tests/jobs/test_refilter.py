@@ -22,6 +22,7 @@ from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
+from cliploc.rle import encode
 from tests.jobs.samples import review_file
 from tests.tiny import tower
 
@@ -94,9 +95,18 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
         ({"min_presence": 0.9, "unsure": True}, [FIRST, BLUE, SECOND]),
     ]:
         result = annotate(**{"pictures": root, "labels": LABELS, "out": out, **OPTIONS, **changed})
-        assert (drafts(out), result.computed, result.run) == (expected, 0, before.run)
+        assert (drafts(out), result.computed, result.run, result.empty) == (expected, 0, before.run, 3 * (not expected))
+    assert dict(result.unsure) == {"red": 0, "blue": 0}, "they are exported"
     annotate(root, LABELS, out, **OPTIONS)
     assert files(out) == written
+
+
+def test_what_failed_is_tried_again_if_asked_and_its_last_reason_holds(root, tmp_path, monkeypatch):
+    for least, retry, of_side in ((50, False, "50"), (55, True, "55"), (8, False, "55"), (8, True, None)):
+        monkeypatch.setattr("cliploc.images.MIN_SIDE", least)
+        result = annotate(root, LABELS, tmp_path / "out", retry=retry, **OPTIONS)
+        assert [f"at least {of_side}×" in reason for reason in result.failed.values()] == [True] * (3 if of_side else 0)
+    assert result.computed == 3
 
 
 def test_corrections_survive_other_drafts(root, tmp_path):
@@ -117,9 +127,38 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         assert drafts(out, "c.png") == of_c
         assert drafts(out, "b.png") == [[0, 20, 1.0], [1, 0, 1.0]]
         assert result.corrected == 1
+        of_b = [line for line in (out / "boxes.csv").read_text().splitlines() if line.startswith("b.png,")]
+        assert [line.rpartition(",")[2] for line in of_b] == ["1.0", "1.0"], "a person is certain"
         with ReviewFolder.opened(out) as folder:
             b = folder.state(1)
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
+    write_corrections(out, {"b.png": Correction([BOXES[3]], [0], drafts=[9])}, result.run, {})  # a draft that was lost
+    with ReviewFolder.opened(out) as folder:
+        assert [one["draft"] for one in folder.state(1)["boxes"]] == [9]
+
+
+def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path, monkeypatch):
+    out, file, how = tmp_path / "new" / "out", tmp_path / "review.json", {**OPTIONS, "masks": True}
+    inside = np.zeros((4, 40, 60), bool)
+    for mask, (x0, y0, x1, y1) in zip(inside, BOXES, strict=True):
+        mask[y0:y1, x0:x1] = True
+    monkeypatch.setitem(PLANTED, "masks", [encode(mask)["counts"] for mask in inside])
+    annotate(root, LABELS, out, **how)
+    first, second = ({"xyxy": BOXES[draft], "label": 0, "draft": draft} for draft in (0, 2))
+    cases: list[tuple[list[dict[str, Any]], str, int]] = [
+        ([first, second], "none", 0),
+        ([{**first, "xyxy": [0, 0, 10, 9.5]}, second], "none", 1),
+        ([{**first, "label": 1}, second], "none", 1),
+        ([{**first, "draft": None}, second], "none", 1),
+        ([{**first, "mask": PLANTED["masks"][2]}, second], "none", 1),
+        ([first, second], "reviewed", 1),
+        ([first, second], "none", 0),
+    ]
+    for revision, (boxes, status, corrected) in enumerate(cases, start=1):
+        result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **how)
+        assert (result.corrected, result.scored, result.groups) == (corrected, int(status == "reviewed"), 0)
+        assert (result.unsure["blue"], (out / "draft_scores.json").exists()) == (3 - corrected, status == "reviewed")
+        assert f'"revision": {revision}, ' in (out / "review.html").read_text()
 
 
 def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
@@ -196,13 +235,16 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
 
 
 def test_nothing_is_said_of_how_common_a_name_is_that_is_known_by_boxes_alone(tmp_path, monkeypatch):
-    root, out = photos(tmp_path / "photos", *(f"common {number:02}" for number in range(FEWEST))), tmp_path / "out"
+    names = [f"common {number:02}" for number in range(FEWEST)]
+    root, out = photos(tmp_path / "photos", *names, "sure"), tmp_path / "out"
+    monkeypatch.setitem(PLANTED, "presence", [1.0, 0.0])  # in one picture
     run = annotate(root, LABELS, out, **OPTIONS).run
     # The model finds it nowhere, and people do.
     write_corrections(out, {"common 00.png": Correction([[1.0, 1.0, 9.0, 9.0]], [1])}, run, {})
     shares = annotate(root, LABELS, out, **OPTIONS).shares
     assert shares == {"red": pytest.approx(0.95, abs=0.01)}, "it is not in one of 20 pictures, as a person says"
-    monkeypatch.setitem(COMMON, "presence", [0.25, 1.0])  # as of a name that was learnt without text
+    for row in (PLANTED, COMMON):
+        monkeypatch.setitem(row, "presence", [row["presence"][0], 1.0])  # as of a name that was learnt without text
     assert annotate(root, LABELS, tmp_path / "learnt", **OPTIONS).shares == {"red": 0.98}
 
 

@@ -299,7 +299,7 @@ class MiniTextTower(nn.Module):
         near = [
             word
             for word in self._words
-            if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word != wrong and word not in self._read_as
+            if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word not in self._read_as
         ]
         return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
 

@@ -88,7 +88,7 @@ class Results:
             for line, row in enumerate(rows_of(path)):
                 ok = row["status"] == "ok"
                 before = self.places.get(row["picture"])
-                if before is None or ok or not before.ok:  # a success replaces an earlier failure
+                if before is None or not before.ok:  # a success replaces an earlier failure
                     digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
                     presence = presence_of(row) if ok else None
                     self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, row["blake2b"], presence)

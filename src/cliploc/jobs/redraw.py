@@ -23,7 +23,7 @@ from torch import Tensor
 from cliploc._process import give_way
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE
-from cliploc.jobs.annotator import BoxCandidate, Row, grouped
+from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, Row, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: those of a part
-LEAST = 0.02  # boxes whose maps score less are not kept
 FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
 MOST_PROCESSES = 4  # each has a torch of its own
 
@@ -58,15 +57,14 @@ class Drawing:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Drawing:
         """That of a run."""
-        kept = {option.name: settings[option.name] for option in fields(BoxRule)}
-        rule = BoxRule(**{**kept, "max_boxes": None, "min_score": 0.0})
+        rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
         level = settings["teaching"]["level"]
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
     def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
         boxes = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = boxes.score >= LEAST
+        kept = boxes.score >= LEAST_FIT
         kept[:1] = True
         return boxes.xyxy[kept], boxes.score[kept]
 
@@ -107,9 +105,9 @@ class Drawer:
                     process.kill()
 
     def draw(self, pictures: Sequence[str]) -> list[Row]:
-        """The rows of some pictures; those with the same names and grids are drawn together, which is faster."""
+        """The rows of some pictures; those with the same names are drawn together, which is faster."""
         lessons, presence = self.lessons.each(pictures), list[dict[int, float]]()
-        alike: dict[Any, list[int]] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
         for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
             chances: dict[int, float] = {}  # of each taught name
             for p, chance in self.chances[picture].items():
@@ -117,9 +115,9 @@ class Drawer:
                 chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
             presence.append(chances)
             labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
-            alike.setdefault((labels, lesson.grids), []).append(i)
+            alike.setdefault(labels, []).append(i)
         rows: dict[int, Row] = {}
-        for (labels, _), ids in alike.items():
+        for labels, ids in alike.items():
             maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
             if labels:
                 directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
@@ -143,8 +141,7 @@ class Drawer:
             if self.drawing.masks:
                 count = len(candidates)
                 on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                codes = {i: encode(mask)["counts"] for i, mask in box_masks(frame, heat[None], on_map, rule)}
-                masks += [codes[i] for i in range(count)]
+                masks += [encode(mask)["counts"] for _, mask in box_masks(frame, heat[None], on_map, rule)]
         row: Row = {
             "presence": {str(p): chance for p, chance in presence.items()},
             "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],

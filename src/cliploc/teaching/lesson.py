@@ -42,11 +42,6 @@ class Lesson:
     embedding: Tensor  # [D] float16
     frame: Frame
 
-    @property
-    def grids(self) -> tuple[tuple[int, ...], ...]:
-        """Height and width of the grids of its places and of its features."""
-        return tuple(self.places.shape[-2:]), tuple(self.features.shape[-2:])
-
     def map_of(self, name: int) -> Tensor:
         """The map of a name by its number, `[h, w]` float32; zero where none was made."""
         if name in self.names:
