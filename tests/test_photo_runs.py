@@ -71,6 +71,16 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
     assert json.loads((out / "results.json").read_text()) == document
 
 
+def test_a_home_folder_that_no_shell_has_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder))
+    assert Localizer()("~/cat.jpg", ["cat"]).source == "~/cat.jpg"
+    assert len(document_of("localize", "~", "~/cat.jpg", "-p", "cat")["pictures"]) == 3
+    shutil.copy(CAT, folder / "cat_overlay.jpg")
+    cliploc_("localize", "~/cat.jpg", "~/cat_overlay.jpg", "-p", "cat", "--out", folder)
+    assert (folder / "cat_overlay.jpg").read_bytes() == Path(CAT).read_bytes()
+
+
 def test_classify_takes_a_folder_too(folder: Path) -> None:
     result = cliploc_("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
     assert result.code == 0, result.err

@@ -39,10 +39,10 @@ def demo_names() -> list[str]:
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
-    """A picture's path as users write it: `demo:dogs.jpg` is a picture of the package, if no file is called so."""
+    """A picture's path as users write it, also with `~`: `demo:dogs.jpg` is of the package, if no file is called so."""
     text = os.fspath(path)
     if not text.startswith(DEMO) or os.path.lexists(text):
-        return Path(text)
+        return user_path(path)
     name, photos = text.removeprefix(DEMO), demo_names()
     if name not in photos:
         raise InputError(f"{text}: {UnknownNameError('demo picture', name, photos)}")
@@ -50,8 +50,8 @@ def picture_path(path: str | os.PathLike[str]) -> Path:
 
 
 def picture_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder of pictures as users write it: `~` is their home, and `demo:` holds the photographs of the package."""
-    return demo_folder() if os.fspath(path) == DEMO else picture_path(user_path(path))
+    """A folder of pictures as users write it; `demo:` holds the photographs of the package."""
+    return demo_folder() if os.fspath(path) == DEMO else picture_path(path)
 
 
 def files_below(root: Path) -> list[Path]:

@@ -109,8 +109,8 @@ class Terminal:
             self.err.print(styled(printable(line), style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
-        """Shows on stderr what long work reports: lines, and on a terminal a bar; `rate` is a unit, as "pictures/s"."""
+    def progress(self, label: str, *, speed: bool = False) -> Iterator[Reporter]:
+        """Shows on stderr what long work reports: lines, and on a terminal a bar, with its speed if asked for."""
         from cliploc.reporter import Reporter, halved_note  # here: help needs neither
 
         lines = Reporter(
@@ -124,17 +124,17 @@ class Terminal:
         from rich import progress as rich
 
         class Speed(rich.ProgressColumn):
-            """How many a second."""
+            """How many a second, be it pictures or names."""
 
             def render(self, task: rich.Task) -> Text:
-                return styled("" if task.speed is None else f"{task.speed:.1f} {rate}")
+                return styled("" if task.speed is None else f"{task.speed:.1f}/s")
 
         columns: list[rich.ProgressColumn] = [
             rich.SpinnerColumn(),
             rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(24),
             rich.MofNCompleteColumn(),
-            *([Speed()] if rate else []),
+            *([Speed()] if speed else []),
             rich.TimeRemainingColumn(compact=True),
         ]
         with rich.Progress(*columns, console=self.err, transient=True) as progress:

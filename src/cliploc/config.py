@@ -207,7 +207,7 @@ _DEVICE = _where(
 )
 # Objects are told by what is used of them, as their classes are not imported here.
 _MODEL = _where(
-    lambda value: isinstance(value, str) or hasattr(value, "encode_image"),
+    lambda value: isinstance(value, str) or hasattr(value, "pooling"),  # open_clip's models have `encode_image`, too
     "model, a name of `cliploc models` or a Backbone",
 )
 _METHOD = _where(lambda value: isinstance(value, str) and value.strip(), "method, a name", "the model's recipe")
@@ -307,7 +307,7 @@ def _size_text(value: Any) -> str:
 def short(value: Any) -> str:
     """A value in an error's line."""
     try:
-        text = repr(value)
+        text = re.sub(r"\s*\n\s*", " ", repr(value))  # of a module or an array it has several lines
     except ValueError:  # as Python refuses to write a number of more digits
         return "a number of more than 4,300 digits"
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -336,7 +336,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {asked.dataset}", rate="pictures/s") as reporter:
+    with terminal.progress(f"reading {asked.dataset}", speed=True) as reporter:
         dataset = plan.open(asked.dataset, asked.root, asked.split, **chosen)
         folder = writable(asked.out)
         check = ("cliploc", "datasets", asked.dataset, "--root", str(asked.root))

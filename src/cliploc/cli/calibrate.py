@@ -62,7 +62,7 @@ def _learning(
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
-    with alone_writing(out), terminal.progress(f"reading {asked.folder}", rate="pictures/s") as reporter:
+    with alone_writing(out), terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
         from cliploc.datasets import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)

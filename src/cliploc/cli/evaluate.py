@@ -179,7 +179,7 @@ def _faithfulness(asked: EvaluateFlags, maps: Path, options: Options, protocol: 
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with (
-        terminal.progress(f"reading {dataset}", rate="pictures/s") as shown,
+        terminal.progress(f"reading {dataset}", speed=True) as shown,
         first_failures(terminal, shown) as reporter,
     ):
         opened = open_dataset(dataset, asked.root, asked.split, **asked.chosen())

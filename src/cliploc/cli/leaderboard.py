@@ -135,7 +135,7 @@ def _run(asked: LeaderboardFlags, options: Options) -> int:
     for line in settings_of(wish)[2]:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start = time.perf_counter()
-    with terminal.progress("reading the sets", rate="images/s") as reporter:
+    with terminal.progress("reading the sets", speed=True) as reporter:
         # Failures are printed at the end, with those of earlier runs.
         document, failed = run_leaderboard(
             wish, roots, out, engine=engine, reporter=replace(reporter, failed=SILENT.failed)

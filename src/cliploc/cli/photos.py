@@ -61,7 +61,7 @@ class PhotoRun:
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
         demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [path for asked in photos for path in (demo if asked == DEMO else [asked])]:
+        for photo in [path for asked in photos for path in (demo if asked == DEMO else [os.path.expanduser(asked)])]:
             listed = None
             if os.path.isdir(photo):
                 from cliploc.jobs.picture_files import find_pictures
