@@ -176,10 +176,7 @@ def test_a_head_is_for_the_model_that_it_was_trained_on(mini, tmp_path):
     assert cells["mini", "ts_cam"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
     for words, said in (
         (("--method", "cam"), "is trained for ts_cam: add --method ts_cam"),
-        (
-            ("--method", "ts_cam", "--model", "mini-vit"),
-            "trained on mini, which is not among the models: add --model",
-        ),
+        (("--method", "ts_cam", "--model", "mini-vit"), "trained on mini, which is not among the models: add --model"),
     ):
         assert said in refused("compare", *asked, *words)
 

@@ -8,15 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc import prompts
-from cliploc._documents import (
-    AnnotatedRow,
-    DocumentError,
-    checked,
-    parse_json,
-    read_bytes,
-    read_text,
-    refuse_other,
-)
+from cliploc._documents import AnnotatedRow, DocumentError, checked, parse_json, read_bytes, read_text, refuse_other
 from cliploc._files import read_part, read_stamps
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed

@@ -37,10 +37,7 @@ from tests.tolerances import assert_rounded
 
 
 # ------------------------------------------------------------------------------------------------- inside of a box
-@given(
-    st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    st.lists(st.floats(0, 1, width=16), min_size=4, max_size=4),
-)
+@given(st.tuples(st.integers(1, 5), st.integers(1, 5)), st.lists(st.floats(0, 1, width=16), min_size=4, max_size=4))
 def test_the_mean_in_a_box_weighs_each_place_by_how_much_of_it_is_inside(grid, edges):
     height, width = grid
     places = torch.from_numpy(np.random.default_rng(0).normal(size=(3, height, width))).float()

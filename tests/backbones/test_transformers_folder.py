@@ -380,10 +380,7 @@ def test_a_folder_without_its_prefix_is_named(saved):
 def test_hints_lead_to_the_folder(saved):
     """A file of it, the folder, and the bundled model, wrongly given: each line says what works."""
     folder = saved["clip"][2]
-    with (
-        pytest.warns(),
-        pytest.raises(ModelError, match=f"use --model local-dir:{folder} without"),
-    ):
+    with pytest.warns(), pytest.raises(ModelError, match=f"use --model local-dir:{folder} without"):
         create("ViT-B-32", str(folder / "model.safetensors"))
     for pretrained in (str(folder), f"local-dir:{folder}"):
         with pytest.raises(UsageError, match=f"another architecture .*: use --model local-dir:{folder} without"):

@@ -235,10 +235,7 @@ def test_torchscript_descriptions(tmp_path, description, reason):
 def test_compressed_archives_are_refused(archive, tmp_path):
     """A small file must not become a huge one in memory: a megabyte of zeros in a kilobyte."""
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "plain.pt")
-    for plain, reason in (
-        (archive, "no bytes for storage 0"),
-        (tmp_path / "plain.pt", "it is compressed, which"),
-    ):
+    for plain, reason in ((archive, "no bytes for storage 0"), (tmp_path / "plain.pt", "it is compressed, which")):
         path = rewritten(plain, tmp_path / "w.pt", lambda _, old: old, zipfile.ZIP_DEFLATED)
         fails(path, "is refused", reason)
 

@@ -43,10 +43,7 @@ def build(root: Path) -> Path:
 
 def test_pictures_of_both_sets_and_synonyms_without_underscores(tmp_path):
     dataset = open_dataset("lvis", build(tmp_path))
-    assert boxes(dataset) == {
-        "train2017/000000000005/12": [[0, 0, 10, 40]],
-        "val2017/000000000007/3": [[5, 6, 25, 36]],
-    }
+    assert boxes(dataset) == {"train2017/000000000005/12": [[0, 0, 10, 40]], "val2017/000000000007/3": [[5, 6, 25, 36]]}
     assert [one.id for one in dataset.samples] == [*sorted(boxes(dataset))], "by picture, not as in the file"
     assert [one.synonyms for one in dataset.classes] == [
         ("alarm clock",),

@@ -509,10 +509,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     sample = dataset(root).samples[0]
     paths = {name: tmp_path / f"{name}.png" for name in masks}
     sample = replace(
-        sample,
-        boxes_xyxy=np.zeros((0, 4), np.float32),
-        masks=(paths["one"], paths["two"]),
-        ignore=paths["ignore"],
+        sample, boxes_xyxy=np.zeros((0, 4), np.float32), masks=(paths["one"], paths["two"]), ignore=paths["ignore"]
     )
     true, ignore = read_masks(sample)
     small = {name: cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST) > 0 for name, mask in masks.items()}
@@ -588,27 +585,14 @@ def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_p
 
 
 def test_a_refused_root_leaves_no_folder_and_what_is_told_can_be_pasted(root, tmp_path):
-    said = refused("benchmark", "--dataset", "wsol", "--root", tmp_path / "none", "--out", tmp_path / "out")
+    start = ("benchmark", "--dataset", "wsol", "--out", tmp_path / "out")
+    said = refused(*start, "--root", tmp_path / "none")
     assert f"expected a folder in the WSOL layout at {tmp_path / 'none'}, found no folder there" in said
     assert not (tmp_path / "out").exists()
     data = shutil.copytree(root, tmp_path / "my data")
     for number in range(4):
         (data / f"val/{number:03d}.jpg").unlink()
-    result = cliploc_(
-        "benchmark",
-        "--dataset",
-        "wsol",
-        "--root",
-        data,
-        "--method",
-        "cam",
-        "--limit",
-        8,
-        "--workers",
-        1,
-        "--out",
-        tmp_path / "out",
-    )
+    result = cliploc_(*start, "--root", data, "--method", "cam", "--limit", 8, "--workers", 1)
     assert f"4 problems in all: cliploc datasets wsol --root '{data}'" in result.err
 
 

@@ -129,10 +129,7 @@ def test_the_measured_truth_has_the_packages_checksums(tmp_path):
         ),
         (("make", "ilsvrc-677", "--from", "{}", "--out", "{}/o"), "expected a folder of pictures at {}/val"),
         (("make", "coco-174", "--from", "{}", "--out", "{}/o"), "expected COCO's instances at {}/annotations/"),
-        (
-            ("make", "imagenet-1000", "--from", "{}", "--out", "{}/o"),
-            "1,000 are missing, the first of them n01440764",
-        ),
+        (("make", "imagenet-1000", "--from", "{}", "--out", "{}/o"), "1,000 are missing, the first of them n01440764"),
         (("make", "coco-65", "--from", "{}", "--out", "{}"), "expected a new folder, found something at {}"),
         (("make", "coco-65"), "expected a set, --from and --out"),
         (("coco", "--from", "{}"), "expected SET, --from and --out after make"),

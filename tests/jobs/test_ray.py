@@ -166,10 +166,7 @@ def test_more_processors_than_a_node_has_are_refused(cluster):
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (
-            None,
-            r"^Ray could not start on this machine \(it timed out\): run the same command again",
-        ),
+        (None, r"^Ray could not start on this machine \(it timed out\): run the same command again"),
         ("auto", r"^expected a Ray cluster at auto, could not use it \(it timed out\): start one"),
     ],
 )

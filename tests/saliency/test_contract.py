@@ -27,17 +27,7 @@ from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.backbones.seam import assert_state, state_of
 from tests.saliency.peers import min_max
-from tests.saliency.towers import (
-    CUT_RESNET,
-    MINI_VIT,
-    QUICK,
-    TINY_GRIDS,
-    build,
-    cases,
-    grids,
-    own,
-    pictures,
-)
+from tests.saliency.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, scenes, tiny
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded

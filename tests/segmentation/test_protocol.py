@@ -79,11 +79,7 @@ def localizer(model):
 
 
 # logit scale, probability threshold, area threshold, window
-RULES = {
-    "threshold": (400.0, 0.4, None, 224),
-    "area": (400.0, 0.25, 0.2, 224),
-    "whole": (40.0, 0.0, None, 0),
-}
+RULES = {"threshold": (400.0, 0.4, None, 224), "area": (400.0, 0.25, 0.2, 224), "whole": (40.0, 0.0, None, 0)}
 
 
 def assert_as_plain_loops(segmenter, pictures, model, **own):

@@ -489,10 +489,8 @@ def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed head for red, green and blue on the bundled CNN, made by the command line."""
     root = write_colours(tmp_path_factory.mktemp("mini") / "root", each=4)
     out = root.parent / "head.safetensors"
-    result = cliploc_(
-        *("train", "tscam", "--root", root, "--out", out, "--head", "closed"),
-        *("--epochs", "2", "--held-out", "0.25"),
-    )
+    options = ("--head", "closed", "--epochs", "2", "--held-out", "0.25")
+    result = cliploc_("train", "tscam", "--root", root, "--out", out, *options)
     assert result.code == 0, result.err
     assert result.out.startswith(f"{out}  epoch ")
     assert "held-out accuracy" in result.out

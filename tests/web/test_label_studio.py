@@ -397,10 +397,7 @@ def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request(part):
         source = PictureSource(None, url, "abc")
         allowance = Allowance(0.3)
         Studio.sent.clear()
-        with (
-            pytest.raises(InputError, match="not fetched in time"),
-            source.picture(f"/data/slow/{part}", allowance),
-        ):
+        with pytest.raises(InputError, match="not fetched in time"), source.picture(f"/data/slow/{part}", allowance):
             pass
         with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/upload/a.png", allowance):
             pass  # nothing is left for it
