@@ -27,22 +27,11 @@ settings.load_profile("cliploc")
 
 # The files that take longest. A worker gets whole files: one of these at the end would keep the others waiting.
 FIRST = {
-    "saliency/test_contract.py",
-    "jobs/test_benchmark.py",
-    "web/test_guard.py",
-    "web/test_service.py",
-    "test_cli.py",
-    "test_localizer.py",
-    "test_examples.py",
-    "test_plugins.py",
-    "backbones/test_open_clip_timm.py",
-    "hub/test_download.py",
-    "report/test_benchmark.py",
-    "test_bench.py",
-    "test_recipes.py",
-    "metrics/test_box_metrics.py",
-    "jobs/test_faithfulness.py",
-}
+    "saliency/test_contract.py", "jobs/test_benchmark.py", "web/test_guard.py", "web/test_service.py", "test_cli.py",
+    "test_localizer.py", "test_examples.py", "test_plugins.py", "backbones/test_open_clip_timm.py",
+    "hub/test_download.py", "report/test_benchmark.py", "test_bench.py", "test_recipes.py",
+    "metrics/test_box_metrics.py", "jobs/test_faithfulness.py",
+}  # fmt: skip
 
 
 def pytest_sessionstart() -> None:

@@ -62,12 +62,8 @@ def test_class_file(tmp_path):
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     assert prompts.read_classes(path) == [
-        "cat|kitten",
-        "remote control",
-        "tench|Tinca tinca",
-        "kit fox|Vulpes macrotis",
-        "n2",
-    ]
+        "cat|kitten", "remote control", "tench|Tinca tinca", "kit fox|Vulpes macrotis", "n2",
+    ]  # fmt: skip
 
 
 def test_template_file(tmp_path):

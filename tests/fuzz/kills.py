@@ -199,14 +199,9 @@ def reproduce(folder: Path) -> Command:
 
 
 COMMANDS: dict[str, Callable[[Path], Command]] = {
-    "annotate": annotate,
-    "apply": applied,
-    "benchmark": benchmark,
-    "segmentation": segmentation,
-    "faithfulness": faithfulness,
-    "leaderboard": leaderboard,
-    "reproduce": reproduce,
-}
+    "annotate": annotate, "apply": applied, "benchmark": benchmark, "segmentation": segmentation,
+    "faithfulness": faithfulness, "leaderboard": leaderboard, "reproduce": reproduce,
+}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- folders

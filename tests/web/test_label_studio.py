@@ -42,13 +42,8 @@ CONFIG = """<View><Image name="img" value="$photo"/><Header value="Draw"/>
 <PolygonLabels name="poly" toName="img">{0}</PolygonLabels>
 <Choices name="ok" toName="img"><Choice value="yes"/></Choices></View>""".format(NAMES.format(""))
 OPTIONS = {
-    "method": "cam",
-    "min_presence": 0,
-    "min_score": 0,
-    "text_cache": False,
-    "threshold": 0.5,
-    "templates": ("{}",),
-}
+    "method": "cam", "min_presence": 0, "min_score": 0, "text_cache": False, "threshold": 0.5, "templates": ("{}",),
+}  # fmt: skip
 WORDS = ["red|dark red|a red one", "blue|light blue"]
 
 

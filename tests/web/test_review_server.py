@@ -33,13 +33,8 @@ from tests.web.review_server import corrections, served
 
 LABELS = ["red", "blue"]
 OPTIONS = {
-    "device": "cpu",
-    "recipe": "fast",
-    "min_presence": 0,
-    "min_score": 0,
-    "formats": ["coco", "csv"],
-    "max_boxes": 1,
-}
+    "device": "cpu", "recipe": "fast", "min_presence": 0, "min_score": 0, "formats": ["coco", "csv"], "max_boxes": 1,
+}  # fmt: skip
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"):
@@ -342,14 +337,8 @@ def test_only_pictures_of_the_run_by_number(out, address):
             404,
             f"expected the number of a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
         )
-    for path in (
-        "/images/a.png",
-        "/parts/0.jpg",
-        "/images/..%2f..%2fetc/passwd",
-        "/pictures/-1",
-        "/pictures/1e0",
-        "/corrections.json",
-    ):
+    other = "/images/a.png /parts/0.jpg /images/..%2f..%2fetc/passwd /pictures/-1 /pictures/1e0 /corrections.json"
+    for path in other.split():
         assert sent(f"{address}{path}") == (404, {"error": "There is no such address here."})
     status, _, headers = get(f"{address}/images/0.jpg")
     assert (status, headers["content-type"]) == (200, "image/jpeg")
