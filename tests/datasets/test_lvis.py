@@ -4,39 +4,26 @@ import json
 from pathlib import Path
 
 from cliploc.datasets import open_asked, open_dataset
-from tests.datasets.folders import boxes, picture
+from tests.datasets.folders import boxes, instances, picture
 
-DOCUMENT = {
-    "images": [
-        {
-            "id": number,
-            "coco_url": f"http://images.cocodataset.org/{place}",
-            "width": 50,
-            "height": 40,
-            "neg_category_ids": absent,
-            "not_exhaustive_category_ids": [],
-        }
-        for number, place, absent in (
-            (7, "val2017/000000000007.jpg", [9, 12, 77]),
-            (5, "train2017/000000000005.jpg", []),
-        )
-    ],
-    "categories": [
-        {"id": 12, "name": "flip-flop_(sandal)", "synonyms": ["flip-flop_(sandal)", "thong"], "frequency": "c"},
-        {"id": 3, "name": "alarm_clock", "synonyms": ["alarm_clock"], "frequency": "f"},
-        {"id": 9, "name": "bun", "synonyms": ["bun", "roll"], "frequency": "r"},
-    ],
-    "annotations": [
-        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [5, 6, 20, 30], "area": 600},
-        {"id": 2, "image_id": 5, "category_id": 12, "bbox": [0, 0, 10, 40], "area": 400},
-    ],
-}
+PLACES = {7: "val2017/000000000007.jpg", 5: "train2017/000000000005.jpg"}
+SYNONYMS = {12: ["flip-flop_(sandal)", "thong"], 3: ["alarm_clock"], 9: ["bun", "roll"]}
+DOCUMENT = instances(
+    PLACES,
+    {number: names[0] for number, names in SYNONYMS.items()},
+    [(1, 7, 3, [5, 6, 20, 30], 0), (2, 5, 12, [0, 0, 10, 40], 0)],
+)
+for one, absent in zip(DOCUMENT["images"], ([9, 12, 77], []), strict=True):
+    one["coco_url"] = f"http://images.cocodataset.org/{one.pop('file_name')}"
+    one |= {"neg_category_ids": absent, "not_exhaustive_category_ids": []}
+for one in DOCUMENT["categories"]:
+    one |= {"synonyms": SYNONYMS[one["id"]], "frequency": "c"}
 
 
 def build(root: Path) -> Path:
     """Two pictures, one of the training set; of the other it is known that two names are absent."""
     (root / "lvis_v1_val.json").write_text(json.dumps(DOCUMENT))
-    for place in ("val2017/000000000007.jpg", "train2017/000000000005.jpg"):
+    for place in PLACES.values():
         picture(root / place)
     return root
 
