@@ -72,10 +72,7 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_wait_for_the_disk() -> Iterator[None]:
-    """No test cuts the power, and each file of a run would wait for the disk: a sixth of the suite's time.
-
-    Processes that a test starts wait all the same.
-    """
+    """No test cuts the power, and to wait for the disk takes a sixth of the time; processes that a test starts wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # an error where the file is closed, as before
         patch.setattr(os, "sync", lambda: None, raising=False)

@@ -89,10 +89,7 @@ POSIX_NAMES = {  # module → what it has on POSIX systems only, as far as someb
 
 
 def imported_as_on_windows() -> list[str]:
-    """Our modules that can be imported where what Windows lacks is not there; in a process of its own.
-
-    Libraries are imported before that: they look at the system by themselves.
-    """
+    """Our modules that can be imported, after all libraries, where what Windows lacks is not there."""
     with contextlib.suppress(ImportError):
         import starlette  # noqa: F401
     for name in [one for one in sys.modules if one.partition(".")[0] == "cliploc"]:

@@ -1,7 +1,4 @@
-"""Whatever is fed or typed: one clear line, the documented exit code, and good pictures are still done.
-
-tests/test_images.py has more files, tests/test_cli.py more unknown names.
-"""
+"""Whatever is fed or typed: one clear line, the documented exit code, and good pictures are still done."""
 
 import json
 import os

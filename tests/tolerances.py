@@ -41,14 +41,7 @@ def rounding(terms: int | nn.Module, scale: float = 1.0, dtype: torch.dtype = to
 
 
 def assert_rounded(found: Any, expected: Any, terms: int | nn.Module, scale: float | None = None) -> None:
-    """Both are one result, computed by other kernels.
-
-    Args:
-        found: a tensor or an array; its dtype is what was computed in.
-        expected: the same, in the same precision or a higher one.
-        terms: see `rounding`.
-        scale: see `rounding`; the largest expected value if None.
-    """
+    """Both are one result, computed by other kernels; the scale is the largest expected value if None."""
     ours, theirs = (
         value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         for value in (found, expected)

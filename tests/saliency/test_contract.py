@@ -1,7 +1,4 @@
-"""What every saliency method must hold, on every tower kind that it is defined on.
-
-Parametrised over the registry: a new `saliency/<name>.py` is tested here unedited.
-"""
+"""What every saliency method of the registry must hold, on every tower kind that it is defined on."""
 
 import contextlib
 from collections.abc import Callable, Iterator
