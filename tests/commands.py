@@ -116,9 +116,14 @@ def _tell(
     told.send(function(*arguments))
 
 
+def python(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """A new process of Python with these arguments."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **options)  # type: ignore[call-overload]
+
+
 def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cliploc", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
+    return python("-m", "cliploc", *arguments, check=False, **options)
 
 
 @contextlib.contextmanager

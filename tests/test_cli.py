@@ -31,7 +31,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
 from cliploc.saliency._infra.method_registry import typed
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -45,11 +45,9 @@ LOCALIZE_NEEDS_NOT = {
 }  # fmt: skip
 
 
-def imported(*arguments: str) -> set[str]:
+def imported(*arguments: object) -> set[str]:
     """The modules that a run of Python imports."""
-    report = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, timeout=120, check=True
-    ).stderr
+    report = python("-X", "importtime", *arguments).stderr
     return {line.rsplit("|", 1)[1].strip() for line in report.splitlines() if line.count("|") == 2}
 
 
@@ -64,7 +62,7 @@ def imported(*arguments: str) -> set[str]:
     ids=["import", "help", "help of a command", "localize"],
 )
 def test_nothing_is_imported_before_it_is_needed(arguments, most):
-    modules = imported(*map(str, arguments))
+    modules = imported(*arguments)
     own = {name for name in modules if name.partition(".")[0] == "cliploc"}
     assert 0 < len(own) <= most
     others = {name.partition(".")[0] for name in modules}
@@ -144,15 +142,7 @@ WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a
 def refusals(tmp_path_factory):
     """What each command of REFUSED and WITH_NUMPY said, forked from a process that has refused the first one."""
     asked = json.dumps([[str(word) for word in words] for words, _ in (*REFUSED, *WITH_NUMPY)])
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH],
-        input=asked,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=tmp_path_factory.mktemp("nothing"),
-    )
+    ran = python("-c", WITHOUT_TORCH, input=asked, cwd=tmp_path_factory.mktemp("nothing"))
     assert ran.stderr == ""
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
@@ -257,8 +247,8 @@ def test_help_of_commands_without_recipes_tells_no_default_of_one(command):
 
 def test_a_command_imports_the_modules_of_no_other():
     script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    modules = {name.removeprefix("cliploc.cli.") for name in done.stdout.split() if name.startswith("cliploc.cli.")}
+    done = python("-c", script).stdout.split()
+    modules = {name.removeprefix("cliploc.cli.") for name in done if name.startswith("cliploc.cli.")}
     assert modules == {"commands", "localize", "options", "output", "photos"}
 
 

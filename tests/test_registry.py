@@ -1,6 +1,5 @@
 """Names to things, and what a wrong name is told."""
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from cliploc.faithfulness import faithfulness_metrics
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.saliency import methods
+from tests.commands import python
 
 
 def filled(*names):
@@ -138,8 +138,6 @@ print(json.dumps([len(one) for one in before]))
 
 def test_the_names_told_without_an_import_are_those_that_there_are():
     """In a process of its own, in which open_clip has not been imported: its files are read."""
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_IMPORT], capture_output=True, text=True, timeout=120, check=False
-    )
+    ran = python("-c", WITHOUT_IMPORT, check=False)
     counts = [len(one.names()) for one in (methods, models, model_sources, refinements, faithfulness_metrics)]
     assert ran.stdout == f"{counts}\n", ran.stderr

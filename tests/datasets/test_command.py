@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cliploc.datasets import open_dataset, readers
-from tests.commands import cliploc_, refused
+from tests.commands import cliploc_, python, refused
 from tests.datasets import folders
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -98,7 +96,7 @@ def test_nothing_to_check_is_2_and_one_line(arguments, said, tmp_path, monkeypat
 
 def test_the_list_needs_no_torch():
     code = "import sys; from cliploc.cli import main; main(['datasets']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert python("-c", code, check=False).returncode == 0
 
 
 def test_the_page_of_datasets_names_every_reader_and_its_example_is_the_layout():
