@@ -102,7 +102,6 @@ def test_an_unreadable_file_or_folder_among_good_ones(open_folder):
     assert f"{good}  226×150" in result.out
 
 
-# -------------------------------------------------------------------------------------------------------------- names
 def test_names_that_are_refused():
     """As tests/test_prompts.py has them all."""
     assert refused("localize", CAT).startswith("cliploc: expected at least one name to look for, got none")
@@ -119,7 +118,6 @@ def test_a_known_name_is_found_beside_unknown_ones():
         assert expected in line
 
 
-# ------------------------------------------------------------------------------------------------------------ options
 OPTIONS = {
     "unknown weights": (["--pretrained", "laion"], "mini has only its bundled weights"),
     "τ above 1": (["--threshold", "1.5"], "expected --threshold from 0 to 1, or auto, got 1.5"),

@@ -224,7 +224,6 @@ def test_an_input_is_never_written_over(tmp_path):
     assert photo.read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------------------- Python
 def test_a_figure_in_python_takes_pictures_from_anywhere(mini):
     localizer = Localizer(mini)
     with Image.open(CAT) as opened:

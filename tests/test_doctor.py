@@ -24,7 +24,6 @@ def line_of(result, name):
     return line
 
 
-# ------------------------------------------------------------------------------------------------------- installation
 def test_this_installation_is_sound():
     result = cliploc_("doctor")
     assert result.code == 0, result.out
@@ -70,7 +69,6 @@ def test_the_verdict_is_counted(monkeypatch, good):
     assert result.code == (0 if good else 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ weights
 @pytest.fixture
 def small(monkeypatch):
     """A ResNet of open_clip, by name, as small as can be."""

@@ -38,7 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-# ------------------------------------------------------------------------------------------------------------ progress
 @pytest.mark.parametrize("command", ["localize", "classify", "compare --method cam", "segment"])
 def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: Counter[TaskID] = Counter()
@@ -49,7 +48,6 @@ def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monke
     assert 2 in counted.values()  # of the pictures; the bank of names has a bar of its own
 
 
-# ------------------------------------------------------------------------------------------------------------- skipped
 def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path, tmp_path: Path) -> None:
     out = folder / "found"
     asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
@@ -142,7 +140,6 @@ def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> Non
     assert (written["count"], len(written["files"])) == (MOST_SKIPPED + 2, MOST_SKIPPED)
 
 
-# ------------------------------------------------------------------------------------------------------ names in a file
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
@@ -170,7 +167,6 @@ def test_a_file_of_names_that_cannot_be_used_is_one_line(
     assert said in refused("localize", CAT, "--prompts-file", path, *more)
 
 
-# ------------------------------------------------------------------------------------------------------------ heatmaps
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
@@ -205,7 +201,6 @@ def test_maps_need_a_folder_to_go_to() -> None:
     assert "expected --out with --save-maps" in refused("localize", CAT, "-p", "cat", "--save-maps")
 
 
-# ------------------------------------------------------------------------------------------------------------- cropped
 @pytest.mark.parametrize(
     ("hw", "said"),
     [

@@ -116,7 +116,6 @@ def test_the_collector_begins_after_what_imports_make_and_leaves_that_alone():
     assert printed(COLLECTED, "300000") == "True True 0\n"
 
 
-# -------------------------------------------------------------------------------------------------------------- memory
 PAGE_FAULTS = """
 import resource, sys
 import numpy as np

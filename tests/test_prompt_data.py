@@ -106,7 +106,6 @@ def test_lines_that_cannot_be_used(tmp_path):
         prompts.read_templates(path)
 
 
-# ------------------------------------------------------------------------------------------------------------ classify
 def test_classify(photo):
     """Against the softmax written out; a picture and a list of pictures alike."""
     backbone = tower("attention_pool_cnn")

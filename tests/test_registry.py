@@ -93,7 +93,6 @@ def test_a_broken_module_is_named_every_time(package):
             registry.get("c")
 
 
-# ------------------------------------------------------------------------------------------------ refused at a glance
 def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
     registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))
     registry.refuse_unknown("a")

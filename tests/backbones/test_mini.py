@@ -158,7 +158,6 @@ def test_a_wide_name_is_seen_in_each_thing_of_its_kind(backbone):
         assert backbone.presence(head @ vehicle) < 0.5
 
 
-# --------------------------------------------------------------------------------------------------- EfficientNet-Lite0
 @pytest.mark.parametrize("output_stride", [32, 16])
 @pytest.mark.parametrize("tensors", [shipped(), random_ones()], ids=["shipped", "random"])
 @pytest.mark.parametrize("hw", [(224, 224), (75, 98)])

@@ -137,7 +137,6 @@ def test_coca_also_says_where_its_pool_looks() -> None:
     assert_rounded(trace.pool_attention, attention[:, :, :1], backbone)
 
 
-# ---------------------------------------------------------------------------------------------------- what it is told
 def test_preprocessing_and_scale_are_the_models_own() -> None:
     model = small_model()
     model.logit_scale.data.fill_(3.0)

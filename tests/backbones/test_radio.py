@@ -36,7 +36,6 @@ TEACHERS = [
 SETTINGS = {"model": "vit_base_patch16_224", "teachers": TEACHERS, "mlp_version": "v2", "dtype": torch.float32}
 
 
-# ----------------------------------------------------------------------------------------- the plain implementation
 def step(size: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(40), nn.GELU(), nn.Linear(40, size))
 
@@ -46,12 +45,8 @@ class Plain(nn.Module):
 
     def __init__(self, slot: int, *, scaled: bool = False, normed: bool = False) -> None:
         super().__init__()
-        self.slot, self.visual = (
-            slot,
-            nn.ModuleDict(
-                {"blocks": nn.ModuleList(PlainBlock(WIDTH, HEADS, "grandma" if scaled else "") for _ in range(DEPTH))}
-            ),
-        )
+        blocks = nn.ModuleList(PlainBlock(WIDTH, HEADS, "grandma" if scaled else "") for _ in range(DEPTH))
+        self.slot, self.visual = slot, nn.ModuleDict({"blocks": blocks})
         self.visual["embedder"] = nn.Linear(3 * PATCH**2, WIDTH, bias=False)
         self.visual["norm"] = nn.LayerNorm(WIDTH, eps=1e-6) if normed else nn.Identity()
         self.first, self.places = nn.Parameter(torch.zeros(PREFIX, WIDTH)), nn.Parameter(torch.zeros(1, GRID**2, WIDTH))
@@ -118,7 +113,6 @@ def saved(folder: Path, tower: Plain, heads: str, name: str = "c-radio_v3-b_half
     return folder / name
 
 
-# --------------------------------------------------------------------------------------------------------------- tests
 class TestTower(PlainTowerContract):
     """What every ViT holds; the clip head's class token is the first."""
 

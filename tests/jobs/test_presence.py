@@ -106,7 +106,6 @@ def test_what_does_not_exist_is_null():
     assert "names" not in summed_up([], {"s": PresenceTally()})["s"]
 
 
-# ----------------------------------------------------------------------------------------------------------- the folder
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three photographs in COCO's layout; one of the names is known to no model of the package."""

@@ -140,7 +140,6 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
     assert found["mean_average_precision"] == pytest.approx(100 * np.mean(precisions), abs=1e-9)
 
 
-# ------------------------------------------------------------------------------------------------------------- evaluate
 def predicted(root, folder, dataset="coco_object"):
     """Label maps that are half right."""
     folder.mkdir(parents=True)
