@@ -65,11 +65,16 @@ def refused(*arguments: object) -> str:
     return ran.err
 
 
+def succeeded(*arguments: object) -> Outcome:
+    """What a command says that ends with code 0."""
+    ran = cliploc_(*arguments)
+    assert ran.code == 0, ran.err
+    return ran
+
+
 def document_of(*arguments: object) -> dict[str, Any]:
     """What a command that succeeds prints with `--json`."""
-    ran = cliploc_(*arguments, "--json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
+    found: dict[str, Any] = json.loads(succeeded(*arguments, "--json").out)
     return found
 
 

@@ -31,7 +31,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
 from cliploc.saliency._infra.method_registry import typed
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -167,8 +167,7 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(refusals, number, t
 def test_version_and_help():
     assert cliploc_("--version").out == f"cliploc {__version__}\n"
     for arguments in ([], ["--help"]):
-        result = cliploc_(*arguments)
-        assert result.code == 0
+        result = succeeded(*arguments)
         for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods", "doctor"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
@@ -375,8 +374,7 @@ def test_commands_to_copy_are_not_broken(monkeypatch):
 
 
 def test_a_part_of_a_name_lists_those_models():
-    result = cliploc_("models", "rn50")
-    assert result.code == 0
+    result = succeeded("models", "rn50")
     table, _ = result.out.split("\n\n")
     assert [line.split()[0] for line in table.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
     err = refused("models", "vitb16")
@@ -439,8 +437,7 @@ def test_all_about_one_model():
     assert re.search(r"^parameters +4\.7 M", cliploc_("models", "mini").out, re.MULTILINE)
     assert "none\n" in cliploc_("models", "swin_base").out
     assert "ts_cam" not in cliploc_("models", "ViTamin-B-LTT").out
-    result = cliploc_("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
-    assert result.code == 0
+    result = succeeded("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
     assert "not known: open_clip cannot build roberta-ViT-B-32 (" in result.out
 
 
@@ -517,8 +514,7 @@ def test_several_methods_for_a_command_that_runs_one_are_refused_with_what_to_do
 
 def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
-    assert result.code == 0, result.err
+    result = succeeded("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
     said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err
@@ -565,8 +561,7 @@ def test_any_file_name_is_shown_and_written_as_it_is(tmp_path, monkeypatch):
 def test_a_file_name_that_is_no_utf_8(tmp_path):
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     shutil.copy(CAT, tmp_path / name)
-    result = cliploc_("localize", tmp_path / name, "-p", "cat", "--out", tmp_path / "out", *FAST)
-    assert result.code == 0, result.err
+    result = succeeded("localize", tmp_path / name, "-p", "cat", "--out", tmp_path / "out", *FAST)
     assert "caf\\udce9.png" in result.out
     picture = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["pictures"][0]
     assert (tmp_path / "out" / picture["overlay"]).exists()
@@ -579,8 +574,7 @@ def test_pictures_of_one_stem_do_not_overwrite_each_other_nor_what_was_given(tmp
     given = tmp_path / "cat_overlay.jpg"  # a picture that is called like an overlay, in the output folder
     shutil.copy(COFFEE, given)
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg", tmp_path / "b/CAT.png", given]
-    result = cliploc_("localize", *paths, "-p", "cat", "--out", tmp_path, *FAST)
-    assert result.code == 0
+    succeeded("localize", *paths, "-p", "cat", "--out", tmp_path, *FAST)
     assert given.read_bytes() == COFFEE.read_bytes()
     pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
     overlays = [picture["overlay"] for picture in pictures]
@@ -726,8 +720,7 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
 
 
 def test_an_overlay_of_a_thousand_names_is_drawn(tmp_path):
-    result = cliploc_("localize", CAT, "--classes", "imagenet", "--out", tmp_path, *FAST)
-    assert result.code == 0, result.err
+    succeeded("localize", CAT, "--classes", "imagenet", "--out", tmp_path, *FAST)
     pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
     assert [len(picture["names"]) for picture in pictures] == [1000]
     assert all(max(Image.open(tmp_path / picture["overlay"]).size) < 10_000 for picture in pictures)

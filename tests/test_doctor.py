@@ -16,7 +16,7 @@ from cliploc.errors import ModelError
 from cliploc.localizer import Classified, Localizer
 from tests.backbones.small_clip import CONFIG, small_clip
 from tests.backbones.test_weights import home, in_hub_cache  # noqa: F401 - a fixture
-from tests.commands import cliploc_
+from tests.commands import cliploc_, succeeded
 
 
 def line_of(result, name):
@@ -25,8 +25,7 @@ def line_of(result, name):
 
 
 def test_this_installation_is_sound():
-    result = cliploc_("doctor")
-    assert result.code == 0, result.out
+    result = succeeded("doctor")
     lines = result.out.splitlines()
     assert all(line.startswith("ok ") for line in lines[:-1])
     photos = list(demo_photos())

@@ -10,7 +10,7 @@ from cliploc._files import Inputs
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
-from tests.commands import CAT, cliploc_, refused
+from tests.commands import CAT, refused, succeeded
 from tests.jobs.samples import wsol_folder
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -59,8 +59,7 @@ def test_links_of_the_outputs_names_are_replaced_and_what_they_lead_to_stays(kin
     out.mkdir()
     LINKS[kind](photo, out / "cat_overlay.jpg")
     LINKS[kind](other, out / "results.json")
-    result = cliploc_("localize", photo, "-p", "cat", "--out", out, "--recipe", "fast")
-    assert result.code == 0, result.err
+    succeeded("localize", photo, "-p", "cat", "--out", out, "--recipe", "fast")
     assert photo.read_bytes() == CAT.read_bytes()
     assert other.read_text() == "mine"
     (picture,) = json.loads((out / "results.json").read_text())["pictures"]

@@ -20,7 +20,7 @@ from cliploc.localizer import Localizer
 from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
 from cliploc.training import read_folder
-from tests.commands import CAT, COFFEE, cliploc_, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, document_of, refused, succeeded
 from tests.tiny import tower
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -52,8 +52,7 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
     out = folder / "found"
     asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
     for _ in range(2):  # the second time the overlays of the first lie in the folder
-        result = cliploc_(*asked)
-        assert result.code == 0, result.err
+        result = succeeded(*asked)
         document = json.loads(result.out)
         files = [picture["file"] for picture in document["pictures"]]
         assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
@@ -70,8 +69,7 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
 
 
 def test_classify_takes_a_folder_too(folder: Path) -> None:
-    result = cliploc_("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
-    assert result.code == 0, result.err
+    result = succeeded("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
     assert [line.split()[-3] for line in result.out.splitlines()[1:]] == ["cat", "coffee"]
     assert "notes.txt" in result.err
 
@@ -88,8 +86,7 @@ def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
     asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
     asked = (*asked, "--recipe", "fast")
     for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
-        result = cliploc_(*asked)
-        assert result.code == 0, result.err
+        result = succeeded(*asked)
         assert "notes.txt" in result.err
         assert "sub/clip.mov" in result.err
         skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
@@ -228,6 +225,5 @@ def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
 
 
 def test_the_command_prints_what_a_crop_discards() -> None:
-    result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
-    assert result.code == 0, result.err
+    result = succeeded("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
     assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())

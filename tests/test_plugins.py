@@ -22,7 +22,7 @@ from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused, succeeded
 from tests.jobs.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -181,8 +181,7 @@ def own_tests(folder: Path) -> int:
 
 
 def test_a_new_package_is_found_and_runs_and_its_own_tests_pass(tmp_path):
-    done = cliploc_("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
-    assert done.code == 0, done.err
+    done = succeeded("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
     project = tomllib.loads((tmp_path / "my-cam/pyproject.toml").read_text())["project"]
     files = {one.name: one.read_text() for one in (tmp_path / "my-cam/my_cam").iterdir()}
     site = install(tmp_path / "site", "my_cam", files, project["entry-points"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cliploc.datasets import open_dataset, readers
-from tests.commands import cliploc_, python, refused
+from tests.commands import cliploc_, python, refused, succeeded
 from tests.datasets import folders
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,8 +27,7 @@ def test_every_dataset_is_listed_with_splits_and_source():
 
 @pytest.mark.parametrize("name", readers.names())
 def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_lines_say(name, tmp_path):
-    about = cliploc_("datasets", name)
-    assert about.code == 0
+    about = succeeded("datasets", name)
     assert readers.get(name).layout in about.out
     root = folders.make(name, tmp_path)
     result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")

@@ -40,7 +40,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.recipes import Recipe
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
-from tests.commands import begun, cliploc_, create_once, refused
+from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.jobs import samples
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
@@ -533,8 +533,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
 # -------------------------------------------------------------------------------------------------------- command line
 def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, tmp_path):
     arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam,layer_cam", "--batch-size", 4)
-    result = cliploc_(*arguments, "--out", tmp_path, "--workers", 1)
-    assert result.code == 0, result.err
+    result = succeeded(*arguments, "--out", tmp_path, "--workers", 1)
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
     assert lines[0].split() == titles
@@ -554,8 +553,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
             low, high = numbers["confidence_95"][key]
             shown = row[titles.index(all_numbers()[key].title)]
             assert shown == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}", (row[0], key)
-    again = cliploc_(*arguments, "--out", tmp_path, "--json")
-    assert again.code == 0
+    again = succeeded(*arguments, "--out", tmp_path, "--json")
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
     assert "resumed" in again.err
     assert "next:" not in again.err

@@ -29,7 +29,7 @@ from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 from cliploc.report import write_report
 from cliploc.values import ClassName
-from tests.commands import PHOTOS, cliploc_, refused
+from tests.commands import PHOTOS, cliploc_, refused, succeeded
 from tests.datasets import folders
 from tests.jobs.test_teach import Job, engine_of
 from tests.teaching.planted import SIDE, planted
@@ -284,8 +284,7 @@ def test_the_command_reads_a_folder_and_prints_its_numbers(photos: Path, tmp_pat
     out = tmp_path / "out"
     words = ("benchmark", "--task", "labelling", "--dataset", photos, "--truth", "voc", "--seeds", "1", "--out", out)
     words = (*words, "--recipe", "fast")
-    ran = cliploc_(*words)
-    assert ran.code == 0, ran.err
+    ran = succeeded(*words)
     assert "whole folder" in ran.out
     assert "mini_fast-recipe" in ran.out
     assert "3 of 3 samples × 1 settings done" in ran.err

@@ -30,7 +30,7 @@ from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
-from tests.commands import cliploc_  # noqa: E402
+from tests.commands import succeeded  # noqa: E402
 from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402
 
 pytestmark = pytest.mark.ray
@@ -240,8 +240,7 @@ def test_published_rows_of_segmentation_are_compared_as_locally(cluster, tmp_pat
     labelled.voc(tmp_path / "voc")
     asked = ("reproduce", rows, "--root", f"voc21={tmp_path / 'voc'}", "--threads", "1")
     for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
-        ran = cliploc_(*asked, *more, "--out", tmp_path / name)
-        assert ran.code == 0, ran.err
+        succeeded(*asked, *more, "--out", tmp_path / name)
     for name in ("reproduced.json", "voc21/parts/00000.parquet", "voc21/summary.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 

@@ -25,7 +25,7 @@ from cliploc.report.html import DARK, LIGHT
 from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
 
-from ..commands import cliploc_, refused
+from ..commands import refused, succeeded
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
 
@@ -423,8 +423,7 @@ def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
     shutil.copytree(made[0], tmp_path / "out")
-    outcome = cliploc_("report", tmp_path / "out", "--no-pictures")
-    assert outcome.code == 0
+    outcome = succeeded("report", tmp_path / "out", "--no-pictures")
     assert outcome.out.strip() == str(tmp_path / "out" / "report.html")
     alone = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "must not be passed on" in page

@@ -29,7 +29,7 @@ from cliploc.training import LabelledPictures, TrainSettings, features, read_csv
 from cliploc.training.features import FeatureCache
 from cliploc.training.trainer import _Training
 from cliploc.training.training_set import CROP, hold_out, view
-from tests.commands import CAT, begun, cliploc_, refused
+from tests.commands import CAT, begun, refused, succeeded
 from tests.jobs.samples import wsol_folder
 from tests.tiny import COLOURS, SIDE, seeded, tower
 from tests.training.run import main
@@ -483,8 +483,7 @@ def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_colours(tmp_path_factory.mktemp("mini") / "root", each=4)
     out = root.parent / "head.safetensors"
     options = ("--head", "closed", "--epochs", "2", "--held-out", "0.25")
-    result = cliploc_("train", "tscam", "--root", root, "--out", out, *options)
-    assert result.code == 0, result.err
+    result = succeeded("train", "tscam", "--root", root, "--out", out, *options)
     assert result.out.startswith(f"{out}  epoch ")
     assert "held-out accuracy" in result.out
     assert "epoch 2 of 2  loss " in result.err
@@ -528,8 +527,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     labels = root / "metadata/class_labels.txt"
     labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
     asked = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
-    result = cliploc_("benchmark", *asked, "--save-maps")
-    assert result.code == 0, result.err
+    result = succeeded("benchmark", *asked, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
     beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
     assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
@@ -545,8 +543,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     )
     assert "expected --head or --recipe, got" in refused("benchmark", *asked, "--recipe", "fast")
     of_task = ("--task", "faithfulness", "--metric", "sparseness", "--no-baselines", "--out", tmp_path / "faithful")
-    result = cliploc_("benchmark", *asked, *of_task, "--json")
-    assert result.code == 0, result.err
+    result = succeeded("benchmark", *asked, *of_task, "--json")
     assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
