@@ -117,7 +117,6 @@ def test_what_cannot_be_read_is_one_line(name, file, old, new, said, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------------------------- wsol
 def test_wsol_keeps_numbers_and_original_sizes(tmp_path):
     dataset = open_dataset("wsol", folders.wsol(tmp_path))
     assert boxes(dataset)["val/b.JPEG"] == [[0, 0, 59, 19], [10, 5, 20, 15]]
@@ -155,7 +154,6 @@ def test_wsol_names_what_is_wrong(file, old, new, problem, said, left, tmp_path)
     assert kinds[1:] == (["empty annotation"] if left == 2 and problem[0].endswith(("outside", "box")) else [])
 
 
-# ------------------------------------------------------------------------------------------------------------- ilsvrc
 @pytest.mark.parametrize("layout", ["flat", "by class", "Kaggle's"])
 def test_ilsvrc_reads_the_official_xml(layout, tmp_path):
     folders.ilsvrc(tmp_path, by_class=layout == "by class")
@@ -205,7 +203,6 @@ def test_ilsvrc_names_what_is_wrong(tmp_path):
     assert "annotated as n01443537, but in the folder n01440764" in dataset.problems[4].reason
 
 
-# --------------------------------------------------------------------------------------------------------- imagenetv2
 @pytest.mark.parametrize("wnids", [False, True])
 @pytest.mark.parametrize(
     ("pictures", "names", "mapping"),
@@ -240,7 +237,6 @@ def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------- cub
 def test_cub_width_and_height_become_edges(tmp_path):
     test = open_dataset("cub", folders.cub(tmp_path))
     assert list(boxes(test).values()) == [[[6, 2, 38, 32]], [[0, 4, 50, 40]]]
@@ -250,7 +246,6 @@ def test_cub_width_and_height_become_edges(tmp_path):
     assert (test.role, train.role) == ("report", "tune")
 
 
-# ------------------------------------------------------------------------------------------------------ openimages30k
 def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
     root = folders.openimages30k(tmp_path)
     dataset = open_dataset("openimages30k", root)
@@ -279,7 +274,6 @@ def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
         open_dataset("openimages30k", root)
 
 
-# ---------------------------------------------------------------------------------------------------------------- voc
 def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     dataset = open_dataset("voc", folders.voc(tmp_path))
     assert boxes(dataset) == {"2008_000002/dog": [[0, 0, 50, 40]], "2008_000002/tvmonitor": [[33, 10, 44, 40]]}
@@ -378,7 +372,6 @@ def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp
     assert "annotated as 50×40, the file has 25×20: taken as resized" in dataset.problems[-1].reason
 
 
-# --------------------------------------------------------------------------------------------------------------- coco
 def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
     dataset = open_dataset("coco", folders.coco(tmp_path))
     assert boxes(dataset) == {
@@ -400,7 +393,6 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
     assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)
 
 
-# ------------------------------------------------------------------------------------------------------------- folder
 def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_path):
     root = folders.folder(tmp_path)
     dataset = open_dataset("folder", root)
