@@ -345,18 +345,10 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
 def test_numbers_are_not_broken_where_the_screen_is_narrow(capsys):
     terminal = Terminal()
     terminal.out.width = 24
-    print_result(
-        terminal,
-        {},
-        titled([["setting", "saved", "minutes"], ["mini\ncam", "25.0 ± 12.4", "11.1–14.6"]]),
-        as_json=False,
-    )
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
-        "setting    saved",
-        "    minutes",
-        "mini\\ncam  25.0 ± 12.4",
-        "    11.1–14.6",
-    ]
+    rows = titled([["setting", "saved", "minutes"], ["mini\ncam", "25.0 ± 12.4", "11.1–14.6"]])
+    print_result(terminal, {}, rows, as_json=False)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["setting    saved", "    minutes", "mini\\ncam  25.0 ± 12.4", "    11.1–14.6"]
 
 
 def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(listed):

@@ -182,13 +182,9 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
     metadata = tmp_path / "metadata"
     metadata.mkdir()
     box = ",".join(f"{value:.0f}" for value in found.boxes.xyxy[0])
-    for name, line in (
-        ("image_ids", "cat.jpg"),
-        ("class_labels", "cat.jpg,0"),
-        ("image_sizes", "cat.jpg,451,300"),
-        ("localization", f"cat.jpg,{box}"),
-    ):
-        (metadata / f"{name}.txt").write_text(f"{line}\n")
+    lines = {"image_ids": "", "class_labels": ",0", "image_sizes": ",451,300", "localization": f",{box}"}
+    for name, values in lines.items():
+        (metadata / f"{name}.txt").write_text(f"cat.jpg{values}\n")
     numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
     assert numbers["gt_known"] == 100
     assert "map" not in document_of(*asked)["pictures"][0]["names"][0]

@@ -178,12 +178,8 @@ def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_publis
     )
     assert remarks(config, archive, may_be_like=tags) == []
     names = ("ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu", "ViT-B-16")
-    assert [plan_model(name, "w.safetensors").may_be_like for name in names] == [
-        ("openai", "laion2b_s32b_b82k"),
-        ("laion2b_s32b_b79k", "dfn5b"),
-        ("metaclip_fullcc", "dfn5b"),
-        (),
-    ]
+    alike = [("openai", "laion2b_s32b_b82k"), ("laion2b_s32b_b79k", "dfn5b"), ("metaclip_fullcc", "dfn5b"), ()]
+    assert [plan_model(name, "w.safetensors").may_be_like for name in names] == alike
 
 
 def test_a_file_like_the_weights_of_a_tag_takes_their_preprocessing_and_gelu(tmp_path, monkeypatch):

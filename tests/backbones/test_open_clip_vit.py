@@ -144,11 +144,8 @@ def test_preprocessing_and_scale_are_the_models_own() -> None:
     assert (crop.resize_policy, crop.input_hw, crop.stride, crop.embedding_size) == ("crop", (40, 40), 8, 24)
     assert crop.logit_scale == pytest.approx(20.0855, abs=1e-3)
     grey = crop.normalize(torch.full((1, 3, 8, 8), 0.5))
-    assert_rounded(
-        grey[0, :, 0, 0],
-        (0.5 - torch.tensor(open_clip.OPENAI_DATASET_MEAN)) / torch.tensor(open_clip.OPENAI_DATASET_STD),
-        1,
-    )
+    mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
+    assert_rounded(grey[0, :, 0, 0], (0.5 - mean) / std, 1)
     model.visual.preprocess_cfg = {"size": 40, "mean": (0.5,) * 3, "std": (0.25,) * 3, "resize_mode": "squash"}
     squash = OpenClipVit(model, tokenizer, "small")
     assert squash.resize_policy == "squash"

@@ -152,11 +152,8 @@ def test_a_file_of_the_authors_gives_embeddings_and_patches_of_the_equations(
         assert_rounded(maps.flatten(2), patches.transpose(1, 2), backbone)
     assert {"radseg", "decomposition", "grad_eclip"} <= set(fitting(backbone))
     assert backbone.mean.flatten().tolist() == pytest.approx([0.4] * 3)
-    assert (backbone.input_hw, backbone.prefix_tokens, backbone.logit_scale) == (
-        (512, 512),
-        PREFIX,
-        pytest.approx(1 / 0.07, rel=0.3),
-    )
+    assert (backbone.input_hw, backbone.prefix_tokens) == ((512, 512), PREFIX)
+    assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=0.3)
     with torch.no_grad():
         said = F.normalize(
             text_tower().encode_text(small_clip.tokenizer()(["Two_DOGS, on  it's way!", "two dogs on its way"]))

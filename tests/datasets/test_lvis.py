@@ -32,11 +32,8 @@ def test_pictures_of_both_sets_and_synonyms_without_underscores(tmp_path):
     dataset = open_dataset("lvis", build(tmp_path))
     assert boxes(dataset) == {"train2017/000000000005/12": [[0, 0, 10, 40]], "val2017/000000000007/3": [[5, 6, 25, 36]]}
     assert [one.id for one in dataset.samples] == [*sorted(boxes(dataset))], "by picture, not as in the file"
-    assert [one.synonyms for one in dataset.classes] == [
-        ("alarm clock",),
-        ("bun", "roll"),
-        ("flip-flop (sandal)", "thong"),
-    ]
+    synonyms = [("alarm clock",), ("bun", "roll"), ("flip-flop (sandal)", "thong")]
+    assert [one.synonyms for one in dataset.classes] == synonyms
 
 
 def test_only_names_known_to_be_absent_are_asked(tmp_path):

@@ -406,8 +406,5 @@ def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_pa
     picture(root / "d.jpg")
     rows = (root / "boxes.csv").read_text().split()
     folders.lines(root / "boxes.csv", [*rows, "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"])
-    assert named("folder", root) == [
-        ("unannotated picture", "c.JPG"),
-        ("unsafe id", "../e.jpg"),
-        ("empty annotation", "d.jpg"),
-    ]
+    problems = [("unannotated picture", "c.JPG"), ("unsafe id", "../e.jpg"), ("empty annotation", "d.jpg")]
+    assert named("folder", root) == problems

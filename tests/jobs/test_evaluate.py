@@ -306,11 +306,8 @@ def test_predictions_that_do_not_fit(folders, tmp_path):
     document = json.loads(result.out)
     assert (document["with_predictions"], document["evaluated"]) == (1, 3)
     assert (document["top1_cls"], document["top5_cls"]) == (100, None)  # one class a line says nothing of five
-    for lines, said in (
-        (["a,cat"], "classes as whole numbers"),
-        (["a,1,2", "b,1"], "expected 2 classes"),
-        ([], "none"),
-    ):
+    wrong = ((["a,cat"], "classes as whole numbers"), (["a,1,2", "b,1"], "expected 2 classes"), ([], "none"))
+    for lines, said in wrong:
         result = evaluate(folders, "--predictions", predictions(tmp_path, lines))
         assert result.code == 2
         assert said in result.err

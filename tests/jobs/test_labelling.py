@@ -78,11 +78,8 @@ def test_numbers_by_hand() -> None:
     assert (found["images"], found["evaluated"], len(found["failed"])) == (4, 3, 1)
     assert found["per_class"]["4"]["taught_1"] == pytest.approx(50)
     assert (found["per_class"]["4"]["pictures"], found["per_class"]["4"]["boxes"]) == (3, 6)
-    assert found == {
-        **summed_up(HAND[::-1], {"s": LabellingTally([0, 1])})["s"],
-        "images": 4,
-        "failed": found["failed"],
-    }
+    turned = summed_up(HAND[::-1], {"s": LabellingTally([0, 1])})["s"]
+    assert found == {**turned, "images": 4, "failed": found["failed"]}
 
 
 def test_names_that_need_nothing_in_a_picture_count_as_nothing() -> None:

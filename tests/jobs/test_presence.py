@@ -178,14 +178,8 @@ def test_the_report_has_tables_and_reliability(done):
     out, _ = done
     page = (out / "report.html").read_text()
     assert "Where true boxes are lost" in (out / "tables.md").read_text()
-    for words in (
-        "unknown name",
-        "All numbers, with 95 % intervals",
-        "box ECE",
-        "Reliability of the scores",
-        "absent found",
-    ):
-        assert words in page
+    said = ("unknown name", "All numbers, with 95 % intervals", "box ECE", "Reliability of the scores", "absent found")
+    assert not [words for words in said if words not in page]
     bins = list(csv.DictReader((out / "reliability.csv").open()))
     assert {one["setting"] for one in bins} == {"mini_default-recipe"}
     assert sum(int(one["boxes"]) for one in bins) == sum(len(one["box_scores"]) for one in rows_in(out))

@@ -141,15 +141,9 @@ def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_line(cluster):
-    parts: dict[int, Part] = {}
+    parts: list[Part] = []
     with pytest.raises(ModelError, match=r"part 00005, from 10 on, ended its worker 4 times: .*run the same command"):
-        engine.run(
-            SHARDS,
-            functools.partial(Labels, die_always),
-            lambda part: parts.update({part.index: part}),
-            address=cluster.address,
-            threads=1,
-        )
+        engine.run(SHARDS, functools.partial(Labels, die_always), parts.append, address=cluster.address, threads=1)
     assert parts, "what was done before is kept"
 
 

@@ -235,11 +235,8 @@ def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
 
 
 def test_saves_that_are_damaged_are_named(out):
-    for content in (
-        b"{}\n",
-        b"no JSON\n",
-        b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n',
-    ):
+    of_another = b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n'
+    for content in (b"{}\n", b"no JSON\n", of_another):
         (out / "corrections.jsonl").write_bytes(content)
         with pytest.raises(UsageError, match=r"corrections\.jsonl cannot be read"), ReviewFolder.opened(out):
             pass
