@@ -461,7 +461,7 @@ def test_json_is_one_document_and_nothing_else(tmp_path):
     assert document == json.loads((tmp_path / "results.json").read_text())
 
 
-def test_options_reach_the_localizer(tmp_path):
+def test_options_reach_the_localizer():
     settings = document_of(
         *("localize", CAT, "-p", "cat|kitten", "--method", "layer_cam", "-o", "stages=-1,-2", "--threshold", "0.3"),
         *("--components", "largest", "--max-boxes", "2", "--min-presence", "0.25", "--resize", "pad"),
@@ -478,7 +478,7 @@ def test_options_reach_the_localizer(tmp_path):
     assert {key: settings[key] for key in asked} == asked
 
 
-def test_several_methods_are_one(tmp_path):
+def test_several_methods_are_one():
     settings = document_of(
         *("localize", CAT, "-p", "cat", "--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2"),
         *("--ensemble", "rank"),

@@ -442,7 +442,7 @@ def test_without_the_flag_there_are_no_masks(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
 
 
-def test_grabcut_on_the_command_line(tmp_path):
+def test_grabcut_on_the_command_line():
     asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
     heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
     assert [one["settings"]["masks_by"] for one in (heat, cut)] == ["heat", "grabcut"]

@@ -48,7 +48,7 @@ def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monke
     assert 2 in counted.values()  # of the pictures; the bank of names has a bar of its own
 
 
-def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path) -> None:
     out = folder / "found"
     asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
     for _ in range(2):  # the second time the overlays of the first lie in the folder

@@ -28,14 +28,7 @@ def terms_of(*modules: nn.Module) -> int:
 
 
 def rounding(terms: int | nn.Module, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
-    """The difference that rounding explains.
-
-    Args:
-        terms: how many additions lie behind a value, or the tower that computes it.
-        scale: the largest value on the way: of what is subtracted, not of a small difference, and divided if the
-            difference is.
-        dtype: what was computed in.
-    """
+    """What rounding explains after so many additions, or a tower's; scale: the largest value on the way."""
     count = terms if isinstance(terms, int) else terms_of(terms)
     return MARGIN * torch.finfo(dtype).eps * count**0.5 * scale
 

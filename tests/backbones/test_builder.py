@@ -337,7 +337,7 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
         create(f"local-dir:{folder}")
 
 
-def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
+def test_tokenizers_that_are_not_there(monkeypatch):
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
     with pytest.raises(ModelError) as error:

@@ -164,7 +164,7 @@ def changed(folder, name="config.json", **changes):
     (folder / name).write_text(json.dumps(held | changes))
 
 
-def test_a_configuration_may_leave_out_what_is_default(saved, tmp_path):
+def test_a_configuration_may_leave_out_what_is_default(tmp_path):
     """As those of SigLIP on the hub do; older ones say the highest id is a text's end."""
     model = seeded(lambda: shaken(model_of("clip-old")), 4)
     model.save_pretrained(tmp_path)

@@ -538,7 +538,7 @@ def test_a_download_by_url(home, monkeypatch):
             _weights._download_url(f"{address}/none.pt", folder / "none.pt", "the weights")
 
 
-def test_hub_folder(home, state):
+def test_hub_folder(home):
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
         _weights.hub_folder("org/name")
     config = in_hub_cache(home, "org/name", "open_clip_config.json", json.dumps({}).encode())

@@ -216,7 +216,7 @@ def test_the_folder_is_resumed_with_the_same_result(twenty: Planted) -> None:
             twenty.run(**other)
 
 
-def test_other_drafts_make_the_reviews_again(twenty: Planted, tmp_path: Path) -> None:
+def test_other_drafts_make_the_reviews_again(twenty: Planted) -> None:
     first = twenty.run()
     Image.new("RGB", (SIDE, SIDE), (200, 0, 0)).save(twenty.dataset.samples[4].path)
     twenty.things["04.png"] = planted(99)

@@ -104,7 +104,7 @@ def test_the_editor_shows_the_pictures_of_the_last_call_and_keeps_corrections_of
         assert sent(f"{address}/pictures/2")[1]["boxes"][0]["xyxy"] == [10, 10, 30, 20]
 
 
-def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):
+def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(out, address):
     status, entries = sent(f"{address}/pictures")
     assert (status, [one["name"] for one in entries]) == (200, ["a.png", "b.png", "c.png"])
     _, state = sent(f"{address}/pictures/1")
@@ -242,7 +242,7 @@ def test_saves_that_are_damaged_are_named(out):
             pass
 
 
-def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, monkeypatch):
+def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypatch):
     begun, others = threading.Event(), threading.Event()
 
     def slow(drafts, picture, given):
@@ -293,7 +293,7 @@ def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
         assert [one.exists() for one in (*own, *others)] == [False, False, True, True]
 
 
-def test_the_older_tab_is_told_and_overwrites_nothing(out, address):
+def test_the_older_tab_is_told_and_overwrites_nothing(address):
     assert sent(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
     status, answer = sent(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
     assert (status, answer["error"]) == (409, "expected revision 1 of this picture, got 0: load it again")
@@ -327,7 +327,7 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
     assert not list(out.glob("corrections.*"))
 
 
-def test_only_pictures_of_the_run_by_number(out, address):
+def test_only_pictures_of_the_run_by_number(address):
     for path in ("/pictures/3", "/images/3.jpg", "/thumbnails/99.jpg"):
         status, answer = sent(f"{address}{path}")
         assert (status, answer["error"]) == (
@@ -358,7 +358,7 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
     assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, own, at)
 
 
-def test_a_suggestion_is_a_box_of_this_picture(out, address):
+def test_a_suggestion_is_a_box_of_this_picture(address):
     status, answer = sent(f"{address}/pictures/0/suggestion", {"name": "red"})
     assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
     for wish, said in [
