@@ -301,10 +301,8 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert re.split(r" {2,}", guided) == ["only with --guide", "corrclip · gla_clip · proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     of_class_tokens = "decomposition · grad_eclip"
-    assert re.split(r" {2,}", but) == [
-        "not on average-pooled vits",
-        f"{of_class_tokens} · lctr · raw_attention · ts_cam",
-    ]
+    of_vits = f"{of_class_tokens} · lctr · raw_attention · ts_cam"
+    assert re.split(r" {2,}", but) == ["not on average-pooled vits", of_vits]
     assert re.split(r" {2,}", pooled) == ["not on attention-pooled vits", of_class_tokens]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
@@ -479,10 +477,8 @@ def test_options_reach_the_localizer():
 
 
 def test_several_methods_are_one():
-    settings = document_of(
-        *("localize", CAT, "-p", "cat", "--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2"),
-        *("--ensemble", "rank"),
-    )["settings"]
+    how = ("--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2", "--ensemble", "rank")
+    settings = document_of("localize", CAT, "-p", "cat", *how)["settings"]
     assert settings["method"] == "cam+layer_cam"
     assert settings["ensemble"] == "rank"
     assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}

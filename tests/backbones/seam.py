@@ -214,10 +214,8 @@ class BundledContract(BackboneContract):
         before = torch.get_rng_state()
         again = type(backbone).bundled()
         assert torch.equal(torch.get_rng_state(), before)
-        images, texts = (
-            backbone.normalize(torch.rand(1, 3, 224, 224)),
-            ["a photo of a cat.", "remote control", "xqzvkw"],
-        )
+        images = backbone.normalize(torch.rand(1, 3, 224, 224))
+        texts = ["a photo of a cat.", "remote control", "xqzvkw"]
         assert torch.equal(backbone.encode_image(images), again.encode_image(images))
         assert torch.equal(backbone.encode_text(texts), again.encode_text(texts))
 

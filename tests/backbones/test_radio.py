@@ -79,10 +79,8 @@ class Plain(nn.Module):
 
     def state(self, heads: str) -> dict[str, Tensor]:
         """Under the authors' names."""
-        named = {
-            "base_model.patch_generator.cls_token.token": self.first,
-            "base_model.patch_generator.pos_embed": self.places,
-        }
+        own = "base_model.patch_generator."
+        named = {f"{own}cls_token.token": self.first, f"{own}pos_embed": self.places}
         for name, tensor in self.visual.state_dict().items():
             named["base_model." + ("patch_generator." if name.startswith("embedder") else "") + name] = tensor
         return named | {f"{heads}.{name}": tensor for name, tensor in self.head.state_dict().items()}

@@ -38,7 +38,5 @@ def test_pictures_of_both_sets_and_synonyms_without_underscores(tmp_path):
 
 def test_only_names_known_to_be_absent_are_asked(tmp_path):
     found = open_asked("lvis", build(tmp_path), negatives="all")
-    assert {one.id: one.labels for one in found.samples} == {
-        "train2017/000000000005.jpg": (2,),
-        "val2017/000000000007.jpg": (0, 1, 2),
-    }
+    asked = {"train2017/000000000005.jpg": (2,), "val2017/000000000007.jpg": (0, 1, 2)}
+    assert {one.id: one.labels for one in found.samples} == asked

@@ -231,10 +231,8 @@ def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
     folders.lines(root / "mapping.txt", [f"{a}, {b}" for a, b in folders.HASHES.items()])
     rows = ["image_id,x0,y0,x1,y1", "0/0.jpeg,1,2,50,40", "0/0.jpeg,3,4,5,6", "1/0.jpeg,0,0,9,9"]
     folders.lines(root / "ImageNetV2_boxes.txt", rows)
-    assert boxes(open_dataset("imagenetv2", root)) == {
-        "val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]],
-        "val2/1/0.jpeg": [[0, 0, 9, 9]],
-    }
+    released = {"val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]], "val2/1/0.jpeg": [[0, 0, 9, 9]]}
+    assert boxes(open_dataset("imagenetv2", root)) == released
 
 
 def test_cub_width_and_height_become_edges(tmp_path):
@@ -263,10 +261,8 @@ def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
     replace(metadata / "localization.txt", "48f37c0f.png,", "48f37c0f.png,x.png")
     assert named("openimages30k", root) == [("metadata", "test/0bt_c3/0a51958f.jpg")]
     replace(metadata / "localization.txt", "test/02jvh9/32fdab44.jpg,", "other.jpg,")
-    assert named("openimages30k", root)[1:] == [
-        ("metadata", "test/0bt_c3/0a51958f.jpg"),
-        ("empty annotation", "test/02jvh9/32fdab44.jpg"),
-    ]
+    others = [("metadata", "test/0bt_c3/0a51958f.jpg"), ("empty annotation", "test/02jvh9/32fdab44.jpg")]
+    assert named("openimages30k", root)[1:] == others
     replace(metadata / "class_labels.txt", "32fdab44.jpg,1", "32fdab44.jpg,0")
     assert ("label mismatch", "test/02jvh9/32fdab44.jpg") in named("openimages30k", root)
     (root / "class-descriptions-boxable.csv").write_text("/m/01yrx,Cat\n")
@@ -279,10 +275,8 @@ def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     assert boxes(dataset) == {"2008_000002/dog": [[0, 0, 50, 40]], "2008_000002/tvmonitor": [[33, 10, 44, 40]]}
     assert dataset.classes[dataset.samples[1].label].synonyms == ("TV monitor", "television")
     assert len(dataset.classes) == 20
-    assert [(one.kind, one.source) for one in dataset.problems] == [
-        ("difficult", "2008_000002/dog"),
-        ("difficult", "2008_000007/cow"),
-    ]
+    left_out = [("difficult", "2008_000002/dog"), ("difficult", "2008_000007/cow")]
+    assert [(one.kind, one.source) for one in dataset.problems] == left_out
 
 
 @pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400, "9" * 5000])
@@ -379,16 +373,13 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
         "000000000139/72": [[5.5, 6.25, 25.5, 36.75]],
     }
     assert [one.name for one in dataset.classes] == ["person", "tv"]  # by category id
-    assert [(one.kind, one.source) for one in dataset.problems] == [
-        ("crowd", "annotation 4 of image 139"),
-        ("crowd", "annotation 5 of image 285"),
-    ]
-    folders.coco(
-        tmp_path, {**folders.COCO, "annotations": [*folders.COCO["annotations"], folders.COCO["annotations"][0]]}
-    )
+    crowds = [("crowd", "annotation 4 of image 139"), ("crowd", "annotation 5 of image 285")]
+    assert [(one.kind, one.source) for one in dataset.problems] == crowds
+    first, *others = folders.COCO["annotations"]
+    folders.coco(tmp_path, {**folders.COCO, "annotations": [first, *others, first]})
     twice = open_dataset("coco", tmp_path)
     assert (boxes(twice), twice.problems[-1].kind) == (boxes(dataset), "duplicate id")
-    without_ids = [{key: one[key] for key in one if key != "id"} for one in folders.COCO["annotations"]]
+    without_ids = [{key: one[key] for key in one if key != "id"} for one in (first, *others)]
     folders.coco(tmp_path, {**folders.COCO, "annotations": without_ids})
     assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)
 

@@ -400,11 +400,8 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
     broken = shutil.copytree(root, tmp_path / "data")
     for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
         (broken / name).write_bytes((broken / name).read_bytes()[:2000])
-    given = replace(
-        dataset(root),
-        samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
-    )
-    result = run(root, tmp_path / "out", data=given)
+    samples = tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples)
+    result = run(root, tmp_path / "out", data=replace(dataset(root), samples=samples))
     assert sorted(result.failed) == ["val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"]
     assert "003.jpg: damaged" in result.failed["val/003.jpg"]
     numbers = result.summary["mini_cam"]
@@ -508,9 +505,8 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     sample = dataset(root).samples[0]
     paths = {name: tmp_path / f"{name}.png" for name in masks}
-    sample = replace(
-        sample, boxes_xyxy=np.zeros((0, 4), np.float32), masks=(paths["one"], paths["two"]), ignore=paths["ignore"]
-    )
+    both, none = (paths["one"], paths["two"]), np.zeros((0, 4), np.float32)
+    sample = replace(sample, boxes_xyxy=none, masks=both, ignore=paths["ignore"])
     true, ignore = read_masks(sample)
     small = {name: cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST) > 0 for name, mask in masks.items()}
     np.testing.assert_array_equal(true, small["one"] | small["two"])
@@ -619,10 +615,8 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
     settings, _ = given.settings(unfit_for_setup)
     plain, _ = replace(given, baselines=()).settings(unfit_for_setup)
     added = [one for one in settings if one not in plain]
-    assert [(one.setup, one.method, one.threshold) for one in added] == [
-        (0, "centre_gaussian", None),
-        (2, "centre_gaussian", None),
-    ]
+    expected = [(0, "centre_gaussian", None), (2, "centre_gaussian", None)]
+    assert [(one.setup, one.method, one.threshold) for one in added] == expected
     assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
     assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
     with_head = replace(SETUP, options=SETUP.options.but(head="head.safetensors"))  # is only for the head's method

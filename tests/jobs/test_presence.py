@@ -40,9 +40,8 @@ HAND = [
 
 
 def test_numbers_by_hand():
-    found = summed_up([*HAND, {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}], {"s": PresenceTally()})[
-        "s"
-    ]
+    failed = {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}
+    found = summed_up([*HAND, failed], {"s": PresenceTally()})["s"]
     assert found["recall"] == pytest.approx(2 / 3)
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["false_finds"] == pytest.approx(1 / 4)

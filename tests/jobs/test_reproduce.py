@@ -38,10 +38,8 @@ def test_every_published_row_is_a_command_that_benchmark_takes(tmp_path):
 def test_without_out_rows_are_listed_with_their_commands():
     ran = succeeded("reproduce", "naclip-voc21,vl_score")
     assert "naclip-voc21: miou 64.07" in ran.out
-    assert (
-        "cliploc benchmark --task segmentation --dataset voc21 --root DIR --model ViT-B-16 --pretrained openai"
-        in ran.out
-    )
+    said = "cliploc benchmark --task segmentation --dataset voc21 --root DIR --model ViT-B-16 --pretrained openai"
+    assert said in ran.out
     assert ran.out.count("cliploc benchmark") == 3
 
 

@@ -112,17 +112,13 @@ def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(out, ad
     assert draft["draft"] == 0
     ring = [10, 10, 30, 10, 30, 20, 10, 20]
     hole = [14, 12, 18, 12, 18, 16, 14, 16]
-    answer = sent(
-        f"{address}/pictures/1",
-        saved(draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4), status="reviewed"),
-    )
+    boxes = [draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4)]
+    answer = sent(f"{address}/pictures/1", saved(*boxes, status="reviewed"))
     assert answer == (200, {"revision": 1})
     assert sent(f"{address}/pictures/0", saved(*sent(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
     read = corrections(out)
-    assert read["reviews"] == {
-        "b.png": {"status": "reviewed", "revision": 1},
-        "a.png": {"status": "skipped", "revision": 1},
-    }
+    statuses = {"b.png": "reviewed", "a.png": "skipped"}
+    assert read["reviews"] == {name: {"status": one, "revision": 1} for name, one in statuses.items()}
     assert list(read["pictures"]) == ["b.png"], (
         "a person who says nothing of the boxes leaves the drafts, with their scores"
     )
@@ -330,10 +326,8 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
 def test_only_pictures_of_the_run_by_number(address):
     for path in ("/pictures/3", "/images/3.jpg", "/thumbnails/99.jpg"):
         status, answer = sent(f"{address}{path}")
-        assert (status, answer["error"]) == (
-            404,
-            f"expected the number of a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
-        )
+        number = path.strip("/.jpg").split("/")[-1]
+        assert (status, answer["error"]) == (404, f"expected the number of a picture below 3, got {number}")
     other = "/images/a.png /parts/0.jpg /images/..%2f..%2fetc/passwd /pictures/-1 /pictures/1e0 /corrections.json"
     for path in other.split():
         assert sent(f"{address}{path}") == (404, {"error": "There is no such address here."})
