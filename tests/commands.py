@@ -65,11 +65,16 @@ def refused(*arguments: object) -> str:
     return ran.err
 
 
+def succeeded(*arguments: object) -> Outcome:
+    """What a command says that ends with code 0."""
+    ran = cliploc_(*arguments)
+    assert ran.code == 0, ran.err
+    return ran
+
+
 def document_of(*arguments: object) -> dict[str, Any]:
     """What a command that succeeds prints with `--json`."""
-    ran = cliploc_(*arguments, "--json")
-    assert ran.code == 0, ran.err
-    found: dict[str, Any] = json.loads(ran.out)
+    found: dict[str, Any] = json.loads(succeeded(*arguments, "--json").out)
     return found
 
 
@@ -116,9 +121,14 @@ def _tell(
     told.send(function(*arguments))
 
 
+def python(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """A new process of Python with these arguments."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **options)  # type: ignore[call-overload]
+
+
 def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cliploc", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
+    return python("-m", "cliploc", *arguments, check=False, **options)
 
 
 @contextlib.contextmanager

@@ -27,22 +27,11 @@ settings.load_profile("cliploc")
 
 # The files that take longest. A worker gets whole files: one of these at the end would keep the others waiting.
 FIRST = {
-    "saliency/test_contract.py",
-    "jobs/test_benchmark.py",
-    "web/test_guard.py",
-    "web/test_service.py",
-    "test_cli.py",
-    "test_localizer.py",
-    "test_examples.py",
-    "test_plugins.py",
-    "backbones/test_open_clip_timm.py",
-    "hub/test_download.py",
-    "report/test_benchmark.py",
-    "test_bench.py",
-    "test_recipes.py",
-    "metrics/test_box_metrics.py",
-    "jobs/test_faithfulness.py",
-}
+    "saliency/test_contract.py", "jobs/test_benchmark.py", "web/test_guard.py", "web/test_service.py", "test_cli.py",
+    "test_localizer.py", "test_examples.py", "test_plugins.py", "backbones/test_open_clip_timm.py",
+    "hub/test_download.py", "report/test_benchmark.py", "test_bench.py", "test_recipes.py",
+    "metrics/test_box_metrics.py", "jobs/test_faithfulness.py",
+}  # fmt: skip
 
 
 def pytest_sessionstart() -> None:
@@ -83,10 +72,7 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_wait_for_the_disk() -> Iterator[None]:
-    """No test cuts the power, and each file of a run would wait for the disk: a sixth of the suite's time.
-
-    Processes that a test starts wait all the same.
-    """
+    """No test cuts the power, and to wait for the disk takes a sixth of the time; processes that a test starts wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # an error where the file is closed, as before
         patch.setattr(os, "sync", lambda: None, raising=False)

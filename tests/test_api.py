@@ -66,7 +66,6 @@ def test_the_document_of_the_api_names_every_public_name():
     assert set(cliploc.__all__) <= said
 
 
-# ------------------------------------------------------------------------------------------------------- Localization
 @pytest.fixture(scope="module")
 def found() -> cliploc.Localization:
     picture = Image.new("RGB", (64, 48), "red")
@@ -112,7 +111,6 @@ def test_an_overlay_takes_what_it_names(found):
         found.overlay(colour="red")
 
 
-# ----------------------------------------------------------------------------------------------------------- annotate
 def test_annotate_takes_options_as_one_value_and_one_by_one(tmp_path):
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     options = cliploc.Options(method="layer_cam", batch_size=2, device="cpu")

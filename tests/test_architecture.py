@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import pkgutil
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from tools.house import with_layers
 
 import cliploc
-from tests.commands import elsewhere
+from tests.commands import elsewhere, python
 
 PACKAGE = Path(cliploc.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -70,9 +69,7 @@ def test_nobody_asks_whether_a_backbone_has_something() -> None:
 
 
 def test_the_localizer_loads_no_report_and_no_training() -> None:
-    code = "import sys, cliploc.localizer; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(ran.stdout.split())
+    loaded = set(python("-c", "import sys, cliploc.localizer; print(*sys.modules)").stdout.split())
     assert "cliploc.localizer" in loaded
     heavy = ("cliploc.report", "cliploc.training", "cliploc.web", "cliploc.jobs", "matplotlib", "jinja2", "open_clip")
     assert not loaded.intersection(heavy)
@@ -89,10 +86,7 @@ POSIX_NAMES = {  # module → what it has on POSIX systems only, as far as someb
 
 
 def imported_as_on_windows() -> list[str]:
-    """Our modules that can be imported where what Windows lacks is not there; in a process of its own.
-
-    Libraries are imported before that: they look at the system by themselves.
-    """
+    """Our modules that can be imported, after all libraries, where what Windows lacks is not there."""
     with contextlib.suppress(ImportError):
         import starlette  # noqa: F401
     for name in [one for one in sys.modules if one.partition(".")[0] == "cliploc"]:

@@ -41,7 +41,6 @@ def counted(backbone):
     return asked
 
 
-# --------------------------------------------------------------------------------------------------------- the rule
 @pytest.mark.parametrize("words", [("red",), ("Kitten", "red"), ("sky",), ("a new thing",)])
 @pytest.mark.parametrize(("passing", "kin"), [(0.03, 0.1), (0.2, 0), (0.001, 0.3)])
 def test_presence_rank_and_probability_by_hand(gap, words, passing, kin):
@@ -101,7 +100,6 @@ def test_the_packaged_lists():
         assert all(word and word == word.strip() for entry in entries for word in entry)
 
 
-# ------------------------------------------------------------------------------------------------ in a localizer
 def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
     found = build(gap, min_presence=0.5)(TALL, ["red", "something"])
     standing = Bank(Texts(gap, ("{}",))).standing(torch.from_numpy(found.embedding)[None], [("red",), ("something",)])
@@ -232,7 +230,6 @@ def test_annotate_always_asks_for_presence(gap):
         assert described["min_presence"] == (0.5 if least is None else least)
 
 
-# ------------------------------------------------------------------------------------------------------ what is said
 def test_what_is_printed_and_written_says_uncalibrated(gap):
     found = build(gap, min_presence=1e-9)(WIDE, ["red"])
     assert found.found.all()

@@ -31,7 +31,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
 from cliploc.saliency._infra.method_registry import typed
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -45,11 +45,9 @@ LOCALIZE_NEEDS_NOT = {
 }  # fmt: skip
 
 
-def imported(*arguments: str) -> set[str]:
+def imported(*arguments: object) -> set[str]:
     """The modules that a run of Python imports."""
-    report = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, timeout=120, check=True
-    ).stderr
+    report = python("-X", "importtime", *arguments).stderr
     return {line.rsplit("|", 1)[1].strip() for line in report.splitlines() if line.count("|") == 2}
 
 
@@ -64,7 +62,7 @@ def imported(*arguments: str) -> set[str]:
     ids=["import", "help", "help of a command", "localize"],
 )
 def test_nothing_is_imported_before_it_is_needed(arguments, most):
-    modules = imported(*map(str, arguments))
+    modules = imported(*arguments)
     own = {name for name in modules if name.partition(".")[0] == "cliploc"}
     assert 0 < len(own) <= most
     others = {name.partition(".")[0] for name in modules}
@@ -144,15 +142,7 @@ WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a
 def refusals(tmp_path_factory):
     """What each command of REFUSED and WITH_NUMPY said, forked from a process that has refused the first one."""
     asked = json.dumps([[str(word) for word in words] for words, _ in (*REFUSED, *WITH_NUMPY)])
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH],
-        input=asked,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=tmp_path_factory.mktemp("nothing"),
-    )
+    ran = python("-c", WITHOUT_TORCH, input=asked, cwd=tmp_path_factory.mktemp("nothing"))
     assert ran.stderr == ""
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
@@ -177,8 +167,7 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(refusals, number, t
 def test_version_and_help():
     assert cliploc_("--version").out == f"cliploc {__version__}\n"
     for arguments in ([], ["--help"]):
-        result = cliploc_(*arguments)
-        assert result.code == 0
+        result = succeeded(*arguments)
         for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods", "doctor"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
@@ -257,8 +246,8 @@ def test_help_of_commands_without_recipes_tells_no_default_of_one(command):
 
 def test_a_command_imports_the_modules_of_no_other():
     script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    modules = {name.removeprefix("cliploc.cli.") for name in done.stdout.split() if name.startswith("cliploc.cli.")}
+    done = python("-c", script).stdout.split()
+    modules = {name.removeprefix("cliploc.cli.") for name in done if name.startswith("cliploc.cli.")}
     assert modules == {"commands", "localize", "options", "output", "photos"}
 
 
@@ -312,10 +301,8 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert re.split(r" {2,}", guided) == ["only with --guide", "corrclip · gla_clip · proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     of_class_tokens = "decomposition · grad_eclip"
-    assert re.split(r" {2,}", but) == [
-        "not on average-pooled vits",
-        f"{of_class_tokens} · lctr · raw_attention · ts_cam",
-    ]
+    of_vits = f"{of_class_tokens} · lctr · raw_attention · ts_cam"
+    assert re.split(r" {2,}", but) == ["not on average-pooled vits", of_vits]
     assert re.split(r" {2,}", pooled) == ["not on attention-pooled vits", of_class_tokens]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
@@ -356,18 +343,10 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
 def test_numbers_are_not_broken_where_the_screen_is_narrow(capsys):
     terminal = Terminal()
     terminal.out.width = 24
-    print_result(
-        terminal,
-        {},
-        titled([["setting", "saved", "minutes"], ["mini\ncam", "25.0 ± 12.4", "11.1–14.6"]]),
-        as_json=False,
-    )
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
-        "setting    saved",
-        "    minutes",
-        "mini\\ncam  25.0 ± 12.4",
-        "    11.1–14.6",
-    ]
+    rows = titled([["setting", "saved", "minutes"], ["mini\ncam", "25.0 ± 12.4", "11.1–14.6"]])
+    print_result(terminal, {}, rows, as_json=False)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["setting    saved", "    minutes", "mini\\ncam  25.0 ± 12.4", "    11.1–14.6"]
 
 
 def test_a_last_column_is_wrapped_beside_the_others_where_there_is_room(listed):
@@ -385,8 +364,7 @@ def test_commands_to_copy_are_not_broken(monkeypatch):
 
 
 def test_a_part_of_a_name_lists_those_models():
-    result = cliploc_("models", "rn50")
-    assert result.code == 0
+    result = succeeded("models", "rn50")
     table, _ = result.out.split("\n\n")
     assert [line.split()[0] for line in table.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
     err = refused("models", "vitb16")
@@ -449,8 +427,7 @@ def test_all_about_one_model():
     assert re.search(r"^parameters +4\.7 M", cliploc_("models", "mini").out, re.MULTILINE)
     assert "none\n" in cliploc_("models", "swin_base").out
     assert "ts_cam" not in cliploc_("models", "ViTamin-B-LTT").out
-    result = cliploc_("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
-    assert result.code == 0
+    result = succeeded("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
     assert "not known: open_clip cannot build roberta-ViT-B-32 (" in result.out
 
 
@@ -482,7 +459,7 @@ def test_json_is_one_document_and_nothing_else(tmp_path):
     assert document == json.loads((tmp_path / "results.json").read_text())
 
 
-def test_options_reach_the_localizer(tmp_path):
+def test_options_reach_the_localizer():
     settings = document_of(
         *("localize", CAT, "-p", "cat|kitten", "--method", "layer_cam", "-o", "stages=-1,-2", "--threshold", "0.3"),
         *("--components", "largest", "--max-boxes", "2", "--min-presence", "0.25", "--resize", "pad"),
@@ -491,33 +468,17 @@ def test_options_reach_the_localizer(tmp_path):
     )["settings"]
     assert len(settings.pop("templates")) == 81
     asked = {
-        "names": ["cat|kitten"],
-        "model": "mini",
-        "pretrained": None,
-        "method": "layer_cam",
-        "method_options": {"stages": [-1, -2]},
-        "ensemble": "minmax",
-        "threshold": 0.3,
-        "components": "largest",
-        "max_boxes": 2,
-        "min_presence": 0.25,
-        "resize": "pad",
-        "image_size": [192, 256],
-        "scales": [1.0, 1.5],
-        "flip": True,
-        "refine": ["affinity", "guided"],
-        "background": ["bicycle"],
-        "device": "cpu",
-        "batch_size": 3,
-    }
+        "names": ["cat|kitten"], "model": "mini", "pretrained": None, "method": "layer_cam",
+        "method_options": {"stages": [-1, -2]}, "ensemble": "minmax", "threshold": 0.3, "components": "largest",
+        "max_boxes": 2, "min_presence": 0.25, "resize": "pad", "image_size": [192, 256], "scales": [1.0, 1.5],
+        "flip": True, "refine": ["affinity", "guided"], "background": ["bicycle"], "device": "cpu", "batch_size": 3,
+    }  # fmt: skip
     assert {key: settings[key] for key in asked} == asked
 
 
-def test_several_methods_are_one(tmp_path):
-    settings = document_of(
-        *("localize", CAT, "-p", "cat", "--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2"),
-        *("--ensemble", "rank"),
-    )["settings"]
+def test_several_methods_are_one():
+    how = ("--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2", "--ensemble", "rank")
+    settings = document_of("localize", CAT, "-p", "cat", *how)["settings"]
     assert settings["method"] == "cam+layer_cam"
     assert settings["ensemble"] == "rank"
     assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}
@@ -541,8 +502,7 @@ def test_several_methods_for_a_command_that_runs_one_are_refused_with_what_to_do
 
 def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
-    assert result.code == 0, result.err
+    result = succeeded("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
     said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err
@@ -551,17 +511,11 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "wanted", "value"),
     [
-        ("0.5", float | None, 0.5),
-        ("none", float | None, None),
-        ("3", int, 3),
-        ("true", bool, True),
-        ("0", bool, False),
-        ("-1,-3", tuple[int, ...], (-1, -3)),
-        ("(1, 2)", tuple[int, ...], (1, 2)),
-        ("all", tuple[int, ...] | str, "all"),
-        ("a=b", str, "a=b"),
+        ("0.5", float | None, 0.5), ("none", float | None, None), ("3", int, 3), ("true", bool, True),
+        ("0", bool, False), ("-1,-3", tuple[int, ...], (-1, -3)), ("(1, 2)", tuple[int, ...], (1, 2)),
+        ("all", tuple[int, ...] | str, "all"), ("a=b", str, "a=b"),
     ],
-)
+)  # fmt: skip
 def test_method_options_get_their_types(text, wanted, value):
     found = typed("option", text, wanted)
     assert found == value
@@ -595,8 +549,7 @@ def test_any_file_name_is_shown_and_written_as_it_is(tmp_path, monkeypatch):
 def test_a_file_name_that_is_no_utf_8(tmp_path):
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     shutil.copy(CAT, tmp_path / name)
-    result = cliploc_("localize", tmp_path / name, "-p", "cat", "--out", tmp_path / "out", *FAST)
-    assert result.code == 0, result.err
+    result = succeeded("localize", tmp_path / name, "-p", "cat", "--out", tmp_path / "out", *FAST)
     assert "caf\\udce9.png" in result.out
     picture = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["pictures"][0]
     assert (tmp_path / "out" / picture["overlay"]).exists()
@@ -609,8 +562,7 @@ def test_pictures_of_one_stem_do_not_overwrite_each_other_nor_what_was_given(tmp
     given = tmp_path / "cat_overlay.jpg"  # a picture that is called like an overlay, in the output folder
     shutil.copy(COFFEE, given)
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg", tmp_path / "b/CAT.png", given]
-    result = cliploc_("localize", *paths, "-p", "cat", "--out", tmp_path, *FAST)
-    assert result.code == 0
+    succeeded("localize", *paths, "-p", "cat", "--out", tmp_path, *FAST)
     assert given.read_bytes() == COFFEE.read_bytes()
     pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
     overlays = [picture["overlay"] for picture in pictures]
@@ -717,14 +669,9 @@ def test_a_full_disk_under_a_document_is_one_line(command):
 
 
 def test_a_closed_stdout_is_one_line_and_a_closed_stderr_does_not_disturb_stdout():
+    command = ["sh", sys.executable, "-m", "cliploc", *LINES]
     without_out, without_err = (
-        subprocess.run(
-            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "cliploc", *LINES],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        subprocess.run(["sh", "-c", f'exec "$@" {closed}', *command], capture_output=True, text=True, timeout=120)
         for closed in (">&-", "2>&-")
     )
     assert (without_out.returncode, without_out.stderr.count("\n")) == (2, 1)
@@ -761,8 +708,7 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
 
 
 def test_an_overlay_of_a_thousand_names_is_drawn(tmp_path):
-    result = cliploc_("localize", CAT, "--classes", "imagenet", "--out", tmp_path, *FAST)
-    assert result.code == 0, result.err
+    succeeded("localize", CAT, "--classes", "imagenet", "--out", tmp_path, *FAST)
     pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
     assert [len(picture["names"]) for picture in pictures] == [1000]
     assert all(max(Image.open(tmp_path / picture["overlay"]).size) < 10_000 for picture in pictures)

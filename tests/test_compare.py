@@ -97,10 +97,8 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path):
 
 
 def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path):
-    document = document_of(
-        *("compare", CAT, "-p", "cat", "--method", "cam,grad_cam,gem", "--model", "mini", "--model", "mini-vit"),
-        *("--out", tmp_path),
-    )
+    both = ("--model", "mini", "--model", "mini-vit", "--out", tmp_path)
+    document = document_of("compare", CAT, "-p", "cat", "--method", "cam,grad_cam,gem", *both)
     [picture] = document["pictures"]
     cells = {(one["model"], one["method"]): one for one in picture["results"]}
     assert len(cells) == 6
@@ -112,10 +110,8 @@ def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path)
     assert all(bool(one["names"]) == (one["missing"] is None) for one in cells.values())
     alone = document_of("localize", CAT, "-p", "cat", "--model", "mini-vit", "--method", "gem")
     assert cells["mini-vit", "gem"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
-    assert [list(one["methods"]) for one in document["settings"]["models"]] == [
-        ["cam", "grad_cam"],
-        ["grad_cam", "gem"],
-    ]
+    fitting = [["cam", "grad_cam"], ["grad_cam", "gem"]]
+    assert [list(one["methods"]) for one in document["settings"]["models"]] == fitting
 
 
 @pytest.mark.parametrize(
@@ -176,10 +172,7 @@ def test_a_head_is_for_the_model_that_it_was_trained_on(mini, tmp_path):
     assert cells["mini", "ts_cam"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
     for words, said in (
         (("--method", "cam"), "is trained for ts_cam: add --method ts_cam"),
-        (
-            ("--method", "ts_cam", "--model", "mini-vit"),
-            "trained on mini, which is not among the models: add --model",
-        ),
+        (("--method", "ts_cam", "--model", "mini-vit"), "trained on mini, which is not among the models: add --model"),
     ):
         assert said in refused("compare", *asked, *words)
 
@@ -195,10 +188,8 @@ def test_a_photo_that_one_model_cannot_take_is_compared_on_the_others(tmp_path, 
                 yield result
 
     monkeypatch.setattr(Localizer, "run", refuse)
-    result = cliploc_(
-        *("compare", CAT, "-p", "cat", "--method", "grad_cam", "--model", "mini", "--model", "mini-vit", "--json"),
-        *("--out", tmp_path),
-    )
+    both = ("--model", "mini", "--model", "mini-vit", "--out", tmp_path)
+    result = cliploc_("compare", CAT, "-p", "cat", "--method", "grad_cam", *both, "--json")
     document = json.loads(result.out)
     assert result.code == 1
     assert document["failures"] == [{"file": str(CAT), "error": f"{CAT}: not compared on mini-vit: too narrow"}]
@@ -227,7 +218,6 @@ def test_an_input_is_never_written_over(tmp_path):
     assert photo.read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------------------- Python
 def test_a_figure_in_python_takes_pictures_from_anywhere(mini):
     localizer = Localizer(mini)
     with Image.open(CAT) as opened:

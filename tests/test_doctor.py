@@ -16,7 +16,7 @@ from cliploc.errors import ModelError
 from cliploc.localizer import Classified, Localizer
 from tests.backbones.small_clip import CONFIG, small_clip
 from tests.backbones.test_weights import home, in_hub_cache  # noqa: F401 - a fixture
-from tests.commands import cliploc_
+from tests.commands import cliploc_, succeeded
 
 
 def line_of(result, name):
@@ -24,10 +24,8 @@ def line_of(result, name):
     return line
 
 
-# ------------------------------------------------------------------------------------------------------- installation
 def test_this_installation_is_sound():
-    result = cliploc_("doctor")
-    assert result.code == 0, result.out
+    result = succeeded("doctor")
     lines = result.out.splitlines()
     assert all(line.startswith("ok ") for line in lines[:-1])
     photos = list(demo_photos())
@@ -70,7 +68,6 @@ def test_the_verdict_is_counted(monkeypatch, good):
     assert result.code == (0 if good else 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ weights
 @pytest.fixture
 def small(monkeypatch):
     """A ResNet of open_clip, by name, as small as can be."""

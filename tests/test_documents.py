@@ -8,15 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc import prompts
-from cliploc._documents import (
-    AnnotatedRow,
-    DocumentError,
-    checked,
-    parse_json,
-    read_bytes,
-    read_text,
-    refuse_other,
-)
+from cliploc._documents import AnnotatedRow, DocumentError, checked, parse_json, read_bytes, read_text, refuse_other
 from cliploc._files import read_part, read_stamps
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed
@@ -65,7 +57,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         read_bytes(tmp_path / "a", 10)
 
 
-def test_a_file_that_says_it_is_empty_is_not_read_for_ever(monkeypatch):
+def test_a_file_that_says_it_is_empty_is_not_read_for_ever():
     with pytest.raises(OSError, match="more than"):
         read_bytes("/proc/cpuinfo", 10)
 

@@ -1,7 +1,4 @@
-"""The examples of docstrings and of the documents run, where the demo's photographs lie; test_readme.py has the README.
-
-Before a Python block of a document that cannot run here stands `<!-- not run: why -->`.
-"""
+"""Examples of docstrings and documents run where the demo's photographs lie, but for `<!-- not run: why -->`."""
 
 import doctest
 import importlib

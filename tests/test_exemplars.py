@@ -13,7 +13,7 @@ from cliploc.exemplars import Exemplar, exemplar_of, split_entries
 from cliploc.localizer import Localizer
 from cliploc.prompts import read_classes
 from cliploc.web.settings import from_mapping
-from tests.commands import CAT, COFFEE, cliploc_, document_of, refused
+from tests.commands import CAT, COFFEE, document_of, refused, succeeded
 from tests.tiny import tower
 
 GRID = (4, 4)
@@ -142,14 +142,12 @@ def test_localize_compare_and_annotate_take_files(tmp_path):
     document = document_of("localize", CAT, "-p", f"it=@{CAT}{box}", "-p", f"cup|@{COFFEE}", "-p", "dog", *fast)
     assert document["settings"]["names"] == ["it", "cup", "dog"]
     assert {name: one[1:] for name, one in document["settings"]["exemplars"].items()} == {"it": [], "cup": ["text"]}
-    told = cliploc_("compare", CAT, "-p", f"@{COFFEE}", "--method", "cam", "--out", tmp_path / "compare")
-    assert told.code == 0, told.err
+    succeeded("compare", CAT, "-p", f"@{COFFEE}", "--method", "cam", "--out", tmp_path / "compare")
     (tmp_path / "labels.txt").write_text(f"it=@{CAT}{box} @0.3\ndog\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(CAT.read_bytes())
     asked = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "drafts", *fast)
-    told = cliploc_("annotate", tmp_path / "photos", *asked)
-    assert told.code == 0, told.err
+    succeeded("annotate", tmp_path / "photos", *asked)
     assert "none.jpg" in refused("localize", CAT, "-p", "cup=@none.jpg")
 
 

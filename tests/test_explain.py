@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from cliploc.faithfulness import area
 from tests.backbones.small_clip import save_folder, small_clip
-from tests.commands import CAT, cliploc_, document_of, refused
+from tests.commands import CAT, cliploc_, document_of, refused, succeeded
 
 FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
 
@@ -58,8 +58,7 @@ def test_the_page_shows_maps_curves_and_regions(explained):
 
 
 def test_28_steps_unless_asked_and_the_next_step_is_said(tmp_path):
-    result = cliploc_("explain", CAT, "-p", "cat", "--method", "random", "--no-baselines", "--out", tmp_path)
-    assert result.code == 0
+    result = succeeded("explain", CAT, "-p", "cat", "--method", "random", "--no-baselines", "--out", tmp_path)
     document = json.loads((tmp_path / "explain.json").read_text())
     assert document["protocol"]["steps"] == 28
     assert list(document["names"][0]["methods"]) == ["random"]
@@ -78,8 +77,7 @@ def test_the_words_that_the_match_used_are_told_where_the_text_tower_can(tmp_pat
     save_folder(tmp_path / "model")
     save_file(small_clip().state_dict(), tmp_path / "model" / "open_clip_model.safetensors")
     asked = ("-p", "red car", "--model", f"local-dir:{tmp_path / 'model'}", "--out", tmp_path / "out")
-    ran = cliploc_("explain", CAT, *asked, *FAST)
-    assert ran.code == 0, ran.err
+    ran = succeeded("explain", CAT, *asked, *FAST)
     [name] = json.loads((tmp_path / "out/explain.json").read_text())["names"]
     assert [one["word"] for one in name["words"]] == ["a", "photo", "of", "a", "red", "car", "."]
     shares = [one["share"] for one in name["words"]]

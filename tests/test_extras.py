@@ -1,8 +1,6 @@
 """Without the packages of an extra, the command that needs them says in one line what to install."""
 
 import json
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc._imports import PACKAGES
-from tests.commands import CAT
+from tests.commands import CAT, python
 
 OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "optional-dependencies"
@@ -95,9 +93,8 @@ def test_without_its_packages_one_line_says_what_to_install_before_torch_is_impo
     absent += [("starlette", "web", "label-studio"), ("starlette", "web", f"review {out}")]
     absent += [("pandas", "bench", f"report {out}")]
     absent += [("sklearn", "calibrate", f"tune {tmp_path}/calibrate --truth folder --out {out}.json")]
-    child = [sys.executable, "-c", ALL_ABSENT]
     asked = json.dumps([(package, command.split()) for package, _, command in absent])
-    done = subprocess.run(child, input=asked, capture_output=True, text=True, timeout=120, check=False)
+    done = python("-c", ALL_ABSENT, input=asked, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     for line, (_, extra, _) in zip(done.stderr.splitlines(), absent, strict=True):

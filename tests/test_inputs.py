@@ -10,14 +10,13 @@ from cliploc._files import Inputs
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
-from tests.commands import CAT, cliploc_, refused
+from tests.commands import CAT, refused, succeeded
 from tests.jobs.samples import wsol_folder
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LINKS = {"hard": os.link, "symbolic": os.symlink}
 
 
-# ------------------------------------------------------------------------------------------------------ what they are
 def test_an_input_is_known_under_whatever_path_leads_to_its_name(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "photos")
@@ -52,7 +51,6 @@ def test_a_folder_that_holds_an_input_is_refused(tmp_path):
     inputs.refuse([tmp_path / "out/coco.json"], [tmp_path / "out/voc", tmp_path / "out/yol"])
 
 
-# ----------------------------------------------------------------------------------------------------------- localize
 @pytest.mark.parametrize("kind", LINKS)
 def test_links_of_the_outputs_names_are_replaced_and_what_they_lead_to_stays(kind, tmp_path):
     photo, other, out = tmp_path / "cat.jpg", tmp_path / "notes", tmp_path / "out"
@@ -61,8 +59,7 @@ def test_links_of_the_outputs_names_are_replaced_and_what_they_lead_to_stays(kin
     out.mkdir()
     LINKS[kind](photo, out / "cat_overlay.jpg")
     LINKS[kind](other, out / "results.json")
-    result = cliploc_("localize", photo, "-p", "cat", "--out", out, "--recipe", "fast")
-    assert result.code == 0, result.err
+    succeeded("localize", photo, "-p", "cat", "--out", out, "--recipe", "fast")
     assert photo.read_bytes() == CAT.read_bytes()
     assert other.read_text() == "mine"
     (picture,) = json.loads((out / "results.json").read_text())["pictures"]
@@ -95,7 +92,6 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
     assert given.read_bytes() == before
 
 
-# ---------------------------------------------------------------------------------------------------------- the others
 def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
     photos = shutil.copytree(CAT.parent, tmp_path / "cliploc/demo_photos")
     monkeypatch.setattr("cliploc._files.__file__", str(tmp_path / "cliploc/_files.py"))

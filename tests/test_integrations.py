@@ -107,10 +107,8 @@ def test_fiftyone_gets_the_localizers_boxes_masks_and_maps(library: Any) -> None
             x, y, w, h = np.array(one.bounding_box) * size
             loose = 1e-3 if kind == "detections" else 1  # masks have whole pixels
             assert [x, y, x + w, y + h] == pytest.approx(found.boxes.xyxy[i].tolist(), abs=loose)
-            assert (one.label, one.confidence) == (
-                found.names[found.boxes.label[i]],
-                pytest.approx(float(found.boxes.score[i])),
-            )
+            assert one.label == found.names[found.boxes.label[i]]
+            assert one.confidence == pytest.approx(float(found.boxes.score[i]))
     for i, one in enumerate(labels["instances"].detections):
         x, y, w, h = (np.array(one.bounding_box) * size).round().astype(int)
         drawn = np.zeros((97, 121), bool)

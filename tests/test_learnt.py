@@ -169,7 +169,7 @@ def test_other_names_run_as_before(case: str, runs: Any, photos: Path) -> None:
 
 
 @pytest.mark.parametrize("second_look", [True, False])
-def test_a_name_that_the_model_does_not_know_is_found_by_its_map(second_look: bool, runs: Any, photos: Path) -> None:
+def test_a_name_that_the_model_does_not_know_is_found_by_its_map(second_look: bool, runs: Any) -> None:
     run = runs("cnn")
     assert run.localizer(learnt=None).unknown_names(["blicket"])
     localizer = run.localizer(second_look=second_look)

@@ -423,9 +423,8 @@ def test_masks_are_in_the_json_and_drawn(tmp_path):
                 boxes += 1
                 x, y, width, height = coco.toBbox(box["mask"])
                 assert box["mask"]["size"] == [picture["height"], picture["width"]]
-                assert (
-                    np.abs(np.array(box["xyxy"]) - [x, y, x + width, y + height]).max() < 2
-                )  # at 224 pixels or more of the map
+                apart = np.abs(np.array(box["xyxy"]) - [x, y, x + width, y + height])
+                assert apart.max() < 2  # at 224 pixels or more of the map
     assert boxes > 1
 
 
@@ -444,18 +443,16 @@ def test_without_the_flag_there_are_no_masks(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
 
 
-def test_grabcut_on_the_command_line(tmp_path):
+def test_grabcut_on_the_command_line():
     asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
     heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
     assert [one["settings"]["masks_by"] for one in (heat, cut)] == ["heat", "grabcut"]
     ((one,), (other,)) = (document["pictures"][0]["names"][0]["boxes"] for document in (heat, cut))
     assert one["xyxy"] == other["xyxy"]
     assert 0.5 < shared(coco.decode(one["mask"]).astype(bool), coco.decode(other["mask"]).astype(bool)) < 1
-    for wrong, said in (
-        ("edges", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'edges'"),
-        ("sam:", "expected --masks-by as heat, grabcut or sam:FOLDER, got 'sam:'"),
-    ):
-        assert refused(*asked, "--masks-by", wrong) == f"cliploc: {said}\n"
+    for wrong in ("edges", "sam:"):
+        said = f"cliploc: expected --masks-by as heat, grabcut or sam:FOLDER, got {wrong!r}\n"
+        assert refused(*asked, "--masks-by", wrong) == said
 
 
 def test_annotate_writes_the_masks_of_grabcut_and_is_not_taught(tmp_path):

@@ -20,7 +20,7 @@ from cliploc.localizer import Localizer
 from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
 from cliploc.training import read_folder
-from tests.commands import CAT, COFFEE, cliploc_, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, document_of, refused, succeeded
 from tests.tiny import tower
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -38,7 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-# ------------------------------------------------------------------------------------------------------------ progress
 @pytest.mark.parametrize("command", ["localize", "classify", "compare --method cam", "segment"])
 def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: Counter[TaskID] = Counter()
@@ -49,13 +48,11 @@ def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monke
     assert 2 in counted.values()  # of the pictures; the bank of names has a bar of its own
 
 
-# ------------------------------------------------------------------------------------------------------------- skipped
-def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path) -> None:
     out = folder / "found"
     asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
     for _ in range(2):  # the second time the overlays of the first lie in the folder
-        result = cliploc_(*asked)
-        assert result.code == 0, result.err
+        result = succeeded(*asked)
         document = json.loads(result.out)
         files = [picture["file"] for picture in document["pictures"]]
         assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
@@ -82,8 +79,7 @@ def test_a_home_folder_that_no_shell_has_replaced(folder: Path, monkeypatch: pyt
 
 
 def test_classify_takes_a_folder_too(folder: Path) -> None:
-    result = cliploc_("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
-    assert result.code == 0, result.err
+    result = succeeded("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
     assert [line.split()[-3] for line in result.out.splitlines()[1:]] == ["cat", "coffee"]
     assert "notes.txt" in result.err
 
@@ -100,8 +96,7 @@ def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
     asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
     asked = (*asked, "--recipe", "fast")
     for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
-        result = cliploc_(*asked)
-        assert result.code == 0, result.err
+        result = succeeded(*asked)
         assert "notes.txt" in result.err
         assert "sub/clip.mov" in result.err
         skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
@@ -152,7 +147,6 @@ def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> Non
     assert (written["count"], len(written["files"])) == (MOST_SKIPPED + 2, MOST_SKIPPED)
 
 
-# ------------------------------------------------------------------------------------------------------ names in a file
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
@@ -166,11 +160,7 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "more", "said"),
     [
-        (
-            "cat @0.3\n",
-            (),
-            "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-presence",
-        ),
+        ("cat @0.3\n", (), "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-pres"),
         ("cat\n", ("-p", "cat"), "expected each name once"),
         ("# none\n", (), "one per line, found none"),
         ("cat\n", ("--classes", "imagenet"), "expected --prompts-file or --classes, got both"),
@@ -184,7 +174,6 @@ def test_a_file_of_names_that_cannot_be_used_is_one_line(
     assert said in refused("localize", CAT, "--prompts-file", path, *more)
 
 
-# ------------------------------------------------------------------------------------------------------------ heatmaps
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
@@ -203,13 +192,9 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
     metadata = tmp_path / "metadata"
     metadata.mkdir()
     box = ",".join(f"{value:.0f}" for value in found.boxes.xyxy[0])
-    for name, line in (
-        ("image_ids", "cat.jpg"),
-        ("class_labels", "cat.jpg,0"),
-        ("image_sizes", "cat.jpg,451,300"),
-        ("localization", f"cat.jpg,{box}"),
-    ):
-        (metadata / f"{name}.txt").write_text(f"{line}\n")
+    lines = {"image_ids": "", "class_labels": ",0", "image_sizes": ",451,300", "localization": f",{box}"}
+    for name, values in lines.items():
+        (metadata / f"{name}.txt").write_text(f"cat.jpg{values}\n")
     numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
     assert numbers["gt_known"] == 100
     assert "map" not in document_of(*asked)["pictures"][0]["names"][0]
@@ -219,7 +204,6 @@ def test_maps_need_a_folder_to_go_to() -> None:
     assert "expected --out with --save-maps" in refused("localize", CAT, "-p", "cat", "--save-maps")
 
 
-# ------------------------------------------------------------------------------------------------------------- cropped
 @pytest.mark.parametrize(
     ("hw", "said"),
     [
@@ -247,6 +231,5 @@ def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
 
 
 def test_the_command_prints_what_a_crop_discards() -> None:
-    result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
-    assert result.code == 0, result.err
+    result = succeeded("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
     assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())

@@ -22,7 +22,7 @@ from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused, succeeded
 from tests.jobs.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -181,8 +181,7 @@ def own_tests(folder: Path) -> int:
 
 
 def test_a_new_package_is_found_and_runs_and_its_own_tests_pass(tmp_path):
-    done = cliploc_("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
-    assert done.code == 0, done.err
+    done = succeeded("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
     project = tomllib.loads((tmp_path / "my-cam/pyproject.toml").read_text())["project"]
     files = {one.name: one.read_text() for one in (tmp_path / "my-cam/my_cam").iterdir()}
     site = install(tmp_path / "site", "my_cam", files, project["entry-points"])
@@ -330,10 +329,7 @@ def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
         ("json.no_such_thing", "expected a module to import, found none called 'json.no_such_thing'"),
         ("breaks", "the module breaks cannot be imported (ZeroDivisionError: division by zero)"),
         ("ends", "the module ends cannot be imported (SystemExit: 3)"),
-        (
-            "lacks",
-            "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere'",
-        ),
+        ("lacks", "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere"),
         ("a-b/c.py", "expected a module to import, found none called 'a-b/c.py'"),
         (".x", "expected the name of a module to import, got '.x'"),
         ("", "expected the name of a module to import, got ''"),

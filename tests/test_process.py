@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, give_way, out_of_mem
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.engine import failure_reason
 from cliploc.jobs.rows import arrow
-from tests.commands import CAT, cliploc_, refused
+from tests.commands import CAT, cliploc_, python, refused
 
 WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
 # Every command that runs a model, with what it cannot do without; those that would take long end at an unknown model.
@@ -43,17 +42,14 @@ def _threads_as_before() -> Iterator[None]:
 
 def printed(code: str, *arguments: str, env: dict[str, str] | None = None) -> str:
     """What a new process prints: a change to a process cannot be undone."""
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    return python("-c", code, *arguments, env=env).stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' OpenMP describes itself otherwise")
 def test_threads_of_the_command_sleep_while_they_wait():
     """As torch's OpenMP says itself what it took from the environment, when it is loaded."""
     inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
-    command = [sys.executable, "-m", "cliploc", "methods"]
-    variables = {**inherited, "OMP_DISPLAY_ENV": "verbose"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=True)
+    done = python("-m", "cliploc", "methods", env={**inherited, "OMP_DISPLAY_ENV": "verbose"})
     seen = dict(re.findall(r"(\w+) = '(\w+)'", done.stderr))
     assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
 
@@ -120,7 +116,6 @@ def test_the_collector_begins_after_what_imports_make_and_leaves_that_alone():
     assert printed(COLLECTED, "300000") == "True True 0\n"
 
 
-# -------------------------------------------------------------------------------------------------------------- memory
 PAGE_FAULTS = """
 import resource, sys
 import numpy as np

@@ -62,12 +62,8 @@ def test_class_file(tmp_path):
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     assert prompts.read_classes(path) == [
-        "cat|kitten",
-        "remote control",
-        "tench|Tinca tinca",
-        "kit fox|Vulpes macrotis",
-        "n2",
-    ]
+        "cat|kitten", "remote control", "tench|Tinca tinca", "kit fox|Vulpes macrotis", "n2",
+    ]  # fmt: skip
 
 
 def test_template_file(tmp_path):
@@ -110,7 +106,6 @@ def test_lines_that_cannot_be_used(tmp_path):
         prompts.read_templates(path)
 
 
-# ------------------------------------------------------------------------------------------------------------ classify
 def test_classify(photo):
     """Against the softmax written out; a picture and a list of pictures alike."""
     backbone = tower("attention_pool_cnn")

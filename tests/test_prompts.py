@@ -98,7 +98,7 @@ def test_names_that_are_refused(names, text):
     assert "\n" not in text
 
 
-def test_limits_of_what_is_typed(monkeypatch):
+def test_limits_of_what_is_typed():
     with pytest.raises(UsageError) as error:
         prompts.parse(["|".join(f"cat {i}" for i in range(300_000))])
     assert str(error.value) == (

@@ -174,7 +174,7 @@ def test_a_tower_in_memory_has_the_recipe_of_its_kind(kind):
     assert localizer(np.zeros((40, 60, 3), np.uint8), ["red"]).method == localizer.method.title
 
 
-def test_the_command_line_says_what_ran(tmp_path):
+def test_the_command_line_says_what_ran():
     settings = document_of("localize", CAT, "-p", "cat", "--recipe", "fast")["settings"]
     recipe = recipe_of("mini", "fast")
     own = Localizer("mini", method=recipe.method, **recipe.options).box_rule.threshold

@@ -1,6 +1,5 @@
 """Names to things, and what a wrong name is told."""
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from cliploc.faithfulness import faithfulness_metrics
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.saliency import methods
+from tests.commands import python
 
 
 def filled(*names):
@@ -34,14 +34,10 @@ def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
 @pytest.mark.parametrize(
     ("asked", "near"),
     [
-        ("gradcam", "grad_cam"),
-        ("Grad-CAM", "grad_cam"),
-        ("grad cam", "grad_cam"),
-        ("vit-b-16", "ViT-B-16"),
-        ("ViT_B_16", "ViT-B-16"),
-        ("layercam", "layer_cam"),
+        ("gradcam", "grad_cam"), ("Grad-CAM", "grad_cam"), ("grad cam", "grad_cam"), ("vit-b-16", "ViT-B-16"),
+        ("ViT_B_16", "ViT-B-16"), ("layercam", "layer_cam"),
     ],
-)
+)  # fmt: skip
 def test_an_unknown_name_is_told_the_nearest_first(asked, near):
     with pytest.raises(UnknownNameError) as error:
         filled("grad_cam", "layer_cam", "ViT-B-16", "RN50").get(asked)
@@ -97,7 +93,6 @@ def test_a_broken_module_is_named_every_time(package):
             registry.get("c")
 
 
-# ------------------------------------------------------------------------------------------------ refused at a glance
 def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
     registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))
     registry.refuse_unknown("a")
@@ -142,8 +137,6 @@ print(json.dumps([len(one) for one in before]))
 
 def test_the_names_told_without_an_import_are_those_that_there_are():
     """In a process of its own, in which open_clip has not been imported: its files are read."""
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_IMPORT], capture_output=True, text=True, timeout=120, check=False
-    )
+    ran = python("-c", WITHOUT_IMPORT, check=False)
     counts = [len(one.names()) for one in (methods, models, model_sources, refinements, faithfulness_metrics)]
     assert ran.stdout == f"{counts}\n", ran.stderr

@@ -37,10 +37,7 @@ from tests.tolerances import assert_rounded
 
 
 # ------------------------------------------------------------------------------------------------- inside of a box
-@given(
-    st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    st.lists(st.floats(0, 1, width=16), min_size=4, max_size=4),
-)
+@given(st.tuples(st.integers(1, 5), st.integers(1, 5)), st.lists(st.floats(0, 1, width=16), min_size=4, max_size=4))
 def test_the_mean_in_a_box_weighs_each_place_by_how_much_of_it_is_inside(grid, edges):
     height, width = grid
     places = torch.from_numpy(np.random.default_rng(0).normal(size=(3, height, width))).float()
@@ -52,9 +49,8 @@ def test_the_mean_in_a_box_weighs_each_place_by_how_much_of_it_is_inside(grid, e
         for column in range(width):
             left, right = column * 80 / width, (column + 1) * 80 / width
             top, bottom = row * 60 / height, (row + 1) * 60 / height
-            inside = max(0.0, min(right, box[0, 2]) - max(left, box[0, 0])) * max(
-                0.0, min(bottom, box[0, 3]) - max(top, box[0, 1])
-            )
+            across = max(0.0, min(right, box[0, 2]) - max(left, box[0, 0]))
+            inside = across * max(0.0, min(bottom, box[0, 3]) - max(top, box[0, 1]))
             total, weight = total + inside * places[:, row, column].numpy(), weight + inside
     if weight > 1e-3:
         np.testing.assert_allclose(mean_in(places, frame, box)[0].numpy(), total / weight, atol=1e-3)

@@ -68,7 +68,6 @@ def test_colours_only_where_they_are_wanted(
     assert said(capsys) == "failed: a picture\n"
 
 
-# -------------------------------------------------------------------------------------------------------- cliploc help
 def test_help_lists_every_page_and_shows_each() -> None:
     listed = cliploc_("help").out
     pages = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")

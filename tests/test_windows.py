@@ -82,7 +82,6 @@ def test_a_name_whose_every_window_is_flat_has_a_flat_map(backbones):
     assert "flat" in found.reasons[0]
 
 
-# ------------------------------------------------------------------------------------------------- presence by windows
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=6), st.floats(0.001, 0.999))
 def test_the_best_windows_odds_are_divided_by_the_number_of_windows(of_windows, of_whole):
     best = max(of_windows)
@@ -183,7 +182,6 @@ def test_padding_has_the_least_value_of_the_picture(flipped):
     assert padding_least(maps, squash, flipped) is maps
 
 
-# ------------------------------------------------------------------------------------------------ windows that fade
 def test_windows_that_fade_have_no_seam_and_count_whole_where_one_is_alone():
     """Two windows, one of 0 and one of 1, side by side: a mean has a step of a half at each edge, a fading one none."""
     frame, windows = Frame.fit("squash", (32, 48), (32, 48)), Frame.windows((32, 48), (32, 32), 1)

@@ -28,27 +28,13 @@ def terms_of(*modules: nn.Module) -> int:
 
 
 def rounding(terms: int | nn.Module, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
-    """The difference that rounding explains.
-
-    Args:
-        terms: how many additions lie behind a value, or the tower that computes it.
-        scale: the largest value on the way: of what is subtracted, not of a small difference, and divided if the
-            difference is.
-        dtype: what was computed in.
-    """
+    """What rounding explains after so many additions, or a tower's; scale: the largest value on the way."""
     count = terms if isinstance(terms, int) else terms_of(terms)
     return MARGIN * torch.finfo(dtype).eps * count**0.5 * scale
 
 
 def assert_rounded(found: Any, expected: Any, terms: int | nn.Module, scale: float | None = None) -> None:
-    """Both are one result, computed by other kernels.
-
-    Args:
-        found: a tensor or an array; its dtype is what was computed in.
-        expected: the same, in the same precision or a higher one.
-        terms: see `rounding`.
-        scale: see `rounding`; the largest expected value if None.
-    """
+    """Both are one result, computed by other kernels; the scale is the largest expected value if None."""
     ours, theirs = (
         value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         for value in (found, expected)

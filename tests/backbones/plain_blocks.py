@@ -86,12 +86,6 @@ class PlainTowerContract(TransformerContract):
             assert ours(name, backbone, images, texts).isfinite().all(), name
 
     @torch.no_grad()
-    def their_attention(
-        self,
-        model: Any,
-        index: int,
-        entering: Tensor,
-        grid: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
+    def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         block = self.blocks(model)[index]
         return block.attn.parts(block.norm1(entering))[0], block.branch(entering)

@@ -1,7 +1,4 @@
-"""What every backbone must hold, and every ViT, whatever host library its blocks come from.
-
-The reference is always the host's own forward on the host's own model.
-"""
+"""What every backbone must hold, and every ViT: the reference is the host library's own forward on its own model."""
 
 import contextlib
 import copy
@@ -52,10 +49,7 @@ def tokenizer(texts: list[str]) -> Tensor:
 
 @torch.no_grad()
 def perturb(module: Any, size: float = 0.1, seed: int = 1, most: float = math.inf) -> Any:
-    """Random everywhere: initialised as they are, biases, norms and layer scales would hide mistakes.
-
-    Matrices of more than `most` elements stay: they are random, and drawing millions of numbers takes long.
-    """
+    """Random everywhere, as biases and norms would hide mistakes; matrices of more elements than `most` stay."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.numel() > most and parameter.ndim > 1:
@@ -68,10 +62,7 @@ def perturb(module: Any, size: float = 0.1, seed: int = 1, most: float = math.in
 
 
 def real_tower(name: str, timms: dict[str, Any] | None = None, **vision: Any) -> Any:
-    """The image tower of one of open_clip's models, or what is changed of it, beside a small text tower.
-
-    `timms` makes a tower of timm's shallower: its other blocks are like those that are left, and take the time.
-    """
+    """The image tower of one of open_clip's models, changed by `vision` and timm's options, and a small text tower."""
     config = open_clip.get_model_config(name)
     vision = {**config["vision_cfg"], **vision}
     vision.pop("output_tokens", None)
@@ -223,10 +214,8 @@ class BundledContract(BackboneContract):
         before = torch.get_rng_state()
         again = type(backbone).bundled()
         assert torch.equal(torch.get_rng_state(), before)
-        images, texts = (
-            backbone.normalize(torch.rand(1, 3, 224, 224)),
-            ["a photo of a cat.", "remote control", "xqzvkw"],
-        )
+        images = backbone.normalize(torch.rand(1, 3, 224, 224))
+        texts = ["a photo of a cat.", "remote control", "xqzvkw"]
         assert torch.equal(backbone.encode_image(images), again.encode_image(images))
         assert torch.equal(backbone.encode_text(texts), again.encode_text(texts))
 

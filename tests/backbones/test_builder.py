@@ -178,12 +178,8 @@ def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_publis
     )
     assert remarks(config, archive, may_be_like=tags) == []
     names = ("ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu", "ViT-B-16")
-    assert [plan_model(name, "w.safetensors").may_be_like for name in names] == [
-        ("openai", "laion2b_s32b_b82k"),
-        ("laion2b_s32b_b79k", "dfn5b"),
-        ("metaclip_fullcc", "dfn5b"),
-        (),
-    ]
+    alike = [("openai", "laion2b_s32b_b82k"), ("laion2b_s32b_b79k", "dfn5b"), ("metaclip_fullcc", "dfn5b"), ()]
+    assert [plan_model(name, "w.safetensors").may_be_like for name in names] == alike
 
 
 def test_a_file_like_the_weights_of_a_tag_takes_their_preprocessing_and_gelu(tmp_path, monkeypatch):
@@ -341,7 +337,7 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
         create(f"local-dir:{folder}")
 
 
-def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
+def test_tokenizers_that_are_not_there(monkeypatch):
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
     with pytest.raises(ModelError) as error:
@@ -403,17 +399,13 @@ def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "kind", "pooling", "side"),
     [
-        ("RN50", "cnn", "attention", 224),
-        ("RN50x64", "cnn", "attention", 448),
-        ("ViT-L-14-336", "vit", "class token", 336),
-        ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
-        ("coca_ViT-B-32", "vit", "attention", 224),
-        ("ViT-H-14-CLIPA", "vit", "global average", 224),
-        ("convnext_base", "cnn", "global average", 224),
-        ("MobileCLIP-S2", "cnn", "global average", 256),
+        ("RN50", "cnn", "attention", 224), ("RN50x64", "cnn", "attention", 448),
+        ("ViT-L-14-336", "vit", "class token", 336), ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
+        ("coca_ViT-B-32", "vit", "attention", 224), ("ViT-H-14-CLIPA", "vit", "global average", 224),
+        ("convnext_base", "cnn", "global average", 224), ("MobileCLIP-S2", "cnn", "global average", 256),
         ("EVA02-B-16", "vit", "class token", 224),
     ],
-)
+)  # fmt: skip
 def test_what_the_catalogue_says(name, kind, pooling, side):
     entry = models.get(name)
     assert (entry.kind, entry.pooling, entry.input_hw) == (kind, pooling, (side, side))

@@ -207,12 +207,8 @@ def test_a_resnet_is_torchs() -> None:
 @pytest.mark.parametrize("method", ["cam", "layer_cam", "score_cam"])
 def test_maps_and_boxes_are_torchs(method: str) -> None:
     options = {"budget": 16} if method == "score_cam" else {"stages": (-1, -2)} if method == "layer_cam" else {}
-    plain, fast = (
-        Localizer(method=method, method_options=options, device="cpu", image_size=96, engine_backend=engine)(
-            CAT, ["cat"]
-        )
-        for engine in ("torch", "openvino")
-    )
+    how = {"method": method, "method_options": options, "device": "cpu", "image_size": 96}
+    plain, fast = (Localizer(**how, engine_backend=engine)(CAT, ["cat"]) for engine in ("torch", "openvino"))
     assert abs(plain.heatmaps - fast.heatmaps).max() <= 1e-3
     assert len(plain.boxes) == len(fast.boxes)
 

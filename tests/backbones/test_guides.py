@@ -1,8 +1,6 @@
 """Guides by name: towers of timm with random weights against timm's own answers, and where weights come from."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 from cliploc.backbones import create, create_guide, guides
 from cliploc.errors import MissingWeightsError, ModelError, UnknownNameError, UsageError
 from cliploc.tower import Guide, Needs
+from tests.commands import python
 
 TINY = "test_vit3"  # timm's own, for tests: 64 pixels a side, patches of 16
 
@@ -122,14 +121,8 @@ def test_names_are_known_without_importing_timm() -> None:
     tagged = ["vit_small_patch14_dinov2.lvd142m@file.pth", "vit_base_patch8_224_dino"]  # the second is an old name
     assert len(towers) > 500
     ours = [*guides.names(), "mini", "ViT-B/32", *tagged]
-    ran = subprocess.run(
-        [sys.executable, "-c", NAMES_WITHOUT_TIMM],
-        input=json.dumps([*ours, *towers[::20], "vit_nonesuch", "dinov2", "nonesuch"]),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    asked = json.dumps([*ours, *towers[::20], "vit_nonesuch", "dinov2", "nonesuch"])
+    ran = python("-c", NAMES_WITHOUT_TIMM, input=asked)
     assert json.loads(ran.stdout) == [["vit_nonesuch", "dinov2", "nonesuch"], []]
 
 

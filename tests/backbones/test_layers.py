@@ -18,7 +18,6 @@ SCALE = 0.3
 TERMS = 8 + 11  # of a product of query and key, and of the values; in bfloat16 only the two results are rounded
 
 
-# ------------------------------------------------------------------------------------------------------ linear layers
 @pytest.fixture
 def onednn(monkeypatch):
     """The fast way is right on every processor; only whether it is fast differs."""
@@ -85,7 +84,6 @@ def test_layers_are_replaced_and_parameters_are_not():
     assert not any(module.training for module in tower.modules())
 
 
-# ---------------------------------------------------------------------------------------------------------- attention
 def parts(dtype=torch.float32, queries=7):
     """q `[2, 3, t, 8]`, k `[2, 3, 11, 8]`, v `[2, 3, 11, 5]`, strided as the towers' are."""
     torch.manual_seed(0)
@@ -136,7 +134,6 @@ def test_a_graph_goes_through_attention(monkeypatch, dtype):
         torch.testing.assert_close(one.float(), other.float(), rtol=close, atol=close)
 
 
-# -------------------------------------------------------------------------------------------------------- batch norms
 def batch_norms(module: nn.Module) -> int:
     return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 

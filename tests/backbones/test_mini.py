@@ -1,8 +1,6 @@
 """`mini`: its image tower is timm's own, tensor by tensor. What words mean to it: test_mini_words."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.tower import MIXTURE, Needs
 from tests.backbones.seam import BundledContract
-from tests.commands import CAT
+from tests.commands import CAT, python
 from tests.tiny import tower
 from tests.tolerances import assert_rounded
 
@@ -160,7 +158,6 @@ def test_a_wide_name_is_seen_in_each_thing_of_its_kind(backbone):
         assert backbone.presence(head @ vehicle) < 0.5
 
 
-# --------------------------------------------------------------------------------------------------- EfficientNet-Lite0
 @pytest.mark.parametrize("output_stride", [32, 16])
 @pytest.mark.parametrize("tensors", [shipped(), random_ones()], ids=["shipped", "random"])
 @pytest.mark.parametrize("hw", [(224, 224), (75, 98)])
@@ -215,5 +212,4 @@ heavy = ("timm", "torchvision", "torch._dynamo", "open_clip", "sympy", "matplotl
 heavy += ("supervision", "openvino", "PIL.FpxImagePlugin", "cliploc.teaching")
 print(codes, [name for name in heavy if name in sys.modules], file=sys.stderr)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert ran.stderr.splitlines()[-1] == "[0, 0] []"
+    assert python("-c", code).stderr.splitlines()[-1] == "[0, 0] []"

@@ -263,11 +263,8 @@ def test_an_mlp_projection_is_read_location_by_location() -> None:
     model.visual.head.mlp = perturb(timm.layers.Mlp(width, 48, 24))
     backbone = TimmCnn(model, tokenizer, "mlp")
     images = pictures(32, 32)  # one location: the reading is the embedding
-    assert_rounded(
-        F.normalize(backbone.dense(backbone.trace(images, Needs(features=(-1,))))[:, :, 0, 0], dim=-1),
-        their_image_embedding(model, images),
-        backbone,
-    )
+    read = backbone.dense(backbone.trace(images, Needs(features=(-1,))))[:, :, 0, 0]
+    assert_rounded(F.normalize(read, dim=-1), their_image_embedding(model, images), backbone)
 
 
 @pytest.mark.parametrize(

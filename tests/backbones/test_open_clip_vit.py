@@ -30,14 +30,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CoCa": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5},
     "CoCa, one width": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "width": 24},
     "custom blocks": {
-        "qk_norm": True,
-        "scale_heads": True,
-        "scale_attn_inner": True,
-        "scale_attn": True,
-        "scale_fc": True,
+        "qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "scale_attn": True, "scale_fc": True,
         "ls_init_value": 0.3,
     },
-}
+}  # fmt: skip
 
 
 def small_model(quick_gelu: bool = False, **vision: Any) -> Any:
@@ -98,14 +94,10 @@ class TestSmallTowers(TransformerContract):
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
-        ("ViT-B-32", {"layers": 3}),
-        ("ViT-B-32-quickgelu", {"layers": 3}),
-        ("ViT-B-16", {"layers": 3}),
-        ("ViT-L-14-336", {"layers": 1}),
-        ("ViT-H-14-CLIPA", {"layers": 1}),
-        ("coca_ViT-B-32", {"layers": 3}),
+        ("ViT-B-32", {"layers": 3}), ("ViT-B-32-quickgelu", {"layers": 3}), ("ViT-B-16", {"layers": 3}),
+        ("ViT-L-14-336", {"layers": 1}), ("ViT-H-14-CLIPA", {"layers": 1}), ("coca_ViT-B-32", {"layers": 3}),
     ],
-)
+)  # fmt: skip
 def test_open_clips_own_architectures_are_reproduced(name: str, cut: dict[str, int]) -> None:
     model = real_tower(name, **cut)
     backbone = OpenClipVit(model, tokenizer, name)
@@ -145,7 +137,6 @@ def test_coca_also_says_where_its_pool_looks() -> None:
     assert_rounded(trace.pool_attention, attention[:, :, :1], backbone)
 
 
-# ---------------------------------------------------------------------------------------------------- what it is told
 def test_preprocessing_and_scale_are_the_models_own() -> None:
     model = small_model()
     model.logit_scale.data.fill_(3.0)
@@ -153,11 +144,8 @@ def test_preprocessing_and_scale_are_the_models_own() -> None:
     assert (crop.resize_policy, crop.input_hw, crop.stride, crop.embedding_size) == ("crop", (40, 40), 8, 24)
     assert crop.logit_scale == pytest.approx(20.0855, abs=1e-3)
     grey = crop.normalize(torch.full((1, 3, 8, 8), 0.5))
-    assert_rounded(
-        grey[0, :, 0, 0],
-        (0.5 - torch.tensor(open_clip.OPENAI_DATASET_MEAN)) / torch.tensor(open_clip.OPENAI_DATASET_STD),
-        1,
-    )
+    mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
+    assert_rounded(grey[0, :, 0, 0], (0.5 - mean) / std, 1)
     model.visual.preprocess_cfg = {"size": 40, "mean": (0.5,) * 3, "std": (0.25,) * 3, "resize_mode": "squash"}
     squash = OpenClipVit(model, tokenizer, "small")
     assert squash.resize_policy == "squash"

@@ -36,7 +36,6 @@ TEACHERS = [
 SETTINGS = {"model": "vit_base_patch16_224", "teachers": TEACHERS, "mlp_version": "v2", "dtype": torch.float32}
 
 
-# ----------------------------------------------------------------------------------------- the plain implementation
 def step(size: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(40), nn.GELU(), nn.Linear(40, size))
 
@@ -46,12 +45,8 @@ class Plain(nn.Module):
 
     def __init__(self, slot: int, *, scaled: bool = False, normed: bool = False) -> None:
         super().__init__()
-        self.slot, self.visual = (
-            slot,
-            nn.ModuleDict(
-                {"blocks": nn.ModuleList(PlainBlock(WIDTH, HEADS, "grandma" if scaled else "") for _ in range(DEPTH))}
-            ),
-        )
+        blocks = nn.ModuleList(PlainBlock(WIDTH, HEADS, "grandma" if scaled else "") for _ in range(DEPTH))
+        self.slot, self.visual = slot, nn.ModuleDict({"blocks": blocks})
         self.visual["embedder"] = nn.Linear(3 * PATCH**2, WIDTH, bias=False)
         self.visual["norm"] = nn.LayerNorm(WIDTH, eps=1e-6) if normed else nn.Identity()
         self.first, self.places = nn.Parameter(torch.zeros(PREFIX, WIDTH)), nn.Parameter(torch.zeros(1, GRID**2, WIDTH))
@@ -84,10 +79,8 @@ class Plain(nn.Module):
 
     def state(self, heads: str) -> dict[str, Tensor]:
         """Under the authors' names."""
-        named = {
-            "base_model.patch_generator.cls_token.token": self.first,
-            "base_model.patch_generator.pos_embed": self.places,
-        }
+        own = "base_model.patch_generator."
+        named = {f"{own}cls_token.token": self.first, f"{own}pos_embed": self.places}
         for name, tensor in self.visual.state_dict().items():
             named["base_model." + ("patch_generator." if name.startswith("embedder") else "") + name] = tensor
         return named | {f"{heads}.{name}": tensor for name, tensor in self.head.state_dict().items()}
@@ -118,7 +111,6 @@ def saved(folder: Path, tower: Plain, heads: str, name: str = "c-radio_v3-b_half
     return folder / name
 
 
-# --------------------------------------------------------------------------------------------------------------- tests
 class TestTower(PlainTowerContract):
     """What every ViT holds; the clip head's class token is the first."""
 
@@ -158,11 +150,8 @@ def test_a_file_of_the_authors_gives_embeddings_and_patches_of_the_equations(
         assert_rounded(maps.flatten(2), patches.transpose(1, 2), backbone)
     assert {"radseg", "decomposition", "grad_eclip"} <= set(fitting(backbone))
     assert backbone.mean.flatten().tolist() == pytest.approx([0.4] * 3)
-    assert (backbone.input_hw, backbone.prefix_tokens, backbone.logit_scale) == (
-        (512, 512),
-        PREFIX,
-        pytest.approx(1 / 0.07, rel=0.3),
-    )
+    assert (backbone.input_hw, backbone.prefix_tokens) == ((512, 512), PREFIX)
+    assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=0.3)
     with torch.no_grad():
         said = F.normalize(
             text_tower().encode_text(small_clip.tokenizer()(["Two_DOGS, on  it's way!", "two dogs on its way"]))
@@ -213,8 +202,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused("normalises its features", tensors={"_feature_normalizer.mean": torch.zeros(2)})
     refused("1 tensors missing (blocks.1.attn.proj.bias)", tensors={"base_model.blocks.1.attn.proj.bias": None})
     refused(
-        "1 unexpected (blocks.0.attn.q_norm.weight)",
-        tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)},
+        "1 unexpected (blocks.0.attn.q_norm.weight)", tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)}
     )
     refused("refused: ", "could run code (pathlib", root=Path("somewhere"))
     path = saved(tmp_path, plain(), "_heads.clip")

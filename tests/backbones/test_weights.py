@@ -160,8 +160,9 @@ def module_pickle(attributes: bytes) -> bytes:
     return b"\x80\x02c__torch__\nM\n)\x81" + attributes + b"b."
 
 
-TENSOR = (
-    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n("
+TENSOR = REBUILD + (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
     b"X\x03\x00\x00\x00cpuK\x04tQK%b(K%bt(K%bt\x89ccollections\nOrderedDict\n)RtR"
 )  # four floats, seen from offset, size and stride
 
@@ -171,30 +172,29 @@ STORAGE = TENSOR[TENSOR.index(b"((") + 1 : TENSOR.index(b"Q") + 1]
 DOUBLING = b"]K\x01a" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(1, 61))
 
 
-def attribute(value: bytes) -> bytes:
-    return b"}X\x01\x00\x00\x00w" + value + b"s"
+def weights(value: bytes) -> bytes:
+    """A module with one attribute."""
+    return module_pickle(b"}X\x01\x00\x00\x00w" + value + b"s")
+
+
+def four(offset: int, size: int, stride: int) -> bytes:
+    return TENSOR % (bytes([offset]), bytes([size]), bytes([stride]))
 
 
 @pytest.mark.parametrize(
     ("description", "reason"),
     [
-        (module_pickle(attribute(TENSOR % (b"\x00", b"\x04", b"\x01"))), None),
-        (module_pickle(attribute(TENSOR % (b"\x01", b"\x04", b"\x01"))), "a tensor of shape (4,) in a storage of 4"),
-        (module_pickle(attribute(TENSOR % (b"\x00", b"\x03", b"\x02"))), "a tensor of shape (3,) in a storage of 4"),
-        (module_pickle(attribute(TENSOR % (b"\x00", b"\xff", b"\x00"))), "a tensor of shape (255,) in a storage of 4"),
-        (
-            module_pickle(attribute(TENSOR.replace(b"K\x04tQ", b"K\x05tQ") % (b"\x00", b"\x04", b"\x01"))),
-            "storage 0 of 5",
-        ),
-        (
-            module_pickle(attribute(TENSOR % (b"\x00", b"\x04", b"\x01")))[:-30],
-            "cannot be read (pickle data was truncated)",
-        ),
-        (module_pickle(attribute(b"cos\nsystem\n")), "the function os.system"),
-        (module_pickle(attribute(b"cbuiltins\neval\n(X\x01\x00\x00\x001tR")), "the function builtins.eval"),
+        (weights(four(0, 4, 1)), None),
+        (weights(four(1, 4, 1)), "a tensor of shape (4,) in a storage of 4"),
+        (weights(four(0, 3, 2)), "a tensor of shape (3,) in a storage of 4"),
+        (weights(four(0, 255, 0)), "a tensor of shape (255,) in a storage of 4"),
+        (weights(four(0, 4, 1).replace(b"K\x04tQ", b"K\x05tQ")), "storage 0 of 5"),
+        (weights(four(0, 4, 1))[:-30], "cannot be read (pickle data was truncated)"),
+        (weights(b"cos\nsystem\n"), "the function os.system"),
+        (weights(b"cbuiltins\neval\n(X\x01\x00\x00\x001tR"), "the function builtins.eval"),
         (module_pickle(b"]"), "a module whose state is not a table"),
-        (module_pickle(attribute(b"ctorch._utils\n_rebuild_tensor_v2\n}b")), "an attempt to change the reader"),
-        (module_pickle(attribute(TENSOR % (b"\x00", b"\x04", b"\x01") + b"}b")), "an attempt to change a tensor"),
+        (weights(REBUILD[:-1] + b"}b"), "an attempt to change the reader"),
+        (weights(four(0, 4, 1) + b"}b"), "an attempt to change a tensor"),
         (b"\x80\x02}.", "something other than a tree of modules"),
         (b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00wh\x00sb.", "or modules that hold themselves"),
         (
@@ -203,17 +203,9 @@ def attribute(value: bytes) -> bytes:
             + b"ub.",
             "or modules that hold themselves",
         ),  # five thousand times: they would be waited for faster than they are counted
-        (module_pickle(attribute(DOUBLING + b"Q")), "a storage described by list"),
-        (
-            module_pickle(attribute(b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + DOUBLING + b"]tR")),
-            "a tensor without a storage",
-        ),
-        (
-            module_pickle(
-                attribute(b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + DOUBLING + b"]K\x01aK\x01atR")
-            ),
-            "a tensor whose shape is none",
-        ),
+        (weights(DOUBLING + b"Q"), "a storage described by list"),
+        (weights(REBUILD + STORAGE + b"K\x00" + DOUBLING + b"]tR"), "a tensor without a storage"),
+        (weights(REBUILD + STORAGE + b"K\x00" + DOUBLING + b"]K\x01aK\x01atR"), "a tensor whose shape is none"),
         (b"", "cannot be read (Ran out of input)"),
         (b"\x80\x02\xff", "cannot be read (invalid load key"),
         (b"\x80\x02\x8a\xff", "cannot be read (pickle data was truncated)"),
@@ -235,10 +227,7 @@ def test_torchscript_descriptions(tmp_path, description, reason):
 def test_compressed_archives_are_refused(archive, tmp_path):
     """A small file must not become a huge one in memory: a megabyte of zeros in a kilobyte."""
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "plain.pt")
-    for plain, reason in (
-        (archive, "no bytes for storage 0"),
-        (tmp_path / "plain.pt", "it is compressed, which"),
-    ):
+    for plain, reason in ((archive, "no bytes for storage 0"), (tmp_path / "plain.pt", "it is compressed, which")):
         path = rewritten(plain, tmp_path / "w.pt", lambda _, old: old, zipfile.ZIP_DEFLATED)
         fails(path, "is refused", reason)
 
@@ -465,18 +454,14 @@ def tag_fails(*fragments, model="RN50", tag="openai"):
         _weights.tag_file(model, tag)
 
 
-def test_cached_tag_needs_no_network(home, state):
+def test_a_cached_tag_needs_no_network_and_is_the_published_file(home, state):
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    link = in_hub_cache(home, "timm/resnet50_clip.openai", "open_clip_pytorch_model.bin", buffer.getvalue())
+    content, name = buffer.getvalue(), "open_clip_pytorch_model.bin"
+    link = in_hub_cache(home, "timm/resnet50_clip.openai", name, content)
     assert _weights.tag_file("RN50", "openai") == link
-    assert read_checkpoint(link).sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def test_cached_file_that_is_not_the_published_one(home, state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    link = in_hub_cache(home, "timm/x", "open_clip_pytorch_model.bin", buffer.getvalue(), blob="a" * 64)
+    assert read_checkpoint(link).sha256 == hashlib.sha256(content).hexdigest()
+    link = in_hub_cache(home, "timm/x", name, content, blob="a" * 64)
     fails(link, "is damaged: its SHA-256 is", "instead of the published aaaaaaaaaaaa…: delete ", "blobs/aaaa")
 
 
@@ -553,7 +538,7 @@ def test_a_download_by_url(home, monkeypatch):
             _weights._download_url(f"{address}/none.pt", folder / "none.pt", "the weights")
 
 
-def test_hub_folder(home, state):
+def test_hub_folder(home):
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
         _weights.hub_folder("org/name")
     config = in_hub_cache(home, "org/name", "open_clip_config.json", json.dumps({}).encode())

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -181,23 +182,29 @@ def voc(root: Path) -> Path:
     return root
 
 
-COCO = {
-    "images": [
-        {"id": 139, "file_name": "000000000139.jpg", "width": 50, "height": 40},
-        {"id": 285, "file_name": "000000000285.jpg", "width": 50, "height": 40},
+def instances(files: Mapping[int, str], names: Mapping[int, str], things: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """COCO's document: ids of pictures and of categories; of a thing its id, picture, category, box, and if a crowd."""
+    return {
+        "images": [{"id": one, "file_name": name, "width": 50, "height": 40} for one, name in files.items()],
+        "categories": [{"id": one, "name": name, "supercategory": "any"} for one, name in names.items()],
+        "annotations": [
+            {"id": one, "image_id": of, "category_id": what, "bbox": box, "iscrowd": crowd, "area": box[2] * box[3]}
+            for one, of, what, box, crowd in things
+        ],
+    }
+
+
+COCO = instances(
+    {139: "000000000139.jpg", 285: "000000000285.jpg"},
+    {72: "tv", 1: "person"},
+    [
+        (1, 139, 72, [5.5, 6.25, 20.0, 30.5], 0),
+        (2, 139, 1, [0, 0, 10, 40], 0),
+        (3, 139, 1, [20, 0, 10, 40], 0),
+        (4, 139, 1, [0, 0, 50, 40], 1),
+        (5, 285, 1, [0, 0, 50, 40], 1),
     ],
-    "categories": [
-        {"id": 72, "name": "tv", "supercategory": "electronic"},
-        {"id": 1, "name": "person", "supercategory": "person"},
-    ],
-    "annotations": [
-        {"id": 1, "image_id": 139, "category_id": 72, "bbox": [5.5, 6.25, 20.0, 30.5], "iscrowd": 0, "area": 610},
-        {"id": 2, "image_id": 139, "category_id": 1, "bbox": [0, 0, 10, 40], "iscrowd": 0, "area": 400},
-        {"id": 3, "image_id": 139, "category_id": 1, "bbox": [20, 0, 10, 40], "iscrowd": 0, "area": 400},
-        {"id": 4, "image_id": 139, "category_id": 1, "bbox": [0, 0, 50, 40], "iscrowd": 1, "area": 2000},
-        {"id": 5, "image_id": 285, "category_id": 1, "bbox": [0, 0, 50, 40], "iscrowd": 1, "area": 2000},
-    ],
-}
+)
 
 
 def coco(root: Path, document: Mapping[str, object] = COCO) -> Path:
@@ -219,16 +226,8 @@ def folder(root: Path) -> Path:
     return root
 
 
-OWN = {  # of any other reader, test_NAME.py beside this file has a function `build`
-    "wsol": wsol,
-    "ilsvrc": ilsvrc,
-    "imagenetv2": imagenetv2,
-    "cub": cub,
-    "openimages30k": openimages30k,
-    "voc": voc,
-    "coco": coco,
-    "folder": folder,
-}
+# Of any other reader, test_NAME.py beside this file has a function `build`.
+OWN = {one.__name__: one for one in (wsol, ilsvrc, imagenetv2, cub, openimages30k, voc, coco, folder)}
 
 
 def make(name: str, root: Path) -> Path:

@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cliploc.datasets import open_dataset, readers
-from tests.commands import cliploc_, refused
+from tests.commands import cliploc_, python, refused, succeeded
 from tests.datasets import folders
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -29,8 +27,7 @@ def test_every_dataset_is_listed_with_splits_and_source():
 
 @pytest.mark.parametrize("name", readers.names())
 def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_lines_say(name, tmp_path):
-    about = cliploc_("datasets", name)
-    assert about.code == 0
+    about = succeeded("datasets", name)
     assert readers.get(name).layout in about.out
     root = folders.make(name, tmp_path)
     result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
@@ -98,7 +95,7 @@ def test_nothing_to_check_is_2_and_one_line(arguments, said, tmp_path, monkeypat
 
 def test_the_list_needs_no_torch():
     code = "import sys; from cliploc.cli import main; main(['datasets']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert python("-c", code, check=False).returncode == 0
 
 
 def test_the_page_of_datasets_names_every_reader_and_its_example_is_the_layout():

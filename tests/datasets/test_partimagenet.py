@@ -6,20 +6,13 @@ from pathlib import Path
 import pytest
 
 from cliploc.datasets import open_dataset
-from tests.datasets.folders import boxes, picture
+from tests.datasets.folders import boxes, instances, picture
 
-DOCUMENT = {
-    "images": [{"id": 0, "file_name": "n01440764_10043.JPEG", "width": 50, "height": 40}],
-    "categories": [
-        {"id": 9, "name": "Fish Head", "supercategory": "Fish"},
-        {"id": 11, "name": "Fish Fin", "supercategory": "Fish"},
-    ],
-    "annotations": [
-        {"id": 1, "image_id": 0, "category_id": 9, "bbox": [1, 2, 10, 20], "iscrowd": 0, "area": 200},
-        {"id": 2, "image_id": 0, "category_id": 11, "bbox": [20, 0, 10, 10], "iscrowd": 0, "area": 100},
-        {"id": 3, "image_id": 0, "category_id": 11, "bbox": [30, 20, 10, 10], "iscrowd": 0, "area": 100},
-    ],
-}
+DOCUMENT = instances(
+    {0: "n01440764_10043.JPEG"},
+    {9: "Fish Head", 11: "Fish Fin"},
+    [(1, 0, 9, [1, 2, 10, 20], 0), (2, 0, 11, [20, 0, 10, 10], 0), (3, 0, 11, [30, 20, 10, 10], 0)],
+)
 
 
 def build(root: Path, place: str = "annotations/test", pictures: str = "images/test") -> Path:

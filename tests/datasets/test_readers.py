@@ -117,7 +117,6 @@ def test_what_cannot_be_read_is_one_line(name, file, old, new, said, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------------------------- wsol
 def test_wsol_keeps_numbers_and_original_sizes(tmp_path):
     dataset = open_dataset("wsol", folders.wsol(tmp_path))
     assert boxes(dataset)["val/b.JPEG"] == [[0, 0, 59, 19], [10, 5, 20, 15]]
@@ -155,7 +154,6 @@ def test_wsol_names_what_is_wrong(file, old, new, problem, said, left, tmp_path)
     assert kinds[1:] == (["empty annotation"] if left == 2 and problem[0].endswith(("outside", "box")) else [])
 
 
-# ------------------------------------------------------------------------------------------------------------- ilsvrc
 @pytest.mark.parametrize("layout", ["flat", "by class", "Kaggle's"])
 def test_ilsvrc_reads_the_official_xml(layout, tmp_path):
     folders.ilsvrc(tmp_path, by_class=layout == "by class")
@@ -199,17 +197,12 @@ def test_ilsvrc_names_what_is_wrong(tmp_path):
     dataset = open_dataset("ilsvrc", root)
     assert len(dataset) == 2
     assert [(one.kind, re.findall(r"0000000\d", one.source)[0][-1]) for one in dataset.problems] == [
-        ("unannotated picture", "9"),
-        ("empty annotation", "3"),
-        ("label mismatch", "4"),
-        ("label mismatch", "5"),
-        ("label mismatch", "6"),
-        ("broken annotation", "7"),
-    ]
+        ("unannotated picture", "9"), ("empty annotation", "3"), ("label mismatch", "4"), ("label mismatch", "5"),
+        ("label mismatch", "6"), ("broken annotation", "7"),
+    ]  # fmt: skip
     assert "annotated as n01443537, but in the folder n01440764" in dataset.problems[4].reason
 
 
-# --------------------------------------------------------------------------------------------------------- imagenetv2
 @pytest.mark.parametrize("wnids", [False, True])
 @pytest.mark.parametrize(
     ("pictures", "names", "mapping"),
@@ -238,13 +231,10 @@ def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
     folders.lines(root / "mapping.txt", [f"{a}, {b}" for a, b in folders.HASHES.items()])
     rows = ["image_id,x0,y0,x1,y1", "0/0.jpeg,1,2,50,40", "0/0.jpeg,3,4,5,6", "1/0.jpeg,0,0,9,9"]
     folders.lines(root / "ImageNetV2_boxes.txt", rows)
-    assert boxes(open_dataset("imagenetv2", root)) == {
-        "val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]],
-        "val2/1/0.jpeg": [[0, 0, 9, 9]],
-    }
+    released = {"val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]], "val2/1/0.jpeg": [[0, 0, 9, 9]]}
+    assert boxes(open_dataset("imagenetv2", root)) == released
 
 
-# ---------------------------------------------------------------------------------------------------------------- cub
 def test_cub_width_and_height_become_edges(tmp_path):
     test = open_dataset("cub", folders.cub(tmp_path))
     assert list(boxes(test).values()) == [[[6, 2, 38, 32]], [[0, 4, 50, 40]]]
@@ -254,7 +244,6 @@ def test_cub_width_and_height_become_edges(tmp_path):
     assert (test.role, train.role) == ("report", "tune")
 
 
-# ------------------------------------------------------------------------------------------------------ openimages30k
 def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
     root = folders.openimages30k(tmp_path)
     dataset = open_dataset("openimages30k", root)
@@ -272,10 +261,8 @@ def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
     replace(metadata / "localization.txt", "48f37c0f.png,", "48f37c0f.png,x.png")
     assert named("openimages30k", root) == [("metadata", "test/0bt_c3/0a51958f.jpg")]
     replace(metadata / "localization.txt", "test/02jvh9/32fdab44.jpg,", "other.jpg,")
-    assert named("openimages30k", root)[1:] == [
-        ("metadata", "test/0bt_c3/0a51958f.jpg"),
-        ("empty annotation", "test/02jvh9/32fdab44.jpg"),
-    ]
+    others = [("metadata", "test/0bt_c3/0a51958f.jpg"), ("empty annotation", "test/02jvh9/32fdab44.jpg")]
+    assert named("openimages30k", root)[1:] == others
     replace(metadata / "class_labels.txt", "32fdab44.jpg,1", "32fdab44.jpg,0")
     assert ("label mismatch", "test/02jvh9/32fdab44.jpg") in named("openimages30k", root)
     (root / "class-descriptions-boxable.csv").write_text("/m/01yrx,Cat\n")
@@ -283,16 +270,13 @@ def test_openimages_masks_and_ignore_regions_and_what_is_wrong(tmp_path):
         open_dataset("openimages30k", root)
 
 
-# ---------------------------------------------------------------------------------------------------------------- voc
 def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     dataset = open_dataset("voc", folders.voc(tmp_path))
     assert boxes(dataset) == {"2008_000002/dog": [[0, 0, 50, 40]], "2008_000002/tvmonitor": [[33, 10, 44, 40]]}
     assert dataset.classes[dataset.samples[1].label].synonyms == ("TV monitor", "television")
     assert len(dataset.classes) == 20
-    assert [(one.kind, one.source) for one in dataset.problems] == [
-        ("difficult", "2008_000002/dog"),
-        ("difficult", "2008_000007/cow"),
-    ]
+    left_out = [("difficult", "2008_000002/dog"), ("difficult", "2008_000007/cow")]
+    assert [(one.kind, one.source) for one in dataset.problems] == left_out
 
 
 @pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400, "9" * 5000])
@@ -382,7 +366,6 @@ def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp
     assert "annotated as 50×40, the file has 25×20: taken as resized" in dataset.problems[-1].reason
 
 
-# --------------------------------------------------------------------------------------------------------------- coco
 def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
     dataset = open_dataset("coco", folders.coco(tmp_path))
     assert boxes(dataset) == {
@@ -390,21 +373,17 @@ def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
         "000000000139/72": [[5.5, 6.25, 25.5, 36.75]],
     }
     assert [one.name for one in dataset.classes] == ["person", "tv"]  # by category id
-    assert [(one.kind, one.source) for one in dataset.problems] == [
-        ("crowd", "annotation 4 of image 139"),
-        ("crowd", "annotation 5 of image 285"),
-    ]
-    folders.coco(
-        tmp_path, {**folders.COCO, "annotations": [*folders.COCO["annotations"], folders.COCO["annotations"][0]]}
-    )
+    crowds = [("crowd", "annotation 4 of image 139"), ("crowd", "annotation 5 of image 285")]
+    assert [(one.kind, one.source) for one in dataset.problems] == crowds
+    first, *others = folders.COCO["annotations"]
+    folders.coco(tmp_path, {**folders.COCO, "annotations": [first, *others, first]})
     twice = open_dataset("coco", tmp_path)
     assert (boxes(twice), twice.problems[-1].kind) == (boxes(dataset), "duplicate id")
-    without_ids = [{key: one[key] for key in one if key != "id"} for one in folders.COCO["annotations"]]
+    without_ids = [{key: one[key] for key in one if key != "id"} for one in (first, *others)]
     folders.coco(tmp_path, {**folders.COCO, "annotations": without_ids})
     assert boxes(open_dataset("coco", tmp_path)) == boxes(dataset)
 
 
-# ------------------------------------------------------------------------------------------------------------- folder
 def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_path):
     root = folders.folder(tmp_path)
     dataset = open_dataset("folder", root)
@@ -418,8 +397,5 @@ def test_folder_labels_are_names_with_synonyms_and_what_is_wrong_is_named(tmp_pa
     picture(root / "d.jpg")
     rows = (root / "boxes.csv").read_text().split()
     folders.lines(root / "boxes.csv", [*rows, "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"])
-    assert named("folder", root) == [
-        ("unannotated picture", "c.JPG"),
-        ("unsafe id", "../e.jpg"),
-        ("empty annotation", "d.jpg"),
-    ]
+    problems = [("unannotated picture", "c.JPG"), ("unsafe id", "../e.jpg"), ("empty annotation", "d.jpg")]
+    assert named("folder", root) == problems

@@ -9,28 +9,18 @@ import pytest
 from cliploc import prompts
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
-from tests.datasets.folders import boxes, named, picture
+from tests.datasets.folders import boxes, instances, named, picture
 
 NAME, OTHER = "COCO_train2014_000000000009.jpg", "COCO_train2014_000000000005.jpg"
-INSTANCES = {
-    "images": [
-        {"id": 9, "file_name": NAME, "width": 50, "height": 40},
-        {"id": 5, "file_name": OTHER, "width": 40, "height": 50},
-    ],
-    "annotations": [
-        {"id": 31, "image_id": 9, "category_id": 1, "bbox": [5, 6, 20, 30]},
-        {"id": 32, "image_id": 9, "category_id": 1, "bbox": [30, 0, 20, 40]},
-        {"id": 33, "image_id": 5, "category_id": 1, "bbox": [0, 10, 40, 40]},
-    ],
-    "categories": [{"id": 1, "name": "person"}],
-}
+INSTANCES = instances(
+    {9: NAME, 5: OTHER},
+    {1: "person"},
+    [(31, 9, 1, [5, 6, 20, 30], 0), (32, 9, 1, [30, 0, 20, 40], 0), (33, 5, 1, [0, 10, 40, 40], 0)],
+)
+INSTANCES["images"][1] |= {"width": 40, "height": 50}
 REFS = [
     {
-        "ref_id": ref,
-        "ann_id": annotation,
-        "image_id": image,
-        "category_id": 1,
-        "split": split,
+        "ref_id": ref, "ann_id": annotation, "image_id": image, "category_id": 1, "split": split,
         "sentences": [{"sent": sent, "sent_id": i, "raw": sent, "tokens": sent.split()} for i, sent in enumerate(said)],
     }
     for ref, annotation, image, split, said in (
@@ -39,7 +29,7 @@ REFS = [
         (2, 32, 9, "testA", ["left guy"]),
         (3, 33, 5, "val", ["a cup"]),
     )
-]
+]  # fmt: skip
 
 
 def build(root: Path, by: str = "unc", pictures: str = "train2014") -> Path:

@@ -31,7 +31,6 @@ def gradients(images: Tensor) -> Tensor:
         return torch.autograd.grad(model(x)[:, 1].sin().sum(), x)[0].abs().sum(dim=1)
 
 
-# ----------------------------------------------------------------------------------------------------------- sparseness
 def test_sparseness_is_the_mean_difference_of_all_pairs() -> None:
     """Gini's own definition: Σ_i Σ_j |a_i − a_j| / (2 n² mean)."""
     heat = random_heat() ** 3
@@ -51,7 +50,6 @@ def test_sparseness_is_that_of_quantus() -> None:
     assert gini(heat) == pytest.approx(theirs, abs=1e-5)  # Quantus adds 1e-7 to each value
 
 
-# ------------------------------------------------------------------------------------------------------ max-sensitivity
 def test_max_sensitivity_is_captums() -> None:
     """The largest ‖Φ(x + ε) − Φ(x)‖ / ‖Φ(x)‖ of the same draws; the plain loop, and captum's function."""
     images = picture((16, 16))
@@ -71,7 +69,6 @@ def test_max_sensitivity_is_captums() -> None:
     assert found == pytest.approx(float(theirs), rel=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------- completeness
 def test_completeness_of_a_linear_models_own_map_is_exact_and_its_error_a_share() -> None:
     images, of = picture(), weights()
     own = (of[0] * images[0]).sum(dim=0)  # its sum is f(x) − f(0)
@@ -109,7 +106,6 @@ def test_integrated_gradients_are_complete(kind: str) -> None:
     assert found["integrated_gradients"].values["completeness"] < 0.05
 
 
-# ---------------------------------------------------------------------------------------------------------- smooth MPRT
 def test_smooth_mprt_is_the_rank_correlation_of_mean_maps() -> None:
     images, asked = picture(), {}
 
@@ -130,7 +126,6 @@ def test_smooth_mprt_is_the_rank_correlation_of_mean_maps() -> None:
     assert found.values["smooth_mprt"] == found.curves["smooth_mprt"][-1]
 
 
-# ---------------------------------------------------------------------------------------------------------------- grids
 @pytest.mark.parametrize("hw", [(6, 8), (7, 9)])
 def test_the_grid_has_the_picture_in_one_cell_and_its_heat_is_counted_there(hw: tuple[int, int]) -> None:
     images, of, seen = picture(hw), weights(hw=hw), []

@@ -90,7 +90,6 @@ def test_adcc_is_the_harmonic_mean() -> None:
     assert (values["coherency"], values["complexity"]) == pytest.approx((coherency, 1 - simplicity), abs=1e-6)
 
 
-# ----------------------------------------------------------------------------------------------------------------- ROAD
 def test_each_removed_pixel_is_the_weighted_mean_of_its_neighbours() -> None:
     images = picture((5, 6))
     removed = random_heat((5, 6)) < 0.6
@@ -138,7 +137,6 @@ def test_it_is_the_difference_of_both_ends() -> None:
     assert measured.values["road"] == pytest.approx((least - most) / 2, abs=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- infidelity and sensitivity-n
 SIDE = (28, 28)
 
 

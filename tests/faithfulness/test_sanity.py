@@ -116,7 +116,6 @@ def test_what_is_refused() -> None:
         FaithfulnessOptions(baseline="grey")  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------- docs/faithfulness.md
 DOCUMENT = Path(__file__).parents[2] / "docs/faithfulness.md"
 
 

@@ -1,7 +1,4 @@
-"""`python -m tests.fuzz --minutes 10`: damages seeds until the time is over, target by target in turn.
-
-What it finds, it prints with the bytes; put them into a file of `tests/fuzz/corpus/NAME/`, where the suite reads them.
-"""
+"""`python -m tests.fuzz --minutes 10` damages seeds and prints what it finds: put it into `tests/fuzz/corpus/NAME/`."""
 
 import argparse
 import sys

@@ -45,32 +45,17 @@ Fresh = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes a folder.
-
-    Attributes:
-        words: of the command, all but the folder.
-        fresh: makes a folder that the command starts from.
-    """
+    """A command by its words without the folder; `fresh` makes a folder that it starts from."""
 
     words: Sequence[object]
     fresh: Fresh = lambda _: None
 
     def begin(self, out: Path, told: Path, last_call: int = 0) -> BaseProcess:
-        """The command in a process of its own, which writes what it says into a file.
-
-        Args:
-            out: its folder.
-            told: the file.
-            last_call: it is killed before this one of its `CALLS`; 0 for never.
-        """
+        """The command in a process of its own, which writes into `told`; killed before its `last_call`, 0: never."""
         return begun(run, [str(word) for word in (*self.words, "--out", out)], told, last_call)
 
     def end(self, out: Path, told: Path) -> None:
-        """Runs the command to its end.
-
-        Raises:
-            FailedError: it ended by an error, or did not end.
-        """
+        """Runs the command to its end; FailedError if it ended by an error, or did not end."""
         process = self.begin(out, told)
         process.join(PATIENCE)
         if process.exitcode not in (0, 1):  # 1: a picture failed
@@ -199,14 +184,9 @@ def reproduce(folder: Path) -> Command:
 
 
 COMMANDS: dict[str, Callable[[Path], Command]] = {
-    "annotate": annotate,
-    "apply": applied,
-    "benchmark": benchmark,
-    "segmentation": segmentation,
-    "faithfulness": faithfulness,
-    "leaderboard": leaderboard,
-    "reproduce": reproduce,
-}
+    "annotate": annotate, "apply": applied, "benchmark": benchmark, "segmentation": segmentation,
+    "faithfulness": faithfulness, "leaderboard": leaderboard, "reproduce": reproduce,
+}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- folders

@@ -66,14 +66,7 @@ INTEGERS = (b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file.
-
-    Attributes:
-        name: its own, and that of its folder in `corpus`.
-        read: reads a file.
-        made: seeds that are made.
-        text: whether the file is text, in which words are replaced, too.
-    """
+    """A kind of file: `made` gives seeds beside those of its folder in `corpus`; in text, words are replaced, too."""
 
     name: str
     read: Callable[[bytes], object]

@@ -25,15 +25,7 @@ STATUS = {
 
 @dataclass
 class Hub:
-    """What the server has, and what it was asked.
-
-    Attributes:
-        repositories: "org/name" → file → content.
-        faults: "org/name" → a name of `STATUS`, or what is wrong with its large files: "cut" (the first answer ends in
-            the middle), "stalled" (it waits there), "short" (shorter than promised), "damaged" (other bytes), "slow".
-        asked: method, address and Range of every request.
-        over: when the server ends.
-    """
+    """What the server has and was asked; a fault is a name of `STATUS`, or cut, stalled, short, damaged or slow."""
 
     repositories: dict[str, dict[str, bytes]]
     faults: dict[str, str] = field(default_factory=dict)

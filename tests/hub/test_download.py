@@ -1,8 +1,4 @@
-"""Downloads, rehearsed against a hub on this machine: what arrives, and what a user reads when it does not.
-
-Importing takes longer than downloading: a process for each environment imports, and forks those that run commands. One
-that runs a single download imports no more than that needs.
-"""
+"""Downloads, rehearsed against a hub on this machine: what arrives, and what a user reads when it does not."""
 
 import contextlib
 import hashlib

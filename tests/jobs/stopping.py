@@ -13,10 +13,7 @@ from tests.commands import Outcome, cliploc_, refused
 def stopped_and_resumed(
     command: Sequence[object], folder: Path, judge: type[AskingJudge], at: int, patch: pytest.MonkeyPatch
 ) -> tuple[Outcome, list[str]]:
-    """Stops a command at so many pictures; what it says when resumed, and what it judges then.
-
-    It writes a.json, which is the same as the b.json of a run that nothing happened to.
-    """
+    """What a command stopped at so many pictures says when resumed, and judges then; a.json is b.json in the end."""
     judged, stops_at, own = list[str](), at, judge.judge
 
     def counted(self: AskingJudge, seen: Any, *more: Any) -> Any:

@@ -34,7 +34,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
-from tests.commands import PHOTOS, begun, cliploc_, create_once, refused
+from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
 from tests.jobs.samples import review_file
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -130,8 +130,7 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
     (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for
     arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
-    result = cliploc_("annotate", folder / "cat.png", *arguments)
-    assert result.code == 0, result.err
+    result = succeeded("annotate", folder / "cat.png", *arguments)
     assert result.err.count("is taken as one name") == 1
 
 

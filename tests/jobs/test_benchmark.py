@@ -40,7 +40,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.recipes import Recipe
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
-from tests.commands import begun, cliploc_, create_once, refused
+from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.jobs import samples
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
@@ -400,11 +400,8 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
     broken = shutil.copytree(root, tmp_path / "data")
     for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
         (broken / name).write_bytes((broken / name).read_bytes()[:2000])
-    given = replace(
-        dataset(root),
-        samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
-    )
-    result = run(root, tmp_path / "out", data=given)
+    samples = tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples)
+    result = run(root, tmp_path / "out", data=replace(dataset(root), samples=samples))
     assert sorted(result.failed) == ["val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"]
     assert "003.jpg: damaged" in result.failed["val/003.jpg"]
     numbers = result.summary["mini_cam"]
@@ -509,12 +506,8 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     sample = dataset(root).samples[0]
     paths = {name: tmp_path / f"{name}.png" for name in masks}
-    sample = replace(
-        sample,
-        boxes_xyxy=np.zeros((0, 4), np.float32),
-        masks=(paths["one"], paths["two"]),
-        ignore=paths["ignore"],
-    )
+    both, none = (paths["one"], paths["two"]), np.zeros((0, 4), np.float32)
+    sample = replace(sample, boxes_xyxy=none, masks=both, ignore=paths["ignore"])
     true, ignore = read_masks(sample)
     small = {name: cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST) > 0 for name, mask in masks.items()}
     np.testing.assert_array_equal(true, small["one"] | small["two"])
@@ -537,8 +530,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
 # -------------------------------------------------------------------------------------------------------- command line
 def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, tmp_path):
     arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam,layer_cam", "--batch-size", 4)
-    result = cliploc_(*arguments, "--out", tmp_path, "--workers", 1)
-    assert result.code == 0, result.err
+    result = succeeded(*arguments, "--out", tmp_path, "--workers", 1)
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
     assert lines[0].split() == titles
@@ -558,8 +550,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
             low, high = numbers["confidence_95"][key]
             shown = row[titles.index(all_numbers()[key].title)]
             assert shown == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}", (row[0], key)
-    again = cliploc_(*arguments, "--out", tmp_path, "--json")
-    assert again.code == 0
+    again = succeeded(*arguments, "--out", tmp_path, "--json")
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
     assert "resumed" in again.err
     assert "next:" not in again.err
@@ -589,27 +580,14 @@ def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_p
 
 
 def test_a_refused_root_leaves_no_folder_and_what_is_told_can_be_pasted(root, tmp_path):
-    said = refused("benchmark", "--dataset", "wsol", "--root", tmp_path / "none", "--out", tmp_path / "out")
+    start = ("benchmark", "--dataset", "wsol", "--out", tmp_path / "out")
+    said = refused(*start, "--root", tmp_path / "none")
     assert f"expected a folder in the WSOL layout at {tmp_path / 'none'}, found no folder there" in said
     assert not (tmp_path / "out").exists()
     data = shutil.copytree(root, tmp_path / "my data")
     for number in range(4):
         (data / f"val/{number:03d}.jpg").unlink()
-    result = cliploc_(
-        "benchmark",
-        "--dataset",
-        "wsol",
-        "--root",
-        data,
-        "--method",
-        "cam",
-        "--limit",
-        8,
-        "--workers",
-        1,
-        "--out",
-        tmp_path / "out",
-    )
+    result = cliploc_(*start, "--root", data, "--method", "cam", "--limit", 8, "--workers", 1)
     assert f"4 problems in all: cliploc datasets wsol --root '{data}'" in result.err
 
 
@@ -638,10 +616,8 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
     settings, _ = given.settings(unfit_for_setup)
     plain, _ = replace(given, baselines=()).settings(unfit_for_setup)
     added = [one for one in settings if one not in plain]
-    assert [(one.setup, one.method, one.threshold) for one in added] == [
-        (0, "centre_gaussian", None),
-        (2, "centre_gaussian", None),
-    ]
+    expected = [(0, "centre_gaussian", None), (2, "centre_gaussian", None)]
+    assert [(one.setup, one.method, one.threshold) for one in added] == expected
     assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
     assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
     with_head = replace(SETUP, options=SETUP.options.but(head="head.safetensors"))  # is only for the head's method

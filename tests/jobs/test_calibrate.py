@@ -17,7 +17,7 @@ from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pic
 from cliploc.jobs.plan import as_setting
 from cliploc.reporter import SILENT
 from tests import commands
-from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused
+from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
 from tests.jobs.samples import boxes_folder, review_file
 from tests.jobs.stopping import stopped_and_resumed
 from tests.tiny import tower
@@ -121,8 +121,7 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     monkeypatch.setattr(job, "FEWEST_PICTURES", 10)
     monkeypatch.setattr(job, "FEWEST_RIGHT", 5)
     out = tmp_path / "calibration.json"
-    ran = cliploc_("calibrate", folder, "--truth", "folder", "--out", out, "--json")
-    assert ran.code == 0, ran.err
+    ran = succeeded("calibrate", folder, "--truth", "folder", "--out", out, "--json")
     assert json.loads(ran.out)["calibration"] == json.loads(out.read_text())
     assert load_calibration(out).models == ("mini",)
     (recipe := out.with_name("recipe.json")).write_text(json.dumps({"calibration": json.loads(out.read_text())}))

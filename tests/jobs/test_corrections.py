@@ -30,11 +30,7 @@ from tests.report.annotated import annotated
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)
 SIZES = {"a.jpg": (60, 40), "sub/b c.png": (30, 50), "sub/a.jpg": (64, 48), "other/e.jpg": (20, 20)}
-BOXES = {
-    "a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])],
-    "sub/b c.png": [],
-    "sub/a.jpg": [(2, [0, 0, 64, 48])],
-}
+BOXES = {"a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])], "sub/b c.png": [], "sub/a.jpg": [(2, [0, 0, 64, 48])]}
 
 
 @pytest.fixture

@@ -100,7 +100,6 @@ def test_options_that_are_refused():
             replace(RULE, **wrong)
 
 
-# ------------------------------------------------------------------------------------------------------- the prior
 def likeliest_share(chances: np.ndarray) -> float:
     """By search: the share of a mixture with the greatest likelihood (what EM climbs to; Saerens 2002, section 2.2)."""
     ratio = chances / (1 - chances) * (1 - BASE) / BASE

@@ -295,9 +295,8 @@ def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
 
 def test_nothing_to_evaluate_is_2(folders, tmp_path):
     assert "expected a folder of maps" in cliploc_("evaluate", "--maps", tmp_path / "no", "--metadata", folders[1]).err
-    assert (
-        "expected a folder of metadata" in cliploc_("evaluate", "--maps", folders[0], "--metadata", tmp_path / "no").err
-    )
+    missing = cliploc_("evaluate", "--maps", folders[0], "--metadata", tmp_path / "no")
+    assert "expected a folder of metadata" in missing.err
     for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
         result = evaluate(folders, option, value)
         assert result.code == 2
@@ -320,11 +319,8 @@ def test_predictions_that_do_not_fit(folders, tmp_path):
     document = json.loads(result.out)
     assert (document["with_predictions"], document["evaluated"]) == (1, 3)
     assert (document["top1_cls"], document["top5_cls"]) == (100, None)  # one class a line says nothing of five
-    for lines, said in (
-        (["a,cat"], "classes as whole numbers"),
-        (["a,1,2", "b,1"], "expected 2 classes"),
-        ([], "none"),
-    ):
+    wrong = ((["a,cat"], "classes as whole numbers"), (["a,1,2", "b,1"], "expected 2 classes"), ([], "none"))
+    for lines, said in wrong:
         result = evaluate(folders, "--predictions", predictions(tmp_path, lines))
         assert result.code == 2
         assert said in result.err

@@ -12,7 +12,7 @@ from cliploc.jobs.benchmark_faithfulness import ValueTally, mean_curves
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap
-from tests.commands import cliploc_, document_of, refused
+from tests.commands import cliploc_, document_of, refused, succeeded
 from tests.jobs.samples import judged_here, wsol_folder
 
 RUN = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
@@ -26,8 +26,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("faithfulness") / "out"
-    outcome = cliploc_(*RUN, "--root", root, "--out", out, "--metric", "deletion,insertion,positive,names")
-    assert outcome.code == 0, outcome.err
+    outcome = succeeded(*RUN, "--root", root, "--out", out, "--metric", "deletion,insertion,positive,names")
     return out, outcome
 
 
@@ -68,8 +67,7 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
         assert words in page
     assert (out / "tables.csv").read_text().splitlines()[0].startswith("setting,model,method,deletion,deletion_low")
     assert "| mini\\_cam |" in (out / "tables.md").read_text()
-    again = cliploc_("report", out, "--no-pictures")
-    assert again.code == 0
+    succeeded("report", out, "--no-pictures")
     assert 'alt="picture ' not in (out / "report.html").read_text()
 
 

@@ -272,7 +272,7 @@ def test_a_folder_with_decisions_of_an_old_page_is_one_line_before_anything_is_c
 
 
 # -------------------------------------------------------------------------------------------------------- several runs
-def test_two_runs_at_once_do_not_share_a_folder(copy, made):
+def test_two_runs_at_once_do_not_share_a_folder(copy):
     pictures, out = copy
     before = content(out)
     shutil.copy(pictures / "cat.png", pictures / "new.png")
@@ -461,7 +461,7 @@ def test_no_export_looks_current_that_is_not(copy, monkeypatch):
 
 
 @pytest.mark.parametrize("killed_at", ["csv", "summary"])
-def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, killed_at):
+def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, monkeypatch, killed_at):
     pictures, out = copy
     shutil.rmtree(out)
 

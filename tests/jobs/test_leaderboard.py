@@ -71,9 +71,8 @@ def test_tau_is_the_best_of_the_held_out_split_and_gt_known_that_of_a_benchmark_
 def test_names_that_are_absent_are_asked_where_all_are_annotated(board):
     wsol, coco = document(board)["sets"]
     assert not {"ap", "f1_popular"} & wsol["rows"][0]["numbers"].keys()
-    assert {"ap", "ap_given", "f1_random", "f1_popular", "f1_confusable", "false_finds"} <= coco["rows"][0][
-        "numbers"
-    ].keys()
+    numbers = {"ap", "ap_given", "f1_random", "f1_popular", "f1_confusable", "false_finds"}
+    assert numbers <= coco["rows"][0]["numbers"].keys()
     assert "ap" not in coco["rows"][-1]["numbers"]  # a baseline
     negatives = json.loads((board / "sets/coco/negatives.json").read_text())
     assert negatives["popular"]["val2017/cat.jpg"] == [2]  # a dog, of which there is one; no cup, no sun
@@ -110,9 +109,8 @@ def test_numbers_that_were_signed_anew_but_do_not_follow_from_the_rows_are_refus
     changed = document(copy)
     changed["sets"][0]["rows"][0]["numbers"]["gt_known"] += 20
     (copy / "leaderboard.json").write_text(json.dumps({**changed, "signature": signature_of(changed)}))
-    assert "do not follow from its rows (0 rows 0 numbers gt_known)" in refused(
-        "leaderboard", "check", copy, "--sample", "0"
-    )
+    said = refused("leaderboard", "check", copy, "--sample", "0")
+    assert "do not follow from its rows (0 rows 0 numbers gt_known)" in said
 
 
 def test_a_folder_of_another_version_is_refused_by_its_name(board, tmp_path):

@@ -40,9 +40,8 @@ HAND = [
 
 
 def test_numbers_by_hand():
-    found = summed_up([*HAND, {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}], {"s": PresenceTally()})[
-        "s"
-    ]
+    failed = {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}
+    found = summed_up([*HAND, failed], {"s": PresenceTally()})["s"]
     assert found["recall"] == pytest.approx(2 / 3)
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["false_finds"] == pytest.approx(1 / 4)
@@ -106,7 +105,6 @@ def test_what_does_not_exist_is_null():
     assert "names" not in summed_up([], {"s": PresenceTally()})["s"]
 
 
-# ----------------------------------------------------------------------------------------------------------- the folder
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three photographs in COCO's layout; one of the names is known to no model of the package."""
@@ -179,14 +177,8 @@ def test_the_report_has_tables_and_reliability(done):
     out, _ = done
     page = (out / "report.html").read_text()
     assert "Where true boxes are lost" in (out / "tables.md").read_text()
-    for words in (
-        "unknown name",
-        "All numbers, with 95 % intervals",
-        "box ECE",
-        "Reliability of the scores",
-        "absent found",
-    ):
-        assert words in page
+    said = ("unknown name", "All numbers, with 95 % intervals", "box ECE", "Reliability of the scores", "absent found")
+    assert not [words for words in said if words not in page]
     bins = list(csv.DictReader((out / "reliability.csv").open()))
     assert {one["setting"] for one in bins} == {"mini_default-recipe"}
     assert sum(int(one["boxes"]) for one in bins) == sum(len(one["box_scores"]) for one in rows_in(out))

@@ -30,7 +30,7 @@ from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
-from tests.commands import cliploc_  # noqa: E402
+from tests.commands import succeeded  # noqa: E402
 from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402
 
 pytestmark = pytest.mark.ray
@@ -141,15 +141,9 @@ def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_line(cluster):
-    parts: dict[int, Part] = {}
+    parts: list[Part] = []
     with pytest.raises(ModelError, match=r"part 00005, from 10 on, ended its worker 4 times: .*run the same command"):
-        engine.run(
-            SHARDS,
-            functools.partial(Labels, die_always),
-            lambda part: parts.update({part.index: part}),
-            address=cluster.address,
-            threads=1,
-        )
+        engine.run(SHARDS, functools.partial(Labels, die_always), parts.append, address=cluster.address, threads=1)
     assert parts, "what was done before is kept"
 
 
@@ -166,10 +160,7 @@ def test_more_processors_than_a_node_has_are_refused(cluster):
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (
-            None,
-            r"^Ray could not start on this machine \(it timed out\): run the same command again",
-        ),
+        (None, r"^Ray could not start on this machine \(it timed out\): run the same command again"),
         ("auto", r"^expected a Ray cluster at auto, could not use it \(it timed out\): start one"),
     ],
 )
@@ -243,8 +234,7 @@ def test_published_rows_of_segmentation_are_compared_as_locally(cluster, tmp_pat
     labelled.voc(tmp_path / "voc")
     asked = ("reproduce", rows, "--root", f"voc21={tmp_path / 'voc'}", "--threads", "1")
     for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
-        ran = cliploc_(*asked, *more, "--out", tmp_path / name)
-        assert ran.code == 0, ran.err
+        succeeded(*asked, *more, "--out", tmp_path / name)
     for name in ("reproduced.json", "voc21/parts/00000.parquet", "voc21/summary.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 

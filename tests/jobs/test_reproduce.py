@@ -9,7 +9,7 @@ pytest.importorskip("pyarrow")
 from cliploc._documents import Published
 from cliploc.datasets import labelled_readers, readers
 from cliploc.jobs.reproduce import Reproduced, on_model, published_rows
-from tests.commands import cliploc_, refused
+from tests.commands import cliploc_, refused, succeeded
 from tests.datasets import labelled
 from tests.jobs.samples import judged_here, rows_file, wsol_folder
 
@@ -36,13 +36,10 @@ def test_every_published_row_is_a_command_that_benchmark_takes(tmp_path):
 
 
 def test_without_out_rows_are_listed_with_their_commands():
-    ran = cliploc_("reproduce", "naclip-voc21,vl_score")
-    assert ran.code == 0
+    ran = succeeded("reproduce", "naclip-voc21,vl_score")
     assert "naclip-voc21: miou 64.07" in ran.out
-    assert (
-        "cliploc benchmark --task segmentation --dataset voc21 --root DIR --model ViT-B-16 --pretrained openai"
-        in ran.out
-    )
+    said = "cliploc benchmark --task segmentation --dataset voc21 --root DIR --model ViT-B-16 --pretrained openai"
+    assert said in ran.out
     assert ran.out.count("cliploc benchmark") == 3
 
 

@@ -20,7 +20,7 @@ from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.segmentation import Segmenter, protocol_of
-from tests.commands import cliploc_, document_of
+from tests.commands import cliploc_, document_of, succeeded
 from tests.datasets import labelled
 
 FAST = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
@@ -140,7 +140,6 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
     assert found["mean_average_precision"] == pytest.approx(100 * np.mean(precisions), abs=1e-9)
 
 
-# ------------------------------------------------------------------------------------------------------------- evaluate
 def predicted(root, folder, dataset="coco_object"):
     """Label maps that are half right."""
     folder.mkdir(parents=True)
@@ -165,8 +164,7 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
         Image.fromarray(one.truth.read().astype(np.uint8)).save(tmp_path / "truth" / f"{one.id}.png")
     (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(81)))
     truths = ("--truth", tmp_path / "truth", "--class-list", tmp_path / "classes.txt")
-    ran = cliploc_("evaluate", "--task", "segmentation", *asked[:2], *truths)
-    assert ran.code == 0, ran.err
+    ran = succeeded("evaluate", "--task", "segmentation", *asked[:2], *truths)
     assert f"{100 * expected.miou:.2f} %" in ran.out
 
 

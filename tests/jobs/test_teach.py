@@ -459,7 +459,7 @@ def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_ot
             np.testing.assert_allclose(alike, np.quantile(cosines, [0.05, 0.25]), atol=1e-3)
 
 
-def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known(tmp_path: Path) -> None:
+def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known() -> None:
     own = torch.linspace(0.2, 0.5, 10)
     seen = Appearance(torch.zeros(3), own, torch.zeros(0))
     for model, found in (("mini", True), ("another", False)):

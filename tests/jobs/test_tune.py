@@ -38,7 +38,6 @@ from tests.tiny import tower
 PICTURES = 6
 
 
-# ------------------------------------------------------------------------------------------------------- the arithmetic
 def test_the_gain_is_of_pictures_that_did_not_choose():
     values = np.random.default_rng(0).normal(size=(23, 40))  # noise, in which each fold has another best
     found = cross_fitted(values)
@@ -96,7 +95,6 @@ def test_refinements_are_those_of_the_registry_one_edit_away():
     assert "caa" not in steps_for(tower("gap_cnn", (8, 8)))
 
 
-# ----------------------------------------------------------------------------------------------------------- a run
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     for place in (f"{backbones.__name__}.create", f"{commands.__name__}.create_once"):

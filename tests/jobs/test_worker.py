@@ -1,7 +1,5 @@
 """The worker of all benchmarks: what fails of a picture, alone; what is said of it; and what tells runs apart."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
@@ -25,6 +23,7 @@ from cliploc.jobs.rows import Row, arrow
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import protocol_for
+from tests.commands import python
 from tests.tiny import tower
 
 NAMES = ("red", "blue", "green")
@@ -99,7 +98,7 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
 def test_processes_that_judge_maps_import_no_torch() -> None:
     """It would take each of them seconds and hundreds of megabytes."""
     code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python("-c", code, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

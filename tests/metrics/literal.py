@@ -1,7 +1,4 @@
-"""The WSOL evaluation's definition restated word for word, slow: a contour search at each of the 1,000 thresholds.
-
-Thresholds that cut the map of bytes at the same value share a search.
-"""
+"""The WSOL evaluation's definition word for word, slow: a contour search for each level of the map that τ cuts at."""
 
 import cv2
 import numpy as np

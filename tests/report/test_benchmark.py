@@ -25,17 +25,18 @@ from cliploc.report.html import DARK, LIGHT
 from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
 
-from ..commands import cliploc_, refused
+from ..commands import refused, succeeded
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
 
 EVIL = '<script>alert("x")</script> & co | `_'
 FILES = ("report.html", "tables.csv", "tables.md", "tables.tex")
 METHODS = ("cam", "grad_cam", "layer_cam")
+Made = tuple[Path, dict[str, Any]]  # a folder and its summary
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A run of three methods with one broken sample, and its report; its summary."""
     home = tmp_path_factory.mktemp("a benchmark")
     summary = make_folder(home / "out", home / "root", samples=40, methods=METHODS, failed=[3])
@@ -50,7 +51,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(made: tuple[Path, dict[str, Any]]) -> str:
+def page(made: Made) -> str:
     return (made[0] / "report.html").read_text(encoding="utf-8")
 
 
@@ -64,7 +65,7 @@ def cells(html: str) -> list[list[str]]:
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
-def test_all_tables_have_the_numbers_of_the_summary(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_all_tables_have_the_numbers_of_the_summary(made: Made, page: str) -> None:
     out, summary = made
     lines = {row["setting"]: row for row in csv.DictReader(io.StringIO((out / "tables.csv").read_text()))}
     in_page = {row[0]: row for row in cells(section(page, "numbers"))}
@@ -92,7 +93,7 @@ def test_all_tables_have_the_numbers_of_the_summary(made: tuple[Path, dict[str, 
         assert lines[one]["failed"] == "1"
 
 
-def test_hits_and_curves_are_those_of_the_metrics(made: tuple[Path, dict[str, Any]]) -> None:
+def test_hits_and_curves_are_those_of_the_metrics(made: Made) -> None:
     out, summary = made
     run: BenchmarkRun = read_run(out)
     assert {"thumb", "boxes", "true_boxes", "hits_largest_50"}.isdisjoint(run.rows.columns), "in memory without maps"
@@ -117,9 +118,7 @@ def test_a_setting_of_0_is_ranked_before_one_without_a_number(key: str) -> None:
     assert [one.id for one in BenchmarkRun(Path(), {}, tuple(settings), None).ranked] == [*numbers][::-1]
 
 
-def test_hits_and_misses_by_size_and_number_add_up_and_kinds_of_misses_are_told(
-    made: tuple[Path, dict[str, Any]], page: str
-) -> None:
+def test_hits_and_misses_by_size_and_number_add_up_and_kinds_of_misses_are_told(made: Made, page: str) -> None:
     rows = [row for row in cells(section(page, "objects")) if row[1:2] in (["right"], ["wrong"])]
     assert len(rows) == 2 * len(METHODS)
     for method in METHODS:
@@ -242,7 +241,7 @@ def test_photographs_are_embedded_once_and_drawn_in_the_shape_of_the_original(pa
     assert len(shown) > 2 * len(photos)
 
 
-def test_boxes_and_maps_lie_where_the_rows_say(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_boxes_and_maps_lie_where_the_rows_say(made: Made, page: str) -> None:
     run = read_run(made[0])
     best = run.ranked[0]
     rows = run.of(best).sort_values("iou", ascending=False)
@@ -277,7 +276,7 @@ def test_cropped_pictures_keep_their_maps_in_place(tmp_path: Path) -> None:
     assert (x, y, width, height) == pytest.approx((20, 0, 120, 120), abs=0.5)
 
 
-def test_best_worst_and_borderline(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_best_worst_and_borderline(made: Made, page: str) -> None:
     run = read_run(made[0])
     for one in run.ranked:
         html = section(page, "pictures").split(f"<summary><h3>{one.label}</h3>")[1].split("</details>")[0]
@@ -291,7 +290,7 @@ def test_best_worst_and_borderline(made: tuple[Path, dict[str, Any]], page: str)
         assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
 
 
-def test_an_iou_just_below_the_least_does_not_look_like_it(made: tuple[Path, dict[str, Any]]) -> None:
+def test_an_iou_just_below_the_least_does_not_look_like_it(made: Made) -> None:
     run = read_run(made[0])
     best, sample = run.ranked[0], run.of(run.ranked[0])["sample"].iloc[0]
     row = benchmark_data.details(run, {(best.id, sample)})[best.id, sample]
@@ -317,7 +316,7 @@ def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> Non
             assert "<dc:date>" not in svg
 
 
-def test_the_same_folder_gives_the_same_bytes_whatever_the_users_own_style(made: tuple[Path, dict[str, Any]]) -> None:
+def test_the_same_folder_gives_the_same_bytes_whatever_the_users_own_style(made: Made) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     before = [(made[0] / name).read_bytes() for name in FILES]
     with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "font.family": "monospace"}):
@@ -326,7 +325,7 @@ def test_the_same_folder_gives_the_same_bytes_whatever_the_users_own_style(made:
     assert [(made[0] / name).read_bytes() for name in FILES] == before
 
 
-def test_the_ten_classes_with_reasons_numbers_and_confusion(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_the_ten_classes_with_reasons_numbers_and_confusion(made: Made, page: str) -> None:
     html = section(page, "ten")
     run = read_run(made[0])
     for label, name in enumerate(CLASSES):
@@ -346,7 +345,7 @@ def test_the_ten_classes_with_reasons_numbers_and_confusion(made: tuple[Path, di
         assert [0 if cell == "·" else int(cell) for cell in row[1:5]] == counts
 
 
-def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_every_class_is_in_the_table(made: Made, page: str) -> None:
     rows = cells(section(page, "classes").split('data-search="Find a class"')[1])
     numbers = made[1]["mini_cam"]["per_class"]
     for label, row in enumerate(rows[1:]):
@@ -356,7 +355,7 @@ def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: st
 
 
 # ----------------------------------------------------------------------------------------------- what can go wrong
-def test_the_table_of_settings_has_only_what_differs(made: tuple[Path, dict[str, Any]], page: str) -> None:
+def test_the_table_of_settings_has_only_what_differs(made: Made, page: str) -> None:
     html = section(page, "manifest")
     settings = json.loads((made[0] / "manifest.json").read_text())["settings"]
     alike = [key for key in settings[0] if len({json.dumps(one.get(key)) for one in settings}) == 1]
@@ -422,10 +421,9 @@ def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, page: str) -> None:
+def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
     shutil.copytree(made[0], tmp_path / "out")
-    outcome = cliploc_("report", tmp_path / "out", "--no-pictures")
-    assert outcome.code == 0
+    outcome = succeeded("report", tmp_path / "out", "--no-pictures")
     assert outcome.out.strip() == str(tmp_path / "out" / "report.html")
     alone = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "must not be passed on" in page

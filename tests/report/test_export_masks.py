@@ -172,9 +172,8 @@ def test_voc_as_pillow_reads_it(picture, tmp_path):
     objects = Image.open(root / "SegmentationObject/a.png")
     classes = Image.open(root / "SegmentationClass/a.png")
     assert (objects.mode, classes.mode) == ("P", "P")
-    assert (
-        np.reshape(classes.getpalette()[:768], (-1, 3)).tolist() == palette()[: len(classes.getpalette()) // 3].tolist()
-    )
+    table = np.reshape(classes.getpalette()[:768], (-1, 3))
+    assert table.tolist() == palette()[: len(table)].tolist()
     lines = (root / "labelmap.txt").read_text(encoding="utf-8").splitlines()
     assert lines[1:3] == ["background:0,0,0::", "traffic light:128,0,0::"]
     assert lines[3] == "a_ b:0,128,0::"

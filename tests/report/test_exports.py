@@ -24,13 +24,9 @@ from tests.report.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (
-    "plain.jpg",
-    "plain.png",
-    'sub folder/a, "b" & <c>\'d.jpg',
-    "sub folder/猫é.jpg",
-    "../beside/plain.jpg",
+    "plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg",
     "images/roboflow.ai.jpg",
-)
+)  # fmt: skip
 SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
 
 
@@ -166,15 +162,11 @@ def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path)
         for path in sorted((root / "Annotations").iterdir()):
             assert path.with_suffix("").name in (root / "ImageSets/Main/trainval.txt").read_text().splitlines()
             tree = ET.parse(path)
-            corners = [
-                (
-                    one.findtext("name"),
-                    [float(one.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")],
-                )
-                for one in tree.iter("object")
-            ]
-            # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
-            boxes[of_file[tree.findtext("filename")]] = [(n, [a - 1, b - 1, c, d]) for n, (a, b, c, d) in corners]
+            own = boxes[of_file[tree.findtext("filename")]] = []
+            for one in tree.iter("object"):
+                a, b, c, d = (float(one.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+                # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
+                own.append((one.findtext("name"), [a - 1, b - 1, c, d]))
             size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
             assert size in ((61, 37), (37, 61))
         return boxes
@@ -212,11 +204,8 @@ def test_label_studio_by_its_documented_shape(pictures, tmp_path):
         assert prediction["model_version"] == "cliploc mini cam"
         found = []
         for result in prediction["result"]:
-            assert (result["type"], result["from_name"], result["to_name"]) == (
-                "rectanglelabels",
-                control.get("name"),
-                image.get("name"),
-            )
+            ends = control.get("name"), image.get("name")
+            assert (result["type"], result["from_name"], result["to_name"]) == ("rectanglelabels", *ends)
             value, (width, height) = result["value"], (result["original_width"], result["original_height"])
             assert (width, height) == one.size_wh
             x, y = value["x"] / 100 * width, value["y"] / 100 * height

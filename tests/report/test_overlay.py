@@ -137,12 +137,10 @@ def test_the_better_box_is_on_top_and_unsure_ones_are_dashed(build: Build, score
     picture = np.asarray(draw_overlay(result, heatmap=False))
     assert (picture[149, 90:230] == name_colour(int(np.argmax(scores)))).all()
     rest = np.float32([0, 0]), (None, None), result.boxes, np.float32(scores), np.zeros(2, bool)
-    doubtful = replace(
-        result, boxes=result.boxes.where([]), judged=Judgement(result.boxes.where([]), result.boxes, *rest)
-    )
-    dashed = (np.asarray(draw_overlay(scaled(doubtful, (640, 400)), heatmap=False))[299, 180:460] == (80, 80, 80)).all(
-        -1
-    )
+    none = result.boxes.where([])
+    doubtful = replace(result, boxes=none, judged=Judgement(none, result.boxes, *rest))
+    drawn = np.asarray(draw_overlay(scaled(doubtful, (640, 400)), heatmap=False))
+    dashed = (drawn[299, 180:460] == (80, 80, 80)).all(-1)
     assert 0.2 < dashed.mean() < 0.8
 
 

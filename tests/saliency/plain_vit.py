@@ -1,8 +1,4 @@
-"""ViTs as plain linear algebra, one picture and one head at a time: what the oracles of the attention rules stand on.
-
-Three small towers with their weights read straight from the modules: the tiny one, CLIP's by open_clip, and a SigLIP by
-timm, which has no class token and an attention pool.
-"""
+"""Three small ViTs as plain linear algebra, a picture and a head at a time: the tiny one, CLIP's, timm's SigLIP."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Rules of the backward pass.
-
-AttnLRP against the paper's equations, passing relevance itself through plain ViTs, and the operations of `lxt`;
-LibraGrad's theorem on a whole tower, its gradients by hand, and methods that read them.
-"""
+"""AttnLRP against the paper's equations and `lxt`; LibraGrad's theorem on a whole tower, and gradients by hand."""
 
 import copy
 from collections.abc import Callable

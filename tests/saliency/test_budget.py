@@ -146,7 +146,6 @@ def test_the_localizer_says_how_sure_the_map_is() -> None:
     assert "masks were tried: expected correlation with the exact map" in note
 
 
-# ------------------------------------------------------------------------------------------------------- same masks
 def test_channels_with_the_same_mask_cost_one_forward() -> None:
     ctx, calls = counted("gap_cnn")
     source = ctx.features[:, 0].clone()

@@ -90,7 +90,6 @@ def test_the_family_weighs_the_chosen_maps(scene: Scene, name: str, channels: st
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------- gradients
 @pytest.mark.parametrize(
     ("channels", "block"),
     [("heads", -1), ("keys", -1), ("values", -1), ("heads", -2), ("queries", -2), ("keys", -2), ("values", -2)],
@@ -175,7 +174,6 @@ def test_an_attention_pools_heads_share_all_of_their_attention_among_the_patches
     torch.testing.assert_close(maps.sum((-2, -1)), torch.ones(maps.shape[:2]))
 
 
-# ------------------------------------------------------------------------------------------------- principal components
 @pytest.mark.parametrize(("kind", "channels"), [("vit", "keys"), ("vit", "heads"), ("gap_cnn", "features")])
 def test_components_are_the_directions_of_largest_variance(kind: str, channels: Any) -> None:
     scene = tiny_scene(kind)
@@ -217,7 +215,6 @@ def test_a_components_gradient_is_that_along_its_axis(scene: Scene) -> None:
     torch.testing.assert_close(moved, found.maps.flatten(2), rtol=1e-3, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------- sharing
 def test_masks_are_shared_by_methods_and_kept_apart_by_choice() -> None:
     ctx, tower_calls = counted("vit")
     needs = channel_needs("heads") | channel_needs("features") | channel_needs("heads", components=1)
@@ -245,7 +242,6 @@ def test_batches_and_prompts_do_not_matter(scene: Scene, name: str, channels: st
         torch.testing.assert_close(one.ours(name, **options), maps[b : b + 1, [2, 0]], rtol=1e-3, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize("channels", VIT_ONLY)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "vit"])
 def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:

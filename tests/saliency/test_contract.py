@@ -1,7 +1,4 @@
-"""What every saliency method must hold, on every tower kind that it is defined on.
-
-Parametrised over the registry: a new `saliency/<name>.py` is tested here unedited.
-"""
+"""What every saliency method of the registry must hold, on every tower kind that it is defined on."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,17 +24,7 @@ from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.backbones.seam import assert_state, state_of
 from tests.saliency.peers import min_max
-from tests.saliency.towers import (
-    CUT_RESNET,
-    MINI_VIT,
-    QUICK,
-    TINY_GRIDS,
-    build,
-    cases,
-    grids,
-    own,
-    pictures,
-)
+from tests.saliency.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, scenes, tiny
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded

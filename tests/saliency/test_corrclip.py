@@ -120,7 +120,6 @@ def test_the_equations_of_corrclip(kind: str, divided: str) -> None:
         assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": given}, **options), wanted)
 
 
-# --------------------------------------------------------------------------------------------------------- GLA-CLIP
 def of_all_windows(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> Tensor:
     """`[B, P, h, w]`."""
     alike, rounds, beta, gamma = (

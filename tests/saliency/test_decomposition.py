@@ -34,10 +34,7 @@ def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[
 
 
 def share_of(vit: PlainVit, whole: Tensor, term: Tensor, parts: int | None = None) -> Tensor:
-    """`[P]` what a term `[d]` of the class token adds to the cosines, ln_post's statistics being the whole token's.
-
-    The mean is spread evenly over the start, the MLPs and each block's attention, there over `parts`; None: a bias.
-    """
+    """`[P]` what a term of the class token adds; the mean is spread over start, MLPs and `parts`; None: a bias."""
     ln, projection = norm_and_projection(vit)
     deviation = (whole.var(unbiased=False) + ln.eps).sqrt()
     length = (ln(whole) @ projection).norm()

@@ -27,7 +27,6 @@ ON_VIT = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------------------- the mean
 @pytest.mark.parametrize("rule", ["minmax", "rank"])
 def test_the_map_is_the_mean_of_the_members(rule: Any) -> None:
     scene = tiny_scene("attention_pool_cnn")
@@ -75,7 +74,6 @@ def test_what_is_known_of_an_ensemble() -> None:
     assert find("cam") is cam
 
 
-# ------------------------------------------------------------------------------------------------------------- options
 def test_options_go_to_the_members_that_have_them() -> None:
     both = find("score_cam+gscore_cam+cam")
     assert resolve_options(both, {"temperature": 0.1, "top_k": 3}) == {
@@ -135,7 +133,6 @@ def test_an_ensemble_works_where_all_its_members_do() -> None:
         Localizer(tower("vit"), method="cam+grad_cam")
 
 
-# ------------------------------------------------------------------------------------------- one pass for all of them
 @pytest.mark.parametrize(
     ("kind", "spec"), [("attention_pool_cnn", "cam+grad_cam+layer_cam"), ("vit", "+".join(ON_VIT))], ids=["cnn", "vit"]
 )

@@ -132,7 +132,6 @@ def test_small_gradients_survive_half_precision() -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=3e-3 * float(expected.abs().max()))
 
 
-# --------------------------------------------------------------------------------------------------------- XGrad-CAM
 @pytest.mark.parametrize("kind", CNNS)
 def test_the_equation_of_xgrad_cam(kind: str) -> None:
     def by_hand(features: Tensor, gradients: Tensor) -> Tensor:
@@ -158,7 +157,6 @@ def test_a_channel_that_sums_to_zero_weighs_nothing() -> None:
     torch.testing.assert_close(methods.get("xgrad_cam").function(ctx), expected, rtol=1e-4, atol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------- Grad-CAM++
 @pytest.mark.parametrize("temperature", [None, 0.5])
 @pytest.mark.parametrize("kind", CNNS)
 def test_the_equation_of_grad_cam_pp(kind: str, temperature: float | None) -> None:
@@ -210,7 +208,6 @@ def test_torchcam_keeps_no_division(kind: str) -> None:
     assert_same_maps(min_max(variant.relu()), scene.torchcam(torchcam.methods.GradCAMpp), tolerance=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------- Finer-CAM
 @pytest.mark.parametrize("kind", CNNS)
 @pytest.mark.parametrize(("gamma", "references"), [(0.6, 3), (0.6, 1), (1.5, 2), (0.0, 2)])
 def test_the_equation_of_finer_cam(kind: str, gamma: float, references: int) -> None:

@@ -77,7 +77,6 @@ def over_input_once(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return F.interpolate(min_max(maps.relu()), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-# --------------------------------------------------------------------------------------------------------- RefineCAM
 BASES = {"grad_cam": GradCAM, "layer_cam": TorchcamLayerCAM}
 
 

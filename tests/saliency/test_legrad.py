@@ -52,10 +52,7 @@ def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
 
 
 def test_legrad_torch_agrees() -> None:
-    """It hands blocks [T, B, d], as open_clip's took them in its time.
-
-    Left as open_clip builds them today, blocks before its first hooked one attend across the batch: another tower.
-    """
+    """It hands blocks [T, B, d], as open_clip's took them: else those before the first hook attend across the batch."""
     legrad = pytest.importorskip("legrad", reason="legrad_torch is not installed: make setup")
     model, backbone, images, text = twelve_blocks()
     theirs = copy.deepcopy(model)

@@ -90,7 +90,6 @@ def test_the_error_reaches_the_user() -> None:
     assert note.startswith("16 random masks: standard error of the map 0.")
 
 
-# --------------------------------------------------------------------------------------------------------- Occlusion
 def spans(length: int, side: float) -> list[tuple[int, int]]:
     size = round(side * length)
     count = math.ceil((length - size) / (size / 2)) + 1

@@ -54,10 +54,8 @@ def test_the_projection_is_before_the_layer_scale() -> None:
     trace = tower.trace(pictures(SIDE, SIDE), Needs(dense=1))
     gathered = trace.projections[-1][2]
     block = tower.vision_head.blocks[-1]
-    torch.testing.assert_close(
-        tower.attention_output(trace, gathered) * block.ls1.gamma,
-        tower.adapters[-1].attention_branch(trace.entering[-1], gathered),
-    )
+    ours = tower.attention_output(trace, gathered) * block.ls1.gamma
+    torch.testing.assert_close(ours, tower.adapters[-1].attention_branch(trace.entering[-1], gathered))
 
 
 def test_factors_that_leave_nothing_are_refused() -> None:

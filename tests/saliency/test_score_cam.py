@@ -118,11 +118,7 @@ def expected(scene: Any, top_k: int, logit_scale: float, discarded: float) -> Te
 @pytest.mark.parametrize("top_k", [1, 5, 300])
 @pytest.mark.parametrize("kind", CNNS)
 def test_the_equation_of_gscore_cam(kind: str, top_k: int, published: bool) -> None:
-    """The k largest mean gradients share all the weight, at four times the model's own temperature.
-
-    As published, the others' logit is 0 before a softmax over all channels, at the model's own temperature. No package
-    has the method.
-    """
+    """The k best share all weight, at 4 times the model's temperature; as published at 1, the other logits being 0."""
     scene = tiny_scene(kind)
     wanted = (
         expected(scene, top_k, scene.scale, 0.0) if published else expected(scene, top_k, scene.scale / 4, -math.inf)

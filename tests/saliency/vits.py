@@ -110,10 +110,7 @@ def photograph(name: str, width: int = 112, height: int = 112) -> Tensor:
 
 @functools.cache
 def twelve_blocks() -> tuple[Any, Any, Tensor, Tensor]:
-    """open_clip's ViT-B/16 of a quarter of its width, our view, photographs `[3, 3, 112, 112]`, two texts `[2, D]`.
-
-    Random weights; biases and norms are moved too, as initialised they would hide mistakes. A small text tower.
-    """
+    """open_clip's ViT-B/16 of a quarter of its width, random, our view, photographs `[3, 3, 112, 112]`, two texts."""
     vision = {"image_size": 112, "layers": 12, "width": 192, "head_width": 64, "patch_size": 16}
     model = seeded(lambda: open_clip.CLIP(128, vision, TEXT), 0)
     model = perturb(model, 0.01).requires_grad_(False)

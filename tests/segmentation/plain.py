@@ -1,8 +1,4 @@
-"""The protocol of SCLIP, NACLIP and ProxyCLIP a second time: plain loops over windows and queries, nothing shared.
-
-The tower is a CLIP of open_clip with the real architecture's parts (patches of 16 pixels, 14×14 of them, a class token)
-and random weights, made narrow and shallow; or ViT-B-16 as it is, with random weights.
-"""
+"""The protocol of SCLIP, NACLIP and ProxyCLIP again, in plain loops; on a narrow CLIP of open_clip, or on ViT-B-16."""
 
 from collections.abc import Sequence
 

@@ -79,11 +79,7 @@ def localizer(model):
 
 
 # logit scale, probability threshold, area threshold, window
-RULES = {
-    "threshold": (400.0, 0.4, None, 224),
-    "area": (400.0, 0.25, 0.2, 224),
-    "whole": (40.0, 0.0, None, 0),
-}
+RULES = {"threshold": (400.0, 0.4, None, 224), "area": (400.0, 0.25, 0.2, 224), "whole": (40.0, 0.0, None, 0)}
 
 
 def assert_as_plain_loops(segmenter, pictures, model, **own):
@@ -105,18 +101,11 @@ def assert_as_plain_loops(segmenter, pictures, model, **own):
 @pytest.mark.parametrize("rule", RULES)
 def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
     scale, probability, area, window = RULES[rule]
-    protocol = replace(
-        BASE,
-        logit_scale=scale,
-        background_threshold=probability,
-        area_threshold=area or 0,
-        window=window,
-        position_rule="antialiased" if window else "dino",
-    )
+    given = {"logit_scale": scale, "background_threshold": probability, "area_threshold": area or 0, "window": window}
+    protocol = replace(BASE, **given, position_rule="antialiased" if window else "dino")
     own = {"short_side": 240, "logit_scale": scale, "prob_thd": probability, "area_thd": area, "window": window}
-    assert_as_plain_loops(
-        Segmenter(localizer, protocol, {name: {} for name in METHODS}), plain.pictures(SIZES), model, **own
-    )
+    segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
+    assert_as_plain_loops(segmenter, plain.pictures(SIZES), model, **own)
 
 
 def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
@@ -127,9 +116,8 @@ def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
     protocol = replace(BASE, background_threshold=0.3, position_rule="dino", **own)
     segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
     embedded = plain.query_features(model, plain.CLASSES, templates)
-    assert_as_plain_loops(
-        segmenter, plain.pictures([(151, 117), (101, 113)]), model, prob_thd=0.3, embedded=embedded, **own
-    )
+    pictures = plain.pictures([(151, 117), (101, 113)])
+    assert_as_plain_loops(segmenter, pictures, model, prob_thd=0.3, embedded=embedded, **own)
 
 
 @pytest.mark.parametrize("room", ["VALUES", "BLOCK"])
@@ -142,7 +130,7 @@ def test_label_maps_do_not_depend_on_how_many_queries_or_rows_are_in_memory(room
     assert_same_choice(segmenter.label_maps(picture)["maskclip"], whole)
 
 
-def test_a_picture_narrower_than_a_window(model, localizer):
+def test_a_picture_narrower_than_a_window(localizer):
     (picture,) = plain.pictures([(700, 60)])
     protocol = replace(BASE, long_side=500)  # 500×43
     found = Segmenter(localizer, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
@@ -175,6 +163,13 @@ def test_of_equal_queries_the_first_wins(at_once, monkeypatch):
     assert found.tolist() == [[1, 1]]
 
 
+def step(function, on, towers=("vit",)):
+    """A refinement that does this."""
+    facts = {"title": "", "paper": "", "towers": frozenset(towers), "threshold": lambda _, tau: tau, "package": None}
+    needs = Needs(features=(-1,)) if on == "grid" else None
+    return Refinement("own", function, on=on, needs=lambda _: needs, **facts)
+
+
 def test_refinements_keep_the_scale_of_the_maps(model):
     """A step that changes nothing changes no label, on the grid and over the picture."""
     (picture,) = plain.pictures(SIZES[:1])
@@ -182,21 +177,15 @@ def test_refinements_keep_the_scale_of_the_maps(model):
     protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4)
     bare = Localizer(backbone, method="maskclip", templates="openai-80")
     whole = Segmenter(bare, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
-    facts = {"title": "", "paper": "", "towers": frozenset(("vit",)), "threshold": lambda _, tau: tau, "package": None}
-    grid = Refinement("same", lambda _, maps: maps, on="grid", needs=lambda _: Needs(features=(-1,)), **facts)
-    over = Refinement("same", lambda _, maps, cell: maps, on="picture", needs=lambda _: None, **facts)
     segmenter = Segmenter(bare, protocol, {"maskclip": {}})
-    segmenter._on_grid, segmenter._over_picture = (grid,), (over,)
+    segmenter._on_grid = (step(lambda _, maps: maps, "grid"),)
+    segmenter._over_picture = (step(lambda _, maps, cell: maps, "picture"),)
     assert (segmenter.label_maps(picture)["maskclip"] == whole).mean() > 0.999
 
 
 def test_a_step_scales_each_window_by_itself(model):
     (picture,) = plain.pictures(SIZES[:1])
-    facts = {"title": "", "paper": "", "towers": frozenset(("vit",)), "threshold": lambda _, tau: tau, "package": None}
-    waves = Refinement(
-        "waves", lambda _, maps: (20 * maps).sin(), on="grid", needs=lambda _: Needs(features=(-1,)), **facts
-    )
-    found = []
+    waves, found = step(lambda _, maps: (20 * maps).sin(), "grid"), []
     for at_once in (1, 3):
         bare = Localizer(plain.adapted(model), method="maskclip", templates="openai-80", batch_size=at_once)
         segmenter = Segmenter(bare, BASE, {"maskclip": {}})
@@ -232,9 +221,8 @@ def test_a_step_over_the_picture_sees_a_large_one_smaller(monkeypatch):
         shapes.append((tuple(pixels.shape), tuple(maps.shape), cell))
         return maps
 
-    facts = {"title": "", "paper": "", "towers": frozenset(("cnn",)), "threshold": lambda _, tau: tau, "package": None}
     found = []
-    for steps in ((), (Refinement("same", same, on="picture", needs=lambda _: None, **facts),)):
+    for steps in ((), (step(same, "picture", towers=("cnn",)),)):
         segmenter._over_picture = steps
         over = segmenter._over_pixels(seen.of["cam"], True, seen, picture)
         found.append(torch.cat([block for _, block in over(0, 2)], dim=1))

@@ -33,10 +33,7 @@ SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
 
 
 def scene(pair: str, random: np.random.Generator, other: str = "") -> tuple[Image.Image, Box]:
-    """A picture of one thing amid grey clutter and specks of all colours; its box, exclusive right and bottom edge.
-
-    With `other`, a second thing stands beside it, of which the box says nothing.
-    """
+    """One thing amid grey clutter and coloured specks, and its box; with `other` a second one, which has no box."""
     small = random.integers(60, 200, (6, 6, 1), dtype=np.uint8).repeat(3, axis=2)
     image = Image.fromarray(small).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)

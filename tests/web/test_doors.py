@@ -1,7 +1,4 @@
-"""What every server refuses or outlasts, with and without a password: the page, the editor, Label Studio's backend.
-
-Bytes, connections and answers are counted. The time limits are set so short that a test need not wait for them.
-"""
+"""What every server refuses or outlasts, with and without a password: the page, the editor, Label Studio's backend."""
 
 import asyncio
 import base64

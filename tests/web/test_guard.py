@@ -207,11 +207,7 @@ def test_what_cannot_be_asked_is_a_sentence(address, path):
 
 
 STRANGE: dict[str, tuple[object, ...]] = {  # field → what it is given beside what every field is given
-    "picture": (),
-    "exemplar": (),
-    "visitor": (),
-    "search": (),
-    "masks": (),
+    **dict.fromkeys(("picture", "exemplar", "visitor", "search", "masks", "", "__class__"), ()),
     "masks_by": ("edges", "sam"),
     "names": ("cat|" * 300, "\0cat", "," * 5000, "cat\n" * 100, "\u202ecat", "<b>cat</b>"),
     "model": (["mini"], "../mini", "http://127.0.0.1:9/x"),
@@ -231,8 +227,6 @@ STRANGE: dict[str, tuple[object, ...]] = {  # field → what it is given beside 
     "templates": ("../x", "a photo of {}"),
     "exemplar_box": ("0,0,9,9",),
     "exemplar_name": ({},),
-    "": (),
-    "__class__": (),
 }
 
 

@@ -161,7 +161,7 @@ def test_a_refit_that_broke_off_is_not_what_undo_goes_back_to(out, truth, addres
     assert (out / "learnt.safetensors").read_bytes() == before
 
 
-def test_a_person_can_ask_for_what_was_undone(out, truth, address):
+def test_a_person_can_ask_for_what_was_undone(truth, address):
     review(address, truth, 0, 1, 2)
     learnt(address)
     sent(f"{address}/learning/undo", {})
@@ -200,7 +200,7 @@ def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, mon
         assert found(address, truth, range(4, COUNT)) == 4
 
 
-def test_a_list_that_takes_long_delays_no_save(out, truth, address, monkeypatch):
+def test_a_list_that_takes_long_delays_no_save(truth, address, monkeypatch):
     begun, go_on, reviewed = threading.Event(), threading.Event(), AnnotatedFolder.reviewed
 
     def slow(self, *which):
@@ -217,7 +217,7 @@ def test_a_list_that_takes_long_delays_no_save(out, truth, address, monkeypatch)
         assert listed.result()[0] == 200
 
 
-def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(out, truth, address):
+def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(truth, address):
     review(address, truth, 0, 1, 2)
     learnt(address)
     seen = pictures(address)[7]

@@ -33,13 +33,8 @@ from tests.web.review_server import corrections, served
 
 LABELS = ["red", "blue"]
 OPTIONS = {
-    "device": "cpu",
-    "recipe": "fast",
-    "min_presence": 0,
-    "min_score": 0,
-    "formats": ["coco", "csv"],
-    "max_boxes": 1,
-}
+    "device": "cpu", "recipe": "fast", "min_presence": 0, "min_score": 0, "formats": ["coco", "csv"], "max_boxes": 1,
+}  # fmt: skip
 
 
 def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"):
@@ -109,7 +104,7 @@ def test_the_editor_shows_the_pictures_of_the_last_call_and_keeps_corrections_of
         assert sent(f"{address}/pictures/2")[1]["boxes"][0]["xyxy"] == [10, 10, 30, 20]
 
 
-def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):
+def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(out, address):
     status, entries = sent(f"{address}/pictures")
     assert (status, [one["name"] for one in entries]) == (200, ["a.png", "b.png", "c.png"])
     _, state = sent(f"{address}/pictures/1")
@@ -117,17 +112,13 @@ def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, o
     assert draft["draft"] == 0
     ring = [10, 10, 30, 10, 30, 20, 10, 20]
     hole = [14, 12, 18, 12, 18, 16, 14, 16]
-    answer = sent(
-        f"{address}/pictures/1",
-        saved(draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4), status="reviewed"),
-    )
+    boxes = [draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4)]
+    answer = sent(f"{address}/pictures/1", saved(*boxes, status="reviewed"))
     assert answer == (200, {"revision": 1})
     assert sent(f"{address}/pictures/0", saved(*sent(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
     read = corrections(out)
-    assert read["reviews"] == {
-        "b.png": {"status": "reviewed", "revision": 1},
-        "a.png": {"status": "skipped", "revision": 1},
-    }
+    statuses = {"b.png": "reviewed", "a.png": "skipped"}
+    assert read["reviews"] == {name: {"status": one, "revision": 1} for name, one in statuses.items()}
     assert list(read["pictures"]) == ["b.png"], (
         "a person who says nothing of the boxes leaves the drafts, with their scores"
     )
@@ -240,17 +231,14 @@ def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
 
 
 def test_saves_that_are_damaged_are_named(out):
-    for content in (
-        b"{}\n",
-        b"no JSON\n",
-        b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n',
-    ):
+    of_another = b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n'
+    for content in (b"{}\n", b"no JSON\n", of_another):
         (out / "corrections.jsonl").write_bytes(content)
         with pytest.raises(UsageError, match=r"corrections\.jsonl cannot be read"), ReviewFolder.opened(out):
             pass
 
 
-def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, monkeypatch):
+def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypatch):
     begun, others = threading.Event(), threading.Event()
 
     def slow(drafts, picture, given):
@@ -301,7 +289,7 @@ def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
         assert [one.exists() for one in (*own, *others)] == [False, False, True, True]
 
 
-def test_the_older_tab_is_told_and_overwrites_nothing(out, address):
+def test_the_older_tab_is_told_and_overwrites_nothing(address):
     assert sent(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
     status, answer = sent(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
     assert (status, answer["error"]) == (409, "expected revision 1 of this picture, got 0: load it again")
@@ -335,21 +323,13 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
     assert not list(out.glob("corrections.*"))
 
 
-def test_only_pictures_of_the_run_by_number(out, address):
+def test_only_pictures_of_the_run_by_number(address):
     for path in ("/pictures/3", "/images/3.jpg", "/thumbnails/99.jpg"):
         status, answer = sent(f"{address}{path}")
-        assert (status, answer["error"]) == (
-            404,
-            f"expected the number of a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
-        )
-    for path in (
-        "/images/a.png",
-        "/parts/0.jpg",
-        "/images/..%2f..%2fetc/passwd",
-        "/pictures/-1",
-        "/pictures/1e0",
-        "/corrections.json",
-    ):
+        number = path.strip("/.jpg").split("/")[-1]
+        assert (status, answer["error"]) == (404, f"expected the number of a picture below 3, got {number}")
+    other = "/images/a.png /parts/0.jpg /images/..%2f..%2fetc/passwd /pictures/-1 /pictures/1e0 /corrections.json"
+    for path in other.split():
         assert sent(f"{address}{path}") == (404, {"error": "There is no such address here."})
     status, _, headers = get(f"{address}/images/0.jpg")
     assert (status, headers["content-type"]) == (200, "image/jpeg")
@@ -372,7 +352,7 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
     assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, own, at)
 
 
-def test_a_suggestion_is_a_box_of_this_picture(out, address):
+def test_a_suggestion_is_a_box_of_this_picture(address):
     status, answer = sent(f"{address}/pictures/0/suggestion", {"name": "red"})
     assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
     for wish, said in [

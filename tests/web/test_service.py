@@ -97,9 +97,8 @@ def test_what_a_visitor_sets_goes_before_the_recipe(service):
     named = localizer_of("mini", method="cam", scales=(1, 1.5), threshold=0.3, flip=True)(CAT, ["cat"])
     np.testing.assert_array_equal(named.boxes.xyxy, wanted.boxes.xyxy)
     published = service.look(CAT, Settings(names="cat", method="cam", flip=True)).cut(Settings())["cam"]
-    np.testing.assert_array_equal(
-        published.boxes.xyxy, localizer_of("mini", method="cam", flip=True)(CAT, ["cat"]).boxes.xyxy
-    )
+    as_published = localizer_of("mini", method="cam", flip=True)(CAT, ["cat"])
+    np.testing.assert_array_equal(published.boxes.xyxy, as_published.boxes.xyxy)
 
 
 def test_beside_a_recipe_methods_run_as_published(service):
@@ -169,7 +168,11 @@ def test_a_hubs_model_has_the_recipe_of_its_tower(service, monkeypatch):
     assert found.method == Localizer(mini, method=recipe_of(mini, "fast").method).method.title
 
 
-def test_a_server_may_begin_with_another_recipe():
+def test_the_menu_holds_what_runs_and_a_server_may_begin_with_another_recipe(service):
+    menu = service.menu("mini")
+    assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
+    assert menu.own == "recipe:default"
+    assert list(menu.recipes) == ["recipe:default", "recipe:fast"]
     fast = Service([Offer("mini")], device="cpu", recipe="fast")
     assert fast.menu("").own == "recipe:fast"
     assert list(fast.look(CAT, Settings(names="cat")).results) == ["recipe:fast"]
@@ -364,13 +367,6 @@ def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(servi
     monkeypatch.setattr(service, "localizer", None)
     with pytest.raises(UsageError, match=rf"at most {MOST_CELLS} heatmaps \(names × methods\), got"):
         service.look(CAT, Settings(names=names, compare=methods))
-
-
-def test_the_menu_holds_what_runs(service):
-    menu = service.menu("mini")
-    assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
-    assert menu.own == "recipe:default"
-    assert list(menu.recipes) == ["recipe:default", "recipe:fast"]
 
 
 @pytest.mark.parametrize("kind", ["open", "closed"])
