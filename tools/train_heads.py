@@ -155,7 +155,7 @@ def table(backbone: Backbone, evaluation: Evaluation, heads: Mapping[str, Semant
     unseen = np.array([label in out for _, label, _ in evaluation.split])
     lines = [
         f"`{backbone.name}`, {len(unseen)} pictures of `ilsvrc_val_dev`: {(~unseen).sum()} of classes that trained, "
-        f"{unseen.sum()} of classes that were left out. In percent; ± is half a 95 % interval of all pictures.",
+        f"{unseen.sum()} of classes that were left out.\nIn percent; ± is half a 95 % interval of all pictures.",
         "",
         "| | τ | GT-known, all | classes trained | left out | Top-1 Loc | head's own Top-1: trained | left out |",
         "|---|---|---|---|---|---|---|---|",
