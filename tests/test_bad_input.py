@@ -130,7 +130,7 @@ OPTIONS = {
     "device that is not here": (["--device", "cuda:99"], "expected a device of this machine (cpu"),
     "batch size, digits": (
         ["--batch-size", "1" * 400],
-        "expected --batch-size, a whole number from 1 to 4,096, got 11",
+        "expected --batch-size, a whole number from 1 to 4,096, got 1111111111",
     ),
     "method option, form": (["--option", "speed"], "expected --option as key=value, got 'speed'"),
     "method option, type": (

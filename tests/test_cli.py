@@ -468,11 +468,25 @@ def test_options_reach_the_localizer():
     )["settings"]
     assert len(settings.pop("templates")) == 81
     asked = {
-        "names": ["cat|kitten"], "model": "mini", "pretrained": None, "method": "layer_cam",
-        "method_options": {"stages": [-1, -2]}, "ensemble": "minmax", "threshold": 0.3, "components": "largest",
-        "max_boxes": 2, "min_presence": 0.25, "resize": "pad", "image_size": [192, 256], "scales": [1.0, 1.5],
-        "flip": True, "refine": ["affinity", "guided"], "background": ["bicycle"], "device": "cpu", "batch_size": 3,
-    }  # fmt: skip
+        "names": ["cat|kitten"],
+        "model": "mini",
+        "pretrained": None,
+        "method": "layer_cam",
+        "method_options": {"stages": [-1, -2]},
+        "ensemble": "minmax",
+        "threshold": 0.3,
+        "components": "largest",
+        "max_boxes": 2,
+        "min_presence": 0.25,
+        "resize": "pad",
+        "image_size": [192, 256],
+        "scales": [1.0, 1.5],
+        "flip": True,
+        "refine": ["affinity", "guided"],
+        "background": ["bicycle"],
+        "device": "cpu",
+        "batch_size": 3,
+    }
     assert {key: settings[key] for key in asked} == asked
 
 
@@ -511,11 +525,17 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "wanted", "value"),
     [
-        ("0.5", float | None, 0.5), ("none", float | None, None), ("3", int, 3), ("true", bool, True),
-        ("0", bool, False), ("-1,-3", tuple[int, ...], (-1, -3)), ("(1, 2)", tuple[int, ...], (1, 2)),
-        ("all", tuple[int, ...] | str, "all"), ("a=b", str, "a=b"),
+        ("0.5", float | None, 0.5),
+        ("none", float | None, None),
+        ("3", int, 3),
+        ("true", bool, True),
+        ("0", bool, False),
+        ("-1,-3", tuple[int, ...], (-1, -3)),
+        ("(1, 2)", tuple[int, ...], (1, 2)),
+        ("all", tuple[int, ...] | str, "all"),
+        ("a=b", str, "a=b"),
     ],
-)  # fmt: skip
+)
 def test_method_options_get_their_types(text, wanted, value):
     found = typed("option", text, wanted)
     assert found == value

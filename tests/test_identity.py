@@ -264,10 +264,14 @@ def test_options_of_the_model_that_annotate_settles_itself_are_refused(name: str
 @pytest.mark.parametrize(
     "changed",
     [
-        {"min_presence": 0.1}, {"labels": ["red @0.7", "blue"]}, {"min_score": 0.1}, {"max_boxes": 1},
-        {"nms_across": 0.4}, {"unsure": True},
+        {"min_presence": 0.1},
+        {"labels": ["red @0.7", "blue"]},
+        {"min_score": 0.1},
+        {"max_boxes": 1},
+        {"nms_across": 0.4},
+        {"unsure": True},
     ],
-)  # fmt: skip
+)
 def test_what_chooses_drafts_makes_no_other_annotation(changed: dict[str, Any], photos: Path, once: Any) -> None:
     out = once("annotate", lambda out: annotated(photos, out, {}))
     run = annotated(photos, out, {}).run

@@ -160,7 +160,11 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "more", "said"),
     [
-        ("cat @0.3\n", (), "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-pres"),
+        (
+            "cat @0.3\n",
+            (),
+            "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-presence",
+        ),
         ("cat\n", ("-p", "cat"), "expected each name once"),
         ("# none\n", (), "one per line, found none"),
         ("cat\n", ("--classes", "imagenet"), "expected --prompts-file or --classes, got both"),

@@ -329,7 +329,10 @@ def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
         ("json.no_such_thing", "expected a module to import, found none called 'json.no_such_thing'"),
         ("breaks", "the module breaks cannot be imported (ZeroDivisionError: division by zero)"),
         ("ends", "the module ends cannot be imported (SystemExit: 3)"),
-        ("lacks", "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere"),
+        (
+            "lacks",
+            "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere'",
+        ),
         ("a-b/c.py", "expected a module to import, found none called 'a-b/c.py'"),
         (".x", "expected the name of a module to import, got '.x'"),
         ("", "expected the name of a module to import, got ''"),

@@ -62,8 +62,12 @@ def test_class_file(tmp_path):
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     assert prompts.read_classes(path) == [
-        "cat|kitten", "remote control", "tench|Tinca tinca", "kit fox|Vulpes macrotis", "n2",
-    ]  # fmt: skip
+        "cat|kitten",
+        "remote control",
+        "tench|Tinca tinca",
+        "kit fox|Vulpes macrotis",
+        "n2",
+    ]
 
 
 def test_template_file(tmp_path):

@@ -118,8 +118,11 @@ def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_b
     bad = {1, 3}
     with Ahead(iter([[0, 1, 2], [3]]), work, silent, silent, apart=True) as ahead:
         assert [(items, str(made)) for items, made in ahead] == [
-            ([0], "0"), ([1], "no number for 1"), ([2], "2"), ([3], "no number for 3")
-        ]  # fmt: skip
+            ([0], "0"),
+            ([1], "no number for 1"),
+            ([2], "2"),
+            ([3], "no number for 3"),
+        ]
     bad, got = {*range(20)}, []
     with pytest.raises(ModelError), Ahead(iter([[*range(20)]]), work, silent, silent, apart=True) as ahead:
         got += ahead

@@ -399,13 +399,17 @@ def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "kind", "pooling", "side"),
     [
-        ("RN50", "cnn", "attention", 224), ("RN50x64", "cnn", "attention", 448),
-        ("ViT-L-14-336", "vit", "class token", 336), ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
-        ("coca_ViT-B-32", "vit", "attention", 224), ("ViT-H-14-CLIPA", "vit", "global average", 224),
-        ("convnext_base", "cnn", "global average", 224), ("MobileCLIP-S2", "cnn", "global average", 256),
+        ("RN50", "cnn", "attention", 224),
+        ("RN50x64", "cnn", "attention", 448),
+        ("ViT-L-14-336", "vit", "class token", 336),
+        ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
+        ("coca_ViT-B-32", "vit", "attention", 224),
+        ("ViT-H-14-CLIPA", "vit", "global average", 224),
+        ("convnext_base", "cnn", "global average", 224),
+        ("MobileCLIP-S2", "cnn", "global average", 256),
         ("EVA02-B-16", "vit", "class token", 224),
     ],
-)  # fmt: skip
+)
 def test_what_the_catalogue_says(name, kind, pooling, side):
     entry = models.get(name)
     assert (entry.kind, entry.pooling, entry.input_hw) == (kind, pooling, (side, side))

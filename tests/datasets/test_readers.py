@@ -197,9 +197,13 @@ def test_ilsvrc_names_what_is_wrong(tmp_path):
     dataset = open_dataset("ilsvrc", root)
     assert len(dataset) == 2
     assert [(one.kind, re.findall(r"0000000\d", one.source)[0][-1]) for one in dataset.problems] == [
-        ("unannotated picture", "9"), ("empty annotation", "3"), ("label mismatch", "4"), ("label mismatch", "5"),
-        ("label mismatch", "6"), ("broken annotation", "7"),
-    ]  # fmt: skip
+        ("unannotated picture", "9"),
+        ("empty annotation", "3"),
+        ("label mismatch", "4"),
+        ("label mismatch", "5"),
+        ("label mismatch", "6"),
+        ("broken annotation", "7"),
+    ]
     assert "annotated as n01443537, but in the folder n01440764" in dataset.problems[4].reason
 
 

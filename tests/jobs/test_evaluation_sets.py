@@ -122,7 +122,10 @@ def test_the_measured_truth_has_the_packages_checksums(tmp_path):
     [
         (("make", "ilsvrc-6", "--from", "{}", "--out", "{}/o"), "unknown evaluation set 'ilsvrc-6': did you mean"),
         (("make", "coco-65", "--from", "{}/none", "--out", "{}/o"), "--from is the folder of coco128-seg"),
-        (("make", "coco-65", "--from", "{}", "--out", "{}/o"), "expected 65 pictures in val2017 or train2017 in {}, 6"),
+        (
+            ("make", "coco-65", "--from", "{}", "--out", "{}/o"),
+            "expected 65 pictures in val2017 or train2017 in {}, 65",
+        ),
         (("make", "ilsvrc-677", "--from", "{}", "--out", "{}/o"), "expected a folder of pictures at {}/val"),
         (("make", "coco-174", "--from", "{}", "--out", "{}/o"), "expected COCO's instances at {}/annotations/"),
         (("make", "imagenet-1000", "--from", "{}", "--out", "{}/o"), "1,000 are missing, the first of them n01440764"),

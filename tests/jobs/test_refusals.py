@@ -35,7 +35,11 @@ REFUSED_BY_BENCHMARK = [
     ("labels", "--learnt a.safetensors", "--learnt is not an option of --task segmentation"),
     ("labels", "--logit-scale 0", "expected --logit-scale above 0"),
     ("labels", "--method centre_box", "centre_box has the same map for every name"),
-    ("labels", "--task x", "one of localization, segmentation, faithfulness, presence, labelling, got 'x'"),
+    (
+        "labels",
+        "--task x",
+        "expected --task to be one of localization, segmentation, faithfulness, presence, labelling, got 'x'",
+    ),
     ("faithfulness", "--threshold 0.5", "--threshold is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--resize crop", "--resize is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),

@@ -11,10 +11,19 @@ from tests.report.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes", "=1+1", "a|b\ttab", "x" * 300)
 HOSTILE = (
-    "plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg",
-    "/etc/passwd.jpg", "//data/a.jpg", "..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "images/labels/coco.json.jpg",
-    "x" * 250 + ".jpg", "-rf *.jpg",
-)  # fmt: skip
+    "plain.jpg",
+    "plain.png",
+    'sub folder/a, "b" & <c>\'d.jpg',
+    "sub folder/猫é.jpg",
+    "../beside/plain.jpg",
+    "/etc/passwd.jpg",
+    "//data/a.jpg",
+    "..\\..\\data\\a.jpg",
+    "C:\\data\\a.jpg",
+    "images/labels/coco.json.jpg",
+    "x" * 250 + ".jpg",
+    "-rf *.jpg",
+)
 SETTINGS = ExportSettings(NAMES, "cliploc <mini> & cam", "/data/local-files/?d=")
 every = pytest.mark.parametrize("export", list(exports), ids=lambda one: one.name)
 

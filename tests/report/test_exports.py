@@ -24,9 +24,13 @@ from tests.report.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (
-    "plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg",
+    "plain.jpg",
+    "plain.png",
+    'sub folder/a, "b" & <c>\'d.jpg',
+    "sub folder/猫é.jpg",
+    "../beside/plain.jpg",
     "images/roboflow.ai.jpg",
-)  # fmt: skip
+)
 SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
 
 

@@ -552,7 +552,10 @@ def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> No
         (("tscam", "--root", colours, "--device", "cuda:99"), "expected a device of this machine"),
         (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
         (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
-        (("lctr", "--root", tmp_path, "--dataset", "coco"), "expected --dataset to be one of imagefolder, csv, got 'c"),
+        (
+            ("lctr", "--root", tmp_path, "--dataset", "coco"),
+            "expected --dataset to be one of imagefolder, csv, got 'coco'",
+        ),
         (
             ("lctr", "--root", tmp_path, "--augmentations", 10**20),
             "expected --augmentations, a whole number from 0 to 1,000, got 1000",

@@ -192,7 +192,7 @@ def test_health_setup_and_webhooks(server, backbone):
         ("<View><RectangleLabels name='a' toName='b'><Label value='c'/></RectangleLabels></View>", "to name an Image"),
         (
             "<View><Image name='b' value='http://x'/><BrushLabels name='a' toName='b'/></View>",
-            "as a variable such as $im",
+            "as a variable such as $image",
         ),
         ("<View><Image name='b' value='$c'/><BrushLabels name='a' toName='b'/></View>", "expected labels such as"),
         # What would take minutes, or more: it is refused while it is read.
