@@ -25,7 +25,7 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import review_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
+from cliploc.jobs.suggest import Suggester, options_of
 from tests.commands import cliploc_
 from tests.tiny import tower
 from tests.web.asking import get, sent
@@ -350,6 +350,19 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
     y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)
     at = (int(x), int(y))
     assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, own, at)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"recipe": "fast", "threshold": "auto", "second_look": False},
+        {"method": "grad_cam", "method_options": {"block": -2}, "scales": (1, 1.5), "flip": True, "image_size": 96},
+    ],
+)
+def test_the_model_is_asked_as_the_drafts_were_made(options):
+    drafted = Localizer("mini", **options).describe()
+    assert Localizer("mini", **options_of(json.loads(json.dumps(drafted)))).describe() == drafted
 
 
 def test_a_suggestion_is_a_box_of_this_picture(address):

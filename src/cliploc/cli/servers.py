@@ -146,15 +146,15 @@ def review(asked: ReviewFlags, options: Options) -> int:
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
     """Serves the editor until it is interrupted."""
     from cliploc.jobs.review_folder import ReviewFolder
-    from cliploc.jobs.suggest import Suggester
+    from cliploc.jobs.suggest import Suggester, options_of
     from cliploc.web.editor import HOST, application
     from cliploc.web.server import listen, run
 
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:
         own = folder.settings
-        name, method = (model, None) if model is not None else (str(own["model"]), str(own["method"]))
-        suggester = Suggester(name, pretrained=pretrained, method=method, device=device)
+        name, found_by = (model, {}) if model is not None else (str(own["model"]), options_of(own))
+        suggester = Suggester(name, pretrained=pretrained, device=device, **found_by)
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         app = application(folder, suggester)

@@ -1,7 +1,7 @@
 """Boxes that the model suggests while a person edits: a name's heat in one picture, and the region round a click."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,16 @@ from cliploc.masks import name_mask
 from cliploc.rle import encode
 
 HEAT_SIDE = 480  # longest side of the heat that is shown
+# Options of drafts that a suggestion shows; the model's weights are no option, but those of its name.
+SHOWN = (
+    "method", "refine", "scales", "windows", "flip", "threshold", "split_peaks", "min_score", "resize", "image_size",
+)  # fmt: skip
+
+
+def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which a localizer finds what a run with these settings drafted."""
+    shown = {name: settings[name] for name in SHOWN}
+    return {**shown, "method_options": settings["options"], "second_look": "second_look" in settings}
 
 
 class Suggester:
