@@ -78,7 +78,9 @@ def test_a_home_folder_that_no_shell_has_replaced(folder: Path, monkeypatch: pyt
     assert (folder / "cat_overlay.jpg").read_bytes() == Path(CAT).read_bytes()
 
 
-def test_classify_takes_a_folder_too(folder: Path) -> None:
+def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
+    found = document_of("classify", f"{folder}/c*.jpg", "-p", "cat")
+    assert [one["file"] for one in found["pictures"]] == [str(folder / "cat.jpg")]
     result = succeeded("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
     assert [line.split()[-3] for line in result.out.splitlines()[1:]] == ["cat", "coffee"]
     assert "notes.txt" in result.err
@@ -86,9 +88,10 @@ def test_classify_takes_a_folder_too(folder: Path) -> None:
 
 def test_a_folder_without_a_picture_fails_as_a_picture_among_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no picture")
-    result = cliploc_("localize", tmp_path, CAT, "-p", "cat", "--recipe", "fast")
+    result = cliploc_("localize", tmp_path, f"{tmp_path}/*.jpg", CAT, "-p", "cat", "--recipe", "fast")
     assert result.code == 1
-    assert f"failed: expected pictures in {tmp_path}, found none" in " ".join(result.err.split())
+    for place in (tmp_path, tmp_path / "*.jpg"):
+        assert f"failed: expected pictures in {place}, found none" in " ".join(result.err.split())
 
 
 def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
-    photos: list[str] = flag("Pictures (JPEG, PNG, WebP, HEIC …) or their folders.", metavar="PICTURE", positional=True)
+    photos: list[str] = flag(
+        "Pictures (JPEG, PNG, WebP, HEIC …), folders or patterns of them.", metavar="PICTURE", positional=True
+    )
     out: Path | None = flag("Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output")
     save_maps: bool = rare("Save each heatmap in --out, in the format that `evaluate` reads.", False, group="output")
     masks: bool = rare(

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,16 @@ class PhotoRun:
         self.folder = None if out is None else writable(out)
         self.terminal, self.quiet = Terminal(), quiet
         self._reporter = SILENT  # until the run has started
-        self.paths: list[str] = []  # of the files that were named, and of those in folders that were named
+        self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
         demo = [f"{DEMO}{name}" for name in demo_names()]
         for photo in [path for asked in photos for path in (demo if asked == DEMO else [os.path.expanduser(asked)])]:
             listed = None
-            if os.path.isdir(photo):
+            # Not every shell replaces a pattern; an address with a "?" is none.
+            pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
+            if os.path.isdir(photo) or pattern:
                 from cliploc.jobs.picture_files import find_pictures
 
                 try:
@@ -76,7 +79,8 @@ class PhotoRun:
                 continue
             self.paths += [str(picture.path) for picture in listed.pictures]
             self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
-            self._skipped += [skipped._replace(file=os.path.join(photo, skipped.file)) for skipped in listed.skipped]
+            below = partial(os.path.join, listed.root)
+            self._skipped += [skipped._replace(file=below(skipped.file)) for skipped in listed.skipped]
             if note := listed.skipped_note():
                 self.terminal.say(note, style="yellow")
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
