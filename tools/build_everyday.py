@@ -98,15 +98,15 @@ KINDS = {
     "water": ("body of water", 1),
 }
 # People that WordNet's senses say nothing of, or take for what they use (a worker is an ant, a gardener a lawn mower),
-# and words by which nobody means what WordNet files them as.
+# words by which nobody means what WordNet files them as, and slurs that its definitions do not call so.
 ALSO = {
     "person": "adult|baker|barber|builder|butcher|carpenter|climber|clown|commuter|construction worker|driver|farmer|"
     "gardener|guard|hunter|mechanic|passenger|pedestrian|photographer|security guard|worker",
     "woman": "mum|queen",
 }
-NOT_KINDS = {"chess", "stroller"} | {"abo", "blackamoor", "cripple", "doxy", "kaffir", "negress", "polack", "squaw"}
+NOT_KINDS = {"chess", "stroller", "abo", "blackamoor", "cripple", "doxy", "kaffir", "negress", "polack", "squaw"}
 PEOPLE = {981, 982, 983}  # ImageNet's classes that are people: ball player, groom, scuba diver
-INSULT = re.compile(  # in WordNet's definitions: of such words nobody is a kind
+INSULT = re.compile(  # in WordNet's definition of a word that is left out
     "offensive|slur|derogat|disparag|contempt|vulgar|obscen|prostitut|insult|abuse|stupid|foolish|incompeten|subnormal|"
     "not very bright|low opinion|thoroughly disliked|sexual|promiscu|adulter|copulat|urinates|defecates|dirty untidy|"
     "white parent"

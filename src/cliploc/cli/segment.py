@@ -122,7 +122,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
         try:
             picture = images.load(path)
             made = segmenter.label_maps(picture.image, reporter=reporter, name=picture_path(path).stem)
-        except (InputError, ModelError) as error:  # the second: it gave no numbers
+        except (InputError, ModelError) as error:  # ModelError: no numbers for this picture
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
             continue
         labels = made[localizer.method.name]  # [H, W]

@@ -19,7 +19,7 @@ from cliploc.masks import name_mask
 from cliploc.rle import encode
 
 HEAT_SIDE = 480  # longest side of the heat that is shown
-# Options of drafts that a suggestion shows; the model's weights are no option, but those of its name.
+# Options of the drafts that change what a suggestion shows. Weights are not among them: the model is loaded by name.
 SHOWN = (
     "method", "refine", "scales", "windows", "flip", "threshold", "split_peaks", "min_score", "resize", "image_size",
 )  # fmt: skip

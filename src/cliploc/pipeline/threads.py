@@ -20,7 +20,7 @@ T = TypeVar("T")
 Tell: TypeAlias = Callable[[int, int], None]
 
 
-MOST_FAILURES = 8  # after these a model that has given nothing is broken
+GIVE_UP_AFTER = 8  # failures of a model that has given nothing yet: it is broken
 
 
 class _StoppedError(Exception):
@@ -111,7 +111,7 @@ class Ahead(Generic[S, T]):
                     made = rest()
                     del rest  # what it holds is large
                 except ModelError as error:
-                    if not self._apart or (not worked and failures == MOST_FAILURES):
+                    if not self._apart or (not worked and failures == GIVE_UP_AFTER):
                         raise
                     failed = ModelError(str(error))  # without what its frames hold
                 except (RuntimeError, MemoryError) as error:
