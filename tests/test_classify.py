@@ -148,3 +148,14 @@ def test_a_tower_without_cam_is_classified_all_the_same(monkeypatch):
     assert "vit" in localizer.method.towers
     found = localizer.classify(CAT, ["red", "green"])
     assert sum(one.probability for one in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_pictures_are_fitted_in_the_models_own_way_unless_one_says_how(monkeypatch):
+    cropping = tower("gap_cnn", (8, 8))
+    cropping.resize_policy = "crop"
+    monkeypatch.setattr("tests.commands.create_once", lambda *_, **__: cropping)
+    fitted = {}
+    for asked in ((), ("--resize", "pad")):
+        document = document_of("classify", CAT, "-p", "red", "-p", "green", "--device", "cpu", *asked)
+        fitted[asked] = document["settings"]["resize"]
+    assert list(fitted.values()) == ["crop", "pad"]

@@ -240,3 +240,10 @@ def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
 def test_the_command_prints_what_a_crop_discards() -> None:
     result = succeeded("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
     assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())
+
+
+def test_a_pattern_follows_no_links_to_folders(folder: Path) -> None:
+    (folder / "sub/up").symlink_to("..")
+    found = find_pictures(f"{folder}/**/*")
+    assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
+    assert [one.id for one in find_pictures(f"{folder}/*/*.JPG").pictures] == ["sub/cup.JPG"]

@@ -156,16 +156,31 @@ def judged(*words: str) -> Outcome:
         return cliploc_(*words)
 
 
-def test_a_metric_that_comes_later_is_left_out_of_a_run_that_began_without_it(site, tmp_path):
+def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
     words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
     assert judged(*map(str, words)).code == 0
     done = elsewhere(judged, *map(str, words), path=[site])
-    assert done.code == 0, done.err
-    (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"].values()
-    assert "hot_share" not in summary
-    assert "max_box_acc" in summary
+    assert done.code == 2
+    assert "a run with other settings (plugins: only asked for)" in done.err
+
+
+@pytest.mark.parametrize("command", ["benchmark", "annotate"])
+def test_a_run_is_not_resumed_with_an_edited_method(command, site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 2)
+    words = {
+        "benchmark": ("benchmark", "--dataset", "wsol", "--root", root, "--no-baselines"),
+        "annotate": ("annotate", root, "-p", "cat"),
+    }[command]
+    words = (*words, "--method", "plain_sum", "--out", tmp_path / "out")
+    assert elsewhere(judged, *map(str, words), path=[site]).code == 0
+    assert elsewhere(judged, *map(str, words), path=[site]).code == 0
+    with (site / "nice_things" / "method.py").open("a") as file:
+        file.write("# other numbers\n")
+    done = elsewhere(judged, *map(str, words), path=[site])
+    assert done.code == 2
+    assert re.search(r"other settings \(plugins.nice_things: \"1.2 \w{16}\" there, \"1.2 \w{16}\" asked for", done.err)
 
 
 def test_an_installed_dataset_is_read(site, tmp_path):

@@ -34,7 +34,7 @@ from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.tower import Backbone, Needs
-from cliploc.values import TextSet
+from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
     from cliploc.localization import MaskSource
@@ -739,13 +739,15 @@ def classifier(
     templates: Sequence[str] | str | None = None,
     batch_size: int = 16,
     text_cache: bool = True,
+    resize: ResizePolicy | None = None,
 ) -> Localizer:
-    """A localizer to `classify` with, for a tower of any kind, which crops pictures where the model's own way does.
+    """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's own way by default.
 
     Arguments and errors are those of `Localizer`.
     """
     backbone = _created(model, pretrained, device, precision)
-    resize: Any = "crop" if backbone.resize_policy.startswith("crop") else None
+    if resize is None and backbone.resize_policy.startswith("crop"):
+        resize = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache, resize=resize)
 
 

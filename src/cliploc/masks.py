@@ -114,7 +114,7 @@ class ResizedMasks:
         """The number and the mask `[H, W]` of each box; the copy has the same boxes."""
         height, width = found.frame.original_hw
         for index, mask in self._whole.box_masks():
-            yield index, cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+            yield index, cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
 def _shrunk(mask: BoolArray, size: tuple[int, int]) -> BoolArray:

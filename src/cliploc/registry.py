@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cliploc.errors import CliplocWarning, UnknownNameError, UsageError
@@ -170,6 +172,31 @@ def import_modules(names: Sequence[str]) -> None:
 def named_modules() -> tuple[str, ...]:
     """The modules that `import_modules` imported in this process, for the processes that it starts."""
     return tuple(_named)
+
+
+def plugin_sources() -> dict[str, str]:
+    """Other people's package or module that adds things → version and checksum of its source: numbers depend on them."""
+    from importlib.metadata import entry_points, packages_distributions, version
+
+    versions: dict[str, set[str]] = {name.partition(".")[0]: set() for name in _named}
+    for point in (
+        point for group in entry_points().groups if group.startswith(f"{OWN}.") for point in entry_points(group=group)
+    ):
+        versions.setdefault(point.module.partition(".")[0], set()).update({point.dist.version} if point.dist else ())
+    versions.pop(OWN, None)
+    packages = packages_distributions() if versions else {}
+    sources: dict[str, str] = {}
+    for top, of in sorted(versions.items()):
+        of.update(version(name) for name in packages.get(top, ()))
+        spec, digest = importlib.util.find_spec(top), hashlib.sha256()
+        folders = None if spec is None else spec.submodule_search_locations
+        files = [file for folder in folders or () for file in sorted(Path(folder).rglob("*.py"))]
+        if spec is not None and spec.origin and not folders:
+            files = [Path(spec.origin)]
+        for file in files:
+            digest.update(file.read_bytes())
+        sources[top] = " ".join([*sorted(of), digest.hexdigest()[:16]])
+    return sources
 
 
 def plugin_in(error: BaseException) -> str | None:

@@ -348,8 +348,11 @@ class TransformerBackbone(Backbone, Protocol):
     def last_norm(self) -> nn.LayerNorm | nn.Identity:
         """The layer norm of the head; the identity where it has none."""
 
+    def normed_tokens(self, tokens: Tensor) -> Tensor:
+        """The first part of `read_tokens`, up to `last_norm`: `[B, n, d]` → `[B, n, d]`."""
+
     def read_normed(self, normed: Tensor) -> Tensor:
-        """What follows `last_norm` in `read_tokens`: `[B, n, d]` → `[B, n, D]`."""
+        """The second part, what follows `last_norm`: `[B, n, d]` → `[B, n, D]`."""
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.

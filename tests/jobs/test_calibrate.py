@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -223,3 +224,19 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     assert [one.synonyms for one in found.classes] == [("cat", "kitten"), ("dog",)]
     (root / "dogs.jpg").write_bytes(CAT.read_bytes())
     assert [one.source for one in reviewed_pictures(out, Draw(None, None, 0)).problems] == ["dogs.jpg"]
+
+
+def test_what_lies_where_a_stopped_run_would_is_not_removed(pictures, tmp_path):
+    thesis = tmp_path / "a.json.partial/thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("work")
+    said = refused("calibrate", pictures, "--truth", "folder", "--limit", "4", "--out", tmp_path / "a.json")
+    assert "to be free, or of a stopped run: move it away, or choose another --out" in said
+    assert thesis.read_text() == "work"
+
+
+def test_a_pipe_is_not_replaced_by_a_file(pictures, tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    said = refused("calibrate", pictures, "--truth", "folder", "--out", tmp_path / "a.json")
+    assert "expected --out as a file, got the device, pipe or socket" in said
+    assert (tmp_path / "a.json").is_fifo()

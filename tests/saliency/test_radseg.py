@@ -31,10 +31,10 @@ def expected(vit: PlainVit, scra: float, scga: float) -> Tensor:
         again = [alike(cosines(o), scra) @ v for o, (_, _, v) in zip(own, heads, strict=True)]
         x = x + block.out(torch.cat(again, dim=1))
         x = x + block.mlp_branch(x)
-        patches = x[vit.prefix :]
+        patches = vit.backbone.last_norm(x[vit.prefix :])  # the authors' tower gives them after its norm
         similar = cosines(patches)
-        # Read as PlainVit reads a path, whose prefix tokens it leaves out.
-        return vit.cosines(torch.cat([x[: vit.prefix], alike(similar - similar.mean(), scga) @ patches]))
+        read = vit.backbone.read_normed(alike(similar - similar.mean(), scga) @ patches)
+        return F.normalize(read, dim=1) @ vit.text.T
 
     return vit.maps(one)
 

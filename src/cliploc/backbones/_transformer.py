@@ -152,7 +152,10 @@ class VisionTransformerBackbone(DualEncoder):
         """The rest of the head, for each token by itself: `[B, n, d]` after `last_norm` → `[B, n, D]`."""
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        return self.read_normed(self.last_norm(tokens)).float()
+        return self.read_normed(self.normed_tokens(tokens)).float()
+
+    def normed_tokens(self, tokens: Tensor) -> Tensor:
+        return self.last_norm(tokens)
 
     def patch_texts(self, texts: Tensor) -> Tensor:
         return texts

@@ -168,5 +168,5 @@ class OpenClipVit(VisionTransformerBackbone):
     def read_normed(self, normed: Tensor) -> Tensor:
         return normed @ self.visual.proj
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        return super().read_tokens(tokens if self.attention_pool is None else self.attention_pool.read(tokens))
+    def normed_tokens(self, tokens: Tensor) -> Tensor:
+        return self.last_norm(tokens if self.attention_pool is None else self.attention_pool.read(tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,9 @@ def _learning(
         from cliploc.jobs.calibrate import UnfitError
         from cliploc.localizer import Localizer
 
-        work = out.with_name(f"{out.name}.partial")
+        work = out.with_name(f"{out.name}.partial")  # removed at the end, so nothing of others may be in it
+        if os.path.lexists(work) and not (work / "manifest.json").is_file():
+            raise UsageError(f"expected {work} to be free, or of a stopped run: move it away, or choose another --out")
         try:
             yield Localizer(**options.given()), dataset, work, reporter
         except UnfitError:  # more pictures are another run

@@ -8,7 +8,7 @@ from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_e
 from cliploc.cli.photos import PhotoRun, model_settings
 from cliploc.config import Options
 
-OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
+OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precision", "batch_size", "text_cache")
 
 
 class ClassifyFlags(PhotoFlags):
@@ -21,7 +21,8 @@ class ClassifyFlags(PhotoFlags):
 def classify(asked: ClassifyFlags, options: Options) -> int:
     """Rank names by how well they fit a whole picture.
 
-    Without names, ImageNet's 1,000 classes are ranked.
+    Without names, ImageNet's 1,000 classes are ranked. Pictures are fitted as the model's own preprocessing does it:
+    CLIP takes the middle.
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """

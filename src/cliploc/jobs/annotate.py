@@ -54,6 +54,7 @@ from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, conte
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.jobs.videos import FRAMES, Every, frames_of
+from cliploc.registry import plugin_sources
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
 
@@ -170,6 +171,7 @@ def annotate(
             "schema_version": SCHEMA_VERSION,
             "kind": KIND.name,
             "cliploc_version": __version__,
+            **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
             "root": there.root.resolve(),
             "labels": {words: {} for words in names.entries},
             "settings": described,

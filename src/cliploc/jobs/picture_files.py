@@ -157,12 +157,9 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
     """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
     above = [parent for parent in pattern.parents if parent.is_relative_to(root)]
-    for folder in sorted(
-        {text for parent in above for text in glob.glob(f"{parent}/", recursive=True) if _closed(text)}
-    ):
-        yield Skipped(f"{_id(root, Path(folder))}/", CLOSED)
-    for text in sorted(glob.glob(str(pattern), recursive=True)):
-        path = Path(text)
+    for folder in sorted({found for parent in above for found in _glob(root, parent) if _closed(found)}):
+        yield Skipped(f"{_id(root, folder)}/", CLOSED)
+    for path in sorted(_glob(root, pattern)):
         if inside(path.parent):
             yield Skipped(_id(root, path), RESULTS)
         elif (reason := _no_picture(path.name, videos)) is None:
@@ -171,8 +168,18 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
             yield Skipped(_id(root, path), reason)
 
 
-def _closed(path: str) -> bool:
+def _glob(root: Path, pattern: Path) -> Iterator[Path]:
+    """What matches below the root, without hidden files; unlike the `glob` module's, `**` follows no links to folders."""
+    below = pattern.relative_to(root)
+    for path in root.glob(str(below)) if below.parts else [root]:
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
+
+
+def _closed(path: Path) -> bool:
     """Whether a folder cannot be read; `glob` leaves it out without a word."""
+    if not path.is_dir():
+        return False
     try:
         os.scandir(path).close()
     except OSError:

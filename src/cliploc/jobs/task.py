@@ -22,6 +22,7 @@ from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.metrics import DEFAULT, Bootstrap
+from cliploc.registry import plugin_sources
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
@@ -145,6 +146,7 @@ def run_task(
         "schema_version": task.kind.version,
         "kind": task.kind.name,
         "cliploc_version": __version__,
+        **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
         "dataset": dataset_entry(dataset, asked or {}),
         "settings": described,
         "shard_size": shard_size,

@@ -70,7 +70,7 @@ def corrclip(
         between = torch.stack([trace.entering[max(back + 1, -tower.depth)].float() for back in lower]).mean(dim=0)
         of_lower = replace(trace, entering={-1: between.to(trace.entering[-1].dtype)}, projections={}, normed={})
         read, lower_read = (
-            tower.last_norm(tower.path(traced, reading)[:, tower.prefix_tokens :]) for traced in (trace, of_lower)
+            tower.normed_tokens(tower.path(traced, reading)[:, tower.prefix_tokens :]) for traced in (trace, of_lower)
         )  # each [B, N', d]
         read = read + spatial * lower_read
         if tower.pooling == "class token" and semantic:

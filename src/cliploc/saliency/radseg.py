@@ -23,8 +23,8 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
 
     Self-correlating recursive attention: o = out_proj(softmax(qkᵀ/√d_h)·v), cut into heads of d_h numbers;
     S = scra · cos(o_i, o_j) in each head; the block gathers softmax(S)·v instead, entries below 0 left out, and goes on
-    with its residual and MLP. Self-correlating global aggregation: x are its patches; C = cos(x_i, x_j);
-    y = softmax(scga · (C − mean C))·x, entries below 0 left out. Both as in the authors' code.
+    with its residual and MLP. Self-correlating global aggregation: x are its patches after the tower's last norm, where it
+    has one; C = cos(x_i, x_j); y = softmax(scga · (C − mean C))·x, entries below 0 left out. Both as in the authors' code.
 
     Made for C-RADIO, whose head for the class token reads the patches. The second step sees one view: the authors join
     the features of their windows (336 pixels, every 224 or 112) before it, here the maps of views are joined after it.
@@ -44,8 +44,8 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
 
     with torch.no_grad():
         tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))
-        patches = tokens[:, tower.prefix_tokens :].float()  # [B, N, d]
+        patches = tower.normed_tokens(tokens[:, tower.prefix_tokens :]).float()  # [B, N, d]
         near = cosines(patches)
         patches = softmax_from_zero((near - near.mean(dim=(1, 2), keepdim=True)) * scga) @ patches
-        read = F.normalize(tower.read_tokens(patches.to(tokens.dtype)), dim=-1)  # [B, N, D]
+        read = F.normalize(tower.read_normed(patches.to(tokens.dtype)).float(), dim=-1)  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", read, ctx.patch_text))

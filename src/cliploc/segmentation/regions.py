@@ -97,7 +97,7 @@ class ColourRegions:
             tree = self._merge(self._count, connectivity=self._neighbours(height, width))
             merged = tree.fit(pixels).labels_
         regions = merged.reshape(height, width).astype(np.int16)
-        return np.asarray(cv2.resize(regions, picture.size, interpolation=cv2.INTER_NEAREST), np.int32)
+        return np.asarray(cv2.resize(regions, picture.size, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
 
 
 def voted(labels: npt.NDArray[Any], regions: Regions) -> npt.NDArray[Any]:
