@@ -175,7 +175,7 @@ def named_modules() -> tuple[str, ...]:
 
 
 def plugin_sources() -> dict[str, str]:
-    """Other people's package or module that adds things → version and checksum of its source: numbers depend on them."""
+    """Other people's module or package that adds things → its version and the checksum of its source."""
     from importlib.metadata import entry_points, packages_distributions, version
 
     versions: dict[str, set[str]] = {name.partition(".")[0]: set() for name in _named}

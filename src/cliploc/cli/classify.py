@@ -64,5 +64,6 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
             for rank, (name, probability, cosine) in enumerate([] if run.quiet else result.names, start=1):
                 line((picture.source, f"{rank}", name, f"{probability:.4f}", f"{cosine:.4f}"))
             reporter.images(1)
-    run.keep({"names": names, "top_k": asked.top_k, **model_settings(localizer, options, OF_CLASSIFIER)})
+    settings = model_settings(localizer, options, OF_CLASSIFIER) | {"resize": localizer.resize}
+    run.keep({"names": names, "top_k": asked.top_k, **settings})
     return run.end()

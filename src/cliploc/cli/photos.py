@@ -276,10 +276,8 @@ def lines_of(result: Localization) -> Iterator[Sequence[str | Text]]:
 
 def model_settings(localizer: Localizer, options: Options, names: Iterable[str]) -> dict[str, Any]:
     """These options of a run, with the model's own values for templates, fitting, device and precision."""
-    names = list(names)
     return {
         **{name: getattr(options, name) for name in names},
-        **({"resize": localizer.resize} if "resize" in names else {}),
         "templates": localizer.templates,
         "device": str(localizer.backbone.device),
         "precision": localizer.precision,

@@ -169,7 +169,7 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
 
 
 def _glob(root: Path, pattern: Path) -> Iterator[Path]:
-    """What matches below the root, without hidden files; unlike the `glob` module's, `**` follows no links to folders."""
+    """What matches, without hidden files; unlike the `glob` module's, `**` follows no links to folders."""
     below = pattern.relative_to(root)
     for path in root.glob(str(below)) if below.parts else [root]:
         if not any(part.startswith(".") for part in path.relative_to(root).parts):

@@ -23,8 +23,9 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
 
     Self-correlating recursive attention: o = out_proj(softmax(qkᵀ/√d_h)·v), cut into heads of d_h numbers;
     S = scra · cos(o_i, o_j) in each head; the block gathers softmax(S)·v instead, entries below 0 left out, and goes on
-    with its residual and MLP. Self-correlating global aggregation: x are its patches after the tower's last norm, where it
-    has one; C = cos(x_i, x_j); y = softmax(scga · (C − mean C))·x, entries below 0 left out. Both as in the authors' code.
+    with its residual and MLP. Self-correlating global aggregation: x are its patches after the tower's last norm, where
+    it has one; C = cos(x_i, x_j); y = softmax(scga · (C − mean C))·x, entries below 0 left out. Both as in the authors'
+    code.
 
     Made for C-RADIO, whose head for the class token reads the patches. The second step sees one view: the authors join
     the features of their windows (336 pixels, every 224 or 112) before it, here the maps of views are joined after it.
