@@ -750,3 +750,20 @@ def test_lessons_are_kept_unless_nothing_is_to_be_taught(folder, plain, tmp_path
     annotate(folder, LABELS, tmp_path, limit=2, teach=False, **OPTIONS)
     assert not list((tmp_path / "parts").glob("*.safetensors"))
     assert "teaching" not in json.loads((tmp_path / "manifest.json").read_text())["settings"]
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_done(folder, tmp_path):
+    done = []
+
+    def interrupt(count):
+        done.append(count)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    whole = annotate(folder, LABELS, tmp_path / "whole", **OPTIONS)
+    asked = {**OPTIONS, "shard": 4}
+    with pytest.raises(KeyboardInterrupt, match=r"3 pictures in .* are kept, and the same command goes on"):
+        annotate(folder, LABELS, tmp_path / "out", **asked, reporter=Reporter(images=interrupt))
+    resumed = annotate(folder, LABELS, tmp_path / "out", **asked)
+    assert resumed.computed == whole.computed - 3 + 1  # one of the three failed
+    assert (resumed.boxes, resumed.failed) == (whole.boxes, whole.failed)

@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else DONE
     except typer.Exit as stop:
         return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted")
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        complain(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()

@@ -46,7 +46,7 @@ from cliploc.jobs.annotation_rows import (
 )
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.drafts import DraftRule
-from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
+from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here, saying_what_is_kept
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.lessons import lessons_path
@@ -225,7 +225,8 @@ def annotate(
                 if shards:
                     export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
-                    engine(list(shards.values()), Ready(settings, worker), keep, reporter)
+                    with saying_what_is_kept(target, lambda: f"{len(done) + keep.pictures:,} pictures"):
+                        engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     of_run.read_rows()
                 if given is not None and not of_review:  # for it the sizes of all pictures must be known
                     read, sources = edits.merge_corrections(of_run, given)
@@ -379,7 +380,7 @@ class _Keep:
         self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
         # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
         self._stamps = {sample.id: stamp(sample) for shard in shards.values() for sample in shard.samples}
-        self.written = 0  # number of parts
+        self.written = self.pictures = 0  # number of parts, and of pictures in them
 
     def __call__(self, part: Part) -> None:
         of_part = [self._stamps[sample.id] for sample in self._shards[part.index].samples]
@@ -387,6 +388,7 @@ class _Keep:
             write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
         write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
         self.written += 1
+        self.pictures += part.content.count(b"\n")
         self._notes.add(part.notes)
         for row in map(json.loads, part.content.splitlines()):
             if row["status"] != "ok":

@@ -19,7 +19,7 @@ from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import Digests, bad_name
+from cliploc.jobs.picture_files import Digests, PictureFile, bad_name
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request, Result
@@ -121,32 +121,45 @@ class AnnotateWorker:
         )
         try:
             for shard in own:
-                yield self._part(shard, digests.pop(shard), results, notes, reporter)
+                rows, lessons = list[Row](), dict[tuple[str, str], Lesson]()
+                try:
+                    for picture, digest in zip(shard.samples, digests.pop(shard), strict=True):
+                        rows.append(
+                            {
+                                "picture": picture.id,
+                                "blake2b": digest,
+                                **self._outcome(picture, digest, results, lessons),
+                            }
+                        )
+                        reporter.images(1)
+                except KeyboardInterrupt:
+                    if rows:  # what was computed is kept
+                        yield self._part(shard, rows, lessons, notes)
+                    raise
+                yield self._part(shard, rows, lessons, notes)
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
             raise ModelError(failure_reason(error)) from error
         finally:
             results.close()
 
+    def _outcome(
+        self, picture: PictureFile, digest: str, results: Iterator[Result], lessons: dict[tuple[str, str], Lesson]
+    ) -> Row:
+        """The row of a picture, whose result comes next, but for one that no export can name."""
+        if reason := bad_name(picture.id):
+            return {"status": "failed", "reason": reason}
+        if (result := next(results)).error is not None:
+            reason = str(result.error)
+            return {"status": "failed", "reason": reason.partition(": ")[2] or reason}
+        if result.lesson is not None:
+            lessons[picture.id, digest] = result.lesson
+        (localization,) = result.found.values()
+        return self._row(localization)
+
     def _part(
-        self, shard: Shard, digests: Sequence[str], results: Iterator[Result], notes: Sequence[str], reporter: Reporter
+        self, shard: Shard, rows: Sequence[Row], lessons: dict[tuple[str, str], Lesson], notes: Sequence[str]
     ) -> Part:
-        """The part of a shard, whose results come next, but for pictures that no export can name."""
-        rows: list[Row] = []
-        lessons: dict[tuple[str, str], Lesson] = {}
-        for picture, digest in zip(shard.samples, digests, strict=True):
-            if reason := bad_name(picture.id):
-                row = {"status": "failed", "reason": reason}
-            elif (result := next(results)).error is not None:
-                reason = str(result.error)
-                row = {"status": "failed", "reason": reason.partition(": ")[2] or reason}
-            else:
-                if result.lesson is not None:
-                    lessons[picture.id, digest] = result.lesson
-                (localization,) = result.found.values()
-                row = self._row(localization)
-            rows.append({"picture": picture.id, "blake2b": digest, **row})
-            reporter.images(1)
         text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
         return Part(shard.index, text.encode("ascii"), tuple(notes), packed(lessons) if self._teach else b"")
 

@@ -19,7 +19,7 @@ from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
-from cliploc.metrics import Bootstrap, average_precision, ratio
+from cliploc.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.report.presence_page import FILES as REPORT_FILES
 from cliploc.report.presence_page import LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
@@ -31,7 +31,7 @@ FILES = ("summary.json", *REPORT_FILES)
 SHARD = 16  # pictures that are computed and written together
 NUMBER_COLUMNS = (
     "sample", "setting", "status", "reason", "there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right",
-    "things",
+    "things", "box_labels", "boxes", "true_labels", "true_boxes",
 )  # fmt: skip
 OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
 TOUCHES = 0.1  # least IoU of a proposal that is of the thing, with other edges
@@ -50,6 +50,7 @@ def row_schema() -> Any:
         labels=labels, there=flags, verdicts=pa.list_(text), presence=floats, unknown=labels, unknown_there=flags,
         # Of each box.
         box_labels=labels, boxes=pa.list_(pa.list_(pa.float32(), 4)), box_scores=floats, box_right=flags,
+        true_labels=labels, true_boxes=pa.list_(pa.list_(pa.float32(), 4)),
         things=pa.list_(text),  # of each true box one of `LOSSES`
     )  # fmt: skip
 
@@ -98,6 +99,8 @@ class PresenceJudge(AskingJudge):
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
+        true = [(label, box) for label in sample.labels for box in sample.truth.get(label, np.zeros((0, 4))).tolist()]
+        row |= {"true_labels": [label for label, _ in true], "true_boxes": [box for _, box in true]}
         things = ["unknown" for label in unknown for _ in sample.truth.get(label, ())]
         if heat is None:
             return row | {key: [] for key in OF_KNOWN} | {"things": things}
@@ -151,6 +154,7 @@ class PresenceTally(Tally):
 
     def __init__(self) -> None:
         self._pictures: dict[str, _Picture] = {}
+        self._coco = CocoAP()
 
     def add(self, row: Row) -> None:
         there, verdicts = np.array(row["there"], bool), np.array(row["verdicts"], object)
@@ -164,6 +168,12 @@ class PresenceTally(Tally):
             sum(row["unknown_there"]),
             row["things"],
         )
+        found, true = np.array(row["box_labels"], int), np.array(row["true_labels"], int)
+        boxes, truth = (np.array(row[key], np.float64).reshape(-1, 4) for key in ("boxes", "true_boxes"))
+        scores = np.array(row["box_scores"], np.float64)
+        for label in np.union1d(found, true).tolist():
+            of_name = found == label
+            self._coco.add(row["sample"], label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
         """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""
@@ -184,6 +194,9 @@ class PresenceTally(Tally):
         numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
         drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
         _add_interval(ends, "average_precision", drawn, bootstrap)
+        coco, coco_ends = self._coco.compute(bootstrap)
+        numbers["ap50"] = coco.get("ap50")
+        ends |= {key: [*pair] for key, pair in coco_ends.items() if key == "ap50"}
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
@@ -193,7 +206,10 @@ class PresenceTally(Tally):
                 for picture in pictures
             ]
         )
-        _add_interval(ends, "calibration_error", bootstrap.replicated(gaps, _error), bootstrap)
+        if (errors := bootstrap.replicated(gaps, _error)) is not None and numbers["calibration_error"] is not None:
+            # It cannot be negative, so it is greater in a drawn set: this bias is taken off.
+            errors = (errors - np.nanmean(errors) + numbers["calibration_error"]).clip(0, 1)
+        _add_interval(ends, "calibration_error", errors, bootstrap)
         there_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,

@@ -1,8 +1,9 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from cliploc._process import out_of_memory
@@ -119,6 +120,15 @@ def pictures_in_words(names: Sequence[str]) -> str:
     """The number of pictures and the names of the first ones: "4 pictures (a.jpg, b.jpg, c.jpg and 1 more)"."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
+
+
+@contextmanager
+def saying_what_is_kept(out: Path, done: Callable[[], str]) -> Iterator[None]:
+    """Lets an interruption say what is kept, and that the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{done()} in {out} are kept, and the same command goes on") from stop
 
 
 def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:

@@ -15,7 +15,18 @@ from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, wri
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
-from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, Spending, pictures_in_words, run_here, spent_together
+from cliploc.jobs.engine import (
+    Engine,
+    Notes,
+    Part,
+    Ready,
+    Shard,
+    Spending,
+    pictures_in_words,
+    run_here,
+    saying_what_is_kept,
+    spent_together,
+)
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.picture_files import UNREAD, content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
@@ -192,7 +203,8 @@ def run_task(
 
         with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
             folder.begin_session(out, task.kind)
-            engine(todo, Ready(make_worker, worker), keep, reporter)
+            with saying_what_is_kept(out, lambda: f"{len(there) + done} of {len(shards)} parts"):
+                engine(todo, Ready(make_worker, worker), keep, reporter)
             reporter.phase("summary")
             summary = conclude(out, task)
         return BenchmarkResult(

@@ -18,7 +18,11 @@ NUMBERS = {  # key → title and meaning
     "f1": ("F1", "harmonic mean of recall and precision"),
     "mcc": ("MCC", "Matthews correlation of found and there"),
     "unsure": ("unsure", "share of the names asked that are unsure"),
-    "average_precision": ("box AP", "average precision of boxes by score; right at IoU ≥ 0.5 with a thing of the name"),
+    "ap50": ("box AP50", "COCO's average precision at IoU 0.5: recall of all true boxes, mean over names"),
+    "average_precision": (
+        "AP of proposed",
+        "average precision of all proposed boxes by score; its recall is of the right ones among them",
+    ),
     "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
 }
 LOSSES = {  # what becomes of a true box, in the order in which it is asked
