@@ -129,11 +129,17 @@ class Terminal:
             def render(self, task: rich.Task) -> Text:
                 return styled("" if task.speed is None else f"{task.speed:.1f}/s")
 
+        class Done(rich.MofNCompleteColumn):
+            """How many of how many, where that is known."""
+
+            def render(self, task: rich.Task) -> Text:
+                return styled() if task.total is None else super().render(task)
+
         columns: list[rich.ProgressColumn] = [
             rich.SpinnerColumn(),
             rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(24),
-            rich.MofNCompleteColumn(),
+            Done(),
             *([Speed()] if speed else []),
             rich.TimeRemainingColumn(compact=True),
         ]

@@ -284,3 +284,7 @@ def test_ten_thousand_letters_are_read_up_to_a_limit_and_told_of_in_one_short_li
         assert tower([text])[0].norm() == pytest.approx(1, abs=1e-5)
         for line in (tower.unknown_reason(text), tower.remark(text)):
             assert len(line or "") < 200
+
+
+def test_a_word_that_differs_in_many_letters_is_not_offered(tower):
+    assert "did you mean" not in str(tower.remark("happines"))  # not 'hatpin'

@@ -41,6 +41,7 @@ MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single 
 MAX_PHRASE = 5  # words of one entry of the lexicon
 LIKE_A_WORD = 0.7  # least likeness (difflib's) of a word to the one that was perhaps meant
 LIKE_A_PHRASE = 0.85  # the same of several words
+MOST_EDITS = 2  # letters that differ, at most: "happines" is no "hatpin"
 NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
 NEAREST = 3  # names that are offered for one that is unknown
 EXACT = 1.9  # a sense with such a score for a node is that node
@@ -48,6 +49,16 @@ ARTICLES = frozenset(("a", "an", "the"))
 # Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
 READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
 KIND_SHARE = 0.25  # of a word's meanings that must be kinds of the head to stand for it
+
+
+def _edits(one: str, two: str) -> int:
+    """Levenshtein's distance: letters that are put in, taken out or changed between two words."""
+    row = [*range(len(two) + 1)]
+    for i, letter in enumerate(one):
+        before, row = row, [i + 1]
+        for j, other in enumerate(two):
+            row.append(min(before[j] + (letter != other), before[j + 1] + 1, row[j] + 1))
+    return row[-1]
 
 
 def _set(words: str) -> frozenset[str]:
@@ -301,7 +312,9 @@ class MiniTextTower(nn.Module):
             for word in self._words
             if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word not in self._read_as
         ]
-        return tuple(difflib.get_close_matches(wrong, near, n=1, cutoff=LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD))
+        cutoff = LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD
+        best = difflib.get_close_matches(wrong, near, n=1, cutoff=cutoff)
+        return tuple(word for word in best if _edits(wrong, word) <= MOST_EDITS)
 
     def _nearest(self, likeness: Tensor, least: float) -> tuple[str, ...]:
         """The shortest names of the nodes that a text is most like, with at least this cosine; `[N]`."""

@@ -254,7 +254,10 @@ class FilePhotoFlags(PhotoFlags):
     """The same, where names may also come out of a file of labels."""
 
     prompts_file: Path | None = rare(
-        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE"
+        "A file with more names, one per line: cat|kitten; or background: lawn.",
+        None,
+        metavar="FILE",
+        flags=("--prompts-file", "--labels"),
     )
 
     def names(self) -> tuple[list[str], list[str]]:

@@ -175,7 +175,8 @@ class PhotoRun:
         if self.quiet:
             print_document(self._document)
         seconds = time.perf_counter() - self._start
-        words = [f"{len(self.records)} of {len(self.paths)} pictures done{counted}, {seconds:.1f} s"]
+        pictures = "picture" if len(self.paths) == 1 else "pictures"
+        words = [f"{len(self.records)} of {len(self.paths)} {pictures} done{counted}, {seconds:.1f} s"]
         if self._failures:
             words.append(f"{len(self._failures)} failed")
         if not self.records:

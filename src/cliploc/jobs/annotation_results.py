@@ -116,7 +116,7 @@ class AnnotateResult:
     def closing(self, seconds: float) -> list[str]:
         """The lines printed at the end of a run."""
         done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
-        words = [f"{done:,} of {self.pictures:,} pictures done, {self.computed:,} of them now, {seconds:.1f} s"]
+        words = [f"{done:,} of {count(self.pictures, 'picture')} done, {self.computed:,} of them now, {seconds:.1f} s"]
         words.append(f"{count(boxes, 'box', 'boxes')}; {count(self.empty, 'picture')} without any")
         if self.failed:
             words.append(f"{len(self.failed):,} failed: see summary.json")
@@ -148,7 +148,8 @@ class AnnotateResult:
                 words.append(f"best with --min-score {np.float32(scores.min_score)!s} ({outcome})")
             lines.append("; ".join(words))
         if not boxes and len(self.failed) < self.pictures:
-            lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
+            editor = f"`cliploc review {self.out}`"
+            lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
         return [*lines, f"written to {self.out}: {', '.join(file for names in self.files.values() for file in names)}"]
 
     def table(self) -> list[tuple[str, str, str, str]]:

@@ -196,7 +196,8 @@ class PresenceTally(Tally):
         _add_interval(ends, "average_precision", drawn, bootstrap)
         coco, coco_ends = self._coco.compute(bootstrap)
         numbers["ap50"] = coco.get("ap50")
-        ends |= {key: [*pair] for key, pair in coco_ends.items() if key == "ap50"}
+        if pair := coco_ends.get("ap50"):
+            ends["ap50"] = list(pair)
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
