@@ -1,5 +1,6 @@
 """One SQLite file: all or nothing, whoever is killed; and a line for each thing that can go wrong with a file."""
 
+import contextlib
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ def opened(folder, tables=TABLES, version=1):
 def test_a_transaction_is_whole_or_nothing(tmp_path):
     with opened(tmp_path) as store:
         store.insert("save", [(1, "one")])
-        with pytest.raises(RuntimeError), store.transaction():
+        with contextlib.suppress(RuntimeError), store.transaction():
             store.insert("save", [(2, "two")])
             with store.transaction():  # part of the outer one
                 store["state"] = "two"
@@ -93,10 +94,10 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
 
 
 def test_other_files_and_versions_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="found no run.sqlite: give the --out of a run"):
+    with pytest.raises(UsageError, match=r"found no run\.sqlite: give the --out of a run"):
         opened(tmp_path, tables=())
     opened(tmp_path).close()
-    with pytest.raises(UsageError, match="version 2 of its file.* got a run of test, version 1"):
+    with pytest.raises(UsageError, match=r"version 2 of its file.* got a run of test, version 1"):
         opened(tmp_path, version=2)
     (tmp_path / "run.sqlite").write_bytes(b"no database " * 1000)
     with pytest.raises(UsageError, match=r"is damaged \(file is not a database\)"):
