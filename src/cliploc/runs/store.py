@@ -1,0 +1,238 @@
+"""A run's results in one SQLite file: what was committed is in it after a kill, and nothing else.
+
+SQLite's transactions are the only mechanism: a batch of pictures, a person's save and a refit are each written whole or
+not at all. Readers see the state before or after a transaction, also while another process writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cliploc.errors import CliplocError, UsageError
+
+T = TypeVar("T")
+FILE = "run.sqlite"
+WAIT_S = 30.0  # for another process that writes; a transaction takes milliseconds
+NAMED = 3  # differences that a message names
+RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"  # values are JSON
+
+
+class DiskFullError(CliplocError):
+    """The disk is full. What was committed is kept, and the same command goes on."""
+
+
+class Store:
+    """The file of a run. Threads may share it; any number of processes may have it open."""
+
+    def __init__(self, path: Path, kind: str, version: int, tables: Iterable[str] = ()) -> None:
+        """Opens a run's file, or makes it with these tables.
+
+        Args:
+            path: the file.
+            kind: what the run does, such as "annotate"; a file of another kind is refused.
+            version: the version of the tables; a file of another version is refused.
+            tables: CREATE statements of a new file. Without any, the file must be there, and one that cannot be written
+                is opened to be read.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0  # of transactions
+        with self._errors():
+            self._db = self._opened(bool(tables))
+            if tables and not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
+                with self.transaction():
+                    for statement in (RUN, *tables):
+                        self._db.execute(statement)
+                    self["kind"], self["version"] = kind, version
+            has_run = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone()
+            found = (self.get("kind"), self.get("version")) if has_run else (None, None)
+        if found != (kind, version):
+            self.close()
+            what = "another file" if found[0] is None else f"a run of {found[0]}, version {found[1]} of its file"
+            raise UsageError(
+                f"expected a run of {kind}, version {version} of its file, in {path}, got {what}: choose another "
+                "--out, or use the cliploc that made it"
+            )
+
+    def _opened(self, new: bool) -> sqlite3.Connection:
+        """The connection: to write where that can be done, else to look."""
+        if not new and not self.path.is_file():
+            raise UsageError(
+                f"expected a run in {self.path.parent}, found no {self.path.name}: give the --out of a run"
+            )
+        address = self.path.absolute().as_uri()
+        if new or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):
+            db = _connect(f"{address}?mode={'rwc' if new else 'rw'}")
+            db.execute("PRAGMA journal_mode = WAL")  # a file system without shared memory keeps its journal
+            db.execute("PRAGMA synchronous = FULL")  # a save that was answered survives a power cut
+            db.execute("PRAGMA foreign_keys = ON")
+            self.writable = True
+            return db
+        self.writable = False
+        db = _connect(f"{address}?mode=ro")
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:  # nobody can write beside it, so no journal is needed
+            db.close()
+            db = _connect(f"{address}?immutable=1")
+        return db
+
+    def close(self) -> None:
+        """Closes the file; whoever closes it last leaves one file, without a journal."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ statements
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing, whenever the process ends or the disk is full; one within another is part of it."""
+        with self._lock, self._errors():
+            if self._depth:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Store]:
+        """The file as it is now, on a connection of its own, however others go on writing."""
+        other = object.__new__(Store)
+        other.path, other._lock, other._depth = self.path, threading.RLock(), 0
+        with ExitStack() as ending, self._errors():
+            other._db = other._opened(new=False)
+            ending.callback(other.close)
+            other._db.execute("BEGIN")
+            yield other
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._lock, self._errors():
+            return self._db.execute(statement, values).fetchall()
+
+    def row(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
+        """The first row of a query; None where there is none."""
+        with self._lock, self._errors():
+            first: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
+            return first
+
+    def write(self, statement: str, *values: Any) -> int:
+        """Changes rows → the id of an inserted one; within a transaction, or as one."""
+        with self.transaction():
+            return int(self._db.execute(statement, values).lastrowid or 0)
+
+    def insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Adds rows, with a value for each column."""
+        with self.transaction():
+            lines = list(rows)
+            if lines:
+                marks = ", ".join("?" * len(lines[0]))
+                self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", lines)
+
+    # ------------------------------------------------------------------------------------------------ the table `run`
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of the table `run`, read from its JSON."""
+        row = self.row("SELECT value FROM run WHERE key = ?", key)
+        return default if row is None else json.loads(row[0])
+
+    def __getitem__(self, key: str) -> Any:
+        row = self.row("SELECT value FROM run WHERE key = ?", key)
+        if row is None:
+            raise KeyError(key)
+        return json.loads(row[0])
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.write("INSERT OR REPLACE INTO run VALUES (?, ?)", key, json.dumps(value, allow_nan=False, default=str))
+
+    def keep(self, key: str, asked: Mapping[str, Any]) -> None:
+        """Stores settings that all of a run has in common; where there are others, refuses with what differs."""
+        with self.transaction():
+            there = self.get(key)
+            if there is None:
+                self[key] = asked
+                return
+        if differences := differences_of(there, json.loads(json.dumps(asked, allow_nan=False, default=str))):
+            more = f", and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+            raise UsageError(
+                f"{self.path.parent} holds a run with other settings ({'; '.join(differences[:NAMED])}{more}): repeat "
+                "its command to resume it, or choose another --out"
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- errors
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns SQLite's errors into a line that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            code = None if code is None else code & 0xFF  # the primary one
+            if code == sqlite3.SQLITE_FULL or _no_room(self.path.parent):
+                raise DiskFullError(
+                    f"no room left on the disk for {self.path}: what was saved is kept; free space and run the same "
+                    "command again"
+                ) from error
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise UsageError(
+                    f"{self.path} is damaged ({error}): make a new run in another --out; exports in "
+                    f"{self.path.parent} hold what they held when they were written"
+                ) from error
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise UsageError(f"{self.path} is being written by another process: try again") from error
+            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+                raise UsageError(
+                    f"cannot write {self.path} ({error}): check permissions, or choose another --out"
+                ) from error
+            raise
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+
+
+def _no_room(folder: Path) -> bool:
+    """Whether a disk is full: SQLite says "disk I/O error" where its journal has no room."""
+    try:
+        status = os.statvfs(folder)
+    except (OSError, AttributeError):  # not on Windows
+        return False
+    return status.f_bavail * status.f_frsize < 2**16
+
+
+def differences_of(there: Any, asked: Any, where: str = "") -> list[str]:
+    """What differs between settings, as "key: … there, … asked for"."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        found: list[str] = []
+        for key in dict.fromkeys([*there, *asked]):
+            name = f"{where}.{key}" if where else key
+            if (key in there) != (key in asked):
+                found.append(f"{name}: only {'there' if key in there else 'asked for'}")
+            else:
+                found += differences_of(there[key], asked[key], name)
+        return found
+    if there == asked:
+        return []
+    texts = [json.dumps(value, ensure_ascii=False) for value in (there, asked)]
+    short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
+    return [f"{where}: {short[0]} there, {short[1]} asked for"]

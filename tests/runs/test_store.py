@@ -1,0 +1,136 @@
+"""One SQLite file: all or nothing, whoever is killed; and a line for each thing that can go wrong with a file."""
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cliploc.errors import UsageError
+from cliploc.runs.store import Store
+
+TABLES = ["CREATE TABLE save (number INTEGER PRIMARY KEY, text TEXT NOT NULL)"]
+
+
+def opened(folder, tables=TABLES, version=1):
+    return Store(folder / "run.sqlite", "test", version, tables)
+
+
+def test_a_transaction_is_whole_or_nothing(tmp_path):
+    with opened(tmp_path) as store:
+        store.insert("save", [(1, "one")])
+        with contextlib.suppress(RuntimeError), store.transaction():
+            store.insert("save", [(2, "two")])
+            with store.transaction():  # part of the outer one
+                store["state"] = "two"
+            raise RuntimeError
+        assert store.rows("SELECT number FROM save") == [(1,)]
+        assert store.get("state") is None
+    assert os.listdir(tmp_path) == ["run.sqlite"]  # no journal is left
+
+
+def test_a_snapshot_stays_while_others_write(tmp_path):
+    with opened(tmp_path) as store, store.snapshot() as before:
+        assert before.rows("SELECT count(*) FROM save") == [(0,)]
+        store.insert("save", [(1, "one")])
+        assert before.rows("SELECT count(*) FROM save") == [(0,)]
+        assert store.rows("SELECT count(*) FROM save") == [(1,)]
+
+
+def test_threads_share_a_store(tmp_path):
+    with opened(tmp_path) as store:
+
+        def save(first):
+            for number in range(first, first + 20):
+                with store.transaction():
+                    count = store.row("SELECT count(*) FROM save")[0]
+                    store.insert("save", [(number, str(count))])
+
+        threads = [threading.Thread(target=save, args=(20 * k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        counts = sorted(int(text) for (text,) in store.rows("SELECT text FROM save"))
+    assert counts == list(range(80))  # each saw all that was committed before
+
+
+SAVING = """
+import sys; from pathlib import Path; from tests.runs.test_store import opened
+store = opened(Path(sys.argv[1])); number = store.row("SELECT count(*) FROM save")[0]
+while True:
+    with store.transaction():
+        store.insert("save", [(number, "x" * 500)]); store["count"] = number + 1
+    number += 1; print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_no_answered_save_is_lost_when_the_process_is_killed(tmp_path):
+    chance = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(chance.random() / 10)
+        process.send_signal(signal.SIGKILL)
+        said = [int(line) for line in process.communicate()[0].split("\n")[:-1]]
+        with opened(tmp_path) as store:
+            count = store.row("SELECT count(*) FROM save")[0]
+            assert count == store["count"] >= max(said, default=1)
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path):
+    with opened(tmp_path) as store:
+        store.keep("settings", {"model": "mini", "rule": {"min_score": 0.2}, "scales": (1.0, 1.5)})
+        store.keep("settings", {"model": "mini", "rule": {"min_score": 0.2}, "scales": (1.0, 1.5)})
+        with pytest.raises(UsageError, match=r"rule.min_score: 0.2 there, 0.3 asked for; flip: only asked for\)"):
+            store.keep("settings", {"model": "mini", "rule": {"min_score": 0.3}, "scales": (1.0, 1.5), "flip": True})
+
+
+def test_other_files_and_versions_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"found no run\.sqlite: give the --out of a run"):
+        opened(tmp_path, tables=())
+    opened(tmp_path).close()
+    with pytest.raises(UsageError, match=r"version 2 of its file.* got a run of test, version 1"):
+        opened(tmp_path, version=2)
+    (tmp_path / "run.sqlite").write_bytes(b"no database " * 1000)
+    with pytest.raises(UsageError, match=r"is damaged \(file is not a database\)"):
+        opened(tmp_path)
+
+
+def test_a_damaged_file_gets_a_line(tmp_path):
+    with opened(tmp_path) as store:
+        store.insert("save", [(number, "x" * 500) for number in range(200)])
+    content = bytearray((tmp_path / "run.sqlite").read_bytes())
+    content[8192:20000] = os.urandom(20000 - 8192)
+    (tmp_path / "run.sqlite").write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged"), opened(tmp_path) as store:
+        store.rows("SELECT sum(length(text)), count(*) FROM save")
+
+
+def test_another_process_that_writes_for_long_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("cliploc.runs.store.WAIT_S", 0.1)
+    with opened(tmp_path) as store:
+        other = sqlite3.connect(tmp_path / "run.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UsageError, match="is being written by another process: try again"):
+            store["key"] = 1
+        other.close()
+        store["key"] = 1
+
+
+def test_a_file_that_cannot_be_written_is_opened_to_look(tmp_path, monkeypatch):
+    with opened(tmp_path) as store:
+        store["key"] = 1
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anything
+    with opened(tmp_path, tables=()) as store:
+        assert not store.writable
+        assert store["key"] == 1
+        with pytest.raises(UsageError, match="cannot write"):
+            store["key"] = 2
