@@ -8,7 +8,8 @@ share of names in a picture that are found at 0.5. False positives: the same sha
   are right where the class is of their kind.
 * ilsvrc: ../shared/data/ilsvrc_val_dev, each picture asked for its class and nine others. The bank's
   rule is not chosen on it; the presence of the bundled models is fitted to it.
-* coco: ../shared/data/coco_dev, each picture asked for all of COCO's names that the model knows. Nothing is chosen on it.
+* coco: ../shared/data/coco_dev, each picture asked for all of COCO's names that the model knows. Nothing is chosen on
+  it.
 
     python tools/presence_study.py --choose
     python tools/presence_study.py
