@@ -49,7 +49,7 @@ def commands() -> Iterator[tuple[str, str]]:
     yield "localize/mini-vit", f"{FIND} --model mini-vit"
     yield "localize/masks", f"{FIND} --masks"
     yield "localize/grad_cam", f"{FIND} --method grad_cam"
-    yield "localize/score_cam", f"{FIND.replace('photos', 'photos/cat.jpg photos/bee.jpg')} --method score_cam"
+    yield "localize/score_cam", f"{FIND.replace('photos', 'photos/cat.jpg')} --method score_cam -o budget=128"
     yield "classify", "classify photos --json"
     yield "segment", f"segment photos/cat.jpg photos/coffee.jpg {NAMES} --json"
     for name, options in (("taught", "--teach on"), ("untaught", "--teach off"), ("masks", "--masks --unsure")):
@@ -152,13 +152,15 @@ def write_raw_maps(out: Path) -> None:
         np.savez(out / kind / f"{name}.npz", maps=method.function(ctx, **options).detach().numpy())
 
 
-def write(out: Path) -> None:
-    write_raw_maps(out / "raw maps")
+def write(out: Path, only: str) -> None:
+    """All, or the titles in which the regular expression `only` is found."""
+    if re.search(only, "raw maps"):
+        write_raw_maps(out / "raw maps")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name).resolve()
         make_inputs(work)
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "CLIPLOC_CACHE": str(work / "cache")}
-        for title, command in commands():
+        for title, command in ((title, command) for title, command in commands() if re.search(only, title)):
             started, folder = time.monotonic(), work / "runs" / title
             if title.endswith("/corrected"):
                 shutil.copytree(folder.with_name("drafts"), folder, symlinks=True)
@@ -184,7 +186,9 @@ def differences(before: Path, after: Path, ignore: str) -> list[str]:
         if one.shape != other.shape:
             return [f"shape {one.shape} before, {other.shape} after"]
         at = np.unravel_index(np.abs(one - other).argmax(), one.shape)
-        return [f"largest difference {abs(one[at] - other[at]):.3g}: {one[at]} before, {other[at]} after at {at}"]
+        return [
+            f"largest difference {abs(one[at] - other[at]):.3g}: {one[at]} before, {other[at]} after at {[int(i) for i in at]}"
+        ]
     try:
         texts = [path.read_text(encoding="utf-8").splitlines() for path in (before, after)]
     except UnicodeDecodeError:
@@ -222,6 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("write", "compare"))
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("--only", default="", help="write the parts in whose titles this is, such as annotate")
     parser.add_argument("--ignore", default="", help="regular expression of lines that changed on purpose")
     parser.add_argument("--shown", type=int, default=5, help="lines of each file")
     given = parser.parse_args()
@@ -229,9 +234,9 @@ def main() -> int:
         parser.error("expected write DIR or compare DIR DIR")
     if given.command == "compare":
         return int(compare(*given.folders, given.ignore, given.shown) > 0)
-    if given.folders[0].exists():
+    if given.folders[0].exists() and not given.only:
         parser.error(f"{given.folders[0]} is there already")
-    write(given.folders[0])
+    write(given.folders[0], given.only)
     return 0
 
 
