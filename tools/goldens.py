@@ -160,7 +160,9 @@ def write(out: Path, only: str) -> None:
         work = Path(name).resolve()
         make_inputs(work)
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "CLIPLOC_CACHE": str(work / "cache")}
-        for title, command in ((title, command) for title, command in commands() if re.search(only, title)):
+        for title, command in commands():
+            if not re.search(only, title):
+                continue
             started, folder = time.monotonic(), work / "runs" / title
             if title.endswith("/corrected"):
                 shutil.copytree(folder.with_name("drafts"), folder, symlinks=True)
