@@ -12,6 +12,7 @@ the same code is left out: `DROPPED` and `VERSION` say what. Compare on one mach
 
 import argparse
 import difflib
+import itertools
 import json
 import os
 import re
@@ -26,17 +27,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 PHOTOS = ROOT / "src" / "cliploc" / "demo_photos"
+SEVERAL = {"bee.jpg", "cat.jpg", "dogs.jpg", "osprey.jpg", "otters.jpg", "wren.jpg"}
 NAMES = '-p cat -p "dog|puppy" -p bird -p otter -p "cup|coffee mug" -p bee'
 FIND = f"localize photos {NAMES} --json"
-READ = f"annotate photos {NAMES} --recipe fast --teach off --out OUT --apply"
+READ = f"annotate variants {NAMES} --recipe fast --teach off --out OUT --apply"
 BOXES, OTHERS = "benchmark --method cam,grad_cam,layer_cam --out OUT --dataset", "benchmark --out OUT --task"
 FAITHFULNESS = "faithfulness --dataset wsol --root wsol --limit 3 --steps 8"
 CORRECTED = "runs/annotate/untaught/corrected"
-DROPPED = {"run", "schema_version", "cliploc_version", "text_cache", "seconds", "machine", "cost"}  # keys of JSON
+DROPPED = {
+    "run",
+    "stamps",
+    "schema_version",
+    "cliploc_version",
+    "text_cache",
+    "seconds",
+    "machine",
+    "cost",
+}  # keys of JSON
 VERSION = re.compile(r"cliploc \d[\w.]*|, [\d.]+ s\b|and [\d.]+ s of processor time")
 KEPT = re.compile(r"(coco|labelstudio|summary)\.json|(boxes|tables|reliability)\.csv|[^/]*\.xml|(voc|yolo)/.*")
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
@@ -53,9 +65,10 @@ def commands() -> Iterator[tuple[str, str]]:
     yield "classify", "classify photos --json"
     yield "segment", f"segment photos/cat.jpg photos/coffee.jpg {NAMES} --json"
     for name, options in (("taught", "--teach on"), ("untaught", "--teach off"), ("masks", "--masks --unsure")):
-        label = f"annotate photos {NAMES} --json --format coco,voc,yolo,cvat,labelstudio,csv {options} --out OUT"
+        label = f"annotate variants {NAMES} --json --format coco,voc,yolo,cvat,labelstudio,csv {options} --out OUT"
         yield f"annotate/{name}/drafts", label
         yield f"annotate/{name}/corrected", f"{label} --apply corrected.json"
+    yield "annotate/by itself", "annotate variants -p animal --min-presence 0 --json --out OUT"
     for file in ("coco.json", "voc", "yolo", "cvat.xml", "reviewed.json"):  # what we write, we read
         yield f"annotate/read {file}", f"{READ} {CORRECTED}/{file}"
     yield "evaluations/boxes", f"{BOXES} wsol --root wsol --save-maps"
@@ -88,8 +101,26 @@ def coco(photos: list[dict[str, Any]], labels: list[str]) -> str:
     return json.dumps({"images": images, "annotations": boxes, "categories": categories})
 
 
+def make_variants(photos: list[dict[str, Any]], to: Path) -> list[dict[str, Any]]:
+    """Each photograph also mirrored and upside down, with its boxes: enough pictures of a name to teach it."""
+    to.mkdir()
+    made = []
+    for one, mirrored, turned in itertools.product(photos, (0, 1), (0, 1)):
+        picture = Image.open(PHOTOS / one["file"]).convert("RGB")
+        picture = ImageOps.mirror(picture) if mirrored else picture
+        name, boxes = f"{Path(one['file']).stem}{mirrored}{turned}.png", []
+        (ImageOps.flip(picture) if turned else picture).save(to / name)
+        for box in one["boxes"]:
+            x0, y0, x1, y1 = box["xyxy"]
+            x0, x1 = (one["width"] - x1, one["width"] - x0) if mirrored else (x0, x1)
+            y0, y1 = (one["height"] - y1, one["height"] - y0) if turned else (y0, y1)
+            boxes.append({"name": box["name"], "xyxy": [x0, y0, x1, y1]})
+        made.append({**one, "file": name, "boxes": boxes})
+    return made
+
+
 def make_inputs(work: Path) -> None:
-    """The demo's photographs as a folder, as data sets in two layouts, and nine of them as if corrected."""
+    """The demo's photographs as a folder and as data sets in two layouts, and what corrects most of their variants."""
     photos = json.loads((PHOTOS / "photos.json").read_text(encoding="utf-8"))
     for folder in ("photos", "coco/val2017", "wsol"):
         (work / folder).mkdir(parents=True)
@@ -99,7 +130,9 @@ def make_inputs(work: Path) -> None:
     words = (ROOT / "src/cliploc/prompt_data/coco.txt").read_text(encoding="utf-8").splitlines()
     names = [line.split("|")[0] for line in words if not line.startswith("#")]  # COCO's 80 categories
     (work / "coco/annotations/instances_val2017.json").write_text(coco(photos, names))
-    (work / "corrected.json").write_text(coco(photos[:9], ["cat", "dog", "bird", "otter", "cup", "bee"]))
+    variants = make_variants([one for one in photos if one["file"] in SEVERAL], work / "variants")
+    corrected = [one for place, one in enumerate(variants) if place % 4 < 3]
+    (work / "corrected.json").write_text(coco(corrected, ["cat", "dog", "bird", "otter", "cup", "bee"]))
     (work / "wsol/metadata").mkdir()
     firsts = [(one, one["boxes"][0]) for one in photos]
     labels = sorted({box["name"] for _, box in firsts})
@@ -188,9 +221,8 @@ def differences(before: Path, after: Path, ignore: str) -> list[str]:
         if one.shape != other.shape:
             return [f"shape {one.shape} before, {other.shape} after"]
         at = np.unravel_index(np.abs(one - other).argmax(), one.shape)
-        return [
-            f"largest difference {abs(one[at] - other[at]):.3g}: {one[at]} before, {other[at]} after at {[int(i) for i in at]}"
-        ]
+        gap, where = abs(one[at] - other[at]), [int(place) for place in at]
+        return [f"largest difference {gap:.3g}: {one[at]} before, {other[at]} after at {where}"]
     try:
         texts = [path.read_text(encoding="utf-8").splitlines() for path in (before, after)]
     except UnicodeDecodeError:
