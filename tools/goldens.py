@@ -35,7 +35,8 @@ PHOTOS = ROOT / "src" / "cliploc" / "demo_photos"
 SEVERAL = {"bee.jpg", "cat.jpg", "dogs.jpg", "osprey.jpg", "otters.jpg", "wren.jpg"}
 NAMES = '-p cat -p "dog|puppy" -p bird -p otter -p "cup|coffee mug" -p bee'
 FIND = f"localize photos {NAMES} --json"
-READ = f"annotate variants {NAMES} --recipe fast --teach off --out OUT --apply"
+LABELS = NAMES.replace("otter", "zorblat")  # a name that no model knows: corrections alone teach it
+READ = f"annotate variants {LABELS} --recipe fast --teach off --out OUT --apply"
 BOXES, OTHERS = "benchmark --method cam,grad_cam,layer_cam --out OUT --dataset", "benchmark --out OUT --task"
 FAITHFULNESS = "faithfulness --dataset wsol --root wsol --limit 3 --steps 8"
 CORRECTED = "runs/annotate/untaught/corrected"
@@ -65,7 +66,7 @@ def commands() -> Iterator[tuple[str, str]]:
     yield "classify", "classify photos --json"
     yield "segment", f"segment photos/cat.jpg photos/coffee.jpg {NAMES} --json"
     for name, options in (("taught", "--teach on"), ("untaught", "--teach off"), ("masks", "--masks --unsure")):
-        label = f"annotate variants {NAMES} --json --format coco,voc,yolo,cvat,labelstudio,csv {options} --out OUT"
+        label = f"annotate variants {LABELS} --json --format coco,voc,yolo,cvat,labelstudio,csv {options} --out OUT"
         yield f"annotate/{name}/drafts", label
         yield f"annotate/{name}/corrected", f"{label} --apply corrected.json"
     yield "annotate/by itself", "annotate variants -p animal --min-presence 0 --json --out OUT"
@@ -132,7 +133,8 @@ def make_inputs(work: Path) -> None:
     (work / "coco/annotations/instances_val2017.json").write_text(coco(photos, names))
     variants = make_variants([one for one in photos if one["file"] in SEVERAL], work / "variants")
     corrected = [one for place, one in enumerate(variants) if place % 4 < 3]
-    (work / "corrected.json").write_text(coco(corrected, ["cat", "dog", "bird", "otter", "cup", "bee"]))
+    document = coco(corrected, ["cat", "dog", "bird", "otter", "cup", "bee"])
+    (work / "corrected.json").write_text(document.replace('"otter"', '"zorblat"'))
     (work / "wsol/metadata").mkdir()
     firsts = [(one, one["boxes"][0]) for one in photos]
     labels = sorted({box["name"] for _, box in firsts})
