@@ -87,10 +87,6 @@ def fiftyone() -> None:
     assert labels["detections"].detections
 
 
-def openvino() -> None:
-    run("localize", CAT, "-p", "cat", "--engine-backend", "openvino")
-
-
 def heic() -> None:
     import pillow_heif
 
@@ -194,7 +190,7 @@ def web() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
-        *(fast, autodistill, fiftyone, openvino, heic, refine, regions, sam, bench),
+        *(fast, autodistill, fiftyone, heic, refine, regions, sam, bench),
         *(quantus, ray, segmentation, train, video, web),
     )
 }

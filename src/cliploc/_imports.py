@@ -17,7 +17,6 @@ PACKAGES = {
     "calibrate": ("pyarrow", "sklearn"),
     "fiftyone": ("fiftyone",),
     "heic": ("pillow_heif",),
-    "openvino": ("openvino",),
     "quantus": ("quantus",),
     "ray": ("ray",),
     "refine": ("kornia",),
