@@ -137,7 +137,6 @@ def main() -> int:
     parser.add_argument("--pretrained")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--method", default="cam")
-    parser.add_argument("--budget", type=int, help="masks of Score-CAM and VL-Score")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
@@ -156,10 +155,7 @@ def main() -> int:
         BENCHMARK.but(model=given.model, pretrained=given.pretrained, precision=given.precision, batch_size=BATCH)
     )
     methods = given.method.split(",")
-    budget = {"budget": given.budget} if given.budget else {}
-    settings, left_out = Grid(
-        [setup], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
-    ).settings(unfit_for_setup)
+    settings, left_out = Grid([setup], methods, lambda _: {}).settings(unfit_for_setup)
     with tempfile.TemporaryDirectory() as out:
         run_benchmark(dataset, [setup], settings, Path(out), engine=bench, judges=given.workers)
     print(
