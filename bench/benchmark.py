@@ -31,7 +31,6 @@ import torch
 
 from cliploc import __version__
 from cliploc._files import part_path, write_part
-from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
@@ -146,8 +145,6 @@ def main() -> int:
     if not Path(given.root).is_dir():
         print(f"skipped: no dataset at {given.root}")
         return 0
-    keep_freed_memory()  # as the command does; the bare forward pass gains by it too
-    take_short_turns()
     torch.set_num_threads(given.threads or torch.get_num_threads())
     dataset = open_dataset("wsol", given.root, limit=given.images)
     bench = Bench(given.rounds, given.memory)
