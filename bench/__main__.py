@@ -15,7 +15,6 @@ a speed. Each bench with its own settings: `python -m bench.towers --help`, and 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shlex
 import signal
@@ -54,7 +53,6 @@ PAGE: list[tuple[str, str, list[str]]] = [  # title, bench, its settings; the mo
                                       "--steps", "affinity", "lposs", "guided", "pamr", "lposs_plus"]),
     ("Threads that wait", "waiting", ["--pictures", "3", "--rounds", "2"]),
     ("Where the time goes", "roofline", ["--towers", "mini", "--rounds", "3"]),
-    ("Engines", "engines", ["--rounds", "7"]),
     ("Peak memory, 10 names", "memory", [*PEAK, "--names", "10", "--keep", "boxes"]),
     ("Peak memory, 1,000 names", "memory", [*PEAK, "--names", "1000", "--keep", "boxes"]),
     ("Peak memory, 1,000 names, all maps", "memory", [*PEAK, "--names", "1000", "--keep", "all"]),
@@ -114,9 +112,6 @@ def main() -> int:
     for title, name, settings in rows:
         if time.perf_counter() - start > 60 * given.minutes:
             left_out.append(title)
-            continue
-        if name == "engines" and importlib.util.find_spec("openvino") is None:
-            left_out.append(f"{title}, which needs openvino")
             continue
         with company(given.busy):
             part, well = section(title, name, settings, given.each)

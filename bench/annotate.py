@@ -38,7 +38,6 @@ from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc._files import parts_in
-from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
@@ -269,8 +268,6 @@ def main() -> int:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()  # as the command does
-    take_short_turns()
     if given.child:
         measure_memory(given.pictures, given.images)
         return 0

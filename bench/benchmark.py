@@ -31,7 +31,6 @@ import torch
 
 from cliploc import __version__
 from cliploc._files import part_path, write_part
-from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
@@ -137,7 +136,6 @@ def main() -> int:
     parser.add_argument("--pretrained")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--method", default="cam")
-    parser.add_argument("--budget", type=int, help="masks of Score-CAM and VL-Score")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
@@ -147,8 +145,6 @@ def main() -> int:
     if not Path(given.root).is_dir():
         print(f"skipped: no dataset at {given.root}")
         return 0
-    keep_freed_memory()  # as the command does; the bare forward pass gains by it too
-    take_short_turns()
     torch.set_num_threads(given.threads or torch.get_num_threads())
     dataset = open_dataset("wsol", given.root, limit=given.images)
     bench = Bench(given.rounds, given.memory)
@@ -156,10 +152,7 @@ def main() -> int:
         BENCHMARK.but(model=given.model, pretrained=given.pretrained, precision=given.precision, batch_size=BATCH)
     )
     methods = given.method.split(",")
-    budget = {"budget": given.budget} if given.budget else {}
-    settings, left_out = Grid(
-        [setup], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
-    ).settings(unfit_for_setup)
+    settings, left_out = Grid([setup], methods, lambda _: {}).settings(unfit_for_setup)
     with tempfile.TemporaryDirectory() as out:
         run_benchmark(dataset, [setup], settings, Path(out), engine=bench, judges=given.workers)
     print(

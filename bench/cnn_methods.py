@@ -10,10 +10,7 @@ the grid. Before anything is timed, the maps must agree: correlation 0.9999 in f
 those of the processor, which other programs on the machine disturb less; the clock's ratio stands beside theirs.
 
 Score-CAM costs one forward a channel on either side. So that a round takes seconds and not minutes, both sides are
-shown the first --channels of RN50's 2,048 channels; a row beside has twice as many. The `budget` row is ours with all
-2,048 channels and at most 128 of their masks, fewer where the map is sure before; its ratio takes the peer's time for
-2,048 from its time a channel, and its agreement is with our own map of all masks, tried in bfloat16: 0.98 or more. With
-random weights scores hardly differ, and about 50 masks are enough.
+shown the first --channels of RN50's 2,048 channels; a row beside has twice as many.
 
 No peer takes several prompts at once: they get a loop. Of torchcam's Grad-CAM the loop shares one forward, by its
 `retain_graph`; the row "a call a prompt" is as its README has it, and as grad-cam and captum always do. All take
@@ -59,7 +56,6 @@ SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64, "patch_size": No
 SMALL_VIT = {"layers": 3, "width": 64, "head_width": 32, "image_size": 64, "patch_size": 16}
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 AGREE = {"fp32": 0.9999, "bf16": 0.995}
-BUDGET = 128
 BATCH = 16  # masked pictures at once, on either side
 Call = Callable[[Tensor, int], Tensor]  # images [B, 3, H, W], number of prompts → maps [B, P, h, w]
 
@@ -240,9 +236,7 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
     return min(found, default=float("nan"))
 
 
-Row = tuple[
-    str, str, Call, str, Callable[[], Call], float
-]  # method, precision, ours, package, the peer, channels' share
+Row = tuple[str, str, Call, str, Callable[[], Call]]  # method, precision, ours, package, the peer
 Rows = list[tuple[Row, Tensor, tuple[tuple[int, int], ...]]]  # with the pictures, and numbers of (images, prompts)
 
 
@@ -255,7 +249,7 @@ def vit_rows(channels: int, quick: bool) -> Rows:
     for scene, some, how in scenes:
         ours = scene.ours("score_cam", "fp32", some, temperature=1 / scene.fp32.logit_scale)
         theirs = functools.partial(scene.torchcam, "ScoreCAM", some, batch_size=BATCH)
-        row = (f"score_cam on {scene.fp32.name}{how}", "fp32", ours, "torchcam", theirs, 1.0)
+        row = (f"score_cam on {scene.fp32.name}{how}", "fp32", ours, "torchcam", theirs)
         found.append((row, scene.images, ((1, 1), (1, 10))))
     return found
 
@@ -263,60 +257,48 @@ def vit_rows(channels: int, quick: bool) -> Rows:
 def rows(scene: Scene, channels: int, quick: bool) -> Rows:
     """What is measured of a CNN."""
     cam: dict[str, Any] = {"temperature": 1 / scene.fp32.logit_scale}  # the peers' scores are the model's logits
-    every = len(scene.model.visual.layer4[-1].conv3.weight)  # channels
     once, grid = ((1, 1),), ((1, 1), (1, 10), (8, 1), (8, 10))
     found: list[tuple[Row, tuple[tuple[int, int], ...]]] = []
     for precision in precisions():
         ours = scene.ours("score_cam", precision, channels, **cam)
         theirs = lambda n=channels: scene.torchcam("ScoreCAM", n, batch_size=BATCH)  # noqa: E731
-        found.append((("score_cam", precision, ours, "torchcam", theirs, 1.0), ((1, 1), (1, 10))))
+        found.append((("score_cam", precision, ours, "torchcam", theirs), ((1, 1), (1, 10))))
     if not quick:
         ours = scene.ours("score_cam", "fp32", 2 * channels, **cam)
         twice = lambda: scene.torchcam("ScoreCAM", 2 * channels, batch_size=BATCH)  # noqa: E731
-        found.append((("score_cam, twice the channels", "fp32", ours, "torchcam", twice, 1.0), once))
+        found.append((("score_cam, twice the channels", "fp32", ours, "torchcam", twice), once))
         peers = lambda: scene.grad_cam("ScoreCAM", channels)  # noqa: E731
         ours = scene.ours("score_cam", "fp32", channels, **cam)
-        found.append((("score_cam, corners aligned otherwise", "fp32", ours, "grad-cam", peers, 1.0), once))
-        for precision in precisions():
-            ours = scene.ours("score_cam", precision, budget=BUDGET, **cam)
-            few = lambda: scene.torchcam("ScoreCAM", channels, batch_size=BATCH)  # noqa: E731
-            row = (f"score_cam, budget={BUDGET} of {every}", precision, ours, "torchcam", few, every / channels)
-            found.append((row, once))
+        found.append((("score_cam, corners aligned otherwise", "fp32", ours, "grad-cam", peers), once))
     gradient = scene.ours("grad_cam")
-    found.append((("grad_cam", "fp32", gradient, "torchcam", lambda: scene.torchcam("GradCAM"), 1.0), grid))
+    found.append((("grad_cam", "fp32", gradient, "torchcam", lambda: scene.torchcam("GradCAM")), grid))
     if not quick:
         alone = lambda: scene.torchcam("GradCAM", shared=False)  # noqa: E731
-        found.append((("grad_cam, a call a prompt", "fp32", gradient, "torchcam", alone, 1.0), grid[1::2]))
-    found.append((("grad_cam", "fp32", gradient, "grad-cam", lambda: scene.grad_cam("GradCAM"), 1.0), grid))
-    found.append((("grad_cam", "fp32", gradient, "captum", scene.captum, 1.0), grid))
+        found.append((("grad_cam, a call a prompt", "fp32", gradient, "torchcam", alone), grid[1::2]))
+    found.append((("grad_cam", "fp32", gradient, "grad-cam", lambda: scene.grad_cam("GradCAM")), grid))
+    found.append((("grad_cam", "fp32", gradient, "captum", scene.captum), grid))
     return [(row, scene.images, sizes) for row, sizes in found]
 
 
-def measure(
-    row: Row, images: Tensor, prompts: int, rounds: int, time_limit: float, exact: Call | None = None
-) -> dict[str, Any]:
-    """Warm-up and agreement, with `exact` where the peer's map is of fewer channels, then the two take turns."""
-    name, precision, ours, _, make, share = row
+def measure(row: Row, images: Tensor, prompts: int, rounds: int, time_limit: float) -> dict[str, Any]:
+    """Warm-up and agreement, then the two take turns."""
+    name, precision, ours, _, make = row
     theirs = make()
-    expected = theirs(images, prompts)
-    if exact is not None:
-        expected = exact(images, prompts)  # of as many channels as ours
-    agreed = agreement(ours(images, prompts), expected)
-    # grad-cam normalises over the input with corners aligned; a budget's map is near the exact one.
-    near = exact is not None or "otherwise" in name or row[3] == "grad-cam"
+    agreed = agreement(ours(images, prompts), theirs(images, prompts))
+    near = "otherwise" in name or row[3] == "grad-cam"  # which normalises over the input with corners aligned
     wanted = 0.98 if near else AGREE[precision]
     if not agreed >= wanted:
         raise RuntimeError(f"{name}: maps correlate by {agreed:.5f} only, and their times cannot be compared")
     calls = {"ours": lambda: ours(images, prompts), "theirs": lambda: theirs(images, prompts)}
     times = in_turns(calls, rounds, time_limit)
     pairs = list(zip(times["ours"], times["theirs"], strict=True))
-    clock, processor = (share * statistics.median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
+    clock, processor = (statistics.median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
     kept = {
         f"{side}_{kind}": [one[i] for one in times[side]]
         for side in ("ours", "theirs")
         for i, kind in enumerate(("clock", "processor"))
     }
-    return {"agreement": agreed, "ratio": processor, "ratio_clock": clock, "share": share, **kept}
+    return {"agreement": agreed, "ratio": processor, "ratio_clock": clock, **kept}
 
 
 HEADER = (
@@ -327,10 +309,9 @@ HEADER = (
 
 
 def line(cell: dict[str, Any]) -> str:
-    times = "" if cell["share"] == 1 else f" × {cell['share']:g}"
     return (
         f"| {cell['method']} | {cell['precision']} | {cell['images']} | {cell['prompts']} | "
-        f"{shown(cell['ours_processor'])} | {cell['peer']} | {shown(cell['theirs_processor'])}{times} | "
+        f"{shown(cell['ours_processor'])} | {cell['peer']} | {shown(cell['theirs_processor'])} | "
         f"{cell['ratio']:.2f} | {cell['ratio_clock']:.2f} | {len(cell['ours_clock'])} | {cell['agreement']:.5f} |"
     )
 
@@ -338,7 +319,7 @@ def line(cell: dict[str, Any]) -> str:
 def markdown(about: dict[str, Any], cells: Sequence[dict[str, Any]], channels: int) -> str:
     text = (
         "Made by `python -m bench.cnn_methods`, whose head says what is compared. CLIP RN50, random weights, 224 × "
-        f"224, CPU; Score-CAM of the first {channels} of 2,048 channels, unless a budget is named. Processor seconds "
+        f"224, CPU; Score-CAM of the first {channels} of 2,048 channels. Processor seconds "
         "of one call: median (least–most); ratios are medians over the rounds of peer / cliploc, run in turn; "
         "agreement is the least correlation of two maps."
     )
@@ -390,8 +371,6 @@ def main(
         except PackageNotFoundError:
             print(f"{package} is not installed: {INSTALL}", file=sys.stderr)
     scene = Scene(quick)
-    whole = scene.ours("score_cam", precisions()[-1], temperature=1 / scene.fp32.logit_scale)
-    exact = functools.cache(lambda count, prompts: whole(scene.images[:count], prompts))
     cells = kept(out, about, channels) if only else {}
     print(HEADER)
     for row, pictures, sizes in [*rows(scene, channels, quick), *vit_rows(channels, quick)]:
@@ -399,8 +378,7 @@ def main(
             continue
         for images, prompts in sizes[:2] if quick else sizes:
             try:
-                truth = (lambda seen, count: exact(len(seen), count)) if "budget" in row[0] else None
-                measured = measure(row, pictures[:images], prompts, 1 if quick else rounds, 60.0, truth)
+                measured = measure(row, pictures[:images], prompts, 1 if quick else rounds, 60.0)
             except ModuleNotFoundError as error:
                 print(f"{row[0]}: {row[3]} is left out, {error.name} is not installed: {INSTALL}", file=sys.stderr)
                 break

@@ -6,14 +6,12 @@ Two kinds of maps, seeded: "smooth", a grid of 14×14 random numbers enlarged to
 "noisy", three blobs under noise. One true box each, one core; boxes only, the IoU is not timed. The literal
 evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
 (tests/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
-numbers are compared there. With numba (the extra `fast`) the maps are walked by compiled code, without it by NumPy and
-OpenCV; the page says which.
+numbers are compared there.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -120,10 +118,9 @@ def main() -> None:
     about = machine(1)
     taus = TAUS[:: max(1, len(TAUS) // options.taus)]
     literal_maps = min(options.maps, options.literal_maps)
-    way = "with numba" if importlib.util.find_spec("numba") else "without numba"
     settings = (
         f"{options.maps} maps of each kind, {len(TAUS)} τ; the literal evaluation ran on {literal_maps} of them and "
-        f"{len(taus)} τ, scaled up. {way.capitalize()}, OpenCV {cv2.__version__}, NumPy {np.__version__}."
+        f"{len(taus)} τ, scaled up. OpenCV {cv2.__version__}, NumPy {np.__version__}."
     )
     print("\n".join([settings, "", *HEADER]), flush=True)
     rows, table = [], list(HEADER)
@@ -134,7 +131,7 @@ def main() -> None:
     shown = f"`python -m bench.evaluator {' '.join(sys.argv[1:])}`, whose head says what is timed. {settings}"
     keep(
         options.out,
-        "evaluator" if way == "with numba" else "evaluator_without_numba",
+        "evaluator",
         {"machine": about, "settings": settings, "rows": rows},
         headed("The evaluator against the literal evaluation", shown, about, table),
     )

@@ -5,8 +5,8 @@
 CLIP RN50 with random weights and `mini`, float32, from normalised pictures and embedded prompts to maps on the grid, by
 processor seconds (median of the rounds, after one that is not counted; calls that take long get one round only). One
 thing grows at a time; else it is one picture, one prompt, 224 × 224. Score-CAM is shown 16 of the tower's channels, so
-that 64 pictures take a minute and not an hour; its cost is that of one forward a channel. With a budget it is shown all
-channels and tries at most 64 of their masks for each picture and prompt. Pictures are the demo photographs, over again.
+that 64 pictures take a minute and not an hour; its cost is that of one forward a channel. Pictures are the demo
+photographs, over again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.tower import Backbone
 
-SIDE, CHANNELS, BUDGET = 224, 16, 64
+SIDE, CHANNELS = 224, 16
 GROWTH = {"prompts": (1, 10, 100), "images": (1, 8, 64), "input": (224, 336, 448), "channels": (16, 32, 64)}
 QUICK = {"prompts": (1, 2), "images": (1, 2), "input": (64, 96), "channels": (4, 8)}
 LONG = 20.0  # seconds of a call that is not repeated
@@ -61,43 +61,40 @@ def pictures(tower: Backbone, count: int, side: int) -> Tensor:
     return tower.normalize(torch.stack(made)[torch.arange(count) % len(made)])
 
 
-def call(tower: Backbone, name: str, case: Case, images: Tensor, text: Tensor, budget: int | None) -> Tensor:
+def call(tower: Backbone, name: str, case: Case, images: Tensor, text: Tensor) -> Tensor:
     """Maps of a method, from normalised pictures."""
     method = methods.get(name)
-    options = {} if budget is None else {"budget": budget}
     with torch.no_grad():
-        trace = tower.trace(images, method.needs(**options))
-        if name == "score_cam" and budget is None:
+        trace = tower.trace(images, method.needs())
+        if name == "score_cam":
             trace = replace(trace, features={-1: trace.features[-1][:, : case.channels]})
         asked = text[None, : case.prompts].expand(case.images, -1, -1)
-        return method.function(Context(lambda: images, asked, trace, tower), **options)
+        return method.function(Context(lambda: images, asked, trace, tower))
 
 
-def growths(quick: bool) -> Iterator[tuple[str, str, int | None, str]]:
-    """(tower, method, budget, what grows)."""
+def growths(quick: bool) -> Iterator[tuple[str, str, str]]:
+    """(tower, method, what grows)."""
     for tower in ("mini",) if quick else ("RN50", "mini"):
         for what in GROWTH:
             if what != "channels":
-                yield tower, "grad_cam", None, what
-            yield tower, "score_cam", None, what
-            if tower == "mini" and what != "channels":
-                yield tower, "score_cam", BUDGET if not quick else CHANNELS, what
+                yield tower, "grad_cam", what
+            yield tower, "score_cam", what
 
 
-def measure(tower: Backbone, name: str, budget: int | None, what: str, sizes: tuple[int, ...], rounds: int) -> Any:
+def measure(tower: Backbone, name: str, what: str, sizes: tuple[int, ...], rounds: int) -> Any:
     """Seconds for each size."""
     generator = torch.Generator().manual_seed(0)
     near = tower.encode_image(pictures(tower, len(PHOTOS), sizes[0] if what == "input" else SIDE)).mean(dim=0)  # [D]
     noise = F.normalize(torch.randn(max(GROWTH["prompts"]), tower.embedding_size, generator=generator), dim=-1)
     text = F.normalize(near + 0.5 * noise, dim=-1)  # [P, D]
     times: list[list[float]] = []
-    call(tower, name, Case(), pictures(tower, 1, SIDE), text, budget)
+    call(tower, name, Case(), pictures(tower, 1, SIDE), text)
     for size in sizes:
         case = replace(Case(), **{what: size})
         images = pictures(tower, case.images, case.input)
         of_size: list[float] = []
         while len(of_size) < rounds and not (of_size and of_size[0] > LONG):
-            of_size.append(seconds(lambda c=case, x=images: call(tower, name, c, x, text, budget))[1])  # type: ignore[misc]
+            of_size.append(seconds(lambda c=case, x=images: call(tower, name, c, x, text))[1])  # type: ignore[misc]
         times.append(of_size)
     return {"what": what, "sizes": list(sizes), "processor": times}
 
@@ -122,15 +119,14 @@ def main(quick: bool = False, out: Path | None = None, threads: int = 1, rounds:
     about, cells = machine(threads), []
     towers: dict[str, Backbone] = {}
     print(HEADER)
-    for name, method, budget, what in growths(quick):
-        label = method if budget is None else f"{method}, budget={budget}"
-        if not label.startswith(only):
+    for name, method, what in growths(quick):
+        if not method.startswith(only):
             continue
         if name not in towers:
             towers[name] = backbones.create(name, None if name == "mini" else "random", device="cpu")
         with torch.no_grad():
-            found = measure(towers[name], method, budget, what, (QUICK if quick else GROWTH)[what], rounds)
-        cells.append({"tower": name, "method": label, **found})
+            found = measure(towers[name], method, what, (QUICK if quick else GROWTH)[what], rounds)
+        cells.append({"tower": name, "method": method, **found})
         print(line(cells[-1]), flush=True)
         text = "Made by `python -m bench.growth`, whose head says what is measured."
         table = [HEADER, *map(line, cells)]

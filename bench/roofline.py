@@ -1,6 +1,6 @@
 """What share of this processor's arithmetic a masked forward reaches: FLOP/s beside a plain matrix product's.
 
-    python -m bench.roofline [--threads 1] [--batch 1 16] [--rounds 5] [--engines torch openvino] [--out bench/results]
+    python -m bench.roofline [--threads 1] [--batch 1 16] [--rounds 5] [--out bench/results]
     python -m bench.roofline --layers --towers mini
 
 CLIP RN50 and ViT-B/32 with random weights and `mini`, at 224, float32, and bfloat16 where the processor has it, by
@@ -14,7 +14,6 @@ FLOPs at the matrix product's rate, and at least the time of reading its input a
 rate of copying a large tensor. "by" says which of the two the greater part of the limit comes from. The share of the
 limit may exceed 100 % where a layer's input is still in the processor's cache.
 
-Engines (`--engine-backend`) take turns with each other and with the matrix product, which is torch's for all of them.
 With `--layers` the table says instead which of torch's layers lose most: each is run by itself, three times in a row on
 its own input, and layers of a kind are added up. An activation has no limit, as a convolution could apply it before it
 writes its output.
@@ -31,7 +30,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,6 @@ from bench.keep import headed, keep, precisions
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.backbones._layers import linear
-from cliploc.config import EngineBackend
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.tower import Backbone, Needs
@@ -51,9 +49,9 @@ SIDE = 2048
 COPIED = 2**28  # bytes
 REPEATS = 3  # of a layer by itself, in a row
 HEADER = (
-    "| tower | precision | batch | engine | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s "
+    "| tower | precision | batch | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s "
     "| matrix product, GFLOP/s | share | torch's own product | limit, ms | by | share of the limit |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 LAYERS_HEADER = (
     "| tower | precision | batch | layers | of them | torch, ms a picture | limit, ms | share of the limit |\n"
@@ -127,62 +125,45 @@ def limits(found: list[tuple[float, float]], times: dict[str, float]) -> tuple[l
     return arithmetic, [moved * times["copy"] for _, moved in found]
 
 
-def measure(name: str, precision: str, batch: int, engines: list[str], rounds: int) -> list[dict[str, Any]]:
-    """For each engine that computes the tower, seconds of a picture and of a matrix product, and what follows."""
-    plain = created(name, precision)
-    towers = {
-        engine: backbones.with_engine(plain, engine)  # type: ignore[arg-type]
-        for engine in engines
-        if engine == "torch" or plain.kind == "cnn"
-    }
+def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a picture and of a matrix product, and what follows."""
+    tower = created(name, precision)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, *plain.input_hw, generator=generator).to(plain.dtype)
+    images = torch.randn(batch, 3, *tower.input_hw, generator=generator).to(tower.dtype)
     with Products() as products:
-        plain.encode_image(images)
+        tower.encode_image(images)
     flops = sum(of_one for of_one, _ in products.found) / batch
-    trace = plain.trace(images[:1], Needs(features=(-1,)))
+    trace = tower.trace(images[:1], Needs(features=(-1,)))
     channels = trace.features[-1].shape[1]
     wanted = torch.zeros(1, channels, dtype=torch.bool)
     wanted[0, :batch] = True
     trace.features[-1].copy_(torch.rand(trace.features[-1].shape, generator=generator))  # every channel makes a mask
 
-    def forward(tower: Backbone) -> float:
+    def forward() -> float:
         return busy(lambda: tower.encode_image(images), batch)
 
-    def masked(tower: Backbone) -> float:
+    def masked() -> float:
         context = Context(lambda: images[:1], torch.zeros(1, 1, 1), trace, tower, batch)
         return busy(lambda: masked_embeddings(context, wanted=wanted), batch + 1)  # the empty picture is one more
 
     with torch.inference_mode():
-        alternatives = peaks(plain.dtype)
-        for engine, tower in towers.items():
-            alternatives[f"forward, {engine}"] = functools.partial(forward, tower)
-            alternatives[f"masked, {engine}"] = functools.partial(masked, tower)
-        times = medians(alternatives, rounds)
+        times = medians({**peaks(tower.dtype), "forward": forward, "masked": masked}, rounds)
     arithmetic, memory = limits(products.found, times)
     limit = sum(map(max, arithmetic, memory)) / batch
     by_memory = sum(more for more, less in zip(memory, arithmetic, strict=True) if more > less) / batch
-    return [
-        {
-            "tower": name,
-            "precision": precision,
-            "batch": batch,
-            "engine": engine,
-            "flops": flops,
-            "seconds": {
-                "forward": times[f"forward, {engine}"],
-                "masked": times[f"masked, {engine}"],
-                "product": times["product"],
-            },
-            "reached": flops / times[f"forward, {engine}"],
-            "peak": 2 * SIDE**3 / times["product"],
-            "own_peak": 2 * SIDE**3 / times["own_product"],
-            "bytes_per_second": 1 / times["copy"],
-            "limit": limit,
-            "limited_by": "memory" if by_memory > limit / 2 else "arithmetic",
-        }
-        for engine in towers
-    ]
+    return {
+        "tower": name,
+        "precision": precision,
+        "batch": batch,
+        "flops": flops,
+        "seconds": {key: times[key] for key in ("forward", "masked", "product")},
+        "reached": flops / times["forward"],
+        "peak": 2 * SIDE**3 / times["product"],
+        "own_peak": 2 * SIDE**3 / times["own_product"],
+        "bytes_per_second": 1 / times["copy"],
+        "limit": limit,
+        "limited_by": "memory" if by_memory > limit / 2 else "arithmetic",
+    }
 
 
 def repeated(layer: nn.Module, given: Tensor) -> None:
@@ -242,7 +223,7 @@ def layer_lines(name: str, precision: str, batch: int, rounds: int) -> list[str]
 def line(cell: dict[str, Any]) -> str:
     times = cell["seconds"]
     return (
-        f"| {cell['tower']} | {cell['precision']} | {cell['batch']} | {cell['engine']} | {cell['flops'] / 1e9:.2f} | "
+        f"| {cell['tower']} | {cell['precision']} | {cell['batch']} | {cell['flops'] / 1e9:.2f} | "
         f"{1e3 * times['forward']:.1f} | {1e3 * times['masked']:.1f} | {cell['reached'] / 1e9:.0f} | "
         f"{cell['peak'] / 1e9:.0f} | {cell['reached'] / cell['peak']:.0%} | {cell['own_peak'] / 1e9:.0f} | "
         f"{1e3 * cell['limit']:.1f} | {cell['limited_by']} | {cell['limit'] / times['forward']:.0%} |"
@@ -255,10 +236,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--towers", nargs="+", default=["RN50", "mini", "ViT-B-32"])
-    parser.add_argument("--engines", nargs="+", choices=get_args(EngineBackend), default=["torch"])
     parser.add_argument("--layers", action="store_true", help="a table of torch's layers instead")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write roofline.json and .md here; roofline_engines with engines")
+    parser.add_argument("--out", type=Path, help="write roofline.json and .md here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     about, cells = machine(given.threads), []
@@ -268,14 +248,13 @@ def main() -> int:
         if given.layers:
             print(*layer_lines(name, precision, batch, given.rounds), sep="\n", flush=True)
         else:
-            cells += (found := measure(name, precision, batch, given.engines, given.rounds))
-            print(*map(line, found), sep="\n", flush=True)
+            cells.append(measure(name, precision, batch, given.rounds))
+            print(line(cells[-1]), flush=True)
     if given.layers:
         return 0
-    file = "roofline" if given.engines == ["torch"] else "roofline_engines"
     text = f"Made by `python -m bench.roofline`, whose head says what is measured; the median of {given.rounds} rounds."
     page = headed("Achieved FLOP/s beside a matrix product's", text, about, [HEADER, *map(line, cells)])
-    keep(given.out, file, {"machine": about, "cells": cells}, page)
+    keep(given.out, "roofline", {"machine": about, "cells": cells}, page)
     return 0
 
 

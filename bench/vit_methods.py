@@ -220,7 +220,7 @@ def measure(ours: Call, theirs: Call, images: Tensor, count: int, rounds: int, t
 
 def machine(threads: int) -> dict[str, Any]:
     packages = {}
-    for package in ("cliploc", "torch", "open_clip_torch", "legrad_torch", "gem_torch", "torchcam", "openvino"):
+    for package in ("cliploc", "torch", "open_clip_torch", "legrad_torch", "gem_torch", "torchcam"):
         with contextlib.suppress(PackageNotFoundError):
             packages[package] = version(package)
     cpuinfo = Path("/proc/cpuinfo")

@@ -26,7 +26,6 @@ from torch import Tensor
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import Localizer
-from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.backbones import create
 from cliploc.images import SUFFIXES
 from cliploc.tower import Backbone, Needs, Trace
@@ -111,8 +110,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write windows.json and windows.md here")
     given = parser.parse_args()
-    keep_freed_memory()  # as the command does; the bare forward passes gain by it too
-    take_short_turns()
     torch.set_num_threads(given.threads)
     folder = Path(str(files("cliploc"))) / "demo_photos"
     every = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -46,7 +46,7 @@ def test_a_command_that_ends_otherwise_is_not_timed() -> None:
 
 def test_maps_that_differ_are_not_timed() -> None:
     scene = cnn_methods.Scene(quick=True)
-    row = ("grad_cam", "fp32", scene.ours("layer_cam"), "torchcam", lambda: scene.torchcam("GradCAM"), 1.0)
+    row = ("grad_cam", "fp32", scene.ours("layer_cam"), "torchcam", lambda: scene.torchcam("GradCAM"))
     with pytest.raises(RuntimeError, match=r"grad_cam: maps correlate by .* only, and their times cannot be compared"):
         cnn_methods.measure(row, scene.images[:1], 2, 1, 1.0)
 

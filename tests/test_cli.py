@@ -40,8 +40,8 @@ FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich", "msgspec"}
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
-    "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "openvino", "sklearn", "skimage",
-    "transformers", "open_clip", "numba", "kornia", "ray", "starlette",
+    "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",
+    "transformers", "open_clip", "kornia", "ray", "starlette",
 }  # fmt: skip
 
 

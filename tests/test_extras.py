@@ -60,7 +60,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → pa
     "calibrate": ("sklearn", with_boxes, "calibrate {root} --truth folder --out {out}.json"),
     "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
     "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
-    "openvino": ("openvino", with_boxes, "localize {root}/cat.jpg -p cat --engine-backend openvino"),
     "video": ("av", of_videos, "annotate {root} --labels {root}/labels.txt --every 2s --out {out}"),
     "web": ("starlette", with_boxes, "serve --port 0"),
 }

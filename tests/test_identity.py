@@ -55,7 +55,6 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "create", create)
-    monkeypatch.setattr(backbones, "with_engine", lambda backbone, engine: backbone)  # an extra: perhaps not installed
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +129,6 @@ OF_LOCALIZER: dict[str, Second] = {
     "masks_by": Second("grabcut"),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
-    "engine_backend": Second("openvino"),
     "guide": Second("mini"),
     "batch_size": Second(3),
 }

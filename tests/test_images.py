@@ -145,7 +145,7 @@ def test_of_an_animation_the_first_frame_is_used_and_a_note_says_so(tmp_path, su
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     picture = load(tmp_path / f"a.{suffix}")
     assert picture.image.getpixel((3, 3)) == RED
-    assert picture.notes == ("animated, 3 frames: the first is used",)
+    assert picture.notes == ("animated: the first is used",)
     assert load(corners()).notes == ()
 
 
@@ -270,19 +270,6 @@ def test_the_limit_is_at_the_number_of_pixels():
         load(Huge(), "huge")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_the_limit_counts_bytes_too(tmp_path, monkeypatch, suffix):
-    """A pixel takes 12 at most, but 17 of a WebP, whose library keeps several copies."""
-    corners(64, 48).save(tmp_path / f"a{suffix}")
-    monkeypatch.setattr("cliploc.images.MAX_BYTES", 64 * 48 * 12)
-    if suffix != ".webp":
-        assert load(tmp_path / f"a{suffix}").image.size == (64, 48)
-        return
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(InputError, match=r"64×48 pixels of this WEBP take 0\.00 GB of memory, expected at most"):
-        load(tmp_path / f"a{suffix}")
-
-
 @pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA"])
 def test_depth_and_transparency_take_no_copies_of_the_whole_picture(tmp_path, mode):
     """A grey of 16 bits took 28 bytes for a pixel; what numpy takes is counted here."""
@@ -329,7 +316,7 @@ def test_paths_that_are_no_files(tmp_path):
         assert str(error.value) == text
 
 
-# ------------------------------------------------------------------------------------------------------- hostile files
+# ------------------------------------------------------------------------------------------- formats that are not read
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 64 64
 %%EndComments
@@ -338,111 +325,20 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 """
 
 
-def many_scans(scans, size_wh=(64, 64)):
-    """A progressive JPEG whose last scan comes again and again."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size_wh, RED).save(buffer, "JPEG", progressive=True)
-    data = buffer.getvalue()
-    last = data.rfind(b"\xff\xda")
-    return data[:last] + data[last:-2] * scans + data[-2:]
-
-
-def directory(entries, behind=0):
-    """A TIFF directory of (tag, type, count, value)."""
-    return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *one) for one in entries) + pack32(behind)
-
-
-def pack32(number):
-    return struct.pack("<I", number)
-
-
-def overlapping_exif(tags, size, pointer=False):
-    """EXIF data whose tags all claim the same bytes; if need be those of the directory that the first one points to."""
-    above = directory([(0x8769, 4, 1, 26)]) if pointer else b""
-    place = 8 + len(above) + 2 + 12 * tags + 4
-    below = directory([(0x9000 + tag, 7, size, place) for tag in range(tags)])
-    return b"II*\0" + pack32(8) + above + below + bytes(size)
-
-
-def overlapping_big_tiff(tags, size):
-    """The same as BigTIFF, whose bytes stand the other way round, so that a short pointer is not at the value's end."""
-    above = struct.pack(">QHHQIIQ", 1, 0x8769, 4, 1, 52, 0, 0)
-    below = b"".join(struct.pack(">HHQQ", 0x9000 + tag, 7, size, 60 + 20 * tags) for tag in range(tags))
-    return b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + above + struct.pack(">Q", tags) + below + bytes(8 + size)
-
-
-def with_exif(exif):
-    """A JPEG whose EXIF data go on through several segments."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), RED).save(buffer, "JPEG")
-    segments = [
-        b"\xff\xe1" + struct.pack(">H", len(part) + 8) + b"Exif\0\0" + part
-        for part in (exif[i : i + 60_000] for i in range(0, len(exif), 60_000))
-    ]
-    return b"\xff\xd8" + b"".join(segments) + buffer.getvalue()[2:]
-
-
-def grey_tiff(strips, rows, exif=()):
-    """64×64; every strip lies at the same place."""
-    tags = 9 + len(exif)
-    pixels = 8 + 2 + 12 * tags + 4
-    offsets = pixels + 64 * 64
-    entries = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
-    entries += [(273, 4, strips, offsets), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, 1, 64 * rows), *exif]
-    return b"II*\0" + pack32(8) + directory(entries) + bytes(64 * 64) + pack32(pixels) * strips
-
-
-def gif_with_comments(blocks):
-    buffer = io.BytesIO()
-    Image.new("P", (16, 12)).save(buffer, "GIF")
-    data = buffer.getvalue()
-    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
-    return data[:start] + b"!\xfe" + b"\xff".ljust(256, b"x") * blocks + b"\0" + data[start:]
-
-
 NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or similar"
-HOSTILE = {
+OTHERS = {
     "EPS": (EPS, NOT_READ),
     "binary EPS": (b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS, NOT_READ),
     "FITS": (b"SIMPLE  =                    T".ljust(2880), NOT_READ),
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
     "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
     "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
-    "scans": (many_scans(9_000), "cannot be decoded: it has more than 200 scans: save it again as a plain picture"),
-    "scans behind a marker alone": (
-        many_scans(300)[:2] + b"\xff\x01" + many_scans(300)[2:],
-        "cannot be decoded: it has more than 200 scans",
-    ),
-    "large scans": (many_scans(150, (4_096, 4_096)), "cannot be decoded: it has 159 scans of 17 million pixels"),
-    "segments": (
-        many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
-        "cannot be decoded: it has more than 5,0",
-    ),
-    "junk": (
-        many_scans(0)[:2] + b"\xff\xfe\0\2" + b"x" * 100_000 + many_scans(0)[2:],
-        "cannot be decoded: it has 64 kB of junk",
-    ),
-    "EXIF": (
-        with_exif(overlapping_exif(4_000, 200_000)),
-        "cannot be decoded: it has tags that claim 762 MB of a file of",
-    ),
-    "EXIF below": (with_exif(overlapping_exif(4_000, 200_000, pointer=True)), "cannot be decoded: it has tags that cl"),
-    "TIFF tags": (
-        overlapping_exif(4_000, 200_000),
-        "cannot be decoded: it has tags that claim 762 MB of a file of 242 kB",
-    ),
-    "BigTIFF tags": (
-        overlapping_big_tiff(4_000, 200_000),
-        "cannot be decoded: it has tags that claim 762 MB of a file",
-    ),
-    "TIFF strips": (grey_tiff(2_000, rows=63), "cannot be decoded: it has 2,000 strips that cover it 1000 times"),
-    "comments": (gif_with_comments(5_000), "cannot be decoded: it has more than 4,000 blocks of comments"),
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_files_are_refused_before_they_are_decoded(case, tmp_path, monkeypatch):
-    data, text = HOSTILE[case]
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_formats_are_refused_before_they_are_decoded(case, tmp_path, monkeypatch):
+    data, text = OTHERS[case]
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("a program was started"))
@@ -452,29 +348,6 @@ def test_hostile_files_are_refused_before_they_are_decoded(case, tmp_path, monke
     assert str(error.value).startswith(f"{path}: {text}"), error.value
 
 
-def test_what_only_looks_hostile_is_read(tmp_path):
-    """Bytes like those of a scan's marker, in metadata and behind the picture, are none."""
-    many = many_scans(100)
-    cases = {
-        "scans.jpg": many,
-        "comment.jpg": many[:2] + b"\xff\xfe" + struct.pack(">H", 4_002) + b"\xff\xda" * 2_000 + many[2:],
-        "video.jpg": many + b"\0\2" + b"\xff\xda\0\2" * 2_000,  # a phone's moving picture
-        "padded.jpg": many[:2] + b"\xff" * 2_000 + many[2:],
-        "strips.tif": grey_tiff(64, rows=1),
-        "comments.gif": gif_with_comments(1_000),
-        "exif.jpg": with_exif(overlapping_exif(1, 100_000)),
-    }
-    for name, data in cases.items():
-        (tmp_path / name).write_bytes(data)
-        assert load(tmp_path / name).image.mode == "RGB", name
-
-
-def test_exif_data_of_a_png_that_claim_too_much_turn_nothing(tmp_path, monkeypatch):
-    corners(64, 48).save(tmp_path / "a.png", exif=overlapping_exif(4_000, 200_000))
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda _: pytest.fail("762 MB were read"))
-    np.testing.assert_array_equal(np.asarray(load(tmp_path / "a.png").image), np.asarray(corners(64, 48)))
-
-
 def test_frames_are_not_walked_through(tmp_path, monkeypatch):
     """Pillow's count takes quadratic time for the pages of a TIFF, and minutes for a GIF of a million frames."""
     frames = [Image.new("L", (16, 12), grey) for grey in range(3)]
@@ -482,18 +355,10 @@ def test_frames_are_not_walked_through(tmp_path, monkeypatch):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     for reader in ("GifImagePlugin.GifImageFile", "TiffImagePlugin.TiffImageFile"):
         monkeypatch.setattr(f"PIL.{reader}.n_frames", property(lambda _: pytest.fail("all were walked through")))
-    assert load(tmp_path / "a.gif").notes == ("animated, 3 frames: the first is used",)
+    assert load(tmp_path / "a.gif").notes == ("animated: the first is used",)
     pages = load(tmp_path / "a.tif")
     assert pages.image.getpixel((3, 3)) == (0, 0, 0)
     assert pages.notes == ("holds several pictures: the first is used",)
-
-
-def test_a_gif_of_very_many_frames(tmp_path):
-    buffer = io.BytesIO()
-    Image.new("P", (16, 12)).save(buffer, "GIF")
-    frame = b"," + struct.pack("<HHHHB", 0, 0, 16, 12, 0) + b"\x02\x01\0\0"
-    (tmp_path / "a.gif").write_bytes(buffer.getvalue()[:-1] + frame * 5_000 + b";")
-    assert load(tmp_path / "a.gif").notes == ("animated, over 1000 frames: the first is used",)
 
 
 def test_a_pil_image_is_taken_at_the_frame_it_shows_and_stays_there(tmp_path):

@@ -1,20 +1,17 @@
-"""The process: how many threads compute and how they wait, whether freed memory stays, and what lack of memory is."""
+"""The process: how many threads compute and how they wait, and what lack of memory is."""
 
 import builtins
 import errno
-import multiprocessing
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
-from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, give_way, out_of_memory, wait_passively
+from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory, wait_passively
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.engine import failure_reason
 from cliploc.jobs.rows import arrow
@@ -71,14 +68,6 @@ def test_nothing_is_changed_once_torch_is_loaded():
     assert dict(os.environ) == before
 
 
-def test_threads_take_shorter_turns_than_python_gives_them():
-    code = (
-        "import sys, cliploc._process as p; before = sys.getswitchinterval(); p.take_short_turns(); "
-        "print(sys.getswitchinterval() < before)"
-    )
-    assert printed(code) == "True\n"
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_computes_with_the_threads_asked_for(command):
     if command == "serve":
@@ -93,50 +82,6 @@ def test_threads_outside_the_range_are_refused(command):
     for threads in (0, 1025):
         said = refused(command, "--threads", threads, *COMMANDS.get(command, ()))
         assert said == f"cliploc: expected --threads from 1 to 1024, got {threads}\n"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nice values")
-def test_a_helping_process_gives_way_to_its_parent():
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), give_way) as helper:
-        assert helper.submit(os.nice, 0).result(timeout=60) == min(os.nice(0) + 5, 19)
-
-
-COLLECTED = """
-import gc, sys, cliploc._process as p
-
-usual = gc.get_threshold()
-p.collect_late()
-made = [[] for _ in range(int(sys.argv[1]))]
-print(gc.get_freeze_count() > 0, gc.get_threshold() == usual, len(gc.callbacks))
-"""
-
-
-def test_the_collector_begins_after_what_imports_make_and_leaves_that_alone():
-    assert printed(COLLECTED, "100000") == "False False 1\n"
-    assert printed(COLLECTED, "300000") == "True True 0\n"
-
-
-PAGE_FAULTS = """
-import resource, sys
-import numpy as np
-from cliploc._process import keep_freed_memory
-
-if sys.argv[1] == "kept":
-    assert keep_freed_memory()
-for _ in range(3):
-    np.ones(2**23)  # 64 MiB, 16,384 pages
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    np.ones(2**23)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's")
-def test_large_blocks_are_not_given_back_and_asked_for_again():
-    kept, by_default = (int(printed(PAGE_FAULTS, how)) for how in ("kept", "by default"))
-    assert kept < 100
-    assert by_default > kept
 
 
 TOO_LITTLE = [

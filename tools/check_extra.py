@@ -47,19 +47,6 @@ def annotate(*more: object) -> None:
     run("annotate", pictures(), "--labels", OUT / "labels.txt", "--method", "cam", "--out", OUT / "drafts", *more)
 
 
-def fast() -> None:
-    maps, metadata = OUT / "maps", OUT / "metadata"
-    maps.mkdir(parents=True)
-    metadata.mkdir()
-    found = cliploc.Localizer()(CAT, ["cat"])
-    np.save(maps / "cat.jpg.npy", found.heatmaps[0])
-    lines = {"image_ids": "", "class_labels": ",0", "image_sizes": ",451,300", "localization": ",70,20,400,290"}
-    for name, rest in lines.items():
-        (metadata / f"{name}.txt").write_text(f"cat.jpg{rest}\n")
-    run("evaluate", "--maps", maps, "--metadata", metadata, "--convention", "exact", "--workers", 1)
-    assert "cliploc.metrics._infra.compiled" in sys.modules, "numba is not used"
-
-
 def quantus() -> None:
     from quantus import Sparseness
 
@@ -85,10 +72,6 @@ def fiftyone() -> None:
 
     labels = CliplocModel(CliplocConfig(["cat"], OUTPUTS)).predict(np.asarray(Image.open(CAT)))
     assert labels["detections"].detections
-
-
-def openvino() -> None:
-    run("localize", CAT, "-p", "cat", "--engine-backend", "openvino")
 
 
 def heic() -> None:
@@ -194,7 +177,7 @@ def web() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
-        *(fast, autodistill, fiftyone, openvino, heic, refine, regions, sam, bench),
+        *(autodistill, fiftyone, heic, refine, regions, sam, bench),
         *(quantus, ray, segmentation, train, video, web),
     )
 }

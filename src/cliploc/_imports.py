@@ -3,8 +3,6 @@
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from types import ModuleType
 from typing import Any, TypeVar
 
 from cliploc._process import out_of_memory
@@ -17,7 +15,6 @@ PACKAGES = {
     "calibrate": ("pyarrow", "sklearn"),
     "fiftyone": ("fiftyone",),
     "heic": ("pillow_heif",),
-    "openvino": ("openvino",),
     "quantus": ("quantus",),
     "ray": ("ray",),
     "refine": ("kornia",),
@@ -49,17 +46,6 @@ def install(extra: str, feature: str, *packages: str) -> str:
     *others, last = (name.replace("_", "-").replace("sklearn", "scikit-learn") for name in packages or PACKAGES[extra])
     names = f"{', '.join(others)} and {last}" if others else last
     return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
-
-
-@cache
-def compiled(module: str) -> ModuleType | None:
-    """A module with code that numba compiles; None where numba (the extra `fast`) is not installed."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
-        return importlib.import_module(module)
-    except RuntimeError:  # numba finds no folder where it may keep what it compiled
-        return None
 
 
 def refuse_without(extra: str, feature: str, *packages: str) -> None:

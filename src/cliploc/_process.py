@@ -1,9 +1,7 @@
-"""Threads and memory of the process, for programs of our own only: a library has no say in its host's process."""
+"""How threads wait, for our command only, and what lack of memory is."""
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +11,6 @@ MAX_THREADS = 1024  # beyond what machines have; a hundred times more and the sy
 # GNU's OpenMP (torch on Linux) reads the first, LLVM's and Intel's (macOS, MKL) the second.
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 OTHER_WAIT_VARIABLES = ("GOMP_SPINCOUNT", "KMP_LIBRARY")
-TURN = 0.0005  # seconds after which a thread gives Python up to another one that waits for it; Python's own: 0.005
-
-# glibc's <malloc.h>
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-TOP_PAD = 64 * 2**20
-NEVER = 2**31 - 1
-IMPORTED = 200_000  # objects after which Python's collector begins: a first result makes 190,000, mostly torch's
 
 # As torch says it on a GPU, as its CPU allocator says it on Windows and elsewhere, as OpenCV and the system say it.
 SAYINGS = (
@@ -45,57 +36,7 @@ def wait_passively() -> bool:
     return True
 
 
-def take_short_turns() -> None:
-    """Has Python's threads take shorter turns: the tower's would wait 5 ms for each layer's moment of Python."""
-    sys.setswitchinterval(TURN)
-
-
-def give_way() -> None:
-    """Gives the starting process's tower thread a little priority: without it bench/benchmark.py takes 7 % longer."""
-    if hasattr(os, "nice"):
-        os.nice(5)
-    if hasattr(os, "SCHED_BATCH"):  # does not interrupt others when it wakes up
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
 # -------------------------------------------------------------------------------------------------------------- memory
-def keep_freed_memory() -> bool:
-    """Has glibc keep freed blocks, whose clearing takes 20–40 % of a forward pass; before there are threads."""
-    return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD), (M_ARENA_MAX, 1))
-
-
-def collect_late() -> None:
-    """Has Python's collector leave alone what imports make: it walks through all of it again and again, and at exit."""
-    usual = gc.get_threshold()
-
-    def begin(*_: object) -> None:
-        gc.callbacks.remove(begin)
-        gc.freeze()
-        gc.set_threshold(*usual)
-
-    gc.callbacks.append(begin)
-    gc.set_threshold(IMPORTED)
-    atexit.register(gc.freeze)
-
-
-def share_heaps() -> bool:
-    """Has glibc keep two heaps for all threads, or a server of many threads grows; before there are threads."""
-    return _set((M_ARENA_MAX, 2))
-
-
-def _set(*parameters: tuple[int, int]) -> bool:
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    done = [mallopt(parameter, value) for parameter, value in parameters]  # all of them, whatever the first says
-    return all(done)
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, on any device and by any library. Imports no torch."""
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
-EngineBackend = Literal["torch", "openvino"]
 SAM, FILES = "sam:", "files:"  # before the folder of a SAM, or of a file for each picture
 RECIPES = ("default", "fast")
 UNREFINED: Mapping[str, Any] = {
@@ -540,12 +539,6 @@ class Options:
         help="Precision for the masked pictures of the Score-CAM family.",
         about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
         "with bfloat16. The features that maps are made of keep the tower's precision.",
-    )
-    engine_backend: EngineBackend = option(
-        "torch", group="model", check=choice("engine_backend", get_args(EngineBackend)),
-        help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
-        about="OpenVINO compiles for some seconds for each input size, and then takes less time per picture. "
-        "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
     )
     guide: str | Guide | None = option(
         None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",

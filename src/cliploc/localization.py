@@ -60,7 +60,7 @@ class Localization:
         frame: how the picture lies in what the maps are over.
         boxes: the boxes of the names found, best first within each name. After a second look a score is the estimated
             chance that the box has IoU ≥ 0.5 with a thing of that name; without one, that chance if the name is there.
-        notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
+        notes: remarks on the picture ("animated: the first is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None if it was not
             computed.
         method: the title of the method that made the maps; "" if it is not known.

@@ -136,9 +136,7 @@ class Localizer:
             backbones.refuse_unknown_guide(given.guide)
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
-        # A tower that was given may have another engine.
-        usual = isinstance(model, str) and given.engine_backend == "torch"
-        self.backbone = tower if usual else backbones.with_engine(tower, given.engine_backend)
+        self.backbone = tower
         if self.recipe is not None and (reason := self.recipe.misfit(self.backbone)):
             raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)

@@ -1,9 +1,10 @@
-"""Masks as COCO's run-length codes, written and read without pycocotools.
+"""Masks as COCO's run-length codes, which pycocotools writes.
 
 A code is `{"size": [height, width], "counts": text}`. The mask is read column by column; `counts` holds the lengths of
 its runs, of 0 and 1 in turn, beginning with 0. In the compressed text each count from the fourth on is the difference
-from the one two before it, in groups of 5 bits, the lowest first, each a letter from "0" to "o": what
-`pycocotools.mask` reads and writes (github.com/cocodataset/cocoapi, common/maskApi.c, `rleToString`).
+from the one two before it, in groups of 5 bits, the lowest first, each a letter from "0" to "o"
+(github.com/cocodataset/cocoapi, common/maskApi.c, `rleToString`). Codes are read here: of a damaged one pycocotools
+makes a mask of whatever is in memory.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco
 
 from cliploc.errors import InputError
 
@@ -32,9 +34,8 @@ def encode(mask: npt.ArrayLike) -> Rle:
         >>> encode([[0, 1], [0, 1]])
         {'size': [2, 2], 'counts': '22'}
     """
-    inside = np.asarray(mask, bool)
-    height, width = inside.shape
-    return {"size": [height, width], "counts": compressed(runs(inside.ravel(order="F")))}
+    code = coco.encode(np.asarray(mask, bool).astype(np.uint8, order="F"))
+    return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
 
 
 def decode(rle: Any) -> BoolArray:
@@ -148,21 +149,8 @@ def of_runs(counts: Counts) -> BoolArray:
 
 def compressed(counts: Counts) -> str:
     """Counts as COCO's text."""
-    left = np.array(counts, np.int64)
-    left[3:] -= counts[1:-2]
-    letters: list[npt.NDArray[np.uint8]] = []  # of each place, for all counts at once
-    there: list[BoolArray] = []
-    more = np.ones(len(left), bool)
-    while more.any():
-        group = left & 31
-        left = left >> 5
-        there.append(more)
-        more = more & np.where(group & 16, left != -1, left != 0)
-        letters.append((group | (more * 32)).astype(np.uint8) + np.uint8(48))
-    if not letters:
-        return ""
-    places = np.stack(letters, axis=1)  # [n, places]
-    return places[np.stack(there, axis=1)].tobytes().decode("ascii")
+    pixels = int(counts.sum())
+    return str(coco.frPyObjects({"size": [1, pixels], "counts": counts.tolist()}, 1, pixels)["counts"], "ascii")
 
 
 def uncompressed(text: str | bytes) -> Counts:

@@ -19,7 +19,6 @@ from cliploc.values import ignored_label
 from tests.datasets import labelled
 from tests.datasets.folders import picture
 
-pycoco = pytest.importorskip("pycocotools.mask")
 COUNTS = {
     "voc21": 21, "voc20": 20, "context60": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171,
     "cityscapes": 19, "ade20k": 150, "context459": 459, "ade847": 847,
@@ -112,14 +111,6 @@ def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
 points = st.lists(st.floats(-3, 30, allow_nan=False).map(lambda x: round(x, 2)), min_size=6, max_size=16)
 
 
-@given(points.filter(lambda one: len(one) % 2 == 0))
-@settings(max_examples=60, deadline=None)
-def test_polygons_are_drawn_as_pycocotools_draws_them(corners):
-    height, width = 23, 27
-    theirs = pycoco.decode(pycoco.frPyObjects([corners], height, width))[..., 0].astype(bool)
-    assert (draw(tuple(corners), (height, width)) == theirs).all()
-
-
 @given(st.lists(st.lists(points.filter(lambda one: len(one) % 2 == 0), min_size=1, max_size=3), max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_polygons_drawn_together_have_the_pixels_of_each(polygons):
@@ -127,9 +118,7 @@ def test_polygons_drawn_together_have_the_pixels_of_each(polygons):
     wanted = np.zeros(hw, bool)
     for rings in polygons:
         wanted |= np.logical_xor.reduce([draw(tuple(ring), hw) for ring in rings])
-    for most in (100, 2**20):  # in several groups, and in one
-        with mock.patch("cliploc.polygons.MOST_STEPS", most):
-            assert (draw_all([[tuple(ring) for ring in rings] for rings in polygons], hw) == wanted).all()
+    assert (draw_all([[tuple(ring) for ring in rings] for rings in polygons], hw) == wanted).all()
 
 
 def test_problems_are_named_and_the_other_pictures_stay(tmp_path):

@@ -1,16 +1,12 @@
 """Metrics that change the picture, from the papers' formulas in plain loops, and beside other packages."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cliploc.faithfulness import chosen_metrics
-from cliploc.faithfulness.infidelity import squares
 from cliploc.faithfulness.road import imputed
-from cliploc.faithfulness.sensitivity_n import SHARES, SUBSETS, subsets
 from tests.faithfulness.models import (
     HW,
     hottest_first,
@@ -20,7 +16,6 @@ from tests.faithfulness.models import (
     picture,
     probability,
     random_heat,
-    scorer,
     weights,
 )
 
@@ -52,11 +47,6 @@ def test_drop_and_increase_of_the_masked_picture(seed: int) -> None:
     drop = measured("average_drop", heat, images, of).values["average_drop"]
     assert drop == pytest.approx(max(0.0, before - after) / before, abs=1e-5)
     assert measured("increase", heat, images, of).values["increase"] == float(after > before)
-
-
-def test_a_map_without_heat_predicts_nothing() -> None:
-    scores = [measured(name, 0 * random_heat(), picture(), weights()) for name in ("infidelity", "sensitivity_n")]
-    assert (scores[0].values["infidelity"] > 0, scores[1].values["sensitivity_n"]) == (True, None)
 
 
 def test_a_name_without_any_probability_has_nothing_to_lose() -> None:
@@ -135,54 +125,3 @@ def test_it_is_the_difference_of_both_ends() -> None:
     )
     measured = chosen_metrics(["road"])[0].measure(judged(heat, images, of))
     assert measured.values["road"] == pytest.approx((least - most) / 2, abs=1e-5)
-
-
-SIDE = (28, 28)
-
-
-def test_infidelity_is_the_formula() -> None:
-    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
-    whole = probability(images[0], of)
-    heats, changes = [], []
-    for hidden in squares(0, *SIDE):
-        heats.append(sum(float(heat[y, x]) for y, x in hidden.nonzero().tolist()))
-        changes.append(whole - probability(torch.where(hidden, 0.0, images[0]), of))
-    scale = sum(h * c for h, c in zip(heats, changes, strict=True)) / sum(h * h for h in heats)
-    expected = sum((scale * h - c) ** 2 for h, c in zip(heats, changes, strict=True)) / len(heats)
-    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_infidelity_is_captums() -> None:
-    metrics = pytest.importorskip("captum.metrics", reason="needs captum")
-    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
-    hidden, logits = squares(0, *SIDE), scorer(of)
-    drawn = iter(hidden)
-
-    def perturb(inputs: Tensor) -> Any:
-        """captum asks for one after the other; a map of one channel for three: a third of it for each."""
-        mask = torch.stack([next(drawn) for _ in inputs])[:, None].expand_as(inputs)
-        return mask.float(), inputs * ~mask
-
-    theirs = metrics.infidelity(
-        lambda x: logits(len(x), lambda first, last: x[first:last], 0).probability,
-        perturb, images, heat.expand(1, 3, -1, -1) / 3, n_perturb_samples=len(hidden), normalize=True,
-    )  # fmt: skip
-    assert measured("infidelity", heat, images, of).values["infidelity"] == pytest.approx(float(theirs), rel=1e-3)
-
-
-def test_sensitivity_n_is_the_correlation_over_draws() -> None:
-    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
-    whole = probability(images[0], of)
-    found = []
-    cells = subsets(0)
-    for n in range(len(SHARES)):
-        heats, changes = [], []
-        for drawn in cells[n * SUBSETS : (n + 1) * SUBSETS]:
-            gone = drawn.repeat_interleave(2, 0).repeat_interleave(2, 1)  # cells of 2×2 pixels
-            assert int(drawn.sum()) == round(SHARES[n] * 196)
-            heats.append(float(heat[gone].sum()))
-            changes.append(whole - probability(torch.where(gone, 0.0, images[0]), of))
-        found.append(np.corrcoef(heats, changes)[0, 1])
-    ours = measured("sensitivity_n", heat, images, of)
-    assert ours.curves["sensitivity_n"] == pytest.approx(found, abs=1e-3)
-    assert ours.values["sensitivity_n"] == pytest.approx(np.mean(found), abs=1e-3)

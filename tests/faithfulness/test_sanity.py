@@ -64,9 +64,9 @@ def test_every_metric_has_its_numbers_and_a_blind_map_is_the_same_for_all(kind: 
 
 
 def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = measurer("gap_cnn", ["grad_cam"], ["sparseness"])
-    monkeypatch.setattr(of.metrics[0], "measure", lambda _: Measured({"sparseness": float("nan")}))
-    with pytest.raises(UsageError, match="expected a number of each map, or None, from the metric sparseness, got nan"):
+    of = measurer("gap_cnn", ["grad_cam"], ["increase"])
+    monkeypatch.setattr(of.metrics[0], "measure", lambda _: Measured({"increase": float("nan")}))
+    with pytest.raises(UsageError, match="expected a number of each map, or None, from the metric increase, got nan"):
         of.measure(of.see("a", red_square(), "red"))
 
 

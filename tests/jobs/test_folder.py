@@ -126,7 +126,7 @@ def changed_manifest(out: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 def test_a_run_begun_before_an_option_was_there_resumes_with_its_default(copy, made):
     photos, out = copy
-    changed_manifest(out, lambda manifest: manifest["settings"].pop("engine_backend"))
+    changed_manifest(out, lambda manifest: manifest["settings"].pop("masks_by"))
     for path in out.glob("parts/00001.*"):
         path.unlink()
     (out / "summary.json").unlink()
@@ -150,10 +150,10 @@ def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, s
 
     kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
     begin()
-    begin({"tolerance": None}, engine_backend="torch", guide=None)
+    begin({"tolerance": None}, masked_precision=None, guide=None)
     with pytest.raises(UsageError, match=r"protocol\.tolerance: only asked for"):
         begin({"tolerance": 0.02})
-    for later in ({"engine_backend": "openvino"}, {"guide": "mini"}, {"no_option": None}):
+    for later in ({"masked_precision": "bf16"}, {"guide": "mini"}, {"no_option": None}):
         with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
             begin(**later)
 

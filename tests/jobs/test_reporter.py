@@ -77,7 +77,7 @@ def test_annotate_tells_of_phases_counts_and_failures(photos: Path, tmp_path: Pa
 
 def test_annotate_tells_of_masked_pictures(photos: Path, tmp_path: Path) -> None:
     told = Told()
-    options = {**OPTIONS, "method": "score_cam", "method_options": {"budget": 16}}
+    options = {**OPTIONS, "method": "score_cam", "method_options": {"components": 16}}
     annotate(photos, ["cat"], tmp_path / "out", review=0, reporter=told.reporter, **options)
     assert told.count("masked") > 0
     assert told.of("masked")[-1][2] == 0  # none is left

@@ -99,7 +99,6 @@ def test_refinements_are_those_of_the_registry_one_edit_away():
 def tiny(monkeypatch):
     for place in (f"{backbones.__name__}.create", f"{commands.__name__}.create_once"):
         monkeypatch.setattr(place, lambda *_, **__: tower("gap_cnn", (8, 8)))
-    monkeypatch.setattr(backbones, "with_engine", lambda backbone, _: backbone)
     monkeypatch.setattr(calibration_job, "FEWEST_PICTURES", PICTURES)
     monkeypatch.setattr(calibration_job, "FEWEST_RIGHT", 10**6)  # the calibration has its own tests
     monkeypatch.setattr(job, "VIEWS", (((1.0,), ()), ((1.43,), ()), ((1.43,), (1.5, 2.0))))

@@ -1,7 +1,5 @@
 """MaxBoxAcc and its relatives: by hand, on degenerate maps, and to the digit against the definition restated."""
 
-from contextlib import contextmanager
-
 import cv2
 import numpy as np
 import pytest
@@ -40,13 +38,6 @@ def noisy(seed, smooth):
     return (heat / heat.max()).astype(np.float32)
 
 
-@contextmanager
-def without_numba():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contours, "compiled", lambda: None)
-        yield
-
-
 def assert_same_boxes(found, other):
     """The same largest boxes, and at every cut the same boxes in any order."""
     np.testing.assert_array_equal(found.largest, other.largest)
@@ -77,10 +68,8 @@ def at_all(values):
 def test_contours_are_those_that_opencv_traces_one_by_one(levels):
     between = np.random.default_rng(int(levels.sum())).random(levels.shape) * 0.99
     found = contour_boxes(levels)
-    with without_numba():
-        others = [contour_boxes(levels, heat=heat) for heat in (None, levels.astype(float), levels + between)]
-    for other in others:
-        assert_same_boxes(found, other)
+    for heat in (levels.astype(float), levels + between):
+        assert_same_boxes(found, contour_boxes(levels, heat=heat))
     for cut in range(int(levels.max()) + 1):
         mask = (levels > cut).astype(np.uint8)
         contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -94,32 +83,11 @@ def test_contours_are_those_that_opencv_traces_one_by_one(levels):
 def test_smooth_maps_are_read_off_their_peaks_with_the_same_outcome(smooth, monkeypatch):
     heat = noisy(7, smooth)
     levels = (heat * 255).astype(np.uint8)
-    with without_numba():
-        plain = contour_boxes(levels)
-        if smooth > 2:  # the way for noisy maps must not be needed
-            monkeypatch.setattr(contours, "_regions", None)
-        quick = contour_boxes(levels, heat=heat)
+    plain = contour_boxes(levels)
+    if smooth > 2:  # the way for noisy maps must not be needed
+        monkeypatch.setattr(contours, "_regions", None)
+    quick = contour_boxes(levels, heat=heat)
     assert_same_boxes(quick, plain)
-
-
-def flat_rings():
-    """Wide flat tops and holes: rings, one within the other, cut by the edge."""
-    y, x = np.mgrid[:90, :90]
-    rings = ((np.hypot(y - 40, x - 45) // 6) % 4).astype(np.uint8)
-    rings[20:30, 50:80] = 2
-    return rings
-
-
-@pytest.mark.parametrize("smooth", [None, 0, 2, 5, 12, 40])
-def test_compiled_code_finds_the_same_boxes(smooth):
-    pytest.importorskip("numba")
-    levels = flat_rings() if smooth is None else (noisy(7, smooth) * 255).astype(np.uint8)
-    levels = levels if smooth != 0 else levels[:112, :112]  # OpenCV takes seconds where contours are many
-    assert contours.compiled() is not None
-    quick = contour_boxes(levels)
-    with without_numba():
-        assert_same_boxes(quick, contour_boxes(levels))
-    assert smooth is not None or len(quick.every) == 17
 
 
 # ------------------------------------------------------------------------------------------------------ to the digit

@@ -8,10 +8,9 @@ import pytest
 import torch
 from scipy.sparse.linalg import cg
 from torch import Tensor
-from torch.nn import functional as F
 
 from cliploc.localizer import Localizer
-from cliploc.refine import _neighbours, lposs, lposs_plus, refinements
+from cliploc.refine import _neighbours, lposs, refinements
 from cliploc.refine._propagation import ALPHA, STEPS, normalized, propagate
 from cliploc.refine.lposs_plus import gathered, neighbour_weights
 from tests.saliency.peers import tiny_scene
@@ -20,15 +19,6 @@ from tests.tolerances import assert_rounded
 
 METHOD = refinements.get("lposs")
 PIXELS = refinements.get("lposs_plus")
-
-
-@pytest.fixture(params=["numba", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step over pixels with compiled code, and without."""
-    if request.param == "torch":
-        monkeypatch.setattr(lposs_plus, "compiled", lambda _: None)
-    elif lposs_plus.compiled("cliploc.refine._sweeps") is None:
-        pytest.skip("numba is not installed")
 
 
 def solved(weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -120,10 +110,9 @@ def pixels_by_loops(picture: Tensor) -> np.ndarray:
     return weights
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("height", "width", "names"), [(9, 17, 2), (16, 3, 5), (50, 7, 9)]
-)  # the last: more than three strips of 16 rows; with 4 names or more, vectors of 8
+)  # with 4 names or more, in bags
 def test_the_equation_on_pixels(height: int, width: int, names: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_neighbours, "VALUES", 4 * width * 2)  # four rows at once
     generator = torch.Generator().manual_seed(0)
@@ -138,7 +127,6 @@ def test_the_equation_on_pixels(height: int, width: int, names: int, monkeypatch
             np.testing.assert_allclose(refined[b, p].flatten(), expected, rtol=0.02, atol=5e-4)
 
 
-@pytest.mark.usefixtures("way")
 def test_many_maps_at_once_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_neighbours, "VALUES", 12 * 19 * 5)  # strips of five rows, the last of three
     generator = torch.Generator().manual_seed(3)
@@ -164,12 +152,10 @@ def test_conjugate_gradients_are_those_of_scipy() -> None:
     torch.testing.assert_close(ours[2], labels[2])  # (1 − α) / (1 − α · 1)
 
 
-@pytest.mark.usefixtures("way")
 def test_a_pixel_without_a_like_neighbour_keeps_its_heat() -> None:
     picture = torch.zeros(3, 13, 13)
     picture[:, 6, 6] = 1
-    weights = torch.zeros(84, 13, 13)
-    neighbour_weights(picture, weights)
+    weights = neighbour_weights(picture)
     heat = torch.rand(1, 13, 13)
     assert gathered(weights, heat)[0, 6, 6] == 0
     kept = PIXELS.function(picture[None], heat[None], (16, 16))[0, 0, 6, 6]
@@ -177,46 +163,6 @@ def test_a_pixel_without_a_like_neighbour_keeps_its_heat() -> None:
     assert (PIXELS.function(picture[None], torch.zeros(1, 1, 13, 13), (16, 16)) == 0).all()
 
 
-def noisy_photograph() -> tuple[Tensor, Tensor]:
-    """A picture with regions and noise `[1, 3, 90, 120]`, and smooth maps of five names."""
-    generator = torch.Generator().manual_seed(4)
-    picture = torch.rand(1, 3, 5, 6, generator=generator).repeat_interleave(18, 2).repeat_interleave(20, 3)
-    picture += 0.01 * torch.randn(picture.shape, generator=generator)
-    maps = F.interpolate(torch.rand(1, 5, 6, 8, generator=generator), size=(90, 120), mode="bilinear")
-    return picture.clamp(0, 1), maps
-
-
-def test_sweeps_give_what_conjugate_gradients_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both against the same equation solved further, on regions of several strips."""
-    pytest.importorskip("numba")
-    picture, maps = noisy_photograph()
-    swept = PIXELS.function(picture, maps, (16, 16))
-    monkeypatch.setattr(lposs_plus, "compiled", lambda _: None)
-    plain = PIXELS.function(picture, maps, (16, 16))
-    monkeypatch.setattr(lposs_plus, "TOLERANCE", 1e-6)
-    further = PIXELS.function(picture, maps, (16, 16))
-    assert (swept - further).norm() <= (plain - further).norm()
-    torch.testing.assert_close(swept, plain, rtol=0, atol=3e-4)
-    torch.testing.assert_close(swept, further, rtol=0, atol=2e-4)
-    assert (swept.argmax(1) == plain.argmax(1)).float().mean() > 0.9999
-
-
-def test_sweeps_stop_at_the_residual_and_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("numba")
-    picture, maps = noisy_photograph()
-    refined = []
-    for threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        refined.append(PIXELS.function(picture, maps, (16, 16))[0])
-    assert_rounded(*refined, 84, float(refined[1].max()) / (1 - ALPHA))
-    weights = torch.zeros(84, 90, 120)
-    neighbour_weights(picture[0], weights)
-    found = refined[0] / 0.05
-    residual = maps[0] - (found - 0.95 * gathered(weights, found))
-    assert (residual.flatten(1).norm(dim=1) < 1e-4 * maps[0].flatten(1).norm(dim=1)).all()
-
-
-@pytest.mark.usefixtures("way")
 def test_sizes_of_segmentation() -> None:
     """From pictures smaller than the window to long ones."""
     for height, width, names in ((1, 1, 2), (2, 5, 7), (2, 512, 2)):

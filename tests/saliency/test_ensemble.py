@@ -95,7 +95,7 @@ def test_options_go_to_the_members_that_have_them() -> None:
         ("cam+layer_cam", {"stages": -1}, "layer_cam's option stages to be a list, each of its items a whole number"),
         ("layer_cam", {"stages": [-1, "a"]}, "each of its items a whole number, got"),
         ("chefer", {"blocks": 2.0}, "chefer's option blocks to be a whole number or all, got 2.0"),
-        ("score_cam", {"budget": True}, "score_cam's option budget to be a whole number or none, got True"),
+        ("score_cam", {"components": True}, "score_cam's option components to be a whole number or none, got True"),
         ("score_cam", {"channels": 3}, "score_cam's option channels to be features or tokens or heads or keys or"),
         ("maskclip", {"mlp": 1}, "maskclip's option mlp to be true or false, got 1"),
     ],

@@ -3,7 +3,6 @@
 import itertools
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -88,7 +87,7 @@ def test_two_prompts_give_two_maps_at_the_default_temperature(name: str) -> None
     """On a photograph; at temperature 1 they are nearly one."""
     cat = mini_scene(side=96)
     scene = Scene(cat.backbone, cat.images, cat.backbone.encode_text(["a cat", "a pillow"]))  # both in the picture
-    few = {"top_k": 64} if name == "gscore_cam" else {"budget": 64}
+    few = {"top_k": 64} if name == "gscore_cam" else {"components": 64}
 
     def alike(**options: Any) -> float:
         return float(torch.corrcoef(scene.ours(name, **few, **options)[0].flatten(1))[0, 1])
@@ -264,17 +263,6 @@ def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
     assert [done + left for done, (_, left) in zip(sofar, told, strict=True)] == [total] * len(told)
 
 
-def test_with_a_budget_no_more_masks_are_expected_than_it_allows() -> None:
-    told: list[tuple[int, int]] = []
-    scene = mini_scene(side=96)
-    ctx = replace(scene.context(), progress=lambda done, left: told.append((done, left)))
-    methods.get("score_cam").function(ctx, budget=24)
-    sofar = list(itertools.accumulate(done for done, _ in told))
-    expected = [done + left for done, (_, left) in zip(sofar, told, strict=True)]
-    assert all(sofar[-1] <= one <= 24 * ctx.text.shape[1] for one in expected)
-    assert told[0][1] > 0
-
-
 def test_no_tensor_of_all_masks_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """At every interpolation: at most `batch_size` masks over the input."""
     sizes: list[int] = []
@@ -301,6 +289,34 @@ def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: in
     assert tower_calls.images == len(done) + 1
 
 
+def test_channels_with_the_same_mask_cost_one_forward() -> None:
+    ctx, calls = counted("gap_cnn")
+    source = ctx.features[:, 0].clone()
+    source[:, 0, 0] += 1  # alive, in both pictures
+    ctx.features[:] = torch.rand(ctx.features.shape, generator=torch.Generator().manual_seed(0))
+    for k in (3, 7, 8):
+        ctx.features[:, k] = 4 * source + k
+    methods.get("score_cam").function(ctx)
+    masked = masked_embeddings(ctx)
+    assert calls.images == 2 * (24 - 2) + 1
+    assert masked.done.all()
+    assert torch.equal(masked.embeddings[:, 3], masked.embeddings[:, 8])
+    assert not torch.equal(masked.embeddings[:, 3], masked.embeddings[:, 4])
+
+
+def test_a_channel_asked_for_later_takes_its_twins_embedding() -> None:
+    ctx, calls = counted("gap_cnn")
+    ctx.features[:] = torch.rand(ctx.features.shape, generator=torch.Generator().manual_seed(0))
+    ctx.features[:, 5] = 2 * ctx.features[:, 1]
+    wanted = torch.zeros(2, 24, dtype=torch.bool)
+    wanted[:, 1] = True
+    masked_embeddings(ctx, wanted=wanted)
+    before = calls.images
+    masked = masked_embeddings(ctx, wanted=wanted.roll(4, dims=1))
+    assert calls.images == before
+    assert torch.equal(masked.embeddings[:, 5], masked.embeddings[:, 1])
+
+
 # ---------------------------------------------------------------------------------------------------------- precision
 def test_masked_pictures_in_bfloat16_leave_the_map_as_it_is() -> None:
     """The maps A_k keep their precision; only their weights are made of rounded scores."""
@@ -322,9 +338,7 @@ def test_masked_pictures_in_bfloat16_leave_the_map_as_it_is() -> None:
 def test_the_localizer_takes_a_precision_for_masked_pictures() -> None:
     kinds = []
     for precision in ("bf16", "fp32", None):
-        localizer = Localizer(
-            method="score_cam", method_options={"budget": 16}, masked_precision=precision, image_size=64, device="cpu"
-        )
+        localizer = Localizer(method="score_cam", masked_precision=precision, image_size=64, device="cpu")
         kinds.append(localizer._own.masked.encode)
         assert len(localizer(np.zeros((64, 64, 3), np.uint8) + np.arange(64, dtype=np.uint8)[:, None], ["cat"]).scores)
     assert kinds[0].__self__.dtype == torch.bfloat16

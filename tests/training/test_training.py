@@ -542,7 +542,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
         "benchmark", *asked, "--method", "cam"
     )
     assert "expected --head or --recipe, got" in refused("benchmark", *asked, "--recipe", "fast")
-    of_task = ("--task", "faithfulness", "--metric", "sparseness", "--no-baselines", "--out", tmp_path / "faithful")
+    of_task = ("--task", "faithfulness", "--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
     result = succeeded("benchmark", *asked, *of_task, "--json")
     assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         refuse_unknown_guide,
         structure_of,
     )
-    from cliploc.backbones._cnn import with_engine
     from cliploc.backbones._dual_encoder import DualEncoder
     from cliploc.backbones._guides import create_guide
     from cliploc.backbones._layers import precision_name, resolve_precision
@@ -30,7 +29,6 @@ __getattr__ = on_first_use(
             *("GuideEntry", "ModelEntry", "Structure", "create", "guides", "models"),
             *("refuse_unknown", "refuse_unknown_guide", "structure_of"),
         ],
-        "cliploc.backbones._cnn": ["with_engine"],
         "cliploc.backbones._dual_encoder": ["DualEncoder"],
         "cliploc.backbones._guides": ["create_guide"],
         "cliploc.backbones._layers": ["precision_name", "resolve_precision"],

@@ -1,33 +1,20 @@
-"""Base class of convolutional towers: stages run one after another, then a head that makes one embedding.
-
-What computes the stages is torch, or OpenVINO on the CPU (`pip install 'cliploc[openvino]'`).
-"""
+"""Base class of convolutional towers: stages run one after another, then a head that makes one embedding."""
 
 from __future__ import annotations
 
-import copy
-import threading
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._imports import install, not_installed
 from cliploc.backbones._dual_encoder import DualEncoder
 from cliploc.backbones._layers import resize_positions
-from cliploc.config import EngineBackend
 from cliploc.errors import UsageError
-from cliploc.tower import MIXTURE, Backbone, DenseReading, Needs, TowerKind, Trace
+from cliploc.tower import MIXTURE, DenseReading, Needs, TowerKind, Trace
 
-StageRunner: TypeAlias = Callable[[Sequence[nn.Module], Tensor, Sequence[int]], list[Tensor]]
 AT_ONCE = 2 * 224 * 224  # pixels that the first stages take at once on a CPU: their widest maps then stay in its caches
 LARGE = 8  # maps with more than an eighth of the picture's side are large
-HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # OpenVINO's names of the precisions
-# Pictures that run together. Two share the reading of the weights; the layers' outputs of more leave the cache.
-TOGETHER = 2
 
 
 def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
@@ -61,7 +48,6 @@ class ConvolutionalBackbone(DualEncoder):
 
     kind: TowerKind = "cnn"
     channels_last = True  # halves the time of mini's forward pass on a CPU
-    runner: StageRunner  # runs the stages where no gradient is needed
     mixture: StageMixture | None  # what `MIXTURE` asks for
     pool_layer: GlobalAveragePool | AttentionPool
 
@@ -69,7 +55,7 @@ class ConvolutionalBackbone(DualEncoder):
         super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.runner, self.mixture = run_in_parts, None
+        self.mixture = None
 
     def pool(self, features: Tensor) -> Tensor:
         """The last stage's features `[B, C, h, w]` → `[B, D]`, not normalised; differentiable."""
@@ -81,13 +67,6 @@ class ConvolutionalBackbone(DualEncoder):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self.stride), -(-width // self.stride)
-
-    def in_precision(self, dtype: torch.dtype) -> Self:
-        """A copy in another precision; an engine that does not compute in it refuses it with a `UsageError`."""
-        runner = OpenVino.of(self.device, dtype) if isinstance(self.runner, OpenVino) else self.runner
-        copied = super().in_precision(dtype)
-        copied.runner = runner
-        return copied
 
     def _stage_index(self, stage: int) -> int:
         if not -len(self.stages) <= stage < 0:
@@ -101,8 +80,8 @@ class ConvolutionalBackbone(DualEncoder):
         asked = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
         kept = {self._stage_index(stage): stage for stage in asked | set(mixture.stages if mixture else ())}
         wanted = sorted({*kept, len(self.stages) - 1})
-        runner = run_stages if torch.is_grad_enabled() else self.runner
-        outputs = runner(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
+        run = run_stages if torch.is_grad_enabled() else run_in_parts
+        outputs = run(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
         features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
         last = outputs[-1]
         if mixture is not None:
@@ -198,85 +177,3 @@ class AttentionPool(nn.Module):
         x = features.flatten(2).transpose(1, 2) + self._positions(features)[1:]  # [B, N, C]
         dense: Tensor = self.c_proj(self.v_proj(x)).transpose(1, 2)  # [B, D, N]
         return dense.reshape(dense.shape[0], -1, h, w)
-
-
-# ------------------------------------------------------------------------------------------------------------- engines
-def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
-    """The same model whose `trace` and `encode_image` an engine computes; `head`, with its gradients, stays torch's."""
-    if isinstance(backbone, ConvolutionalBackbone):
-        if isinstance(backbone.runner, OpenVino) == (engine == "openvino"):
-            return backbone
-        copied = copy.copy(backbone)  # the weights are shared
-        copied.runner = OpenVino.of(backbone.device, backbone.dtype) if engine == "openvino" else run_in_parts
-        return copied
-    if engine == "openvino":
-        raise UsageError(
-            f"engine-backend openvino computes CNN towers, {backbone.name} is a {backbone.kind.upper()}: use "
-            "engine-backend torch"
-        )
-    return backbone
-
-
-class OpenVino:
-    """`run_stages` in OpenVINO on the CPU, compiled for each size and precision, for two pictures and for one."""
-
-    def __init__(self) -> None:
-        self._compiled: dict[tuple[object, ...], Any] = {}
-        self._alone = threading.Lock()  # a network's memory holds one input and one output: threads take turns
-
-    @classmethod
-    def of(cls, device: torch.device, dtype: torch.dtype) -> OpenVino:
-        """A runner for a tower on a device and of a precision."""
-        if device.type != "cpu" or dtype not in HINTS:
-            raise UsageError(
-                "engine-backend openvino computes on the CPU in fp32 or bf16, got a tower on "
-                f"{device.type} in {str(dtype).removeprefix('torch.')}: use engine-backend torch"
-            )
-        try:
-            import openvino  # noqa: F401
-        except ImportError as error:
-            raise not_installed(error, install("openvino", "engine-backend openvino")) from None
-        return cls()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OpenVino:
-        """A runner that has compiled nothing, as the copy's weights may change."""
-        return OpenVino()
-
-    def __call__(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        """The outputs of the wanted stages, in the precision of `x` `[B, 3, H, W]`."""
-        with self._alone:
-            parts = [self._run(stages, part, wanted) for part in torch.split(x, TOGETHER)]
-        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
-
-    def _run(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        key = (tuple(x.shape), x.dtype, tuple(wanted), torch.get_num_threads())
-        if key not in self._compiled:
-            import openvino
-
-            size = list(x.shape)
-            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")  # torch's tracer warns that sizes become constants, as they should
-                network = _Stages(stages, wanted).eval()
-                converted = openvino.convert_model(network, example_input=torch.zeros(size), input=size)
-            settings = {
-                "INFERENCE_PRECISION_HINT": HINTS[x.dtype],
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "NUM_STREAMS": 1,
-                "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whatever else runs on its processor
-            }
-            self._compiled[key] = openvino.Core().compile_model(converted, "CPU", settings)
-        results = self._compiled[key]([x.float().contiguous().numpy()], share_outputs=False)
-        return [torch.from_numpy(results[number]).to(x.dtype) for number in range(len(wanted))]
-
-
-class _Stages(nn.Module):
-    """The stages up to the last that is wanted, as one module."""
-
-    def __init__(self, stages: Sequence[nn.Module], wanted: Sequence[int]) -> None:
-        super().__init__()
-        # In float32 whatever the tower's precision is, as OpenVINO converts the weights itself.
-        self.stages = nn.ModuleList(copy.deepcopy(list(stages[: wanted[-1] + 1]))).float()
-        self.wanted = wanted
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(run_stages(list(self.stages), x, self.wanted))

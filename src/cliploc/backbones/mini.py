@@ -60,9 +60,6 @@ class _StridedConv(nn.Conv2d):
         height, width = (int(side) for side in x.shape[-2:])
         high, wide = 1 - height % 2, 1 - width % 2  # 1 where there is an output to cut off
         below, right = (size // 2 for size in self.kernel_size)
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            padded = F.pad(x, (right - wide, right, below - high, below))
-            return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
         padding = (below + high, right + wide)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)[..., high:, wide:]
 

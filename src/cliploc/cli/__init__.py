@@ -19,7 +19,7 @@ import typer
 
 from cliploc import __version__
 from cliploc._imports import NO_ROOM_TO_LOAD
-from cliploc._process import collect_late, keep_freed_memory, out_of_memory, take_short_turns, wait_passively
+from cliploc._process import out_of_memory, wait_passively
 from cliploc._terminal import OutputError, write_out
 from cliploc.cli.commands import NAMES, CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
@@ -71,10 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         if "_CLIPLOC_COMPLETE" in os.environ:  # shell completion: `cliploc --install-completion`
             app(prog_name="cliploc")
-        keep_freed_memory()
         wait_passively()
-        take_short_turns()
-        collect_late()
     words = _imports_first(sys.argv[1:] if arguments is None else arguments)
     if sys.stderr is None:  # it is closed: the next file opened must not take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process

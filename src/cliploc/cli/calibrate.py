@@ -117,7 +117,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
 
 OF_TUNED = (
-    "model", "pretrained", "recipe", "resize", "image_size", "flip", "device", "precision", "engine_backend",
+    "model", "pretrained", "recipe", "resize", "image_size", "flip", "device", "precision",
     "batch_size",
 )  # fmt: skip
 

@@ -194,8 +194,6 @@ def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
 
 def _refuse_early(options: Options) -> None:
     """Refuses what is not installed or not known, before torch is imported."""
-    if options.engine_backend == "openvino":
-        refuse_without("openvino", "engine-backend openvino")
     if options.masks_by.startswith(SAM):
         refuse_without("sam", "masks-by sam")
     refuse_unknown(

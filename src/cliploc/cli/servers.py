@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from cliploc._imports import refuse_without
-from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
 from cliploc.cli.output import DONE, say_next
@@ -78,7 +77,6 @@ def serve(asked: ServeFlags, options: Options) -> int:
     models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if asked.auth_env is None else _user_in(asked.auth_env)
-    share_heaps()
     use_threads(asked.threads)
     from cliploc.web.find import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads

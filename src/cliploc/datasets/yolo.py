@@ -87,7 +87,9 @@ def class_names(described: Path) -> dict[int, str]:
     plain = described.suffix == ".txt"
     listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
-    return {number: str(name) for number, name in names.items() if str(name).strip()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
+    return {number: name for number, name in names.items() if name.strip()}
 
 
 def _picture_of(root: Path, text: Path) -> Path:

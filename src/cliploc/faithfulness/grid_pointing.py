@@ -41,7 +41,7 @@ class GridPointing(FaithfulnessMetric):
         assert judged.others is not None
         own = random.Random(judged.seed).randrange(CELLS**2)
         grid = judged.once(("grid", judged.target), lambda: grid_with(judged, own))  # [1, 3, H, W]
-        heat = judged.others.of_pictures("grid map", grid, 0)[0].double()
+        heat = judged.others.of_pictures("grid map", grid)[0].double()
         total = float(heat.sum())
         return Measured({"grid_pointing": float(heat[cells(*heat.shape)[own]].sum()) / total if total else None})
 

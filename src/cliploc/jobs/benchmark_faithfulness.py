@@ -46,7 +46,7 @@ MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "scales", "windows",
-    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "engine_backend", "guide",
+    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip
 Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown

@@ -49,7 +49,7 @@ OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, 
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
-    "masked_precision", "engine_backend", "guide", "batch_size",
+    "masked_precision", "guide", "batch_size",
 )  # fmt: skip
 
 

@@ -122,8 +122,7 @@ def _drawn(shapes: Any, canvas: Canvas) -> Counts:
     outlines = polygons.outlines_of(shapes, canvas.size_wh)
     for outline in outlines:
         canvas.take(WALKED * polygons.steps(outline))
-    pixels = canvas.hw[0] * canvas.hw[1]
-    return rle.united([rle.of_switches(polygons.switches(outline, canvas.hw), pixels) for outline in outlines])
+    return rle.united([polygons.runs(outline, canvas.hw) for outline in outlines])
 
 
 def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:

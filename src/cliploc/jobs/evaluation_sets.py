@@ -171,7 +171,7 @@ def _coco128(source: Path, out: Path, wanted: Sequence[str], reporter: Reporter)
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     for name in wanted:
-        with open_picture(files[name], header_only=True) as opened:
+        with open_picture(files[name]) as opened:
             width, height = opened.image.size
         images.append({"id": int(Path(name).stem), "file_name": name, "width": width, "height": height})
         path = source / "labels/train2017" / f"{Path(name).stem}.txt"

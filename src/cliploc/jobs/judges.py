@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc._files import temporaries_of, write_whole
-from cliploc._process import give_way
 from cliploc.errors import CliplocWarning, InputError
 from cliploc.images import open_picture
 from cliploc.jobs.rows import Row
@@ -117,9 +116,8 @@ def processes(count: int) -> ProcessPoolExecutor:
 
 
 def _start(modules: Sequence[str]) -> None:
-    """A judging process: one thread, gives way to the tower's, ignores Ctrl-C, ends with its parent process."""
+    """A judging process: one thread, ignores Ctrl-C, ends with its parent process."""
     one_thread()
-    give_way()
     warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
     import_modules(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from cliploc._imports import install, not_installed
-from cliploc._process import keep_freed_memory, take_short_turns
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.registry import import_modules, named_modules
@@ -97,8 +96,6 @@ class _ShardsDone:
     ) -> None:
         with contextlib.suppress(OSError):  # a machine without that folder can only read absolute paths
             os.chdir(folder)  # so that relative paths of pictures and weights mean what they do where the run began
-        keep_freed_memory()
-        take_short_turns()
         torch.set_num_threads(threads)  # Ray sets 1 unless a worker has the whole machine
         self.make_worker, self.attempts, self.modules = make_worker, attempts, modules
         self.worker: Any = None

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc._process import give_way
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE
 from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, Row, grouped
@@ -165,7 +164,6 @@ def _begin() -> subprocess.Popen[bytes]:
 def work() -> None:
     """Draws in a process of its own: a `Drawer` and lots of pictures from its input, a line of rows a lot."""
     out, sys.stdout = sys.stdout.buffer, sys.stderr
-    give_way()
     torch.set_num_threads(1)
     one_thread()
     drawer, several = pickle.load(sys.stdin.buffer)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._imports import compiled
 from cliploc.refine import refinement
 from cliploc.refine._neighbours import HALF, RADIUS, Bags, in_bags, moved, pixel_by_pixel, strips
 from cliploc.refine._propagation import propagate
@@ -32,23 +31,16 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     """map′ = (1 − α) (I − α Ŵ)⁻¹ map over the pixels, α 0.95, Ŵ = D^-½ W D^-½.
 
     W_ij = exp(−‖c_i − c_j‖ / 0.01) for the pixels j in the 13×13 window around i, without i itself; c are the Lab
-    colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, preconditioned on a CPU with numba (the
-    extra `fast`). The paper's LPOSS+ is `lposs`, then this step: `refine=["lposs", "lposs_plus"]`.
+    colours divided by (100, 128, 128), D has the row sums. Solved by conjugate gradients. The paper's
+    LPOSS+ is `lposs`, then this step: `refine=["lposs", "lposs_plus"]`.
 
-    Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, or 12 to 15 with numba, the authors
-    at 1e-6, after about 42. The picture has its own resolution, up to 1,024 pixels on its longer side, not the input's.
+    Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, the authors at 1e-6, after
+    about 42. The picture has its own resolution, up to 1,024 pixels on its longer side, not the input's.
     """
     done = []
     for image, heat in zip(picture.float(), maps.float(), strict=True):
         parts = torch.split(heat, AT_ONCE)
-        sweeps = compiled("cliploc.refine._sweeps") if image.device.type == "cpu" else None
-        if sweeps is not None:
-            weights = sweeps.room(image.shape[1:])
-            degree = neighbour_weights(image, weights[:, :, sweeps.inside(image.shape[2])].transpose(0, 1))
-            done.append(torch.cat(list(sweeps.swept(weights, degree, parts, TOLERANCE))))
-            continue
-        weights = image.new_zeros(len(HALF), *image.shape[1:])
-        neighbour_weights(image, weights)
+        weights = neighbour_weights(image)
         bags = None
         if in_bags(parts[0]):
             bags, parts = _bags(weights), tuple(pixel_by_pixel(part) for part in parts)
@@ -56,11 +48,12 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     return torch.stack(done)
 
 
-def neighbour_weights(picture: Tensor, weights: Tensor) -> Tensor:
-    """Writes Ŵ of each pixel i and i + offset, for the offsets of `HALF`, to zeros `[84, H, W]`; the row sums of W."""
+def neighbour_weights(picture: Tensor) -> Tensor:
+    """Ŵ of each pixel i and i + offset, for the offsets of `HALF`, `[84, H, W]`; 0 where there is no such pixel."""
     from kornia.color import rgb_to_lab
 
     colours = rgb_to_lab(picture) / picture.new_tensor(SCALE)[:, None, None]
+    weights = picture.new_zeros(len(HALF), *picture.shape[1:])
     degree = torch.zeros_like(picture[0])
     for here, there, strip in _pairs(weights, len(colours)):
         apart = colours[:, *here] - colours[:, *there]
@@ -72,7 +65,7 @@ def neighbour_weights(picture: Tensor, weights: Tensor) -> Tensor:
     scale = degree.rsqrt()
     for here, there, strip in _pairs(weights, 1):
         F.threshold(strip.mul_(scale[here]).mul_(scale[there]), LEAST, 0, inplace=True)
-    return degree
+    return weights
 
 
 def _pairs(weights: Tensor, count: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor]]:

@@ -56,4 +56,4 @@ def integrated_gradients(ctx: Context, steps: int = 50, empty: Empty = "mean") -
     gradients = pixel_gradients(ctx, between, weights / 2)  # [B, P, 3, H, W]
     with torch.no_grad():
         cells = on_grid(ctx, (gradients * (images - start)[:, None]).sum(dim=2))
-        return cells * (images[0, 0].numel() / cells[0, 0].numel())  # sums, which `completeness` adds up
+        return cells * (images[0, 0].numel() / cells[0, 0].numel())  # sums: the map adds up to the change of the score

@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.masked import SMALLEST_BUDGET, perturbed_embeddings
+from cliploc.saliency._infra.masked import perturbed_embeddings
 from cliploc.saliency._infra.method_registry import saliency
 from cliploc.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
 SHOWN = 0.5  # probability that a cell shows the picture
 SEED = 0
+SMALLEST_BUDGET = 16
 
 
 @saliency(

@@ -6,7 +6,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.gradients import resolve_temperature
-from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, channel_scores
+from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, masked_embeddings
 from cliploc.saliency._infra.method_registry import saliency
 
 
@@ -26,7 +26,6 @@ def score_cam(
     channels: Choice = "features",
     block: int = -1,
     components: int | None = None,
-    budget: int | None = None,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
@@ -44,12 +43,9 @@ def score_cam(
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: how many principal components of these maps to use instead of the maps; None for the maps.
-        budget: how many masks are tried for each picture and prompt, at most. The scores of the others are predicted
-            from these, and `Localization.notes` gives the expected correlation with the exact map. With 64, on `mini`,
-            maps correlate 0.997 with the exact ones (docs/studies/performance.md). None: all masks, as published.
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
-    scores, baseline = channel_scores(ctx, maps, temperature, budget)  # [B, P, C], [B, P, 1]
+    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
     return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

@@ -6,7 +6,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.gradients import resolve_temperature
-from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, channel_scores
+from cliploc.saliency._infra.masked import MASKED_TIMES_OWN, masked_embeddings
 from cliploc.saliency._infra.method_registry import saliency
 
 
@@ -26,20 +26,19 @@ def vl_score(
     channels: Choice = "features",
     block: int = -1,
     components: int | None = None,
-    budget: int | None = None,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = Σ_k w_tk A_k over the channels k with score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
 
     w_t is the softmax of score_tk / temperature over these channels alone; masks, options and forward passes are those
     of `score_cam`. If no channel qualifies, the map is zero everywhere: "not found". On a ViT the published study found
-    the method weak. With a budget of 64, on `mini`, maps correlate 0.996 with the exact ones.
+    the method weak.
 
     The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; we do not know its temperature. Our temperature
     and threshold were chosen on the tuning pictures (docs/studies/performance.md). No public package has the method.
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
-    scores, baseline = channel_scores(ctx, maps, temperature, budget, capped=True)  # [B, P, C], [B, P, 1]
+    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     kept = scores > baseline
     weights = (scores / temperature).masked_fill(~kept, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN where none is kept
     weights = weights.masked_fill(~kept, 0)

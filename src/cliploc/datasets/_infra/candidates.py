@@ -163,7 +163,7 @@ def picture_ids(names: Iterable[str]) -> dict[str, str]:
 def picture_header(path: Path) -> Header:
     """The header of a picture file; the picture is not decoded."""
     try:
-        with open_picture(path, header_only=True) as opened:
+        with open_picture(path) as opened:
             return opened.image.size, orientation(opened.image)
     except InputError as error:
         if not os.path.exists(path):

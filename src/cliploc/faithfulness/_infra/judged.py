@@ -178,10 +178,9 @@ class OtherMaps:
     of_picture: Callable[[Tensor], Tensor]  # a changed picture [1, 3, H, W] normalised → the same name's map [H, W]
     of_other_name: Callable[[], Tensor]  # the map of the name that fits the picture best after the one in question
     of_random_tower: Callable[[float], Tensor]  # share of the tower's layers, from the top, with random weights → map
-    # key, pictures [n, 3, H, W] normalised that do not depend on the map, share of random weights → maps [n, H, W] of
-    # the same name; all methods share the passes of a key
-    of_pictures: Callable[[object, Tensor, float], Tensor]
-    raw: Callable[[], Tensor]  # the map before it is scaled to 0–1, [h, w], at the first scale
+    # key, pictures [n, 3, H, W] normalised that do not depend on the map → maps [n, H, W] of the same name; all methods
+    # share the passes of a key
+    of_pictures: Callable[[object, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -291,10 +291,7 @@ class Faithfulness:
             of_picture,
             of_other_name=lambda: together(("maps", seen.second), 0, self.known[seen.second])[0],
             of_random_tower=lambda share: together(("random tower", share, seen.target), share)[0],
-            of_pictures=lambda key, images, share: together(
-                (key, share, seen.target), share, pictures=in_pictures(images)
-            ),
-            raw=lambda: self.localizer.trace(seen.picture, [entry], method, self.methods[method]).raw[0],
+            of_pictures=lambda key, images: together((key, seen.target), 0, pictures=in_pictures(images)),
         )
 
     def _randomised(self, share: float) -> Localizer:

@@ -1,6 +1,6 @@
 """Boxes of contours at every threshold of a map of 256 levels, as WSOL metrics need them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import _imports
 from cliploc.boxes.parts import climb, neighbours, root_of
 
 Levels = npt.NDArray[np.uint8]
@@ -52,9 +51,7 @@ def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = Non
     # The hot regions at all levels, and the holes; None where they are found faster level by level.
     outside: Regions | None = None
     holes: Regions | None = None
-    if walk := compiled():
-        outside, holes = walk(framed)
-    elif heat is not None and (outside := regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8)):
+    if heat is not None and (outside := regions_of_peaks(framed, np.pad(heat, 1, constant_values=-np.inf), 8)):
         holes = regions_of_peaks(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, holes=True)
     largest = _largest_boxes(framed, highest, outside, holes)
     if outside is not None and holes is not None:
@@ -170,12 +167,6 @@ def one_thread() -> None:
 # without going below the threshold. Two basins are connected above a threshold if a pair of neighbours, one in each
 # basin, is above it; the highest such pair is their saddle. So the regions at all thresholds follow from the basins'
 # sides at each level and from the saddles, as in a merge tree. The map is not labelled at any threshold.
-def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
-    """The function that finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
-    module = _imports.compiled("cliploc.metrics._infra.compiled")
-    return None if module is None else module.regions
-
-
 def regions_of_peaks(
     levels: Levels, heat: npt.NDArray[np.floating], connectivity: Literal[4, 8], *, holes: bool = False
 ) -> Regions | None:

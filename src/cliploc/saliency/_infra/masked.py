@@ -1,21 +1,17 @@
 """Embeddings of pictures masked by channels, once an image for all prompts and methods of Score-CAM's family."""
 
-import math
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from cliploc.method import Context
-from cliploc.saliency._infra.budget import FIRST, MaskSet, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
 
 BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less count as equal
-SMALLEST_BUDGET = 16
 # Multiple of the model's own temperature, at which a softmax over masked pictures gives nearly all weight to a few
 # channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/studies/performance.md,
 # tools/score_cam_study.py.
@@ -40,9 +36,7 @@ class MaskedEmbeddings:
         return torch.where(self.alive[:, None], scores, baseline), baseline
 
 
-def masked_embeddings(
-    ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None, more: int = 0
-) -> MaskedEmbeddings:
+def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None) -> MaskedEmbeddings:
     """Runs the tower once for each different, `wanted` `[B, C]` mask: up(A_k) to the input, min–max."""
     channels = channel_maps(ctx) if channels is None else channels
     images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
@@ -59,8 +53,7 @@ def masked_embeddings(
         pairs = pairs[~masked.done[pairs[:, 0], pairs[:, 1]]]
         images = images.to(features.device).contiguous()  # a mask is multiplied with each channel
         buffer = images.new_empty(min(ctx.batch_size, len(pairs)), *images.shape[1:])  # [n, 3, H, W]
-        untried = int((missing & (masked.twin == torch.arange(missing.shape[1], device=missing.device))).sum())
-        left = min(len(pairs) + more, untried)
+        left = len(pairs)
         for chunk in torch.split(pairs, ctx.batch_size) if len(pairs) else ():
             of, which = chunk.unbind(1)
             mask = F.interpolate(
@@ -104,63 +97,6 @@ def _unit(flat: Tensor) -> Tensor:
     """Maps `[…, N]` min–max normalised; a constant one is all zero."""
     low, high = torch.aminmax(flat, dim=-1, keepdim=True)
     return (flat - low) / (high - low).clamp(min=torch.finfo(flat.dtype).tiny)
-
-
-def channel_scores(
-    ctx: Context, channels: Channels, temperature: float, budget: int | None = None, capped: bool = False
-) -> tuple[Tensor, Tensor]:
-    """cos(f(x ⊙ M_k), g_t) `[B, P, C]`, and the empty picture's `[B, P, 1]`; with a budget some predicted."""
-    if budget is None:
-        return masked_embeddings(ctx, channels).scores(ctx.text)
-    if budget < SMALLEST_BUDGET:
-        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: leave it out for all")
-    nothing = torch.zeros(channels.maps.shape[:2], dtype=torch.bool, device=channels.maps.device)
-    masked = masked_embeddings(ctx, channels, nothing)
-    with torch.no_grad():
-        scores, baseline = masked.scores(ctx.text)
-        scores = baseline.expand_as(scores).clone()  # [B, P, C]
-        order = torch.arange(scores.shape[-1], device=nothing.device)
-        different = [which.nonzero()[:, 0] for which in masked.alive & (masked.twin == order)]  # each [u]
-        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, tuple[Tensor, float]], Tensor]] = {}
-        unspent = dict.fromkeys(((b, p) for b in range(scores.shape[0]) for p in range(scores.shape[1])), budget)
-        for b, which in enumerate(different):
-            if len(which):
-                # On the CPU, where they are planned.
-                flat, twin, place = channels.maps[b].float().flatten(1).cpu(), masked.twin[b].cpu(), which.cpu()
-                sums = torch.zeros_like(flat).index_add_(0, twin, flat)[place]  # [u, N]
-                counts = torch.bincount(twin, minlength=len(flat))[place].to(flat)  # [u]
-                masks = MaskSet(_unit(flat[place]), sums, counts)
-                first = spread(masks.unit, len(which) if len(which) <= budget else round(FIRST * budget))
-                for p in range(scores.shape[1]):
-                    floor = float(baseline[b, p]) if capped else -math.inf
-                    plan = estimate(masks, first, budget, temperature, floor=floor)
-                    plans[b, p] = plan, next(plan)
-        tried = nothing.clone()
-        expected = torch.ones(scores.shape[:2], dtype=torch.float32)
-        while plans:
-            wanted = nothing.clone()
-            for (b, p), (_, asked) in plans.items():
-                wanted[b, different[b][asked.to(order.device)]] = True
-                unspent[b, p] -= len(asked)
-            tried |= wanted
-            masked_embeddings(ctx, channels, wanted, more=sum(unspent[which] for which in plans))
-            for (b, p), (plan, asked) in list(plans.items()):
-                answers = masked.embeddings[b, different[b][asked.to(order.device)]] @ ctx.text[b, p]
-                try:
-                    plans[b, p] = plan, plan.send(answers.cpu())
-                except StopIteration as finished:
-                    measured, expected[b, p] = finished.value
-                    scores[b, p, different[b]] = measured.to(scores)
-                    del plans[b, p]
-        for b, which in enumerate(different):
-            if ctx.note is not None and int(tried[b].sum()) < len(which):
-                ctx.note(
-                    b,
-                    f"{int(tried[b].sum())} of {len(which)} masks were tried: expected correlation with the exact map "
-                    f"{float(expected[b].min()):.3f}",
-                )
-        twins = masked.twin[:, None].expand_as(scores)
-        return torch.where(masked.alive[:, None], scores.gather(2, twins), baseline), baseline
 
 
 def perturbed_embeddings(
