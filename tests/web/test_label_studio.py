@@ -25,7 +25,7 @@ from cliploc.config import Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.web.clients import Hosts
-from cliploc.web.label_studio.app import LabelStudioGate
+from cliploc.web.label_studio.app import application
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
@@ -91,7 +91,7 @@ def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) 
 @pytest.fixture(scope="module")
 def server(backbone) -> Iterator[tuple[str, list[str]]]:
     said: list[str] = []
-    with running(LabelStudioGate(predictor(backbone), Hosts(), say=said.append)) as address:
+    with running(application(predictor(backbone), Hosts(), say=said.append)) as address:
         yield address, said
 
 
@@ -269,7 +269,7 @@ def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
     assert sent(f"{address}/predict", b"[]")[0] == 400
     assert sent(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
     assert urllib.request.urlopen(f"{address}/metrics").status == 200
-    with running(LabelStudioGate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
+    with running(application(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
         right = base64.b64encode(b"me:secret").decode()
         wrong = base64.b64encode(b"me:guess").decode()
         body = {"tasks": [], "label_config": CONFIG}
