@@ -104,6 +104,25 @@ def test_no_file_is_sent_but_downloads_and_examples(address, named):
         assert get(f"{address}/{folder}/{named}")[0] == 404
 
 
+def test_no_upload_is_sent_back_whatever_it_is_besides_a_picture(address):
+    """A picture that is HTML or a script, too, would run under the server's address."""
+    script, page = io.BytesIO(), b"<script src=a.js></script>"
+    Image.new("L", (0x2A2F, 40)).save(script, "GIF")  # its width is "/*"
+    polyglots = {"a.js": script.getvalue() + b"*/=1;alert(1)", "b.html": CAT + page, "c.svg": CAT}
+    for name, content in polyglots.items():
+        code, made = post(address, ("picture", name, content), path="/api/files", names="cat", **FAST)
+        number = made["ids"]["picture"]
+        assert code == 200, made
+        for path in (f"examples/{number}", f"files/{number}/{name}", f"uploads/{number}", f"static/{number}"):
+            assert get(f"{address}/{path}")[0] == 404
+        for one in made["files"]:  # what is made of it is no document of this server's
+            _, _, headers = get(address + one["address"])
+            assert headers["content-disposition"].startswith("attachment;")
+            assert "sandbox; default-src 'none'" in headers["content-security-policy"]
+            assert headers["content-type"].partition(";")[0] not in ("text/html", "text/javascript", "image/svg+xml")
+    assert get(f"{address}/examples/cat.jpg")[2]["content-type"] == "image/jpeg"
+
+
 @pytest.mark.parametrize("field", ["picture", "exemplar"])
 @pytest.mark.parametrize("path", PATHS)
 def test_only_the_id_of_an_upload_and_the_name_of_an_example_are_a_picture(address, path, field):
@@ -254,6 +273,7 @@ def test_a_foreign_name_and_a_foreign_page_are_turned_away(address):
     for host in (place, f"localhost:{port}", "LOCALHOST", f"[::1]:{port}"):
         assert status(address, Host=host) == 200
     strange = ("8.8.8.8", "0x7f000001", "localhost@evil.example", f"{place}, evil.example", "LOCALHOST:-1", "[::1", "")
+    strange += ("127.0.0.1%2eevil", "127.0.0.1%00", "[::1]evil", "[::1]evil:80")
     for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", "127.0.0.1:99999", *strange):
         assert status(address, Host=host) == 421
     assert status(address, Origin=address) == 200

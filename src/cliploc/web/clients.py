@@ -45,7 +45,8 @@ def _name(place: str) -> str | None:
         port_is_one = parts.port is None or parts.port > 0
     except ValueError:
         return None
-    if not port_is_one or parts.netloc != place or "@" in place or not parts.hostname:
+    bracketed = place.partition("]")[2][:1] in ("", ":")  # urlsplit drops what follows a bracket
+    if not port_is_one or not bracketed or parts.netloc != place or "@" in place or not parts.hostname:
         return None
     return _plain(parts.hostname)
 

@@ -20,7 +20,7 @@ from cliploc.demo import demo_photos
 from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.answers import Answers
-from cliploc.web.clients import Hosts
+from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import SearchResult, Service
@@ -67,13 +67,15 @@ def application(
     def page(_: Request) -> Response:
         return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
-    async def example(request: Request) -> Response:
-        path = store.picture(request.path_params["name"])
-        return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+    async def example(request: Request) -> Response:  # never an upload, which may be HTML or a script as well
+        if (photo := examples.get(request.path_params["name"])) is None:
+            raise RefusedError(404, "There is no such example.")
+        return FileResponse(photo.path, headers={"Cache-Control": "private, max-age=3600"})
 
     async def download(request: Request) -> Response:
         path = store.download(request.path_params["folder"], request.path_params["name"])
-        return FileResponse(path, filename=path.name, headers={"Cache-Control": "private, no-store"})
+        headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": "sandbox; default-src 'none'"}
+        return FileResponse(path, filename=path.name, headers=headers)
 
     async def other_method(_: Request, __: Exception) -> Response:
         return JSONResponse({"error": "expected another method, such as POST"}, 405)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,17 +42,18 @@ class Gate:
     ) -> None:
         self._app, self._hosts, self._password = app, hosts, Password(auth)
         self._max_body, self._max_upload = max_body, max_body if max_upload is None else max_upload
-        safe = {
+        self._headers = {
             "content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
         }  # fmt: skip
-        self._headers = Headers(safe).raw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *self._headers]
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)  # the application may have a stricter one
             await send(message)
 
         answer = self._app
