@@ -360,6 +360,19 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
     assert len(said) < 1000
 
 
+def test_more_than_one_request_may_compute_is_refused_before_a_model_runs(address, monkeypatch):
+    monkeypatch.setattr("cliploc.web.settings.MOST_MASKED", 200_000)  # the photograph has 135,300 pixels
+    monkeypatch.setattr("cliploc.web.settings.MOST_WRITTEN", 200_000)
+    monkeypatch.setattr("cliploc.web.service.Service.look", lambda *_, **__: pytest.fail("the model ran"))
+    wish = {**KNOWN, "names": "cat, dog"}
+    for path, masks in (("/api/files", False), ("/api/localize", True), ("/api/show", True)):
+        code, said = refusal(address, path, {**wish, "masks": masks})
+        assert (code, "at most 1 names × methods for a picture of 451×300 pixels, got 2: leave some" in said) == (
+            422,
+            True,
+        )
+
+
 # -------------------------------------------------------------------------------------------------- as a user starts it
 @pytest.mark.parametrize(
     ("arguments", "said"),

@@ -32,13 +32,12 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Kept
-from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.clients import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
-from cliploc.web.service import SearchResult, Service
+from cliploc.web.service import SHOWN_SIDE, SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.store import Store
 
@@ -107,13 +106,13 @@ class Answers:
 
         def document(reporter: Reporter) -> dict[str, Any]:
             look = self._look(question, reporter)
-            results = look.cut(question.settings)
+            results = self._cut(look, question.settings)
             if question.settings.masks or "overlay" in question.switches:
                 results = self._with_photograph(look, results)
             answer = downloads.document(results, question.settings, look.ran(question.settings))
             if "overlay" in question.switches:
                 for entry, result in zip(answer["pictures"], results.values(), strict=True):
-                    drawn = draw_overlay(result, opacity=question.settings.opacity, masks=question.settings.masks)
+                    drawn = downloads.overlay(result, question.settings)
                     entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
             return {**answer, "ids": question.ids}
 
@@ -134,8 +133,11 @@ class Answers:
                     raise UsageError(UNSEARCHED)
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
-                look = self._look(question, reporter)
-            results, folder = self._with_photograph(look, look.cut(settings)), self._store.new_folder()
+                look = self._look(question, reporter, files=True)
+            results, folder = (
+                self._with_photograph(look, self._cut(look, settings, files=True)),
+                self._store.new_folder(),
+            )
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
                 {"name": path.name, "address": f"/files/{folder.name}/{quote(path.name)}", "bytes": path.stat().st_size}
@@ -177,8 +179,18 @@ class Answers:
         except UsageError:
             return None
 
-    def _look(self, question: Question, reporter: Reporter, last: SearchResult | None = None) -> SearchResult:
+    def _look(
+        self, question: Question, reporter: Reporter, last: SearchResult | None = None, files: bool = False
+    ) -> SearchResult:
+        if question.picture is not None:
+            question.settings.check_work(self._service.read(question.picture, SHOWN_SIDE).size, files)
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
+
+    def _cut(self, look: SearchResult, settings: Settings, files: bool = False) -> dict[str, Localization]:
+        """The results with boxes; also of an earlier search, which may have been for less."""
+        height, width = next(iter(look.results.values())).frame.original_hw
+        settings.check_work((width, height), files)
+        return look.cut(settings)
 
     def _with_photograph(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
         """Results with the photograph at its own size, for what is drawn in it."""
@@ -246,7 +258,7 @@ class Answers:
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
-        results, ran = look.cut(settings), look.ran(settings)
+        results, ran = self._cut(look, settings), look.ran(settings)
         file = next(iter(results.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
