@@ -9,7 +9,7 @@ from cliploc._process import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
 from cliploc.cli.output import DONE, say_next
-from cliploc.config import MIN_SCORE, RECIPES, WAITING, Options, choice
+from cliploc.config import RECIPES, WAITING, Options, choice
 from cliploc.errors import UsageError
 
 
@@ -178,7 +178,7 @@ class LabelStudioFlags(ServerFlags):
     max_megapixels: float = flag("Largest picture, in megapixels.", 120, within=(0.01, 120), group="serving")
 
 
-@command(defaults={"min_score": MIN_SCORE})
+@command()
 def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     """Run an ML backend for Label Studio.
 

@@ -99,8 +99,8 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
                 made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
         finally:
             waiting -= 1
-        for reason in made.errors.values():
-            say(reason)
+        for line in (*made.errors.values(), *made.empty):
+            say(line)
         if made.errors and not any(made.results):
             more = f" (and {len(made.errors) - 1:,} more tasks)" if len(made.errors) > 1 else ""
             raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
