@@ -46,10 +46,10 @@ EDGE = 1.5  # pixels of the screen that a drag stays inside the picture
 @contextmanager
 def served(out: Path) -> Iterator[str]:
     from cliploc.web.editor import application
-    from cliploc.web.server import listener
+    from cliploc.web.server import Listener
 
     with ReviewFolder.opened(out) as folder:
-        server = listener(application(folder, Suggester("mini", device="cpu")), port=0)
+        server = Listener(application(folder, Suggester("mini", device="cpu")), port=0)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

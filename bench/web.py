@@ -49,7 +49,6 @@ from bench.keep import headed, keep
 from bench.resident import resident_mib
 from bench.vit_methods import machine
 from cliploc.prompts import imagenet_classes
-from cliploc.web.guard import LOCALIZE, SHOW
 
 NAME = "dog"  # of photographs that were not there before
 PATCH = 24  # pixels
@@ -83,6 +82,7 @@ class Load:
     client_ms: float
 
 
+LOCALIZE, SHOW = "/api/localize", "/api/show"
 PAGE = ("-m", "cliploc", "serve", "--port", "0")
 FORM = "multipart/form-data; boundary=x"
 

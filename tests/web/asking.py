@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,16 +37,16 @@ def started(service: Service, folder: Path, **options: Any) -> Iterator[str]:
     """A server of the find page in this process → its address."""
     from cliploc.web.find import application  # here: it needs the extra `web`
 
-    with running(application(service, folder, **options)) as address:
+    with running(application(service, folder, **options), on_end=service.runs.end) as address:
         yield address
 
 
 @contextlib.contextmanager
-def running(app: Any, port: int = 0) -> Iterator[str]:
+def running(app: Any, port: int = 0, on_end: Callable[[], None] | None = None) -> Iterator[str]:
     """A server of an application in this process → its address."""
-    from cliploc.web.server import listener  # here: it needs the extra `web`
+    from cliploc.web.server import Listener  # here: it needs the extra `web`
 
-    server = listener(app, port=port)
+    server = Listener(app, on_end, port=port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -61,13 +61,9 @@ def running(app: Any, port: int = 0) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def served(
-    *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(*arguments: str, log: Path | None = None, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`cliploc serve --port 0`, whose errors go to `log` → its address and its process; interrupted at the end."""
     command = [sys.executable, "-m", "cliploc", "serve", "--port", "0", *arguments]
-    if open_files is not None:
-        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with (
         contextlib.ExitStack() as stack,
@@ -90,21 +86,6 @@ def served(
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-async def handed(app: Any, path: str, headers: dict[str, str], receive: Any, client: str = "127.0.0.1") -> list[Any]:
-    """What an ASGI application sends to who posts what `receive` gives, without a server."""
-    scope = {
-        "type": "http", "method": "POST", "path": path, "query_string": b"", "server": ("127.0.0.1", 80),
-        "client": (client, 1), "headers": [(key.lower().encode(), one.encode()) for key, one in headers.items()],
-    }  # fmt: skip
-    told: list[Any] = []
-
-    async def send(message: Any) -> None:
-        told.append(message)
-
-    await app(scope, receive, send)
-    return told
 
 
 def get(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:

@@ -21,18 +21,18 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.config import Options
+from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.web.clients import Hosts
-from cliploc.web.label_studio.app import LabelStudioGate
+from cliploc.web.label_studio.app import application
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
-from tests.commands import refused
+from tests.commands import cliploc_, refused
 from tests.report.test_export_masks import unpacked
 from tests.tiny import tower
-from tests.web.asking import running, sent
+from tests.web.asking import CAT, DEMO, running, sent
 
 TAG = "<BrushLabels toName='b'/>"
 NAMES = '<Label value="{0}red" predicted_values="dark red, a red one"/><Label value="{0}blue" alias="light blue"/>'
@@ -91,7 +91,7 @@ def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) 
 @pytest.fixture(scope="module")
 def server(backbone) -> Iterator[tuple[str, list[str]]]:
     said: list[str] = []
-    with running(LabelStudioGate(predictor(backbone), Hosts(), say=said.append)) as address:
+    with running(application(predictor(backbone), Hosts(), say=said.append)) as address:
         yield address, said
 
 
@@ -269,7 +269,7 @@ def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
     assert sent(f"{address}/predict", b"[]")[0] == 400
     assert sent(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
     assert urllib.request.urlopen(f"{address}/metrics").status == 200
-    with running(LabelStudioGate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
+    with running(application(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
         right = base64.b64encode(b"me:secret").decode()
         wrong = base64.b64encode(b"me:guess").decode()
         body = {"tasks": [], "label_config": CONFIG}
@@ -455,3 +455,25 @@ def test_any_address_is_a_sentence(tmp_path_factory, address):
 )
 def test_the_command_refuses_before_a_model_is_loaded(words, said):
     assert said in refused("label-studio", *words)
+
+
+@pytest.mark.parametrize(("least", "boxes"), [([], 1), (["--min-score", "1"], 0)])
+def test_the_command_finds_what_localize_finds_and_says_why_a_task_is_empty(monkeypatch, least, boxes):
+    """Also a box whose score is low: a found name keeps its best one."""
+    cat = f"data:image/jpeg;base64,{base64.b64encode(CAT).decode()}"
+    answers: list[Any] = []
+
+    def serve(app: Any, *_: Any) -> None:
+        with running(app) as address:
+            config = interface('<Label value="cat"/>').replace("$c", "$photo")
+            answers.append(predict(address, cat, config=config)[1]["results"][0]["result"])
+
+    monkeypatch.setattr("cliploc.web.server.run", serve)
+    given = ["--recipe", "fast", "--threshold", "0.95", *least]  # of a small part, whose score is low
+    ran = cliploc_("label-studio", "--port", "0", *given)
+    document = json.loads(cliploc_("localize", "--json", *given, "-p", "cat", DEMO / "cat.jpg").out)
+    [name] = document["pictures"][0]["names"]
+    assert (ran.code, len(answers[0]), len(name["boxes"])) == (0, boxes, boxes)
+    assert ("task 7: nothing was found: cat: no box scores" in ran.err) == (not boxes)
+    if boxes:
+        assert name["boxes"][0]["score"] < MIN_SCORE

@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.web.clients import Hosts
-from cliploc.web.label_studio.app import LabelStudioGate
+from cliploc.web.label_studio.app import application
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import PictureSource
 from tests.commands import cliploc_
@@ -35,7 +35,7 @@ def backend(job: tuple[Path, Any], out: Path, said: list[str] | None = None) -> 
     source, say = PictureSource(job[0].parent), print if said is None else said.append
     with ReviewFolder.opened(out) as drafts:
         predictor = Predictor(Options.of(text_cache=False, min_score=0.2, **MODEL), source, 10**7, drafts)
-        with running(LabelStudioGate(predictor, Hosts(), say=say, drafts=drafts)) as address:
+        with running(application(predictor, Hosts(), say=say, drafts=drafts)) as address:
             yield address
 
 

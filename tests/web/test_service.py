@@ -226,15 +226,6 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
     np.testing.assert_allclose(whole.results[method].maps, wanted.maps, atol=1e-6)
 
 
-def test_heatmaps_that_would_fill_the_memory_are_not_written(look, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "MAX_VALUES", 200_000)
-    with pytest.raises(
-        UsageError, match="expected at most 1 names for the files of a picture of 451×300 pixels, got 2"
-    ):
-        downloads.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by_recipe):
     every = Settings(names="cat, dog", threshold=0.1, min_presence=0.0)
     for given, options in ((None, {}), (0.0, {"min_score": 0}), (0.5, {"min_score": 0.5})):
@@ -414,6 +405,17 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     [drawn] = task["predictions"][0]["result"]
     assert drawn["value"]["rectanglelabels"] == ["cat"]
     assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
+
+
+def test_files_of_a_large_photograph_have_smaller_pictures_and_its_own_boxes(look, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "FILE_SIDE", 100)
+    written = {
+        path.name: path for path in downloads.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
+    }
+    assert np.load(written["cat_heatmaps.npy"]).shape == (2, 67, 100)
+    assert {Image.open(written[name]).size for name in ("cat_overlay.png", "cat_1_cat.png")} == {(100, 67)}
+    [picture] = json.loads(written["coco.json"].read_text())["images"]
+    assert (picture["width"], picture["height"]) == (451, 300)
 
 
 def test_files_with_masks(look, tmp_path):

@@ -1,5 +1,6 @@
 """Settings: typed by anybody, into an address and back, and into lines that run."""
 
+import contextlib
 import shlex
 
 import pytest
@@ -148,3 +149,27 @@ def test_each_command_has_a_folder_of_its_own():
     folders = [word for line in lines for word in shlex.split(line) if word.startswith("--out")]
     assert folders == ["--out=found", "--out=found-cam", "--out=found-layer_cam"]
     assert all("--min-score=0.3" in shlex.split(line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("size", "names", "given", "files", "said"),
+    [
+        ((5000, 5000), 4, {"masks": True}, False, None),
+        ((5000, 5000), 5, {"masks": True}, False, "masks of at most 4 names × methods for a picture of 5000×5000"),
+        ((5000, 5000), 50, {}, False, None),
+        ((5000, 5000), 19, {}, True, None),
+        (
+            (5000, 5000),
+            20,
+            {},
+            True,
+            "heatmaps of at most 19 names × methods for a picture of 5000×5000 pixels, got 20",
+        ),
+        ((500, 500), 50, {"masks": True, "compare": ("cam",)}, True, None),
+        ((4000, 3000), 9, {"masks": True, "compare": ("cam", "layer_cam")}, True, "got 27: leave some out, or make"),
+    ],
+)
+def test_what_is_drawn_or_written_of_a_picture_is_bounded(size, names, given, files, said):
+    settings = Settings(names=",".join(f"cat {number}" for number in range(names)), method="grad_cam", **given)
+    with pytest.raises(UsageError, match=said) if said else contextlib.nullcontext():
+        settings.check_work(size, files)

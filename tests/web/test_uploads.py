@@ -1,76 +1,93 @@
-"""The folder of uploads: old files go, and there is a limit for all together."""
+"""The folder of uploads and downloads: old ones go, there is a limit for all together, and for a server's life."""
 
+import io
 import os
-import time
+import subprocess
+import sys
 
-from cliploc.web import store as uploads
-from cliploc.web.store import Uploads
+import pytest
 
-
-def write(folder, name: str, size: int) -> None:
-    path = folder / name / "photo.jpg"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(bytes(size))
-    time.sleep(0.02)  # so that one is older than the other
+from cliploc.web import store as stores
+from cliploc.web.clients import RefusedError
+from cliploc.web.store import Store, own_folder
 
 
-def left(folder) -> list[str]:
-    return sorted(path.parent.name for path in folder.rglob("photo.jpg"))
+def kept(store: Store, ago: float, size: int = 100) -> str:
+    """An upload that was stored so many seconds ago."""
+    number = store.keep(io.BytesIO(bytes(size)), f"{ago}.jpg")
+    folder = store.picture(number).parent
+    os.utime(folder, (0, folder.stat().st_mtime - ago))
+    return number
 
 
-def test_the_oldest_make_room(tmp_path):
-    write(tmp_path, "example", 1000)  # what was there before stays
-    kept = Uploads(tmp_path, 300, 60)
-    for name in "abc":
-        write(tmp_path, name, 100)
-    kept.sweep()
-    assert left(tmp_path) == ["a", "b", "c", "example"]
-    kept.sweep(room=150)
-    assert left(tmp_path) == ["c", "example"]
+def left(store: Store, numbers: list[str]) -> list[bool]:
+    there = []
+    for number in numbers:
+        try:
+            there.append(store.picture(number).is_file())
+        except RefusedError:
+            there.append(False)
+    return there
 
 
-def test_a_new_file_makes_the_oldest_go_though_the_folder_is_not_read_each_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "REST", 10**9)
-    kept = Uploads(tmp_path, 300, 60)
-    for name in "abcde":
-        kept.make_room(100)
-        write(tmp_path, name, 100)
-    assert left(tmp_path) == ["c", "d", "e"]
-    write(tmp_path, "download", 200)  # nobody made room for it: the next time that the folder is read, it counts
-    kept.make_room(100)
-    assert left(tmp_path) == ["download"]
+@pytest.mark.parametrize(
+    ("limits", "most", "there"),
+    [
+        ({}, 9, [True, True, True]),
+        ({"most_bytes": 250}, 9, [False, True, True]),
+        ({"seconds": 250}, 9, [False, True, True]),
+        ({}, 1, [False, False, True]),
+    ],
+)
+def test_the_oldest_go(tmp_path, limits, most, there, monkeypatch):
+    monkeypatch.setattr(stores, "MOST_FOLDERS", most)
+    store = Store(tmp_path, **limits)
+    numbers = [kept(store, ago) for ago in (300, 200, 100)]
+    store.sweep()
+    assert left(store, numbers) == there
+    assert len(list(tmp_path.iterdir())) == sum(there)
 
 
-def test_what_is_old_goes_and_its_folder_too(tmp_path):
-    kept = Uploads(tmp_path, 10**9, 0.5)
-    write(tmp_path, "a", 100)
-    time.sleep(0.5)
-    write(tmp_path, "b", 100)
-    kept.sweep()
-    assert left(tmp_path) == ["b"]
-    os.utime(tmp_path / "a", (0, 0))
-    kept.sweep()
-    assert os.listdir(tmp_path) == ["b"]
+def test_what_is_stored_again_is_one_and_new(tmp_path):
+    store = Store(tmp_path, seconds=250)
+    first = store.keep(io.BytesIO(b"abc"), "a.jpg")
+    os.utime(tmp_path / first, (0, 0))
+    assert store.keep(io.BytesIO(b"abc"), "../a.jpg") == first
+    assert store.picture(first).read_bytes() == b"abc"
+    assert [path.name for path in tmp_path.iterdir()] == [first]
 
 
-def test_many_small_files_are_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_FILES", 2)
-    kept = Uploads(tmp_path, 10**9, 60)
-    for name in "abc":
-        write(tmp_path, name, 1)
-    kept.sweep()
-    assert left(tmp_path) == ["b", "c"]
+KILLED = """
+import os, signal, sys
+from cliploc.web.store import own_folder
+with own_folder() as folder:
+    (folder / "a.jpg").write_bytes(b"a")
+    print(folder, flush=True)
+    if sys.argv[1:]:
+        sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_a_watched_folder_is_swept_though_nobody_asks(tmp_path):
-    watched = Uploads(tmp_path, 50, 60)
-    watched.watch(0.02)
-    try:
-        write(tmp_path, "a", 100)
-        for _ in range(500):
-            if not left(tmp_path):
-                break
-            time.sleep(0.02)
-        assert left(tmp_path) == []
-    finally:
-        watched.end()
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no SIGKILL on this system")
+def test_what_a_killed_server_left_is_removed_and_nothing_of_a_living_one(tmp_path, monkeypatch):
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    start = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(
+        [*start, "wait"], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as living:
+        alive = living.stdout.readline().strip()
+        dead = subprocess.run(start, env=variables, stdout=subprocess.PIPE, text=True).stdout.strip()
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / stores.LOCK).touch()
+        (tmp_path / f"{stores.PREFIX}link").symlink_to(elsewhere)
+        assert os.path.isfile(f"{dead}/a.jpg")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with own_folder() as mine:
+            assert sorted(os.listdir(tmp_path)) == sorted(
+                [os.path.basename(alive), mine.name, "elsewhere", f"{stores.PREFIX}link"]
+            )
+            assert os.listdir(elsewhere) == [stores.LOCK]
+        assert not mine.exists()
+        living.stdin.close()

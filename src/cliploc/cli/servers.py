@@ -8,7 +8,7 @@ from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
 from cliploc.cli.output import DONE, say_next
-from cliploc.config import MIN_SCORE, RECIPES, WAITING, Options, choice
+from cliploc.config import RECIPES, WAITING, Options, choice
 from cliploc.errors import UsageError
 
 
@@ -19,7 +19,7 @@ class ServerFlags(WithThreads):
     auth_env: str | None = flag(
         "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
     )
-    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 10_000), group="serving")
+    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 400), group="serving")
     allow_host: list[str] | None = flag(
         "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
     )
@@ -28,9 +28,7 @@ class ServerFlags(WithThreads):
 class ServeFlags(ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
-    queue: int = flag(
-        "Number of searches that may wait; more are refused.", WAITING, within=(1, 10_000), group="serving"
-    )
+    queue: int = flag("Number of searches that may wait; more are refused.", WAITING, within=(1, 400), group="serving")
 
     model: list[str] | None = flag(
         "Models to choose from; repeatable, the first is selected.",
@@ -57,9 +55,6 @@ class ServeFlags(ModelFlags, ServerFlags):
     max_megapixels: float = rare("Largest picture, in megapixels.", 25, within=(0.01, 120), group="serving")
     max_seconds: float = rare(
         "Time limit of one request in seconds, without waiting time.", 300, within=(0.1, 86_400), group="serving"
-    )
-    rate: int = rare(
-        "Requests per minute and client from other machines; 0: no limit.", 600, within=(0, 1_000_000), group="serving"
     )
 
 
@@ -103,7 +98,6 @@ def serve(asked: ServeFlags, options: Options) -> int:
         queue=asked.queue,
         max_bytes=round(asked.max_megabytes * 1e6),
         allow_hosts=asked.allow_host or (),
-        rate=asked.rate,
         debug=asked.debug,
         on_ready=terminal.data,
     )
@@ -182,7 +176,7 @@ class LabelStudioFlags(ServerFlags):
     max_megapixels: float = flag("Largest picture, in megapixels.", 120, within=(0.01, 120), group="serving")
 
 
-@command(defaults={"min_score": MIN_SCORE})
+@command()
 def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     """Run an ML backend for Label Studio.
 
@@ -197,7 +191,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     use_threads(asked.threads)
     from cliploc.jobs.review_folder import ReviewFolder
     from cliploc.web.clients import Hosts
-    from cliploc.web.label_studio.app import LabelStudioGate
+    from cliploc.web.label_studio.app import application
     from cliploc.web.label_studio.predictor import Predictor
     from cliploc.web.label_studio.task_pictures import PictureSource
     from cliploc.web.server import listen, run
@@ -211,7 +205,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
         drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(asked.learn))
         predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
-        app = LabelStudioGate(
+        app = application(
             predictor,
             Hosts(asked.host, asked.allow_host or ()),
             auth,
@@ -221,7 +215,7 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
             drafts=drafts,
         )
         with listen(asked.host, asked.port) as listening:
-            run(app, asked.host, listening, terminal.data)
+            run(app, asked.host, listening, terminal.data, predictor.end)
     return DONE
 
 

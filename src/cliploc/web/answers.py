@@ -11,7 +11,6 @@ import re
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -33,14 +32,12 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Kept
-from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
-from cliploc.web.clients import RefusedError, client_of, is_loopback
-from cliploc.web.guard import client_in
+from cliploc.web.clients import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
-from cliploc.web.service import SearchResult, Service
+from cliploc.web.service import SHOWN_SIDE, SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.store import Store
 
@@ -56,7 +53,6 @@ VISITOR = re.compile("[0-9a-f]{32}")  # the page's name for itself, which nobody
 MOST_FIELDS = 40
 MOST_FIELD_BYTES = 40_000  # of a field that is no file
 NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
-MAX_DEPTH = 8  # of nested objects and lists
 
 Given = str | UploadFile  # the id of a picture, or a picture
 
@@ -67,7 +63,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Answers:
-    """Answers requests; the guard before it has checked host, client, password and size."""
+    """Answers requests; the gate before it has checked host, password and size."""
 
     def __init__(self, service: Service, looks: Kept[SearchResult], store: Store, queue: int, debug: bool) -> None:
         self._service, self._looks, self._store, self._debug = service, looks, store, debug
@@ -79,7 +75,7 @@ class Answers:
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
-            except ClientDisconnect:  # the guard says so, if anybody still listens
+            except ClientDisconnect:  # nobody is there to be told
                 return JSONResponse({"error": ""}, 408)
             except Exception as error:
                 refusal = self._refusal(error)
@@ -110,17 +106,17 @@ class Answers:
 
         def document(reporter: Reporter) -> dict[str, Any]:
             look = self._look(question, reporter)
-            results = look.cut(question.settings)
+            results = self._cut(look, question.settings)
             if question.settings.masks or "overlay" in question.switches:
                 results = self._with_photograph(look, results)
             answer = downloads.document(results, question.settings, look.ran(question.settings))
             if "overlay" in question.switches:
                 for entry, result in zip(answer["pictures"], results.values(), strict=True):
-                    drawn = draw_overlay(result, opacity=question.settings.opacity, masks=question.settings.masks)
+                    drawn = downloads.overlay(result, question.settings)
                     entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
             return {**answer, "ids": question.ids}
 
-        return JSONResponse(await self._computed(request, self._search_turn(request, question), document))
+        return JSONResponse(await self._computed(request, self._search_turn(question), document))
 
     async def files(self, request: Request) -> Response:
         """Writes the files to download: of a photograph, as `localize` takes it, or of what the page shows."""
@@ -137,15 +133,18 @@ class Answers:
                     raise UsageError(UNSEARCHED)
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
-                look = self._look(question, reporter)
-            results, folder = self._with_photograph(look, look.cut(settings)), self._store.new_folder()
+                look = self._look(question, reporter, files=True)
+            results, folder = (
+                self._with_photograph(look, self._cut(look, settings, files=True)),
+                self._store.new_folder(),
+            )
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
                 {"name": path.name, "address": f"/files/{folder.name}/{quote(path.name)}", "bytes": path.stat().st_size}
                 for path in paths
             ]
 
-        turn = self._search_turn(request, question) if question.picture else self._redraws.turn()
+        turn = self._search_turn(question) if question.picture else self._redraws.turn()
         return JSONResponse({"files": await self._computed(request, turn, written), "ids": question.ids})
 
     async def _computed(self, request: Request, turn: Turn, work: Work[T]) -> T:
@@ -170,8 +169,8 @@ class Answers:
             for future in (answer, left):
                 future.cancel()
 
-    def _search_turn(self, request: Request, question: Question) -> Turn:
-        return self._searches.turn(self._model(question.settings), client_in(request.scope))
+    def _search_turn(self, question: Question) -> Turn:
+        return self._searches.turn(self._model(question.settings))
 
     def _model(self, settings: Settings) -> Future[Localizer] | None:
         """The model that is asked for, which the turn waits for; None where the menu does not have it."""
@@ -180,8 +179,18 @@ class Answers:
         except UsageError:
             return None
 
-    def _look(self, question: Question, reporter: Reporter, last: SearchResult | None = None) -> SearchResult:
+    def _look(
+        self, question: Question, reporter: Reporter, last: SearchResult | None = None, files: bool = False
+    ) -> SearchResult:
+        if question.picture is not None:
+            question.settings.check_work(self._service.read(question.picture, SHOWN_SIDE).size, files)
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
+
+    def _cut(self, look: SearchResult, settings: Settings, files: bool = False) -> dict[str, Localization]:
+        """The results with boxes; also of an earlier search, which may have been for less."""
+        height, width = next(iter(look.results.values())).frame.original_hw
+        settings.check_work((width, height), files)
+        return look.cut(settings)
 
     def _with_photograph(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
         """Results with the photograph at its own size, for what is drawn in it."""
@@ -200,15 +209,15 @@ class Answers:
         question = await question_in(request, self._store)
         if not question.visitor:
             raise RefusedError(422, NO_VISITOR)
-        lines = self._lines(question, request)
+        lines = self._lines(question)
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=STREAMED)
 
-    async def _lines(self, question: Question, request: Request) -> AsyncIterator[bytes]:
+    async def _lines(self, question: Question) -> AsyncIterator[bytes]:
         """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
         search = "search" in question.switches
         try:
             turns = self._searches if search else self._redraws
-            turn = self._search_turn(request, question) if search else turns.turn()
+            turn = self._search_turn(question) if search else turns.turn()
             async with AsyncExitStack() as held:
                 entering = asyncio.ensure_future(held.enter_async_context(turn))
                 try:  # a proxy may close what says nothing for a minute
@@ -249,7 +258,7 @@ class Answers:
     def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
-        results, ran = look.cut(settings), look.ran(settings)
+        results, ran = self._cut(look, settings), look.ran(settings)
         file = next(iter(results.values())).source
         exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
@@ -279,7 +288,6 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 QUEUE_FULL = "Too many requests are waiting: try again in a minute."
-SHARE = 4  # one client on another machine may have this part of the turns
 AT_ONCE = 2  # all models run in one thread: while one request has it, another's picture is read or drawn
 
 
@@ -288,45 +296,35 @@ class Turns:
 
     def __init__(self, queue: int, seconds: float = MAX_SECONDS) -> None:
         self.waiting = 0
-        self._seconds = seconds
-        self._room = queue + AT_ONCE
-        self._most_of_one = max(AT_ONCE, self._room // SHARE)
-        self._mine = Counter[str]()  # client on another machine → its requests
-        self._room_before = queue
+        self._queue, self._seconds = queue, seconds
+        self._loading = 0
         self._free = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
-    async def turn(self, model: Future[Any] | None = None, client: str = "") -> AsyncIterator[None]:
+    async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
         """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
-        visitor = "" if is_loopback(client) else client_of(client)  # a proxy's visitors all seem to be on this machine
         if model is not None and not model.done():
-            if not self._room_before:
+            if self._loading >= self._queue:
                 raise RefusedError(503, QUEUE_FULL)
-            self._room_before -= 1
+            self._loading += 1
             try:
                 await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
             finally:
-                self._room_before += 1
-        if not self._room or (visitor and self._mine[visitor] >= self._most_of_one):
+                self._loading -= 1
+        if self._free.locked() and self.waiting >= self._queue:
             raise RefusedError(503, QUEUE_FULL)
-        self._room -= 1
-        self._mine[visitor] += 1
         self.waiting += 1
         try:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise RefusedError(503, QUEUE_FULL) from None
-            finally:
-                self.waiting -= 1
-            try:
-                yield
-            finally:
-                self._free.release()
+            async with asyncio.timeout(self._seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise RefusedError(503, QUEUE_FULL) from None
         finally:
-            self._room += 1
-            self._mine -= Counter([visitor])  # without those that have none
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 # ------------------------------------------------------------------------------------------------------- questions
@@ -397,23 +395,7 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
 def _parsed(body: bytes) -> dict[str, Any]:
     """The JSON object of a body."""
     try:
-        value = json.loads(body, parse_constant=_no_number)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no infinite number, no half of a character
-    except (ValueError, RecursionError):  # ValueError also for invalid UTF-8 and for numbers of thousands of digits
-        raise RefusedError(422, "expected a request in JSON") from None
-    if _depth_exceeds(value, MAX_DEPTH):
-        raise RefusedError(422, f"expected objects and lists nested at most {MAX_DEPTH} deep")
-    if not isinstance(value, dict):
-        raise RefusedError(422, "expected a JSON object")
+        value: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedError(422, f"expected a request as a JSON object: {error}") from None
     return value
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _depth_exceeds(value: Any, most: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_depth_exceeds(part, most - 1) for part in inner)

@@ -4,7 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.label_maps import label_legend, label_picture
+from cliploc.report.overlay import fit_within, scaled
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import Rle, encode
 from cliploc.web.service import title_of
-from cliploc.web.settings import Settings, recipe_in
+from cliploc.web.settings import FILE_SIDE, Settings, recipe_in
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
-MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 
 def document(results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None) -> dict[str, Any]:
@@ -45,7 +44,10 @@ def write_files(
     reporter: Reporter = SILENT,
     recipe: Recipe | None = None,
 ) -> list[Path]:
-    """Writes overlays, heatmaps (npy, 16-bit grey), boxes in all formats, masks, results.json, a zip (first)."""
+    """Writes overlays, heatmaps (npy, 16-bit grey), boxes in all formats, masks, results.json, a zip (first).
+
+    Overlays and heatmaps have at most `FILE_SIDE` pixels, boxes and masks are those of the photograph.
+    """
     paths: list[Path] = []
 
     def file(name: str) -> Path:
@@ -53,24 +55,22 @@ def write_files(
         return paths[-1]
 
     for method, result in results.items():
-        width, height = result.image.size
-        most = MAX_VALUES // (width * height)
-        if len(result.names) > most:
-            raise UsageError(
-                f"expected at most {most} names for the files of a picture of {width}×{height} pixels, got "
-                f"{len(result.names)}: leave some out, or make it smaller"
-            )
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
         stem = _plain(Path(result.source).stem) + behind
-        draw_overlay(result, opacity=settings.opacity, masks=settings.masks).save(file(f"{stem}_overlay.png"))
+        overlay(result, settings).save(file(f"{stem}_overlay.png"))
         if settings.masks:
             label_picture(result.label_map(), len(result.names)).save(file(f"{stem}_labels.png"))
-        heatmaps = result.heatmaps  # [P, H, W]
-        np.save(file(f"{stem}_heatmaps.npy"), heatmaps, allow_pickle=False)
+        width, height = fit_within(result.image.size, FILE_SIDE)
+        heatmaps = np.lib.format.open_memmap(  # [P, H, W], written name by name
+            file(f"{stem}_heatmaps.npy"), "w+", np.float32, (len(result.names), height, width)
+        )
         for index, name in enumerate(result.names):
             path = file(f"{stem}_{index + 1}_{_plain(name)}.png")
             reporter.phase(f"writing {path.name}")
-            Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(path)
+            heat = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((height, width))[0]
+            heatmaps[index] = heat
+            Image.fromarray((heat * 65535).round().astype(np.uint16)).save(path)
+        del heatmaps  # writes what is left
         export = ExportSettings(
             result.names,
             f"{model}, {title_of(method, result)}",
@@ -99,10 +99,17 @@ def write_files(
     text = json.dumps(document(results, settings, recipe), ensure_ascii=False, indent=1, allow_nan=False)
     file("results.json").write_text(text, encoding="utf-8")
     everything = folder / f"{_plain(Path(first.source).stem)}.zip"
-    with zipfile.ZipFile(everything, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(everything, "w") as archive:  # as they are: heatmaps hardly become smaller
         for path in paths:
+            reporter.phase(f"packing {path.name}")
             archive.write(path, path.name)
     return [everything, *paths]
+
+
+def overlay(result: Localization, settings: Settings) -> Image.Image:
+    """The photograph with heat or masks, and boxes."""
+    shown = scaled(result, fit_within(result.image.size, FILE_SIDE))
+    return draw_overlay(shown, opacity=settings.opacity, masks=settings.masks)
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:

@@ -1,12 +1,12 @@
-"""The find page: its addresses behind the guard, and the process that serves it."""
+"""The find page: its addresses behind the gate, and the process that serves it."""
 
+import asyncio
 import os
 import shutil
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ from cliploc.demo import demo_photos
 from cliploc.memory import Kept
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.web.answers import Answers
-from cliploc.web.clients import Hosts
-from cliploc.web.guard import FILES, LOCALIZE, SHOW, Guard
+from cliploc.web.clients import Hosts, RefusedError
+from cliploc.web.guard import Gate
 from cliploc.web.server import asset_routes, listen, run, unknown
-from cliploc.web.service import KEPT_SECONDS, SearchResult, Service
+from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import Store, Uploads
+from cliploc.web.store import KEPT_SECONDS, Store, own_folder
 from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
-MOST_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
-RATE = 600  # requests a minute of one client
+MAX_JSON = 256_000  # bytes of a request without files
+FORM_BYTES = 16_000  # of an upload besides the file itself
+SWEPT_SECONDS = 300.0  # time between two searches for what is old
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
 END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
 
@@ -43,10 +44,9 @@ def application(
     queue: int = WAITING,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
-    rate: float = RATE,
     debug: bool = False,
-) -> Guard:
-    """Page and API as an ASGI application; `auth` None: everybody; `rate` a minute of a remote client, 0: no limit."""
+) -> Gate:
+    """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
     looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
@@ -67,16 +67,31 @@ def application(
     def page(_: Request) -> Response:
         return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
-    async def example(request: Request) -> Response:
-        path = store.picture(request.path_params["name"])
-        return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+    async def example(request: Request) -> Response:  # never an upload, which may be HTML or a script as well
+        if (photo := examples.get(request.path_params["name"])) is None:
+            raise RefusedError(404, "There is no such example.")
+        return FileResponse(photo.path, headers={"Cache-Control": "private, max-age=3600"})
 
     async def download(request: Request) -> Response:
         path = store.download(request.path_params["folder"], request.path_params["name"])
-        return FileResponse(path, filename=path.name, headers={"Cache-Control": "private, no-store"})
+        headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": "sandbox; default-src 'none'"}
+        return FileResponse(path, filename=path.name, headers=headers)
 
     async def other_method(_: Request, __: Exception) -> Response:
         return JSONResponse({"error": "expected another method, such as POST"}, 405)
+
+    @asynccontextmanager
+    async def sweeping(_: Starlette) -> AsyncIterator[None]:
+        async def sweep() -> None:
+            while True:
+                await asyncio.sleep(SWEPT_SECONDS)
+                await asyncio.to_thread(store.sweep)
+                looks.forget_old()
+                service.pictures.forget_old()
+
+        task = asyncio.create_task(sweep())
+        yield
+        task.cancel()
 
     routes = [
         Route("/", page),
@@ -84,18 +99,12 @@ def application(
         Route("/examples/{name}", answers.answering(example)),
         Route("/files/{folder}/{name}", answers.answering(download)),
         Route("/api/menu", answers.answering(answers.menu)),
-        Route(SHOW, answers.answering(answers.show), methods=["POST"]),
-        Route(LOCALIZE, answers.answering(answers.localize), methods=["POST"]),
-        Route(FILES, answers.answering(answers.files), methods=["POST"]),
+        Route("/api/show", answers.answering(answers.show), methods=["POST"]),
+        Route("/api/localize", answers.answering(answers.localize), methods=["POST"]),
+        Route("/api/files", answers.answering(answers.files), methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: other_method})
-
-    def forget() -> None:
-        looks.forget_old()
-        service.pictures.forget_old()
-
-    uploads = Uploads(folder, MOST_UPLOADS, KEPT_SECONDS, forget)
-    return Guard(app, hosts or Hosts(), uploads, max_bytes, service.runs.end, auth, rate)
+    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: other_method}, lifespan=sweeping)
+    return Gate(app, hosts or Hosts(), auth=auth, max_body=MAX_JSON, max_upload=max_bytes + FORM_BYTES)
 
 
 def serve(
@@ -108,13 +117,8 @@ def serve(
     **options: Any,
 ) -> None:
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
-    with (
-        listen(host, port) as listening,
-        # `end` may remove it at the same time.
-        tempfile.TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
-        suppress(KeyboardInterrupt),
-    ):
-        app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
+    with listen(host, port) as listening, own_folder() as folder, suppress(KeyboardInterrupt):
+        app = application(service, folder, hosts=Hosts(host, allow_hosts), **options)
 
         def end() -> None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -123,7 +127,12 @@ def serve(
         # From the signal on, as a step of a model that cannot be stopped would take longer.
         timer = threading.Timer(END_SECONDS, end)
         timer.daemon = True
-        run(app, host, listening, on_ready, timer.start)
+
+        def begin_end() -> None:
+            service.runs.end()
+            timer.start()
+
+        run(app, host, listening, on_ready, begin_end)
     _end_process()
 
 

@@ -34,8 +34,8 @@ from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
+from cliploc.web.store import KEPT_SECONDS
 
-KEPT_SECONDS = 1800  # a visitor's last results, uploads and cached features are dropped when unused for so long
 # Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
 # layer has changed, such as whether gradients are recorded, and must not be interrupted.
 LAYERS = {

@@ -17,7 +17,7 @@ from cliploc.config import OPTIONS, RECIPES, SAM, Options, choice, number, short
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.prompts import TEMPLATE_SETS
-from cliploc.report.overlay import OPACITY
+from cliploc.report.overlay import MAX_SIDE, OPACITY, fit_within
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
@@ -46,6 +46,9 @@ NUMBERS = tuple(name for name in LIVE if name not in (*SWITCHES, "masks_by"))
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
+MOST_MASKED = 100_000_000  # pixels × names × methods of masks, which have the photograph's own size
+MOST_WRITTEN = 50_000_000  # the same of heatmaps in files, which are at most `FILE_SIDE` pixels wide or high
+FILE_SIDE = MAX_SIDE
 MOST_LETTERS = 8_000  # of the text with all names
 MOST_FIELDS = 64  # of a link
 SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
@@ -129,6 +132,20 @@ class Settings:
                     f"expected the exemplar's part as x0, y0, x1, y1 in pixels, got {short(self.exemplar_box)}"
                 )
         return Exemplar(self.exemplar_name, image, box, self.exemplar_text)
+
+    def check_work(self, size: tuple[int, int], files: bool) -> None:
+        """Refuses more masks, or heatmaps in files, than one request may have of a picture of this width and height."""
+        width, height = size
+        file_width, file_height = fit_within(size, FILE_SIDE)
+        limits = [("masks", MOST_MASKED // (width * height))] if self.masks else []
+        limits += [("heatmaps", MOST_WRITTEN // (file_width * file_height))] if files else []
+        cells = len(self.asked) * len(self.methods)
+        for what, most in limits:
+            if cells > most:
+                raise UsageError(
+                    f"expected {what} of at most {most} names × methods for a picture of {width}×{height} pixels, "
+                    f"got {cells}: leave some out, or make the picture smaller"
+                )
 
     @property
     def computed(self) -> Settings:

@@ -14,8 +14,8 @@ from starlette.routing import Route
 from cliploc._documents import DocumentError, parse_json
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.web.clients import Hosts, Passwords, RefusedError
-from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
+from cliploc.web.clients import Hosts, RefusedError
+from cliploc.web.guard import Gate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import short
@@ -44,31 +44,17 @@ class SetupRequest(Struct):
     schema: str
 
 
-class LabelStudioGate(Gate):
-    """The gate before the backend: it refuses strangers too, and more requests for predictions than may wait."""
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        hosts: Hosts,
-        auth: tuple[str, str] | None = None,
-        max_bytes: int = 64_000_000,
-        queue: int = 32,
-        say: Say = print,  # is called with each line that a user may want to read
-        drafts: ReviewFolder | None = None,
-    ) -> None:
-        super().__init__(_routes(predictor, queue, say, drafts), hosts, max_bytes)
-        self._passwords = Passwords(auth)  # basic authentication, which Label Studio has for ML backends
-        self._predictor = predictor
-
-    def end(self) -> None:
-        """Shuts down: no further task is begun."""
-        super().end()
-        self._predictor.end()
-
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        self._passwords.check(client_in(scope), incoming.headers.get("authorization", ""))
-        await super()._answer(scope, incoming, send)
+def application(
+    predictor: Predictor,
+    hosts: Hosts,
+    auth: tuple[str, str] | None = None,  # basic authentication, which Label Studio has for ML backends
+    max_bytes: int = 64_000_000,
+    queue: int = 32,
+    say: Say = print,  # is called with each line that a user may want to read
+    drafts: ReviewFolder | None = None,
+) -> Gate:
+    """The backend as an ASGI application; more requests for predictions than may wait are refused."""
+    return Gate(_routes(predictor, queue, say, drafts), hosts, auth=auth, max_body=max_bytes)
 
 
 def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
@@ -113,8 +99,8 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
                 made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
         finally:
             waiting -= 1
-        for reason in made.errors.values():
-            say(reason)
+        for line in (*made.errors.values(), *made.empty):
+            say(line)
         if made.errors and not any(made.results):
             more = f" (and {len(made.errors) - 1:,} more tasks)" if len(made.errors) > 1 else ""
             raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")

@@ -31,6 +31,7 @@ from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
+SHOWN_REASONS = 5  # names in the line that says why nothing was found
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
 
 
@@ -40,6 +41,7 @@ class Predictions:
 
     results: list[dict[str, Any] | None]  # a prediction for each task; None where there is none
     errors: dict[int, str]  # index of a task → why it has none
+    empty: list[str]  # a line for each task in which nothing was found, with the reasons
     version: str  # of the model and its lessons
 
 
@@ -115,6 +117,7 @@ class Predictor:
         localizer = self._localizer
         keys = list(dict.fromkeys(key for control in labelling.controls for key in control.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}
+        reasons: dict[int, list[str]] = {}  # index of a task → why its names were not found
         errors: dict[int, str] = {}
         allowance = Allowance()
         asked: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
@@ -139,6 +142,8 @@ class Predictor:
                     errors[place] = str(result.error)
                     continue
                 (localization,) = result.found.values()
+                absent = zip(localization.names, localization.reasons, strict=True)
+                reasons.setdefault(place, []).extend(f"{name}: {why}" for name, why in absent if why is not None)
                 there = shapes.setdefault(place, [])
                 for control in labelling.controls:
                     there += _shapes(localization, control, key, len(there))
@@ -147,12 +152,17 @@ class Predictor:
             if place not in errors:  # tasks can be sorted by their least certain shape
                 score = {"score": min(shape["score"] for shape in whole)} if whole else {}
                 made[place] = {"model_version": version, "result": whole, **score}
-        return Predictions(made, errors, version)
+        empty = [
+            f"{_called(tasks[place], place)}: nothing was found: {'; '.join(reasons[place][:SHOWN_REASONS])}"
+            for place, whole in shapes.items()
+            if not whole and place not in errors
+        ]
+        return Predictions(made, errors, empty, version)
 
     def _request(
         self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
     ) -> Request:
-        named = f"task {short(str(task.get('id', place + 1)))}"
+        named = _called(task, place)
         data = task.get("data")
         address = data.get(key) if isinstance(data, Mapping) else None
         if not isinstance(address, str) or not address:
@@ -163,6 +173,11 @@ class Predictor:
         except InputError as error:
             raise InputError(f"{named}: {error}") from None
         return Request((place, key), image, labelling.entries, named)
+
+
+def _called(task: Mapping[str, Any], place: int) -> str:
+    """A task in a message."""
+    return f"task {short(str(task.get('id', place + 1)))}"
 
 
 def _loaded(path: Path, max_pixels: int) -> Image.Image:
