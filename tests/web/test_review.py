@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cliploc import rle
 from cliploc._files import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS
@@ -955,3 +957,30 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         page.wait_for_function("() => document.getElementById('name').textContent.endsWith('1999.jpg')")
         assert sum("/thumbnails/" in one for one in editor.asked) < 200
         assert page.locator("#position").inner_text() == "2,000 of 2,000"
+
+
+@on_a_desk
+def test_a_thousand_boxes_are_selected_at_once(context, masked):
+    """With handles for each, the calls of Annotorious nest until the stack overflows."""
+    random, [part] = np.random.default_rng(0), (masked / "parts").glob("*.jsonl")
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    row = next(one for one in rows if one["picture"] == "dogs.jpg")
+    boxes, masks = [], []
+    for x, y in random.integers(0, 386, (1000, 2)).tolist():
+        mask = np.zeros((row["height"], row["width"]), bool)
+        mask[y : y + 40, x : x + 40] = (np.arange(40) % 8 < 4) | (np.arange(40) < 4)[:, None]  # a comb has many corners
+        boxes.append([x, y, x + 40, y + 40])
+        masks.append(rle.encode(mask)["counts"])
+    own = {"boxes": boxes, "masks": masks, "labels": [1] * 1000, "groups": [0] * 1000}
+    row.update(own, fits=[0.9] * 1000, scores=[0.9] * 1000, presence=[0.9] * len(LABELS))
+    write_part(part, "".join(f"{json.dumps(one)}\n" for one in rows).encode(), [""] * len(rows))
+    with served(masked) as address:
+        editor = Editor(context, address)
+        editor.open("dogs.jpg")
+        editor.key("a")
+        assert editor.page.locator("#box-count").inner_text() == "1000, 1000 selected"
+        editor.tap((400, 600))  # on no box, which selects none
+        assert editor.page.locator("#box-count").inner_text() == "1000"
+        editor.key("a", "x", "Control+z")
+        assert editor.page.locator("#boxes li").count() == 1000
+        assert editor.said == []

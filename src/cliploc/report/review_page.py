@@ -1,7 +1,7 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ class ReviewPicture:
         masks = masks or [None] * len(own.box_ids)
         held: list[str | None] = [None] * len(self.boxes) if self.masks is None else [*self.masks]
         certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
+        # Most boxes have the mask of their draft: its outline is traced once.
+        shapes = {mask: polygons_of(mask, own.size_wh) for mask in {*masks, *held} if mask is not None}
         drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
         return {
             **self.entry(),
             "drafts": [
                 {
-                    **_box(xyxy, label, number, mask, own.size_wh),
+                    **_box(xyxy, label, number, mask, shapes),
                     "score": round(score, 4),
                     "certainty": round(certain, 4),
                     "group": group,
@@ -60,7 +62,7 @@ class ReviewPicture:
                 for number, (xyxy, label, score, certain, group), mask in zip(own.box_ids, drafts, masks, strict=True)
             ],
             "boxes": [
-                _box(xyxy, label, origin, mask, own.size_wh)
+                _box(xyxy, label, origin, mask, shapes)
                 for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, held, strict=True)
             ],
         }
@@ -162,12 +164,16 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
 
 
 def _box(
-    xyxy: Sequence[float], label: int, draft: int | None, mask: str | None, size_wh: tuple[int, int]
+    xyxy: Sequence[float],
+    label: int,
+    draft: int | None,
+    mask: str | None,
+    shapes: Mapping[str, list[list[list[float]]]],
 ) -> dict[str, Any]:
     box = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
     if mask is None:
         return box
-    polygons = polygons_of(mask, size_wh)  # none of an empty mask, which has no shape to edit but its box
+    polygons = shapes[mask]  # none of an empty mask, which has no shape to edit but its box
     return {**box, "mask": mask, **({"polygons": polygons} if polygons else {})}
 
 

@@ -7,6 +7,8 @@ const $ = (id) => document.getElementById(id), editor = document.querySelector("
 const ROW = 68;            // height of a row of the list, as in the style sheet
 const MOST_STEPS = 200;    // of the history of a picture
 const LEAST = 1;           // pixels of a box
+// Selected boxes that have handles: Annotorious nests a call for each, and a thousand of them overflow the stack.
+const MOST_HANDLES = 20;
 const STATUS = {none: "not reviewed", reviewed: "✓ reviewed", unsure: "? unsure", skipped: "– skipped"};
 
 function element(tag, properties = {}, ...children) {
@@ -315,9 +317,9 @@ function mount(image) {
   fit();
   draw();
 }
+let labels = new Map();  // of the boxes on the picture, by their ids
 function style(annotation, state) {
-  const box = current.boxes.find((one) => one.id === annotation.id);
-  const colour = data.colours[box ? box.label : active];
+  const colour = data.colours[labels.get(annotation.id) ?? active];
   const on = state?.selected || selected.has(annotation.id);
   return {stroke: colour, strokeWidth: on ? 3 : 2.5, fill: colour, fillOpacity: on ? 0.18 : data.masks ? 0.25 : 0.04};
 }
@@ -393,10 +395,11 @@ function draw() {
   drawBoxes();
   if (annotator) {
     drawing = true;
+    labels = new Map(current.boxes.map((one) => [one.id, one.label]));
     annotator.setAnnotations(current.boxes.map(annotationOf), true);
     annotator.setStyle((...given) => style(...given));
     const ids = chosen().map((one) => one.id);
-    if (ids.length) annotator.setSelected(ids, true); else annotator.cancelSelected();
+    if (ids.length && ids.length <= MOST_HANDLES) annotator.setSelected(ids, true); else annotator.cancelSelected();
     drawing = false;
   }
   drawTags();
@@ -411,13 +414,14 @@ function select(ids) {
 function drawTags() {
   const layer = $("tags");
   if (!layer) return;
+  const width = canvasWidth();  // measured once: each time the page is laid out again
   layer.replaceChildren(...current.boxes.map((box) => {
     const tag = element("span", {className: "tag", textContent: labelName(box.label)});
     tag.dataset.id = box.id;
     tag.style.background = data.colours[box.label];
     tag.style.color = data.inks[box.label];
     tag.classList.toggle("chosen", selected.has(box.id));
-    placeTag(tag, box.xyxy);
+    placeTag(tag, box.xyxy, width);
     return tag;
   }));
   // Labels lie beside those that they would hide, or below where the picture ends. All are measured before one is moved.
@@ -451,10 +455,10 @@ function dashed({xyxy: [x0, y0, x1, y1], label}, className) {
     height: `${100 * (y1 - y0) / height}%`, borderColor: data.colours[label]});
   return shade;
 }
-function placeTag(tag, [x0, y0]) {
+function placeTag(tag, [x0, y0], width = canvasWidth()) {
   tag.style.left = `${100 * x0 / current.size[0]}%`;
   tag.style.top = `${100 * y0 / current.size[1]}%`;
-  tag.classList.toggle("inside", y0 * canvasWidth() / current.size[0] < 18);
+  tag.classList.toggle("inside", y0 * width / current.size[0] < 18);
 }
 function moveTag(annotation) {
   const tag = $("tags")?.querySelector(`[data-id="${annotation.id}"]`);
@@ -523,7 +527,8 @@ $("canvas").addEventListener("pointerdown", (event) => {
       select(ids);
     }
   } else if (!onSelected) {
-    if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
+    if (selected.size > MOST_HANDLES) select([]);  // Annotorious does not know of it
+    else if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
     const layer = annotator.element.querySelector("svg");
     layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
     // A finger that taps the next corner of a polygon has not moved there.
@@ -688,13 +693,16 @@ function reviewedNext() {
 
 // ------------------------------------------------------------------------------------------------- the list of boxes
 let items = new Map();  // of the list of boxes, by what they show
+const kinds = element("select", {className: "kind"}, ...data.names.map((name, i) => new Option(name, String(i))));
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
   // Rows that look as before stay: those of a hundred boxes with many names take long to lay out.
   const before = items, list = $("boxes");
   items = new Map(current.boxes.map((box) => {
-    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box), selected.has(box.id)]);
-    return [key, before.get(key) ?? boxItem(box)];
+    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box)]), item = before.get(key) ?? boxItem(box);
+    item.querySelector(".pick").checked = selected.has(box.id);
+    item.classList.toggle("chosen", selected.has(box.id));
+    return [key, item];
   }));
   for (const [key, item] of before) if (!items.has(key)) item.remove();
   [...items.values()].forEach((item, i) => { if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null); });
@@ -718,13 +726,14 @@ function scoreText(box) {
 }
 function boxItem(box) {
   const words = `${labelName(box.label)}, ${scoreText(box)}, ${sizeText(box.xyxy)}`;
-  const pick = element("input", {type: "checkbox", className: "pick", checked: selected.has(box.id), ariaLabel: `Select ${words}`});
+  const pick = element("input", {type: "checkbox", className: "pick", ariaLabel: `Select ${words}`});
   pick.addEventListener("change", () => {
     const ids = new Set(selected);
     if (pick.checked) ids.add(box.id); else ids.delete(box.id);
     select(ids);
   });
-  const kind = element("select", {className: "kind", ariaLabel: `Label of ${words}`}, ...data.names.map((name, i) => new Option(name, String(i))));
+  const kind = kinds.cloneNode(true);  // faster than to make the options again
+  kind.ariaLabel = `Label of ${words}`;
   kind.value = String(box.label);
   kind.addEventListener("change", () => relabel(Number(kind.value), [boxOf(box.id)]));
   const away = element("button", {type: "button", className: "away", textContent: "Drop", ariaLabel: `Drop ${words}`});
@@ -732,7 +741,6 @@ function boxItem(box) {
   const item = element("li", {title: sizeText(box.xyxy)}, pick, kind, element("span", {className: "score", textContent: scoreText(box)}), away);
   item.dataset.id = box.id;
   item.style.borderLeftColor = data.colours[box.label];
-  item.classList.toggle("chosen", selected.has(box.id));
   return item;
 }
 /** A draft that no box comes of, in the list of the dropped or of the unsure ones. */
