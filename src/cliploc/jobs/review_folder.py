@@ -92,7 +92,7 @@ class ReviewFolder:
     def opened(cls, out: Path) -> Iterator[ReviewFolder]:
         """The folder; no other run writes into it until this ends."""
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
-        with alone_in(out):
+        with alone_in(out, editor=True):
             with suppress(OSError):  # a folder that cannot be written can be looked at
                 for place in (out, out / "parts"):
                     remove_leftovers(place, manifest["token"])
