@@ -776,18 +776,18 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         assert len(corrected(out, "dogs.jpg")) == 3
         first = []
         page.route("**/suggestion*", lambda route: first.append(route), times=1)
-        page.locator("#suggest-name").fill("person")
+        page.locator("#suggest-name").fill("rocket")
         page.get_by_role("button", name="Show heat").click()
         page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('computing')")
-        page.locator("#suggest-name").fill("@/etc/passwd")
+        page.locator("#suggest-name").fill("person")
         page.get_by_role("button", name="Show heat").click()
-        page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes('expected a name')")
+        page.wait_for_function("() => document.getElementById('suggest-said').textContent.includes(\"got 'person'\")")
         with page.expect_response("**/suggestion*") as late:
             first[0].continue_()
         late.value.finished()
         editor.drawn()
         assert page.locator("canvas.heat").count() == 0, "of two names asked, the last one counts"
-        assert "expected a name" in page.locator("#suggest-said").inner_text()
+        assert "expected a label of this run, got 'person'" in page.locator("#suggest-said").inner_text()
 
 
 @on_a_desk

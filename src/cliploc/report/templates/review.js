@@ -1007,10 +1007,8 @@ async function suggestAt(event) {
   try {
     const answer = await store.suggest(picture.index, {name: heat.name, threshold: Number($("tau").value), at: [x, y]});
     if (picture !== current || !heat) return;
-    const wantedName = heat.name.split("~").map((side) => side.split("|")[0].trim()).join("~").toLowerCase();
-    const known = data.names.findIndex((name) => name.toLowerCase() === wantedName);
     change(() => {
-      const made = withId({xyxy: answer.xyxy, label: known >= 0 ? known : active, draft: null, ...(answer.mask ? {mask: answer.mask, polygons: answer.polygons} : {})});
+      const made = withId({...answer, draft: null});
       current.boxes.push(made);
       selected = new Set([made.id]);
     });
