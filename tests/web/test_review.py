@@ -316,11 +316,21 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         editor.key("Control+y", "Control+Shift+Z", "Control+y", "Control+y")
         assert editor.boxes == []
         editor.key("k")  # what was dropped last comes back
+        assert editor.boxes == [[0, 0, 320, 427], [320, 0, 320, 427]]
+        editor.key("x", *["Control+z"] * 6)
+        assert editor.boxes == first
+        editor.key("a", "x", "k")  # drafts, too
         assert sorted(editor.boxes) == sorted(first)
         editor.key(
             "Escape", "b", "ArrowRight", "ArrowRight", "Shift+ArrowDown", "Alt+ArrowRight", "Alt+Shift+ArrowDown"
         )
         assert editor.boxes[-1] == [242, 170, 161, 117]
+        drawn = editor.boxes
+        editor.key("x")  # a drawn box is kept, too
+        assert page.locator("#dropped li span").inner_text().endswith(" new")
+        editor.key("k")
+        assert (editor.boxes, page.locator("#dropped li").count()) == (drawn, 0)
+        editor.key("Control+z", "Control+z")
         editor.key("Control+z", "Control+z", "Control+z")  # resized, moved, made: neighbouring steps are one
         assert len(editor.boxes) == 3
         page.locator("#add").click()  # a drag draws this box, and no second one
@@ -496,7 +506,7 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         page.locator("#by-label").select_option(label="bridge")
         page.once("dialog", lambda dialog: dialog.accept())
         page.locator("#drop-shown").click()
-        page.wait_for_function("() => document.getElementById('saved').textContent === '3 boxes dropped'")
+        page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('3 boxes dropped')")
         # Boxes of other names stay.
         assert [len(corrected(out, name)) for name in ("bridge.jpg", "rocket.jpg")] == [1, 1]
         page.locator("#take-back").click()
@@ -687,6 +697,44 @@ def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
         assert counts() == before
         assert "Changed since" not in page.locator("#notice").inner_text()
         assert not page.locator("#take-back").is_visible()
+
+
+@on_a_desk
+def test_a_drop_in_all_pictures_leaves_a_persons_work_and_is_undone_as_one_step(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page, questions = editor.page, []
+        page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+        found = lambda: {one["name"]: one["found"] for one in sent(f"{address}/pictures")[1]}  # noqa: E731
+        drop = lambda said: (page.locator("#drop-shown").click(), page.get_by_text(said).wait_for())  # noqa: E731
+        editor.open("dogs.jpg")
+        editor.drag((20, 20), (100, 80))
+        editor.saved()
+        editor.open("rocket.jpg")
+        page.get_by_role("radio", name="reviewed", exact=True).check()
+        editor.saved()
+        before = found()
+        drafts = sum(len(boxes) for name, boxes in before.items() if name != "rocket.jpg") - 1
+        drop(f"{drafts} boxes dropped: Undo takes them back")
+        assert re.fullmatch(
+            rf"Drop {drafts} drafts in \d pictures\? 4 boxes that you drew, changed or reviewed stay\.", questions[0]
+        )
+        left = {name: boxes for name, boxes in found().items() if boxes}
+        assert left == {"dogs.jpg": before["dogs.jpg"][1:], "rocket.jpg": before["rocket.jpg"]}
+        drop("No draft fits the filter: 4 boxes that you drew, changed or reviewed would stay.")
+        editor.open("bridge.jpg")
+        editor.key("Control+z")
+        page.get_by_text(f"{drafts} boxes taken back").wait_for()
+        assert (found(), page.locator("#undo").is_disabled()) == (before, True)
+        page.locator("#drop-own").check()
+        drop(f"{drafts + 4} boxes dropped")
+        assert questions[1].endswith("pictures, with 4 boxes that you drew, changed or reviewed?")
+        page.reload()
+        editor.ready()
+        assert not any(found().values())
+        page.locator("#take-back").click()
+        page.get_by_text(f"{drafts + 4} boxes taken back").wait_for()
+        assert (found(), editor.said) == (before, [])
 
 
 def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, masked):

@@ -22,6 +22,7 @@ REVIEW_KIND = "cliploc review"
 SIDE = 640  # longest side of the pictures in the file
 JPEG_QUALITY = 78
 FINEST = 0.004  # of a mask's longer side: corners of its outline that are nearer to the line are left out
+SAME = 0.02  # pixels between boxes that are the same, as in the editor
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ class ReviewPicture:
         }
 
     def entry(self) -> dict[str, Any]:
-        """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
+        """What the editor's list shows and filters by.
+
+        `found`: of each box its label, score and share of the picture, and whether a person drew, changed or kept it.
+        """
         width, height = self.drafts.size_wh
         scores: dict[int | None, float] = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
         boxes = [
-            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height)]
-            for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
+            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height), by_hand]
+            for xyxy, label, origin, by_hand in zip(self.boxes, self.labels, self.origins, self._by_hand(), strict=True)
         ]
         return {
             "name": self.drafts.name,
@@ -85,6 +89,20 @@ class ReviewPicture:
             "unsure": len(self.unsure - {*self.origins}),
             "drawn": self.drawn,
         }
+
+    def _by_hand(self) -> list[bool]:
+        """Of each box whether it is another than a draft that is not unsure."""
+        own = self.drafts
+        masks = [mask["counts"] for mask in own.masks] or [None] * len(own.box_ids)
+        drafts = zip(own.xyxy.tolist(), own.label.tolist(), masks, strict=True)
+        sure = {number: one for number, one in zip(own.box_ids, drafts, strict=True) if number not in self.unsure}
+        held = self.masks or [None] * len(self.boxes)
+        return [
+            origin not in sure
+            or sure[origin][1:] != (label, mask)
+            or max(abs(a - b) for a, b in zip(sure[origin][0], xyxy, strict=True)) > SAME
+            for xyxy, label, mask, origin in zip(self.boxes, self.labels, held, self.origins, strict=True)
+        ]
 
 
 def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
