@@ -192,20 +192,40 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path | None) -> Iterator[None]:
-    """Within this, no other run writes into the folder, which is made; nothing is locked for None."""
+def alone_in(folder: Path | None, editor: bool = False) -> Iterator[None]:
+    """Within this, no other run writes into the folder, which is made; nothing is locked for None.
+
+    Others are told whether they wait for a run, which ends, or for an `editor`.
+    """
+    if folder is None:
+        yield
+        return
     with ExitStack() as held:
         try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder))
+            if editor:
+                with suppress(OSError):
+                    held.enter_context(locked(folder / "parts"))  # only an editor has this lock, too
         except BlockingIOError:
-            raise UsageError(
-                f"another run is writing into {folder}: wait until it ends, or choose another --out"
-            ) from None
+            raise UsageError(_holder_of(folder)) from None
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
         yield
+
+
+def _holder_of(folder: Path) -> str:
+    """Who has the lock of a folder, and what to do."""
+    try:
+        with locked(folder / "parts"):
+            pass
+    except BlockingIOError:
+        return (
+            f"cliploc review or label-studio has {folder} open: end it with Ctrl+C (nothing saved is lost), try again"
+        )
+    except OSError:
+        pass  # a folder without parts
+    return f"another run is writing into {folder}: wait until it ends, or choose another --out"
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
         {"xyxy": [3, 3, 9, 9], "draft": 4, "group": False, "unsure": True, **same},
     ]
     assert first["boxes"] == [{"xyxy": [1, 2, 25, 20], "label": 1, "draft": 2}]
-    assert (first["status"], first["revision"], first["found"]) == ("unsure", 3, [[1, 0.5, 0.36]])
+    assert (first["status"], first["revision"], first["found"]) == ("unsure", 3, [[1, 0.5, 0.36, True]])
     assert first["unsure"] == 1
     assert "<" not in reader.scripts[0]
     assert "3 pictures of 5,000" in reader.text
@@ -75,7 +75,7 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
 def test_a_box_of_a_draft_that_is_gone_counts_as_new(tmp_path: Path) -> None:
     drafts = annotated("a.png", tmp_path / "a.png", (40, 30), [[1, 2, 30, 20]])
     box = ReviewPicture(drafts, frozenset(), [[1, 2, 25, 20]], [1], [9], None, "reviewed", 1)
-    assert box.entry()["found"] == [[1, 1.0, 0.36]]
+    assert box.entry()["found"] == [[1, 1.0, 0.36, True]]
 
 
 def test_pictures_that_have_gone_are_left_out(tmp_path: Path) -> None:

@@ -282,7 +282,10 @@ def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
     with served(out):
         for one in (*own, *others):
             one.write_text("")
-        with pytest.raises(UsageError, match="another run is writing into"), ReviewFolder.opened(out):
+        with (
+            pytest.raises(UsageError, match="cliploc review or label-studio has"),
+            ReviewFolder.opened(out),
+        ):
             pass
         assert all(one.exists() for one in own)
     with ReviewFolder.opened(out):
@@ -369,7 +372,8 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
     status, answer = sent(f"{address}/pictures/0/suggestion", {"name": "red"})
     assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
     for wish, said in [
-        ({"name": "@/etc/passwd"}, "expected a name, such as cat or cat|kitten"),
+        ({"name": "red|@/etc/passwd"}, "expected a name, such as cat or cat|kitten"),
+        ({"name": "dog"}, "expected a label of this run, got 'dog'"),
         ({"name": "red", "threshold": 2}, "Expected `float` < 1"),
         ({"name": "red", "at": [1]}, "length 2"),
         ({}, "missing required field `name`"),
@@ -384,11 +388,13 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
         assert values.shape == (40, 60)
         y, x = np.unravel_index(values.argmax(), values.shape)
         status, answer = sent(
-            f"{address}/pictures/0/suggestion", {"name": name, "threshold": 0.5, "at": [int(x), int(y)]}
+            f"{address}/pictures/0/suggestion",
+            {"name": f"{name.upper()}|cat", "threshold": 0.5, "at": [int(x), int(y)]},
         )
         if values.max() == 0:  # a map without any heat
             assert (status, "the map is not hot there" in answer["error"]) == (422, True)
             continue
+        assert answer["label"] == LABELS.index(name)
         x0, y0, x1, y1 = answer["xyxy"]
         assert 0 <= x0 <= x < x1 <= 60
         assert 0 <= y0 <= y < y1 <= 40
@@ -407,7 +413,10 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
         assert [one["name"] for one in sent(f"{address}/pictures")[1]] == ["a.png", "b.png"]
         status, answer = sent(f"{address}/images/1.jpg")
         assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (410, True)
-        with pytest.raises(UsageError, match="another run is writing into"), ReviewFolder.opened(out):
+        with (
+            pytest.raises(UsageError, match="cliploc review or label-studio has"),
+            ReviewFolder.opened(out),
+        ):
             pass
     shutil.rmtree(root)
     with pytest.raises(UsageError, match="found none of them: put the pictures back"), ReviewFolder.opened(out):

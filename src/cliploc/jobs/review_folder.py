@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc import prompts
 from cliploc._documents import Taught
 from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of, write_whole
 from cliploc.errors import InputError, UsageError
@@ -92,7 +93,7 @@ class ReviewFolder:
     def opened(cls, out: Path) -> Iterator[ReviewFolder]:
         """The folder; no other run writes into it until this ends."""
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
-        with alone_in(out):
+        with alone_in(out, editor=True):
             with suppress(OSError):  # a folder that cannot be written can be looked at
                 for place in (out, out / "parts"):
                     remove_leftovers(place, manifest["token"])
@@ -134,6 +135,15 @@ class ReviewFolder:
             if entry is None or (entry["revision"], entry["drawn"]) != of_now:
                 entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
             yield entry
+
+    def label_of(self, name: str) -> int:
+        """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
+        label, own = prompts.parse([name]).names[0].casefold(), [one.casefold() for one in self.names]
+        if label not in own:
+            raise InputError(
+                f"expected a label of this run, got {label!r}: type one; other words may follow it, as in cat|kitten"
+            )
+        return own.index(label)
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""

@@ -1,7 +1,7 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ REVIEW_KIND = "cliploc review"
 SIDE = 640  # longest side of the pictures in the file
 JPEG_QUALITY = 78
 FINEST = 0.004  # of a mask's longer side: corners of its outline that are nearer to the line are left out
+SAME = 0.02  # pixels between boxes that are the same, as in the editor
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class ReviewPicture:
         masks = masks or [None] * len(own.box_ids)
         held: list[str | None] = [None] * len(self.boxes) if self.masks is None else [*self.masks]
         certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
+        # Most boxes have the mask of their draft: its outline is traced once.
+        shapes = {mask: polygons_of(mask, own.size_wh) for mask in {*masks, *held} if mask is not None}
         drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
         return {
             **self.entry(),
             "drafts": [
                 {
-                    **_box(xyxy, label, number, mask, own.size_wh),
+                    **_box(xyxy, label, number, mask, shapes),
                     "score": round(score, 4),
                     "certainty": round(certain, 4),
                     "group": group,
@@ -60,18 +63,21 @@ class ReviewPicture:
                 for number, (xyxy, label, score, certain, group), mask in zip(own.box_ids, drafts, masks, strict=True)
             ],
             "boxes": [
-                _box(xyxy, label, origin, mask, own.size_wh)
+                _box(xyxy, label, origin, mask, shapes)
                 for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, held, strict=True)
             ],
         }
 
     def entry(self) -> dict[str, Any]:
-        """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
+        """What the editor's list shows and filters by.
+
+        `found`: of each box its label, score and share of the picture, and whether a person drew, changed or kept it.
+        """
         width, height = self.drafts.size_wh
         scores: dict[int | None, float] = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
         boxes = [
-            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height)]
-            for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
+            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height), by_hand]
+            for xyxy, label, origin, by_hand in zip(self.boxes, self.labels, self.origins, self._by_hand(), strict=True)
         ]
         return {
             "name": self.drafts.name,
@@ -83,6 +89,20 @@ class ReviewPicture:
             "unsure": len(self.unsure - {*self.origins}),
             "drawn": self.drawn,
         }
+
+    def _by_hand(self) -> list[bool]:
+        """Of each box whether it is another than a draft that is not unsure."""
+        own = self.drafts
+        masks = [mask["counts"] for mask in own.masks] or [None] * len(own.box_ids)
+        drafts = zip(own.xyxy.tolist(), own.label.tolist(), masks, strict=True)
+        sure = {number: one for number, one in zip(own.box_ids, drafts, strict=True) if number not in self.unsure}
+        held = self.masks or [None] * len(self.boxes)
+        return [
+            origin not in sure
+            or sure[origin][1:] != (label, mask)
+            or max(abs(a - b) for a, b in zip(sure[origin][0], xyxy, strict=True)) > SAME
+            for xyxy, label, mask, origin in zip(self.boxes, self.labels, held, self.origins, strict=True)
+        ]
 
 
 def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
@@ -162,12 +182,16 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
 
 
 def _box(
-    xyxy: Sequence[float], label: int, draft: int | None, mask: str | None, size_wh: tuple[int, int]
+    xyxy: Sequence[float],
+    label: int,
+    draft: int | None,
+    mask: str | None,
+    shapes: Mapping[str, list[list[list[float]]]],
 ) -> dict[str, Any]:
     box = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
     if mask is None:
         return box
-    polygons = polygons_of(mask, size_wh)  # none of an empty mask, which has no shape to edit but its box
+    polygons = shapes[mask]  # none of an empty mask, which has no shape to edit but its box
     return {**box, "mask": mask, **({"polygons": polygons} if polygons else {})}
 
 

@@ -69,16 +69,16 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     def suggested(number: int, body: bytes) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
         wish = _parsed(body, SuggestionWish)
+        name, at = wish["name"], wish.get("at")
+        label = folder.label_of(name)
         with decoding:
             image = folder.upright(number)
-        name, at = wish["name"], wish.get("at")
         if at is None:
             png, threshold, said = suggester.heat(image, number, name)
             return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": said}
         box, mask = suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
-        if not folder.masks:
-            return {"xyxy": box}
-        return {"xyxy": box, "mask": mask, "polygons": polygons_of(mask, image.size)}
+        shape = {"mask": mask, "polygons": polygons_of(mask, image.size)} if folder.masks else {}
+        return {"xyxy": box, "label": label, **shape}
 
     @_refusing(422, folder)
     def saved(number: int, body: bytes) -> dict[str, Any]:

@@ -7,6 +7,8 @@ const $ = (id) => document.getElementById(id), editor = document.querySelector("
 const ROW = 68;            // height of a row of the list, as in the style sheet
 const MOST_STEPS = 200;    // of the history of a picture
 const LEAST = 1;           // pixels of a box
+// Selected boxes that have handles: Annotorious nests a call for each, and a thousand of them overflow the stack.
+const MOST_HANDLES = 20;
 const STATUS = {none: "not reviewed", reviewed: "✓ reviewed", unsure: "? unsure", skipped: "– skipped"};
 
 function element(tag, properties = {}, ...children) {
@@ -115,16 +117,21 @@ const store = data.server ? new ServerStore() : new FileStore();
 
 function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
-  const found = picture.boxes.map(({xyxy: [x0, y0, x1, y1], label, draft}) =>
-    [label, draftOf(picture, draft)?.score ?? 1, (x1 - x0) * (y1 - y0) / area]);
+  const found = picture.boxes.map((box) => {
+    const [x0, y0, x1, y1] = box.xyxy, draft = draftOf(picture, box.draft);
+    return [box.label, draft?.score ?? 1, (x1 - x0) * (y1 - y0) / area, !draft || draft.unsure || isEdited(box, draft)];
+  });
   const {name, size, margin, status, revision, drawn, changed} = picture;
   return {name, size, margin, status, revision, drawn, changed, found, unsure: notThere(picture, true).length};
 }
 const draftOf = (picture, number) => picture.drafts.find((one) => one.draft === number);
+const near = (a, b) => a.every((value, i) => Math.abs(value - b[i]) < 0.02);
+const isEdited = (box, draft) => !near(draft.xyxy, box.xyxy) || draft.label !== box.label || (data.masks && box.mask !== draft.mask);
+const originOf = ({draft, id}) => draft ?? id;
 /** The drafts that no box comes of: those that are unsure, or the dropped ones. */
 function notThere(picture, unsure) {
-  const there = new Set(picture.boxes.map((one) => one.draft));
-  return picture.drafts.filter((one) => one.unsure === unsure && !there.has(one.draft)).map((one) => one.draft);
+  const there = new Set(picture.boxes.map(originOf));
+  return picture.drafts.filter((one) => one.unsure === unsure && !there.has(one.draft));
 }
 
 // -------------------------------------------------------------------------------------------------------------- state
@@ -164,6 +171,7 @@ const contentOf = ({boxes, status}) => JSON.stringify([boxes.map(plainBox), stat
 /** Enters a change: into the history, the list, and the store. */
 function commit(before, merge = "") {
   if (contentOf(before) === contentOf(current)) return;
+  dropIsLast = false;
   const last = current.steps.at(-1);
   if (!(merge && last && last.merge === merge && Date.now() - last.time < 800)) {
     current.steps.push({...before, merge, time: Date.now()});
@@ -240,7 +248,7 @@ async function reload(picture, state) {
 }
 addEventListener("beforeunload", (event) => { if (pending.size && data.server) event.preventDefault(); });
 
-function undo() { step(current.steps, current.undone); }
+function undo() { if (dropIsLast) takeBackShown(); else step(current.steps, current.undone); }
 function redo() { step(current.undone, current.steps); }
 function step(from, to) {
   const there = from.pop();
@@ -315,9 +323,9 @@ function mount(image) {
   fit();
   draw();
 }
+let labels = new Map();  // of the boxes on the picture, by their ids
 function style(annotation, state) {
-  const box = current.boxes.find((one) => one.id === annotation.id);
-  const colour = data.colours[box ? box.label : active];
+  const colour = data.colours[labels.get(annotation.id) ?? active];
   const on = state?.selected || selected.has(annotation.id);
   return {stroke: colour, strokeWidth: on ? 3 : 2.5, fill: colour, fillOpacity: on ? 0.18 : data.masks ? 0.25 : 0.04};
 }
@@ -358,7 +366,6 @@ function inside([x0, y0, x1, y1]) {
   const left = clamp(x0, 0, width - LEAST), top = clamp(y0, 0, height - LEAST);
   return [left, top, clamp(x1, left + LEAST, width), clamp(y1, top + LEAST, height)].map(hundredths);
 }
-const near = (a, b) => a.every((value, i) => Math.abs(value - b[i]) < 0.02);
 
 /** Takes what was done on the picture, once a finger or a button is released and Annotorious has seen it. */
 let due = 0;
@@ -385,7 +392,11 @@ function takeOver() {
       if (JSON.stringify(shape.polygons) !== was) Object.assign(box, shape, {mask: undefined});
     } else if (!near(shape.xyxy, box.xyxy)) Object.assign(box, shape, {mask: undefined});
   }
-  if (made && waiting) current.boxes = current.boxes.filter((one) => one !== waiting);  // this is what was drawn
+  if (made && waiting) {  // this is what was drawn
+    current.boxes = current.boxes.filter((one) => one !== waiting);
+    made.id = waiting.id;
+    selected = new Set([made.id]);
+  }
   commit(before);
 }
 
@@ -393,17 +404,19 @@ function draw() {
   drawBoxes();
   if (annotator) {
     drawing = true;
+    labels = new Map(current.boxes.map((one) => [one.id, one.label]));
     annotator.setAnnotations(current.boxes.map(annotationOf), true);
     annotator.setStyle((...given) => style(...given));
     const ids = chosen().map((one) => one.id);
-    if (ids.length) annotator.setSelected(ids, true); else annotator.cancelSelected();
+    if (ids.length && ids.length <= MOST_HANDLES) annotator.setSelected(ids, true); else annotator.cancelSelected();
     drawing = false;
   }
   drawTags();
-  $("undo").disabled = !current.steps.length;
+  drawUndo();
   $("redo").disabled = !current.undone.length;
   for (const radio of document.getElementsByName("status")) radio.checked = radio.value === current.status;
 }
+function drawUndo() { $("undo").disabled = !dropIsLast && !current?.steps.length; }
 function select(ids) {
   selected = new Set(ids);
   draw();
@@ -411,13 +424,14 @@ function select(ids) {
 function drawTags() {
   const layer = $("tags");
   if (!layer) return;
+  const width = canvasWidth();  // measured once: each time the page is laid out again
   layer.replaceChildren(...current.boxes.map((box) => {
     const tag = element("span", {className: "tag", textContent: labelName(box.label)});
     tag.dataset.id = box.id;
     tag.style.background = data.colours[box.label];
     tag.style.color = data.inks[box.label];
     tag.classList.toggle("chosen", selected.has(box.id));
-    placeTag(tag, box.xyxy);
+    placeTag(tag, box.xyxy, width);
     return tag;
   }));
   // Labels lie beside those that they would hide, or below where the picture ends. All are measured before one is moved.
@@ -437,10 +451,10 @@ function drawTags() {
   layer.append(...unsureDrafts().map(doubt));
 }
 /** An unsure draft on the picture: dashed, with its name, which keeps it. */
-function doubt(number) {
-  const draft = draftOf(current, number), shade = dashed(draft, "doubt");
+function doubt(draft) {
+  const shade = dashed(draft, "doubt");
   const name = element("button", {type: "button", tabIndex: -1, textContent: `${labelName(draft.label)}?`, title: "Keep this box"});
-  name.addEventListener("click", () => keep([number]));
+  name.addEventListener("click", () => keep([draft]));
   shade.append(name);
   return shade;
 }
@@ -451,10 +465,10 @@ function dashed({xyxy: [x0, y0, x1, y1], label}, className) {
     height: `${100 * (y1 - y0) / height}%`, borderColor: data.colours[label]});
   return shade;
 }
-function placeTag(tag, [x0, y0]) {
+function placeTag(tag, [x0, y0], width = canvasWidth()) {
   tag.style.left = `${100 * x0 / current.size[0]}%`;
   tag.style.top = `${100 * y0 / current.size[1]}%`;
-  tag.classList.toggle("inside", y0 * canvasWidth() / current.size[0] < 18);
+  tag.classList.toggle("inside", y0 * width / current.size[0] < 18);
 }
 function moveTag(annotation) {
   const tag = $("tags")?.querySelector(`[data-id="${annotation.id}"]`);
@@ -523,7 +537,8 @@ $("canvas").addEventListener("pointerdown", (event) => {
       select(ids);
     }
   } else if (!onSelected) {
-    if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
+    if (selected.size > MOST_HANDLES) select([]);  // Annotorious does not know of it
+    else if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
     const layer = annotator.element.querySelector("svg");
     layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
     // A finger that taps the next corner of a polygon has not moved there.
@@ -574,21 +589,28 @@ function drop(boxes = chosen()) {
     selected = new Set();
   });
 }
-const droppedDrafts = () => notThere(current, false), unsureDrafts = () => notThere(current, true);
-function keep(numbers) {
-  if (!numbers.length) return;
+const unsureDrafts = () => notThere(current, true);
+/** The drafts that were dropped, and what a person drew and dropped, as it was last. */
+function dropped() {
+  const there = new Set(current.boxes.map(originOf)), drawn = new Map();
+  for (const one of current.steps.flatMap(({boxes}) => boxes))
+    if (one.draft === null && !there.has(one.id)) drawn.set(one.id, one);
+  return [...notThere(current, false), ...drawn.values()];
+}
+function keep(boxes) {
+  if (!boxes.length) return;
   change(() => {
-    const back = numbers.map((number) => withId(clone(draftOf(current, number))));
+    const back = boxes.map((one) => one.id ? clone(one) : withId(clone(one)));
     current.boxes.push(...back);
     selected = new Set(back.map((one) => one.id));
   });
 }
 function keepLast() {
   for (let i = current.steps.length - 1; i >= 0; i--) {
-    const were = new Set(current.steps[i].boxes.map((one) => one.draft)), gone = [...droppedDrafts(), ...unsureDrafts()].filter((one) => were.has(one));
+    const were = new Set(current.steps[i].boxes.map(originOf)), gone = [...dropped(), ...unsureDrafts()].filter((one) => were.has(originOf(one)));
     if (gone.length) return keep(gone);
   }
-  keep(droppedDrafts());
+  keep(dropped());
 }
 /** Keeps the best of the unsure boxes. */
 function keepUnsure() { keep(unsureDrafts().slice(0, 1)); }
@@ -688,19 +710,22 @@ function reviewedNext() {
 
 // ------------------------------------------------------------------------------------------------- the list of boxes
 let items = new Map();  // of the list of boxes, by what they show
+const kinds = element("select", {className: "kind"}, ...data.names.map((name, i) => new Option(name, String(i))));
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
   // Rows that look as before stay: those of a hundred boxes with many names take long to lay out.
   const before = items, list = $("boxes");
   items = new Map(current.boxes.map((box) => {
-    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box), selected.has(box.id)]);
-    return [key, before.get(key) ?? boxItem(box)];
+    const key = JSON.stringify([box.id, box.xyxy, box.label, scoreText(box)]), item = before.get(key) ?? boxItem(box);
+    item.querySelector(".pick").checked = selected.has(box.id);
+    item.classList.toggle("chosen", selected.has(box.id));
+    return [key, item];
   }));
   for (const [key, item] of before) if (!items.has(key)) item.remove();
   [...items.values()].forEach((item, i) => { if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null); });
   if (focused) ($("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`) || $("boxes").querySelector(".pick") || $("add")).focus();
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
-  const gone = droppedDrafts();
+  const gone = dropped();
   $("dropped-part").hidden = !gone.length;
   $("dropped").replaceChildren(...gone.map(draftItem));
   const doubts = unsureDrafts();
@@ -713,18 +738,18 @@ const sizeText = ([x0, y0, x1, y1]) => `${Math.round(x1 - x0)} × ${Math.round(y
 function scoreText(box) {
   const draft = box.draft === null ? null : draftOf(current, box.draft);
   if (!draft) return "new";
-  const same = near(draft.xyxy, box.xyxy) && draft.label === box.label && (!data.masks || box.mask);
-  return `${same ? draft.score.toFixed(2) : "edited"}${draft.group ? " · several?" : ""}`;
+  return `${isEdited(box, draft) ? "edited" : draft.score.toFixed(2)}${draft.group ? " · several?" : ""}`;
 }
 function boxItem(box) {
   const words = `${labelName(box.label)}, ${scoreText(box)}, ${sizeText(box.xyxy)}`;
-  const pick = element("input", {type: "checkbox", className: "pick", checked: selected.has(box.id), ariaLabel: `Select ${words}`});
+  const pick = element("input", {type: "checkbox", className: "pick", ariaLabel: `Select ${words}`});
   pick.addEventListener("change", () => {
     const ids = new Set(selected);
     if (pick.checked) ids.add(box.id); else ids.delete(box.id);
     select(ids);
   });
-  const kind = element("select", {className: "kind", ariaLabel: `Label of ${words}`}, ...data.names.map((name, i) => new Option(name, String(i))));
+  const kind = kinds.cloneNode(true);  // faster than to make the options again
+  kind.ariaLabel = `Label of ${words}`;
   kind.value = String(box.label);
   kind.addEventListener("change", () => relabel(Number(kind.value), [boxOf(box.id)]));
   const away = element("button", {type: "button", className: "away", textContent: "Drop", ariaLabel: `Drop ${words}`});
@@ -732,16 +757,15 @@ function boxItem(box) {
   const item = element("li", {title: sizeText(box.xyxy)}, pick, kind, element("span", {className: "score", textContent: scoreText(box)}), away);
   item.dataset.id = box.id;
   item.style.borderLeftColor = data.colours[box.label];
-  item.classList.toggle("chosen", selected.has(box.id));
   return item;
 }
-/** A draft that no box comes of, in the list of the dropped or of the unsure ones. */
-function draftItem(number) {
-  const draft = draftOf(current, number), words = `${labelName(draft.label)} ${draft.score.toFixed(2)}`;
+/** A draft that no box comes of, or a drawn box that was dropped, in the list of the dropped or of the unsure ones. */
+function draftItem(draft) {
+  const words = `${labelName(draft.label)} ${draft.score?.toFixed(2) ?? "new"}`;
   const back = element("button", {type: "button", textContent: "Keep", ariaLabel: `Keep ${words}, ${sizeText(draft.xyxy)}`});
   back.addEventListener("click", () => {
     ghost(null);
-    keep([number]);
+    keep([draft]);
     $("boxes").querySelector("li:last-child .pick").focus();
   });
   const item = element("li", {}, element("span", {textContent: words}), back);
@@ -827,18 +851,38 @@ function showList(on) {
   fit();
 }
 let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
-async function dropShown() {
-  const {box: fits} = wanted();
-  const having = shown.filter((index) => entries[index].found.some(fits));
-  const count = having.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
-  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(having.length, "picture", "pictures")}?`)) return;
-  const [done, dropped] = await changeMany(having, (index, state) => {
-    const found = entryOf(state).found;
-    return state.boxes.filter((_, i) => !fits(found[i]));
-  }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
+let dropIsLast = false;    // whether nothing was changed since, so that Undo takes it back
+const DROPPED = `cliploc-dropped:${data.folder}`;
+/** Keeps what can be taken back; of a server also over a reload. */
+function keepDropped(done) {
   droppedShown = done;
+  dropIsLast &&= done.length > 0;
+  drawUndo();
   $("take-back").hidden = !done.length;
-  saved(`${plural(dropped, "box", "boxes")} dropped`);
+  try {
+    if (data.server) sessionStorage.setItem(DROPPED, JSON.stringify(done));
+  } catch { sessionStorage.removeItem(DROPPED); }  // too much
+}
+async function dropShown() {
+  const {box: fits} = wanted(), all = $("drop-own").checked;
+  const isOwn = (entry, found) => entry.status !== "none" || found[3];  // a person's work
+  const fitting = (index) => entries[index].found.filter(fits);
+  const own = shown.flatMap((i) => fitting(i).filter((one) => isOwn(entries[i], one))).length;
+  const goes = (entry, found) => fits(found) && (all || !isOwn(entry, found));
+  const having = shown.filter((i) => entries[i].found.some((one) => goes(entries[i], one)));
+  const count = shown.flatMap(fitting).length - (all ? 0 : own), pictures = plural(having.length, "picture", "pictures");
+  const yours = `${plural(own, "box", "boxes")} that you drew, changed or reviewed`;
+  if (!count) { tell(own ? `No draft fits the filter: ${yours} would stay.` : "No box fits the filter."); return; }
+  const stay = own ? ` ${yours} ${own === 1 ? "stays" : "stay"}.` : "";
+  if (!confirm(all ? `Drop ${plural(count, "box", "boxes")} in ${pictures}, with ${yours}?` : `Drop ${plural(count, "draft", "drafts")} in ${pictures}?${stay}`)) return;
+  const [done, number] = await changeMany(having, (_, state) => {
+    const entry = entryOf(state);
+    return state.boxes.filter((_, i) => !goes(entry, entry.found[i]));
+  }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
+  $("drop-own").checked = false;
+  dropIsLast = true;
+  keepDropped(done);
+  saved(`${plural(number, "box", "boxes")} dropped: Undo takes them back`);
 }
 /** Undoes the last drop in all pictures shown, except where a picture was changed since. */
 async function takeBackShown() {
@@ -852,8 +896,7 @@ async function takeBackShown() {
     return null;
   }, (number) => `Taking back: ${plural(number, "box", "boxes")} …`);
   for (const {index} of done) todo.delete(index);
-  droppedShown = [...todo.values()];  // where the server was gone, it can be tried again
-  $("take-back").hidden = !droppedShown.length;
+  keepDropped([...todo.values()]);  // where the server was gone, it can be tried again
   saved(`${plural(back, "box", "boxes")} taken back`);
   if (changedSince.length) tell(`Changed since, and left as they are: ${changedSince.join(", ")}. Their dropped drafts are in the list of each picture.`);
 }
@@ -869,7 +912,7 @@ async function changeMany(indices, boxesOf, says) {
         const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
         if (!boxes) continue;
         state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
-        done.push({index, before, revision: state.revision});
+        done.push({index, before: before.map(plainBox), revision: state.revision});
         changed += Math.abs(boxes.length - before.length);
         entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
       } catch (error) {
@@ -995,20 +1038,19 @@ function paintHeat() {
   $("tau-value").textContent = Number($("tau").value).toFixed(2);
 }
 async function suggestAt(event) {
-  const [x, y] = shownPoint(event).map((value) => value * current.scale), picture = current;
+  const [x, y] = shownPoint(event).map((value) => value * current.scale), picture = current, asked = heat;
+  const late = () => picture !== current || asked !== heat;
   try {
     const answer = await store.suggest(picture.index, {name: heat.name, threshold: Number($("tau").value), at: [x, y]});
-    if (picture !== current || !heat) return;
-    const wantedName = heat.name.split("~").map((side) => side.split("|")[0].trim()).join("~").toLowerCase();
-    const known = data.names.findIndex((name) => name.toLowerCase() === wantedName);
+    if (late()) return;
     change(() => {
-      const made = withId({xyxy: answer.xyxy, label: known >= 0 ? known : active, draft: null, ...(answer.mask ? {mask: answer.mask, polygons: answer.polygons} : {})});
+      const made = withId({...answer, draft: null});
       current.boxes.push(made);
       selected = new Set([made.id]);
     });
     $("suggest-said").textContent = "A box was added.";
   } catch (error) {
-    $("suggest-said").textContent = error.message;
+    if (!late()) $("suggest-said").textContent = error.message;
   }
 }
 function endHeat() {
@@ -1151,6 +1193,7 @@ addEventListener("change", () => {
     editor.inert = true;
     return;
   }
+  if (data.server) keepDropped(JSON.parse(sessionStorage.getItem(DROPPED)) ?? []);
   filter();
   const asked = Number(location.hash.slice(1) || -1);
   if (!entries.length) return tell("There are no pictures to review.");
