@@ -2,73 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import msgspec
+
 from cliploc import __version__, prompts
-from cliploc._documents import AnnotationManifest, read_if_there
-from cliploc._files import (
-    Inputs,
-    alone_in,
-    part_path,
-    parts_in,
-    read_stamps,
-    remove_part,
-    temporaries_of,
-    user_path,
-    write_part,
-    write_whole,
-)
+from cliploc._files import Inputs, alone_in, own_temporaries, remove_leftovers, user_path
 from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.jobs import annotation_edits as edits
-from cliploc.jobs import correction_masks, export_states, folder
-from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, refuse_decisions, summary_of
-from cliploc.jobs.annotation_rows import (
-    KIND,
-    LEARNT,
-    LEARNT_BEFORE,
-    SCHEMA_VERSION,
-    TAUGHT,
-    TAUGHT_BEFORE,
-    lines_of,
-    rows_in,
-    rows_of,
-    run_id,
-)
+from cliploc.jobs import correction_masks
+from cliploc.jobs.annotation_results import LEARNT, TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
+from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
-from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here, saying_what_is_kept
-from cliploc.jobs.folder import plain, room_for_parts
+from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
+from cliploc.jobs.folder import plain, session
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.lessons import lessons_path
-from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, content_digest, find_pictures, stamp
+from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, Skipped, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.registry import plugin_sources
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.labelling import Found, LabellingRun, settled_in
+from cliploc.runs.store import FILE, saying_disk_is_full
 
-OWN_FILES = (
-    TAUGHT,
-    LEARNT,
-    TAUGHT_BEFORE,
-    LEARNT_BEFORE,
-    export_states.FILE,
-    "summary.json",
-    edits.CORRECTIONS,
-    edits.SAVES,
-    "draft_scores.json",
-)  # files that every run may write
+OWN_FILES = (LEARNT, "summary.json", "draft_scores.json")  # files that every run may write
 
 
 def annotate(
@@ -137,125 +104,72 @@ def annotate(
         form.check(ExportSettings(names.names, "", "", masks, asked.polygons))
 
     target = user_path(out)
-    refuse_decisions(target)
-    earlier = read_if_there(target / "manifest.json", AnnotationManifest)  # of an earlier call
+    earlier = settled_in(target)  # by an earlier call
     every = earlier.get("every") if asked.every is None else asked.every
     frames = None if every is None else Every.of(every)
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
-    picture_files = there.pictures[: asked.limit]
     given = None if asked.decisions is None else user_path(asked.decisions)
     listed = [listing for listing in (pictures, labels) if isinstance(listing, str | os.PathLike)]
-    _spare_inputs(target, [*(file.path for file in [*picture_files, *there.videos]), *listed], given)
-    least = [
-        presence
-        for presence in (*given_thresholds, earlier.get("settings", {}).get("min_presence"))
-        if presence is not None
-    ]
-    settings = AnnotatorSettings(names, options, min_area, asked.groups, min(least, default=None), masks, asked.teach)
+    _spare_inputs(target, [*(file.path for file in [*there.pictures, *there.videos]), *listed], given)
+    asked_for = (*given_thresholds, earlier.get("least"))
+    least = min((presence for presence in asked_for if presence is not None), default=None)
+    settings = AnnotatorSettings(names, options, min_area, asked.groups, least, masks, asked.teach)
 
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
-    if note := there.skipped_note():
-        notes.add([note])
-    described = worker.describe()
+    notes.add([note for note in [there.skipped_note()] if note])
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
-    prefix = asked.image_url
-    if prefix is None:  # Label Studio serves folders below its document root, not the root itself
-        name = there.root.resolve().name
-        prefix = IMAGE_URL + (f"{quote(name)}/" if name else "")
-    manifest = plain(
+    plugins = plugin_sources()
+    of_run = plain(
         {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND.name,
             "cliploc_version": __version__,
-            **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
-            "root": there.root.resolve(),
-            "labels": {words: {} for words in names.entries},
-            "settings": described,
-            "drafts": rule.document(),
-            "token": folder.token_for(target),
-            "image_url": prefix,
-            "every": every,
+            **({"plugins": plugins} if plugins else {}),
+            "labels": names.entries,
+            **worker.describe(),
         }
     )
-    files = [name for export in chosen for name in export.outputs]
-    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
         refuse_without("video", "a video")
-    with alone_in(target):
-        begun = folder.begin(target, KIND, manifest, mine, lambda _, part: rows_in(part, len(names.names)))
-        notes.add(begun.notes)
-        with temporaries_of(begun.token):
-            with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                changed = {"image_url": asked.image_url, "every": every, "drafts": rule.document()}
-                changed["root"] = manifest["root"]  # the pictures may lie elsewhere now
-                if folder.read_manifest(target, KIND)["drafts"] != rule.document():
-                    export_states.mark_stale(target)
-                folder.update_manifest(
-                    target, KIND, **{key: value for key, value in changed.items() if value is not None}
-                )
-                unreadable: dict[str, str] = {}
-                if frames is not None and there.videos:
-                    picture_files, unreadable = _with_frames(
-                        picture_files, there.videos, frames, asked.limit, target, reporter
-                    )
-                run = run_id(manifest)
-                edits.merge_saves(target, run)
-                unreadable |= _remove_stale(target, begun.damaged, picture_files, run, notes)
-                picture_files = [file for file in picture_files if file.id not in unreadable]
-                of_run = AnnotatedFolder(target, manifest, picture_files, there.skipped, unreadable)
-            whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-            done = {name for name, place in of_run.results.places.items() if place.ok or not asked.retry}
-            todo = [file for file in picture_files if file.id not in done]
-            size = shard_size(worker.localizer.options.batch_size, shard)
-            free = (number for number in count() if number not in whole)
-            shards = {n: replace(shard, index=n) for n, shard in zip(free, shards_of(todo, size), strict=False)}
-            keep = _Keep(target, shards, notes, reporter)
-
-            reporter.phase("annotate")
-            reporter.start(len(todo), len(picture_files))
-            not_applied: Mapping[str, str] = {}
-            with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                of_review = given is not None and edits.is_review(given)
-                if given is not None and of_review:  # it only refers to pictures that are annotated already
-                    not_applied = edits.merge_review(of_run, given)
-                if shards:
-                    export_states.mark_stale(target)
-                    folder.begin_session(target, KIND)
-                    with saying_what_is_kept(target, lambda: f"{len(done) + keep.pictures:,} pictures"):
-                        engine(list(shards.values()), Ready(settings, worker), keep, reporter)
-                    of_run.read_rows()
-                if given is not None and not of_review:  # for it the sizes of all pictures must be known
-                    read, sources = edits.merge_corrections(of_run, given)
-                    not_applied = read.problems
-                    notes.add([correction_masks.in_words(sources)] if sources else [])
-                    notes.add([f"{read.form}: {len(read.pictures):,} of {len(picture_files):,} pictures corrected"])
-                of_run.read_edits()
-                if left := sorted(of_run.corrected.keys() - {file.id for file in picture_files} - unreadable.keys()):
-                    notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])
-                if "teaching" in described:
-                    learns = partial(reporter.phase, "learning from the folder")
-                    notes.add(teach(of_run, begun=learns).lines())
-                if asked.max_false is not None:
-                    notes.add([of_run.keep_promise(asked.max_false)])
-                    folder.update_manifest(target, KIND, drafts=of_run.rule.document())
-                state, before = folder.read_manifest(target, KIND), summary_of(target)
-                export = of_run.export_settings(state["image_url"], asked.polygons, asked.copy)
-                kept = [export for export in exports if _is_there(target, export, state["files"], before)]
-                result = conclude(
-                    of_run,
-                    list(dict.fromkeys([*kept, *chosen])),
-                    export,
-                    before=before,
-                    review=asked.review,
-                    computed=sum(of_run.results.places[file.id].ok for file in todo),
-                    notes=notes.lines,
-                    reporter=reporter,
-                )
-                return replace(result, not_applied=not_applied)
+    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else [])]
+    mine += [name for export in chosen for name in export.outputs]
+    with (
+        alone_in(target),
+        own_temporaries(target, TOKEN),
+        saying_disk_is_full(target),
+        LabellingRun.make(target, names.names, of_run) as run,
+    ):
+        _own(run, mine)
+        image_url = earlier.get("image_url", _image_url(there.root)) if asked.image_url is None else asked.image_url
+        settled = {"image_url": image_url, "every": every}
+        run.change(root=str(there.root.resolve()), drafts=rule.document(), settled=settled)
+        work = _Work(target, run, notes, reporter, asked)
+        files, unreadable = work.with_frames(there, frames)
+        unreadable |= work.remove_stale(files)
+        files = [file for file in files if file.id not in unreadable]
+        folder, computed, not_applied = work.annotate(
+            files, there.skipped, unreadable, given, engine, Ready(settings, worker),
+            shard_size(worker.localizer.options.batch_size, shard),
+        )  # fmt: skip
+        if "teaching" in of_run:
+            learns = partial(reporter.phase, "learning from the folder")
+            notes.add(teach(folder, begun=learns).lines())
+        if asked.max_false is not None:
+            notes.add([folder.keep_promise(asked.max_false)])
+        written = Written(image_url, asked.polygons, asked.copy, asked.review)
+        before = [exports.get(name) for name in (*run.exports, *exports.names()) if name in exports.names()]
+        before = [export for export in before if _is_there(run, export)]
+        result = conclude(
+            folder,
+            list(dict.fromkeys([*before, *chosen])),
+            written,
+            computed=computed,
+            notes=notes.lines,
+            reporter=reporter,
+        )
+        return replace(result, not_applied=not_applied, notes=notes.lines)
 
 
 def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
@@ -271,19 +185,36 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
-def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
+def _own(run: LabellingRun, files: Sequence[str]) -> None:
+    """Notes which files are the run's, and refuses to overwrite others."""
+    own, out = run.store.get("files", []), run.store.path.parent
+    if taken := [name for name in files if name not in own and os.path.lexists(out / name)]:
+        raise UsageError(
+            f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
+            "choose another --out"
+        )
+    run.store["files"] = sorted({*own, *files})
+
+
+def _image_url(root: Path) -> str:
+    """Label Studio serves folders below its document root, not the root itself."""
+    name = root.resolve().name
+    return IMAGE_URL + (f"{quote(name)}/" if name else "")
+
+
+def _is_there(run: LabellingRun, export: Export) -> bool:
     """Whether an earlier call wrote an export, even if it was killed right afterwards."""
+    out, own = run.store.path.parent, run.store["files"]
     return all(output in own for output in export.outputs) and (
-        export.name in before.get("files", {}) or any((out / output).exists() for output in export.outputs)
+        export.name in run.exports or any((out / output).exists() for output in export.outputs)
     )
 
 
 def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
     written = [
-        "manifest.json",
+        FILE,
         "review.html",
-        "parts",
         *OWN_FILES,
         *(name for export in exports for name in export.outputs),
     ]
@@ -298,98 +229,106 @@ def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected
             raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
-def _with_frames(
-    files: Sequence[PictureFile],
-    videos: Sequence[PictureFile],
-    every: Every,
-    limit: int | None,
-    out: Path,
-    reporter: Reporter,
-) -> tuple[list[PictureFile], dict[str, str]]:
-    """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
-    pictures, unreadable = list(files), {}
-    reporter.phase("taking frames")
-    for video in videos:
-        try:
-            pictures += frames_of(video, every, out / FRAMES)
-        except InputError as error:
-            unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
-            reporter.failed(video.id, error)
-    pictures = pictures[:limit]
-    if not pictures:
-        name, reason = next(iter(unreadable.items()))
-        raise UsageError(f"expected a video that can be read, got {name}: {reason}")
-    return pictures, unreadable
+class _Work:
+    """Annotates the pictures of a call that are not annotated yet."""
 
+    def __init__(self, out: Path, run: LabellingRun, notes: Notes, reporter: Reporter, asked: AnnotateOptions) -> None:
+        self._out, self._run, self._notes, self._reporter, self._asked = out, run, notes, reporter, asked
+        self._stamps: dict[str, str] = {}
+        self.added = 0  # number of pictures
 
-def _remove_stale(
-    out: Path, damaged: Sequence[int], files: Sequence[PictureFile], run: str, notes: Notes
-) -> dict[str, str]:
-    """Removes damaged parts, and rows and corrections of replaced pictures: their pictures are computed again.
+    def with_frames(self, there: FoundPictures, every: Every | None) -> tuple[list[PictureFile], dict[str, str]]:
+        """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
+        files, unreadable = there.pictures[: self._asked.limit], dict[str, str]()
+        if every is None or not there.videos:
+            return files, unreadable
+        self._reporter.phase("taking frames")
+        for folder, _, _ in os.walk(self._out / FRAMES):
+            remove_leftovers(Path(folder), TOKEN)
+        for video in there.videos:
+            try:
+                files += frames_of(video, every, self._out / FRAMES)
+            except InputError as error:
+                unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
+                self._reporter.failed(video.id, error)
+        if not files:
+            name, reason = next(iter(unreadable.items()))
+            raise UsageError(f"expected a video that can be read, got {name}: {reason}")
+        return files[: self._asked.limit], unreadable
 
-    Returns the annotated pictures that cannot be read now, with the reason. They may come back: nothing is removed.
-    """
-    away = dict[str, str]()
-    if damaged:
-        export_states.mark_stale(out)
-    for index in damaged:
-        lessons_path(out, index).unlink(missing_ok=True)
-        remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
-    by_id = {file.id: file for file in files}
-    stale: dict[Path, dict[int, str]] = {}  # part → line → picture
-    for path in parts_in(out, KIND.suffix):
-        stamps = read_stamps(path)
-        for line, row in enumerate(rows_of(path)):
-            picture = by_id.get(row["picture"])
-            same = picture is not None and stamps[line : line + 1] == [stamp(picture)]
-            if picture is None or (same and row["blake2b"] != UNREAD):  # a disk that failed leaves the stamps
+    def remove_stale(self, files: Sequence[PictureFile]) -> dict[str, str]:
+        """Removes pictures that were replaced, with what was corrected in them: they are computed again.
+
+        Returns the annotated pictures that cannot be read now, with the reason. They may come back: nothing is removed.
+        """
+        away, replaced, same = dict[str, str](), list[PictureFile](), dict[str, str]()
+        stamped = self._run.stamped()
+        for file in (file for file in files if file.id in stamped):
+            before, checksum, done = stamped[file.id]
+            now = stamp(file)
+            if before == now and checksum != UNREAD:  # a disk that failed leaves the stamps
                 continue
-            digest = content_digest(picture)
-            if digest == UNREAD and row["status"] == "ok":
-                away[picture.id] = "it was annotated, and cannot be read now: bring it back, or remove its name"
-            elif row["blake2b"] != digest:
-                stale.setdefault(path, {})[line] = picture.id
-    replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
-    if replaced:
-        export_states.mark_stale(out)
-    corrected, reviews = edits.corrections_in(out, run)
-    if (corrected.keys() | reviews.keys()) & set(replaced):  # before the rows: an interrupted run can repeat both
-        left = {name: correction for name, correction in corrected.items() if name not in replaced}
-        edits.write_corrections(
-            out, left, run, {name: review for name, review in reviews.items() if name not in replaced}
-        )
-    for path, lines in stale.items():
-        content, stamps = lines_of(path), read_stamps(path)
-        fresh = [line for line in range(len(content)) if line not in lines]
-        if fresh:
-            write_part(path, b"".join(content[line] for line in fresh), [stamps[line] for line in fresh if stamps])
-        else:
-            lessons_path(out, int(path.stem)).unlink(missing_ok=True)
-            remove_part(path)
-    if replaced:
-        lost = len((corrected.keys() | reviews.keys()) & set(replaced))
-        ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
-        notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}{ending}"])
-    return away
+            digest = content_digest(file)
+            if digest == UNREAD and done:
+                away[file.id] = "it was annotated, and cannot be read now: bring it back, or remove its name"
+            elif digest != checksum:
+                replaced.append(file)
+            else:
+                same[file.id] = now
+        self._run.restamp(same)
+        if replaced:
+            pictures, names = self._run.pictures(), [file.id for file in replaced]
+            lost = sum(self._run.saved(pictures[name]).touched for name in names)
+            ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
+            self._run.remove(names)
+            self._notes.add(
+                [f"replaced since they were annotated, and annotated again: {pictures_in_words(names)}{ending}"]
+            )
+        return away
 
+    def annotate(
+        self,
+        files: Sequence[PictureFile],
+        skipped: Sequence[Skipped],
+        unreadable: Mapping[str, str],
+        given: Path | None,  # what people corrected
+        engine: Engine,
+        make_worker: Ready,
+        size: int,  # of a shard
+    ) -> tuple[AnnotatedFolder, int, Mapping[str, str]]:
+        """Returns the folder, how many pictures were annotated now, and why corrections were not taken."""
+        stamped, not_applied = self._run.stamped(), dict[str, str]()
+        done = {name for name, (_, _, good) in stamped.items() if good or not self._asked.retry}
+        todo = [file for file in files if file.id not in done]
+        self._reporter.phase("annotate")
+        self._reporter.start(len(todo), len(files))
+        of_review = given is not None and is_review(given)
+        if given is not None and of_review:  # it only refers to pictures that are annotated already
+            present = [file for file in files if file.id in stamped]
+            not_applied = apply_review(AnnotatedFolder(self._run, present), given)
+        if todo:
+            # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
+            self._stamps = {file.id: stamp(file) for file in todo}
+            self._run.store["sessions"] = [*self._run.store.get("sessions", []), session()]
+            with saying_what_is_kept(self._out, lambda: f"{len(done) + self.added:,} pictures"):
+                engine([*shards_of(todo, size)], make_worker, self._keep, self._reporter)
+        folder = AnnotatedFolder(self._run, files, skipped, unreadable)
+        if given is not None and not of_review:  # for it the sizes of all pictures must be known
+            read, sources = apply_corrections(folder, given)
+            not_applied = read.problems
+            self._notes.add([correction_masks.in_words(sources)] if sources else [])
+            self._notes.add([f"{read.form}: {len(read.pictures):,} of {len(files):,} pictures corrected"])
+        left = folder.pictures.keys() - {file.id for file in files} - unreadable.keys()
+        if gone := sorted(name for name in left if folder.saved(name).correction is not None):
+            self._notes.add([f"corrected, but not there now: {pictures_in_words(gone)}; corrections go by the name"])
+        return folder, sum(folder.pictures[file.id].error is None for file in todo), not_applied
 
-class _Keep:
-    """Writes each part that the engine hands over, and tells the reporter which pictures failed."""
-
-    def __init__(self, out: Path, shards: Mapping[int, Shard], notes: Notes, reporter: Reporter) -> None:
-        self._out, self._shards, self._notes, self._reporter = out, shards, notes, reporter
-        # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
-        self._stamps = {sample.id: stamp(sample) for shard in shards.values() for sample in shard.samples}
-        self.written = self.pictures = 0  # number of parts, and of pictures in them
-
-    def __call__(self, part: Part) -> None:
-        of_part = [self._stamps[sample.id] for sample in self._shards[part.index].samples]
-        if part.lessons:  # before the rows: without them a picture could never be taught
-            write_whole(lessons_path(self._out, part.index), lambda temporary: temporary.write_bytes(part.lessons))
-        write_part(part_path(self._out, part.index, KIND.suffix), part.content, of_part)
-        self.written += 1
-        self.pictures += part.content.count(b"\n")
+    def _keep(self, part: Part) -> None:
+        """Adds what the engine hands over, and tells the reporter which pictures failed."""
+        found = msgspec.msgpack.decode(part.content, type=list[Found])
+        self._run.add(found, self._stamps)
+        self.added += len(found)
         self._notes.add(part.notes)
-        for row in map(json.loads, part.content.splitlines()):
-            if row["status"] != "ok":
-                self._reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
+        for one in found:
+            if one.error is not None:
+                self._reporter.failed(one.picture, CliplocError(f"{one.picture}: {one.error}"))

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from cliploc import __version__, prompts
-from cliploc._documents import AnnotationSummary, read_if_there
+from cliploc import __version__
+from cliploc._documents import read_if_there
+from cliploc._files import write_whole
+from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
-from cliploc.errors import UsageError
-from cliploc.jobs import annotation_edits as edits
-from cliploc.jobs import export_states
-from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
-from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose
+from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose, held_drafts
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.jobs.videos import path_of
@@ -35,8 +31,12 @@ from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.html import count
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
-from cliploc.rle import fills, uncompressed
+from cliploc.rle import Rle
+from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 
+SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
+TOKEN = "a-labelling-run"  # in the names of its temporary files
+LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
 MOST_SHARES = 10  # names whose shares are said in a line
 
 
@@ -166,164 +166,179 @@ class AnnotatedFolder:
 
     def __init__(
         self,
-        out: Path,
-        manifest: Mapping[str, Any],
+        run: LabellingRun,
         files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
-        skipped: Sequence[Skipped] | None = None,  # None: as the summary has it
+        skipped: Sequence[Skipped] | None = None,  # None: as an earlier call found it
         unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
     ) -> None:
-        """Reads the folder of a run, as its manifest describes it."""
-        self.out, self.root, self.run = out, Path(manifest["root"]), run_id(manifest)
-        self.found, self.skipped, self.unreadable = files, skipped, unreadable
-        self.labels = tuple(manifest["labels"])  # as `cliploc.jobs.labels.Labels.entries`
-        self.names = prompts.parse(self.labels).names
-        self.rule = DraftRule(**manifest["drafts"])  # which candidates are drafts
-        self.settings: Mapping[str, Any] = manifest["settings"]  # that its rows were made with
-        self.read_rows()
-        self.read_edits()
+        """Shows these pictures of a run."""
+        self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
+        self.skipped, self.unreadable = skipped, unreadable
+        self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
+        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.jobs.labels.Labels.entries`
+        self.names = run.names
+        self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
+        self.pictures = run.pictures()  # of the run
+        # In place of what the run holds: taught boxes that are not written, and reviews that are only played.
+        self.taught_instead: Mapping[str, TaughtPicture] | None = None
+        self.saved_instead: Mapping[str, Saved] | None = None
+        self.show(files)
+
+    def at(self, run: LabellingRun) -> AnnotatedFolder:
+        """The same pictures in another state of the run, with the rule of that."""
+        other = copy.copy(self)
+        other.run, other.rule = run, DraftRule(**run.store["drafts"])
+        return other
+
+    @property
+    def id(self) -> str:
+        """The id of its names and settings."""
+        return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:16]
 
     @property
     def masks(self) -> bool:
         """Whether its boxes have masks."""
-        return bool(self.settings.get("masks", False))
+        return self.run.masks
 
     def export_settings(self, image_url: str, polygons: bool, copy: bool) -> ExportSettings:
         """How its pictures are exported."""
         made_by = f"cliploc {__version__} {self.settings['model']} {self.settings['method']}"
         return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
 
-    def read_rows(self) -> None:
-        """Reads what the model found."""
-        self.results = Results(self.out, self.run)
-        self.show(self.found)
-
     def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; how common names are is estimated from them alone."""
         self.found = sorted(files, key=by_path)
-        there = [self.results.places[file.id].presence for file in self.found if file.id in self.results.places]
-        known = [presence for presence in there if presence is not None]
+        there = [self.pictures[file.id] for file in self.found if file.id in self.pictures]
+        self._known = [picture.presence for picture in there if picture.error is None]
+        self.__dict__.pop("prior", None)
+
+    @functools.cached_property
+    def prior(self) -> Prior | None:
+        """How common names are; None without a second look."""
         second_look = self.settings.get("second_look")
-        self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
-        # [P] names of which nothing says that a picture lacks them
-        self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
+        return None if second_look is None else Prior.of(self._known, float(second_look["calibration"]["base"]))
 
-    def chosen(self, picture: str) -> Chosen:
+    def candidates(self, name: str, taught: bool = True) -> Candidates:
+        """The candidates of a picture, without those that teaching found if they are not asked for."""
+        picture = self.pictures[name]
+        found, more = self.run.candidates(picture), None
+        if taught and self.taught_instead is not None:
+            more = self.taught_instead.get(name)
+        elif taught:
+            more = self.run.taught(picture, self.saved(name).generation)
+        return found if more is None else found.with_taught(more)
+
+    def saved(self, name: str) -> Saved:
+        """What a person did with a picture."""
+        if self.saved_instead is not None:
+            return self.saved_instead.get(name, Saved())
+        return self.run.saved(self.pictures[name])
+
+    def drawn(self, name: str, generation: int) -> str:
+        """A word that changes with a picture's drafts: their numbers are of these. It begins with the file's."""
+        return f"{self.pictures[name].checksum[:16]}-{generation}"
+
+    def chances(self, name: str) -> Floats:
+        """The chances `[P]` of the names in a picture without what teaching found."""
+        presence = self.pictures[name].presence
+        return presence if self.prior is None else self.prior.adjusted(presence)
+
+    def chosen(self, name: str, taught: bool = True) -> Chosen:
         """Which of a picture's candidates are drafts, and which are unsure."""
-        return choose(self.results.row(picture), self.rule, self.prior)
+        return choose(self.candidates(name, taught), self.rule, self.prior)
 
-    def untaught(self, picture: str) -> Chosen:
-        """The same without what teaching found."""
-        return choose(self.results.row(picture, taught=False), self.rule, self.prior)
-
-    def kept(self, picture: str) -> list[int]:
-        """The numbers of the boxes that hold where no corrected ones do, best first."""
-        return self.chosen(picture).shown(self.rule.unsure)
-
-    def shown_row(self, picture: str, unsure: bool = True) -> Row:
-        """A picture's row with its drafts alone, and its unsure boxes, best first."""
-        row, chosen = self.results.row(picture), self.chosen(picture)
+    def drafts(self, name: str, unsure: bool = False) -> Candidates:
+        """A picture's drafts alone, best first, and its unsure boxes behind them."""
+        found = self.candidates(name)
+        chosen = choose(found, self.rule, self.prior)
         ids = [*chosen.drafts, *(chosen.unsure if unsure else ())]
-        picked: Row = {key: [row[key][i] for i in ids] for key in ("boxes", "labels", "masks") if key in row}
-        return {**row, **picked, "scores": chosen.scores[ids].tolist()}
-
-    def read_edits(self) -> None:
-        """Reads what people changed."""
-        refuse_decisions(self.out)
-        self.corrected, self.reviews = edits.corrections_in(self.out, self.run)
-
-    def pictures(self) -> Iterator[AnnotatedPicture]:
-        """Yields the pictures that did not fail, by path, as reviewed and corrected."""
-        for number, file in enumerate(self.annotated(), start=1):
-            yield self.picture(file, number, self.chosen(file.id))
+        return replace(found.take(ids), scores=chosen.scores[ids])
 
     def annotated(self) -> list[PictureFile]:
         """The pictures that did not fail."""
-        return [file for file in self.found if self.results.places[file.id].ok]
+        return [file for file in self.found if self.pictures[file.id].error is None]
 
-    def picture(self, file: PictureFile, number: int, chosen: Chosen, all_boxes: bool = False) -> AnnotatedPicture:
+    def exported(self) -> Iterator[AnnotatedPicture]:
+        """Yields the pictures that did not fail, by path, as reviewed and corrected."""
+        for number, file in enumerate(self.annotated(), start=1):
+            yield self._exported(file, number)[0]
+
+    def _exported(self, file: PictureFile, number: int) -> tuple[AnnotatedPicture, Chosen, Candidates, Saved]:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
-        row, correction = self.results.row(file.id), None if all_boxes else self.corrected.get(file.id)
+        found, saved = self.candidates(file.id), self.saved(file.id)
+        chosen, correction = choose(found, self.rule, self.prior), saved.correction
         if correction is None:
-            if all_boxes:  # those that a review shows: also the ones that somebody kept under another rule
-                kept = self.corrected[file.id].drafts if file.id in self.corrected else None
-                there = [i for i in kept or () if i is not None and i < len(chosen.scores)]
-                ids = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *there}])
-            else:
-                ids = chosen.shown(self.rule.unsure)
-            boxes, labels, groups = ([row[key][i] for i in ids] for key in ("boxes", "labels", "groups"))
-            scores, certainty = chosen.scores[ids].tolist(), chosen.presence[labels].tolist()
-            masks = [row["masks"][i] for i in ids] if row.get("masks") else []
-        else:
-            boxes, labels, count = correction.boxes, correction.labels, len(correction.boxes)
-            ids = [*range(len(row["boxes"]), len(row["boxes"]) + count)]  # numbers that follow those of the drafts
-            scores, certainty, groups = [1.0] * count, [1.0] * count, [0] * count
-            masks = [] if row.get("masks") is None else self._corrected_masks(file.id, correction, row)
+            return self._with_drafts(file, number, found, chosen, chosen.shown(self.rule.unsure)), chosen, found, saved
+        count, total = len(correction.boxes), len(found.labels)
+        ones = np.ones(count, np.float32)
+        picture = AnnotatedPicture(
+            number,
+            file.id,
+            file.path,
+            found.size_wh,
+            np.array(correction.boxes, np.float32).reshape(-1, 4),
+            ones,
+            np.array(correction.labels, np.int64),
+            tuple(range(total, total + count)),  # numbers that follow those of the drafts
+            (False,) * count,
+            chosen.margin,
+            ones,
+            _rle(found.size_wh, correction.masks),
+        )
+        return picture, chosen, found, saved
+
+    def _with_drafts(
+        self, file: PictureFile, number: int, found: Candidates, chosen: Chosen, ids: Sequence[int]
+    ) -> AnnotatedPicture:
+        """A picture with these of its candidates."""
+        own = found.take(ids)
         return AnnotatedPicture(
             number,
             file.id,
             file.path,
-            (row["width"], row["height"]),
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(scores, np.float32),
-            np.array(labels, np.int64),
+            found.size_wh,
+            own.xyxy.astype(np.float32),
+            chosen.scores[[*ids]].astype(np.float32),
+            own.labels,
             tuple(ids),
-            tuple(map(bool, groups)),
+            tuple(own.several.tolist()),
             chosen.margin,
-            np.array(certainty, np.float32),
-            tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in masks),
+            chosen.presence[own.labels].astype(np.float32),
+            _rle(found.size_wh, own.masks),
         )
 
-    def _corrected_masks(self, picture: str, correction: Correction, row: Row) -> list[str]:
-        """The masks of a corrected picture, of a file that somebody may have changed."""
-        try:
-            masks = [mask or "" for mask in correction.masks or [""] * len(correction.boxes)]
-            fitting = all(fills(uncompressed(mask), row["width"] * row["height"]) for mask in masks)
-        except ValueError:
-            fitting = False
-        if correction.masks is None or not fitting:
-            raise UsageError(
-                f"expected a mask of each corrected box of {picture} in {self.out / edits.CORRECTIONS}: move it away "
-                "and --apply the corrected set again"
-            )
-        return masks
+    def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
+        """The drafts of the corrected pictures that are finished, with what holds there."""
+        pairs = ((file.id, self.saved(file.id)) for file in self.annotated())
+        return [
+            (self.drafts(name), saved.correction)
+            for name, saved in pairs
+            if saved.reviewed and saved.correction is not None
+        ]
 
-    def _corrected_drafts(self) -> list[tuple[Row, Correction]]:
-        return [(self.shown_row(name, unsure=False), self.corrected[name]) for name in self.corrected_whole()]
-
-    def draft_scores(self) -> dict[str, LabelScore]:
-        """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
+    def draft_scores(self) -> tuple[dict[str, LabelScore], int]:
+        """How drafts did against the boxes of so many corrected pictures: of all labels as "", then of each."""
         pairs = self._corrected_drafts()
         if not pairs:
-            return {}
+            return {}, 0
         every, each = score_drafts(pairs, len(self.names))
-        return {"": every, **dict(zip(self.names, each, strict=True))}
-
-    def stamp(self, *more: object) -> str:
-        """A digest that changes with everything that is written."""
-        digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
-        digest.update(json.dumps(self.rule.document()).encode())
-        if self.corrected:
-            digest.update(json.dumps(edits.plain_corrections(self.corrected), sort_keys=True).encode())
-        for file in self.found:
-            digest.update(json.dumps([file.id, str(file.path)]).encode() + self.results.stamp(file.id))
-        return digest.hexdigest()
+        return {"": every, **dict(zip(self.names, each, strict=True))}, len(pairs)
 
     def shares(self) -> dict[str, float]:
         """The estimated share of pictures with each label that the model knows by its text."""
         # Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
         if self.prior is None or self.prior.shares is None:
             return {}
-        drawn = {label for correction in self.corrected.values() for label in correction.labels}
-        by_boxes = self.certain | ((self.prior.shares <= SHARES[0]) & np.isin(range(len(self.names)), [*drawn]))
+        saved = {file.id: self.saved(file.id) for file in self.annotated()}
+        corrections = [one.correction for one in saved.values() if one.correction is not None]
+        drawn = {label for correction in corrections for label in correction.labels}
+        # Names of which nothing says that a picture lacks them.
+        certain = (np.stack(self._known) == 1).all(axis=0) if self._known else np.zeros(len(self.names), bool)
+        by_boxes = certain | ((self.prior.shares <= SHARES[0]) & np.isin(range(len(self.names)), [*drawn]))
         shares = self.prior.shares
-        if finished := self.finished():  # of which it is known
+        if finished := self.finished(saved):  # of which it is known
             known = {name: np.isin(range(len(self.names)), labels) for name, (_, labels) in finished.items()}
-            estimated = {file.id: self.results.places[file.id].presence for file in self.annotated()}
-            chances = [
-                known[name] if name in known else self.prior.adjusted(presence)
-                for name, presence in estimated.items()
-                if presence is not None
-            ]
+            chances = [known[name] if name in known else self.chances(name) for name in saved]
             shares = np.where(np.isnan(shares), np.nan, np.mean(chances, axis=0).round(4))
         by_name = zip(self.names, shares.tolist(), by_boxes.tolist(), strict=True)
         return {name: share for name, share, by_box in by_name if not (math.isnan(share) or by_box)}
@@ -347,203 +362,163 @@ class AnnotatedFolder:
             f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
         )
 
-    def corrected_whole(self) -> list[str]:
-        """The corrected pictures that are finished; a person may still be working on the others in the editor."""
-        return [file.id for file in self.found if file.id in self.corrected and self.is_finished(file.id)]
-
-    def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
+    def finished(self, saved: Mapping[str, Saved] | None = None) -> dict[str, tuple[list[list[float]], list[int]]]:
         """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
+        every = {file.id: self.saved(file.id) for file in self.annotated()} if saved is None else saved
         boxes_of = {}
-        for name in (file.id for file in self.annotated() if self.is_finished(file.id)):
-            if name in self.corrected:
-                boxes_of[name] = self.corrected[name].boxes, self.corrected[name].labels
-            else:
-                row, kept = self.results.row(name), self.kept(name)
-                boxes_of[name] = [row["boxes"][i] for i in kept], [row["labels"][i] for i in kept]
+        for name, one in every.items():
+            if one.reviewed:
+                held = one.correction or self._held(name)
+                boxes_of[name] = held.boxes, held.labels
         return boxes_of
 
-    def status(self, picture: str) -> str:
-        """What a person said of a picture; a corrected one of which nobody said anything is finished."""
-        if picture in self.reviews:
-            return str(self.reviews[picture]["status"])
-        return "reviewed" if picture in self.corrected else "none"
-
-    def seen(self, picture: str) -> bool:
-        """Whether somebody has reviewed or corrected a picture."""
-        return self.status(picture) != "none"
-
-    def touched(self, picture: str) -> bool:
-        """Whether what a person did with a picture refers to its drafts: they stay as they are."""
-        return self.seen(picture) or picture in self.corrected
-
-    def all_touched(self) -> set[str]:
-        """These pictures."""
-        return {picture for picture in {*self.reviews, *self.corrected} if self.touched(picture)}
-
-    def count_finished(self) -> int:
-        """About the number of the pictures of `finished`, at once."""
-        return sum(map(self.is_finished, {*self.reviews, *self.corrected}))
-
-    def revision(self, picture: str) -> int:
-        """The number of times that a picture was saved."""
-        return int(self.reviews.get(picture, {}).get("revision", 0))
-
-    def enter(self, picture: str, correction: Correction | None, status: str) -> int:
-        """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
-        revision = self.revision(picture) + 1
-        self.reviews[picture] = {"status": status, "revision": revision}
-        if correction is None:
-            self.corrected.pop(picture, None)
-        else:
-            self.corrected[picture] = correction
-        return revision
-
-    def is_finished(self, picture: str) -> bool:
-        """Whether it counts in `count_finished`."""
-        return self.status(picture) == "reviewed"
+    def _held(self, name: str) -> Correction:
+        """The boxes that hold where a person corrected none."""
+        found = self.candidates(name)
+        return held_drafts(found, choose(found, self.rule, self.prior).shown(self.rule.unsure))
 
     def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
-        row, name, chosen = self.results.row(file.id), file.id, self.chosen(file.id)
-        if (correction := self.corrected.get(name)) is None:
-            kept = chosen.shown(self.rule.unsure)
-            masks = [row["masks"][i] for i in kept] if "masks" in row else None
-            correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
+        found, saved = self.candidates(file.id), self.saved(file.id)
+        chosen = choose(found, self.rule, self.prior)
+        correction = saved.correction or held_drafts(found, chosen.shown(self.rule.unsure))
+        origins = correction.drafts or [None] * len(correction.boxes)
+        kept = [] if saved.correction is None else [i for i in origins if i is not None and i < len(found.labels)]
+        # Those that a review shows: also the ones that somebody kept under another rule.
+        shown = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *kept}])
         return ReviewPicture(
-            self.picture(file, number, chosen, all_boxes=True),
+            self._with_drafts(file, number, found, chosen, shown),
             frozenset(chosen.unsure),
             correction.boxes,
             correction.labels,
-            correction.drafts or [None] * len(correction.boxes),
+            origins,
             correction.masks,
-            self.status(name),
-            self.revision(name),
-            self.results.drawn(name),
+            saved.status,
+            saved.revision,
+            self.drawn(file.id, saved.generation),
         )
 
 
-def refuse_decisions(out: Path) -> None:
-    """Refuses a folder with edits that are not read any more."""
-    if (old := out / "decisions.json").exists():
-        raise UsageError(
-            f"{old} is of a review page before cliploc 0.2.0, which is not read any more: remove it, and --apply "
-            "the boxes that an earlier version exports"
-        )
+def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:
+    return tuple({"size": [size_wh[1], size_wh[0]], "counts": mask or ""} for mask in masks or ())
 
 
-def summary_of(out: Path) -> dict[str, Any]:
-    """The summary that the last call wrote; empty if there is none or the file is damaged."""
-    return read_if_there(out / "summary.json", AnnotationSummary)
-
-
-def left_out_of(run: AnnotatedFolder) -> list[str]:
+def left_out_of(folder: AnnotatedFolder) -> list[str]:
     """The annotated pictures that are there, but not among those of this call."""
-    names = run.results.places.keys() - {file.id for file in run.found} - run.unreadable.keys()
-    return sorted(name for name in names if path_of(name, run.root, run.out).is_file())
+    names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
+    return sorted(name for name in names if path_of(name, folder.root, folder.out).is_file())
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a call writes besides the formats' own: the editor writes the same again."""
+
+    image_url: str
+    polygons: bool
+    copy: bool
+    review: int  # number of pictures of the review page
 
 
 def conclude(
-    run: AnnotatedFolder,
+    folder: AnnotatedFolder,
     formats: Sequence[Export],
-    settings: ExportSettings,
+    written: Written,
     *,
-    before: Mapping[str, Any],  # the summary of the last call
-    review: int,  # number of pictures of the review page
     computed: int = 0,  # number of pictures that this call annotated
     notes: tuple[str, ...] = (),
     reporter: Reporter = SILENT,
 ) -> AnnotateResult:
-    """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
-    files: dict[str, list[str]] = dict(before.get("files", {}))
-    stamps: dict[str, str] = dict(before.get("stamps", {}))
-    corrected = sum(file.id in run.corrected for file in run.found)
+    """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
+    run, out = folder.run, folder.out
+    shown = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
+    run.change(written=asdict(written), shown=shown, drafts=folder.rule.document())
+    if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
+        run.store["skipped"], run.store["left_out"] = list(folder.skipped), left_out_of(folder)
+        run.store["unreadable"] = dict(folder.unreadable)
+    with run.snapshot() as state:
+        now, changes = folder.at(state), state.changes
+        now.skipped = [Skipped(*one) for one in state.store["skipped"]]
+        settings = now.export_settings(written.image_url, written.polygons, written.copy)
 
-    def sealed(name: str, stamp: str, newest: int | None = None) -> str:
-        """The stamp of what an export was made from, with that of the files that are there."""
-        return f"{stamp} {export_states.seal(run.out, files.get(name, ()), newest)}"
+        def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
+            if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):
+                reporter.phase(f"writing {name}")
+                write()
+                run.exported(name, changes)
 
-    def update(name: str, stamp: str, outputs: Sequence[str], title: str, write: Callable[[], None]) -> None:
-        known = re.fullmatch(f"{stamp} ([0-9]{{1,20}}) [0-9a-f]+", stamps.get(name, ""))
-        if known is None or known[0] != sealed(name, stamp, int(known[1])):
-            reporter.phase(f"writing {title}")
-            export_states.mark_stale(run.out, [name])
-            write()
-            files[name] = list(outputs)
-            stamps[name] = sealed(name, stamp)
-        export_states.mark_current(run.out, name, outputs, run.run, corrected)
-
-    def write_page() -> None:
-        good = [(file, number) for number, file in enumerate(run.annotated(), start=1)]
-        # The least certain first; pictures reviewed before come last.
-        good.sort(key=lambda pair: (run.seen(pair[0].id), run.chosen(pair[0].id).margin))
-        shown = [run.reviewed(file, number) for file, number in good[:review]]
-        write_review(run.out / "review.html", shown, settings.names, run.run, len(run.found), settings.masks)
-
-    for form in formats:
-        needed = settings if "image_url" in form.needs else replace(settings, image_url="")
-        needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
-        needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
-        write = functools.partial(form.write_all, run.pictures, needed, run.out)
-        update(form.name, run.stamp(form.name, needed), form.outputs, form.name, write)
-    if review:
-        stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
-        update("review", stamp, ["review.html"], "review.html", write_page)
-    else:
-        files.pop("review", None)  # of an earlier call: it may have other boxes by now
-    result = _counted(run, files, computed, notes, corrected)
-    _write_scores(run.out, result)
-    written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
-    document = {**result.document(), "stamps": stamps, "written": written}
-    document["left_out"] = left_out_of(run)
-    if run.skipped is None:  # from the editor, which has the pictures of the last call
-        document |= {name: before[name] for name in ("skipped", "left_out") if name in before}
-    if document != before:
-        write_json(run.out / "summary.json", document)
+        for form in formats:
+            needed = settings if "image_url" in form.needs else replace(settings, image_url="")
+            needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
+            needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
+            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, needed, out))
+        if written.review:
+            update("review.html", ["review.html"], functools.partial(_write_page, now, settings, written.review))
+        files = {form.name: list(form.outputs) for form in formats}
+        files |= {"review": ["review.html"]} if written.review else {}
+        result = _counted(now, files, computed, notes)
+        write_learnt(out, state.learnt())
+        _write_scores(out, result)
+        document = {**result.document(), "left_out": state.store["left_out"]}
+        if read_if_there(out / "summary.json", dict[str, Any]) != document:
+            write_json(out / "summary.json", document)
     return result
 
 
+def _write_page(folder: AnnotatedFolder, settings: ExportSettings, most: int) -> None:
+    good = [(file, number) for number, file in enumerate(folder.annotated(), start=1)]
+    # The least certain first; pictures reviewed before come last.
+    good.sort(key=lambda pair: (folder.saved(pair[0].id).status != "none", folder.chosen(pair[0].id).margin))
+    shown = [folder.reviewed(file, number) for file, number in good[:most]]
+    write_review(folder.out / "review.html", shown, settings.names, folder.id, len(folder.found), settings.masks)
+
+
+def write_learnt(out: Path, content: bytes | None) -> None:
+    """Writes what was learnt of a run, or removes it."""
+    path = out / LEARNT
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif not path.exists() or path.read_bytes() != content:
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
 def _counted(
-    run: AnnotatedFolder,
-    files: Mapping[str, Sequence[str]],
-    computed: int,
-    notes: tuple[str, ...],
-    corrected: int,
+    folder: AnnotatedFolder, files: Mapping[str, Sequence[str]], computed: int, notes: tuple[str, ...]
 ) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
-    empty = groups = 0
-    for number, file in enumerate(run.annotated(), start=1):
-        chosen = run.chosen(file.id)
-        picture = run.picture(file, number, chosen)
-        labels = Counter(run.names[label] for label in picture.label.tolist())
+    empty = groups = reviewed = corrected = 0
+    for number, file in enumerate(folder.annotated(), start=1):
+        picture, chosen, found, saved = folder._exported(file, number)
+        labels = Counter(folder.names[label] for label in picture.label.tolist())
         boxes.update(labels)
         with_label.update(labels.keys())
         empty += not labels
         groups += sum(picture.groups)
-        if file.id in run.corrected:
-            continue
-        of_label = run.results.row(file.id)["labels"]
-        left = {*chosen.unsure} - {*picture.box_ids}
-        unsure.update(run.names[of_label[i]] for i in left)
-    failed = [file.id for file in run.found if not run.results.places[file.id].ok]
+        reviewed += saved.status != "none"
+        corrected += saved.correction is not None
+        if saved.correction is None:
+            left = {*chosen.unsure} - {*picture.box_ids}
+            unsure.update(folder.names[found.labels[i]] for i in left)
+    scores, scored = folder.draft_scores()
+    failed = {file.id: why for file in folder.found if (why := folder.pictures[file.id].error) is not None}
     return AnnotateResult(
-        run.out,
-        len(run.found) + len(run.unreadable),
-        {name: boxes[name] for name in run.names},
-        {name: unsure[name] for name in run.names},
-        {name: with_label[name] for name in run.names},
-        run.shares(),
+        folder.out,
+        len(folder.found) + len(folder.unreadable),
+        {name: boxes[name] for name in folder.names},
+        {name: unsure[name] for name in folder.names},
+        {name: with_label[name] for name in folder.names},
+        folder.shares(),
         empty,
-        {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
+        {**folder.unreadable, **failed},
         groups,
-        sum(run.seen(file.id) for file in run.found),
+        reviewed,
         {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
-        run.skipped or (),
-        run.run,
+        folder.skipped or (),
+        folder.id,
         corrected,
-        draft_scores=run.draft_scores(),
-        scored=len(run.corrected_whole()),
+        draft_scores=scores,
+        scored=scored,
     )
 
 

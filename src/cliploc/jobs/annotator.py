@@ -1,13 +1,13 @@
-"""The worker of an annotation: it computes for each picture a JSON line with all candidates for drafts."""
+"""The worker of an annotation: it computes all candidates for drafts of each picture."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import tee
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,14 +26,13 @@ from cliploc.pipeline.prepare import Request, Result
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import encode
-from cliploc.teaching.lesson import Lesson
+from cliploc.runs.labelling import Candidate, Found
 from cliploc.values import Boxes, FloatArray
 
 Groups = Literal["keep", "split", "drop"]
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
 # Options that `annotate` sets itself.
 RESERVED = {"background", "min_presence", "min_score", "min_area", "max_boxes", "text_cache"}
-Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,53 +120,38 @@ class AnnotateWorker:
         )
         try:
             for shard in own:
-                rows, lessons = list[Row](), dict[tuple[str, str], Lesson]()
+                found: list[Found] = []
                 try:
                     for picture, digest in zip(shard.samples, digests.pop(shard), strict=True):
-                        rows.append(
-                            {
-                                "picture": picture.id,
-                                "blake2b": digest,
-                                **self._outcome(picture, digest, results, lessons),
-                            }
-                        )
+                        found.append(self._outcome(picture, digest, results))
                         reporter.images(1)
                 except KeyboardInterrupt:
-                    if rows:  # what was computed is kept
-                        yield self._part(shard, rows, lessons, notes)
+                    if found:  # what was computed is kept
+                        yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
                     raise
-                yield self._part(shard, rows, lessons, notes)
+                yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
             raise ModelError(failure_reason(error)) from error
         finally:
             results.close()
 
-    def _outcome(
-        self, picture: PictureFile, digest: str, results: Iterator[Result], lessons: dict[tuple[str, str], Lesson]
-    ) -> Row:
-        """The row of a picture, whose result comes next, but for one that no export can name."""
+    def _outcome(self, picture: PictureFile, digest: str, results: Iterator[Result]) -> Found:
+        """What is in a picture, whose result comes next, but for one that no export can name."""
         if reason := bad_name(picture.id):
-            return {"status": "failed", "reason": reason}
+            return Found(picture.id, digest, reason)
         if (result := next(results)).error is not None:
             reason = str(result.error)
-            return {"status": "failed", "reason": reason.partition(": ")[2] or reason}
-        if result.lesson is not None:
-            lessons[picture.id, digest] = result.lesson
+            return Found(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        return self._row(localization)
-
-    def _part(
-        self, shard: Shard, rows: Sequence[Row], lessons: dict[tuple[str, str], Lesson], notes: Sequence[str]
-    ) -> Part:
-        text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
-        return Part(shard.index, text.encode("ascii"), tuple(notes), packed(lessons) if self._teach else b"")
+        found = self._found(picture.id, digest, localization)
+        return found if result.lesson is None else msgspec.structs.replace(found, features=packed(result.lesson))
 
     def close(self) -> None:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _row(self, result: Localization) -> Row:
+    def _found(self, picture: str, digest: str, result: Localization) -> Found:
         boxes, groups = self._candidates(result)
         if result.second_look is not None:
             stays = ~result.second_look.contrast_fits(boxes)  # a part may, where the whole box does not
@@ -178,26 +162,26 @@ class AnnotateWorker:
             chances, presence = boxes.score.astype(np.float64), known.astype(np.float64)
         presence = np.nan_to_num(presence, nan=1.0)  # learnt without text: nothing speaks against such a name
         order = np.lexsort((boxes.label, -chances))
-        width, height = result.image.size
-        row: Row = {
-            "status": "ok",
-            "width": width,
-            "height": height,
-            "notes": [note for note in result.notes if note not in self._readings],
-            "presence": [
-                round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)
-            ],
-            "boxes": boxes.xyxy[order].astype(float).round(2).tolist(),
-            "scores": chances[order].round(4).tolist(),
-            "fits": boxes.score[order].astype(float).round(4).tolist(),
-            "labels": boxes.label[order].tolist(),
-            "groups": groups[order].astype(int).tolist(),
-        }
+        masks: dict[int, str] = {}
         if self._settings.masks:  # as COCO's compressed counts
             shown = replace(result, boxes=boxes.where(order))
-            counts = {index: encode(mask)["counts"] for index, mask in shown.box_masks()}
-            row["masks"] = [counts[index] for index in range(len(order))]
-        return row
+            masks = {index: encode(mask)["counts"] for index, mask in shown.box_masks()}
+        columns = (
+            boxes.label[order].tolist(),
+            boxes.xyxy[order].astype(float).round(2).tolist(),
+            chances[order].round(4).tolist(),
+            boxes.score[order].astype(float).round(4).tolist(),
+            groups[order].tolist(),
+        )
+        return Found(
+            picture,
+            digest,
+            None,
+            *result.image.size,
+            [note for note in result.notes if note not in self._readings],
+            [round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)],
+            [Candidate(*box, masks.get(index)) for index, box in enumerate(zip(*columns, strict=True))],
+        )
 
     def _candidates(self, result: Localization) -> tuple[Boxes, npt.NDArray[np.bool_]]:
         """The candidates with the scores of their maps, and whether each seems to contain several things."""

@@ -15,9 +15,7 @@ from cliploc import prompts
 from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, fit_logistic, reliability
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
-from cliploc.jobs import folder
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
@@ -30,6 +28,7 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.labelling import LabellingRun
 from cliploc.values import ClassName, Problem
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
@@ -227,22 +226,23 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
 
 def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
-    manifest = folder.read_manifest(out, KIND)
-    run, texts = AnnotatedFolder(out, manifest), prompts.parse(list(manifest["labels"]))
-    run.show([PictureFile(name, path_of(name, run.root, out)) for name in run.results.places])
     pictures, problems = [], []
-    for number, file in enumerate(run.annotated(), start=1):
-        if not run.is_finished(file.id):
+    with LabellingRun.open(out) as run:
+        folder = AnnotatedFolder(run)
+        folder.show([PictureFile(name, path_of(name, folder.root, out)) for name in folder.pictures])
+        finished, texts = folder.finished(), prompts.parse(folder.labels)
+    for file in folder.annotated():
+        if file.id not in finished:
             continue
-        if content_digest(file) != run.results.row(file.id)["blake2b"]:
+        if content_digest(file) != folder.pictures[file.id].checksum:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
             continue
-        held = run.reviewed(file, number)
         truth: dict[int, list[Sequence[float]]] = {}
-        for box, label in zip(held.boxes, held.labels, strict=True):
+        for box, label in zip(*finished[file.id], strict=True):
             truth.setdefault(label, []).append(box)
         boxes = {label: np.array(of_label, np.float32) for label, of_label in truth.items()}
-        pictures.append(AskedPicture(file.id, file.path, held.drafts.size_wh, tuple(range(len(texts))), boxes))
+        size = folder.pictures[file.id].size_wh
+        pictures.append(AskedPicture(file.id, file.path, size, tuple(range(len(texts))), boxes))
     if not pictures:
         raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
     classes = tuple(ClassName(words[0], words) for words in texts.synonyms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 from cliploc import polygons, rle
 from cliploc.rle import BoolArray, Counts
-
-if TYPE_CHECKING:
-    from cliploc.jobs.corrections import Correction
+from cliploc.runs.labelling import Candidates, Correction
 
 MOST_PIXELS = 2_000_000_000  # work on the masks of one picture, some seconds
 MOST_TIMES = 50  # and at least so many times all pixels of the picture
@@ -30,24 +28,23 @@ SOURCES = {
 }
 
 
-def filled(correction: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter[str]]:
+def filled(correction: Correction, found: Candidates) -> tuple[Correction, Counter[str]]:
     """The correction with a mask for every box, and the number of masks from each source."""
-    canvas, sources = Canvas((row["width"], row["height"])), Counter[str]()
-    masks = list(correction.masks or [None] * len(correction.boxes))
-    drafts = np.array(row["boxes"], float).reshape(-1, 4)  # [n, 4]
+    canvas, sources = Canvas(found.size_wh), Counter[str]()
+    masks, of_drafts = list(correction.masks or [None] * len(correction.boxes)), found.masks or ()
     for label in sorted(set(correction.labels)):
-        of_label = [i for i, draft in enumerate(row["labels"]) if draft == label]
+        of_label = np.flatnonzero(found.labels == label).tolist()
         inside: BoolArray | None = None  # [H, W], the pixels of all drafts of the label
         for place in (i for i, its in enumerate(correction.labels) if its == label):
             box, given = correction.boxes[place], masks[place]
-            near = np.flatnonzero((np.abs(drafts[of_label] - box) <= SAME).all(axis=1))
+            near = np.flatnonzero((np.abs(found.xyxy[of_label] - box) <= SAME).all(axis=1))
             if given is not None:
                 source = "set"
             elif len(near):
-                source, masks[place] = "draft", row["masks"][of_label[near[0]]]
+                source, masks[place] = "draft", of_drafts[of_label[near[0]]]
             else:
                 if inside is None:
-                    inside = canvas.united(row["masks"][i] for i in of_label)
+                    inside = canvas.united(of_drafts[i] for i in of_label)
                 rows, columns = canvas.window(box)
                 part = inside[rows, columns]
                 source = "inside" if part.any() else "box"

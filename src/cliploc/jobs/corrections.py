@@ -24,6 +24,7 @@ from cliploc.jobs import correction_masks
 from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
 from cliploc.rle import Counts
+from cliploc.runs.labelling import Correction
 
 FORMATS = "what review.html saves, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)
@@ -38,18 +39,6 @@ SizeWh: TypeAlias = tuple[int, int]
 # Label; x0, y0, x1, y1 in pixels, or None for those of the mask; and the runs of the mask, column by column, if the set
 # has one and masks are asked for.
 LabelledShapes: TypeAlias = Iterable[tuple[str, Sequence[float] | None, Counts | None]]
-
-
-@dataclass(frozen=True)
-class Correction:
-    """The corrected boxes of one picture."""
-
-    boxes: list[list[float]]  # x0, y0, x1, y1 of each in pixels of the upright picture, inside it
-    labels: list[int]  # of each, from 0
-    # of each, COCO's compressed counts, or None if the set has no mask of it; None for a run without masks
-    masks: list[str | None] | None = None
-    # of each, the number of the draft that it was made from, or None for a new box; None if that is unknown
-    drafts: list[int | None] | None = None
 
 
 @dataclass(frozen=True)

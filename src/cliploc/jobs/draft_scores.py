@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import Correction
+from cliploc.runs.labelling import Candidates, Correction
 
 IOU = 0.5
 ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
@@ -72,30 +71,32 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def score_drafts(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
+def score_drafts(pairs: Iterable[tuple[Candidates, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
     """The score of all drafts, and of those of each label, by pictures with their corrections."""
     outcomes, true = _outcomes(pairs, count)
     every = _scored([outcome for some in outcomes for outcome in some], sum(true))
     return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
 
 
-def _outcomes(pairs: Iterable[tuple[Row, Correction]], count: int) -> tuple[list[list[tuple[float, bool]]], list[int]]:
+def _outcomes(
+    pairs: Iterable[tuple[Candidates, Correction]], count: int
+) -> tuple[list[list[tuple[float, bool]]], list[int]]:
     """Of each label the scores of its drafts, each with whether it is right, and the number of its corrected boxes."""
     outcomes: list[list[tuple[float, bool]]] = [[] for _ in range(count)]  # label → score and whether it is right
     true = [0] * count
-    for row, corrected in pairs:
-        scores = row["scores"]
+    for found, corrected in pairs:
+        scores = found.scores.tolist()
         for label in range(count):
-            drafts = sorted((i for i, its in enumerate(row["labels"]) if its == label), key=lambda i: -scores[i])
+            drafts = sorted(np.flatnonzero(found.labels == label).tolist(), key=lambda i: -scores[i])
             boxes = [box for box, its in zip(corrected.boxes, corrected.labels, strict=True) if its == label]
             true[label] += len(boxes)
-            fits = fits_of([row["boxes"][i] for i in drafts], boxes)
+            fits = fits_of(found.xyxy[drafts], boxes)
             outcomes[label] += [(scores[i], fit >= IOU) for i, fit in zip(drafts, fits, strict=True)]
     return outcomes, true
 
 
 def least_score(
-    pairs: Iterable[tuple[Row, Correction]], count: int, most_false: float
+    pairs: Iterable[tuple[Candidates, Correction]], count: int, most_false: float
 ) -> tuple[float, int, int] | None:
     """The score from which (1 + wrong) / n ≤ `most_false` (Barber and Candès 2015), how many, how many wrong."""
     every = sorted((outcome for some in _outcomes(pairs, count)[0] for outcome in some), reverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from cliploc.boxes.components import are_first
 from cliploc.calibration import UNSURE, Floats
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, number, share_or_auto
 from cliploc.geometry import iou_matrix
+from cliploc.runs.labelling import Candidates, Correction
 
 FEWEST = 20  # pictures, from which shares are estimated
 SHARES = (0.01, 0.98)  # the least and the greatest; no picture's chance becomes 0 or 1 by the others
@@ -38,7 +39,7 @@ class DraftRule:
         number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
 
     def document(self) -> dict[str, Any]:
-        """As the manifest has it."""
+        """As the store has it."""
         return {**asdict(self), "thresholds": list(self.thresholds)}
 
 
@@ -75,7 +76,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is shown of a picture's n candidates; they are known by their places in its row."""
+    """What is shown of a picture's n candidates; they are known by their numbers."""
 
     drafts: tuple[int, ...]  # best first
     unsure: tuple[int, ...]  # best first
@@ -92,25 +93,20 @@ class Chosen:
         return sorted(boxes, key=lambda i: (-self.scores[i], i))
 
 
-def presence_of(row: Mapping[str, Any]) -> Floats:
-    """`[P]`; NaN of names that the model does not know."""
-    return np.array([np.nan if chance is None else chance for chance in row["presence"]], np.float64)
-
-
-def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chosen:
-    """Chooses among the candidates of a picture's row; without a prior, presence and scores are no chances."""
-    presence, label = presence_of(row), np.array(row["labels"], np.int64)
-    score, there = np.array(row["scores"], np.float64), presence
+def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
+    """Chooses among the candidates of a picture; without a prior, presence and scores are no chances."""
+    presence, label = found.presence, found.labels
+    score, there = found.scores.copy(), presence
     if prior is not None:
         there = prior.adjusted(presence)
         missing = 1 - presence
         moved = np.divide((there - presence).clip(min=0), missing, out=np.zeros_like(there), where=missing > 0)[label]
-        score = (1 - moved) * score + moved * np.array(row["fits"], np.float64)
+        score = (1 - moved) * score + moved * found.fits
     order = np.lexsort((-score, label))  # a stable sort
-    if "taught" in row:  # of a name that is taught only these boxes count
-        names, by_teaching = [int(p) for p in row["taught"]], np.arange(len(label)) >= row["untaught"]
+    if found.taught:  # of a name that is taught only these boxes count
+        names, by_teaching = [*found.taught], np.arange(len(label)) >= found.untaught
         there = there.copy()
-        there[names] = [*row["taught"].values()]
+        there[names] = [*found.taught.values()]
         if prior is not None:  # without a second look a score is conditional
             score[by_teaching] *= there[label[by_teaching]]
         order = order[(by_teaching == np.isin(label, names))[order]]
@@ -124,8 +120,8 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
     if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
         apart: list[int] = []
         for i in drafts:
-            rivals = [row["boxes"][other] for other in apart if row["labels"][other] != row["labels"][i]]
-            if not rivals or iou_matrix(np.array([row["boxes"][i]]), np.array(rivals)).max() <= rule.nms_across:
+            rivals = [other for other in apart if label[other] != label[i]]
+            if not rivals or iou_matrix(found.xyxy[[i]], found.xyxy[rivals]).max() <= rule.nms_across:
                 apart.append(i)
         drafts = apart
     unsure: list[int] = []
@@ -133,7 +129,13 @@ def choose(row: Mapping[str, Any], rule: DraftRule, prior: Prior | None) -> Chos
         maybe = np.fmax(presence, there) >= UNSURE  # what is rare in the folder is not hidden for that
         unsure = order[kept & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
         unsure.sort(key=lambda i: (-score[i], i))
-    first = any(row["groups"][i] for i in drafts) or (bool(unsure) and not drafts)
+    first = bool(found.several[drafts].any()) or (bool(unsure) and not drafts)
     nearest = np.abs(there - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, there, margin)
+
+
+def held_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
+    """Drafts as the boxes that hold."""
+    own = found.take(ids)
+    return Correction(own.xyxy.tolist(), own.labels.tolist(), None if own.masks is None else list(own.masks), list(ids))

@@ -40,10 +40,9 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    # the content of the part's file: Parquet in a benchmark (see `cliploc.jobs.rows`), lines of JSON in an annotation
+    # Parquet in a benchmark (see `cliploc.jobs.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
     content: bytes
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
-    lessons: bytes = b""  # of an annotation that is taught: `cliploc.jobs.lessons`
     spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 
 

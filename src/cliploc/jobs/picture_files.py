@@ -11,18 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from cliploc._documents import Manifest, lines_of, read_if_there
+from cliploc._documents import lines_of
 from cliploc._files import DEMO, demo_names, picture_folder, picture_path, user_path
 from cliploc.config import short
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 from cliploc.jobs.engine import Shard
+from cliploc.runs.labelling import files_of_run
+from cliploc.runs.store import FILE
 from cliploc.values import Sample
 
-RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -189,10 +190,9 @@ def _closed(path: Path) -> bool:
 
 def _of_results(folder: Path) -> bool:
     """Whether a folder is an annotation's, or one that it wrote: links to pictures and frames are annotated already."""
-    above = read_if_there(folder.parent / "manifest.json", Manifest)
-    own = read_if_there(folder / "manifest.json", dict[str, Any])
-    written = above.get("kind") == RUN_KIND and folder.name in above["files"]
-    return bool(written or own.get("kind") == RUN_KIND)
+    return (folder / FILE).is_file() or (
+        (folder.parent / FILE).is_file() and folder.name in files_of_run(folder.parent)
+    )
 
 
 def _in_results(root: Path, folder: Path) -> bool:

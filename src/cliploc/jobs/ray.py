@@ -103,7 +103,7 @@ class _ShardsDone:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         import ray
 
-        out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "lessons": [], "spent": [], "error": []}
+        out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "spent": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
@@ -118,13 +118,13 @@ class _ShardsDone:
                     import_modules(self.modules)
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
-                content, notes, lessons, error = part.content, list(part.notes), part.lessons, ""
+                content, notes, error = part.content, list(part.notes), ""
                 spent = json.dumps(part.spent)
             except CliplocError as raised:
                 # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
-                content, notes, lessons, spent = str(raised).encode(), [], b"", "{}"
-            for values, value in zip(out.values(), (shard.index, content, notes, lessons, spent, error), strict=True):
+                content, notes, spent = str(raised).encode(), [], "{}"
+            for values, value in zip(out.values(), (shard.index, content, notes, spent, error), strict=True):
                 values.append(value)
         return out
 

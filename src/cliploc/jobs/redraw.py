@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import pickle
 import subprocess
 import sys
@@ -16,18 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE
-from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, Row, grouped
+from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
 from cliploc.metrics import one_thread
 from cliploc.rle import encode
+from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
 from cliploc.teaching.directions import projected
 from cliploc.teaching.learnt import drawn
 from cliploc.teaching.lesson import Lesson
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
-TOGETHER = 32  # pictures that are drawn together: those of a part
+TOGETHER = 32  # pictures that are drawn together: a query of their lessons
 FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
+SIZE = 8  # bytes before what a process writes, which say how many follow
 MOST_PROCESSES = 4  # each has a torch of its own
 
 
@@ -75,11 +77,12 @@ class Drawer:
     lessons: Lessons
     drawing: Drawing
     known: Directions
-    chances: Mapping[str, Mapping[int, float]]  # picture → label → the chance of a taught name before it was taught
+    pictures: Sequence[Picture]
+    chances: Sequence[Mapping[int, float]]  # of each: label → the chance of a taught name before it was taught
 
-    def rows(self) -> Iterator[Row]:
-        """A row of the taught names for each picture, in order."""
-        pictures = [*self.chances]
+    def rows(self) -> Iterator[TaughtPicture]:
+        """The taught names of each picture, in order."""
+        pictures = range(len(self.pictures))
         several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
         count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
         if count < 2:
@@ -96,16 +99,19 @@ class Drawer:
                     pickle.dump((self, several[k :: len(begun)]), job)
             for number, lot in enumerate(several):
                 source = begun[number % len(begun)].stdout if begun else None
-                line = b"" if source is None else source.readline()
-                yield from json.loads(line) if line.endswith(b"\n") else self.draw(lot)  # what is not delivered
+                size = b"" if source is None else source.read(SIZE)
+                drawn = b"" if source is None or len(size) < SIZE else source.read(int.from_bytes(size))
+                whole = len(size) == SIZE and len(drawn) == int.from_bytes(size)
+                # What is not delivered is drawn here.
+                yield from msgspec.msgpack.decode(drawn, type=list[TaughtPicture]) if whole else self.draw(lot)
         finally:
             for process in begun:
                 with process:
                     process.kill()
 
-    def draw(self, pictures: Sequence[str]) -> list[Row]:
-        """The rows of some pictures; those with the same names are drawn together, which is faster."""
-        lessons, presence = self.lessons.each(pictures), list[dict[int, float]]()
+    def draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
+        """Some of the pictures; those with the same names are drawn together, which is faster."""
+        lessons, presence = self.lessons.each([self.pictures[i] for i in pictures]), list[dict[int, float]]()
         alike: dict[tuple[int, ...], list[int]] = {}
         for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
             chances: dict[int, float] = {}  # of each taught name
@@ -115,7 +121,7 @@ class Drawer:
             presence.append(chances)
             labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
             alike.setdefault(labels, []).append(i)
-        rows: dict[int, Row] = {}
+        rows: dict[int, TaughtPicture] = {}
         for labels, ids in alike.items():
             maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
             if labels:
@@ -125,10 +131,11 @@ class Drawer:
                 like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
                 maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
-                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture.numpy(), strict=True)))
+                name, of_labels = self.pictures[pictures[i]].name, dict(zip(labels, of_picture.numpy(), strict=True))
+                rows[i] = TaughtPicture(name, presence[i], self._boxes(lessons[i], of_labels))
         return [rows[i] for i in range(len(pictures))]
 
-    def _row(self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray]) -> Row:
+    def _boxes(self, lesson: Lesson, maps: Mapping[int, FloatArray]) -> list[Candidate]:
         frame, rule = lesson.frame, self.drawing.rule
         boxes: list[BoxCandidate] = []
         masks: list[str] = []
@@ -141,14 +148,12 @@ class Drawer:
                 count = len(candidates)
                 on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
                 masks += [encode(mask)["counts"] for _, mask in box_masks(frame, heat[None], on_map, rule)]
-        row: Row = {
-            "presence": {str(p): chance for p, chance in presence.items()},
-            "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],
-            "fits": [round(box.fit, 4) for box in boxes],
-            "labels": [box.label for box in boxes],
-            "groups": [int(box.group) for box in boxes],
-        }
-        return {**row, "masks": masks} if self.drawing.masks else row
+        found: list[Candidate] = []
+        for box, mask in zip(boxes, masks or [None] * len(boxes), strict=True):
+            x0, y0, x1, y1 = (round(float(side), 2) for side in box.xyxy)
+            fit = round(box.fit, 4)
+            found.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.group, mask))
+        return found
 
 
 def _begin() -> subprocess.Popen[bytes]:
@@ -162,13 +167,14 @@ def _begin() -> subprocess.Popen[bytes]:
 
 
 def work() -> None:
-    """Draws in a process of its own: a `Drawer` and lots of pictures from its input, a line of rows a lot."""
+    """Draws in a process of its own: a `Drawer` and lots of pictures from its input, their boxes a lot."""
     out, sys.stdout = sys.stdout.buffer, sys.stderr
     torch.set_num_threads(1)
     one_thread()
     drawer, several = pickle.load(sys.stdin.buffer)
     for pictures in several:
-        out.write(json.dumps(drawer.draw(pictures)).encode("ascii") + b"\n")
+        drawn = msgspec.msgpack.encode(drawer.draw(pictures))
+        out.write(len(drawn).to_bytes(SIZE) + drawn)
         out.flush()
 
 

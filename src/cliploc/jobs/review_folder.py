@@ -5,111 +5,81 @@ It learns in a thread; touched pictures stay, and the drafts before the last ref
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._documents import Taught
-from cliploc._files import alone_in, prepared, remove_leftovers, temporaries_of, write_whole
+from cliploc._files import alone_in, own_temporaries
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, picture_bytes
-from cliploc.jobs import annotation_edits as edits
-from cliploc.jobs import export_states, folder
-from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
-from cliploc.jobs.annotation_rows import (
-    KIND,
-    LEARNT,
-    LEARNT_BEFORE,
-    TAUGHT,
-    TAUGHT_BEFORE,
-    TaughtRows,
-    read_taught,
-    taught_lines,
-)
-from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import Correction, Corrections
+from cliploc.jobs.annotation_results import TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
+from cliploc.jobs.apply import matched, review_of
+from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
-from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
+from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
-from cliploc.teaching.learnt import Learnt
+from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
+from cliploc.runs.store import saying_disk_is_full
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
 PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
+LEARNING = "an-editor"  # in the names of its temporary files
 EVERY = 3  # reviewed pictures, after which the folder learns again
-MOVED = 0.5  # pixels; a box that moved by less is the same draft
-
-
-class StaleReviewError(ValueError):
-    """The picture was saved elsewhere since this person saw it."""
 
 
 class ReviewFolder:
     """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it."""
 
-    def __init__(self, out: Path) -> None:
-        manifest = folder.read_manifest(out, KIND)
-        self.out = out
-        self._lock = threading.Lock()  # of what changes with a save
-        self._saves = sum(map(len, edits.saves_in(out)))  # bytes of corrections.jsonl
+    def __init__(self, run: LabellingRun) -> None:
+        self.run, self.out = run, run.store.path.parent
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
-        self._folder = AnnotatedFolder(out, manifest)
+        self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
-        self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
-        names = self._folder.results.places.keys() - {*summary_of(out).get("left_out", ())}
-        files = (PictureFile(name, path_of(name, root, out)) for name in names)
+        names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
+        files = (PictureFile(name, path_of(name, self._folder.root, self.out)) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
             raise UsageError(
-                f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
-                "annotate them first"
+                f"expected the annotated pictures of {self.out} below {self._folder.root}, found none of them: put the "
+                "pictures back, or annotate them first"
             )
-        numbered = [(picture.id, self._folder.results.places[picture.id].content) for picture in self.pictures]
-        identity = json.dumps([manifest["token"], self._run, numbered]).encode()
+        numbered = [(picture.id, self._folder.pictures[picture.id].checksum) for picture in self.pictures]
+        identity = json.dumps([os.path.realpath(self.out), self._folder.id, numbered]).encode()
         self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
         self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
-        self.finished = self._folder.count_finished()  # pictures that a person has finished
-        self._touched = sum(self._folder.touched(picture.id) for picture in self.pictures)
-        self.learning = Learning(self, self._run)
+        self.learning = Learning(self)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
 
     @classmethod
     @contextmanager
     def opened(cls, out: Path) -> Iterator[ReviewFolder]:
-        """The folder; no other run writes into it until this ends."""
-        manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
-        with alone_in(out, editor=True):
-            with suppress(OSError):  # a folder that cannot be written can be looked at
-                for place in (out, out / "parts"):
-                    remove_leftovers(place, manifest["token"])
-            opened = cls(out)
-            opened._merge_saves()
+        """The folder, until this ends; others may have it open, too."""
+        with LabellingRun.open(out) as run:
+            opened = cls(run)
             opened.learning.consider()
             try:
                 yield opened
             finally:
                 opened.learning.end()
-                opened._merge_saves()
 
     @property
     def writable(self) -> bool:
         """Whether something can be saved, as far as that can be known before."""
-        return os.access(self.out, os.W_OK)
+        return self.run.store.writable
 
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
@@ -124,17 +94,19 @@ class ReviewFolder:
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
-        return self.snapshot().reviewed(self.pictures[number], number + 1).state()
+        with self.snapshot() as now:
+            return now.reviewed(self.pictures[number], number + 1).state()
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
-        now = self.snapshot()
-        for number, picture in enumerate(self.pictures):
-            entry = self._listed.get(number)
-            of_now = now.revision(picture.id), now.results.drawn(picture.id)
-            if entry is None or (entry["revision"], entry["drawn"]) != of_now:
-                entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
-            yield entry
+        with self.snapshot() as now:
+            states = now.run.states()
+            for number, picture in enumerate(self.pictures):
+                entry, (_, revision, generation) = self._listed.get(number), states.get(picture.id, ("", 0, 0))
+                of_now = revision, now.drawn(picture.id, generation)
+                if entry is None or (picture.id in states and (entry["revision"], entry["drawn"]) != of_now):
+                    entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
+                yield entry
 
     def label_of(self, name: str) -> int:
         """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
@@ -151,7 +123,7 @@ class ReviewFolder:
         now = stamp(picture)
         image = load(picture.path, str(picture.path)).image
         if self._unchanged.get(number) != now:
-            if content_digest(picture) != self._folder.results.row(picture.id)["blake2b"]:
+            if content_digest(picture) != self._folder.pictures[picture.id].checksum:
                 raise InputError(
                     f"{picture.id} was replaced since it was annotated: run the same `cliploc annotate` again"
                 )
@@ -163,120 +135,54 @@ class ReviewFolder:
         image.thumbnail((side, side))
         return picture_bytes(image, "JPEG", quality=JPEG_QUALITY)
 
-    # ---------------------------------------------------------------------------------------------------------- taught
-    def snapshot(self) -> AnnotatedFolder:
-        """The folder of now, as a thread of its own can read it while others save."""
-        with self._lock:
-            taken = copy.copy(self._folder)
-            taken.corrected, taken.reviews = {**taken.corrected}, {**taken.reviews}
-        return taken
-
-    @property
-    def left(self) -> int:
-        """The number of the pictures that nobody has touched."""
-        return len(self.pictures) - self._touched
-
-    def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
-        """Writes other drafts, not of touched pictures; who saves meanwhile waits for a rename only."""
-        with self.writing():
-            placed = False
-            while not placed:
-                with self._lock:
-                    touched, before = self._folder.all_touched(), self._folder.results.taught
-                own = {name: before[name] for name in sorted(touched) if name in before}
-                merged = {**own, **{name: row for name, row in rows.items() if name not in touched}}
-                with prepared(self.out / TAUGHT, taught_lines(facts, merged.values())) as place, self._lock:
-                    if placed := self._folder.all_touched() == touched:
-                        export_states.mark_stale(self.out)
-                        place()
-                        self._folder.results = self._folder.results.with_taught(merged)
-
-    def writing(self) -> AbstractContextManager[None]:
-        """Within this, temporary files of this thread are known as the run's."""
-        return temporaries_of(self._manifest["token"])
+    @contextmanager
+    def snapshot(self) -> Iterator[AnnotatedFolder]:
+        """The folder of now, which stays as it is while others save."""
+        with self.run.snapshot() as state:
+            yield self._folder.at(state)
 
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
-        """Writes what a person did with a picture to the disk."""
+        """Saves what a person did with a picture; once this returns, it is on the disk."""
         name, revision = self.pictures[number].id, None
         while revision is None:  # again where other drafts came meanwhile
-            self._refuse_stale(name, saved["revision"])
-            now = copy.copy(self._folder)  # with rows that stay
-            # Takes seconds for many polygons: others save meanwhile.
-            correction = edits.review_of(now, name, saved)
-            with self._lock, self.writing():
-                self._refuse_stale(name, saved["revision"])
-                if self._folder.results.drawn(name) == now.results.drawn(name):
-                    revision = self._write(name, saved["status"], correction)
+            with self.snapshot() as now:
+                seen = now.saved(name)
+                refuse_stale(seen.revision, saved["revision"])
+                # Takes seconds for many polygons: others save meanwhile.
+                correction = review_of(now, name, saved)
+            revision = self.run.save(now.pictures[name], saved["status"], correction, seen)
         self.learning.consider()
         return revision
 
     def correct(self, tasks: Sequence[Mapping[str, Any]], files: Sequence[Path] = ()) -> Corrections:
-        """Writes the annotations of tasks of Label Studio to the disk, as the reviewed boxes of their pictures.
+        """Saves the annotations of tasks of Label Studio as the reviewed boxes of their pictures.
 
         `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
         """
-        read, _ = edits.matched(tasks, self.snapshot(), self._sizes)
+        with self.snapshot() as now:
+            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
         known = {content_digest(PictureFile(str(file), file)) for file in files}
         for name in [*read.pictures] if known else ():
-            if self._folder.results.row(name)["blake2b"] not in known:
+            if self._folder.pictures[name].checksum not in known:
                 read.problems[name] = "the picture of this name in this run is another file"
                 del read.pictures[name]
-        for name, correction in read.pictures.items():
-            with self._lock, self.writing():
-                self._write(name, "reviewed", correction)
+        with self.run.store.transaction():
+            for name, correction in read.pictures.items():
+                self.run.save(self._folder.pictures[name], "reviewed", correction)
         self.learning.consider()
         return read
 
-    @functools.cached_property
-    def _sizes(self) -> Mapping[str, tuple[int, int]]:
-        return edits.sizes_of(self._folder.results, [picture.id for picture in self.pictures])
-
-    def _write(self, name: str, status: str, correction: Correction | None) -> int:
-        """Writes what holds of a picture now; whoever calls it has the lock. Returns the new revision."""
-        review = {"status": status, "revision": self._folder.revision(name) + 1}
-        self._saves = edits.write_save(self.out, self._saves, self._run, name, review, correction)
-        # Only now: what is shown is on the disk.
-        own = self._folder
-        finished, touched = own.is_finished(name), own.touched(name)
-        revision = own.enter(name, correction, status)
-        self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
-        self._touched += own.touched(name) - touched
-        whole = self.out / edits.CORRECTIONS
-        if self._saves > max(edits.MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
-            self._merge_saves_now()
-        return revision
-
-    def _refuse_stale(self, name: str, revision: int) -> None:
-        if revision != (now := self._folder.revision(name)):
-            raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
-
-    def _merge_saves(self) -> None:
-        with self._lock, self.writing():
-            self._merge_saves_now()
-
-    def _merge_saves_now(self) -> None:
-        with suppress(OSError):  # nothing is lost: whoever reads the corrections reads both files
-            edits.merge_saves(self.out, self._run)
-            self._saves = 0
-
     def write_exports(self) -> AnnotateResult:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
-        with self._lock, self.writing():
-            self._merge_saves_now()
-            before = summary_of(self.out)
-            if not before:
-                raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-            written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
-            settings = self._folder.export_settings(self._manifest["image_url"], written["polygons"], written["copy"])
-            formats = [export for export in exports if export.name in before["files"]]
-            rows = self._folder.results.places
-            failed = {failure["picture"]: failure["reason"] for failure in before.get("failed", ())}
-            # Videos that could not be read have no row; only the summary knows them.
-            unreadable = {name: reason for name, reason in failed.items() if name not in rows}
-            files = [file for file in self._folder.found if file.path.is_file()]
-            fresh = AnnotatedFolder(self.out, self._manifest, files, unreadable=unreadable)
-            return conclude(fresh, formats, settings, before=before, review=written["review"])
+        store = self.run.store
+        if (written := store.get("written")) is None:
+            raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
+        with alone_in(self.out), own_temporaries(self.out, TOKEN), saying_disk_is_full(self.out):
+            there = [file for file in self._folder.found if file.path.is_file()]
+            folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
+            formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
+            return conclude(folder, formats, Written(**written))
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -287,20 +193,13 @@ class _EndedError(Exception):
 class Learning:
     """Teaches a folder while it is reviewed, and goes back to the drafts before. Threads may share it."""
 
-    def __init__(self, folder: ReviewFolder, run: str) -> None:
-        self._folder, self._run = folder, run
-        self._lock = threading.Lock()  # of what follows; whoever has it takes no other lock that a save needs
+    def __init__(self, folder: ReviewFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()  # of what follows
         self._thread: threading.Thread | None = None
-        self._ended = self._wanted = self._again = self._undoing = False
+        self._ended = self._wanted = self._again = False
         self._failed = self._note = ""
-        self._now = read_taught(folder.out, run)  # what the drafts of now are made of
-        self._reviewed = 0  # pictures at the last refit
-        self._before: TaughtRows | None = None  # what the drafts before it were made of, where a person can go back
-        if self._now is not None:
-            self._reviewed = self._now.facts.get("reviewed", 0)
-            before = read_taught(folder.out, run, TAUGHT_BEFORE)
-            if before is not None and before.facts.get("followed") == self._now.facts["of"] and not self._undone:
-                self._before = before
+        self._reviewed = self._now.reviewed  # pictures at the last refit
 
     @property
     def possible(self) -> bool:
@@ -308,39 +207,35 @@ class Learning:
         return "teaching" in self._folder.settings and self._folder.writable
 
     @property
+    def _now(self) -> Generation:
+        """What the drafts of now were made of."""
+        return [Generation(), *self._folder.run.generations][-1]
+
+    @property
     def changed(self) -> frozenset[str]:
         """The pictures whose drafts the last refit changed."""
-        before = self._before
-        return frozenset() if before is None else frozenset(before.facts.get("changed", ()))
-
-    @property
-    def _busy(self) -> bool:
-        return self._undoing or self._thread is not None
-
-    @property
-    def _undone(self) -> bool:
-        return self._now is not None and bool(self._now.facts.get("undone", False))
+        return frozenset(self._now.changed)
 
     # ----------------------------------------------------------------------------------------------------- what is said
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        finished, left = self._folder.finished, self._folder.left
+        run, now = self._folder.run, self._now
+        finished, left = run.count_finished(), len(self._folder.pictures) - run.count_touched()
         with self._lock:
-            facts = {} if self._now is None else self._now.facts
-            names = {name: Taught(**taught) for name, taught in facts.get("names", {}).items()}
-            teaching = Teaching(names, left, facts.get("reviewed", 0))
+            working = self._thread is not None
+            teaching = Teaching(now.names, left, now.reviewed)
             return {
-                "working": self._busy,
-                "said": self._said(teaching, finished),
+                "working": working,
+                "said": self._said(teaching, finished, now.undone),
                 "names": teaching.lines(),
                 "failed": self._failed,
-                "drafts": f"{facts.get('of', '')} {self._undone}",  # changes with them
-                "changed": 0 if self._before is None else len(self._before.facts.get("changed", ())),
-                "undo": self._before is not None and not self._busy,
-                "ready": finished >= FEWEST_REVIEWED and not self._busy,
+                "drafts": f"{now.of} {now.undone}",  # changes with them
+                "changed": len(now.changed),
+                "undo": bool(now.changed) and not working,
+                "ready": finished >= FEWEST_REVIEWED and not working,
             }
 
-    def _said(self, teaching: Teaching, finished: int) -> str:
+    def _said(self, teaching: Teaching, finished: int, undone: bool) -> str:
         if self._thread is not None:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
@@ -349,7 +244,7 @@ class Learning:
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
         pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
-        if self._undone:
+        if undone:
             return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
         used = [taught for taught in teaching.names.values() if taught.used]
         if not used:
@@ -370,7 +265,7 @@ class Learning:
         """Begins to learn in the background, as a person asked for it."""
         if not self.possible:
             raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
-        if (finished := self._folder.finished) < FEWEST_REVIEWED:
+        if (finished := self._folder.run.count_finished()) < FEWEST_REVIEWED:
             raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
         self._begin(again=True)
 
@@ -382,12 +277,12 @@ class Learning:
             thread.join()
 
     def _due(self) -> bool:
-        return self._folder.finished >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
+        return self._folder.run.count_finished() >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
 
     def _begin(self, again: bool) -> None:
         with self._lock:
             self._wanted, self._again = True, self._again or again
-            if not self._ended and not self._busy:
+            if not self._ended and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="learning from corrections")
                 self._thread.start()
 
@@ -399,96 +294,40 @@ class Learning:
                     return
                 again, self._wanted, self._again = self._again, False, False
             if again or self._due():  # what was wanted meanwhile may have been learnt by now
-                with self._folder.writing():
-                    self._learn(again)
+                self._learn(again)
 
     def _learn(self, again: bool) -> None:
-        folder, before, failed = self._folder.snapshot(), self._now, ""
+        run, before, failed = self._folder.run, self._now, ""
+        finished = run.count_finished()
         try:
-            teach(folder, functools.partial(self._keep, folder), again)
+            with self._folder.snapshot() as folder:
+                teach(folder, again, write=run, stop=self._stop)
+            self._write_learnt()
         except _EndedError:
             return
-        except Exception as error:  # the editor goes on, whatever a full disk or a damaged file makes it trip over
+        except Exception as error:  # the editor goes on, whatever a full disk makes it trip over
             failed = f"Not learnt: {getattr(error, 'strerror', None) or error}"
         with self._lock:
-            self._failed, self._reviewed = failed, folder.count_finished()
-            self._note = "" if failed or self._now is not before else "Nothing new to learn from."
+            self._failed, self._reviewed = failed, finished
+            self._note = "" if failed or self._now != before else "Nothing new to learn from."
 
-    def _keep(
-        self, folder: AnnotatedFolder, facts: Mapping[str, Any], drawn: Iterator[Row], learnt: Learnt | None
-    ) -> None:
-        """Writes new drafts; those of now are kept beside them."""
-        rows: dict[str, Row] = {}
-        for row in drawn:
-            rows[row["picture"]] = row
-            if self._ended:
-                raise _EndedError
-        out, before, changed = self._folder.out, folder.results.taught, _changed(folder, rows)
-        own: Mapping[str, Any] = {"of": "", "run": self._run, "names": {}} if self._now is None else self._now.facts
-        if changed:
-            added, kept = {"followed": facts["of"], "changed": changed}, read_taught(out, self._run, TAUGHT_BEFORE)
-            own = {**own, **added}
-            # If these are kept already, a refit from them broke off, and what is learnt may be its.
-            if kept is None or {**kept.facts, **added} != own:
-                (out / TAUGHT_BEFORE).unlink(missing_ok=True)
-                _copy(out / LEARNT, out / LEARNT_BEFORE)
-            _write(out / TAUGHT_BEFORE, taught_lines(own, before.values()))
-        write_learnt(out, learnt)
-        self._folder.redraw(facts, rows)
-        with self._lock:
-            self._now, self._before = TaughtRows(facts, rows), TaughtRows(own, before) if changed else None
+    def _stop(self) -> None:
+        if self._ended:
+            raise _EndedError
+
+    def _write_learnt(self) -> None:
+        with own_temporaries(self._folder.out, LEARNING):
+            write_learnt(self._folder.out, self._folder.run.learnt())
 
     def undo(self) -> None:
         """Goes back to the drafts before the last refit, but for pictures that somebody has touched since."""
-        finished = self._folder.finished
+        run = self._folder.run
         with self._lock:
-            if self._busy:
+            if self._thread is not None:
                 raise UsageError("it is learning right now: wait until it has learnt, then undo that")
-            before, now = self._before, self._now
-            if before is None or now is None:
+            if not self._now.changed:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
-            self._undoing = True  # nobody begins
-        try:
-            out, names = self._folder.out, before.facts["names"]
-            facts = {"of": now.facts["of"], "run": self._run, "names": names, "reviewed": finished, "undone": True}
-            with self._folder.writing():
-                _copy(out / LEARNT_BEFORE, out / LEARNT)
-                self._folder.redraw(facts, before.rows)
-            for name in (TAUGHT_BEFORE, LEARNT_BEFORE):  # last: after a kill it can be undone again
-                (out / name).unlink(missing_ok=True)
-            with self._lock:
-                self._now, self._before = TaughtRows(facts, before.rows), None
-                self._reviewed, self._note, self._failed = finished, "", ""
-        finally:
-            with self._lock:
-                self._undoing = False
-
-
-def _changed(folder: AnnotatedFolder, rows: Mapping[str, Row]) -> list[str]:
-    """The pictures that nobody has touched, and that have other drafts with these rows."""
-    other, taught = copy.copy(folder), folder.results.taught
-    other.results = folder.results.with_taught(rows)
-    names = [picture.id for picture in folder.annotated() if not folder.touched(picture.id)]
-    return [name for name in names if taught.get(name) != rows.get(name) and not _alike(folder, other, name)]
-
-
-def _alike(folder: AnnotatedFolder, other: AnnotatedFolder, name: str) -> bool:
-    """Whether a picture has the same drafts in both."""
-    one, two = (its.shown_row(name, unsure=False) for its in (folder, other))
-    if sorted(one["labels"]) != sorted(two["labels"]):
-        return False
-    pairs = (sorted(zip(row["labels"], row["boxes"], strict=True)) for row in (one, two))
-    of_one, of_two = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
-    return bool((np.abs(of_one - of_two) <= MOVED).all())
-
-
-def _copy(path: Path, to: Path) -> None:
-    """Makes `to` what `path` is, also where there is none."""
-    if path.exists():
-        _write(to, path.read_bytes())
-    else:
-        to.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_whole(path, lambda temporary: temporary.write_bytes(content))
+            finished = run.count_finished()
+            run.undo(finished)
+            self._reviewed, self._note, self._failed = finished, "", ""
+            self._write_learnt()

@@ -12,27 +12,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from msgspec.structs import asdict
+from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._documents import Taught
-from cliploc._files import write_whole
 from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught, taught_lines
-from cliploc.jobs.annotator import Row
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.redraw import Drawer, Drawing, each
+from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.teaching.lesson import Lesson, pooled
@@ -44,6 +40,7 @@ FEWEST = 20  # pictures with a name, from which it is taught before anything is 
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
+MOVED = 0.5  # pixels; a box that moved by less is the same draft
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
@@ -81,60 +78,53 @@ class Teaching:
         return said
 
 
-def write_learnt(out: Path, learnt: Learnt | None) -> None:
-    """Writes what was learnt of a run, or removes it."""
-    if learnt is None:
-        (out / LEARNT).unlink(missing_ok=True)
-    else:
-        learnt.save(out / LEARNT)
-
-
-# Takes the facts of drafts that were made, their rows, which are made one after the other, and what was learnt.
-Keep: TypeAlias = Callable[[Mapping[str, Any], Iterator[Row], Learnt | None], None]
-
-
 def teach(
     folder: AnnotatedFolder,
-    keep: Keep | None = None,  # writes the drafts instead, for whoever shows the folder meanwhile
     again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
     begun: Callable[[], None] = lambda: None,  # called if there is something to do
+    write: LabellingRun | None = None,  # where the drafts are written, if the folder is a state that stays
+    stop: Callable[[], None] = lambda: None,  # called for each picture; may raise an error
 ) -> Teaching:
-    """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones count where reviewed only."""
+    """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
     school = School(folder)
-    stamp = school.stamp()
-    before = read_taught(folder.out, folder.run)
-    if before is not None:
-        facts = before.facts
-        if facts.get("undone", False):
-            stays = not again and folder.count_finished() <= facts["reviewed"]  # both also of pictures that are away
-        else:
-            used = any(taught["used"] for taught in facts["names"].values())
-            stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used
-        if stays:
-            return Teaching({name: Taught(**taught) for name, taught in facts["names"].items()}, *school.counts)
+    of, before = school.stamp(), folder.run.generations[-1:]
+    for made in before:
+        undone = not again and folder.run.count_finished() <= made.reviewed
+        if undone if made.undone else made.of == of:
+            return Teaching(made.names, *school.counts)
     if school.asked:
         begun()
     names, known = school.names()
     result = Teaching(names, *school.counts)
-    if not names and (before is None or not before.facts["names"]):  # there is nothing to say, and nothing to take back
-        write_learnt(folder.out, None)  # of a call that was killed
+    if not names and not any(made.names for made in before):  # there is nothing to say, and nothing to take back
         return result
-    outcomes = {name: asdict(taught) for name, taught in names.items()}
-    facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
-    rows = school.rows(known, {} if before is None else before.rows)
-    made = None if known is None else known.learnt(folder.settings, names)
-    if keep is not None:
-        keep(facts, rows, made)
-        return result
-    write_learnt(folder.out, made)
-    drafts = [*rows]
-    if drafts or names:
-        content = taught_lines(facts, drafts)  # last: it belongs to what is there
-        write_whole(folder.out / TAUGHT, lambda temporary: temporary.write_bytes(content))
-    else:
-        (folder.out / TAUGHT).unlink(missing_ok=True)
-    folder.read_rows()
+    taught: dict[str, TaughtPicture] = {}
+    for drawn_again in school.rows(known):
+        taught[drawn_again.picture] = drawn_again
+        stop()
+    learnt = None if known is None else known.learnt(folder.settings, names).content()
+    made = Generation(of=of, names=names, reviewed=result.reviewed)
+    if write is not None:
+        made = replace(made, changed=_changed(folder, taught))
+    (write or folder.run).teach(made, {folder.pictures[name]: one for name, one in taught.items()}, learnt)
     return result
+
+
+def _changed(folder: AnnotatedFolder, taught: Mapping[str, TaughtPicture]) -> list[str]:
+    """The pictures that nobody has touched, and that have other drafts with these."""
+    other = folder.at(folder.run)
+    other.taught_instead = taught
+    names = [picture.id for picture in folder.annotated() if not folder.saved(picture.id).touched]
+    return [name for name in names if not _alike(folder.drafts(name), other.drafts(name))]
+
+
+def _alike(one: Candidates, other: Candidates) -> bool:
+    """Whether drafts are the same."""
+    if sorted(one.labels.tolist()) != sorted(other.labels.tolist()):
+        return False
+    pairs = (sorted(zip(its.labels.tolist(), its.xyxy.tolist(), strict=True)) for its in (one, other))
+    of_one, of_other = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
+    return bool((np.abs(of_one - of_other) <= MOVED).all())
 
 
 class _Presence:
@@ -234,13 +224,12 @@ class School:
     """The pictures of a run that can teach or be taught."""
 
     def __init__(self, folder: AnnotatedFolder) -> None:
-        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.out)
-        places, pictures = folder.results.places, [picture.id for picture in folder.annotated()]
-        self.pictures = [picture for picture in pictures if self.lessons.has(picture, places[picture].content)]
+        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.run)
+        self.pictures = [file.id for file in folder.annotated() if self.lessons.has(folder.pictures[file.id])]
         there = {*self.pictures}
         self.reviewed = {name: boxes for name, boxes in folder.finished().items() if name in there}
-        self._unseen = [picture for picture in self.pictures if not folder.touched(picture)]
-        self._plain = {picture: folder.untaught(picture).presence for picture in self.pictures}
+        self._unseen = [picture for picture in self.pictures if not folder.saved(picture).touched]
+        self._plain = {picture: folder.chances(picture) for picture in self.pictures}
 
     @cached_property
     def asked(self) -> list[int]:
@@ -255,12 +244,12 @@ class School:
     def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen]
+        facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for picture in self.pictures:
-            digest.update(folder.results.places[picture].digest)
+            digest.update(folder.pictures[picture].checksum.encode())
         return digest.hexdigest()
 
     def chance(self, picture: str, p: int) -> float:
@@ -277,7 +266,7 @@ class School:
         ordered = sorted(self.pictures, key=lambda picture: hashlib.blake2b(picture.encode(), digest_size=8).digest())
         kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
         chosen = [picture for picture in ordered if picture in kept]
-        lessons = self.lessons.each(chosen)
+        lessons = self.lessons.each([self.folder.pictures[picture] for picture in chosen])
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
@@ -310,18 +299,12 @@ class School:
         return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
 
     # --------------------------------------------------------------------------------------------------------- drawn
-    def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
-        """The rows of the taught names, picture by picture; those that somebody has seen stay, also if away."""
-        contents = {picture: self.folder.results.places[picture].content for picture in self.pictures}
-        for picture, row in before.items():
-            if self.folder.touched(picture) and row["blake2b"] == contents.get(picture, row["blake2b"]):
-                yield row
-        if known is None:
-            return
-
-        unseen = {picture: {p: self.chance(picture, p) for p in known.directions} for picture in self._unseen}
-        for picture, row in zip(unseen, Drawer(self.lessons, self.drawing, known, unseen).rows(), strict=True):
-            yield {"picture": picture, "blake2b": contents[picture], **row}
+    def rows(self, known: Directions | None) -> Iterator[TaughtPicture]:
+        """The taught names, picture by picture; what somebody has seen stays."""
+        if known is not None:
+            chances = [{p: self.chance(picture, p) for p in known.directions} for picture in self._unseen]
+            pictures = [self.folder.pictures[picture] for picture in self._unseen]
+            yield from Drawer(self.lessons, self.drawing, known, pictures, chances).rows()
 
 
 # Boxes `[n, 4]`, best first, and what is read at their sides; see `teaching.sides`.
@@ -386,8 +369,9 @@ class _Name:
         folder, compared = self._school.folder, len(left_out)
         for k, (i, (xyxy, read)) in enumerate(zip(self._reviewed, left_out, strict=False)):
             picture, true = self._chosen[i], self._true(i)
-            row, drafts = folder.results.row(picture, taught=False), folder.untaught(picture).drafts
-            before += work_on([row["boxes"][box] for box in drafts if row["labels"][box] == self._p], true).total
+            found = folder.candidates(picture, taught=False)
+            drafts = found.take(folder.chosen(picture, taught=False).drafts)
+            before += work_on(drafts.xyxy[drafts.labels == self._p], true).total
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
             after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
         used = is_better(before, after, compared if self._known else 0, open_gate)

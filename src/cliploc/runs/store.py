@@ -6,6 +6,7 @@ not at all. Readers see the state before or after a transaction, also while anot
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -20,6 +21,7 @@ from cliploc.errors import CliplocError, UsageError
 T = TypeVar("T")
 FILE = "run.sqlite"
 WAIT_S = 30.0  # for another process that writes; a transaction takes milliseconds
+NO_ROOM = "no room left on the disk for {}: what was saved is kept; free space and run the same command again"
 NAMED = 3  # differences that a message names
 RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"  # values are JSON
 
@@ -189,10 +191,7 @@ class Store:
             code = getattr(error, "sqlite_errorcode", None)
             code = None if code is None else code & 0xFF  # the primary one
             if code == sqlite3.SQLITE_FULL or _no_room(self.path.parent):
-                raise DiskFullError(
-                    f"no room left on the disk for {self.path}: what was saved is kept; free space and run the same "
-                    "command again"
-                ) from error
+                raise DiskFullError(NO_ROOM.format(self.path)) from error
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise UsageError(
                     f"{self.path} is damaged ({error}): make a new run in another --out; exports in "
@@ -205,6 +204,17 @@ class Store:
                     f"cannot write {self.path} ({error}): check permissions, or choose another --out"
                 ) from error
             raise
+
+
+@contextmanager
+def saying_disk_is_full(out: Path) -> Iterator[None]:
+    """Turns the error of a full disk, when other files of a run are written, into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(NO_ROOM.format(out)) from error
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._documents import parse_json, refuse_other
-from cliploc._files import user_path, write_whole
+from cliploc._files import user_path
 from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.geometry import padding_least
@@ -100,12 +99,11 @@ class Learnt:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
         return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes it as safetensors."""
+    def content(self) -> bytes:
+        """It as safetensors."""
         tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in TENSORS}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
-        content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
-        write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+        return save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
 
 
 def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:

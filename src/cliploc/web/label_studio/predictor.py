@@ -18,7 +18,7 @@ from cliploc.boxes.outlines import outlines
 from cliploc.config import Options
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
-from cliploc.jobs.annotation_rows import LEARNT
+from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.folder import plain
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization

@@ -1,0 +1,573 @@
+"""A labelling run in one SQLite file: pictures, their boxes by whom, what teaching reads. docs/run.md shows the tables.
+
+A picture's boxes have generations: 0 are the model's candidates, 1 and more those of names that are taught, and −1 a
+person's. Numbers of taught boxes follow the model's, so that a number says which draft a person's box was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from cliploc.calibration import Floats
+from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.runs.store import FILE, Store
+
+KIND, VERSION = "annotate", 1
+CACHED = 64  # pictures whose candidates are in memory
+PERSON = -1  # the generation of a person's boxes
+TABLES = (
+    """CREATE TABLE picture (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,              -- its path below the root
+    checksum TEXT NOT NULL,                 -- of the file's content
+    stamp TEXT NOT NULL,                    -- of the file's size and times
+    width INTEGER, height INTEGER,          -- of the upright picture
+    error TEXT,                             -- why it has no results
+    notes TEXT NOT NULL,                    -- JSON list
+    presence TEXT,                          -- JSON list: the chance of each label; null where the model knows none
+    generation INTEGER NOT NULL DEFAULT 0,  -- of its taught boxes; 0: none
+    status TEXT NOT NULL DEFAULT 'none',    -- none, seen, reviewed, unsure or skipped, as a person set it
+    corrected INTEGER NOT NULL DEFAULT 0,   -- 1: a person's boxes hold, also where there are none
+    revision INTEGER NOT NULL DEFAULT 0)    -- a person's saves""",
+    "CREATE INDEX picture_status ON picture (status, corrected)",
+    """CREATE TABLE box (
+    picture INTEGER NOT NULL REFERENCES picture ON DELETE CASCADE,
+    generation INTEGER NOT NULL,            -- 0: the model's candidates, 1 and more: taught, -1: a person's
+    number INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
+    score REAL NOT NULL,                    -- the chance that it is right; 1 of a person's
+    fit REAL,                               -- the score of its map
+    several INTEGER NOT NULL,               -- 1: it seems to contain several things
+    draft INTEGER,                          -- of a person's box: the number of the draft that it was made from
+    mask TEXT,                              -- COCO's compressed counts
+    PRIMARY KEY (picture, generation, number)) WITHOUT ROWID""",
+    """CREATE TABLE taught (
+    picture INTEGER NOT NULL REFERENCES picture ON DELETE CASCADE,
+    generation INTEGER NOT NULL,
+    presence TEXT NOT NULL,                 -- JSON object: label that is taught, its chance
+    PRIMARY KEY (picture, generation)) WITHOUT ROWID""",
+    "CREATE TABLE learnt (generation INTEGER PRIMARY KEY, content BLOB NOT NULL)",  # learnt.safetensors
+    "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL)",
+)
+UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
+COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
+Status = Literal["none", "seen", "reviewed", "unsure", "skipped"]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+class Candidate(Struct, array_like=True):
+    """A box that may become a draft."""
+
+    label: int
+    xyxy: tuple[float, float, float, float]
+    score: float
+    fit: float
+    several: bool
+    mask: str | None = None
+
+
+class Found(Struct, array_like=True):
+    """What a worker found in a picture; or why it failed."""
+
+    picture: str
+    checksum: str
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    notes: list[str] = []
+    presence: list[float | None] | None = None
+    boxes: list[Candidate] = []
+    features: bytes = b""
+
+
+class TaughtPicture(Struct, array_like=True):
+    """A picture's boxes of the names that are taught."""
+
+    picture: str
+    presence: dict[int, float]  # label → chance that it is there
+    boxes: list[Candidate]
+
+
+class Taught(Struct, frozen=True):
+    """What became of one name that was to be taught."""
+
+    reviewed: int  # pictures that were reviewed
+    pictures: int  # pictures that taught
+    used: bool  # whether the taught drafts are used
+    why: str  # in words
+    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
+    # without reviewed pictures.
+    before: int | None
+    after: int | None
+    compared: int  # number of these pictures
+    agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
+
+    def saved(self, left: int) -> int:
+        """About how many corrections it saves in the pictures that are left."""
+        if not self.used or self.before is None or self.after is None or not self.compared:
+            return 0
+        return max(0, round((self.before - self.after) / self.compared * left))
+
+
+class Generation(Struct, frozen=True):
+    """What the taught boxes of a generation were made of."""
+
+    number: int = 0
+    of: str = ""  # a digest of all that they depend on
+    names: dict[str, Taught] = {}
+    reviewed: int = 0  # number of pictures that were reviewed
+    undone: bool = False  # whether a person went back to it
+    changed: list[str] = []  # pictures whose drafts it changed
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as it was annotated."""
+
+    id: int
+    name: str
+    checksum: str
+    error: str | None
+    size_wh: tuple[int, int]
+    notes: tuple[str, ...]
+    presence: Floats  # [P]; NaN of labels that the model does not know
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The corrected boxes of one picture."""
+
+    boxes: list[list[float]]  # x0, y0, x1, y1 of each in pixels of the upright picture, inside it
+    labels: list[int]  # of each, from 0
+    # of each, COCO's compressed counts, or None if the set has no mask of it; None for a run without masks
+    masks: list[str | None] | None = None
+    # of each, the number of the draft that it was made from, or None for a new box; None if that is unknown
+    drafts: list[int | None] | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a person did with a picture."""
+
+    status: str = "none"
+    revision: int = 0
+    correction: Correction | None = None  # None: its drafts hold
+    generation: int = 0  # of the drafts that it refers to
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether the person has finished it."""
+        return self.status == "reviewed"
+
+    @property
+    def touched(self) -> bool:
+        """Whether it refers to the drafts: they stay as they are."""
+        return self.status != "none" or self.correction is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The boxes of a picture that may become drafts, known by their numbers."""
+
+    size_wh: tuple[int, int]
+    presence: Floats  # [P]; NaN of labels that the model does not know
+    xyxy: Floats  # [n, 4]
+    labels: Ints  # [n]
+    scores: Floats  # [n]
+    fits: Floats  # [n]
+    several: npt.NDArray[np.bool_]  # [n]
+    masks: tuple[str, ...] | None  # None of a run without masks
+    taught: Mapping[int, float] = field(default_factory=dict)  # label that is taught → its chance
+    untaught: int = 0  # number of the model's own boxes; those of taught labels follow
+
+    @classmethod
+    def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Candidates:
+        """Of these boxes."""
+        return cls(
+            size_wh,
+            presence,
+            np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
+            np.array([box.label for box in boxes], np.int64),
+            np.array([box.score for box in boxes], np.float64),
+            np.array([box.fit for box in boxes], np.float64),
+            np.array([box.several for box in boxes], bool),
+            tuple(box.mask or "" for box in boxes) if masks else None,
+            untaught=len(boxes),
+        )
+
+    def with_taught(self, taught: TaughtPicture) -> Candidates:
+        """With the boxes of taught labels behind the others."""
+        more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
+        both = {
+            name: np.concatenate([getattr(self, name), getattr(more, name)])
+            for name in ("xyxy", "labels", "scores", "fits", "several")
+        }
+        masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
+        return replace(self, **both, masks=masks, taught=taught.presence)
+
+    def take(self, numbers: Sequence[int]) -> Candidates:
+        """These boxes alone, in this order."""
+        ids = np.array(numbers, np.int64)
+        picked = {name: getattr(self, name)[ids] for name in ("xyxy", "labels", "scores", "fits", "several")}
+        masks = None if self.masks is None else tuple(self.masks[i] for i in numbers)
+        return replace(self, **picked, masks=masks)
+
+
+class StaleReviewError(ValueError):
+    """The picture was saved elsewhere since this person saw it."""
+
+
+class LabellingRun:
+    """The store of a labelling run. Threads may share it, and any number of processes may have it open."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.names: tuple[str, ...] = tuple(store["names"])
+        self.settings: Mapping[str, Any] = store["settings"]
+        self._label = {name: label for label, name in enumerate(self.names)}
+        self._candidates = lru_cache(CACHED)(self._read_candidates)
+
+    @classmethod
+    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any]) -> LabellingRun:
+        """The run in a folder, made if there is none; one with other settings is refused."""
+        _refuse_earlier(out)
+        store = Store(out / FILE, KIND, VERSION, TABLES)
+        try:
+            with store.transaction():
+                store.keep("settings", settings)
+                if store.get("names") is None:
+                    store["names"], store["changes"], store["generation"] = list(names), 0, 0
+        except BaseException:
+            store.close()
+            raise
+        return cls(store)
+
+    @classmethod
+    def open(cls, out: Path) -> LabellingRun:
+        """The run in a folder; one that cannot be written is opened to be read."""
+        _refuse_earlier(out)
+        store = Store(out / FILE, KIND, VERSION)
+        if store.get("root") is None:  # killed as it was made
+            store.close()
+            raise UsageError(f"expected a run in {out}, which was only begun: run its `cliploc annotate` again")
+        return cls(store)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[LabellingRun]:
+        """The run as it is now, however others go on writing."""
+        with self.store.snapshot() as store:
+            yield LabellingRun(store)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.store.close()
+
+    def __enter__(self) -> LabellingRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------- changes
+    @property
+    def changes(self) -> int:
+        """A number that grows with every write that changes what exports hold."""
+        return int(self.store["changes"])
+
+    def _count(self) -> None:
+        self.store["changes"] = self.changes + 1
+
+    def change(self, **values: Any) -> None:
+        """Sets entries of the table `run` that exports depend on."""
+        with self.store.transaction():
+            new = {key: value for key, value in values.items() if self.store.get(key) != value}
+            for key, value in new.items():
+                self.store[key] = value
+            if new:
+                self._count()
+
+    # ------------------------------------------------------------------------------------------------------- pictures
+    def add(self, found: Sequence[Found], stamps: Mapping[str, str]) -> None:
+        """Adds pictures, all of these or none; they take the place of earlier ones with their names."""
+        with self.store.transaction():
+            self.remove([one.picture for one in found])
+            for one in found:
+                number = self.store.write(
+                    "INSERT INTO picture (name, checksum, stamp, width, height, error, notes, presence) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    one.picture, one.checksum, stamps[one.picture], one.width, one.height, one.error,
+                    _json(one.notes), None if one.presence is None else _json(one.presence),
+                )  # fmt: skip
+                self._insert(number, 0, enumerate(one.boxes))
+                if one.features:
+                    self.store.insert("features", [(number, one.features)])
+            self._count()
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes pictures with all that belongs to them."""
+        with self.store.transaction():
+            for name in names:
+                self.store.write("DELETE FROM picture WHERE name = ?", name)
+            self._count()
+
+    def stamped(self) -> dict[str, tuple[str, str, bool]]:
+        """Picture → its stamp, its checksum and whether it has results."""
+        rows = self.store.rows("SELECT name, stamp, checksum, error IS NULL FROM picture")
+        return {name: (stamp, checksum, bool(done)) for name, stamp, checksum, done in rows}
+
+    def restamp(self, stamps: Mapping[str, str]) -> None:
+        """Notes stamps of files whose content is as it was."""
+        with self.store.transaction():
+            for name, stamp in stamps.items():
+                self.store.write("UPDATE picture SET stamp = ? WHERE name = ?", stamp, name)
+
+    def pictures(self) -> dict[str, Picture]:
+        """All pictures by name."""
+        rows = self.store.rows(
+            "SELECT id, name, checksum, error, width, height, notes, presence FROM picture ORDER BY id"
+        )
+        none = np.zeros(0)
+        return {
+            name: Picture(
+                number, name, checksum, error, (width or 0, height or 0), tuple(_read(notes, list[str])),
+                none if presence is None else np.array(_read(presence, list[float | None]), np.float64),
+            )
+            for number, name, checksum, error, width, height, notes, presence in rows
+        }  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------------- boxes
+    def candidates(self, picture: Picture) -> Candidates:
+        """The model's boxes of a picture."""
+        return self._candidates(picture)
+
+    def _read_candidates(self, picture: Picture) -> Candidates:
+        boxes = self._boxes(picture.id, 0)
+        if not boxes and not self.store.row("SELECT 1 FROM picture WHERE id = ?", picture.id):
+            raise _gone(picture)
+        return Candidates.of(picture.size_wh, picture.presence, boxes, self.masks)
+
+    @property
+    def masks(self) -> bool:
+        """Whether its boxes have masks."""
+        return bool(self.settings.get("masks", False))
+
+    def taught(self, picture: Picture, generation: int) -> TaughtPicture | None:
+        """Its boxes of taught names in a generation; None where it has none."""
+        row = self.store.row("SELECT presence FROM taught WHERE picture = ? AND generation = ?", picture.id, generation)
+        if row is None:
+            return None
+        presence = {self._label[name]: chance for name, chance in _read(row[0], dict[str, float]).items()}
+        return TaughtPicture(picture.name, presence, self._boxes(picture.id, generation))
+
+    def _boxes(self, picture: int, generation: int) -> list[Candidate]:
+        rows = self.store.rows(
+            f"SELECT {COLUMNS} FROM box WHERE picture = ? AND generation = ? ORDER BY number", picture, generation
+        )
+        return [
+            Candidate(self._label[label], (left, top, right, bottom), score, fit, bool(several), mask)
+            for _, label, left, top, right, bottom, score, fit, several, mask in rows
+        ]
+
+    def _insert(self, picture: int, generation: int, boxes: Iterable[tuple[int, Candidate]]) -> None:
+        self.store.insert(
+            "box",
+            (
+                (picture, generation, number, self.names[box.label], *box.xyxy, box.score, box.fit, int(box.several),
+                 None, box.mask)
+                for number, box in boxes
+            ),
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------- what a person saves
+    def saved(self, picture: Picture) -> Saved:
+        """What a person did with a picture so far."""
+        found = self.store.row("SELECT status, revision, corrected, generation FROM picture WHERE id = ?", picture.id)
+        if found is None:
+            raise _gone(picture)
+        status, revision, corrected, generation = found
+        return Saved(status, revision, self._correction(picture.id) if corrected else None, generation)
+
+    def _correction(self, picture: int) -> Correction:
+        rows = self.store.rows(
+            'SELECT label, "left", top, "right", bottom, draft, mask FROM box WHERE picture = ? AND generation = ? '
+            "ORDER BY number", picture, PERSON,
+        )  # fmt: skip
+        masks = [mask for *_, mask in rows] if self.masks else None
+        boxes = [list(sides) for _, *sides, _, _ in rows]
+        return Correction(boxes, [self._label[row[0]] for row in rows], masks, [row[5] for row in rows])
+
+    def states(self) -> dict[str, tuple[str, int, int]]:
+        """Picture → status, revision and generation of its drafts."""
+        return {
+            name: (status, revision, generation)
+            for name, status, revision, generation in self.store.rows(
+                "SELECT name, status, revision, generation FROM picture WHERE error IS NULL"
+            )
+        }
+
+    def count_finished(self) -> int:
+        """The number of pictures that a person has finished."""
+        return int(self.store.rows("SELECT count(*) FROM picture WHERE status = 'reviewed'")[0][0])
+
+    def count_touched(self) -> int:
+        """The number of pictures with which a person did something."""
+        return int(self.store.rows(f"SELECT count(*) FROM picture WHERE NOT ({UNTOUCHED})")[0][0])
+
+    def save(
+        self,
+        picture: Picture,
+        status: str,
+        correction: Correction | None,  # None: the drafts hold
+        seen: Saved | None = None,  # what the person saw; None: this is saved whatever was
+    ) -> int | None:
+        """Saves what a person did with a picture → its new revision; None if its drafts are others by now."""
+        with self.store.transaction():
+            row = self.store.row("SELECT revision, generation FROM picture WHERE id = ?", picture.id)
+            if row is None:
+                raise _gone(picture)
+            revision, generation = row
+            if seen is not None:
+                refuse_stale(revision, seen.revision)
+                if generation != seen.generation:
+                    return None
+            self.store.write(
+                "UPDATE picture SET status = ?, corrected = ?, revision = revision + 1 WHERE id = ?",
+                status, correction is not None, picture.id,
+            )  # fmt: skip
+            self.store.write("DELETE FROM box WHERE picture = ? AND generation = ?", picture.id, PERSON)
+            if correction is not None:
+                count = len(correction.boxes)
+                masks, drafts = correction.masks or [None] * count, correction.drafts or [None] * count
+                boxes = zip(correction.labels, correction.boxes, drafts, masks, strict=True)
+                self.store.insert(
+                    "box",
+                    (
+                        (picture.id, PERSON, number, self.names[label], *box, 1.0, None, 0, draft, mask)
+                        for number, (label, box, draft, mask) in enumerate(boxes)
+                    ),
+                )
+            self._count()
+        return int(revision) + 1
+
+    # ------------------------------------------------------------------------------------------------------- teaching
+    @property
+    def generations(self) -> list[Generation]:
+        """What the taught boxes of now were made of, last, and those before, where a person can go back to them."""
+        return msgspec.convert(self.store.get("taught", []), list[Generation])
+
+    def learnt(self) -> bytes | None:
+        """The content of learnt.safetensors; None where nothing is learnt."""
+        number = self.generations[-1].number if self.generations else 0
+        row = self.store.row("SELECT content FROM learnt WHERE generation = ?", number)
+        return None if row is None else bytes(row[0])
+
+    def teach(self, made: Generation, pictures: Mapping[Picture, TaughtPicture], learnt: bytes | None) -> None:
+        """Writes a generation of taught boxes, but not of pictures that a person has touched meanwhile.
+
+        Where it changed the drafts of pictures, those of before are kept.
+        """
+        with self.store.transaction():
+            before = self.generations[-1:] or [Generation()]
+            number = int(self.store["generation"]) + 1
+            self._drop("t.generation != p.generation")
+            self.store.write(f"UPDATE picture SET generation = 0 WHERE {UNTOUCHED}")
+            untouched = {row[0] for row in self.store.rows(f"SELECT id FROM picture WHERE {UNTOUCHED}")}
+            for picture, taught in pictures.items():
+                if picture.id not in untouched:
+                    continue
+                presence = {self.names[label]: chance for label, chance in taught.presence.items()}
+                self.store.insert("taught", [(picture.id, number, _json(presence))])
+                first = self.store.rows("SELECT count(*) FROM box WHERE picture = ? AND generation = 0", picture.id)
+                self._insert(picture.id, number, enumerate(taught.boxes, int(first[0][0])))
+                self.store.write("UPDATE picture SET generation = ? WHERE id = ?", number, picture.id)
+            self.store.write("DELETE FROM learnt WHERE generation != ?", before[0].number)
+            if learnt is not None:
+                self.store.insert("learnt", [(number, learnt)])
+            made = msgspec.structs.replace(made, number=number)
+            self.store["generation"] = number
+            self.store["taught"] = msgspec.to_builtins([*(before if made.changed else []), made])
+            self._count()
+
+    def undo(self, finished: int) -> None:
+        """Goes back to the generation before, but for pictures that a person has touched since."""
+        with self.store.transaction():
+            before, now = self.generations
+            earlier = "(SELECT max(t.generation) FROM taught t WHERE t.picture = picture.id AND t.generation < ?)"
+            self.store.write(f"UPDATE picture SET generation = coalesce({earlier}, 0) WHERE {UNTOUCHED}", now.number)
+            self._drop("t.generation != p.generation")
+            back = msgspec.structs.replace(before, of=now.of, reviewed=finished, undone=True, changed=[])
+            self.store["taught"] = msgspec.to_builtins([back])
+            self._count()
+
+    def _drop(self, which: str) -> None:
+        """Drops taught boxes."""
+        gone = f"SELECT t.picture, t.generation FROM taught t JOIN picture p ON p.id = t.picture WHERE {which}"
+        self.store.write(f"DELETE FROM box WHERE (picture, generation) IN ({gone})")
+        self.store.write(f"DELETE FROM taught WHERE (picture, generation) IN ({gone})")
+
+    # -------------------------------------------------------------------------------------------------------- exports
+    @property
+    def exports(self) -> dict[str, int]:
+        """Export → the count of changes when it was written."""
+        written: dict[str, int] = self.store.get("exports", {})
+        return written
+
+    def exported(self, export: str, changes: int) -> None:
+        """Notes that an export was written when the count of changes was this."""
+        with self.store.transaction():
+            self.store["exports"] = {**self.exports, export: changes}
+
+
+def settled_in(out: Path) -> dict[str, Any]:
+    """What an earlier call settled for those that follow, where there is one."""
+    _refuse_earlier(out)
+    if not (out / FILE).is_file():
+        return {}
+    with Store(out / FILE, KIND, VERSION, TABLES) as store:
+        settings = store.get("settings", {})
+        return {**store.get("settled", {}), "least": settings.get("min_presence")}
+
+
+def files_of_run(out: Path) -> frozenset[str]:
+    """What the run in a folder writes besides its store; nothing where it cannot be read."""
+    try:
+        with Store(out / FILE, KIND, VERSION) as store:
+            return frozenset(store.get("files", ()))
+    except CliplocError:
+        return frozenset()
+
+
+def refuse_stale(revision: int, seen: int) -> None:
+    """Refuses what was made from an earlier revision of a picture."""
+    if revision != seen:
+        raise StaleReviewError(f"expected revision {revision} of this picture, got {seen}: load it again")
+
+
+def _gone(picture: Picture) -> InputError:
+    return InputError(f"{picture.name} was annotated again, as its file was replaced: open the folder again")
+
+
+def _refuse_earlier(out: Path) -> None:
+    if not (out / FILE).exists() and (out / "manifest.json").exists() and (out / "parts").is_dir():
+        raise UsageError(
+            f"{out} was made by cliploc 0.2: its exports hold its boxes; --apply them to a new run in another --out"
+        )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _read(text: str, kind: Any) -> Any:
+    return msgspec.json.decode(text, type=kind)
