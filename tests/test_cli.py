@@ -237,7 +237,7 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
     assert all(len(line) <= 80 or line.startswith("  Example: ") for line in lines), "commands stay whole, to be copied"
 
 
-@pytest.mark.parametrize("command", ["compare", "explain", "leaderboard", "segment"])
+@pytest.mark.parametrize("command", ["compare", "explain", "segment"])
 def test_help_of_commands_without_recipes_tells_no_default_of_one(command):
     words = " ".join(cliploc_(command, "--help").out.split())
     assert "--scales" not in words or "multiples of the input size. [default: 1]" in words

@@ -14,7 +14,7 @@ from cliploc.report.html import REPORT_TEMPLATES
 PACKAGES = [Path(package.__file__).parent for package in (cliploc.report, cliploc.web)]
 PAGES = {
     "page.html", "review.html", "benchmark.html", "presence.html", "labelling.html", "segmentation.html",
-    "faithfulness.html", "explain.html", "leaderboard.html",
+    "faithfulness.html", "explain.html",
 }  # fmt: skip
 
 

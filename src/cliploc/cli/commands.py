@@ -30,8 +30,6 @@ LISTED = {
     "Measure": {
         "benchmark": "Evaluate methods on a dataset.",
         "report": "Write a benchmark's report and tables again.",
-        "leaderboard": "Compare all methods on several sets.",
-        "reproduce": "Compute published numbers, and compare.",
         "evaluate": "Evaluate score maps or label maps of any tool.",
         "calibrate": "Fit scores and presence to your pictures.",
     },

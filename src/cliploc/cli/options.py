@@ -421,17 +421,6 @@ def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
     (labelled_readers if labelled else readers).refuse_unknown(name)
 
 
-def named_folders(texts: Sequence[str], example: str) -> dict[str, str]:
-    """Set → its folder, of one or several `--root NAME=DIR`."""
-    folders = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write {example}")
-        folders[name] = path
-    return folders
-
-
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:
     """Each model with its weights, given once for all or once for each; None for its own."""
     tags = list(pretrained or ["own"])
