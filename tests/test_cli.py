@@ -395,7 +395,7 @@ def test_a_part_of_a_name_lists_those_of_every_list(words, names):
         ["report", "~/there"],
         ["benchmark", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
         ["annotate", "demo:", "--labels=~/there", "--out", "drafts"],
-        *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt", "recipe")),
+        *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt")),
     ],
 )
 def test_home_is_read_in_every_path(words, tmp_path, monkeypatch):

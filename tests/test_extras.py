@@ -92,7 +92,6 @@ def test_without_its_packages_one_line_says_what_to_install_before_torch_is_impo
     ]
     absent += [("starlette", "web", "label-studio"), ("starlette", "web", f"review {out}")]
     absent += [("pandas", "bench", f"report {out}")]
-    absent += [("sklearn", "calibrate", f"tune {tmp_path}/calibrate --truth folder --out {out}.json")]
     asked = json.dumps([(package, command.split()) for package, _, command in absent])
     done = python("-c", ALL_ABSENT, input=asked, check=False)
     assert done.returncode == 0, done.stderr

@@ -174,20 +174,6 @@ def _checked_size(value: Any) -> Any:
     return sides if isinstance(value, list | tuple) else value
 
 
-def _checked_recipe(value: Any) -> Any:
-    """The name of a recipe, or a file, which the localizer reads."""
-    if value is None or value in RECIPES:
-        return value
-    if isinstance(value, str | os.PathLike) and is_file_name(value):
-        return os.fspath(value)
-    raise UsageError(f"expected recipe to be one of {', '.join(RECIPES)}, or FILE.json of tune, got {short(value)}")
-
-
-def is_file_name(recipe: str | os.PathLike[str]) -> bool:
-    """Whether a recipe is a file, not a name."""
-    return os.fspath(recipe).endswith(".json")
-
-
 def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,), *, none: bool = False) -> Check:
     """One of several texts, or a kind such as "sam:" and a folder; whoever loads it checks the folder."""
     *others, last = (*choices, *(f"{kind}FOLDER" for kind in kinds))
@@ -378,13 +364,11 @@ class Options:
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
-    recipe: Literal["default", "fast"] | str | os.PathLike[str] | None = option(
-        None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|FILE"}),
-        none="default",
-        help="What runs if you name no method: a method with settings that improve its boxes; or a file of tune.",
+    recipe: Literal["default", "fast"] | None = option(
+        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
+        help="What runs if you name no method: a method with settings that improve its boxes.",
         about='"default" balances quality and time, "fast" takes one forward pass. '
-        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`. A file of "
-        "`cliploc tune` holds for the model that it was tuned for; see `cliploc help tune`.",
+        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = option(
@@ -510,7 +494,7 @@ class Options:
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", check=_file("calibration"), none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`, or of tune.",
+        help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", check=_file("learnt"), none="nothing",

@@ -139,8 +139,6 @@ class Localizer:
         # A tower that was given may have another engine.
         usual = isinstance(model, str) and given.engine_backend == "torch"
         self.backbone = tower if usual else backbones.with_engine(tower, given.engine_backend)
-        if self.recipe is not None and (reason := self.recipe.misfit(self.backbone)):
-            raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide

@@ -49,7 +49,6 @@ from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
-from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
 from cliploc.teaching.learnt import load_learnt
 from cliploc.teaching.sides import LENGTH
 from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
@@ -101,22 +100,10 @@ def file(content: bytes, name: str = "a") -> Iterator[Path]:
         yield path
 
 
-# -------------------------------------------------------------------------------------------------------------- recipes
-def recipe(content: bytes) -> None:
-    """What `tune` and `calibrate` write."""
-    with file(content, "a.json") as path:
-        for read in (load_recipe, load_calibration):
-            with contextlib.suppress(CliplocError):
-                read(path)
-
-
-def made_recipes() -> list[bytes]:
-    calibration = own_calibration("mini")
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made, "a.json")
-        options = {"scales": [1.43], "refine": ["affinity"], "threshold": 0.4, "min_score": "auto", "image_size": 40}
-        save_recipe(path, Recipe("a", "cam", options, "by hand", Tower("mini", "0")), calibration, {})
-        return [path.read_bytes(), json.dumps(calibration.document()).encode()]
+# --------------------------------------------------------------------------------------------------------- calibrations
+def calibration(content: bytes) -> None:
+    with file(content, "a.json") as path, contextlib.suppress(CliplocError):
+        load_calibration(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -391,7 +378,7 @@ TARGETS = {
     for one in (
         Target("picture", picture, made_pictures, text=False),
         Target("labels", label_file),
-        Target("recipe", recipe, made_recipes),
+        Target("calibration", calibration, lambda: [json.dumps(own_calibration("mini").document()).encode()]),
         Target("metadata", metadata),
         Target("part", part),
         Target("saves", saves),

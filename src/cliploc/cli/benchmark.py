@@ -290,14 +290,13 @@ def _settings_of_boxes(
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
     from cliploc.jobs.benchmark_localization import unfit_for_setup
-    from cliploc.jobs.plan import OF_SETTING, Grid
+    from cliploc.jobs.plan import Grid
 
     methods, recipes = _methods_of(asked.method, setups)
     setups = list(setups)
     for place, recipe in enumerate(recipes):
-        if recipe is not None:  # its options, except the threshold, which belongs to a setting
-            values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
-            options = setups[place].options.but(recipe=None).filled(values)
+        if recipe is not None:
+            options = setups[place].options.but(recipe=None).filled(recipe.options)
             setups[place] = replace(setups[place], options=options)
     used = dict.fromkeys([*methods, *(recipe.method for recipe in recipes if recipe is not None)])
     of_methods = options_of_methods(list(used), asked.option)

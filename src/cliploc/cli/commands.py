@@ -35,7 +35,6 @@ LISTED = {
     },
     "Learn": {
         "train": "Train TS-CAM's or LCTR's layers on a frozen model.",
-        "tune": "Choose a model's recipe on your pictures.",
     },
     "About": {
         "models": "List or describe models, or download weights.",
@@ -54,7 +53,6 @@ LISTS = ("models", "methods", "refinements", "metrics", "exports")
 HOMES = {  # the others' modules have their names
     "report": "benchmark",
     "help": "topics",
-    "tune": "calibrate",
     **dict.fromkeys(LISTS, "lists"),
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
 }
