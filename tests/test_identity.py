@@ -390,10 +390,8 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
 }
 FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
 PRESENCE = ("--task", "presence", "--method=cam")
-LABELLING = ("--task", "labelling", "--method=cam")
 BASE_OF_COMMAND = {
     "negatives": PRESENCE,
-    "seeds": LABELLING,
     **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
@@ -454,7 +452,6 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "target": (*FAITHFULNESS, "--target", "label"),
     "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
     "negatives": (*PRESENCE, "--negatives", "random"),
-    "seeds": (*LABELLING, "--seeds", "2"),
 }
 # What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
 TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}

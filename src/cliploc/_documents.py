@@ -615,17 +615,6 @@ class PresenceManifest(TaskManifest, kw_only=True):  # manifest.json, as a repor
     dataset: PresenceDataset
 
 
-class LabellingCosts(Struct):  # seconds
-    draw: tuple[float, float]
-    change: float
-
-
-class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
-    reviewed: list[Count]
-    seeds: Count
-    seconds: LabellingCosts
-
-
 class FaithfulnessNumber(Struct):  # the meaning of a number of faithfulness
     title: str
     about: str

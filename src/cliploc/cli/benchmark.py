@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.calibrate import TRUTHS, read_truth, refuse_truth
 from cliploc.cli.options import (
     TASKS,
     EngineFlags,
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from cliploc.jobs.task import BenchmarkResult
     from cliploc.recipes import Recipe
 
-MOST_SEEDS = 100  # of --task labelling
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
 # Options of views and boxes: a segmentation protocol has its own rules for these.
@@ -78,10 +76,8 @@ REFUSED: dict[str, tuple[Sequence[str], Sequence[str]]] = {  # task → flags an
     "segmentation": (("--threshold", "--save-maps", "--subset", "--classes"), NOT_OF_SEGMENTATION),
     "faithfulness": (("--threshold", "--save-maps"), NOT_OF_FAITHFULNESS),
     "presence": (("--save-maps", "--no-baselines"), ()),
-    "labelling": (("--save-maps", "--no-baselines"), ("learnt",)),
 }
-OF_TASK = {"--metric": "faithfulness", "--negatives": "presence", "--truth": "labelling", "--seeds": "labelling"}
-WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be absent
+OF_TASK = {"--metric": "faithfulness", "--negatives": "presence"}
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
@@ -89,15 +85,11 @@ LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
-    dataset: str = flag(
-        "A dataset; `cliploc datasets` lists them. Of --task labelling: a folder of pictures with true boxes.",
-        metavar="NAME|FOLDER",
-    )
-    root: Path | None = flag("The dataset's folder.", None, metavar="DIR", none="none; needed with a NAME")
+    dataset: str = flag("A dataset; `cliploc datasets` lists them.", metavar="NAME")
+    root: Path = flag("The dataset's folder.", metavar="DIR")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     task: str = flag(
-        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, what is found, or how "
-        "much there is to correct.",
+        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, or what is found.",
         "localization",
         metavar="|".join(TASKS),
         check=choice("task", TASKS),
@@ -130,14 +122,6 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         none="all",
         check=choice("negatives", NEGATIVES, none=True),
     )
-    truth: str | None = flag(
-        "Layout of the folder of --task labelling: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
-        None,
-        metavar=TRUTHS,
-    )
-    seeds: int | None = flag(
-        "How often --task labelling reviews the pictures in each order.", None, within=(1, MOST_SEEDS), none="3"
-    )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
@@ -155,10 +139,10 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         "masks_by",
     ),
     without={
-        "min_presence": "0; with --task presence or labelling the usual minimum",
-        "min_score": "0; with --task presence the recipe's, with --task labelling that of annotate",
-        "second_look": "no; with --task presence or labelling the recipe's",
-        "resize": "squash; with --task presence or labelling the model's own",
+        "min_presence": "0; with --task presence the usual minimum",
+        "min_score": "0; with --task presence the recipe's",
+        "second_look": "no; with --task presence the recipe's",
+        "resize": "squash; with --task presence the model's own",
     },
 )
 def benchmark(
@@ -166,8 +150,8 @@ def benchmark(
 ) -> int:
     """Evaluate methods on a dataset.
 
-    The benchmark measures localization (WSOL), segmentation, faithfulness, presence or labelling, for all combinations
-    of models, methods, prompts and thresholds. If the run is stopped, the same command resumes it.
+    The benchmark measures localization (WSOL), segmentation, faithfulness or presence, for all combinations of models,
+    methods, prompts and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
 
@@ -176,8 +160,6 @@ def benchmark(
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
 
     Example: cliploc benchmark --task presence --dataset coco --root data --negatives confusable --out results
-
-    Example: cliploc benchmark --task labelling --dataset raccoons --truth voc --out results
     """
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method))
@@ -188,12 +170,9 @@ def benchmark(
     for name, other in own.items():
         if task != other:
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
-    if task not in WITH_NAMES:
+    if task != "presence":
         options = options.but(**{key: value for key, value in OF_LOCALIZATION.items() if getattr(options, key) is None})
-    if task != "labelling":
-        refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
-        if asked.root is None:
-            raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
+    refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
     flags, not_of = REFUSED[task]  # so that nobody misreads its numbers
     usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
     changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
@@ -231,8 +210,6 @@ def _planned(
         for words in asked.template or usual
         for head in (None, *map(str, asked.head or []))
     ]
-    if task == "labelling":
-        return _labelling(asked, setups)
     if task == "segmentation":
         from cliploc.datasets import open_labelled
         from cliploc.jobs import benchmark_segmentation as segmentation
@@ -261,28 +238,6 @@ def _planned(
     of_boxes = _settings_of_boxes(asked, setups, () if asked.no_baselines else saliency.baselines())
     run = partial(localization.run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
     return _Plan(*of_boxes, localization.FILES, run, open_dataset)
-
-
-def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
-    """`benchmark --task labelling`."""
-    if (asked.truth is None) == (asked.root is None):
-        raise UsageError(
-            f"expected --truth, the layout of the folder {asked.dataset}, or --root, the folder of the dataset "
-            f"{asked.dataset}, got {'neither' if asked.truth is None else 'both'}: add one, or leave one out"
-        )
-    truth, of_truth = (
-        (asked.dataset, asked.root) if asked.root is not None else (asked.truth or "", Path(asked.dataset))
-    )
-    refuse_truth(truth, asked)
-    from cliploc.jobs.benchmark_labelling import FILES, SEEDS, run_labelling
-
-    _, recipes = _methods_of(asked.method, setups)
-    _, settings, left_out = _settings_of_boxes(asked, setups)
-    # annotate takes a recipe by its name, not as options of the model: some of these choose drafts
-    names = (None if of is None else of.name for of in recipes)
-    named = [replace(setup, options=setup.options.but(recipe=of)) for setup, of in zip(setups, names, strict=True)]
-    run = partial(run_labelling, seeds=SEEDS if asked.seeds is None else asked.seeds)
-    return _Plan(named, settings, left_out, FILES, run, lambda *_, **__: read_truth(truth, of_truth, asked))
 
 
 def _settings_of_boxes(
@@ -327,7 +282,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     from cliploc.jobs.picture_files import files_of
     from cliploc.report import write_report
 
-    of_boxes, of_names = asked.task == "localization", asked.task in WITH_NAMES
+    of_boxes, of_names = asked.task == "localization", asked.task == "presence"
     chosen, engine = asked.counted() if asked.task == "segmentation" else asked.chosen(), asked.parsed()
     if asked.task == "presence":
         chosen["negatives"] = asked.negatives or "all"
@@ -344,8 +299,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
-        more = {"localization": ["maps"], "labelling": ["drafts"]}.get(asked.task, [])
-        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *more)])
+        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *(["maps"] if of_boxes else []))])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}

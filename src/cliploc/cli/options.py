@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
 EVALUATED = ("localization", "segmentation", "faithfulness")  # what `evaluate` measures
-TASKS = (*EVALUATED, "presence", "labelling")  # what `benchmark` measures
+TASKS = (*EVALUATED, "presence")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
