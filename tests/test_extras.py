@@ -49,19 +49,12 @@ def labels(root: Path) -> Path:
     return root
 
 
-def of_videos(root: Path) -> Path:
-    labels(root)
-    (root / "clip.mp4").write_bytes(b"never opened")
-    return root
-
-
 COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → package, folder, command
     "bench": ("pyarrow", with_boxes, "benchmark --dataset folder --root {root} --method cam --out {out}"),
     "calibrate": ("sklearn", with_boxes, "calibrate {root} --truth folder --out {out}.json"),
     "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
     "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
     "openvino": ("openvino", with_boxes, "localize {root}/cat.jpg -p cat --engine-backend openvino"),
-    "video": ("av", of_videos, "annotate {root} --labels {root}/labels.txt --every 2s --out {out}"),
     "web": ("starlette", with_boxes, "serve --port 0"),
 }
 

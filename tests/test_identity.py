@@ -412,7 +412,6 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "limit": (("--limit", "1"), "which pictures, not what is found in them"),
     "retry": (("--retry",), "which pictures, not what is found in them"),
     "image_url": (("--image-url", "x"), "in an export only"),
-    "every": (("--every", "30"), "rows are kept under each frame's name, video and number: others are added"),
     "polygons": ((), "how masks are written in an export"),
     **{name: (words, CHOOSES) for name, words in CHOOSING.items()},
     "copy": (("--copy",), "whether an export has links or copies"),

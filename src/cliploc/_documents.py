@@ -325,13 +325,6 @@ class AnnotationManifest(Manifest):  # manifest.json of an annotation
     labels: dict[str, dict[str, Any]]
     settings: dict[str, Any]
     drafts: WhichDrafts
-    every: str | None = None
-
-
-class VideoFrames(Struct):  # the list of the frames that were taken out of a video, beside them
-    stamp: str
-    every: str
-    frames: list[Count]
 
 
 def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:

@@ -777,11 +777,6 @@ class AnnotateOptions(ProtocolOptions):
         None, group="output", metavar="TEXT", none=f"{IMAGE_URL}FOLDER/, or that of the run",
         help="Prefix of picture paths in Label Studio's file.",
     )
-    every: str | None = option(
-        None, group="input", metavar="30|2s|scene", none="none, or those of the run",
-        help="Also use frames of videos: each 30th, one in two seconds, or the first of each scene.",
-        about="Several with commas.",
-    )
     teach: bool | None = option(
         None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
         check=_flag("teach", none=True, words="on or off"),
