@@ -104,7 +104,6 @@ REFUSED = [
     (["train", "tscam", "--root", "x", "--out", "y", "--model", "minni"], "unknown model 'minni'"),
     (["serve", "--model", "mini", "--model", "minni"], "unknown model 'minni': did you mean mini"),
     (["demo", "--method", "camm"], "unknown method 'camm'"),
-    (["doctor", "--model", "minni"], "unknown model 'minni'"),
     (["models", "minni", "--download"], "unknown model 'minni': did you mean mini"),
     (["models", "minni"], "unknown model 'minni': did you mean mini"),
     (["methods", "gard-cam"], "unknown method 'gard-cam': did you mean grad_cam"),
@@ -124,7 +123,6 @@ REFUSED = [
     (["serve", "--device", "gpu"], "expected --device as cpu"),
     (["serve", "--recipe", "street.json"], "expected --recipe to be one of default, fast, got 'street.json'"),
     (["review", "drafts", "--device", "gpu"], "expected --device as cpu"),
-    (["doctor", "--device", "gpu"], "expected --device as cpu"),
     (["train", "cam", "--root", "x", "--out", "y"], "expected METHOD to be one of tscam, lctr, got 'cam'"),
 ]
 WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a tenth of a second
@@ -168,7 +166,7 @@ def test_version_and_help():
     assert cliploc_("--version").out == f"cliploc {__version__}\n"
     for arguments in ([], ["--help"]):
         result = succeeded(*arguments)
-        for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods", "doctor"):
+        for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
 

@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "demo": ("--pretrained", "nothing"),
     "serve": ("--pretrained", "nothing"),
     "train": ("tscam", "--root", "nowhere", "--out", "head.safetensors"),
-    "doctor": ("--pretrained", "nothing"),
 }
 
 
@@ -83,9 +82,8 @@ def test_threads_take_shorter_turns_than_python_gives_them():
 def test_a_command_computes_with_the_threads_asked_for(command):
     if command == "serve":
         pytest.importorskip("starlette")  # without it, nothing is begun
-    said = cliploc_(command, "--threads", 3, *COMMANDS[command]).out
+    cliploc_(command, "--threads", 3, *COMMANDS[command])
     assert torch.get_num_threads() == 3
-    assert command != "doctor" or "(3 threads)" in said
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "annotate", "benchmark"])

@@ -44,7 +44,6 @@ LISTED = {
         "exports": "List the output formats of `cliploc annotate`.",
         "datasets": "List, describe, check or make datasets.",
         "plugin": "Write a package with a new method and metric.",
-        "doctor": "Check the installation and a model.",
         "help": "Explain a topic, or list the topics.",
     },
 }
