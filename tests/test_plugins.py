@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from cliploc.backbones import models
-from cliploc.cli import plugin
-from cliploc.cli.output import write
 from cliploc.errors import UsageError
 from cliploc.jobs import rows
 from cliploc.metrics import JudgedMap, MeanMetric, all_metrics
@@ -22,7 +20,7 @@ from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused, succeeded
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
 from tests.jobs.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -176,62 +174,7 @@ def test_an_installed_dataset_is_read(site, tmp_path):
     assert json.loads(done.out)["boxes"] == 1
 
 
-def own_tests(folder: Path) -> int:
-    return int(pytest.main(["-q", "-p", "no:cacheprovider", str(folder)]))
-
-
-def test_a_new_package_is_found_and_runs_and_its_own_tests_pass(tmp_path):
-    done = succeeded("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
-    project = tomllib.loads((tmp_path / "my-cam/pyproject.toml").read_text())["project"]
-    files = {one.name: one.read_text() for one in (tmp_path / "my-cam/my_cam").iterdir()}
-    site = install(tmp_path / "site", "my_cam", files, project["entry-points"])
-    assert "MyCam" in run(site, "methods").out
-    words = ("--method", "my_cam", "--option", "power=2", "--no-baselines", "--out", tmp_path / "out")
-    done = elsewhere(
-        judged, "benchmark", "--dataset", "wsol", "--root", str(wsol_folder(tmp_path / "data", 2)), *map(str, words),
-        path=[site],
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    (numbers,) = json.loads((tmp_path / "out/summary.json").read_text())["settings"].values()
-    assert 0 < numbers["my_cam_share"] < 100
-    assert elsewhere(own_tests, tmp_path / "my-cam/tests", path=[site]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("old", "my-cam"), "expected cliploc plugin new NAME, got 'old'"),
-        (("new", "My Cam"), "expected a name of lower-case letters"),
-        (("new", "cam"), "the name cam is taken"),
-        (("new", "json"), "the name json is taken"),
-        (("new", "torch"), "the name torch is taken"),
-        (("new", "pillow"), "the name pillow is taken"),
-        (("new", "lambda"), "expected a name of lower-case letters"),
-    ],
-)
-def test_a_new_package_needs_a_name_of_its_own(words, said, tmp_path):
-    assert said in refused("plugin", *words, "--out", tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/mine.txt").touch()
-    assert "is there already" in refused("plugin", "new", "my-cam", "--out", tmp_path / "there")
-
-
 # ------------------------------------------------------------------------------------------------- what can be wrong
-def test_a_package_that_finds_no_room_can_be_written_again(tmp_path, monkeypatch):
-    def full(path, content):
-        if path.name == "metric.py":
-            raise UsageError(f"cannot write {path}")
-        write(path, content)
-
-    words, out = ("plugin", "new", "my-cam", "--out", tmp_path / "new"), tmp_path / "new"
-    with monkeypatch.context() as patch:
-        patch.setattr(plugin, "write", full)
-        assert "metric.py" in refused(*words)
-    assert not list(out.iterdir())
-    assert cliploc_(*words).code == 0
-
-
 def test_a_broken_plugin_is_one_line_and_the_rest_is_there(site):
     broken = {"method.py": "import no_such_module_anywhere\n", "stops.py": "raise SystemExit(3)\n"}
     points = {"cliploc.methods": {"broken": "bad_things.method", "stops": "bad_things.stops"}}

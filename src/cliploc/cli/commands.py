@@ -43,7 +43,6 @@ LISTED = {
         "metrics": "List the metrics and their numbers.",
         "exports": "List the output formats of `cliploc annotate`.",
         "datasets": "List, describe, check or make datasets.",
-        "plugin": "Write a package with a new method and metric.",
         "help": "Explain a topic, or list the topics.",
     },
 }
