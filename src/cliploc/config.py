@@ -368,7 +368,7 @@ class Options:
         None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
         help="What runs if you name no method: a method with settings that improve its boxes.",
         about='"default" balances quality and time, "fast" takes one forward pass. '
-        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
+        "Options that you give override the recipe's. See `cliploc models NAME` and docs/recipes.md.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = option(
@@ -404,7 +404,7 @@ class Options:
     exemplars: Sequence[str | Exemplar] = option(
         (), group="prompt", check=_checked_exemplars, python_only=True,
         help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
-        about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
+        about="On the command line -p @cup.jpg. See docs/prompts.md.",
     )
     resize: ResizePolicy | None = option(
         None, group="view", check=choice("resize", POLICIES, none=True),
@@ -470,13 +470,13 @@ class Options:
         None, group="boxes", metavar="0-1", check=number("split_peaks", 0, 1, none="the recipe's"), none=_recipes("1"),
         help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
         about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
-        "see `cliploc help boxes`.",
+        "see docs/boxes.md.",
     )
     min_score: float | Literal["auto"] | None = option(
         None, group="boxes", check=share_or_auto("min_score", none=True), none=_recipes("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
         about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
-        "one, that chance if its name is in the picture; see `cliploc help mini`. With a number, a name without such a "
+        "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
         "box is unsure, or without a second look not found.",
     )
     min_presence: float | None = option(
@@ -484,13 +484,13 @@ class Options:
         none=f"{FOUND:g}; 0.5 without a second look",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See `cliploc help presence`.",
+        "chance, and names below the minimum are not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", check=_flag("second_look", none=True), flags=("--second-look/--no-second-look",),
         none=_recipes("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See `cliploc help presence`.",
+        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", check=_file("calibration"), none="the package's",
@@ -500,13 +500,13 @@ class Options:
         None, group="boxes", metavar="FILE", check=_file("learnt"), none="nothing",
         help="What a folder has taught: learnt.safetensors of `cliploc annotate`.",
         about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
-        "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
+        "not know. The file holds for the model and settings that it was learnt with. See docs/teaching.md.",
     )
     masks_by: str = option(
         "heat", group="output", check=_or_folder("masks_by", ("heat", "grabcut")),
         help="What draws masks; all but heat imply --masks.",
         about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
-        "box to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
+        "box to a Segment Anything, and needs `cliploc[sam]`. See docs/masks.md.",
     )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_DEVICE, none="the best available",
@@ -529,7 +529,7 @@ class Options:
         "torch", group="model", check=choice("engine_backend", get_args(EngineBackend)),
         help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
         about="OpenVINO compiles for some seconds for each input size, and then takes less time per picture. "
-        "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
+        "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See docs/performance.md.",
     )
     guide: str | Guide | None = option(
         None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",
@@ -626,7 +626,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`)."""
+    """Changes to a segmentation protocol; None keeps the dataset's own value (docs/segmentation.md)."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
@@ -685,7 +685,7 @@ FAITHFULNESS_METRICS = ("deletion", "insertion")  # where none are named
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value."""
+    """Changes to the protocols of faithfulness (docs/faithfulness.md); None keeps the published value."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
@@ -742,7 +742,7 @@ class AnnotateOptions(ProtocolOptions):
     masks: bool = option(
         False, group="output", usual=True, check=_flag("masks"),
         help="Also write the mask of each box, in formats that support it.",
-        about="See `cliploc help masks`. With `masks_by` among the options each box always has it.",
+        about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     polygons: bool = option(
         False, group="output", check=_flag("polygons"),
@@ -781,7 +781,7 @@ class AnnotateOptions(ProtocolOptions):
         None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
         check=_flag("teach", none=True, words="on or off"),
         parse=lambda text: {"on": True, "off": False}.get(text, text),
-        help="Learn from the folder itself, and from corrections: `cliploc help teaching`.",
+        help="Learn from the folder itself, and from corrections: docs/teaching.md.",
     )
     # fmt: on
 

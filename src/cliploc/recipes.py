@@ -18,7 +18,7 @@ from cliploc.config import RECIPES, choice, words_of
 if TYPE_CHECKING:
     from cliploc.tower import Backbone
 
-MEASURED = "chosen on sets for tuning: `cliploc help recipes`"
+MEASURED = "chosen on sets for tuning: docs/recipes.md"
 POOLED = "chosen by how its attention pool reads the patches; unmeasured"
 READ_BY_PATCHES = "chosen by what its patches were trained for; unmeasured"
 BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"

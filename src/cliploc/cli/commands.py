@@ -43,14 +43,12 @@ LISTED = {
         "metrics": "List the metrics and their numbers.",
         "exports": "List the output formats of `cliploc annotate`.",
         "datasets": "List, describe, check or make datasets.",
-        "help": "Explain a topic, or list the topics.",
     },
 }
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")
 HOMES = {  # the others' modules have their names
     "report": "benchmark",
-    "help": "topics",
     **dict.fromkeys(LISTS, "lists"),
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
 }

@@ -294,7 +294,7 @@ class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
     metric: list[str] | None = rare(
-        "Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`.",
+        "Metrics of --task faithfulness; repeatable. See docs/faithfulness.md.",
         None,
         metavar="NAME,NAME",
         none=",".join(FAITHFULNESS_METRICS),

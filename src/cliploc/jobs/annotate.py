@@ -1,4 +1,4 @@
-"""`annotate`: draft boxes of a folder for other tools; resumable. `cliploc help annotate` explains the folder."""
+"""`annotate`: draft boxes of a folder for other tools; resumable. docs/annotate.md explains the folder."""
 
 from __future__ import annotations
 

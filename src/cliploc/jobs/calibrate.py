@@ -1,4 +1,4 @@
-"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see `cliploc help presence`."""
+"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
 
 from __future__ import annotations
 
