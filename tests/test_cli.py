@@ -390,7 +390,6 @@ def test_a_part_of_a_name_lists_those_of_every_list(words, names):
 @pytest.mark.parametrize(
     "words",
     [
-        ["report", "~/there"],
         ["benchmark", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
         ["annotate", "demo:", "--labels=~/there", "--out", "drafts"],
         *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt")),

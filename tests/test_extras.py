@@ -84,7 +84,6 @@ def test_without_its_packages_one_line_says_what_to_install_before_torch_is_impo
         for extra, (package, folder, command) in COMMANDS.items()
     ]
     absent += [("starlette", "web", "label-studio"), ("starlette", "web", f"review {out}")]
-    absent += [("pandas", "bench", f"report {out}")]
     asked = json.dumps([(package, command.split()) for package, _, command in absent])
     done = python("-c", ALL_ABSENT, input=asked, check=False)
     assert done.returncode == 0, done.stderr

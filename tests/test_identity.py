@@ -457,8 +457,8 @@ TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
     "root": ((), "a dataset may be moved; a checksum of its samples counts"),
-    "truth": ((), "how a folder is read; what is read of it counts, as of other datasets"),
     "workers": (("--workers", "2"), "how many processes compare maps with boxes"),
+    "no_pictures": (("--no-pictures",), "what the report shows"),
     **{
         name: HARMLESS_IN_ANNOTATE_COMMAND[name]
         for name in ("out", "device", "recipe", "engine", "address", "threads", "as_json", "debug")
@@ -480,7 +480,7 @@ def command(
         "cliploc.jobs.benchmark_localization.run_benchmark",
         lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first, calibration = dataset(root), write_calibration(tmp_path / "calibration.json")

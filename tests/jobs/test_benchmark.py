@@ -62,7 +62,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def judged_here(monkeypatch):
     """Commands start no process that judges, and draw no report's figures."""
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
     with samples.judged_here():
         yield
 

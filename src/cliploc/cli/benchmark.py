@@ -1,4 +1,4 @@
-"""`cliploc benchmark`, and `cliploc report`, which writes its report again."""
+"""`cliploc benchmark`: a grid of settings on a dataset, and its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     TASKS,
     EngineFlags,
@@ -20,7 +20,6 @@ from cliploc.cli.options import (
     MetricFlags,
     ModelFlags,
     SampleFlags,
-    WithDebug,
     WithJson,
     command,
     flag,
@@ -123,6 +122,7 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         check=choice("negatives", NEGATIVES, none=True),
     )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    no_pictures: bool = rare("Write the report without the pictures, so that it can be shared.", False, group="output")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
@@ -308,7 +308,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         result = plan.run(dataset, plan.setups, plan.settings, folder, asked=chosen, **how)
     print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
     with terminal.progress("writing the report"):  # after the table, which is there if the disk is full
-        page = write_report(folder)
+        page = write_report(folder, pictures=not asked.no_pictures)
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
@@ -341,33 +341,3 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
                 "--head out"
             )
     return names, [None] * len(setups)
-
-
-class ReportFlags(WithDebug):
-    """What `report` has."""
-
-    out: Path = flag("The results folder of a benchmark.", metavar="OUT", positional=True)
-    no_pictures: bool = flag(
-        "Show maps and boxes without the pictures, so that the report can be shared.", False, group="output"
-    )
-
-
-@command()
-def report(asked: ReportFlags) -> int:
-    """Write a benchmark's report and tables again.
-
-    No model is loaded.
-
-    Example: cliploc report results --no-pictures
-    """
-    refuse_without("bench", "report")
-    from cliploc.report import write_report
-    from cliploc.report.task_folder import kind_of
-
-    terminal = Terminal()
-    with terminal.progress("writing the report"):
-        path = write_report(asked.out, pictures=not asked.no_pictures)
-    terminal.data(printable(str(path)))
-    of_boxes = kind_of(asked.out) not in TASKS[1:]
-    terminal.say(f"and tables.csv, tables.md{', tables.tex' if of_boxes else ''} in {path.parent}", style="dim")
-    return DONE

@@ -29,7 +29,6 @@ LISTED = {
     },
     "Measure": {
         "benchmark": "Evaluate methods on a dataset.",
-        "report": "Write a benchmark's report and tables again.",
         "evaluate": "Evaluate score maps or label maps of any tool.",
         "calibrate": "Fit scores and presence to your pictures.",
     },
@@ -48,7 +47,6 @@ LISTED = {
 NAMES = [name for names in LISTED.values() for name in names]
 LISTS = ("models", "methods", "refinements", "metrics", "exports")
 HOMES = {  # the others' modules have their names
-    "report": "benchmark",
     **dict.fromkeys(LISTS, "lists"),
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
 }
