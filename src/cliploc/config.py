@@ -439,7 +439,7 @@ class Options:
     refine: Sequence[str] | None = option(
         None, group="method", metavar="NAME,NAME", check=_texts("refinements", none=True), parse=parse_list,
         none=_recipes("none"),
-        help="Refinements after the method; `cliploc refinements` lists them.",
+        help="Refinements after the method: affinity, caa, guided, level, lposs, lposs_plus, pamr.",
         about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
@@ -719,7 +719,7 @@ class AnnotateOptions(ProtocolOptions):
     # fmt: off
     formats: Sequence[str] = option(
         ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",), parse=parse_list,
-        help="Output formats; `cliploc exports` lists them.",
+        help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
     nms_across: float | None = option(

@@ -38,14 +38,11 @@ LISTED = {
     "About": {
         "models": "List or describe models, or download weights.",
         "methods": "List the saliency methods, with their options.",
-        "refinements": "List the refinements that can follow any method.",
-        "metrics": "List the metrics and their numbers.",
-        "exports": "List the output formats of `cliploc annotate`.",
         "datasets": "List, describe, check or make datasets.",
     },
 }
 NAMES = [name for names in LISTED.values() for name in names]
-LISTS = ("models", "methods", "refinements", "metrics", "exports")
+LISTS = ("models", "methods")
 HOMES = {  # the others' modules have their names
     **dict.fromkeys(LISTS, "lists"),
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
