@@ -38,7 +38,7 @@ LISTED = {
     "About": {
         "models": "List or describe models, or download weights.",
         "methods": "List the saliency methods, with their options.",
-        "datasets": "List, describe, check or make datasets.",
+        "datasets": "List, describe or check datasets.",
     },
 }
 NAMES = [name for names in LISTED.values() for name in names]
