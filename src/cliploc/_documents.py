@@ -317,13 +317,6 @@ class AnnotationManifest(Manifest):  # manifest.json of an annotation
     labels: dict[str, dict[str, Any]]
     settings: dict[str, Any]
     drafts: WhichDrafts
-    every: str | None = None
-
-
-class VideoFrames(Struct):  # the list of the frames that were taken out of a video, beside them
-    stamp: str
-    every: str
-    frames: list[Count]
 
 
 def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:
@@ -605,85 +598,6 @@ class PresenceDataset(DatasetEntry, kw_only=True):  # a dataset's entry, as a re
 
 class PresenceManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of presence needs it
     dataset: PresenceDataset
-
-
-class LeaderboardRow(Struct):  # the numbers of a method on a set
-    setting: str
-    method: str
-    evaluated: Count
-    failed: Count
-    numbers: dict[str, float]
-    confidence_95: dict[str, tuple[float, float]]
-    threshold: float | None = None
-    thresholds_v2: dict[str, float] | None = None
-
-
-class LeaderboardSet(Struct):
-    name: str
-    split: str
-    samples: Count
-    tuned_on: str
-    tuned_samples: Count
-    rows: list[LeaderboardRow]
-
-
-class LeaderboardWish(Struct):  # what was asked for; see `cliploc.jobs.leaderboard.Wish`
-    options: dict[str, Any]
-    methods: list[str]
-    sets: list[tuple[str, str]]
-    tune: int
-    sample: int | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-
-
-class Leaderboard(Struct):  # leaderboard.json
-    kind: Literal["leaderboard"]
-    schema_version: Literal[1]
-    cliploc_version: str
-    asked: LeaderboardWish
-    model: str
-    weights: str
-    versions: dict[str, str]
-    sets: list[LeaderboardSet]
-    files: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]]
-    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-
-
-class Published(Struct, frozen=True, forbid_unknown_fields=True):
-    """A number of a paper, and how it is computed here."""
-
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
-    paper: str
-    table: str  # where the number stands
-    task: Literal["localization", "segmentation"]  # as `benchmark --task` has it
-    dataset: str
-    model: str
-    method: str
-    options: tuple[str, ...]  # further words of the command: the paper's protocol
-    number: str  # its key in summary.json
-    value: float  # in percent
-    pretrained: str | None = None
-
-    def command(self, root: str, out: str) -> list[str]:
-        """The words of the command that computes the number, without `cliploc`."""
-        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
-        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
-        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
-
-
-class PublishedRows(Struct):
-    rows: list[Published]
-
-
-class LabellingCosts(Struct):  # seconds
-    draw: tuple[float, float]
-    change: float
-
-
-class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
-    reviewed: list[Count]
-    seeds: Count
-    seconds: LabellingCosts
 
 
 class FaithfulnessNumber(Struct):  # the meaning of a number of faithfulness

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from cliploc._documents import DocumentError, checked, parse_json, read_bytes
+from cliploc._documents import DocumentError, parse_json, read_bytes
 from cliploc._files import user_path, write_whole
 from cliploc.errors import InputError
 from cliploc.values import FloatArray
@@ -104,12 +104,11 @@ class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibr
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
-    """Reads the file of `Calibration.save`, or a recipe's file that has one; else an `InputError`."""
+    """Reads the file of `Calibration.save`, or an `InputError`."""
     path = user_path(path)
     try:
-        read = parse_json(read_bytes(path, 2**20))
-        within = read.get("calibration") if isinstance(read, dict) else None
-        return msgspec.convert(checked(within or read, _CalibrationFile), Calibration)
+        read = parse_json(read_bytes(path, 2**20), _CalibrationFile)
+        return msgspec.convert(read, Calibration)
     except (OSError, DocumentError, msgspec.ValidationError) as error:
         lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
         reason = lost or f"expected a file of `cliploc calibrate`: {error}"

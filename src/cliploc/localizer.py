@@ -137,8 +137,6 @@ class Localizer:
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = tower
-        if self.recipe is not None and (reason := self.recipe.misfit(self.backbone)):
-            raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide

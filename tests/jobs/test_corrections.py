@@ -357,11 +357,11 @@ def test_a_stem_with_a_dot_is_not_the_picture_of_the_part_before_it(tmp_path):
     """A set of another tool has no list of files: the name of a text file is all that it says."""
     (tmp_path / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("cat\n")
-    for stem in ("photo.1", "clip.mp4_000120", "b.png"):
+    for stem in ("photo.1", "clip.2_120", "b.png"):
         (tmp_path / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    sizes = dict.fromkeys(("photo.jpg", "photo.1.jpg", "clip.jpg", "clip.mp4#000120.jpg", "b.jpg"), (10, 8))
+    sizes = dict.fromkeys(("photo.jpg", "photo.1.jpg", "clip.jpg", "clip.2#120.jpg", "b.jpg"), (10, 8))
     read = read_corrections(tmp_path, sizes, [["cat"]])
-    assert (sorted(read.pictures), read.problems) == (["b.jpg", "clip.mp4#000120.jpg", "photo.1.jpg"], {})
+    assert (sorted(read.pictures), read.problems) == (["b.jpg", "clip.2#120.jpg", "photo.1.jpg"], {})
 
 
 @pytest.mark.parametrize(

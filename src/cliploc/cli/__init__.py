@@ -33,7 +33,8 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Name things, and see where they are in a picture.\n\n"
     "A first try: cliploc localize demo:bee.jpg -p bee --out found",
-    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
+    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done. "
+    "The pages that help names, such as docs/boxes.md: https://github.com/cliploc/cliploc/tree/main/docs",
     rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
     pretty_exceptions_enable=False,
 )

@@ -1,4 +1,4 @@
-"""`annotate`: draft boxes of a folder for other tools; resumable. `cliploc help annotate` explains the folder."""
+"""`annotate`: draft boxes of a folder for other tools; resumable. docs/annotate.md explains the folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from cliploc._files import (
     write_part,
     write_whole,
 )
-from cliploc._imports import refuse_without
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options, short
-from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import correction_masks, export_states, folder
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, refuse_decisions, summary_of
@@ -53,7 +52,6 @@ from cliploc.jobs.lessons import lessons_path
 from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
-from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.registry import plugin_sources
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
@@ -139,13 +137,11 @@ def annotate(
     target = user_path(out)
     refuse_decisions(target)
     earlier = read_if_there(target / "manifest.json", AnnotationManifest)  # of an earlier call
-    every = earlier.get("every") if asked.every is None else asked.every
-    frames = None if every is None else Every.of(every)
-    there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
+    there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
     picture_files = there.pictures[: asked.limit]
     given = None if asked.decisions is None else user_path(asked.decisions)
     listed = [listing for listing in (pictures, labels) if isinstance(listing, str | os.PathLike)]
-    _spare_inputs(target, [*(file.path for file in [*picture_files, *there.videos]), *listed], given)
+    _spare_inputs(target, [*(file.path for file in picture_files), *listed], given)
     least = [
         presence
         for presence in (*given_thresholds, earlier.get("settings", {}).get("min_presence"))
@@ -178,33 +174,25 @@ def annotate(
             "drafts": rule.document(),
             "token": folder.token_for(target),
             "image_url": prefix,
-            "every": every,
         }
     )
     files = [name for export in chosen for name in export.outputs]
-    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else []), *files]
-    if there.videos:
-        refuse_without("video", "a video")
+    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *files]
     with alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: rows_in(part, len(names.names)))
         notes.add(begun.notes)
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                changed = {"image_url": asked.image_url, "every": every, "drafts": rule.document()}
+                changed = {"image_url": asked.image_url, "drafts": rule.document()}
                 changed["root"] = manifest["root"]  # the pictures may lie elsewhere now
                 if folder.read_manifest(target, KIND)["drafts"] != rule.document():
                     export_states.mark_stale(target)
                 folder.update_manifest(
                     target, KIND, **{key: value for key, value in changed.items() if value is not None}
                 )
-                unreadable: dict[str, str] = {}
-                if frames is not None and there.videos:
-                    picture_files, unreadable = _with_frames(
-                        picture_files, there.videos, frames, asked.limit, target, reporter
-                    )
                 run = run_id(manifest)
                 edits.merge_saves(target, run)
-                unreadable |= _remove_stale(target, begun.damaged, picture_files, run, notes)
+                unreadable = _remove_stale(target, begun.damaged, picture_files, run, notes)
                 picture_files = [file for file in picture_files if file.id not in unreadable]
                 of_run = AnnotatedFolder(target, manifest, picture_files, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
@@ -296,30 +284,6 @@ def _spare_inputs(out: Path, inputs: Sequence[str | os.PathLike[str]], corrected
         own = output.resolve()
         if place == own or own in place.parents or (place in own.parents and own.is_dir()):  # a folder is searched
             raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
-
-
-def _with_frames(
-    files: Sequence[PictureFile],
-    videos: Sequence[PictureFile],
-    every: Every,
-    limit: int | None,
-    out: Path,
-    reporter: Reporter,
-) -> tuple[list[PictureFile], dict[str, str]]:
-    """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
-    pictures, unreadable = list(files), {}
-    reporter.phase("taking frames")
-    for video in videos:
-        try:
-            pictures += frames_of(video, every, out / FRAMES)
-        except InputError as error:
-            unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
-            reporter.failed(video.id, error)
-    pictures = pictures[:limit]
-    if not pictures:
-        name, reason = next(iter(unreadable.items()))
-        raise UsageError(f"expected a video that can be read, got {name}: {reason}")
-    return pictures, unreadable
 
 
 def _remove_stale(

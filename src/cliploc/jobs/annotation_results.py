@@ -29,7 +29,6 @@ from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
-from cliploc.jobs.videos import path_of
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.html import count
@@ -170,7 +169,7 @@ class AnnotatedFolder:
         manifest: Mapping[str, Any],
         files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
         skipped: Sequence[Skipped] | None = None,  # None: as the summary has it
-        unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
+        unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it has no row
     ) -> None:
         """Reads the folder of a run, as its manifest describes it."""
         self.out, self.root, self.run = out, Path(manifest["root"]), run_id(manifest)
@@ -439,7 +438,7 @@ def summary_of(out: Path) -> dict[str, Any]:
 def left_out_of(run: AnnotatedFolder) -> list[str]:
     """The annotated pictures that are there, but not among those of this call."""
     names = run.results.places.keys() - {file.id for file in run.found} - run.unreadable.keys()
-    return sorted(name for name in names if path_of(name, run.root, run.out).is_file())
+    return sorted(name for name in names if (run.root / name).is_file())
 
 
 def conclude(

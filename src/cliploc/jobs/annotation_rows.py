@@ -27,7 +27,7 @@ KIND = RunKind(
     "an annotation",
     SCHEMA_VERSION,
     ".jsonl",
-    frozenset({"root", "image_url", "every", "drafts"}),
+    frozenset({"root", "image_url", "drafts"}),
     AnnotationManifest,
 )
 CACHED = 4  # number of parts whose rows are in memory while exports are written

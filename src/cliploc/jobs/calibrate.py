@@ -1,4 +1,4 @@
-"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see `cliploc help presence`."""
+"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
-from cliploc.jobs.videos import path_of
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -229,7 +228,7 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     manifest = folder.read_manifest(out, KIND)
     run, texts = AnnotatedFolder(out, manifest), prompts.parse(list(manifest["labels"]))
-    run.show([PictureFile(name, path_of(name, run.root, out)) for name in run.results.places])
+    run.show([PictureFile(name, run.root / name) for name in run.results.places])
     pictures, problems = [], []
     for number, file in enumerate(run.annotated(), start=1):
         if not run.is_finished(file.id):

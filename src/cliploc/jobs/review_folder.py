@@ -41,7 +41,6 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
-from cliploc.jobs.videos import path_of
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.teaching.learnt import Learnt
@@ -70,7 +69,7 @@ class ReviewFolder:
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         self._manifest, self._run, root = manifest, self._folder.run, self._folder.root
         names = self._folder.results.places.keys() - {*summary_of(out).get("left_out", ())}
-        files = (PictureFile(name, path_of(name, root, out)) for name in names)
+        files = (PictureFile(name, root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
@@ -272,7 +271,7 @@ class ReviewFolder:
             formats = [export for export in exports if export.name in before["files"]]
             rows = self._folder.results.places
             failed = {failure["picture"]: failure["reason"] for failure in before.get("failed", ())}
-            # Videos that could not be read have no row; only the summary knows them.
+            # Pictures that could not be read have no row; only the summary knows them.
             unreadable = {name: reason for name, reason in failed.items() if name not in rows}
             files = [file for file in self._folder.found if file.path.is_file()]
             fresh = AnnotatedFolder(self.out, self._manifest, files, unreadable=unreadable)
