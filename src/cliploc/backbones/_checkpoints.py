@@ -65,16 +65,6 @@ def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_sett
     return Checkpoint(path, sha256, tensors, from_openai, settings)
 
 
-def read_shards(paths: list[Path]) -> Checkpoint:
-    """Reads weights that lie in one file or several, as one checkpoint with the first file's path."""
-    parts = [read_checkpoint(path) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
-    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
-    sha256 = hashlib.sha256(" ".join(part.sha256 for part in parts).encode()).hexdigest()
-    return Checkpoint(paths[0], sha256, tensors, any(part.from_openai for part in parts))
-
-
 def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with path.open("rb") as file:
         start = file.read(64)

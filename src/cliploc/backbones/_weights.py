@@ -69,17 +69,11 @@ def hub_folder(repository: str) -> Path:
         if not any((folder / name).is_file() for name in CHECKPOINTS):
             _from_hub(repository, CHECKPOINTS, wanted, advice)
     elif folder != _cached_transformers_folder(repository):
-        transformers_folder.read_layout(folder)  # refuses a model without a tower before gigabytes are fetched
+        transformers_folder.supported_type(folder)  # refuses others before gigabytes are fetched
         weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
-        for shard in transformers_folder.shards(weights) if weights.suffix == ".json" else ():
-            _from_hub(repository, (shard,), wanted, advice)
-        for name in transformers_folder.EXTRAS:
+        others = transformers_folder.shards(weights) if weights.suffix == ".json" else []
+        for name in (*others, *transformers_folder.TOKENIZERS, *transformers_folder.PROCESSORS):
             _fetch(repository, name, wanted, advice)
-        for names in transformers_folder.TOKENIZERS:
-            if transformers_folder.has_tokenizer(folder):
-                break
-            for name in names:
-                _fetch(repository, name, wanted, advice)
     return folder
 
 
