@@ -166,6 +166,7 @@ def lines_of(path: str | Path) -> list[str]:
 # `__post_init__` compares values that belong together, such as a score for each box.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # of a picture
+Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
 Share = Annotated[float, Meta(ge=0, le=1)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Token = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
