@@ -181,81 +181,8 @@ class Manifest(Struct):
 
 
 # -------------------------------------------------------------------------------------------- folders of transformers
-Pixels = Annotated[int, Meta(ge=1, le=2**14)]
-Epsilon = Annotated[float, Meta(gt=0, le=1)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Mean = Annotated[float, Meta(ge=-1000, le=1000)]
 Deviation = Annotated[float, Meta(ge=1e-6, le=1000)]
-
-
-class TransformersConfig(Struct):
-    """config.json; the towers, once their defaults are filled in, have schemas of their own."""
-
-    model_type: str
-    vision_config: dict[str, Any] | None = None
-    vision_config_dict: dict[str, Any] | None = None
-    text_config: dict[str, Any] | None = None
-    text_config_dict: dict[str, Any] | None = None
-    projection_dim: Width = 512
-
-
-class TransformersTower(Struct, kw_only=True):  # what both towers have
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Width
-    num_attention_heads: Width
-    hidden_act: str
-    layer_norm_eps: Epsilon
-
-
-class VisionTower(TransformersTower, kw_only=True):  # an image tower
-    image_size: Pixels
-    patch_size: Pixels
-    vision_use_head: bool = True
-
-
-class NaflexTower(VisionTower, kw_only=True):
-    """SigLIP 2's image tower for any grid; its positions are learnt on a square."""
-
-    num_patches: Width
-
-    def __post_init__(self) -> None:
-        if math.isqrt(self.num_patches) ** 2 != self.num_patches:
-            raise ValueError(f"Expected a square number as num_patches, got {self.num_patches}")
-
-
-class TextTower(TransformersTower, kw_only=True):  # a text tower
-    vocab_size: Width
-    max_position_embeddings: Width
-    pad_token_id: TokenId | None
-
-
-class ClipTextTower(TextTower, kw_only=True):  # CLIP's, which is read where a text ends
-    eos_token_id: TokenId
-
-    def __post_init__(self) -> None:
-        if self.eos_token_id >= self.vocab_size:
-            raise ValueError(f"Expected an eos_token_id below the vocab_size {self.vocab_size}")
-
-
-class SiglipTextTower(TextTower, kw_only=True):  # SigLIP's
-    projection_size: Width | None = None
-
-
-class BertTextTower(TextTower, kw_only=True):  # Chinese-CLIP's
-    pad_token_id: TokenId
-    type_vocab_size: Width
-
-
-class ImageProcessor(Struct):  # preprocessor_config.json
-    size: Pixels | dict[str, Pixels | None] | None = None
-    resample: int | None = None
-    image_mean: tuple[Mean, Mean, Mean] | None = None
-    image_std: tuple[Deviation, Deviation, Deviation] | None = None
-
-
-class Processor(Struct):  # processor_config.json
-    image_processor: ImageProcessor | None = None
 
 
 class OpenClipPreprocessing(Struct):  # of open_clip_config.json
@@ -284,18 +211,6 @@ class RadioSettings(Struct):  # those of its training that its reader needs
     teachers: list[RadioTeacher]
     cls_token_per_teacher: bool = True
     model_norm: bool | None = False
-
-
-class AddedToken(Struct):  # a token with its settings
-    content: str
-
-
-class TokenizerConfig(Struct):
-    """tokenizer_config.json; 10³⁰ stands for "no limit"."""
-
-    model_max_length: Annotated[float, Meta(ge=1)] | None = None
-    do_lower_case: bool = True
-    pad_token: str | AddedToken | None = None
 
 
 class WeightIndex(Struct):  # model.safetensors.index.json

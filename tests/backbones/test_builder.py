@@ -31,7 +31,6 @@ from cliploc.tower import Backbone
 from cliploc.training.train_settings import TrainOptions
 from tests.backbones.seam import pictures
 from tests.backbones.small_clip import CONFIG, SIDE, TEXTS, save_folder, small_clip, tokenizer
-from tests.backbones.test_weights import torchscript
 from tests.tolerances import assert_rounded
 
 
@@ -122,10 +121,11 @@ def test_repository_of_the_hub(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """A folder with weights that tell nothing, and OpenAI's archive of them."""
-    plain = save_folder(tmp_path_factory.mktemp("plain"))
-    save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
-    return plain, torchscript(plain / "RN.pt", small_clip(seed=5))
+    """A folder with weights that tell nothing, and a file of them with OpenAI's numbers beside."""
+    plain, state = save_folder(tmp_path_factory.mktemp("plain")), small_clip(seed=5).state_dict()
+    save_file(state, plain / "w.safetensors")
+    torch.save({**state, "input_resolution": torch.tensor(64)}, plain / "RN.pt")
+    return plain, plain / "RN.pt"
 
 
 def test_openais_weights_and_tags_trained_with_quick_gelu_get_it(told):

@@ -33,7 +33,6 @@ from cliploc._documents import (
     parse_json,
 )
 from cliploc.backbones._checkpoints import read_checkpoint
-from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
@@ -278,18 +277,6 @@ def with_settings(path: Path) -> None:
         checked(dict(read_checkpoint(path, with_settings=True).settings), RadioSettings)
 
 
-def transformers_folder(content: bytes) -> None:
-    """All that a folder of transformers says of its model, here in three files of the same content."""
-    with file(content, "config.json") as path:
-        for name in ("preprocessor_config.json", "tokenizer_config.json"):
-            path.with_name(name).write_bytes(content)
-        for read in (read_layout, lambda folder: folder_tokenizer(read_layout(folder))):
-            try:
-                read(path.parent)
-            except CliplocError as error:
-                assert "\n" not in str(error)  # noqa: PT017
-
-
 def made_checkpoints() -> list[bytes]:
     small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
     made = [save_tensors(small), save_tensors(small, {"cliploc_head": '{"format": 2, "classes": [], "templates": []}'})]
@@ -391,7 +378,6 @@ TARGETS = {
         Target("class_list", class_list, lambda: [b"nc: 2\nnames:\n  0: cat\n  1: dog\n", b"names: [cat, 'a: b']"]),
         Target("run_lengths", run_lengths),
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
-        Target("transformers_folder", transformers_folder),
         Target("score_map", score_map, made_maps, text=False),
         Target("matlab", matlab, made_matlab, text=False),
         Target("table", table, made_tables, text=False),

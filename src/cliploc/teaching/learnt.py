@@ -98,6 +98,10 @@ class Learnt:
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
+        if self.weights.shape[1] != len(features):
+            raise InputError(
+                f"expected what was learnt of {len(features)} features, got {self.weights.shape[1]}: teach it again"
+            )
         return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
     def save(self, path: str | os.PathLike[str]) -> None:
