@@ -431,3 +431,9 @@ def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):
     result = cliploc_("review", out, "--port", 0)
     assert (result.code, result.out) == (0, "")
     assert result.err.splitlines()[-1].startswith(f"next: the annotate command of {out} again")
+
+
+def test_many_names_get_colours_by_what_is_found(out):
+    with ReviewFolder.opened(out) as folder:
+        folder.names = [f"name {number}" for number in range(60)]
+        assert len(folder.facts()["colours"]) == 60

@@ -113,7 +113,7 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, _, _ in entry["found"]] for entry in self._entries())
+        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
         return facts(labels, self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
