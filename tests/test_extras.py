@@ -16,7 +16,6 @@ OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_tex
 ]
 FOR_DEVELOPERS = {"dev", "docs", "release", "test"}
 ELSEWHERE = {  # extra → the test of its absence
-    "fast": "tests/metrics/test_box_metrics.py::test_contours_are_those_that_opencv_traces_one_by_one",
     "autodistill": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "fiftyone": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "heic": "tests/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
