@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc._documents import VideoFrames, read_if_there, refuse_other
+from cliploc._documents import VideoFrames, read_if_there
 from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
@@ -116,7 +116,6 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image
 
     limits = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        refuse_other(video.path)
         with av.open(str(video.path), options=limits) as container:
             if not container.streams.video:
                 raise InputError(f"{video.id}: holds no pictures, only sound: leave it out")
