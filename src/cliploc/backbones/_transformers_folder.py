@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cliploc._documents import DocumentError, WeightIndex, read_json
 from cliploc._imports import install, not_installed
 from cliploc._process import out_of_memory
-from cliploc.backbones._checkpoints import blob_sha256, first_line, verify
+from cliploc.backbones._checkpoints import blob_sha256, verify
 from cliploc.backbones._layers import (
     attention_weights,
     linear,
@@ -26,7 +26,7 @@ from cliploc.backbones._layers import (
 )
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.backbones._word_shares import TextTower, word_shares
-from cliploc.errors import CliplocError, MissingWeightsError, ModelError
+from cliploc.errors import CliplocError, MissingWeightsError, ModelError, first_line
 from cliploc.tower import join_heads, split_heads
 from cliploc.values import Interpolation
 

@@ -21,11 +21,10 @@ from cliploc._files import user_path
 from cliploc._imports import not_installed
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
-from cliploc.backbones._checkpoints import first_line
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._open_clip_parts import adapters, published_preprocessing
 from cliploc.backbones._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
-from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
+from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
