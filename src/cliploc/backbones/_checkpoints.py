@@ -114,8 +114,8 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch means to drop TorchScript
-        tensors: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
-    return tensors
+        module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    return module.state_dict()
 
 
 def published_by_openai() -> set[str]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,11 @@ def model_from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and reports out of our output."""
-    from transformers.utils import logging
+    import transformers
 
+    logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
