@@ -160,7 +160,8 @@ def _tokenizer(plan: Plan) -> Any:
         ):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
-            return open_clip.get_tokenizer(plan.tokenizer)
+            # A folder's configuration may ask for trust_remote_code: what is given here counts more.
+            return open_clip.get_tokenizer(plan.tokenizer, **({"trust_remote_code": False} if files else {}))
     except ImportError as error:
         advice = f"the tokenizer of {plan.label} needs another package: pip install transformers"
         raise not_installed(error, advice, ModelError) from error
