@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._documents import parse_json, refuse_other
+from cliploc._documents import parse_json
 from cliploc._files import user_path, write_whole
 from cliploc.config import FOUND
 from cliploc.errors import InputError
@@ -141,7 +141,6 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     """
     path = user_path(path)
     try:
-        refuse_other(path)
         with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             if facts["version"] != VERSION:
