@@ -86,6 +86,7 @@ class Reviewer:
         reviewed: list[str] = []
         taught: dict[str, list[WorkOf]] = {picture: [] for picture in self.pictures}
         self._folder.results.taught = self._alone
+        self._review(())
         for step in steps:
             left = [picture for picture in self.pictures if picture not in {*reviewed}]
             margins = (
@@ -108,15 +109,21 @@ class Reviewer:
 
     def _taught(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
-        self._folder.results.taught, corrected = {}, dict[str, Correction]()
+        self._folder.results.taught = {}
+        self._review(reviewed)
+        school = School(self._folder)
+        _, known = school.names()
+        return {row["picture"]: row for row in school.rows(known, {})}
+
+    def _review(self, reviewed: Sequence[str]) -> None:
+        """Reviews these pictures alone."""
+        corrected = dict[str, Correction]()
         for picture in reviewed:
             pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
             corrected[picture] = Correction([box for box, _ in pairs], [p for _, p in pairs])
         self._folder.corrected = corrected
         self._folder.reviews = {picture: {"status": "reviewed", "revision": 1} for picture in reviewed}
-        school = School(self._folder)
-        _, known = school.names()
-        return {row["picture"]: row for row in school.rows(known, {})}
+        self._folder.show(self._folder.found)
 
     def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""
