@@ -10,7 +10,7 @@ import pytest
 from cliploc.errors import UsageError
 from cliploc.jobs.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
 
-NO_FOLDER = Prior(np.zeros(3))  # nothing is known of it
+NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 
 
 def row(*candidates: tuple[int, float], presence: tuple[float | None, ...] = (0.8, 0.2, 0.01), **more: Any) -> Any:

@@ -327,7 +327,7 @@ def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     boxes = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 100, 10)]
     row = {"boxes": boxes, "labels": [0] * 10, "scores": [score] * 10}
     every, _ = score_drafts([(row, Correction(boxes, [0] * 10))], 1)
-    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, {}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
+    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
     said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
     assert said is not None
     assert np.float32(score) >= np.float32(said[1])

@@ -77,7 +77,7 @@ class Prior:
     def adjusted(self, presence: Floats) -> Floats:
         """The chances `[…, P]` of names in pictures of this folder."""
         there = presence * np.exp(self.shifts)
-        adjusted: Floats = there / (there + 1 - presence)
+        adjusted: Floats = np.where(self.shifts == 0, presence, there / (there + (1 - presence)))
         return adjusted
 
 
@@ -86,9 +86,9 @@ def is_everywhere(chance: Floats) -> bool:
 
     One heap: Sarle's coefficient of bimodality, (skewness² + 1) / kurtosis, is at most that of a uniform distribution.
     """
-    if len(chance) < FEWEST or not np.median(chance) >= UNSURE:
+    if len(chance) < FEWEST or not UNSURE <= np.median(chance) < 1:  # 1: learnt without text
         return False
-    centred = logit(chance) - logit(chance).mean()
+    centred = (logit(chance) - logit(chance).mean()).round(6)  # of equal chances 0
     second, third, fourth = (float((centred**power).mean()) for power in (2, 3, 4))
     return third**2 + second**3 <= 5 / 9 * fourth * second
 
