@@ -164,7 +164,7 @@ def annotate(
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
-    shares = [asked.share.get(name) for name in names.names]
+    shares = tuple(asked.share.get(name) for name in names.names)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     prefix = asked.image_url
     if prefix is None:  # Label Studio serves folders below its document root, not the root itself
