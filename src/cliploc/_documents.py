@@ -202,6 +202,7 @@ class WhichDrafts(Struct):  # what makes a candidate a draft; see `cliploc.jobs.
     max_boxes: Annotated[int, Meta(ge=1)] | None
     nms_across: Share | None
     unsure: bool
+    shares: list[Share | None] = []
 
 
 class AnnotationManifest(Manifest):  # manifest.json of an annotation

@@ -217,7 +217,11 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
         assert counted == (2, 0 if listed[0]["found"] != first[0]["found"] else 1)
     with ReviewFolder.opened(out) as again:
         assert (again.finished, again.left) == counted
-        assert again.entries() == listed != first
+        listed_again = again.entries()
+        assert listed != first
+    for entry in (*listed, *listed_again):
+        del entry["margin"]  # by now what was reviewed counts for the others
+    assert listed_again == listed
 
 
 def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):

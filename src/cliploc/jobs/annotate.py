@@ -127,6 +127,8 @@ def annotate(
     if asked.polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     OPTIONS["min_presence"].check(min_presence)
+    if unknown := asked.share.keys() - {*names.names}:
+        raise UsageError(f"expected --share of a label, one of {', '.join(names.names)}, got {min(unknown)}")
     given_thresholds = [
         min_presence if least_presence is None else least_presence for least_presence in names.thresholds
     ]  # None: the usual
@@ -155,9 +157,12 @@ def annotate(
     if note := there.skipped_note():
         notes.add([note])
     described = worker.describe()
+    if asked.share and "second_look" not in described:
+        raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
-    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
+    shares = tuple(asked.share.get(name) for name in names.names)
+    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     prefix = asked.image_url
     if prefix is None:  # Label Studio serves folders below its document root, not the root itself
         name = there.root.resolve().name
@@ -222,6 +227,9 @@ def annotate(
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     notes.add([f"{read.form}: {len(read.pictures):,} of {len(picture_files):,} pictures corrected"])
                 of_run.read_edits()
+                if of_run.prior is not None and of_run.prior.everywhere:
+                    [name] = names.names
+                    notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
                 if left := sorted(of_run.corrected.keys() - {file.id for file in picture_files} - unreadable.keys()):
                     notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])
                 if "teaching" in described:

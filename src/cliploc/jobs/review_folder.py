@@ -39,6 +39,7 @@ from cliploc.jobs.annotation_rows import (
 )
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, Corrections
+from cliploc.jobs.drafts import Prior
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
 from cliploc.report.exports import exports
@@ -80,7 +81,8 @@ class ReviewFolder:
         numbered = [(picture.id, self._folder.results.places[picture.id].content) for picture in self.pictures]
         identity = json.dumps([manifest["token"], self._run, numbered]).encode()
         self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
-        self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
+        # What is known of the folder, and the number of a picture → what the list showed of it.
+        self._listed: dict[tuple[Prior | None, int], dict[str, Any]] = {}
         self.finished = self._folder.count_finished()  # pictures that a person has finished
         self._touched = sum(self._folder.touched(picture.id) for picture in self.pictures)
         self.learning = Learning(self, self._run)
@@ -129,10 +131,10 @@ class ReviewFolder:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         now = self.snapshot()
         for number, picture in enumerate(self.pictures):
-            entry = self._listed.get(number)
+            entry = self._listed.get((now.prior, number))
             of_now = now.revision(picture.id), now.results.drawn(picture.id)
             if entry is None or (entry["revision"], entry["drawn"]) != of_now:
-                entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
+                entry = self._listed[now.prior, number] = now.reviewed(picture, number + 1).entry()
             yield entry
 
     def label_of(self, name: str) -> int:
@@ -189,6 +191,12 @@ class ReviewFolder:
                         export_states.mark_stale(self.out)
                         place()
                         self._folder.results = self._folder.results.with_taught(merged)
+                        self._weigh()
+
+    def _weigh(self) -> None:
+        """Lets the reviewed pictures count for the others; whoever calls it has the lock."""
+        self._folder.show(self._folder.found)
+        self._listed = {}
 
     def writing(self) -> AbstractContextManager[None]:
         """Within this, temporary files of this thread are known as the run's."""
@@ -274,6 +282,7 @@ class ReviewFolder:
             # Pictures that could not be read have no row; only the summary knows them.
             unreadable = {name: reason for name, reason in failed.items() if name not in rows}
             files = [file for file in self._folder.found if file.path.is_file()]
+            self._weigh()  # the list shows what is exported
             fresh = AnnotatedFolder(self.out, self._manifest, files, unreadable=unreadable)
             return conclude(fresh, formats, settings, before=before, review=written["review"])
 
@@ -403,6 +412,7 @@ class Learning:
 
     def _learn(self, again: bool) -> None:
         folder, before, failed = self._folder.snapshot(), self._now, ""
+        folder.show(folder.found)  # by all that is reviewed now
         try:
             teach(folder, functools.partial(self._keep, folder), again)
         except _EndedError:

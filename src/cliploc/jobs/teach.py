@@ -255,7 +255,8 @@ class School:
     def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen]
+        shifts = None if folder.prior is None else [*folder.prior.shifts]
+        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
