@@ -41,7 +41,8 @@ FEWEST = GROUP // 2  # pictures from which a line is printed
 
 def main(run: Path, truth: Path | None = None) -> None:
     """Prints a line for each name."""
-    folder, lessons = opened(run), Lessons(run)
+    folder = opened(run)
+    lessons = lessons_of(folder)
     print("name                  pictures  chance   two halves")
     every = folder.found
     if truth is None:
@@ -59,8 +60,8 @@ def main(run: Path, truth: Path | None = None) -> None:
 def looks(run: Path, others: Path) -> None:
     """Prints a line for each half of a run."""
     own, without = (
-        F.normalize(torch.stack([Lessons(one).of(each.id).embedding.float() for each in opened(one).found]), dim=1)
-        for one in (run, others)
+        F.normalize(torch.stack([lessons_of(folder).of(each.id).embedding.float() for each in folder.found]), dim=1)
+        for folder in (opened(run), opened(others))
     )
     for half in (0, 1):
         seen = Appearance.of(own[half::2], own[:0])
@@ -87,6 +88,11 @@ def opened(run: Path) -> AnnotatedFolder:
     found = AnnotatedFolder(run, read_manifest(run, KIND))
     found.show([PictureFile(name, found.root / name) for name, place in found.results.places.items() if place.ok])
     return found
+
+
+def lessons_of(folder: AnnotatedFolder) -> Lessons:
+    """Those of its pictures."""
+    return Lessons(folder.out, {one.id: folder.results.places[one.id].content for one in folder.found})
 
 
 def line(folder: AnnotatedFolder, lessons: Lessons, p: int, name: str, pictures: Sequence[PictureFile]) -> None:

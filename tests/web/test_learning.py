@@ -73,7 +73,7 @@ def test_three_boxes_of_a_name_that_no_model_knows_give_drafts_to_the_other_pict
     assert sent(f"{address}/learning", {})[0] == 409, "two teach nothing, whoever asks"
     review(address, truth, 2)
     state = learnt(address)
-    assert state["said"].startswith("Learnt from 3 pictures: about ")
+    assert state["said"].startswith("Learnt from 3 pictures: 3 → ")
     assert (state["changed"], state["undo"], state["failed"]) == (5, True, "")
     assert found(address, truth, range(3, COUNT)) == 5
     for one in pictures(address)[:3]:
