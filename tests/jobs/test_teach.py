@@ -458,6 +458,9 @@ def test_drafts_change_for_more_than_chance() -> None:
     even, odd = np.ones(12), np.array([12.0] + [0] * 11)
     assert gains(even, np.zeros(12))
     assert not gains(odd + 1, np.array([1.0] * 11 + [12]))
+    unsure = np.ones(3), np.array([2.0, 0, 0])
+    assert not gains(*unsure)
+    assert gains(*unsure, errors=0)
     # By hand: 1, 1 and 0 saved, mean 2/3, squares 2/3 + 2 · 1², error √(8/3 / 4 / 3) = 0.47.
     assert gains(np.array([1.0, 1, 1]), np.array([0.0, 0, 1]))
 

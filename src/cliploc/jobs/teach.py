@@ -372,7 +372,8 @@ class _Name:
         after = self._work(of_reviewed.rows())
         numbers = int(before.sum()), int(after.sum()), seen, self.agreement
         measured = f"{numbers[0]:,} → {numbers[1]:,} corrections on {'pictures' if seen == count else seen} left out"
-        if gains(before, after):
+        # Of a name that the model does not know there are no drafts to lose: any gain will do.
+        if gains(before, after, ERRORS if self.known else 0):
             why = f"drafts learnt from {count:,} reviewed pictures: {measured}"
             return of_reviewed, Taught(count, shown, True, why, *numbers)
         why = f"{by_folder if of_folder else 'drafts as the model finds them'}; with {count:,} reviewed ones {measured}"
@@ -434,13 +435,13 @@ class _Way:
         return round(chance, 4), name.school.drawing.candidates(name.lessons[i], name.p, maps[0].numpy())
 
 
-def gains(before: Floats, after: Floats) -> bool:
-    """Whether corrections `[n]` of the same pictures become fewer, by more than a standard error of the difference."""
+def gains(before: Floats, after: Floats, errors: float = ERRORS) -> bool:
+    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors."""
     saved = before - after
     count = len(saved)
     squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
     error = math.sqrt(squares / (count - 1 + PRIOR) / count)
-    return float(saved.mean()) > ERRORS * error
+    return float(saved.mean()) > errors * error
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
