@@ -30,7 +30,7 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.teach import FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
+from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import load_learnt
@@ -461,6 +461,8 @@ def test_drafts_change_for_more_than_chance() -> None:
     unsure = np.ones(3), np.array([2.0, 0, 0])
     assert not gains(*unsure)
     assert gains(*unsure, errors=0)
+    for worse, stay in ((1, True), (3, False)):  # what the folder has taught, by itself
+        assert gains(np.ones(3), np.array([1.0, 1, 1 + worse]), given=AGREED) == stay
     # By hand: 1, 1 and 0 saved, mean 2/3, squares 2/3 + 2 · 1², error √(8/3 / 4 / 3) = 0.47.
     assert gains(np.array([1.0, 1, 1]), np.array([0.0, 0, 1]))
 

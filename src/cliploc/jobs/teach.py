@@ -47,6 +47,7 @@ COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
 ERRORS = 1.0  # standard errors of the saved corrections, by which drafts must be better than those of before
+AGREED = 3.0  # saved corrections that speak for drafts which the folder itself has taught, as its pictures agree
 USUAL, PRIOR = 1.0, 2  # the usual deviation of a picture's saved corrections; it counts as so many pictures
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
 LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
@@ -364,10 +365,10 @@ class _Name:
         before = self._work([results.row(picture, taught=False) for picture in names])
         if of_folder is not None:
             of_itself = self._work(of_folder.rows())
-            if gains(of_itself, before):
-                of_folder = None
-            else:
+            if gains(before, of_itself, given=AGREED):
                 before = of_itself
+            else:
+                of_folder = None
         of_reviewed = _Way(self, self.reviewed)
         after = self._work(of_reviewed.rows())
         numbers = int(before.sum()), int(after.sum()), seen, self.agreement
@@ -435,13 +436,13 @@ class _Way:
         return round(chance, 4), name.school.drawing.candidates(name.lessons[i], name.p, maps[0].numpy())
 
 
-def gains(before: Floats, after: Floats, errors: float = ERRORS) -> bool:
-    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors."""
+def gains(before: Floats, after: Floats, errors: float = ERRORS, given: float = 0) -> bool:
+    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors of the mean."""
     saved = before - after
     count = len(saved)
     squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
     error = math.sqrt(squares / (count - 1 + PRIOR) / count)
-    return float(saved.mean()) > errors * error
+    return float(saved.sum() + given) / count > errors * error
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
