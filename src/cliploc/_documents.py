@@ -270,24 +270,20 @@ class Taught(Struct, frozen=True):
     pictures: Count  # pictures that taught
     used: bool  # whether the taught drafts are used
     why: str  # in words
-    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
-    # without reviewed pictures.
+    # Corrections that reviewed pictures need with the drafts before and with those that they teach, each picture left
+    # out in turn; None without reviewed pictures.
     before: Count | None
     after: Count | None
     compared: Count  # number of these pictures
     agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
 
-    def saved(self, left: int) -> int:
-        """About how many corrections it saves in the pictures that are left."""
-        if not self.used or self.before is None or self.after is None or not self.compared:
-            return 0
-        return max(0, round((self.before - self.after) / self.compared * left))
-
 
 class TaughtFacts(Struct):  # the first line of taught.jsonl
     of: str
     run: str
+    sum: str  # a checksum of the rest of this line and of the rows
     names: dict[str, Taught]
+    learnt: str | None = None  # a checksum of learnt.safetensors
     reviewed: Count = 0  # number of pictures that were reviewed
     undone: bool = False  # whether a person went back to the drafts before
     # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there

@@ -84,7 +84,6 @@ class ReviewFolder:
         # What is known of the folder, and the number of a picture → what the list showed of it.
         self._listed: dict[tuple[Prior | None, int], dict[str, Any]] = {}
         self.finished = self._folder.count_finished()  # pictures that a person has finished
-        self._touched = sum(self._folder.touched(picture.id) for picture in self.pictures)
         self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
@@ -172,11 +171,6 @@ class ReviewFolder:
             taken.corrected, taken.reviews = {**taken.corrected}, {**taken.reviews}
         return taken
 
-    @property
-    def left(self) -> int:
-        """The number of the pictures that nobody has touched."""
-        return len(self.pictures) - self._touched
-
     def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
         """Writes other drafts, not of touched pictures; who saves meanwhile waits for a rename only."""
         with self.writing():
@@ -245,10 +239,9 @@ class ReviewFolder:
         self._saves = edits.write_save(self.out, self._saves, self._run, name, review, correction)
         # Only now: what is shown is on the disk.
         own = self._folder
-        finished, touched = own.is_finished(name), own.touched(name)
+        finished = own.is_finished(name)
         revision = own.enter(name, correction, status)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
-        self._touched += own.touched(name) - touched
         whole = self.out / edits.CORRECTIONS
         if self._saves > max(edits.MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
             self._merge_saves_now()
@@ -332,11 +325,11 @@ class Learning:
     # ----------------------------------------------------------------------------------------------------- what is said
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        finished, left = self._folder.finished, self._folder.left
+        finished = self._folder.finished
         with self._lock:
             facts = {} if self._now is None else self._now.facts
             names = {name: Taught(**taught) for name, taught in facts.get("names", {}).items()}
-            teaching = Teaching(names, left, facts.get("reviewed", 0))
+            teaching = Teaching(names, facts.get("reviewed", 0))
             return {
                 "working": self._busy,
                 "said": self._said(teaching, finished),
@@ -364,9 +357,8 @@ class Learning:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
             return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
-        saved = sum(taught.saved(teaching.left) for taught in used)
-        ending = f": about {saved:,} corrections saved" if saved else ""
-        return f"Learnt from {reviewed:,} pictures{ending}."
+        before, after = (sum(getattr(taught, key) for taught in used if taught.reviewed) for key in ("before", "after"))
+        return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
 
     # ----------------------------------------------------------------------------------------------------------- learnt
     def consider(self) -> None:

@@ -104,11 +104,15 @@ class Learnt:
             )
         return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes it as safetensors."""
+    def content(self) -> bytes:
+        """It as safetensors."""
         tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in TENSORS}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
-        content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
+        return save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as safetensors."""
+        content = self.content()
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
