@@ -54,8 +54,8 @@ LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in 
 ODD = 0.1  # the same, tried next: so one or two odd pictures do not hide what the others say
 DOUBTED = 0.25  # and than one in which it is sure
 MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
-# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons;
-# tools/corrections.py), for folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
+# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons), for
+# folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
