@@ -5,7 +5,6 @@ FROM python:3.12-slim
 RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu
 COPY pyproject.toml README.md LICENSE NOTICE /build/
 COPY src /build/src
-COPY docs /build/docs
 RUN pip install --no-cache-dir '/build[bench,heic,refine,web]' && rm -r /build
 
 RUN useradd --create-home cliploc

@@ -16,7 +16,6 @@ OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_tex
 ]
 FOR_DEVELOPERS = {"dev", "docs", "release", "test"}
 ELSEWHERE = {  # extra → the test of its absence
-    "fast": "tests/metrics/test_box_metrics.py::test_contours_are_those_that_opencv_traces_one_by_one",
     "autodistill": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "fiftyone": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "heic": "tests/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
@@ -49,18 +48,11 @@ def labels(root: Path) -> Path:
     return root
 
 
-def of_videos(root: Path) -> Path:
-    labels(root)
-    (root / "clip.mp4").write_bytes(b"never opened")
-    return root
-
-
 COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → package, folder, command
     "bench": ("pyarrow", with_boxes, "benchmark --dataset folder --root {root} --method cam --out {out}"),
     "calibrate": ("sklearn", with_boxes, "calibrate {root} --truth folder --out {out}.json"),
     "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
     "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
-    "video": ("av", of_videos, "annotate {root} --labels {root}/labels.txt --every 2s --out {out}"),
     "web": ("starlette", with_boxes, "serve --port 0"),
 }
 
@@ -90,8 +82,6 @@ def test_without_its_packages_one_line_says_what_to_install_before_torch_is_impo
         for extra, (package, folder, command) in COMMANDS.items()
     ]
     absent += [("starlette", "web", "label-studio"), ("starlette", "web", f"review {out}")]
-    absent += [("pandas", "bench", f"report {out}")]
-    absent += [("sklearn", "calibrate", f"tune {tmp_path}/calibrate --truth folder --out {out}.json")]
     asked = json.dumps([(package, command.split()) for package, _, command in absent])
     done = python("-c", ALL_ABSENT, input=asked, check=False)
     assert done.returncode == 0, done.stderr

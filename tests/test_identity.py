@@ -267,6 +267,7 @@ def test_options_of_the_model_that_annotate_settles_itself_are_refused(name: str
         {"min_score": 0.1},
         {"max_boxes": 1},
         {"nms_across": 0.4},
+        {"share": {"red": 1}},
         {"unsure": True},
     ],
 )
@@ -376,6 +377,7 @@ CHOOSING = {
     "max_boxes": ("--max-boxes", "1"),
     "nms_across": ("--nms-across", "0.4"),
     "max_false": ("--max-false", "5%"),
+    "share": ("--share", "red=all"),
     "unsure": ("--unsure",),
 }
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
@@ -388,10 +390,8 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
 }
 FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
 PRESENCE = ("--task", "presence", "--method=cam")
-LABELLING = ("--task", "labelling", "--method=cam")
 BASE_OF_COMMAND = {
     "negatives": PRESENCE,
-    "seeds": LABELLING,
     **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
@@ -412,7 +412,6 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "limit": (("--limit", "1"), "which pictures, not what is found in them"),
     "retry": (("--retry",), "which pictures, not what is found in them"),
     "image_url": (("--image-url", "x"), "in an export only"),
-    "every": (("--every", "30"), "rows are kept under each frame's name, video and number: others are added"),
     "polygons": ((), "how masks are written in an export"),
     **{name: (words, CHOOSES) for name, words in CHOOSING.items()},
     "copy": (("--copy",), "whether an export has links or copies"),
@@ -452,15 +451,14 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "target": (*FAITHFULNESS, "--target", "label"),
     "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
     "negatives": (*PRESENCE, "--negatives", "random"),
-    "seeds": (*LABELLING, "--seeds", "2"),
 }
 # What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
 TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
     "root": ((), "a dataset may be moved; a checksum of its samples counts"),
-    "truth": ((), "how a folder is read; what is read of it counts, as of other datasets"),
     "workers": (("--workers", "2"), "how many processes compare maps with boxes"),
+    "no_pictures": (("--no-pictures",), "what the report shows"),
     **{
         name: HARMLESS_IN_ANNOTATE_COMMAND[name]
         for name in ("out", "device", "recipe", "engine", "address", "threads", "as_json", "debug")
@@ -482,7 +480,7 @@ def command(
         "cliploc.jobs.benchmark_localization.run_benchmark",
         lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first, calibration = dataset(root), write_calibration(tmp_path / "calibration.json")

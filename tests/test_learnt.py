@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from msgspec import structs
 from PIL import Image
 from safetensors.torch import save
 
 from cliploc import backbones
 from cliploc.config import FOUND
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
@@ -90,9 +89,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: pytest.MonkeyPatch) -> Run:
     patch.setattr(backbones, "create", create)
-    outcome = teaching._Name._outcome
     # Whether teaching is worth it is not asked here. Sides are moved far enough to be seen.
-    patch.setattr(teaching._Name, "_outcome", lambda self, drafts: structs.replace(outcome(self, drafts), used=True))
+    patch.setattr(teaching, "gains", lambda *_: True)
     patch.setattr(teaching, "learnt", lambda pairs: SIDES)
 
     def again() -> Any:
@@ -268,6 +266,15 @@ def test_a_file_of_another_model_or_of_other_settings_is_refused(
     with pytest.raises(UsageError, match=said) as error:
         Localizer(**{**HOW, "model": run.model, "learnt": run.file, **changed})(photos / "0.png", ["red"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "said"), [("weights", "features, got 3"), ("embedding", "it has embeddings of 3")])
+def test_a_file_of_other_widths_is_one_line(part: str, said: str, runs: Any, photos: Path, tmp_path: Path) -> None:
+    run = runs("cnn")
+    learnt = load_learnt(run.file)
+    replace(learnt, **{part: getattr(learnt, part)[:, :3].contiguous()}).save(tmp_path / LEARNT)
+    with pytest.raises(CliplocError, match=said):
+        Localizer(**{**HOW, "model": run.model, "learnt": tmp_path / LEARNT})(photos / "0.png", ["red"])
 
 
 def test_a_method_is_compared_if_the_file_holds_for_it(runs: Any, photos: Path) -> None:

@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 
 from cliploc.backbones import models
-from cliploc.cli import plugin
-from cliploc.cli.output import write
 from cliploc.errors import UsageError
 from cliploc.jobs import rows
 from cliploc.metrics import JudgedMap, MeanMetric, all_metrics
 from cliploc.registry import import_modules, named_modules
+from cliploc.report import write_report
 from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused, succeeded
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
 from tests.jobs.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -82,7 +81,7 @@ def site(tmp_path: Path) -> Path:
     return install(tmp_path / "site", "nice_things", files, points)
 
 
-LISTS = ("methods", "exports", "metrics", "datasets")
+LISTS = ("methods", "datasets")
 
 
 def listed() -> tuple[list[Outcome], list[str]]:
@@ -93,9 +92,9 @@ def listed() -> tuple[list[Outcome], list[str]]:
 
 def test_installed_things_are_listed_and_on_the_page(site):
     lists, on_page = elsewhere(listed, path=[site])
-    assert [(one.code, one.err) for one in lists] == [(0, "")] * 5
+    assert [(one.code, one.err) for one in lists] == [(0, "")] * 3
     lines = [line for one in lists for line in one.out.splitlines()]
-    assert {"plain_sum", "lines", "hot_share", "ones"} <= {line.split(" ")[0] for line in lines}
+    assert {"plain_sum", "ones"} <= {line.split(" ")[0] for line in lines}
     assert any(line.split() == ["name", "my-mini"] for line in lines)
     assert "plain_sum" in on_page
     assert "plain_sum" not in cliploc_("methods").out
@@ -111,9 +110,9 @@ def test_an_installed_method_and_model_locate(site):
 def test_they_are_there_for_a_user(site):
     """The other tests are quicker: their processes have imported torch already."""
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = process("exports", env={**os.environ, "PYTHONPATH": path})
+    done = process("methods", env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
-    assert "lines" in {line.split(" ")[0] for line in done.stdout.splitlines()}
+    assert "plain_sum" in {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
 def test_an_installed_package_may_register_more_names_than_its_entry_point_has(tmp_path):
@@ -148,7 +147,7 @@ def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that
     assert set(summary) == {"mini_plain-sum", "mini_cam"}
     assert all(0 < one[share] < 100 for one in summary.values() for share in ("hot_share", "my_share"))
     # Gone on with where neither is there: the run's other numbers still are.
-    assert cliploc_("report", tmp_path / "out").code == 0
+    write_report(tmp_path / "out")
 
 
 def judged(*words: str) -> Outcome:
@@ -191,62 +190,7 @@ def test_an_installed_dataset_is_read(site, tmp_path):
     assert json.loads(done.out)["boxes"] == 1
 
 
-def own_tests(folder: Path) -> int:
-    return int(pytest.main(["-q", "-p", "no:cacheprovider", str(folder)]))
-
-
-def test_a_new_package_is_found_and_runs_and_its_own_tests_pass(tmp_path):
-    done = succeeded("plugin", "new", "my-cam", "--out", tmp_path / "my-cam")
-    project = tomllib.loads((tmp_path / "my-cam/pyproject.toml").read_text())["project"]
-    files = {one.name: one.read_text() for one in (tmp_path / "my-cam/my_cam").iterdir()}
-    site = install(tmp_path / "site", "my_cam", files, project["entry-points"])
-    assert "MyCam" in run(site, "methods").out
-    words = ("--method", "my_cam", "--option", "power=2", "--no-baselines", "--out", tmp_path / "out")
-    done = elsewhere(
-        judged, "benchmark", "--dataset", "wsol", "--root", str(wsol_folder(tmp_path / "data", 2)), *map(str, words),
-        path=[site],
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    (numbers,) = json.loads((tmp_path / "out/summary.json").read_text())["settings"].values()
-    assert 0 < numbers["my_cam_share"] < 100
-    assert elsewhere(own_tests, tmp_path / "my-cam/tests", path=[site]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("old", "my-cam"), "expected cliploc plugin new NAME, got 'old'"),
-        (("new", "My Cam"), "expected a name of lower-case letters"),
-        (("new", "cam"), "the name cam is taken"),
-        (("new", "json"), "the name json is taken"),
-        (("new", "torch"), "the name torch is taken"),
-        (("new", "pillow"), "the name pillow is taken"),
-        (("new", "lambda"), "expected a name of lower-case letters"),
-    ],
-)
-def test_a_new_package_needs_a_name_of_its_own(words, said, tmp_path):
-    assert said in refused("plugin", *words, "--out", tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/mine.txt").touch()
-    assert "is there already" in refused("plugin", "new", "my-cam", "--out", tmp_path / "there")
-
-
 # ------------------------------------------------------------------------------------------------- what can be wrong
-def test_a_package_that_finds_no_room_can_be_written_again(tmp_path, monkeypatch):
-    def full(path, content):
-        if path.name == "metric.py":
-            raise UsageError(f"cannot write {path}")
-        write(path, content)
-
-    words, out = ("plugin", "new", "my-cam", "--out", tmp_path / "new"), tmp_path / "new"
-    with monkeypatch.context() as patch:
-        patch.setattr(plugin, "write", full)
-        assert "metric.py" in refused(*words)
-    assert not list(out.iterdir())
-    assert cliploc_(*words).code == 0
-
-
 def test_a_broken_plugin_is_one_line_and_the_rest_is_there(site):
     broken = {"method.py": "import no_such_module_anywhere\n", "stops.py": "raise SystemExit(3)\n"}
     points = {"cliploc.methods": {"broken": "bad_things.method", "stops": "bad_things.stops"}}

@@ -26,7 +26,6 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "demo": ("--pretrained", "nothing"),
     "serve": ("--pretrained", "nothing"),
     "train": ("tscam", "--root", "nowhere", "--out", "head.safetensors"),
-    "doctor": ("--pretrained", "nothing"),
 }
 
 
@@ -72,9 +71,8 @@ def test_nothing_is_changed_once_torch_is_loaded():
 def test_a_command_computes_with_the_threads_asked_for(command):
     if command == "serve":
         pytest.importorskip("starlette")  # without it, nothing is begun
-    said = cliploc_(command, "--threads", 3, *COMMANDS[command]).out
+    cliploc_(command, "--threads", 3, *COMMANDS[command])
     assert torch.get_num_threads() == 3
-    assert command != "doctor" or "(3 threads)" in said
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "annotate", "benchmark"])

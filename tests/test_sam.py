@@ -1,5 +1,6 @@
 """SAM and SAM 2 with random weights: that prompts, shapes and files reach transformers and come back."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from cliploc.method import Context
 from cliploc.rle import decode
 from cliploc.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes
-from tests.commands import CAT, document_of, refused
+from tests.commands import CAT, document_of, process, refused
 from tests.test_localizer import photo
 from tests.tiny import give_function, tower
 from tests.tolerances import assert_same_choice
@@ -123,6 +124,27 @@ def test_points_are_the_hottest_places_of_the_boxes(found: Localization) -> None
         assert box[1] <= y <= box[3]
         x0, y0, x1, y1 = box.astype(int)
         assert found.heatmaps[label, int(y), int(x)] == found.heatmaps[label, y0:y1, x0:x1].max()
+
+
+def test_code_in_a_folder_is_not_run_and_nothing_is_asked(tmp_path: Path) -> None:
+    """transformers asks "run the custom code? [y/N]", and would take the y on stdin for consent."""
+    maps = {"AutoConfig": "evil.C", "AutoModelForMaskGeneration": "evil.M"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": maps}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\nclass M: pass\n")
+    words = ("localize", CAT, "-p", "cat", "--min-presence", "0", "--masks-by", f"sam:{tmp_path}", "--json")
+    told = process(*words, input="y\n" * 9)
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1), told.stderr
+    assert told.stderr.startswith(f"cliploc: SAM cannot be loaded from {tmp_path}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_processor_that_cannot_be_is_one_line(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "sam") / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"]["size"] = {"longest_edge": 0}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json"):
+        SamMasks(path.parent)
 
 
 def test_no_box_no_mask(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """What a shell and a terminal get: completion, and colours only where they are wanted."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cliploc._terminal import Terminal
-from tests.commands import cliploc_, refused
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,65 +64,3 @@ def test_colours_only_where_they_are_wanted(
     assert said(capsys) == "\x1b[31mfailed: a picture\x1b[0m\n"
     monkeypatch.setenv("NO_COLOR", "1")
     assert said(capsys) == "failed: a picture\n"
-
-
-def test_help_lists_every_page_and_shows_each() -> None:
-    listed = cliploc_("help").out
-    pages = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
-    assert sorted(re.findall(r"^  ([\w-]+) {2,}\S", listed, re.MULTILINE)) == pages
-    assert max(map(len, listed.splitlines())) <= 80
-    assert "\nLook it up\n  cli " in listed, "not where the first link to one of its sections stands"
-    for page in pages:
-        beginning, whole = cliploc_("help", page).out, cliploc_("help", page, "--all").out
-        title = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8").partition("\n")[0]
-        assert beginning.startswith(f"{title}\n")
-        assert whole.startswith(f"{title}\n")
-        assert "<!--" not in whole
-        assert len(beginning) <= len(whole) + 1000
-
-
-def test_help_of_a_command_lists_its_options() -> None:
-    assert "--save-maps" in cliploc_("help", "localize").out
-
-
-def test_an_unknown_topic_is_one_line() -> None:
-    said = refused("help", "mask")
-    assert said.startswith("cliploc: unknown topic 'mask': did you mean masks")
-    assert said.endswith("listed by: cliploc help\n")
-
-
-def on_a_terminal(*words: str, **environment: str) -> str:
-    """What a program shows on a terminal of 80 columns."""
-    pty = pytest.importorskip("pty")  # there is none on Windows
-    ours, theirs = pty.openpty()
-    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cliploc", *words],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**clean, "TERM": "xterm-256color", "COLUMNS": "80", **environment},
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # how Linux says that nobody writes any more
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.wait() == 0
-    return shown.decode()
-
-
-def test_help_is_set_on_a_terminal_and_in_colours_only_where_they_are_wanted() -> None:
-    colour = re.compile(r"\x1b\[[\d;]*\b(?:3[0-7]|4[0-7]|38|48|9[0-7])\b")
-    shown = on_a_terminal("help", "api", "--all")
-    assert colour.search(shown)
-    assert "## Stable" not in shown
-    plain = on_a_terminal("help", "api", "--all", NO_COLOR="1")
-    assert not colour.search(plain)
-    assert "Stable" in plain

@@ -146,20 +146,6 @@ def train() -> None:
     run("train", "lctr", *options, "--out", OUT / "head.safetensors")
 
 
-def video() -> None:
-    import av
-
-    with av.open(str(pictures() / "clip.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p"
-        frame = av.VideoFrame.from_image(Image.open(CAT).convert("RGB").resize((256, 192)))
-        for _ in range(10):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    annotate("--every", "5")
-    assert "clip.mp4" in (OUT / "drafts/coco.json").read_text()
-
-
 def web() -> None:
     annotate()
     for words in (["serve", "--model", "mini"], ["review", str(OUT / "drafts")], ["label-studio"]):
@@ -178,9 +164,12 @@ CHECKS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
         *(autodistill, fiftyone, heic, refine, regions, sam, bench),
-        *(quantus, ray, segmentation, train, video, web),
+        *(quantus, ray, segmentation, train, web),
     )
 }
 
 if __name__ == "__main__":
+    if sys.argv[1:] in ([], ["--help"]):
+        print(f"{__doc__}\nEXTRA is one of {', '.join(CHECKS)}")
+        sys.exit()
     CHECKS[sys.argv[1]]()

@@ -206,7 +206,6 @@ def datasets_page() -> str:
 def tables_page() -> str:
     """The columns of the Parquet files that benchmarks write, from their schemas."""
     from cliploc.jobs import benchmark_faithfulness as faithfulness
-    from cliploc.jobs import benchmark_labelling as labelling
     from cliploc.jobs import benchmark_presence as presence
     from cliploc.jobs import benchmark_segmentation as segmentation
     from cliploc.jobs import rows
@@ -216,7 +215,6 @@ def tables_page() -> str:
         "Segmentation": (segmentation.row_schema(), "segmentation.md"),
         "Faithfulness": (faithfulness.row_schema(), "faithfulness.md"),
         "Presence": (presence.row_schema(), "presence.md#measure-it"),
-        "Labelling": (labelling.row_schema(), "teaching.md"),
     }
     lines = [
         "# Parquet tables: the columns that benchmarks write",

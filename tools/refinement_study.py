@@ -11,7 +11,7 @@ share of pictures where the box of the largest region has IoU ≥ 0.5 with a tru
     python tools/refinement_study.py --cache /tmp/study --model mini-vit stage
     python tools/refinement_study.py steps --model mini --steps "" lposs affinity,pamr --guide "" mini-vit
 
-The last one's rows are runs of the product at one size: steps of `cliploc refinements`, each with each guide.
+The last one's rows are runs of the product at one size: refinements, each with each guide.
 """
 
 from __future__ import annotations

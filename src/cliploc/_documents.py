@@ -1,4 +1,4 @@
-"""The one reader of files that fit the memory: regular, of a limited size; JSON passes its kind's `msgspec.Struct`."""
+"""The one reader of files that fit the memory, of a limited size; JSON passes its kind's `msgspec.Struct`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,6 @@ MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
 MOST_WHOLE = 2**53  # of a whole number in a text
 MOST_YAML = 4 * 2**20  # bytes of a YAML document
 MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
-NO_FILE = "a device or a pipe, expected a file"
 
 
 class DocumentError(ValueError):
@@ -28,32 +26,12 @@ class DocumentError(ValueError):
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
-    """All of a regular file."""
-    name = os.fspath(path)
-    refuse_other(name)
-    # Opened without waiting for somebody who writes; what was opened is asked, as the name may have a new file by now.
-    waitless = getattr(os, "O_NONBLOCK", 0)
-    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | waitless)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, NO_FILE, name)
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"{status.st_size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}", name)
-        content = file.read(status.st_size + 1)  # not `most`: so many bytes would be set aside
-        if len(content) > status.st_size:  # files of /proc say that they are empty
-            content += file.read(most + 1 - len(content))
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most / 1e6:,.0f} MB", name)
-    return content
-
-
-def refuse_other(path: str | os.PathLike[str]) -> None:
-    """Refuses what is no regular file, before a library opens it that would wait for a pipe's writer."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, NO_FILE, os.fspath(path))
+    """All of a file of a limited size."""
+    size = os.stat(path).st_size
+    if size > most:
+        reason = f"{size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}"
+        raise OSError(errno.EFBIG, reason, os.fspath(path))
+    return Path(path).read_bytes()
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
@@ -181,81 +159,8 @@ class Manifest(Struct):
 
 
 # -------------------------------------------------------------------------------------------- folders of transformers
-Pixels = Annotated[int, Meta(ge=1, le=2**14)]
-Epsilon = Annotated[float, Meta(gt=0, le=1)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Mean = Annotated[float, Meta(ge=-1000, le=1000)]
 Deviation = Annotated[float, Meta(ge=1e-6, le=1000)]
-
-
-class TransformersConfig(Struct):
-    """config.json; the towers, once their defaults are filled in, have schemas of their own."""
-
-    model_type: str
-    vision_config: dict[str, Any] | None = None
-    vision_config_dict: dict[str, Any] | None = None
-    text_config: dict[str, Any] | None = None
-    text_config_dict: dict[str, Any] | None = None
-    projection_dim: Width = 512
-
-
-class TransformersTower(Struct, kw_only=True):  # what both towers have
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Width
-    num_attention_heads: Width
-    hidden_act: str
-    layer_norm_eps: Epsilon
-
-
-class VisionTower(TransformersTower, kw_only=True):  # an image tower
-    image_size: Pixels
-    patch_size: Pixels
-    vision_use_head: bool = True
-
-
-class NaflexTower(VisionTower, kw_only=True):
-    """SigLIP 2's image tower for any grid; its positions are learnt on a square."""
-
-    num_patches: Width
-
-    def __post_init__(self) -> None:
-        if math.isqrt(self.num_patches) ** 2 != self.num_patches:
-            raise ValueError(f"Expected a square number as num_patches, got {self.num_patches}")
-
-
-class TextTower(TransformersTower, kw_only=True):  # a text tower
-    vocab_size: Width
-    max_position_embeddings: Width
-    pad_token_id: TokenId | None
-
-
-class ClipTextTower(TextTower, kw_only=True):  # CLIP's, which is read where a text ends
-    eos_token_id: TokenId
-
-    def __post_init__(self) -> None:
-        if self.eos_token_id >= self.vocab_size:
-            raise ValueError(f"Expected an eos_token_id below the vocab_size {self.vocab_size}")
-
-
-class SiglipTextTower(TextTower, kw_only=True):  # SigLIP's
-    projection_size: Width | None = None
-
-
-class BertTextTower(TextTower, kw_only=True):  # Chinese-CLIP's
-    pad_token_id: TokenId
-    type_vocab_size: Width
-
-
-class ImageProcessor(Struct):  # preprocessor_config.json
-    size: Pixels | dict[str, Pixels | None] | None = None
-    resample: int | None = None
-    image_mean: tuple[Mean, Mean, Mean] | None = None
-    image_std: tuple[Deviation, Deviation, Deviation] | None = None
-
-
-class Processor(Struct):  # processor_config.json
-    image_processor: ImageProcessor | None = None
 
 
 class OpenClipPreprocessing(Struct):  # of open_clip_config.json
@@ -286,18 +191,6 @@ class RadioSettings(Struct):  # those of its training that its reader needs
     model_norm: bool | None = False
 
 
-class AddedToken(Struct):  # a token with its settings
-    content: str
-
-
-class TokenizerConfig(Struct):
-    """tokenizer_config.json; 10³⁰ stands for "no limit"."""
-
-    model_max_length: Annotated[float, Meta(ge=1)] | None = None
-    do_lower_case: bool = True
-    pad_token: str | AddedToken | None = None
-
-
 class WeightIndex(Struct):  # model.safetensors.index.json
     weight_map: dict[str, str]
 
@@ -309,6 +202,7 @@ class WhichDrafts(Struct):  # what makes a candidate a draft; see `cliploc.jobs.
     max_boxes: Annotated[int, Meta(ge=1)] | None
     nms_across: Share | None
     unsure: bool
+    shares: list[Share | None] = []
 
 
 class AnnotationManifest(Manifest):  # manifest.json of an annotation
@@ -317,13 +211,6 @@ class AnnotationManifest(Manifest):  # manifest.json of an annotation
     labels: dict[str, dict[str, Any]]
     settings: dict[str, Any]
     drafts: WhichDrafts
-    every: str | None = None
-
-
-class VideoFrames(Struct):  # the list of the frames that were taken out of a video, beside them
-    stamp: str
-    every: str
-    frames: list[Count]
 
 
 def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:
@@ -383,24 +270,20 @@ class Taught(Struct, frozen=True):
     pictures: Count  # pictures that taught
     used: bool  # whether the taught drafts are used
     why: str  # in words
-    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
-    # without reviewed pictures.
+    # Corrections that reviewed pictures need with the drafts before and with those that they teach, each picture left
+    # out in turn; None without reviewed pictures.
     before: Count | None
     after: Count | None
     compared: Count  # number of these pictures
     agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
 
-    def saved(self, left: int) -> int:
-        """About how many corrections it saves in the pictures that are left."""
-        if not self.used or self.before is None or self.after is None or not self.compared:
-            return 0
-        return max(0, round((self.before - self.after) / self.compared * left))
-
 
 class TaughtFacts(Struct):  # the first line of taught.jsonl
     of: str
     run: str
+    sum: str  # a checksum of the rest of this line and of the rows
     names: dict[str, Taught]
+    learnt: str | None = None  # a checksum of learnt.safetensors
     reviewed: Count = 0  # number of pictures that were reviewed
     undone: bool = False  # whether a person went back to the drafts before
     # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there
@@ -605,85 +488,6 @@ class PresenceDataset(DatasetEntry, kw_only=True):  # a dataset's entry, as a re
 
 class PresenceManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of presence needs it
     dataset: PresenceDataset
-
-
-class LeaderboardRow(Struct):  # the numbers of a method on a set
-    setting: str
-    method: str
-    evaluated: Count
-    failed: Count
-    numbers: dict[str, float]
-    confidence_95: dict[str, tuple[float, float]]
-    threshold: float | None = None
-    thresholds_v2: dict[str, float] | None = None
-
-
-class LeaderboardSet(Struct):
-    name: str
-    split: str
-    samples: Count
-    tuned_on: str
-    tuned_samples: Count
-    rows: list[LeaderboardRow]
-
-
-class LeaderboardWish(Struct):  # what was asked for; see `cliploc.jobs.leaderboard.Wish`
-    options: dict[str, Any]
-    methods: list[str]
-    sets: list[tuple[str, str]]
-    tune: int
-    sample: int | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-
-
-class Leaderboard(Struct):  # leaderboard.json
-    kind: Literal["leaderboard"]
-    schema_version: Literal[1]
-    cliploc_version: str
-    asked: LeaderboardWish
-    model: str
-    weights: str
-    versions: dict[str, str]
-    sets: list[LeaderboardSet]
-    files: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]]
-    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-
-
-class Published(Struct, frozen=True, forbid_unknown_fields=True):
-    """A number of a paper, and how it is computed here."""
-
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
-    paper: str
-    table: str  # where the number stands
-    task: Literal["localization", "segmentation"]  # as `benchmark --task` has it
-    dataset: str
-    model: str
-    method: str
-    options: tuple[str, ...]  # further words of the command: the paper's protocol
-    number: str  # its key in summary.json
-    value: float  # in percent
-    pretrained: str | None = None
-
-    def command(self, root: str, out: str) -> list[str]:
-        """The words of the command that computes the number, without `cliploc`."""
-        weights = [] if self.pretrained is None else ["--pretrained", self.pretrained]
-        asked = ["benchmark", "--task", self.task, "--dataset", self.dataset, "--root", root, "--model", self.model]
-        return [*asked, *weights, "--method", self.method, *self.options, "--out", out]
-
-
-class PublishedRows(Struct):
-    rows: list[Published]
-
-
-class LabellingCosts(Struct):  # seconds
-    draw: tuple[float, float]
-    change: float
-
-
-class LabellingManifest(TaskManifest, kw_only=True):  # manifest.json, as a report of labelling needs it
-    reviewed: list[Count]
-    seeds: Count
-    seconds: LabellingCosts
 
 
 class FaithfulnessNumber(Struct):  # the meaning of a number of faithfulness

@@ -22,7 +22,6 @@ PACKAGES = {
     "sam": ("transformers",),
     "segmentation": ("h5py",),
     "train": ("accelerate",),
-    "video": ("av",),
     "web": ("starlette", "uvicorn", "python_multipart"),
 }
 NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"

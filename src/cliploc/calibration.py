@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from cliploc._documents import DocumentError, checked, parse_json, read_bytes
+from cliploc._documents import DocumentError, parse_json, read_bytes
 from cliploc._files import user_path, write_whole
 from cliploc.errors import InputError
 from cliploc.values import FloatArray
@@ -65,8 +65,6 @@ class Calibration:
     right: Logistic  # of a box: the chance that it has IoU ≥ 0.5 with a thing of its name
     there: Logistic  # of a name with boxes: the chance that it is in the picture
     first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
-    # The share of the names asked that were there; what the chances of names count on.
-    base: Annotated[float, Meta(gt=0, lt=1)]
     models: tuple[str, ...]  # the names of the models that it was fitted on
     about: str  # on what it was fitted, in a line
     # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it
@@ -104,12 +102,11 @@ class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibr
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
-    """Reads the file of `Calibration.save`, or a recipe's file that has one; else an `InputError`."""
+    """Reads the file of `Calibration.save`, or an `InputError`."""
     path = user_path(path)
     try:
-        read = parse_json(read_bytes(path, 2**20))
-        within = read.get("calibration") if isinstance(read, dict) else None
-        return msgspec.convert(checked(within or read, _CalibrationFile), Calibration)
+        read = parse_json(read_bytes(path, 2**20), _CalibrationFile)
+        return msgspec.convert(read, Calibration)
     except (OSError, DocumentError, msgspec.ValidationError) as error:
         lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
         reason = lost or f"expected a file of `cliploc calibrate`: {error}"

@@ -173,20 +173,6 @@ def _checked_size(value: Any) -> Any:
     return sides if isinstance(value, list | tuple) else value
 
 
-def _checked_recipe(value: Any) -> Any:
-    """The name of a recipe, or a file, which the localizer reads."""
-    if value is None or value in RECIPES:
-        return value
-    if isinstance(value, str | os.PathLike) and is_file_name(value):
-        return os.fspath(value)
-    raise UsageError(f"expected recipe to be one of {', '.join(RECIPES)}, or FILE.json of tune, got {short(value)}")
-
-
-def is_file_name(recipe: str | os.PathLike[str]) -> bool:
-    """Whether a recipe is a file, not a name."""
-    return os.fspath(recipe).endswith(".json")
-
-
 def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,), *, none: bool = False) -> Check:
     """One of several texts, or a kind such as "sam:" and a folder; whoever loads it checks the folder."""
     *others, last = (*choices, *(f"{kind}FOLDER" for kind in kinds))
@@ -230,6 +216,16 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _checked_shares(value: Any) -> dict[str, float]:
+    expected = "expected share as a name with all, or with a number from 0 to 1 (raccoon=all)"
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{expected}, got {short(value)}")
+    for name, share in value.items():
+        if not name or not is_number(share, 0, 1):
+            raise UsageError(f"{expected}, got {f'{name}={share}'.lstrip('=') or 'nothing'}")
+    return dict(value)
+
+
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
 def _or_text(parse: Callable[[str], T]) -> Callable[[str], T | str]:
@@ -270,6 +266,12 @@ def parse_share(text: str, expected: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise UsageError(f"{expected}, got {text}")
+
+
+def _parse_share(text: str) -> tuple[str, float | str]:
+    """A name's share of the pictures, as raccoon=all or dog=0.3."""
+    name, _, share = (part.strip() for part in text.rpartition("="))
+    return name, 1.0 if share == "all" else parse_float(share)
 
 
 def _parse_percent(text: str) -> float | str:
@@ -377,13 +379,11 @@ class Options:
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
-    recipe: Literal["default", "fast"] | str | os.PathLike[str] | None = option(
-        None, group="method", usual=True, check=Check(_checked_recipe, {"metavar": "default|fast|FILE"}),
-        none="default",
-        help="What runs if you name no method: a method with settings that improve its boxes; or a file of tune.",
+    recipe: Literal["default", "fast"] | None = option(
+        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
+        help="What runs if you name no method: a method with settings that improve its boxes.",
         about='"default" balances quality and time, "fast" takes one forward pass. '
-        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`. A file of "
-        "`cliploc tune` holds for the model that it was tuned for; see `cliploc help tune`.",
+        "Options that you give override the recipe's. See `cliploc models NAME` and docs/recipes.md.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = option(
@@ -419,7 +419,7 @@ class Options:
     exemplars: Sequence[str | Exemplar] = option(
         (), group="prompt", check=_checked_exemplars, python_only=True,
         help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
-        about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
+        about="On the command line -p @cup.jpg. See docs/prompts.md.",
     )
     resize: ResizePolicy | None = option(
         None, group="view", check=choice("resize", POLICIES, none=True),
@@ -454,7 +454,7 @@ class Options:
     refine: Sequence[str] | None = option(
         None, group="method", metavar="NAME,NAME", check=_texts("refinements", none=True), parse=parse_list,
         none=_recipes("none"),
-        help="Refinements after the method; `cliploc refinements` lists them.",
+        help="Refinements after the method: affinity, caa, guided, level, lposs, lposs_plus, pamr.",
         about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
@@ -485,13 +485,13 @@ class Options:
         None, group="boxes", metavar="0-1", check=number("split_peaks", 0, 1, none="the recipe's"), none=_recipes("1"),
         help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
         about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
-        "see `cliploc help boxes`.",
+        "see docs/boxes.md.",
     )
     min_score: float | Literal["auto"] | None = option(
         None, group="boxes", check=share_or_auto("min_score", none=True), none=_recipes("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
         about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
-        "one, that chance if its name is in the picture; see `cliploc help mini`. With a number, a name without such a "
+        "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
         "box is unsure, or without a second look not found.",
     )
     min_presence: float | None = option(
@@ -499,29 +499,29 @@ class Options:
         none=f"{FOUND:g}; 0.5 without a second look",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See `cliploc help presence`.",
+        "chance, and names below the minimum are not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", check=_flag("second_look", none=True), flags=("--second-look/--no-second-look",),
         none=_recipes("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See `cliploc help presence`.",
+        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", check=_file("calibration"), none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`, or of tune.",
+        help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", check=_file("learnt"), none="nothing",
         help="What a folder has taught: learnt.safetensors of `cliploc annotate`.",
         about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
-        "not know. The file holds for the model and settings that it was learnt with. See `cliploc help teaching`.",
+        "not know. The file holds for the model and settings that it was learnt with. See docs/teaching.md.",
     )
     masks_by: str = option(
         "heat", group="output", check=_or_folder("masks_by", ("heat", "grabcut")),
         help="What draws masks; all but heat imply --masks.",
         about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
-        "box to a Segment Anything, and needs `cliploc[sam]`. See `cliploc help masks`.",
+        "box to a Segment Anything, and needs `cliploc[sam]`. See docs/masks.md.",
     )
     device: str | None = option(
         None, group="model", metavar="cpu|cuda|mps", check=_DEVICE, none="the best available",
@@ -635,7 +635,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`)."""
+    """Changes to a segmentation protocol; None keeps the dataset's own value (docs/segmentation.md)."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
@@ -694,7 +694,7 @@ FAITHFULNESS_METRICS = ("deletion", "insertion")  # where none are named
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value."""
+    """Changes to the protocols of faithfulness (docs/faithfulness.md); None keeps the published value."""
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
@@ -728,7 +728,7 @@ class AnnotateOptions(ProtocolOptions):
     # fmt: off
     formats: Sequence[str] = option(
         ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",), parse=parse_list,
-        help="Output formats; `cliploc exports` lists them.",
+        help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
     nms_across: float | None = option(
@@ -739,6 +739,12 @@ class AnnotateOptions(ProtocolOptions):
     groups: Literal["keep", "split", "drop"] = option(
         "keep", group="boxes", check=choice("groups", ("keep", "split", "drop")),
         help="What to do with a large box around several things.",
+    )
+    share: Mapping[str, float] = option(
+        factory=dict, group="boxes", metavar="NAME=all|0-1", check=_checked_shares, parse=_parse_share,
+        text="=".join, flags=("--share",), repeat=True, gather=dict,
+        help="Share of the pictures that show a name, if you know it; repeatable.",
+        about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
     max_false: float | None = option(
         None, group="boxes", metavar="5%",
@@ -751,7 +757,7 @@ class AnnotateOptions(ProtocolOptions):
     masks: bool = option(
         False, group="output", usual=True, check=_flag("masks"),
         help="Also write the mask of each box, in formats that support it.",
-        about="See `cliploc help masks`. With `masks_by` among the options each box always has it.",
+        about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     polygons: bool = option(
         False, group="output", check=_flag("polygons"),
@@ -786,16 +792,11 @@ class AnnotateOptions(ProtocolOptions):
         None, group="output", metavar="TEXT", none=f"{IMAGE_URL}FOLDER/, or that of the run",
         help="Prefix of picture paths in Label Studio's file.",
     )
-    every: str | None = option(
-        None, group="input", metavar="30|2s|scene", none="none, or those of the run",
-        help="Also use frames of videos: each 30th, one in two seconds, or the first of each scene.",
-        about="Several with commas.",
-    )
     teach: bool | None = option(
         None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
         check=_flag("teach", none=True, words="on or off"),
         parse=lambda text: {"on": True, "off": False}.get(text, text),
-        help="Learn from the folder itself, and from corrections: `cliploc help teaching`.",
+        help="Learn from the folder itself, and from corrections: docs/teaching.md.",
     )
     # fmt: on
 

@@ -53,7 +53,7 @@ class Localization:
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
         presence: `[P]` float32, presence of each name; None if there is none, NaN of a name that the model does not
-            know. After a second look it is the chance that the name is in the picture. See `cliploc help presence`.
+            know. After a second look it is the chance that the name is in the picture. See docs/presence.md.
         found: `[P]` bool.
         reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -146,7 +146,7 @@ class Localization:
 
     @property
     def masks(self) -> Masks:
-        """Masks of boxes and names, original size; made anew at every call (`cliploc help masks`).
+        """Masks of boxes and names, original size; made anew at every call (docs/masks.md).
 
         Example:
             >>> from cliploc import Localizer

@@ -137,8 +137,6 @@ class Localizer:
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = tower
-        if self.recipe is not None and (reason := self.recipe.misfit(self.backbone)):
-            raise UsageError(reason)
         self.precision = backbones.precision_name(self.backbone.dtype)
         guide = given.guide
         self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
@@ -153,7 +151,9 @@ class Localizer:
 
             learnt = load_learnt(given.learnt)
             of_tower = {"model": self.backbone.name, "weights": self._weights}
-            _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)))
+            size = learnt.embedding.shape[1]
+            other = None if size == self.backbone.embedding_size else f"it has embeddings of {size} numbers"
+            _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)) or other)
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
         bank = partial(Bank, self._texts, partial(_text_cache_of, self.backbone))
         shared = None if crops or learnt else given.memory  # pictures stand for names in this localizer only

@@ -32,11 +32,10 @@ class OfModel(Protocol):
 class Remembered:
     """A batch of pictures as one model saw it."""
 
-    # By what they hold, with `besides`. Each is made as if it were alone: no result depends on what was asked before.
+    # By what they hold. Each is made as if it were alone: no result depends on what was asked before.
     traces: dict[Needs, Trace] = field(default_factory=dict)
     # What methods made of it that depends on no text; see `Context.cache`.
     shared: dict[Any, Any] = field(default_factory=dict)
-    besides: Needs = field(default_factory=Needs)  # what every trace holds besides; see `Memory.besides`
 
 
 @dataclass
@@ -110,10 +109,6 @@ class Memory:
         max_seconds: what was not used for so long goes, at the latest when something else is used; None: it stays.
         clock: tells the seconds.
 
-    Attributes:
-        besides: what every trace holds besides what is asked for, so that one forward pass serves localizers with
-            other refinements; whoever sets it knows what they need.
-
     Example:
         >>> import numpy as np
         >>> from cliploc import Localizer
@@ -128,7 +123,6 @@ class Memory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self.besides = Needs()
         self._kept = Kept[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
         self._used: set[Hashable] = set()  # what some thread adds to
         self._freed = threading.Condition()  # tells that there is less of it
@@ -157,7 +151,7 @@ class Memory:
             self._used.add(key)
         try:
             kept: Remembered | None = self._get(key, backbone)
-            remembered = Remembered(besides=self.besides) if kept is None else kept
+            remembered = Remembered() if kept is None else kept
             try:
                 yield remembered
             finally:  # what was done before a method was stopped is kept, too

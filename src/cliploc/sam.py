@@ -7,16 +7,19 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import snapshot_download
 
 from cliploc._files import user_path
 from cliploc._imports import install, not_installed
 from cliploc._process import out_of_memory
-from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.backbones import from_pretrained, model_from_pretrained
+from cliploc.errors import MissingWeightsError, ModelError, UsageError, first_line
 from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from cliploc.localization import Localization
 
+SUPPORTED = ("sam", "sam2")  # types of models
 AT_ONCE = 32  # boxes of a picture that are prompts of one call
 
 
@@ -141,26 +145,26 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
     source = os.fspath(folder if folder.is_dir() else model)
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")
+    kind = ModelError if folder.is_dir() else MissingWeightsError
     try:
-        how = {"use_safetensors": True, "output_loading_info": True}
-        loaded, told = AutoModelForMaskGeneration.from_pretrained(source, **how)
-        if lacking := sorted(told["missing_keys"]):  # transformers makes up what a file lacks
-            raise ValueError(f"the weights lack {len(lacking)} tensors, such as {lacking[0]}")
+        if not folder.is_dir():
+            folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+        loaded = model_from_pretrained(AutoModelForMaskGeneration, folder, use_safetensors=True)
         if broken := [name for name, values in loaded.state_dict().items() if not values.isfinite().all()]:
             raise ValueError(f"{broken[0]} holds values that are not numbers")
-        processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
+        processor = from_pretrained(AutoProcessor, folder)
+        if loaded.config.model_type in SUPPORTED:  # a trial, which fails where the processor's values cannot be
+            processor(images=np.full((8, 8, 3), 128, np.uint8), input_boxes=[[[1.0, 1.0, 7.0, 7.0]]])
     except Exception as error:  # damaged files make transformers raise nearly anything
         if out_of_memory(error):
             raise
-        said = (str(error).strip().splitlines() or ["no reason given"])[0]
-        kind = ModelError if folder.is_dir() else MissingWeightsError
         raise kind(
-            f"SAM cannot be loaded from {source} ({said[:200]}): give a folder with config.json, "
+            f"SAM cannot be loaded from {source} ({first_line(error)}): give a folder with config.json, "
             "processor_config.json and model.safetensors"
         ) from error
-    if loaded.config.model_type not in ("sam", "sam2"):
+    if loaded.config.model_type not in SUPPORTED:
         raise ModelError(f"expected sam or sam2, got {loaded.config.model_type} in {source}: give another model")
-    return loaded.eval().requires_grad_(False).to(torch.device(device)), processor
+    return loaded.to(torch.device(device)), processor
 
 
 def _checksum(model: Any, processor: Any, *facts: object) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -174,9 +174,23 @@ def test_the_authors_two_archives_are_the_same_model(tmp_path: Path) -> None:
     np.savez(file, token_embedding=np.array([object()], dtype=object))
     with pytest.raises(ModelError, match="not a file of weights"):
         create("tipsv2", str(two))
-    np.savez_compressed(file, token_embedding=np.zeros((1000, 1000), np.float32))
-    with pytest.raises(ModelError, match="compressed more than weights can be"):
-        create("tipsv2", str(two))
+
+
+def test_weights_that_cannot_be_used_are_found_when_they_are_loaded(tmp_path: Path) -> None:
+    other = {"vision_encoder.register_tokens": torch.zeros(1, 1, WIDTH // 2)}
+    with refusing(f"{tmp_path} does not hold a model that can be used as tipsv2 ("):
+        create("tipsv2", saved(tmp_path, plain(), **other))
+
+
+def test_a_name_at_which_a_tokenizer_in_rust_panics_is_one_line(tmp_path: Path) -> None:
+    """Its PanicException is no Exception."""
+    path = Path(saved(tmp_path, plain())) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.normalizer = normalizers.Replace(Regex("(a+)+$"), "a")
+    tokenizer.save(str(path))
+    backbone = create("tipsv2", str(tmp_path))
+    with refusing(f"the tokenizer of {backbone.name} fails at 'aaaa"):
+        backbone.encode_text([60 * "a" + "!"])
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from cliploc.cli import main as command_line
 from tests.commands import PHOTOS, begun
 from tests.datasets import labelled
 from tests.datasets.folders import lines, picture
-from tests.jobs.samples import coco_folder, rows_file, wsol_folder
+from tests.jobs.samples import wsol_folder
 
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
@@ -169,23 +169,9 @@ def faithfulness(folder: Path) -> Command:
     return Command((*asked, "--steps", "2", "--threads", "1"))
 
 
-def leaderboard(folder: Path) -> Command:
-    roots = {"wsol": wsol_folder(folder / "wsol", 34), "wsol:tune": wsol_folder(folder / "tune", 12)}
-    roots["coco"] = coco_folder(folder / "coco")
-    asked = [word for name, root in roots.items() for word in ("--root", f"{name}={root}")]
-    return Command(("leaderboard", "run", "--sets", "wsol,coco", *asked, *QUICK))
-
-
-def reproduce(folder: Path) -> Command:
-    rows = rows_file(folder, {"voc20": "miou", "voc21": "pixel_accuracy"}, task="segmentation", options=SMALL)
-    roots = [word for name in ("voc20", "voc21") for word in ("--root", f"{name}={folder / 'voc'}")]
-    voc(folder)
-    return Command(("reproduce", rows, *roots, "--threads", "1"))
-
-
 COMMANDS: dict[str, Callable[[Path], Command]] = {
     "annotate": annotate, "apply": applied, "benchmark": benchmark, "segmentation": segmentation,
-    "faithfulness": faithfulness, "leaderboard": leaderboard, "reproduce": reproduce,
+    "faithfulness": faithfulness,
 }  # fmt: skip
 
 

@@ -28,13 +28,11 @@ from cliploc._documents import (
     AnnotatedRow,
     BoxesManifest,
     DocumentError,
-    Leaderboard,
     RadioSettings,
     checked,
     parse_json,
 )
 from cliploc.backbones._checkpoints import read_checkpoint
-from cliploc.backbones._transformers_folder import folder_tokenizer, read_layout
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
@@ -48,13 +46,8 @@ from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
-from cliploc.jobs.leaderboard import Wish
-from cliploc.jobs.reproduce import OWN as OWN_ROWS
-from cliploc.jobs.reproduce import published_rows
 from cliploc.metrics import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
-from cliploc.recipes import Recipe, Tower, load_recipe, save_recipe
-from cliploc.report.leaderboard_page import read_leaderboard, tables_of
 from cliploc.teaching.learnt import load_learnt
 from cliploc.teaching.sides import LENGTH
 from tests.datasets import labelled, test_flickr30k, test_lvis, test_refcoco
@@ -106,22 +99,10 @@ def file(content: bytes, name: str = "a") -> Iterator[Path]:
         yield path
 
 
-# -------------------------------------------------------------------------------------------------------------- recipes
-def recipe(content: bytes) -> None:
-    """What `tune` and `calibrate` write."""
-    with file(content, "a.json") as path:
-        for read in (load_recipe, load_calibration):
-            with contextlib.suppress(CliplocError):
-                read(path)
-
-
-def made_recipes() -> list[bytes]:
-    calibration = own_calibration("mini")
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made, "a.json")
-        options = {"scales": [1.43], "refine": ["affinity"], "threshold": 0.4, "min_score": "auto", "image_size": 40}
-        save_recipe(path, Recipe("a", "cam", options, "by hand", Tower("mini", "0")), calibration, {})
-        return [path.read_bytes(), json.dumps(calibration.document()).encode()]
+# --------------------------------------------------------------------------------------------------------- calibrations
+def calibration(content: bytes) -> None:
+    with file(content, "a.json") as path, contextlib.suppress(CliplocError):
+        load_calibration(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -296,18 +277,6 @@ def with_settings(path: Path) -> None:
         checked(dict(read_checkpoint(path, with_settings=True).settings), RadioSettings)
 
 
-def transformers_folder(content: bytes) -> None:
-    """All that a folder of transformers says of its model, here in three files of the same content."""
-    with file(content, "config.json") as path:
-        for name in ("preprocessor_config.json", "tokenizer_config.json"):
-            path.with_name(name).write_bytes(content)
-        for read in (read_layout, lambda folder: folder_tokenizer(read_layout(folder))):
-            try:
-                read(path.parent)
-            except CliplocError as error:
-                assert "\n" not in str(error)  # noqa: PT017
-
-
 def made_checkpoints() -> list[bytes]:
     small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
     made = [save_tensors(small), save_tensors(small, {"cliploc_head": '{"format": 2, "classes": [], "templates": []}'})]
@@ -386,31 +355,6 @@ def made_tables() -> list[bytes]:
     return made
 
 
-def boards(content: bytes) -> None:
-    """leaderboard.json, and a file of published rows."""
-    with file(content, "leaderboard.json") as path:
-        with contextlib.suppress(CliplocError):
-            read_leaderboard(path.parent)
-        with contextlib.suppress(CliplocError):
-            assert all(one.command("a", "b") for one in published_rows(path))
-    with contextlib.suppress(DocumentError, CliplocError):  # as if it had been signed anew
-        document = parse_json(content, Leaderboard)
-        tables_of([document])
-        Wish.of(document["asked"])
-
-
-def made_boards() -> list[bytes]:
-    row = {"setting": "a", "method": "cam", "evaluated": 2, "failed": 0, "numbers": {"gt_known": 50.0, "ap": 1.5}}
-    of_set = {"name": "coco", "split": "val2017", "samples": 2, "tuned_on": "coco train2017", "tuned_samples": 3}
-    board = {
-        "kind": "leaderboard", "schema_version": 1, "cliploc_version": "1", "model": "mini", "weights": "w",
-        "versions": {"torch": "2"}, "files": {}, "signature": "0" * 64,
-        "asked": {"options": {"flip": True}, "methods": ["cam"], "sets": [["coco", "val2017"]], "tune": 9},
-        "sets": [{**of_set, "rows": [{**row, "threshold": 0.5, "confidence_95": {"ap": [1.0, 2.0]}}]}],
-    }  # fmt: skip
-    return [json.dumps(board).encode(), OWN_ROWS.read_bytes()]
-
-
 def made_phrases() -> list[bytes]:
     documents = (json.dumps(one) for one in (test_refcoco.REFS, test_lvis.DOCUMENT))
     return [one.encode() for one in (*documents, test_flickr30k.XML)]
@@ -421,21 +365,19 @@ TARGETS = {
     for one in (
         Target("picture", picture, made_pictures, text=False),
         Target("labels", label_file),
-        Target("recipe", recipe, made_recipes),
+        Target("calibration", calibration, lambda: [json.dumps(own_calibration("mini").document()).encode()]),
         Target("metadata", metadata),
         Target("part", part),
         Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),
         Target("phrases", phrases, made_phrases),
-        Target("boards", boards, made_boards),
         Target("voc", voc, lambda: [VOC.format("a").encode()]),
         Target("cvat", cvat, lambda: [CVAT.encode()]),
         Target("yolo", yolo, lambda: [b"0 0.5 0.5 0.1 0.1\n0 .1 .1 .9 .1 .9 .9\n"]),
         Target("class_list", class_list, lambda: [b"nc: 2\nnames:\n  0: cat\n  1: dog\n", b"names: [cat, 'a: b']"]),
         Target("run_lengths", run_lengths),
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
-        Target("transformers_folder", transformers_folder),
         Target("score_map", score_map, made_maps, text=False),
         Target("matlab", matlab, made_matlab, text=False),
         Target("table", table, made_tables, text=False),

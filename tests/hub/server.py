@@ -1,36 +1,26 @@
-"""A server on this machine that plays the hub: its addresses, headers, redirects, ranges and ways to fail."""
+"""A server on this machine that plays the hub: its addresses, headers, redirects and ways to fail."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LFS = (".safetensors", ".bin")
-STATUS = {
-    "unauthorised": (401, "RepoNotFound"),  # without a token, to a repository that there is not
-    "token": (401, ""),
-    "gated": (403, "GatedRepo"),
-    "forbidden": (403, ""),
-    "gone": (404, "RepoNotFound"),
-    "busy": (429, ""),
-    "down": (503, ""),
-}
+STATUS = {"gated": (403, "GatedRepo"), "gone": (404, "RepoNotFound"), "down": (503, "")}
 
 
 @dataclass
 class Hub:
-    """What the server has and was asked; a fault is a name of `STATUS`, or cut, stalled, short, damaged or slow."""
+    """What the server has and was asked; a fault is a name of `STATUS`, or damaged."""
 
     repositories: dict[str, dict[str, bytes]]
     faults: dict[str, str] = field(default_factory=dict)
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)  # the paths
 
     def __enter__(self) -> Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -39,17 +29,12 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
         self.server.shutdown()
         self.server.server_close()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
-
-    def downloads(self, repository: str) -> list[str]:
-        """The ranges, "" for the whole, asked of the large files of a repository."""
-        return [span for method, path, span in self.asked if method == "GET" and path.startswith(f"/cdn/{repository}/")]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -66,12 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
-        path = urlsplit(self.path).path  # a proxy is asked for whole addresses
-        span = self.headers.get("Range") or ""
-        self.hub.asked.append((self.command, path, span))
+        path = urlsplit(self.path).path
+        self.hub.asked.append(path)
         parts = path.strip("/").split("/")
         if parts[0] == "cdn":
-            self._large("/".join(parts[1:3]), "/".join(parts[3:]), span)
+            self._large("/".join(parts[1:3]), "/".join(parts[3:]))
         elif parts[:2] == ["api", "models"]:
             self._listing("/".join(parts[2:4]))
         elif len(parts) > 4 and parts[2] == "resolve":
@@ -80,9 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"the hub")
 
     def _refused(self, repository: str) -> bool:
-        fault = self.hub.faults.get(repository, "")
-        if fault not in STATUS and repository not in self.hub.repositories:
-            fault = "unauthorised"
+        fault = self.hub.faults.get(repository, "" if repository in self.hub.repositories else "gone")
         if fault in STATUS:
             code, name = STATUS[fault]
             self._answer(code, b"", **({"X-Error-Code": name} if name else {}))
@@ -101,50 +83,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         elif name.endswith(LFS):  # kept elsewhere: a redirect to another host says how large it is, and its checksum
             other = self.hub.url.replace("127.0.0.1", "localhost")
-            self._answer(
-                302,
-                b"",
-                **{
-                    "Location": f"{other}/cdn/{repository}/{name}",
-                    "X-Repo-Commit": COMMIT,
-                    "X-Linked-Size": str(len(content)),
-                    "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
-                },
-            )
+            headers = {
+                "Location": f"{other}/cdn/{repository}/{name}",
+                "X-Repo-Commit": COMMIT,
+                "X-Linked-Size": str(len(content)),
+                "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            }
+            self._answer(302, b"", **headers)
         else:
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             self._answer(200, content, **{"X-Repo-Commit": COMMIT, "ETag": f'"{git}"'})
 
-    def _large(self, repository: str, name: str, span: str) -> None:
-        content = self.hub.repositories[repository].get(name)
-        if content is None:
-            self._answer(404, b"")
-            return
-        fault = self.hub.faults.get(repository, "")
-        first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
-        if fault == "damaged":
+    def _large(self, repository: str, name: str) -> None:
+        content = self.hub.repositories[repository][name]
+        if self.hub.faults.get(repository) == "damaged":
             content = content[:-1] + bytes([content[-1] ^ 1])
-        if fault == "short":
-            content = content[:-100]
-        if fault == "slow":
-            time.sleep(1)
-        if first >= len(content):
-            self._answer(416, b"")
-            return
-        part = content[first:]
-        first_time = len(self.hub.downloads(repository)) == 1
-        sent = part[: len(part) // 2] if fault in ("cut", "stalled") and first_time else part
-        headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if span else {}
-        self._answer(206 if span else 200, sent, length=len(part), **headers)
-        if fault == "stalled" and first_time:
-            self.hub.over.wait()
-        self.close_connection |= len(sent) < len(part)
+        self._answer(200, content)
 
-    def _answer(self, code: int, body: bytes, length: int | None = None, **headers: str) -> None:
+    def _answer(self, code: int, body: bytes, **headers: str) -> None:
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)

@@ -73,12 +73,11 @@ def review_file(out: Path, path: Path, boxes: Mapping[str, object], status: str 
 
 THINGS = {
     "val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])],
-    "train2017": [("coffee.jpg", "cup", [5, 5, 99, 99]), ("coffee.jpg", "sun", [0, 0, 50, 50])],
 }
 
 
 def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]] = THINGS) -> Path:
-    """Two photographs to report on and one to choose thresholds on, or others, in COCO's layout, with four names."""
+    """Two photographs, or others, in COCO's layout, with four names."""
     names = ["cat", "cup", "dog", "sun"]
     (root / "annotations").mkdir(parents=True)
     for split, things in sets.items():
@@ -99,17 +98,6 @@ def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]]
         }
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(document))
     return root
-
-
-def rows_file(folder: Path, numbers: Mapping[str, str], **more: object) -> Path:
-    """A file of published rows: set → a number of it."""
-    of_all = {
-        "paper": "p", "table": "t", "task": "localization", "model": "mini", "method": "cam", "value": 99.0,
-        "options": ["--image-size", "96", "--no-baselines"], **more,
-    }  # fmt: skip
-    rows = [{"id": name, "dataset": name, "number": number, **of_all} for name, number in numbers.items()]
-    (folder / "rows.json").write_text(json.dumps({"rows": rows}))
-    return folder / "rows.json"
 
 
 @contextlib.contextmanager

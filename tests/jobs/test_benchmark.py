@@ -37,7 +37,6 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
-from cliploc.recipes import Recipe
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
@@ -63,7 +62,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def judged_here(monkeypatch):
     """Commands start no process that judges, and draw no report's figures."""
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
     with samples.judged_here():
         yield
 
@@ -490,13 +489,6 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
     with pytest.raises(UsageError, match="expected each method once, got cam twice"):
         Grid(setups, ["cam", "cam"]).settings(unfit_for_setup)
     assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
-
-
-def test_the_own_threshold_of_a_recipe_is_that_of_its_file_also_beside_others():
-    recipe = Recipe("r.json", "cam", {"threshold": 0.6}, "by hand")
-    for thresholds, expected in (((None,), [0.6]), ((None, 0.5), [0.6, 0.5]), ((0.5,), [0.5])):
-        settings, _ = Grid([SETUP], [], thresholds=thresholds, recipes=[recipe]).settings(unfit_for_setup)
-        assert [setting.threshold for setting in settings] == expected
 
 
 def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tmp_path):

@@ -125,8 +125,6 @@ def test_from_pictures_to_the_scores_of_the_next_run(monkeypatch, folder, tmp_pa
     ran = succeeded("calibrate", folder, "--truth", "folder", "--out", out, "--json")
     assert json.loads(ran.out)["calibration"] == json.loads(out.read_text())
     assert load_calibration(out).models == ("mini",)
-    (recipe := out.with_name("recipe.json")).write_text(json.dumps({"calibration": json.loads(out.read_text())}))
-    assert load_calibration(recipe) == load_calibration(out)  # that of a recipe which has one
     plain, fitted = (cliploc_("localize", CAT, "-p", "cat", *more).out for more in ((), ("--calibration", out)))
     assert plain != fitted
 

@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
+from cliploc.errors import UsageError
 from cliploc.faithfulness import area
 from cliploc.jobs.benchmark_faithfulness import ValueTally, mean_curves
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap
-from tests.commands import cliploc_, document_of, refused, succeeded
+from cliploc.report import write_report
+from tests.commands import cliploc_, document_of, succeeded
 from tests.jobs.samples import judged_here, wsol_folder
 
 RUN = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
@@ -67,7 +69,7 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
         assert words in page
     assert (out / "tables.csv").read_text().splitlines()[0].startswith("setting,model,method,deletion,deletion_low")
     assert "| mini\\_cam |" in (out / "tables.md").read_text()
-    succeeded("report", out, "--no-pictures")
+    write_report(out, pictures=False)
     assert 'alt="picture ' not in (out / "report.html").read_text()
 
 
@@ -76,7 +78,7 @@ def test_a_page_says_which_pictures_it_cannot_show(done, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["dataset"]["root"] = str(tmp_path / "gone")
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert cliploc_("report", out).code == 0
+    write_report(out)
     page = (out / "report.html").read_text()
     assert page.count("<li>not shown: ") == len({*re.findall("<h3>(.+?)</h3>", page.partition('id="disputed"')[2])}) > 0
 
@@ -88,7 +90,7 @@ def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
     for one in manifest["settings"]:
         one["weights"] = str(one["id"] in pairs[0])
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert cliploc_("report", out, "--no-pictures").code == 0
+    write_report(out, pictures=False)
     page = (out / "report.html").read_text().partition('id="disputed"')[2]
     shown = [set(re.findall(r">(mini_[a-z-]+) \d\.\d{3}<", part)) for part in page.split("<h3>")[1:]]
     assert len(shown) == 6
@@ -110,14 +112,13 @@ def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, c
     document = json.loads((out / file).read_text())
     change(document)
     (out / file).write_text(json.dumps(document))
-    err = refused("report", out)
-    assert said in err
-    assert "run the benchmark again" in err
+    with pytest.raises(UsageError, match=f"{re.escape(said)}.*run the benchmark again"):
+        write_report(out)
 
 
 def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
     """The same maps, saved and read again."""
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda folder: None)  # figures take long
+    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)  # figures take long
     with judged_here():
         localized = cliploc_(
             "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",

@@ -14,6 +14,7 @@ from cliploc.jobs.benchmark_presence import PresenceTally, row_schema
 from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap
+from cliploc.report import write_report
 from cliploc.report.presence_page import things_text
 from tests.commands import cliploc_, localizer_of
 from tests.jobs.samples import coco_folder
@@ -203,7 +204,7 @@ def test_the_report_has_tables_and_reliability(done):
     assert {one["setting"] for one in bins} == {"mini_default-recipe"}
     assert sum(int(one["boxes"]) for one in bins) == sum(len(one["box_scores"]) for one in rows_in(out))
     assert (out / "tables.csv").read_text().startswith("setting,model,method,recall,recall_low")
-    assert cliploc_("report", out).code == 0
+    write_report(out)
     assert (out / "report.html").read_text() == page
 
 

@@ -31,7 +31,7 @@ from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from tests.commands import succeeded  # noqa: E402
-from tests.jobs.samples import dataset, rows_file, wsol_folder  # noqa: E402
+from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
@@ -227,15 +227,14 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
     )
 
 
-def test_published_rows_of_segmentation_are_compared_as_locally(cluster, tmp_path):
-    """By the command line; a row of another task differs in its worker alone."""
-    options = ["--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32"]
-    rows = rows_file(tmp_path, {"voc21": "miou"}, task="segmentation", options=options)
+def test_segmentation_is_measured_as_locally(cluster, tmp_path):
+    """By the command line; a run of another task differs in its worker alone."""
     labelled.voc(tmp_path / "voc")
-    asked = ("reproduce", rows, "--root", f"voc21={tmp_path / 'voc'}", "--threads", "1")
+    asked = ("benchmark", "--task", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
+    small = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32", "--threads", "1")
     for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
-        succeeded(*asked, *more, "--out", tmp_path / name)
-    for name in ("reproduced.json", "voc21/parts/00000.parquet", "voc21/summary.json"):
+        succeeded(*asked, *small, *more, "--out", tmp_path / name)
+    for name in ("parts/00000.parquet", "summary.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
 

@@ -38,7 +38,7 @@ REFUSED_BY_BENCHMARK = [
     (
         "labels",
         "--task x",
-        "expected --task to be one of localization, segmentation, faithfulness, presence, labelling, got 'x'",
+        "expected --task to be one of localization, segmentation, faithfulness, presence, got 'x'",
     ),
     ("faithfulness", "--threshold 0.5", "--threshold is not an option of --task faithfulness: leave it out"),
     ("faithfulness", "--resize crop", "--resize is not an option of --task faithfulness: leave it out"),

@@ -25,7 +25,6 @@ from cliploc.report.html import DARK, LIGHT
 from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
 
-from ..commands import refused, succeeded
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
 
@@ -423,11 +422,8 @@ def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
     shutil.copytree(made[0], tmp_path / "out")
-    outcome = succeeded("report", tmp_path / "out", "--no-pictures")
-    assert outcome.out.strip() == str(tmp_path / "out" / "report.html")
-    alone = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    alone = write_report(tmp_path / "out", pictures=False).read_text(encoding="utf-8")
     assert "must not be passed on" in page
-    assert f"cliploc report &#39;{made[0]}&#39; --no-pictures" in page, "the folder has a space"
     assert "image/jpeg" not in alone
     assert "cannot be read" not in alone
     assert alone.count('class="heat"') == page.count('class="heat"')
@@ -449,11 +445,11 @@ def test_when_everything_failed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
-    err = refused("report", tmp_path)
-    assert "expected" in err
-    assert "manifest.json" in err
+    with pytest.raises(UsageError, match=r"expected .*manifest\.json"):
+        write_report(tmp_path)
     (tmp_path / "manifest.json").write_text('{"kind": "annotate"}')
-    assert "expected the folder of a benchmark, got one of annotate" in refused("report", tmp_path)
+    with pytest.raises(UsageError, match="expected the folder of a benchmark, got one of annotate"):
+        write_report(tmp_path)
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):

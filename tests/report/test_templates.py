@@ -13,8 +13,8 @@ from cliploc.report.html import REPORT_TEMPLATES
 [TEMPLATES] = REPORT_TEMPLATES.folders
 PACKAGES = [Path(package.__file__).parent for package in (cliploc.report, cliploc.web)]
 PAGES = {
-    "page.html", "review.html", "benchmark.html", "presence.html", "labelling.html", "segmentation.html",
-    "faithfulness.html", "explain.html", "leaderboard.html",
+    "page.html", "review.html", "benchmark.html", "presence.html", "segmentation.html",
+    "faithfulness.html", "explain.html",
 }  # fmt: skip
 
 

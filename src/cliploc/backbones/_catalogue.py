@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._files import user_path
-from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc._process import out_of_memory
+from cliploc.errors import CliplocError, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.registry import Registry
 
 if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
@@ -135,10 +136,25 @@ def create(
     """
     refuse_unknown(model)
     source, colon, rest = model.partition(":")
-    if colon:
-        backbone = model_sources.get(source)(rest, pretrained, device, precision)
-    else:
-        backbone = models.get(plain_name(model)).build(pretrained, device, precision)
+    try:
+        if colon:
+            backbone = model_sources.get(source)(rest, pretrained, device, precision)
+        else:
+            backbone = models.get(plain_name(model)).build(pretrained, device, precision)
+        if backbone.weights_file is not None:  # a trial, as files may hold nearly anything
+            import torch
+
+            backbone.encode_image(torch.zeros(1, 3, *backbone.input_hw))
+            backbone.encode_text(["a"])
+    except (CliplocError, ImportError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{pretrained or model} does not hold a model that can be used as {model} ({first_line(error)}): check "
+            "it, or download it again"
+        ) from error
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
     return backbone

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,11 @@ from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cliploc.backbones._archives import ArchiveError, read_torchscript, refuse_endless
-from cliploc.errors import MissingWeightsError, ModelError
+from cliploc.errors import MissingWeightsError, ModelError, first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
-MAX_WRAPPERS = 8  # "state_dict" in "model" in …
-MOST_COMPRESSED = 8  # times that NumPy's archive may be larger in memory
+MAX_WRAPPERS = 3  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -61,19 +60,9 @@ def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_sett
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
-    from_openai = not tensors.keys().isdisjoint(OPENAI_EXTRAS) or _is_torchscript(path)
+    from_openai = not tensors.keys().isdisjoint(OPENAI_EXTRAS)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
     return Checkpoint(path, sha256, tensors, from_openai, settings)
-
-
-def read_shards(paths: list[Path]) -> Checkpoint:
-    """Reads weights that lie in one file or several, as one checkpoint with the first file's path."""
-    parts = [read_checkpoint(path) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
-    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
-    sha256 = hashlib.sha256(" ".join(part.sha256 for part in parts).encode()).hexdigest()
-    return Checkpoint(paths[0], sha256, tensors, any(part.from_openai for part in parts))
 
 
 def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,37 +70,27 @@ def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dic
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it comes from")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path} is a web page, not weights: download the file itself")
     try:
         if path.suffix == ".safetensors" or start[8:9] == b"{":
             return _state_dict(load_file(path), path, wrappers), {}
-        if _is_torchscript(path):
-            return _state_dict(read_torchscript(path), path, wrappers), {}
         if path.suffix == ".npz":
-            _refuse_compressed(path, MOST_COMPRESSED)
             with np.load(path, allow_pickle=False) as arrays:
                 return _state_dict({name: torch.from_numpy(arrays[name]) for name in arrays}, path, wrappers), {}
-        _refuse_compressed(path)
-        refuse_endless(path)
+        if _is_torchscript(path):
+            return _read_torchscript(path), {}
         with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         settings = loaded.get("args") if isinstance(loaded, dict) else None
         return _state_dict(loaded, path, wrappers), vars(settings) if isinstance(settings, Namespace) else {}
     except (ModelError, OSError, MemoryError):
         raise
-    except ArchiveError as error:
-        raise ModelError(
-            f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}: "
-            "save it again as safetensors"
-        ) from None
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
         held = f" ({what.group(1) or what.group(2)})" if what else ""
         raise ModelError(
             f"{path} is refused: it is damaged or a pickle that could run code{held}: save it again as safetensors"
         ) from None
-    except Exception as error:  # a damaged pickle makes torch raise nearly anything
+    except Exception as error:  # the libraries raise nearly anything for a damaged file
         size = path.stat().st_size
         raise ModelError(
             f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: download it again "
@@ -119,70 +98,46 @@ def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dic
         ) from None
 
 
-def _entries(path: Path) -> list[zipfile.ZipInfo]:
-    """The entries of a zip archive; none if the file is damaged or not a zip archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except Exception:  # damaged archives make zipfile raise many kinds of errors
-        return []
-
-
 def _is_torchscript(path: Path) -> bool:
-    return any(entry.filename.partition("/")[2] == "constants.pkl" for entry in _entries(path))
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
-def _refuse_compressed(path: Path, most: int = 1) -> None:
-    """Refuses an archive that is more than `most` times as large in memory; torch never compresses."""
-    if sum(entry.file_size for entry in _entries(path)) > most * path.stat().st_size:
-        how = "compressed, which torch.save never does" if most == 1 else "compressed more than weights can be"
-        raise ModelError(f"{path} is refused: it is {how}: save it again")
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """The tensors of OpenAI's archive. Such a file is a program, so it must be one that OpenAI published."""
+    if sha256_of(path) not in published_by_openai():
+        raise ModelError(
+            f"{path} is refused: it is a TorchScript program, which could run code, and none of OpenAI's files: "
+            "expected weights, save its state_dict() as safetensors"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to drop TorchScript
+        module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    return module.state_dict()
+
+
+def published_by_openai() -> set[str]:
+    """The checksums of OpenAI's files, which their URLs state."""
+    urls = (open_clip.get_pretrained_url(name, "openai") for name in open_clip.list_openai_models())
+    return {url.split("/")[-2] for url in urls}
 
 
 def _state_dict(loaded: Any, path: Path, wrappers: Sequence[str]) -> dict[str, Tensor]:
     """The tensors by name in what was loaded, without the dicts around them."""
-    for _ in range(MAX_WRAPPERS):  # limited, as a dict may hold itself
-        inner = None
+    for _ in range(MAX_WRAPPERS):
         if isinstance(loaded, dict):
-            inner = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), dict)), None)
-        if inner is None:
-            break
-        loaded = inner
-    else:
-        raise ModelError(
-            f"{path} is refused: its state dict is wrapped more than {MAX_WRAPPERS} times or holds "
-            "itself: save model.state_dict()"
-        )
+            loaded = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), dict)), loaded)
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(f"{path} holds no tensors: expected the state dict of a CLIP model")
-    for name, tensor in tensors.items():
-        if not _is_plain(tensor):
-            raise ModelError(
-                f"{path} holds {name[:60]}, which is sparse, quantised, complex or without data: expected plain "
-                "numbers, save model.state_dict()"
-            )
     for prefix in ("module.", "_orig_mod."):  # added by DistributedDataParallel and torch.compile
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense, holds real numbers and has no more elements than its storage."""
-    try:
-        stored = tensor.untyped_storage().nbytes()
-    except (RuntimeError, NotImplementedError):  # sparse: it has no storage
-        return False
-    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    plain = plain and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
-    return plain and tensor.numel() * tensor.element_size() <= stored
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------------------- checksums

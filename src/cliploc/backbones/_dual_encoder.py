@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from cliploc.errors import ModelError, first_line
 from cliploc.tower import Needs, Pooling, TowerKind, Trace, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
@@ -110,7 +111,15 @@ class DualEncoder(nn.Module, ABC):
             return self.run(images, Needs()).embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.text(texts)
+        try:
+            return self.text(texts)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a library in Rust, which is no Exception
+                raise
+            raise ModelError(
+                f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({first_line(error)}): "
+                "use other names"
+            ) from None
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
         """Why this model cannot know a name; None here, as CLIP reads any text."""

@@ -1,7 +1,6 @@
 """What the adapters of open_clip's models share: their registry, preprocessing and scale, and the text tower."""
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +13,9 @@ from torch.nn import functional as F
 
 from cliploc.backbones._catalogue import describe_preprocessing
 from cliploc.backbones._dual_encoder import DualEncoder
-from cliploc.backbones._layers import with_fast_linears
+from cliploc.backbones._layers import linear, with_fast_linears
+from cliploc.backbones._transformer import BlockAdapter
+from cliploc.backbones._word_shares import TextTower, word_shares
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.tower import join_heads, split_heads
@@ -22,7 +23,6 @@ from cliploc.values import Interpolation, ResizePolicy
 
 Tokenizer = Callable[[list[str]], Tensor]
 C = TypeVar("C", bound=type)
-WORD = re.compile(r"[\w'’]+|[^\w\s'’]+")  # or a group of signs
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 # The classes that read the image towers of open_clip. Each registers itself: a new one is a module and its test.
@@ -71,6 +71,34 @@ class OpenClipParts:
         backbone.eval().requires_grad_(False)
 
 
+class OpenClipBlock(BlockAdapter):
+    """Adapter of open_clip's default block, which uses torch's multi-head attention."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        self.block, self.attn = block, block.attn
+        self.scale = block.attn.head_dim**-0.5
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        return self.block.ln_1(x)
+
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        qkv = linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+        q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
+        return q, k, v
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        return self.block.ls_1(self.attention_output(x, gathered))
+
+    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        return self.attn.out_proj(join_heads(gathered))
+
+    def mlp_hidden(self, x: Tensor) -> Tensor:
+        return self.block.mlp[:-1](self.block.ln_2(x))
+
+    def mlp_out(self, hidden: Tensor) -> Tensor:
+        return self.block.ls_2(self.block.mlp[-1](hidden))
+
+
 class OpenClipText(nn.Module):
     """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`; the model loses its own."""
 
@@ -89,54 +117,25 @@ class OpenClipText(nn.Module):
     def word_shares(
         self, text: str, image: Tensor, *, blocks: int = 8, published: bool = False
     ) -> list[tuple[str, float]] | None:
-        """Which words of a sentence its match with an image used: the word side of Grad-ECLIP (Zhao et al. 2024).
-
-        w_i = ReLU(Σ_l Σ_d g^l_d · v^l_id · n^l_i) over the last blocks l, as shares that add up to 1 (or all 0): g^l is
-        the cosine's gradient with respect to what the heads gather for the end token, n^l_i = cos(q_end, k_i), min–max
-        normalised over all tokens. As for the image side, the authors' code runs these blocks with one head. The share
-        of a word is the sum of its tokens' shares. None where the text tower is not CLIP's own. `published` is the
-        authors' one-head form.
-        """
+        """See `cliploc.backbones._word_shares`; None where the text tower is not CLIP's own."""
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
         end_id: Any = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
         layers = getattr(getattr(part, "transformer", None), "resblocks", ())
         if pooled not in ("argmax", "eos") or not all(isinstance(layer, ResidualAttentionBlock) for layer in layers):
             return None
-        words = list(WORD.finditer(text))
-        if not words:
-            return []
-        # Tokenizers split at spaces and signs first, so the tokens of a beginning are the first ones of the sentence.
-        beginnings = self.tokenizer([text[: word.end()] for word in words]).to(self.model.logit_scale.device)  # [W, T]
-        ended_by = (beginnings if pooled == "argmax" else beginnings.eq(end_id).int()).argmax(dim=1)  # [W]
-        ids, end = beginnings[-1:], int(ended_by[-1])
-        read: list[tuple[Tensor, ...]] = []
-        with torch.inference_mode(False), torch.enable_grad():
-            x = (part.token_embedding(ids) + part.positional_embedding).detach()  # [1, T, d]
-            for back, block in zip(range(-len(layers), 0), layers, strict=True):
-                chosen, attn = back >= -blocks, block.attn
-                if chosen and not read:
-                    x = x.detach().requires_grad_()  # the graph begins here
-                heads = 1 if chosen and published else attn.num_heads
-                qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-                q, k, v = (split_heads(part, heads) for part in qkv)
-                gathered = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=part.attn_mask))
-                x = x + block.ls_1(attn.out_proj(gathered))
-                x = x + block.ls_2(block.mlp(block.ln_2(x)))
-                if chosen:
-                    read.append((*(part.detach() for part in qkv), gathered))
-            last = part.ln_final(x)[0, end]
-            if (project := part.text_projection) is not None:
-                last = project(last) if isinstance(project, nn.Linear) else last @ project
-            cosine = F.normalize(last, dim=0) @ F.normalize(image.to(last), dim=0)
-            gradients = torch.autograd.grad(cosine, [parts[-1] for parts in read])
-        total = torch.zeros(ids.shape[1])
-        for (q, k, v, _), gradient in zip(read, gradients, strict=True):
-            alike = F.cosine_similarity(q[0, end], k[0], dim=-1)  # [T]
-            alike = (alike - alike.min()) / (alike.max() - alike.min())
-            total += ((gradient[0, end] * v[0]).sum(dim=-1) * alike).float().cpu()
-        weights = total[1:end].relu()
-        weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        counts = (ended_by - 1).tolist()  # of the tokens up to the end of each word
-        shares = [float(weights[first:last].sum()) for first, last in zip([0, *counts], counts, strict=False)]
-        return [(word.group(), share) for word, share in zip(words, shares, strict=True)]
+
+        def read(x: Tensor) -> Tensor:
+            x, project = part.ln_final(x), part.text_projection
+            if project is None:
+                return x
+            return project(x) if isinstance(project, nn.Linear) else x @ project
+
+        tower = TextTower(
+            tokenize=lambda texts: self.tokenizer(texts).to(self.model.logit_scale.device),
+            ends=lambda ids: (ids if pooled == "argmax" else ids.eq(end_id).int()).argmax(dim=1),
+            embed=lambda ids: part.token_embedding(ids) + part.positional_embedding,
+            blocks=[OpenClipBlock(layer) for layer in layers],
+            read=read,
+        )
+        return word_shares(text, image, tower, blocks=blocks, published=published)

@@ -21,19 +21,10 @@ from cliploc._files import user_path
 from cliploc._imports import not_installed
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
-from cliploc.backbones._checkpoints import first_line
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._open_clip_parts import adapters, published_preprocessing
-from cliploc.backbones._transformers_folder import (
-    TOKENIZER_FILES,
-    build_model,
-    folder_tokenizer,
-    is_transformers_folder,
-    read_layout,
-    rename,
-    weights_in,
-)
-from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
+from cliploc.backbones._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
+from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
@@ -127,7 +118,7 @@ def _architecture(config: str) -> str:
     if not colon:
         return config
     digest = hashlib.sha256()
-    for name in (_weights.CONFIG, *TOKENIZER_FILES):
+    for name in (_weights.CONFIG, *TOKENIZERS):
         path = Path(folder, name)
         if path.is_file():
             digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
@@ -169,7 +160,8 @@ def _tokenizer(plan: Plan) -> Any:
         ):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
-            return open_clip.get_tokenizer(plan.tokenizer)
+            # A folder's configuration may ask for trust_remote_code: what is given here counts more.
+            return open_clip.get_tokenizer(plan.tokenizer, **({"trust_remote_code": False} if files else {}))
     except ImportError as error:
         advice = f"the tokenizer of {plan.label} needs another package: pip install transformers"
         raise not_installed(error, advice, ModelError) from error
@@ -296,28 +288,12 @@ def _build_source(source: str, rest: str, pretrained: str | None, device: str, p
         raise UsageError(f"{label} has its own weights, got --pretrained {pretrained}: leave the option out")
     folder = _weights.hub_folder(rest) if source == "hf-hub" else user_path(rest)
     is_open_clips = (folder / _weights.CONFIG).is_file()
-    if is_open_clips or (source == "local-dir" and not is_transformers_folder(folder)):
+    if is_open_clips or (source == "local-dir" and not model_type(folder)):
         config = f"local-dir:{folder}"
         tokenizer_name = label if source == "hf-hub" else config
         plan = Plan(label, config, tokenizer_name, lambda: _weights.folder_checkpoint(folder))
         return build(plan, device, precision)
-    # A model of transformers: its towers are open_clip's and timm's under other names.
-    dtype = resolve_precision(precision, device)
-    layout = read_layout(folder)
-    checkpoint = _checkpoints.read_shards(weights_in(folder))
-    tokenizer = folder_tokenizer(layout)
-    tensors = rename(layout, checkpoint.tensors, checkpoint.path)
-    what = f"the model of {folder / 'config.json'}"
-    with torch.device("meta"):  # a size that is wrong may be huge
-        _checkpoints.refuse_others(build_model(layout).state_dict(), tensors, checkpoint.path, what)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(layout)
-    _checkpoints.load_exactly(model, tensors, checkpoint.path, what)
-    backbone = wrap(model, tokenizer, label, dtype)
-    if backbone.resize_policy == "crop":
-        backbone.resize_policy = "crop-floor"
-    backbone.loaded_from(checkpoint.path, f"transformers {layout.identity()} {checkpoint.sha256}")
-    return backbone.to(device)
+    return open_folder(folder, label, device, precision)
 
 
 # -------------------------------------------------------------------------------------------------------- structure
@@ -330,9 +306,9 @@ def _structure(source: str, rest: str) -> Structure:
             raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: download it again")
         kind, _, pooling = _tower(vision)
         return Structure(kind, pooling)
-    if source == "local-dir" and not is_transformers_folder(folder):
+    if source == "local-dir" and not model_type(folder):
         _weights.folder_checkpoint(folder)  # says what is missing
-    return Structure("vit", "attention" if read_layout(folder).kind.startswith("siglip") else "class token")
+    return Structure("vit", "attention" if supported_type(folder).startswith("siglip") else "class token")
 
 
 # -------------------------------------------------------------------------------------------------------- catalogue

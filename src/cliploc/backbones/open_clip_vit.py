@@ -15,40 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._layers import attention_weights, linear, resize_positions
-from cliploc.backbones._open_clip_parts import OpenClipParts, Tokenizer, adapter
-from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.backbones._open_clip_parts import OpenClipBlock, OpenClipParts, Tokenizer, adapter
+from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.tower import join_heads, split_heads
 
 
-class _OpenClipBlock(BlockAdapter):
-    """Adapter of open_clip's default block, which uses torch's multi-head attention."""
-
-    def __init__(self, block: ResidualAttentionBlock) -> None:
-        self.block, self.attn = block, block.attn
-        self.scale = block.attn.head_dim**-0.5
-
-    def attention_input(self, x: Tensor) -> Tensor:
-        return self.block.ln_1(x)
-
-    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        qkv = linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
-        q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
-        return q, k, v
-
-    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
-        return self.block.ls_1(self.attention_output(x, gathered))
-
-    def attention_output(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
-        return self.attn.out_proj(join_heads(gathered))
-
-    def mlp_hidden(self, x: Tensor) -> Tensor:
-        return self.block.mlp[:-1](self.block.ln_2(x))
-
-    def mlp_out(self, hidden: Tensor) -> Tensor:
-        return self.block.ls_2(self.block.mlp[-1](hidden))
-
-
-class _CustomBlock(_OpenClipBlock):
+class _CustomBlock(OpenClipBlock):
     """Adapter of open_clip's custom block, with norms on queries and keys, on heads, and after the attention."""
 
     def __init__(self, block: CustomResidualAttentionBlock) -> None:
@@ -107,7 +79,7 @@ class OpenClipVit(VisionTransformerBackbone):
         parts = OpenClipParts(model, tokenizer, name, OpenClipVit, copied=copied)
         visual = parts.visual
         adapters = [
-            _OpenClipBlock(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
+            OpenClipBlock(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
             for block in visual.transformer.resblocks
         ]
         super().__init__(adapters, 1, parts.mean, parts.std)

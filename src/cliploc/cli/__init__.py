@@ -33,7 +33,8 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Name things, and see where they are in a picture.\n\n"
     "A first try: cliploc localize demo:bee.jpg -p bee --out found",
-    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
+    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done. "
+    "The pages that help names, such as docs/boxes.md: https://github.com/cliploc/cliploc/tree/main/docs",
     rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
     pretty_exceptions_enable=False,
 )
@@ -77,11 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     if sys.stdout is None:
         complain("stdout is closed, but results are written to it: redirect it to a file, or to /dev/null")
-        return NOTHING_DONE
-    try:
-        os.getcwd()
-    except OSError as error:  # libraries of torch end the process there, with lines of their own
-        complain(f"the working directory cannot be used ({error.strerror}): change to another folder")
         return NOTHING_DONE
     debug = "--debug" in words
     command = typer.main.get_command(app)

@@ -62,12 +62,9 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         raise UsageError("expected --json or --edit, got both: leave one out")
     if asked.edit:
         refuse_without("web", "review", "starlette", "uvicorn")
-    if wanted.every is not None:
-        refuse_without("video", "--every")
     from cliploc import prompts
     from cliploc.jobs.labels import labels_of, read_labels
     from cliploc.jobs.picture_files import find_pictures
-    from cliploc.jobs.videos import Every
     from cliploc.report.exports import chosen_exports
 
     chosen_exports(wanted.formats)
@@ -75,9 +72,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     names = labels_of(asked.prompt or ()) if asked.labels is None else read_labels(asked.labels)
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
-    if wanted.every is not None:
-        Every.of(wanted.every)
-    find_pictures(asked.pictures, videos=True)
+    find_pictures(asked.pictures)
     prompts.resolve_templates(options.templates)
     engine = asked.parsed()
     folder = writable(asked.out)

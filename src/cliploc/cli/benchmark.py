@@ -1,4 +1,4 @@
-"""`cliploc benchmark`, and `cliploc report`, which writes its report again."""
+"""`cliploc benchmark`: a grid of settings on a dataset, and its report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc._files import Inputs
 from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal, printable
-from cliploc.cli.calibrate import TRUTHS, read_truth, refuse_truth
+from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     TASKS,
     EngineFlags,
@@ -21,7 +20,6 @@ from cliploc.cli.options import (
     MetricFlags,
     ModelFlags,
     SampleFlags,
-    WithDebug,
     WithJson,
     command,
     flag,
@@ -61,7 +59,6 @@ if TYPE_CHECKING:
     from cliploc.jobs.task import BenchmarkResult
     from cliploc.recipes import Recipe
 
-MOST_SEEDS = 100  # of --task labelling
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
 # Options of views and boxes: a segmentation protocol has its own rules for these.
@@ -78,10 +75,8 @@ REFUSED: dict[str, tuple[Sequence[str], Sequence[str]]] = {  # task → flags an
     "segmentation": (("--threshold", "--save-maps", "--subset", "--classes"), NOT_OF_SEGMENTATION),
     "faithfulness": (("--threshold", "--save-maps"), NOT_OF_FAITHFULNESS),
     "presence": (("--save-maps", "--no-baselines"), ()),
-    "labelling": (("--save-maps", "--no-baselines"), ("learnt",)),
 }
-OF_TASK = {"--metric": "faithfulness", "--negatives": "presence", "--truth": "labelling", "--seeds": "labelling"}
-WITH_NAMES = ("presence", "labelling")  # tasks that ask for names that may be absent
+OF_TASK = {"--metric": "faithfulness", "--negatives": "presence"}
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 
@@ -89,15 +84,11 @@ LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
 class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFlags, WithJson):
     """What `benchmark` has besides options of `Localizer` and of protocols."""
 
-    dataset: str = flag(
-        "A dataset; `cliploc datasets` lists them. Of --task labelling: a folder of pictures with true boxes.",
-        metavar="NAME|FOLDER",
-    )
-    root: Path | None = flag("The dataset's folder.", None, metavar="DIR", none="none; needed with a NAME")
+    dataset: str = flag("A dataset; `cliploc datasets` lists them.", metavar="NAME")
+    root: Path = flag("The dataset's folder.", metavar="DIR")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     task: str = flag(
-        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, what is found, or how "
-        "much there is to correct.",
+        "Measure boxes, a class for each pixel (mIoU), whether maps show what the model uses, or what is found.",
         "localization",
         metavar="|".join(TASKS),
         check=choice("task", TASKS),
@@ -130,15 +121,8 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         none="all",
         check=choice("negatives", NEGATIVES, none=True),
     )
-    truth: str | None = flag(
-        "Layout of the folder of --task labelling: a name of `cliploc datasets`; or reviewed, the folder of annotate.",
-        None,
-        metavar=TRUTHS,
-    )
-    seeds: int | None = flag(
-        "How often --task labelling reviews the pictures in each order.", None, within=(1, MOST_SEEDS), none="3"
-    )
     workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    no_pictures: bool = rare("Write the report without the pictures, so that it can be shared.", False, group="output")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
@@ -155,10 +139,10 @@ class BenchmarkFlags(SampleFlags, ModelFlags, MethodFlags, MetricFlags, EngineFl
         "masks_by",
     ),
     without={
-        "min_presence": "0; with --task presence or labelling the usual minimum",
-        "min_score": "0; with --task presence the recipe's, with --task labelling that of annotate",
-        "second_look": "no; with --task presence or labelling the recipe's",
-        "resize": "squash; with --task presence or labelling the model's own",
+        "min_presence": "0; with --task presence the usual minimum",
+        "min_score": "0; with --task presence the recipe's",
+        "second_look": "no; with --task presence the recipe's",
+        "resize": "squash; with --task presence the model's own",
     },
 )
 def benchmark(
@@ -166,8 +150,8 @@ def benchmark(
 ) -> int:
     """Evaluate methods on a dataset.
 
-    The benchmark measures localization (WSOL), segmentation, faithfulness, presence or labelling, for all combinations
-    of models, methods, prompts and thresholds. If the run is stopped, the same command resumes it.
+    The benchmark measures localization (WSOL), segmentation, faithfulness or presence, for all combinations of models,
+    methods, prompts and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
 
@@ -176,8 +160,6 @@ def benchmark(
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
 
     Example: cliploc benchmark --task presence --dataset coco --root data --negatives confusable --out results
-
-    Example: cliploc benchmark --task labelling --dataset raccoons --truth voc --out results
     """
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method))
@@ -188,12 +170,9 @@ def benchmark(
     for name, other in own.items():
         if task != other:
             raise UsageError(f"{name} is an option of --task {other}: add it, or leave {name} out")
-    if task not in WITH_NAMES:
+    if task != "presence":
         options = options.but(**{key: value for key, value in OF_LOCALIZATION.items() if getattr(options, key) is None})
-    if task != "labelling":
-        refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
-        if asked.root is None:
-            raise UsageError(f"expected --root, the folder of {asked.dataset}: add it")
+    refuse_unknown_dataset(asked.dataset, labelled=task == "segmentation")
     flags, not_of = REFUSED[task]  # so that nobody misreads its numbers
     usual = {name: OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)) for name in not_of}
     changed = [flags_of(name)[0] for name, value in usual.items() if getattr(options, name) != value]
@@ -231,8 +210,6 @@ def _planned(
         for words in asked.template or usual
         for head in (None, *map(str, asked.head or []))
     ]
-    if task == "labelling":
-        return _labelling(asked, setups)
     if task == "segmentation":
         from cliploc.datasets import open_labelled
         from cliploc.jobs import benchmark_segmentation as segmentation
@@ -263,41 +240,18 @@ def _planned(
     return _Plan(*of_boxes, localization.FILES, run, open_dataset)
 
 
-def _labelling(asked: BenchmarkFlags, setups: Sequence[ModelSetup]) -> _Plan:
-    """`benchmark --task labelling`."""
-    if (asked.truth is None) == (asked.root is None):
-        raise UsageError(
-            f"expected --truth, the layout of the folder {asked.dataset}, or --root, the folder of the dataset "
-            f"{asked.dataset}, got {'neither' if asked.truth is None else 'both'}: add one, or leave one out"
-        )
-    truth, of_truth = (
-        (asked.dataset, asked.root) if asked.root is not None else (asked.truth or "", Path(asked.dataset))
-    )
-    refuse_truth(truth, asked)
-    from cliploc.jobs.benchmark_labelling import FILES, SEEDS, run_labelling
-
-    _, recipes = _methods_of(asked.method, setups)
-    _, settings, left_out = _settings_of_boxes(asked, setups)
-    # annotate takes a recipe by its name, not as options of the model: some of these choose drafts
-    names = (None if of is None else of.name for of in recipes)
-    named = [replace(setup, options=setup.options.but(recipe=of)) for setup, of in zip(setups, names, strict=True)]
-    run = partial(run_labelling, seeds=SEEDS if asked.seeds is None else asked.seeds)
-    return _Plan(named, settings, left_out, FILES, run, lambda *_, **__: read_truth(truth, of_truth, asked))
-
-
 def _settings_of_boxes(
     asked: BenchmarkFlags, setups: Sequence[ModelSetup], baselines: Sequence[str] = ()
 ) -> tuple[Sequence[ModelSetup], tuple[Setting, ...], tuple[str, ...]]:
     """The setups with their recipes, the settings of a task with boxes, and what is left out of them."""
     from cliploc.jobs.benchmark_localization import unfit_for_setup
-    from cliploc.jobs.plan import OF_SETTING, Grid
+    from cliploc.jobs.plan import Grid
 
     methods, recipes = _methods_of(asked.method, setups)
     setups = list(setups)
     for place, recipe in enumerate(recipes):
-        if recipe is not None:  # its options, except the threshold, which belongs to a setting
-            values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
-            options = setups[place].options.but(recipe=None).filled(values)
+        if recipe is not None:
+            options = setups[place].options.but(recipe=None).filled(recipe.options)
             setups[place] = replace(setups[place], options=options)
     used = dict.fromkeys([*methods, *(recipe.method for recipe in recipes if recipe is not None)])
     of_methods = options_of_methods(list(used), asked.option)
@@ -328,7 +282,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     from cliploc.jobs.picture_files import files_of
     from cliploc.report import write_report
 
-    of_boxes, of_names = asked.task == "localization", asked.task in WITH_NAMES
+    of_boxes, of_names = asked.task == "localization", asked.task == "presence"
     chosen, engine = asked.counted() if asked.task == "segmentation" else asked.chosen(), asked.parsed()
     if asked.task == "presence":
         chosen["negatives"] = asked.negatives or "all"
@@ -345,8 +299,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
         written = [folder / name for name in ("manifest.json", *plan.files)]
-        more = {"localization": ["maps"], "labelling": ["drafts"]}.get(asked.task, [])
-        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *more)])
+        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *(["maps"] if of_boxes else []))])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}
@@ -355,7 +308,7 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         result = plan.run(dataset, plan.setups, plan.settings, folder, asked=chosen, **how)
     print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
     with terminal.progress("writing the report"):  # after the table, which is there if the disk is full
-        page = write_report(folder)
+        page = write_report(folder, pictures=not asked.no_pictures)
     for line in result.costs():
         terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
@@ -388,33 +341,3 @@ def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> t
                 "--head out"
             )
     return names, [None] * len(setups)
-
-
-class ReportFlags(WithDebug):
-    """What `report` has."""
-
-    out: Path = flag("The results folder of a benchmark.", metavar="OUT", positional=True)
-    no_pictures: bool = flag(
-        "Show maps and boxes without the pictures, so that the report can be shared.", False, group="output"
-    )
-
-
-@command()
-def report(asked: ReportFlags) -> int:
-    """Write a benchmark's report and tables again.
-
-    No model is loaded.
-
-    Example: cliploc report results --no-pictures
-    """
-    refuse_without("bench", "report")
-    from cliploc.report import write_report
-    from cliploc.report.task_folder import kind_of
-
-    terminal = Terminal()
-    with terminal.progress("writing the report"):
-        path = write_report(asked.out, pictures=not asked.no_pictures)
-    terminal.data(printable(str(path)))
-    of_boxes = kind_of(asked.out) not in TASKS[1:]
-    terminal.say(f"and tables.csv, tables.md{', tables.tex' if of_boxes else ''} in {path.parent}", style="dim")
-    return DONE

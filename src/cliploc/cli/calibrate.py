@@ -1,4 +1,4 @@
-"""`cliploc calibrate` and `tune`: what is learnt from pictures with true boxes."""
+"""`cliploc calibrate`: scores and presence fitted to pictures with true boxes."""
 
 from __future__ import annotations
 
@@ -114,44 +114,3 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)
     return SOME_FAILED if result.pictures < len(dataset.samples) else DONE
-
-
-OF_TUNED = (
-    "model", "pretrained", "recipe", "resize", "image_size", "flip", "device", "precision",
-    "batch_size",
-)  # fmt: skip
-
-
-class TuneFlags(TruthFlags):
-    """What `tune` has besides options of `Localizer`."""
-
-    out: Path = flag("The file for --recipe, a .json.", metavar="FILE", group="output")
-
-
-@command(only=OF_TUNED)
-def tune(asked: TuneFlags, options: Options) -> int:
-    """Choose a model's recipe on your pictures.
-
-    Scales, windows, refinement, threshold and divided regions are compared with those of the present recipe. What is
-    chosen is measured on pictures that did not choose it, and kept only if it gains more than the noise. Then the
-    second look is calibrated. If the run is stopped, the same command resumes it, from what lies in FILE.partial.
-
-    Example: cliploc tune street --truth coco --model ViT-B-16 --pretrained openai --out street.json
-    """
-    refuse_without("calibrate", "tune")
-    refuse_truth(asked.truth, asked)
-    out, terminal = asked.out, Terminal()
-    if out.suffix != ".json":
-        raise UsageError(f"expected --out as FILE.json, which --recipe takes, got {asked.out}: add .json")
-    with _learning(asked, out, options, terminal) as (localizer, dataset, work, reporter):
-        from cliploc.jobs.tune import tune as tuned
-
-        result = tuned(localizer, dataset, work, reporter)
-        content = result.save(out)
-    print_result(terminal, content, titled(result.table()), result.legend(), as_json=asked.as_json)
-    if result.calibrated is not None and not asked.as_json:
-        terminal.listing(titled(result.calibrated.table()))
-    terminal.say(f"written to {out}", style="dim")
-    with_it = (*LOCALIZE, *words_of(options.but(recipe=None).given()), f"--recipe={asked.out}")
-    say_next(terminal, with_it, quiet=asked.as_json)
-    return SOME_FAILED if result.failed else DONE

@@ -29,34 +29,21 @@ LISTED = {
     },
     "Measure": {
         "benchmark": "Evaluate methods on a dataset.",
-        "report": "Write a benchmark's report and tables again.",
-        "leaderboard": "Compare all methods on several sets.",
-        "reproduce": "Compute published numbers, and compare.",
         "evaluate": "Evaluate score maps or label maps of any tool.",
         "calibrate": "Fit scores and presence to your pictures.",
     },
     "Learn": {
         "train": "Train TS-CAM's or LCTR's layers on a frozen model.",
-        "tune": "Choose a model's recipe on your pictures.",
     },
     "About": {
         "models": "List or describe models, or download weights.",
         "methods": "List the saliency methods, with their options.",
-        "refinements": "List the refinements that can follow any method.",
-        "metrics": "List the metrics and their numbers.",
-        "exports": "List the output formats of `cliploc annotate`.",
-        "datasets": "List, describe, check or make datasets.",
-        "plugin": "Write a package with a new method and metric.",
-        "doctor": "Check the installation and a model.",
-        "help": "Explain a topic, or list the topics.",
+        "datasets": "List, describe or check datasets.",
     },
 }
 NAMES = [name for names in LISTED.values() for name in names]
-LISTS = ("models", "methods", "refinements", "metrics", "exports")
+LISTS = ("models", "methods")
 HOMES = {  # the others' modules have their names
-    "report": "benchmark",
-    "help": "topics",
-    "tune": "calibrate",
     **dict.fromkeys(LISTS, "lists"),
     **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
 }

@@ -26,16 +26,13 @@ SHOWN_CLASSES = 20  # listed one by one; more are only counted
 class DatasetsFlags(SampleFlags, WithJson):
     """What `datasets` has."""
 
-    name: str = flag("Show all about this dataset; make: build a set of the docs.", "", metavar="NAME", positional=True)
-    made: str = flag("With make: the set, such as ilsvrc-677.", "", metavar="SET", positional=True)
-    source: Path | None = flag("With make: the public set.", None, metavar="DIR", flags=("--from",))
-    out: Path | None = flag("With make: the new folder.", None, metavar="DIR", group="output")
+    name: str = flag("Show all about this dataset.", "", metavar="NAME", positional=True)
     root: Path | None = flag("Check this folder, and list its problems.", None, metavar="DIR")
 
 
 @command()
 def datasets(asked: DatasetsFlags) -> int:
-    """List, describe, check or make datasets.
+    """List, describe or check datasets.
 
     Nothing is downloaded.
 
@@ -44,12 +41,6 @@ def datasets(asked: DatasetsFlags) -> int:
     from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, subsets
 
     terminal, name, root = Terminal(), asked.name, asked.root
-    if name == "make":
-        return _make(terminal, asked)
-    if asked.made or asked.source or asked.out:
-        raise UsageError(
-            "expected SET, --from and --out after make only: cliploc datasets make SET --from DIR --out DIR"
-        )
     if root is None:
         if asked.given().keys() - {"--name", "--seed", "--debug"}:
             raise UsageError(
@@ -82,33 +73,6 @@ def datasets(asked: DatasetsFlags) -> int:
     print_result(terminal, document, about, as_json=asked.as_json)
     _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
     return SOME_FAILED if any(problem.kind not in BY_DESIGN for problem in dataset.problems) else DONE
-
-
-def _make(terminal: Terminal, asked: DatasetsFlags) -> int:
-    """Builds a set that the documentation's figures were measured on, or lists these sets."""
-    from cliploc.jobs.evaluation_sets import SETS, make_set
-
-    if not asked.made and not asked.source and not asked.out:
-        rows = [(made.name, made.about, made.folder, made.source) for made in SETS.values()]
-        terminal.listing([title_row("set", "pictures", "folder in the docs", "--from"), *rows])
-        return DONE
-    if not asked.made or asked.source is None or asked.out is None:
-        raise UsageError("expected a set, --from and --out: cliploc datasets make SET --from DIR --out DIR")
-    with terminal.progress(f"making {asked.made}") as reporter:
-        built = make_set(asked.made, asked.source, asked.out, reporter)
-    others = {"labels or boxes": built.other_truth, "files": built.other_files}
-    for what, names in others.items():
-        if names:
-            terminal.say(
-                f"{len(names):,} of {built.pictures:,} pictures have other {what} than those measured, "
-                f"the first of them {names[0]}: figures can differ",
-                style="yellow",
-            )
-    differ = any(others.values())
-    terminal.data(f"{built.pictures:,} pictures in {asked.out}" + ("" if differ else ", all as measured"))
-    if dataset := SETS[asked.made].dataset:
-        _say_benchmark(terminal, dataset, asked.out)
-    return SOME_FAILED if built.other_truth else DONE
 
 
 def _say_benchmark(terminal: Terminal, name: str, root: Path, *more: str, quiet: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`cliploc models`, `methods`, `refinements`, `metrics` and `exports`: the registries, listed."""
+"""`cliploc models` and `methods`: the registries, listed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from cliploc.backbones import ModelEntry
     from cliploc.registry import Registry
-    from cliploc.report.exports import Export
 
 T = TypeVar("T")
 
@@ -34,15 +33,10 @@ class ModelsFlags(Flags):
     pretrained: str | None = flag("Weights to download, if there are several.", None, metavar="TAG")
 
 
-class ListFlags(Flags):
-    """What lists have."""
+class MethodsFlags(Flags):
+    """What `methods` has."""
 
     part: str = flag("A part of a name to search for.", "", metavar="NAME", positional=True)
-
-
-class TableFlags(ListFlags):
-    """What lists have that are tables of the documentation, too."""
-
     markdown: bool = flag("Print the table in Markdown.", False)
 
 
@@ -165,7 +159,7 @@ def _by(hw: tuple[int, int]) -> str:
 
 
 @command()
-def methods(asked: TableFlags) -> int:
+def methods(asked: MethodsFlags) -> int:
     """List the saliency methods, with their options."""
     from cliploc.saliency import methods as registry
 
@@ -186,50 +180,3 @@ def methods(asked: TableFlags) -> int:
         rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
     Terminal().listing(rows)
     return DONE
-
-
-@command()
-def refinements(asked: ListFlags) -> int:
-    """List the refinements that can follow any method."""
-    from cliploc.refine import refinements as registry
-
-    chosen = _chosen(registry, asked.part)
-    rows = [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in chosen]
-    Terminal().listing([title_row("name", "title", "towers", "works on", "paper"), *rows])
-    return DONE
-
-
-@command()
-def metrics(asked: ListFlags) -> int:
-    """List the metrics and their numbers."""
-    from cliploc.metrics import all_metrics
-    from cliploc.metrics import metrics as registry
-
-    chosen = _chosen(registry, asked.part)
-    rows: list[Sequence[str | Text]] = [title_row("name", "ground truth", "number", "what it is")]
-    for metric in (metric for metric in all_metrics() if metric in chosen):
-        for place, (key, number) in enumerate(metric.numbers.items()):
-            first = ("", "") if place else (metric.name, metric.truth)
-            rows.append((*first, key, number.about))
-    Terminal().listing(rows)
-    return DONE
-
-
-@command()
-def exports(asked: TableFlags) -> int:
-    """List the output formats of `cliploc annotate`."""
-    from cliploc.report.exports import exports as registry
-
-    chosen = _chosen(registry, asked.part)
-    if asked.markdown:
-        typer.echo("| `--format` | files | boxes |\n|---|---|---|")
-        for export in chosen:
-            typer.echo(f"| `{export.name}` | {', '.join(f'`{name}`' for name in _outputs(export))} | {export.about} |")
-        return DONE
-    rows = [(export.name, ", ".join(_outputs(export)), export.about.replace("`", "")) for export in chosen]
-    Terminal().listing([title_row("name", "files", "boxes"), *rows])
-    return DONE
-
-
-def _outputs(export: Export) -> list[str]:
-    return [*export.files, *(f"{name}/" for name in export.folders)]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
 EVALUATED = ("localization", "segmentation", "faithfulness")  # what `evaluate` measures
-TASKS = (*EVALUATED, "presence", "labelling")  # what `benchmark` measures
+TASKS = (*EVALUATED, "presence")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
@@ -295,7 +295,7 @@ class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
     metric: list[str] | None = rare(
-        "Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`.",
+        "Metrics of --task faithfulness; repeatable. See docs/faithfulness.md.",
         None,
         metavar="NAME,NAME",
         none=",".join(FAITHFULNESS_METRICS),
@@ -420,17 +420,6 @@ def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
     from cliploc.datasets import labelled_readers, readers
 
     (labelled_readers if labelled else readers).refuse_unknown(name)
-
-
-def named_folders(texts: Sequence[str], example: str) -> dict[str, str]:
-    """Set → its folder, of one or several `--root NAME=DIR`."""
-    folders = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"expected --root NAME=DIR, got {text!r}: write {example}")
-        folders[name] = path
-    return folders
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:

@@ -29,7 +29,6 @@ from cliploc.values import ClassName
 annotations/instances_val2017.json   images, annotations, categories
 val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: 000000000139/62; of a.jpg beside a.png a.jpg/62."""

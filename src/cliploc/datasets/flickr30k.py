@@ -35,7 +35,6 @@ Annotations/36979.xml       the size, and one object per box
                             (both folders: as annotations.zip holds them)
 flickr30k-images/36979.jpg  the pictures (also: flickr30k_images/, images/)
 """,
-    phrases=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture, sentence and place of the phrase in it: 36979/0/1."""

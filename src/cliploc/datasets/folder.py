@@ -31,7 +31,6 @@ TABLE = "boxes.csv"
             right and bottom edge exclusive
 PATH        the pictures, below the root
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are paths, or path/label for a picture with several labels."""

@@ -33,7 +33,6 @@ lvis_v1_val.json             images, annotations, categories
 train2017/000000391895.jpg   the pictures of COCO, in the folders that coco_url
 val2017/000000397133.jpg     names; val has pictures of both
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: val2017/000000397133/62."""

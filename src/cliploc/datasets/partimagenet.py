@@ -28,7 +28,6 @@ annotations/test/test.json   images, annotations, categories, as COCO's
                              (also: annotations/test.json, or test.json)
 images/test/*.JPEG           the pictures (also: test/)
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: n01440764_10043/20."""

@@ -43,7 +43,6 @@ refs(unc).json     the list in refs(unc).p, as JSON (RefCOCOg: refs(umd).json):
 train2014/*.jpg    COCO's pictures (or images/mscoco/images/train2014, here or
                    beside this folder)
 """,
-    phrases=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""

@@ -61,7 +61,6 @@ split is asked for, with the classes of the files:
 annotations/a.xml             (also: Annotations/, xml/, or the folder itself)
 images/a.jpg                  (also: JPEGImages/, or the folder itself)
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""

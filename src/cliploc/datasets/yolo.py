@@ -39,7 +39,6 @@ labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: its centre and
                        size as shares of the picture; or a polygon's corners:
                        CLASS X1 Y1 X2 Y2 X3 Y3 …
 """,
-    complete=True,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are the picture's path and the number of the class: images/train/a.jpg/0."""

@@ -1,4 +1,4 @@
-"""cliploc as a base model of Autodistill, which labels pictures to train another model. See `cliploc help fiftyone`."""
+"""cliploc as a base model of Autodistill, which labels pictures to train another model. See docs/fiftyone.md."""
 
 from __future__ import annotations
 

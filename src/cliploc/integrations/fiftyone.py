@@ -1,4 +1,4 @@
-"""cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See `cliploc help fiftyone`."""
+"""cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See docs/fiftyone.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cliploc's methods as explain functions of Quantus, and its metrics in ours: see `cliploc help faithfulness`."""
+"""cliploc's methods as explain functions of Quantus, and its metrics in ours: see docs/faithfulness.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`annotate`: draft boxes of a folder for other tools; resumable. `cliploc help annotate` explains the folder."""
+"""`annotate`: draft boxes of a folder for other tools; resumable. docs/annotate.md explains the folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from urllib.parse import quote
 import msgspec
 
 from cliploc import __version__, prompts
-from cliploc._files import Inputs, alone_in, own_temporaries, remove_leftovers, user_path
-from cliploc._imports import refuse_without
+from cliploc._files import Inputs, alone_in, own_temporaries, user_path
 from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options, short
-from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_results import LEARNT, TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
@@ -28,7 +27,6 @@ from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, Skipped, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
-from cliploc.jobs.videos import FRAMES, Every, frames_of
 from cliploc.registry import plugin_sources
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.reporter import SILENT, Reporter
@@ -96,6 +94,8 @@ def annotate(
     if asked.polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     OPTIONS["min_presence"].check(min_presence)
+    if unknown := asked.share.keys() - {*names.names}:
+        raise UsageError(f"expected --share of a label, one of {', '.join(names.names)}, got {min(unknown)}")
     given_thresholds = [
         min_presence if least_presence is None else least_presence for least_presence in names.thresholds
     ]  # None: the usual
@@ -105,12 +105,10 @@ def annotate(
 
     target = user_path(out)
     earlier = settled_in(target)  # by an earlier call
-    every = earlier.get("every") if asked.every is None else asked.every
-    frames = None if every is None else Every.of(every)
-    there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures, videos=frames is not None)
+    there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
     given = None if asked.decisions is None else user_path(asked.decisions)
     listed = [listing for listing in (pictures, labels) if isinstance(listing, str | os.PathLike)]
-    _spare_inputs(target, [*(file.path for file in [*there.pictures, *there.videos]), *listed], given)
+    _spare_inputs(target, [*(file.path for file in there.pictures), *listed], given)
     asked_for = (*given_thresholds, earlier.get("least"))
     least = min((presence for presence in asked_for if presence is not None), default=None)
     settings = AnnotatorSettings(names, options, min_area, asked.groups, least, masks, asked.teach)
@@ -121,7 +119,8 @@ def annotate(
     notes.add([note for note in [there.skipped_note()] if note])
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
-    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
+    shares = tuple(asked.share.get(name) for name in names.names)
+    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     plugins = plugin_sources()
     of_run = plain(
         {
@@ -131,9 +130,9 @@ def annotate(
             **worker.describe(),
         }
     )
-    if there.videos:
-        refuse_without("video", "a video")
-    mine = [*OWN_FILES, *(["review.html"] if asked.review else []), *([FRAMES] if there.videos else [])]
+    if asked.share and "second_look" not in of_run:
+        raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
+    mine = [*OWN_FILES, *(["review.html"] if asked.review else [])]
     mine += [name for export in chosen for name in export.outputs]
     with (
         alone_in(target),
@@ -143,16 +142,18 @@ def annotate(
     ):
         _own(run, mine)
         image_url = earlier.get("image_url", _image_url(there.root)) if asked.image_url is None else asked.image_url
-        settled = {"image_url": image_url, "every": every}
-        run.change(root=str(there.root.resolve()), drafts=rule.document(), settled=settled)
+        run.change(root=str(there.root.resolve()), drafts=rule.document(), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
-        files, unreadable = work.with_frames(there, frames)
-        unreadable |= work.remove_stale(files)
+        files = there.pictures[: asked.limit]
+        unreadable = work.remove_stale(files)
         files = [file for file in files if file.id not in unreadable]
         folder, computed, not_applied = work.annotate(
             files, there.skipped, unreadable, given, engine, Ready(settings, worker),
             shard_size(worker.localizer.options.batch_size, shard),
         )  # fmt: skip
+        if folder.prior is not None and folder.prior.everywhere:
+            [name] = names.names
+            notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
         if "teaching" in of_run:
             learns = partial(reporter.phase, "learning from the folder")
             notes.add(teach(folder, begun=learns).lines())
@@ -237,25 +238,6 @@ class _Work:
         self._stamps: dict[str, str] = {}
         self.added = 0  # number of pictures
 
-    def with_frames(self, there: FoundPictures, every: Every | None) -> tuple[list[PictureFile], dict[str, str]]:
-        """The pictures together with the frames of videos, and each video that cannot be read, with the reason."""
-        files, unreadable = there.pictures[: self._asked.limit], dict[str, str]()
-        if every is None or not there.videos:
-            return files, unreadable
-        self._reporter.phase("taking frames")
-        for folder, _, _ in os.walk(self._out / FRAMES):
-            remove_leftovers(Path(folder), TOKEN)
-        for video in there.videos:
-            try:
-                files += frames_of(video, every, self._out / FRAMES)
-            except InputError as error:
-                unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
-                self._reporter.failed(video.id, error)
-        if not files:
-            name, reason = next(iter(unreadable.items()))
-            raise UsageError(f"expected a video that can be read, got {name}: {reason}")
-        return files[: self._asked.limit], unreadable
-
     def remove_stale(self, files: Sequence[PictureFile]) -> dict[str, str]:
         """Removes pictures that were replaced, with what was corrected in them: they are computed again.
 
@@ -315,6 +297,7 @@ class _Work:
         folder = AnnotatedFolder(self._run, files, skipped, unreadable)
         if given is not None and not of_review:  # for it the sizes of all pictures must be known
             read, sources = apply_corrections(folder, given)
+            folder.weigh()
             not_applied = read.problems
             self._notes.add([correction_masks.in_words(sources)] if sources else [])
             self._notes.add([f"{read.form}: {len(read.pictures):,} of {len(files):,} pictures corrected"])

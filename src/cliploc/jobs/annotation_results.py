@@ -6,7 +6,6 @@ import copy
 import functools
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,10 +21,9 @@ from cliploc._files import write_whole
 from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose, held_drafts
+from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
-from cliploc.jobs.videos import path_of
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.html import count
@@ -37,7 +35,6 @@ from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
 TOKEN = "a-labelling-run"  # in the names of its temporary files
 LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
-MOST_SHARES = 10  # names whose shares are said in a line
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,6 @@ class AnnotateResult:
         boxes: label → number of its boxes.
         unsure: label → number of boxes that may be right, which exports have only if they are asked for.
         with_label: label → number of pictures with it.
-        shares: label → estimated share of the pictures that show it; empty where the chances of too few pictures are
-            known.
         empty: number of pictures without boxes.
         failed: picture → why it failed.
         groups: number of boxes that seem to contain several things.
@@ -74,7 +69,6 @@ class AnnotateResult:
     boxes: Mapping[str, int]
     unsure: Mapping[str, int]
     with_label: Mapping[str, int]
-    shares: Mapping[str, float]
     empty: int
     failed: Mapping[str, str]
     groups: int
@@ -100,7 +94,6 @@ class AnnotateResult:
                     "boxes": self.boxes[name],
                     "unsure": self.unsure[name],
                     "pictures": self.with_label[name],
-                    "estimated_share": self.shares.get(name),
                 }
                 for name in self.boxes
             },
@@ -121,11 +114,6 @@ class AnnotateResult:
         if self.failed:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
-        if self.shares:
-            ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])  # the greatest first
-            words = [f"{name}: in about {100 * share:.0f} %" for name, share in ordered[:MOST_SHARES]]
-            more = f"; {len(ordered) - MOST_SHARES:,} more in summary.json" if len(ordered) > MOST_SHARES else ""
-            lines.append(f"estimated shares of the pictures: {'; '.join(words)}{more}")
         if unsure := sum(self.unsure.values()):
             lines.append(
                 f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
@@ -169,7 +157,7 @@ class AnnotatedFolder:
         run: LabellingRun,
         files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
         skipped: Sequence[Skipped] | None = None,  # None: as an earlier call found it
-        unreadable: Mapping[str, str] = MappingProxyType({}),  # videos
+        unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it cannot be read now
     ) -> None:
         """Shows these pictures of a run."""
         self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
@@ -179,13 +167,12 @@ class AnnotatedFolder:
         self.names = run.names
         self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
-        # In place of what the run holds: taught boxes that are not written, and reviews that are only played.
-        self.taught_instead: Mapping[str, TaughtPicture] | None = None
-        self.saved_instead: Mapping[str, Saved] | None = None
+        self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
         self.show(files)
 
     def at(self, run: LabellingRun) -> AnnotatedFolder:
         """The same pictures in another state of the run, with the rule of that."""
+        _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
         other.run, other.rule = run, DraftRule(**run.store["drafts"])
         return other
@@ -206,17 +193,30 @@ class AnnotatedFolder:
         return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
 
     def show(self, files: Sequence[PictureFile]) -> None:
-        """Takes these pictures; how common names are is estimated from them alone."""
+        """Takes these pictures; what is known of how common names are is of them alone."""
         self.found = sorted(files, key=by_path)
-        there = [self.pictures[file.id] for file in self.found if file.id in self.pictures]
-        self._known = [picture.presence for picture in there if picture.error is None]
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Lets what is reviewed now count for the other pictures."""
         self.__dict__.pop("prior", None)
 
     @functools.cached_property
     def prior(self) -> Prior | None:
-        """How common names are; None without a second look."""
-        second_look = self.settings.get("second_look")
-        return None if second_look is None else Prior.of(self._known, float(second_look["calibration"]["base"]))
+        """How far chances are off in this folder; None without a second look: then presence is no chance."""
+        if "second_look" not in self.settings:
+            return None
+        presence, true = self._known()
+        return Prior.of(presence, self.rule.shares or [None] * len(self.names), true) if len(presence) else None
+
+    def _known(self) -> tuple[Floats, Floats]:
+        """Of each picture `[n, P]` the chances of names, and whether they are there; NaN: unknown, not reviewed."""
+        names = [file.id for file in self.found if file.id in self.pictures and self.pictures[file.id].error is None]
+        true, reviewed = np.full((len(names), len(self.names)), np.nan), self.run.reviewed()
+        for i, name in enumerate(names):
+            if name in reviewed and (correction := self.saved(name).correction) is not None:
+                true[i] = np.isin(range(len(self.names)), correction.labels)
+        return np.array([self.pictures[name].presence for name in names], np.float64).reshape(true.shape), true
 
     def candidates(self, name: str, taught: bool = True) -> Candidates:
         """The candidates of a picture, without those that teaching found if they are not asked for."""
@@ -230,8 +230,6 @@ class AnnotatedFolder:
 
     def saved(self, name: str) -> Saved:
         """What a person did with a picture."""
-        if self.saved_instead is not None:
-            return self.saved_instead.get(name, Saved())
         return self.run.saved(self.pictures[name])
 
     def drawn(self, name: str, generation: int) -> str:
@@ -309,12 +307,9 @@ class AnnotatedFolder:
 
     def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
         """The drafts of the corrected pictures that are finished, with what holds there."""
-        pairs = ((file.id, self.saved(file.id)) for file in self.annotated())
-        return [
-            (self.drafts(name), saved.correction)
-            for name, saved in pairs
-            if saved.reviewed and saved.correction is not None
-        ]
+        reviewed = self.run.reviewed()
+        names = [file.id for file in self.annotated() if file.id in reviewed]
+        return [(self.drafts(name), held) for name in names if (held := self.saved(name).correction) is not None]
 
     def draft_scores(self) -> tuple[dict[str, LabelScore], int]:
         """How drafts did against the boxes of so many corrected pictures: of all labels as "", then of each."""
@@ -325,23 +320,14 @@ class AnnotatedFolder:
         return {"": every, **dict(zip(self.names, each, strict=True))}, len(pairs)
 
     def shares(self) -> dict[str, float]:
-        """The estimated share of pictures with each label that the model knows by its text."""
-        # Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
-        if self.prior is None or self.prior.shares is None:
+        """About the share of pictures with each label that the model knows by its text."""
+        if self.prior is None:
             return {}
-        saved = {file.id: self.saved(file.id) for file in self.annotated()}
-        corrections = [one.correction for one in saved.values() if one.correction is not None]
-        drawn = {label for correction in corrections for label in correction.labels}
-        # Names of which nothing says that a picture lacks them.
-        certain = (np.stack(self._known) == 1).all(axis=0) if self._known else np.zeros(len(self.names), bool)
-        by_boxes = certain | ((self.prior.shares <= SHARES[0]) & np.isin(range(len(self.names)), [*drawn]))
-        shares = self.prior.shares
-        if finished := self.finished(saved):  # of which it is known
-            known = {name: np.isin(range(len(self.names)), labels) for name, (_, labels) in finished.items()}
-            chances = [known[name] if name in known else self.chances(name) for name in saved]
-            shares = np.where(np.isnan(shares), np.nan, np.mean(chances, axis=0).round(4))
-        by_name = zip(self.names, shares.tolist(), by_boxes.tolist(), strict=True)
-        return {name: share for name, share, by_box in by_name if not (math.isnan(share) or by_box)}
+        presence, true = self._known()
+        chances = np.where(np.isnan(true), self.prior.adjusted(presence), true).mean(axis=0)
+        # Of names that were learnt from boxes alone nothing says that a picture lacks them.
+        by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
+        return {name: float(share) for name, share, said in zip(self.names, chances, by_text, strict=True) if said}
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
@@ -362,14 +348,12 @@ class AnnotatedFolder:
             f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
         )
 
-    def finished(self, saved: Mapping[str, Saved] | None = None) -> dict[str, tuple[list[list[float]], list[int]]]:
+    def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
         """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
-        every = {file.id: self.saved(file.id) for file in self.annotated()} if saved is None else saved
-        boxes_of = {}
-        for name, one in every.items():
-            if one.reviewed:
-                held = one.correction or self._held(name)
-                boxes_of[name] = held.boxes, held.labels
+        boxes_of, reviewed = {}, self.run.reviewed()
+        for name in (file.id for file in self.annotated() if file.id in reviewed):
+            held = self.saved(name).correction or self._held(name)
+            boxes_of[name] = held.boxes, held.labels
         return boxes_of
 
     def _held(self, name: str) -> Correction:
@@ -406,7 +390,7 @@ def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[
 def left_out_of(folder: AnnotatedFolder) -> list[str]:
     """The annotated pictures that are there, but not among those of this call."""
     names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
-    return sorted(name for name in names if path_of(name, folder.root, folder.out).is_file())
+    return sorted(name for name in names if (folder.root / name).is_file())
 
 
 @dataclass(frozen=True)
@@ -506,7 +490,6 @@ def _counted(
         {name: boxes[name] for name in folder.names},
         {name: unsure[name] for name in folder.names},
         {name: with_label[name] for name in folder.names},
-        folder.shares(),
         empty,
         {**folder.unreadable, **failed},
         groups,

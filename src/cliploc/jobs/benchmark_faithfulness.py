@@ -1,4 +1,4 @@
-"""`run_faithfulness`: whether maps show what a model uses, resumable; see `cliploc help faithfulness`."""
+"""`run_faithfulness`: whether maps show what a model uses, resumable; see docs/faithfulness.md."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""`run_benchmark`: a grid of settings on true boxes or masks, resumable; see `cliploc help benchmark`."""
+"""`run_benchmark`: a grid of settings on true boxes or masks, resumable; see docs/benchmark.md."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ class BoxTally(Tally):
                 metric.add(row["sample"], row, row["label"], row["predictions"])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
-        """Shares in percent; `cliploc help benchmark --all` explains the keys."""
+        """Shares in percent; docs/benchmark.md explains the keys."""
         numbers, facts, per_class = joined(
             metric.summarise(self.may_tune, bootstrap) for metric in self.metrics if len(metric)
         )

@@ -1,4 +1,4 @@
-"""`run_presence`: are names found only where they are, are scores chances; see `cliploc help presence`."""
+"""`run_presence`: are names found only where they are, are scores chances; see docs/presence.md."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`run_segmentation`: mIoU of a grid of settings, resumable; see `cliploc help segmentation`."""
+"""`run_segmentation`: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see `cliploc help presence`."""
+"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
 from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
-from cliploc.jobs.videos import path_of
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -79,7 +78,6 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
         right=fit_logistic(every.of_boxes, every.right, counted(lambda part: part.box_there)),
         there=fit_logistic(every.of_names, every.there, counted(lambda part: part.there)),
         first=fit_logistic(every.of_all, every.all_there, counted(lambda part: part.all_there)),
-        base=float(np.average(every.all_there, weights=counted(lambda part: part.all_there))),
         models=tuple(models),
         about=about,
     )
@@ -229,7 +227,7 @@ def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
     pictures, problems = [], []
     with LabellingRun.open(out) as run:
         folder = AnnotatedFolder(run)
-        folder.show([PictureFile(name, path_of(name, folder.root, out)) for name in folder.pictures])
+        folder.show([PictureFile(name, folder.root / name) for name in folder.pictures])
         finished, texts = folder.finished(), prompts.parse(folder.labels)
     for file in folder.annotated():
         if file.id not in finished:

@@ -148,7 +148,7 @@ def begin(
         token = manifest["token"] if old is None else old["token"]
         (out / "parts").mkdir(parents=True, exist_ok=True)
         with temporaries_of(token):
-            below = [Path(parent) for name in ("maps", "frames") for parent, _, _ in os.walk(out / name)]
+            below = [Path(parent) for parent, _, _ in os.walk(out / "maps")]
             for folder in (out, out / "parts", *below):
                 remove_leftovers(folder, token)
             of_run = {**manifest, "sessions": []} if old is None else old

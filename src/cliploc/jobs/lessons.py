@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,20 +44,15 @@ class Lessons:
 
     def __init__(self, run: LabellingRun) -> None:
         self._out, self._run = run.store.path.parent, run
-        self._there = {number for (number,) in run.store.rows("SELECT picture FROM features")}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_out": self._out, "_there": self._there}
+        return {"_out": self._out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _run=LabellingRun.open(Path(state["_out"])))
-
-    def has(self, picture: Picture) -> bool:
-        """Whether there is a picture's lesson."""
-        return picture.id in self._there
+        self._out, self._run = state["_out"], LabellingRun.open(state["_out"])
 
     def each(self, pictures: Sequence[Picture]) -> list[Lesson]:
-        """The lessons of some pictures that have one."""
+        """The lessons of some pictures."""
         found: dict[int, Lesson] = {}
         for start in range(0, len(pictures), TOGETHER):
             ids = [picture.id for picture in pictures[start : start + TOGETHER]]

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -25,14 +25,11 @@ from cliploc.runs.store import FILE
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-NO_PICTURE, RESULTS = "does not have a picture's extension", "lies in a folder of results"
-VIDEO, CLOSED = "is a video", "cannot be read"
+NO_PICTURE, RESULTS, CLOSED = "does not have a picture's extension", "lies in a folder of results", "cannot be read"
 # Reason → its text for one file, and for several.
 REASONS = {
     NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
-    VIDEO: ("video (annotate --every takes frames)", "videos (annotate --every takes frames)"),
     RESULTS: ("file or folder of results", "files or folders of results"),
     CLOSED: ("folder that cannot be read", "folders that cannot be read"),
 }
@@ -68,8 +65,6 @@ class FoundPictures:
     root: Path  # the folder that the pictures' ids are relative to
     pictures: list[PictureFile]  # the pictures in order, each once
     skipped: list[Skipped]  # other files and folders there, except hidden ones
-    # the videos in order, each once; empty where they are not asked for
-    videos: list[PictureFile] = field(default_factory=list)
 
     def skipped_note(self) -> str | None:
         """One line on what was skipped; None if nothing was."""
@@ -85,20 +80,20 @@ class FoundPictures:
 
 
 def find_pictures(
-    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None, videos: bool = False
+    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None
 ) -> FoundPictures:
     """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
     if not isinstance(where, str | os.PathLike):
         if not isinstance(where, Sequence) or not all(isinstance(path, str | os.PathLike) for path in where):
             raise UsageError(f"expected a folder, pattern, list file or paths of pictures, got {short(where)}")
         _refuse_addresses([os.fspath(path) for path in where], "the list")
-        return _below(Path.cwd(), (picture_path(path) for path in where), "the list", videos)
+        return _below(Path.cwd(), (picture_path(path) for path in where), "the list")
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
     path = picture_folder(text)
     if path.is_dir():
         own = [path / name for name in demo_names()]  # without the other files of the package
-        return _below(path, own if text == DEMO else _walk(path, out, videos), text, videos)
+        return _below(path, own if text == DEMO else _walk(path, out), text)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
             lines = lines_of(path)
@@ -106,12 +101,12 @@ def find_pictures(
             raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         _refuse_addresses(listed, text)
-        return _below(path.parent, (path.parent / user_path(line) for line in listed), text, videos)
-    if path.is_file() and path.suffix.lower() in SUFFIXES | VIDEOS:
-        return _below(path.parent, [path], text, videos)
+        return _below(path.parent, (path.parent / user_path(line) for line in listed), text)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _below(path.parent, [path], text)
     if glob.has_magic(text):
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
-        return _below(root, _matches(root, path, videos), text, videos)
+        return _below(root, _matches(root, path), text)
     raise UsageError(
         f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
         "the path"
@@ -129,7 +124,7 @@ def _refuse_addresses(listed: Iterable[str], where: str) -> None:
         )
 
 
-def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped]:
+def _walk(root: Path, out: Path | None) -> Iterator[Path | Skipped]:
     """The pictures of a folder, and what is left out."""
     own = None if out is None else os.path.realpath(out)
     errors: list[OSError] = []
@@ -141,20 +136,16 @@ def _walk(root: Path, out: Path | None, videos: bool) -> Iterator[Path | Skipped
         folders[:] = [name for name in folders if name not in results]
         for name in sorted(names):
             if not name.startswith("."):
-                path, reason = Path(folder, name), _no_picture(name, videos)
-                yield path if reason is None else Skipped(_id(root, path), reason)
+                path = Path(folder, name)
+                yield path if _is_picture(name) else Skipped(_id(root, path), NO_PICTURE)
     yield from (Skipped(f"{_id(root, Path(error.filename))}/", CLOSED) for error in errors)
 
 
-def _no_picture(name: str, videos: bool) -> str | None:
-    """Why a file is left out by its name; None if it is not."""
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in SUFFIXES or (videos and suffix in VIDEOS):
-        return None
-    return VIDEO if suffix in VIDEOS else NO_PICTURE
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped]:
+def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
     """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
     above = [parent for parent in pattern.parents if parent.is_relative_to(root)]
@@ -163,10 +154,10 @@ def _matches(root: Path, pattern: Path, videos: bool) -> Iterator[Path | Skipped
     for path in sorted(_glob(root, pattern)):
         if inside(path.parent):
             yield Skipped(_id(root, path), RESULTS)
-        elif (reason := _no_picture(path.name, videos)) is None:
+        elif _is_picture(path.name):
             yield path
         elif not path.is_dir():
-            yield Skipped(_id(root, path), reason)
+            yield Skipped(_id(root, path), NO_PICTURE)
 
 
 def _glob(root: Path, pattern: Path) -> Iterator[Path]:
@@ -189,10 +180,9 @@ def _closed(path: Path) -> bool:
 
 
 def _of_results(folder: Path) -> bool:
-    """Whether a folder is an annotation's, or one that it wrote: links to pictures and frames are annotated already."""
-    return (folder / FILE).is_file() or (
-        (folder.parent / FILE).is_file() and folder.name in files_of_run(folder.parent)
-    )
+    """Whether a folder is an annotation's, or one that it wrote: links to pictures are annotated already."""
+    above = folder.parent
+    return (folder / FILE).is_file() or ((above / FILE).is_file() and folder.name in files_of_run(above))
 
 
 def _in_results(root: Path, folder: Path) -> bool:
@@ -200,7 +190,7 @@ def _in_results(root: Path, folder: Path) -> bool:
     return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
 
 
-def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool) -> FoundPictures:
+def _below(root: Path, paths: Iterable[Path | Skipped], where: str) -> FoundPictures:
     """The result for these paths."""
     files: dict[str, PictureFile] = {}
     left: list[Skipped] = []
@@ -209,21 +199,12 @@ def _below(root: Path, paths: Iterable[Path | Skipped], where: str, videos: bool
             left.append(path)
             continue
         name = _id(root, path)
-        if path.suffix.lower() in VIDEOS and not videos:  # of a list
-            left.append(Skipped(name, VIDEO))
-        else:
-            files.setdefault(name, PictureFile(name, path))
+        files.setdefault(name, PictureFile(name, path))
     if not files:
-        if any(skipped.reason == VIDEO for skipped in left):
-            raise UsageError(
-                f"expected pictures in {where}, found only videos: take frames of them with annotate --every 2s"
-            )
         if closed := [skipped.file for skipped in left if skipped.reason == CLOSED]:
             raise UsageError(f"expected pictures in {where}, but {root / closed[0]} cannot be read: check permissions")
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
-    clips = [file for file in files.values() if file.path.suffix.lower() in VIDEOS]
-    pictures = [file for file in files.values() if file.path.suffix.lower() not in VIDEOS]
-    return FoundPictures(root, pictures, left, clips)
+    return FoundPictures(root, [*files.values()], left)
 
 
 def _id(root: Path, path: Path) -> str:

@@ -18,7 +18,6 @@ from cliploc.recipes import Recipe
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
-OF_SETTING = {"method", "method_options", "threshold"}
 SHARD = 32  # samples that are computed and written together; rounded up to whole batches
 
 
@@ -74,8 +73,7 @@ class Grid:
     # methods without a model, evaluated once for each model at their own fixed τ. Baselines in `methods` are not added
     # again.
     baselines: Sequence[str] = ()
-    # for each setup, what runs there where no method is asked for: its method, whose own threshold is the recipe's. The
-    # setup has the recipe's other options already.
+    # for each setup, what runs there where no method is asked for; the setup has the recipe's options already
     recipes: Sequence[Recipe | None] = ()
 
     def settings(
@@ -92,14 +90,13 @@ class Grid:
         left_out: list[str] = []
         for index, setup in enumerate(self.setups):
             recipe = self.recipes[index] if self.recipes and not self.methods else None
-            own = None if recipe is None else recipe.options.get("threshold")
             for method in self.methods if recipe is None else (recipe.method,):
                 if (reason := unfit_reason(setup, method)) is not None:
                     left_out += [reason] if reason else []
                     continue
                 options = dict(self.options(method))
                 chosen += [
-                    Setting(self._id(setup, method, tau, recipe), index, method, options, own if tau is None else tau)
+                    Setting(self._id(setup, method, tau, recipe), index, method, options, tau)
                     for tau in self.thresholds
                 ]
         if not chosen:
@@ -125,7 +122,7 @@ class Grid:
         words = [setup.model]
         if len({other.options.pretrained for other in self.setups if other.model == setup.model}) > 1:
             words.append(setup.options.pretrained or "own")
-        words += [method] if recipe is None else [f"{Path(recipe.name).stem}-recipe"]
+        words += [method] if recipe is None else [f"{recipe.name}-recipe"]
         if len({setup.prompts for setup in self.setups}) > 1:
             words.append(setup.prompts)
         if setup.head is not None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
-from cliploc.calibration import UNSURE
+from cliploc.calibration import UNSURE, Floats
 from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
@@ -62,12 +62,49 @@ class Drawing:
         level = settings["teaching"]["level"]
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
-    def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
-        boxes = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = boxes.score >= LEAST_FIT
+    def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
+        """The boxes of a name's map `[H, W]`, best first."""
+        every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        kept = every.score >= LEAST_FIT
         kept[:1] = True
-        return boxes.xyxy[kept], boxes.score[kept]
+        boxes = grouped(lesson.frame, heat, (every.xyxy[kept], every.score[kept]), p, self.rule, self.groups)
+        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
+        return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
+
+    def boxes(
+        self,
+        lesson: Lesson,
+        found: Mapping[int, OnMap],  # of the taught names that may be there
+        sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
+    ) -> list[Candidate]:
+        """A picture's boxes of the taught names."""
+        boxes: list[BoxCandidate] = []
+        masks: list[str] = []
+        for p, one in found.items():
+            xyxy = moved(one.xyxy, sides[p], one.read, lesson.frame)
+            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(one.boxes, xyxy, strict=True)]
+            if self.masks:
+                count = len(one.boxes)
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                masks += [
+                    encode(mask)["counts"] for _, mask in box_masks(lesson.frame, one.heat[None], on_map, self.rule)
+                ]
+        made: list[Candidate] = []
+        for box, mask in zip(boxes, masks or [None] * len(boxes), strict=True):
+            x0, y0, x1, y1 = (round(float(side), 2) for side in box.xyxy)
+            fit = round(box.fit, 4)
+            made.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.group, mask))
+        return made
+
+
+@dataclass(frozen=True)
+class OnMap:
+    """One name's boxes in a picture, before their sides are moved."""
+
+    heat: FloatArray  # [H, W] the map that they are of
+    boxes: Sequence[BoxCandidate]  # best first
+    xyxy: FloatArray  # [n, 4] the same
+    read: Floats  # at their sides; see `teaching.sides`
 
 
 @dataclass(frozen=True)
@@ -131,29 +168,11 @@ class Drawer:
                 like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
                 maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
-                name, of_labels = self.pictures[pictures[i]].name, dict(zip(labels, of_picture.numpy(), strict=True))
-                rows[i] = TaughtPicture(name, presence[i], self._boxes(lessons[i], of_labels))
+                pairs = zip(labels, of_picture.numpy(), strict=True)
+                found = {p: self.drawing.found(lessons[i], p, heat) for p, heat in pairs}
+                name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
+                rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
-
-    def _boxes(self, lesson: Lesson, maps: Mapping[int, FloatArray]) -> list[Candidate]:
-        frame, rule = lesson.frame, self.drawing.rule
-        boxes: list[BoxCandidate] = []
-        masks: list[str] = []
-        for p, heat in maps.items():
-            candidates = grouped(frame, heat, self.drawing.boxes(lesson, heat), p, rule, self.drawing.groups)
-            xyxy = np.array([candidate.xyxy for candidate in candidates]).reshape(-1, 4)
-            xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, frame), frame)
-            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(candidates, xyxy, strict=True)]
-            if self.drawing.masks:
-                count = len(candidates)
-                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                masks += [encode(mask)["counts"] for _, mask in box_masks(frame, heat[None], on_map, rule)]
-        found: list[Candidate] = []
-        for box, mask in zip(boxes, masks or [None] * len(boxes), strict=True):
-            x0, y0, x1, y1 = (round(float(side), 2) for side in box.xyxy)
-            fit = round(box.fit, 4)
-            found.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.group, mask))
-        return found
 
 
 def _begin() -> subprocess.Popen[bytes]:

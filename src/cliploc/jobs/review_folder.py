@@ -26,7 +26,6 @@ from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach
-from cliploc.jobs.videos import path_of
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
@@ -48,7 +47,7 @@ class ReviewFolder:
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
-        files = (PictureFile(name, path_of(name, self._folder.root, self.out)) for name in names)
+        files = (PictureFile(name, self._folder.root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
         if not self.pictures:
@@ -84,7 +83,7 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, _, _ in entry["found"]] for entry in self._entries())
+        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
         return facts(labels, self.names, self._run, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
@@ -141,6 +140,11 @@ class ReviewFolder:
         with self.run.snapshot() as state:
             yield self._folder.at(state)
 
+    def weigh(self) -> None:
+        """Lets the reviewed pictures count for the others."""
+        self._folder.weigh()
+        self._listed = {}
+
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
         """Saves what a person did with a picture; once this returns, it is on the disk."""
@@ -179,6 +183,7 @@ class ReviewFolder:
         if (written := store.get("written")) is None:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with alone_in(self.out), own_temporaries(self.out, TOKEN), saying_disk_is_full(self.out):
+            self.weigh()  # the list shows what is exported
             there = [file for file in self._folder.found if file.path.is_file()]
             folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
@@ -219,11 +224,10 @@ class Learning:
     # ----------------------------------------------------------------------------------------------------- what is said
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        run, now = self._folder.run, self._now
-        finished, left = run.count_finished(), len(self._folder.pictures) - run.count_touched()
+        finished, now = self._folder.run.count_finished(), self._now
         with self._lock:
             working = self._thread is not None
-            teaching = Teaching(now.names, left, now.reviewed)
+            teaching = Teaching(now.names, now.reviewed)
             return {
                 "working": working,
                 "said": self._said(teaching, finished, now.undone),
@@ -251,9 +255,8 @@ class Learning:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
             return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
-        saved = sum(taught.saved(teaching.left) for taught in used)
-        ending = f": about {saved:,} corrections saved" if saved else ""
-        return f"Learnt from {reviewed:,} pictures{ending}."
+        before, after = (sum(getattr(taught, key) for taught in used if taught.reviewed) for key in ("before", "after"))
+        return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
 
     # ----------------------------------------------------------------------------------------------------------- learnt
     def consider(self) -> None:
@@ -301,7 +304,9 @@ class Learning:
         finished = run.count_finished()
         try:
             with self._folder.snapshot() as folder:
+                folder.weigh()  # by all that is reviewed now
                 teach(folder, again, write=run, stop=self._stop)
+            self._folder.weigh()
             self._write_learnt()
         except _EndedError:
             return
@@ -329,5 +334,6 @@ class Learning:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
             finished = run.count_finished()
             run.undo(finished)
+            self._folder.weigh()
             self._reviewed, self._note, self._failed = finished, "", ""
             self._write_learnt()

@@ -46,7 +46,7 @@ def columns_of_pictures() -> dict[str, Any]:
 
 
 def row_schema() -> Any:
-    """The columns of a row of boxes, as a `pyarrow.Schema`; `cliploc help benchmark` explains them."""
+    """The columns of a row of boxes, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
     pa = arrow()
     text, f32, i32 = pa.string(), pa.float32(), pa.int32()
     boxes = pa.list_(pa.list_(f32, 4))

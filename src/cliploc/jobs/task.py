@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -212,13 +212,11 @@ def run_task(
         )
 
 
-def conclude(
-    out: Path, task: BenchmarkTask, counted: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
-) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts, of the rows that are `counted`, and writes them into summary.json."""
+def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
+    """Computes the numbers of all existing parts, and writes them into summary.json."""
     manifest = folder.read_manifest(out, task.kind)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(counted(rows_in(out, task.columns(), manifest["shards"])), tallies)
+    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), tallies)
     write_json(out / "summary.json", _document(task.kind, summary))
     return summary
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,30 +26,33 @@ from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.draft_scores import work_on
+from cliploc.jobs.drafts import choose
 from cliploc.jobs.lessons import Lessons
-from cliploc.jobs.redraw import Drawer, Drawing, each
+from cliploc.jobs.redraw import Drawer, Drawing, OnMap, each
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.teaching.lesson import Lesson, pooled
-from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
+from cliploc.teaching.sides import ALIKE, learnt, offsets
 from cliploc.values import FloatArray
 
-VERSION = 6  # of what is taught and drawn
+VERSION = 7  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
-# Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
+# Chosen on the raccoon pictures and on the names of coco_tune; tools/corrections.py.
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
 MOVED = 0.5  # pixels; a box that moved by less is the same draft
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
-FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
+ERRORS = 1.0  # standard errors of the saved corrections, by which drafts must be better than those of before
+AGREED = 3.0  # saved corrections that speak for drafts which the folder itself has taught, as its pictures agree
+USUAL, PRIOR = 1.0, 2  # the usual deviation of a picture's saved corrections; it counts as so many pictures
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
 LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
 ODD = 0.1  # the same, tried next: so one or two odd pictures do not hide what the others say
 DOUBTED = 0.25  # and than one in which it is sure
 MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
-# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons;
-# tools/teaching_study.py), for folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
+# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons), for
+# folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
@@ -60,22 +63,11 @@ class Teaching:
     """The result of `teach`."""
 
     names: Mapping[str, Taught]
-    left: int  # number of pictures that nobody has reviewed
-    reviewed: int  # number of those that were
+    reviewed: int  # number of pictures that were reviewed
 
     def lines(self) -> list[str]:
         """What is to be said of it."""
-        said = []
-        for name, taught in self.names.items():
-            if taught.used and not taught.reviewed:
-                said.append(f"{name}: drafts learnt from the {taught.pictures:,} pictures that show it")
-            elif taught.used:
-                saved = taught.saved(self.left)
-                ending = f": about {saved:,} corrections saved" if saved else ""
-                said.append(f"{name}: drafts learnt from {taught.reviewed:,} reviewed pictures{ending}")
-            elif taught.reviewed:
-                said.append(f"{name}: {taught.why}")
-        return said
+        return [f"{name}: {taught.why}" for name, taught in self.names.items() if taught.used or taught.compared]
 
 
 def teach(
@@ -91,11 +83,11 @@ def teach(
     for made in before:
         undone = not again and folder.run.count_finished() <= made.reviewed
         if undone if made.undone else made.of == of:
-            return Teaching(made.names, *school.counts)
+            return Teaching(made.names, len(school.reviewed))
     if school.asked:
         begun()
     names, known = school.names()
-    result = Teaching(names, *school.counts)
+    result = Teaching(names, len(school.reviewed))
     if not names and not any(made.names for made in before):  # there is nothing to say, and nothing to take back
         return result
     taught: dict[str, TaughtPicture] = {}
@@ -225,9 +217,8 @@ class School:
 
     def __init__(self, folder: AnnotatedFolder) -> None:
         self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.run)
-        self.pictures = [file.id for file in folder.annotated() if self.lessons.has(folder.pictures[file.id])]
-        there = {*self.pictures}
-        self.reviewed = {name: boxes for name, boxes in folder.finished().items() if name in there}
+        self.pictures = [file.id for file in folder.annotated()]
+        self.reviewed = folder.finished()
         self._unseen = [picture for picture in self.pictures if not folder.saved(picture).touched]
         self._plain = {picture: folder.chances(picture) for picture in self.pictures}
 
@@ -236,15 +227,11 @@ class School:
         """The names that may be taught."""
         return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
-        return len(self._unseen), len(self.reviewed)
-
     def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen]
+        shifts = None if folder.prior is None else [*folder.prior.shifts]
+        facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
@@ -263,21 +250,22 @@ class School:
             return {}, None
         # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
         # is drawn from them at random then stays the same, too, and the gate does not open by chance.
-        ordered = sorted(self.pictures, key=lambda picture: hashlib.blake2b(picture.encode(), digest_size=8).digest())
+        # And it does not depend on what the files are called.
+        ordered = sorted(self.pictures, key=lambda picture: (self.folder.pictures[picture].checksum, picture))
         kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
         chosen = [picture for picture in ordered if picture in kept]
         lessons = self.lessons.each([self.folder.pictures[picture] for picture in chosen])
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
-        used = {p: of_name for p, of_name in of_names.items() if of_name.outcome.used}
-        directions = {p: (of_name.fitted.direction, of_name.share) for p, of_name in used.items()}
-        presence = {p: of_name.presence for p, of_name in used.items() if of_name.presence is not None}
-        sides = {p: of_name.sides for p, of_name in used.items()}
+        ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
+        directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
+        presence = {p: way.presence for p, way in ways.items() if way.presence is not None}
+        sides = {p: way.sides for p, way in ways.items()}
         outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
-        if not used:
+        if not ways:
             return outcomes, None
-        seen = {p: of_name.seen() for p, of_name in used.items()}
+        seen = {p: of_names[p].seen() for p in ways}
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
 
     @cached_property
@@ -307,97 +295,129 @@ class School:
             yield from Drawer(self.lessons, self.drawing, known, pictures, chances).rows()
 
 
-# Boxes `[n, 4]`, best first, and what is read at their sides; see `teaching.sides`.
-Drafts: TypeAlias = tuple[FloatArray, Floats]
-
-
 class _Name:
-    """One name, taught; and whether that is of use."""
+    """One name, taught by the folder and by reviewed pictures; and which of its drafts are used."""
 
     def __init__(
         self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
     ) -> None:
-        self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
-        chances = np.array([school.chance(picture, p) for picture in chosen])
-        self._known, self._chances = not np.isnan(chances).all(), chances
-        self._heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
-        shown = [bool(there >= FOUND) and p in lesson.names for there, lesson in zip(chances, lessons, strict=True)]
-        self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
-        self._reviewed = (
+        self.school, self.p, self.chosen, self.lessons, self.pictures = school, p, chosen, lessons, pictures
+        self.chances = np.array([school.chance(picture, p) for picture in chosen])
+        self.known = not np.isnan(self.chances).all()
+        self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
+        there = zip(self.chances, lessons, strict=True)
+        shown = [bool(chance >= FOUND) and p in lesson.names for chance, lesson in there]
+        self.uses = torch.tensor(shown) if self.known else torch.ones(len(chosen), dtype=torch.bool)
+        self.reviewed = (
             [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
         )
-        inside = {i: _inside(lessons[i].frame, self._true(i), pictures.grid) for i in self._reviewed}
-        self.fitted = fit(pictures, self._heat, self._uses, inside, self._known)
-        self.share = share_of_text(len(self._reviewed), self._known)
-        self.presence: _Presence | None = None
-        if self._reviewed:
-            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
-            true = [len(self._true(i)) > 0 for i in self._reviewed]
-            own = embeddings[self._reviewed]
-            self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
-        left_out = [*each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
-        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
-        for i, (xyxy, read) in zip(self._reviewed, left_out, strict=False):
-            away, iou = offsets(xyxy, self._true(i))
-            self._pairs.append((away[iou >= ALIKE], read[iou >= ALIKE]))
-        self.sides = learnt(self._pairs)
-        self.outcome = self._outcome(left_out)
+        self.compared = self.reviewed[:MOST_LEFT_OUT]
+        self.agreement = stability(pictures, self.heat, self.uses) if p in school.common else None
+        self.way, self.outcome = self._outcome()
+
+    def true(self, i: int) -> FloatArray:
+        """The boxes `[m, 4]` of a reviewed picture."""
+        boxes, labels = self.school.reviewed[self.chosen[i]]
+        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self.p]).reshape(-1, 4)
 
     def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
-        shows = self._uses & self._known
-        shows[self._reviewed] = torch.tensor([len(self._true(i)) > 0 for i in self._reviewed], dtype=torch.bool)
-        others = torch.from_numpy(self._chances < UNSURE)  # none of a name that the model does not know
-        others[self._reviewed] = ~shows[self._reviewed]
-        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self._lessons]), dim=1)  # [n, D]
+        shows = self.uses & self.known
+        shows[self.reviewed] = torch.tensor([len(self.true(i)) > 0 for i in self.reviewed], dtype=torch.bool)
+        others = torch.from_numpy(self.chances < UNSURE)  # none of a name that the model does not know
+        others[self.reviewed] = ~shows[self.reviewed]
+        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self.lessons]), dim=1)  # [n, D]
         return Appearance.of(each[shows], each[others])
 
-    def _true(self, i: int) -> FloatArray:
-        """The boxes `[m, 4]` of a reviewed picture."""
-        boxes, labels = self._school.reviewed[self._chosen[i]]
-        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self._p]).reshape(-1, 4)
-
-    def _outcome(self, left_out: Sequence[Drafts]) -> Taught:
-        is_common = self._p in self._school.common
-        agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
-        open_gate = agreement is not None and agreement >= AGREE
-        count, taught = len(self._reviewed), int(self._uses.sum())
+    def _outcome(self) -> tuple[_Way | None, Taught]:
+        """The way that is used, and what to say of it."""
+        count, shown, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
+        of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
+        by_folder = f"drafts learnt from the {shown:,} pictures that show it"
         if not count:
-            why = "learnt from the folder" if open_gate else "not learnt: its pictures do not agree where it is"
-            return Taught(0, taught, open_gate, why, None, None, 0, agreement)
-        before = after = 0
-        folder, compared = self._school.folder, len(left_out)
-        for k, (i, (xyxy, read)) in enumerate(zip(self._reviewed, left_out, strict=False)):
-            picture, true = self._chosen[i], self._true(i)
-            found = folder.candidates(picture, taught=False)
-            drafts = found.take(folder.chosen(picture, taught=False).drafts)
-            before += work_on(drafts.xyxy[drafts.labels == self._p], true).total
+            why = by_folder if of_folder else "not learnt: its pictures do not agree where it is"
+            return of_folder, Taught(0, shown, of_folder is not None, why, None, None, 0, self.agreement)
+        names = [self.chosen[i] for i in self.compared]
+        before = self._work([self.school.folder.candidates(picture, taught=False) for picture in names])
+        if of_folder is not None:
+            of_itself = self._work(of_folder.rows())
+            if gains(before, of_itself, given=AGREED):
+                before = of_itself
+            else:
+                of_folder = None
+        of_reviewed = _Way(self, self.reviewed)
+        after = self._work(of_reviewed.rows())
+        numbers = int(before.sum()), int(after.sum()), seen, self.agreement
+        measured = f"{numbers[0]:,} → {numbers[1]:,} corrections on {'pictures' if seen == count else seen} left out"
+        # Of a name that the model does not know there are no drafts to lose: any gain will do.
+        if gains(before, after, ERRORS if self.known else 0):
+            why = f"drafts learnt from {count:,} reviewed pictures: {measured}"
+            return of_reviewed, Taught(count, shown, True, why, *numbers)
+        why = f"{by_folder if of_folder else 'drafts as the model finds them'}; with {count:,} reviewed ones {measured}"
+        return of_folder, Taught(0, shown, of_folder is not None, why, *numbers)
+
+    def _work(self, candidates: Sequence[Candidates]) -> Floats:
+        """The corrections `[n]` of the drafts that the run's rule chooses in the compared pictures."""
+        counts = []
+        for i, found in zip(self.compared, candidates, strict=True):
+            drafts = found.take(choose(found, self.school.folder.rule, self.school.folder.prior).drafts)
+            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)).total)
+        return np.array(counts, np.float64)
+
+
+class _Way:
+    """What the pictures teach of a name, some of them reviewed; none: the folder by itself."""
+
+    def __init__(self, name: _Name, reviewed: Sequence[int]) -> None:
+        self._name, self._reviewed = name, reviewed
+        pictures, lessons = name.pictures, name.lessons
+        inside = {i: _inside(lessons[i].frame, name.true(i), pictures.grid) for i in reviewed}
+        self.fitted = fit(pictures, name.heat, name.uses, inside, name.known)
+        self.share = share_of_text(len(reviewed), name.known)
+        self.presence: _Presence | None = None
+        if reviewed:
+            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
+            true = [len(name.true(i)) > 0 for i in reviewed]
+            self.presence = _Presence(embeddings.mean(dim=0), embeddings[reviewed], name.chances[reviewed], true)
+        self._found = [*each(self._left_out, range(len(name.compared)))]
+        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
+        for i, (chance, found) in zip(name.compared if reviewed else (), self._found, strict=False):
+            likely = np.array([box.fit >= MIN_SCORE for box in found.boxes], bool) & (chance >= FOUND)
+            away, iou = offsets(found.xyxy[likely], name.true(i))
+            self._pairs.append((away[iou >= ALIKE], found.read[likely][iou >= ALIKE]))
+        self.sides = learnt(self._pairs)
+
+    def rows(self) -> list[Candidates]:
+        """The compared pictures' candidates with the taught boxes of the name, each as if it were not reviewed."""
+        name, rows = self._name, list[Candidates]()
+        folder, drawing = name.school.folder, name.school.drawing
+        for k, (i, (chance, found)) in enumerate(zip(name.compared, self._found, strict=True)):
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
-            after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
-        used = is_better(before, after, compared if self._known else 0, open_gate)
-        seen = f"on {compared:,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
-        why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
-        return Taught(count, taught, used, why, before, after, compared, agreement)
+            there = {name.p: found} if chance >= UNSURE else {}
+            picture, boxes = name.chosen[i], drawing.boxes(name.lessons[i], there, {name.p: sides})
+            taught = TaughtPicture(picture, {name.p: chance}, boxes)
+            rows.append(folder.candidates(picture, taught=False).with_taught(taught))
+        return rows
 
-    def _left_out(self, k: int) -> Drafts:
-        """The taught drafts of a reviewed picture as if it were not reviewed, before their sides are moved."""
-        i, presence = self._reviewed[k], self.presence
-        assert presence is not None
-        if presence.without(k, self._school.chance(self._chosen[i], self._p)) < FOUND:
-            return np.zeros((0, 4), np.float32), np.zeros((0, 4, READINGS))
-        direction = self.fitted.without(i, self._pictures, bool(self._uses[i]))
-        lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
-        [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
-        heat = maps[0].numpy()
-        xyxy, score = self._school.drawing.boxes(lesson, heat)
-        kept = xyxy[score >= MIN_SCORE]
-        return kept, readings(kept, heat, lesson.frame)
+    def _left_out(self, k: int) -> tuple[float, OnMap]:
+        """The chance and the boxes of a compared picture as if it were not reviewed, before their sides are moved."""
+        name, i = self._name, self._name.compared[k]
+        chance, direction = float(name.chances[i]), self.fitted.direction
+        if self.presence is not None:
+            chance = self.presence.without(k, chance)
+            direction = self.fitted.without(i, name.pictures, bool(name.uses[i]))
+        like = direction(name.pictures.whitened[i]).view(1, 1, *name.pictures.grid)
+        [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.school.drawing.level)
+        return round(chance, 4), name.school.drawing.found(name.lessons[i], name.p, maps[0].numpy())
 
 
-def is_better(before: int, after: int, compared: int, open_gate: bool) -> bool:
-    """Whether learnt drafts are used, by the corrections that they and the others need on so many pictures."""
-    chance = math.sqrt(compared)  # a name's drafts change only for a larger difference
-    return after <= before + chance + FEW if open_gate else after < before - chance
+def gains(before: Floats, after: Floats, errors: float = ERRORS, given: float = 0) -> bool:
+    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors of the mean."""
+    saved = before - after
+    count = len(saved)
+    squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
+    error = math.sqrt(squares / (count - 1 + PRIOR) / count)
+    return float(saved.sum() + given) / count > errors * error
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:

@@ -385,7 +385,6 @@ class Flow:
             # A CNN's last features are always there.
             needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
         with self._remembered(look, batch) as remembered:
-            needs |= remembered.besides
             if needs not in remembered.traces:
                 remembered.traces[needs] = self.backbone.trace(images(), needs)
             trace = remembered.traces[needs]

@@ -3,7 +3,6 @@
 Each photograph is embedded once; maps and boxes of each setting are drawn over it.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +174,7 @@ def galleries(
     of_samples = [
         (name((compared[0].id, sample)), [show(each, sample, each.label) for each in compared]) for sample in disputed
     ]
-    return {"folder": shlex.quote(str(run.folder)), "galleries": of_settings, "disputed": of_samples}
+    return {"galleries": of_settings, "disputed": of_samples}
 
 
 def _first(rows: Any) -> list[tuple[str, str]]:

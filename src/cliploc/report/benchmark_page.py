@@ -20,7 +20,6 @@ from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, 
 from cliploc.report.faithfulness_page import write_faithfulness_report
 from cliploc.report.figures import Figure, figure, legend, look, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
-from cliploc.report.labelling_page import write_labelling_report
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
@@ -52,7 +51,6 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         "segmentation": write_segmentation_report,
         "faithfulness": write_faithfulness_report,
         "presence": write_presence_report,
-        "labelling": write_labelling_report,
     }
     if write := of_task.get(kind := kind_of(folder)):
         return write(folder, pictures=pictures)

@@ -1,4 +1,4 @@
-"""The JSON document that `--json` prints. `cliploc help json` explains its keys."""
+"""The JSON document that `--json` prints. docs/json.md explains its keys."""
 
 from __future__ import annotations
 

@@ -43,9 +43,7 @@ class ReviewPicture:
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
         own = self.drafts
-        masks: list[str | None] = [mask["counts"] for mask in own.masks]
-        masks = masks or [None] * len(own.box_ids)
-        held: list[str | None] = [None] * len(self.boxes) if self.masks is None else [*self.masks]
+        masks, held = self._masks()
         certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
         # Most boxes have the mask of their draft: its outline is traced once.
         shapes = {mask: polygons_of(mask, own.size_wh) for mask in {*masks, *held} if mask is not None}
@@ -90,13 +88,17 @@ class ReviewPicture:
             "drawn": self.drawn,
         }
 
+    def _masks(self) -> tuple[Sequence[str | None], Sequence[str | None]]:
+        """The mask of each draft, and of each box."""
+        own, none = [mask["counts"] for mask in self.drafts.masks], [None]
+        return own or none * len(self.drafts.box_ids), none * len(self.boxes) if self.masks is None else self.masks
+
     def _by_hand(self) -> list[bool]:
         """Of each box whether it is another than a draft that is not unsure."""
         own = self.drafts
-        masks = [mask["counts"] for mask in own.masks] or [None] * len(own.box_ids)
+        masks, held = self._masks()
         drafts = zip(own.xyxy.tolist(), own.label.tolist(), masks, strict=True)
         sure = {number: one for number, one in zip(own.box_ids, drafts, strict=True) if number not in self.unsure}
-        held = self.masks or [None] * len(self.boxes)
         return [
             origin not in sure
             or sure[origin][1:] != (label, mask)

@@ -106,18 +106,12 @@ class Taught(Struct, frozen=True):
     pictures: int  # pictures that taught
     used: bool  # whether the taught drafts are used
     why: str  # in words
-    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
-    # without reviewed pictures.
+    # Corrections that reviewed pictures need with the drafts before and with those that they teach, each picture left
+    # out in turn; None without reviewed pictures.
     before: int | None
     after: int | None
     compared: int  # number of these pictures
     agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
-
-    def saved(self, left: int) -> int:
-        """About how many corrections it saves in the pictures that are left."""
-        if not self.used or self.before is None or self.after is None or not self.compared:
-            return 0
-        return max(0, round((self.before - self.after) / self.compared * left))
 
 
 class Generation(Struct, frozen=True):
@@ -164,11 +158,6 @@ class Saved:
     revision: int = 0
     correction: Correction | None = None  # None: its drafts hold
     generation: int = 0  # of the drafts that it refers to
-
-    @property
-    def reviewed(self) -> bool:
-        """Whether the person has finished it."""
-        return self.status == "reviewed"
 
     @property
     def touched(self) -> bool:
@@ -416,13 +405,13 @@ class LabellingRun:
             )
         }
 
+    def reviewed(self) -> frozenset[str]:
+        """The pictures that a person has finished."""
+        return frozenset(name for (name,) in self.store.rows("SELECT name FROM picture WHERE status = 'reviewed'"))
+
     def count_finished(self) -> int:
         """The number of pictures that a person has finished."""
         return int(self.store.rows("SELECT count(*) FROM picture WHERE status = 'reviewed'")[0][0])
-
-    def count_touched(self) -> int:
-        """The number of pictures with which a person did something."""
-        return int(self.store.rows(f"SELECT count(*) FROM picture WHERE NOT ({UNTOUCHED})")[0][0])
 
     def save(
         self,
@@ -536,7 +525,8 @@ def settled_in(out: Path) -> dict[str, Any]:
         return {}
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
         settings = store.get("settings", {})
-        return {**store.get("settled", {}), "least": settings.get("min_presence")}
+        url = store.get("image_url")
+        return {"least": settings.get("min_presence"), **({} if url is None else {"image_url": url})}
 
 
 def files_of_run(out: Path) -> frozenset[str]:

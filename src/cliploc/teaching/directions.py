@@ -20,7 +20,7 @@ from cliploc.maps import min_max
 from cliploc.refine.affinity import WINDOWS_CUT, exchanged, with_details
 from cliploc.teaching.lesson import Lesson, pooled
 
-# Chosen on one labelling job, the raccoon pictures; tools/teaching_study.py.
+# Chosen on one labelling job, the raccoon pictures; tools/corrections.py.
 CHANNELS = 32  # of the whitened features
 SHRINK = 1.0  # of the mean variance, added to each: rare directions are noise
 ROUNDS = 4

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._documents import parse_json, refuse_other
+from cliploc._documents import parse_json
 from cliploc._files import user_path
 from cliploc.config import FOUND
 from cliploc.errors import InputError
@@ -97,6 +97,10 @@ class Learnt:
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
+        if self.weights.shape[1] != len(features):
+            raise InputError(
+                f"expected what was learnt of {len(features)} features, got {self.weights.shape[1]}: teach it again"
+            )
         return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
     def content(self) -> bytes:
@@ -135,7 +139,6 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     """
     path = user_path(path)
     try:
-        refuse_other(path)
         with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             if facts["version"] != VERSION:

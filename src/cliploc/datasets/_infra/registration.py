@@ -31,7 +31,7 @@ class Found:
     candidates: Sequence[Candidate]  # for samples in a fixed order, those of the same picture next to each other
     # pictures and labels that are there as what evaluations ignore, such as crowds, beside samples or alone
     unclear: frozenset[tuple[Path, int]] = frozenset()
-    # picture → labels known not to be there, if this is not known of all others; see `Reader.complete`
+    # picture → labels known not to be there; None if all labels without a candidate are absent
     absent: Mapping[Path, frozenset[int]] | None = None
 
 
@@ -46,8 +46,6 @@ class DatasetReader(Generic[F]):
     splits: tuple[Split, ...]  # the first is the default
     layout: str  # the files expected below the root, one per line
     read: Read[F]
-    complete: bool = False  # whether all things of its classes are annotated, so that other names are not there
-    phrases: bool = False  # whether each class is a phrase for some thing in one picture
 
     def split(self, name: str | None) -> Split:
         """The split of that name; the first for None."""
@@ -70,15 +68,11 @@ class Readers(Registry[DatasetReader[F]]):
         source: str,
         splits: tuple[Split, ...],
         layout: str,
-        complete: bool = False,
-        phrases: bool = False,
     ) -> Callable[[Read[F]], Read[F]]:
         """Registers a function as the reader of a dataset; the arguments are the attributes of `DatasetReader`."""
 
         def register(read: Read[F]) -> Read[F]:
-            self.register(
-                name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read, complete, phrases)
-            )
+            self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read))
             return read
 
         return register

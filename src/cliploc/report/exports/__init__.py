@@ -1,6 +1,6 @@
 """Export formats: boxes in files for other tools. Each format is one file that registers itself; see `Export`.
 
-`annotate`, the page's downloads, `cliploc exports` and the documents read the registry. So a new format is one file
+`annotate`, the page's downloads and the documents read the registry. So a new format is one file
 here and its test.
 """
 
