@@ -176,7 +176,7 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path, busy: Callable[[], str]) -> Iterator[None]:
+def _alone(lock: Path, busy: str) -> Iterator[None]:
     """Within this, no other run has this lock, or it says who has it; its file is removed at the end."""
     from filelock import FileLock, Timeout  # late, as it takes 30 ms
 
@@ -184,7 +184,7 @@ def _alone(lock: Path, busy: Callable[[], str]) -> Iterator[None]:
         try:
             held.enter_context(FileLock(lock, timeout=0))
         except Timeout:
-            raise UsageError(busy()) from None
+            raise UsageError(busy) from None
         try:
             yield
         finally:
@@ -202,7 +202,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_alone(folder / LOCK, lambda: busy))
+            held.enter_context(_alone(folder / LOCK, busy))
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
         yield
@@ -216,7 +216,7 @@ def alone_writing(path: Path, folders: Iterable[Path] = ()) -> Iterator[None]:
     with ExitStack() as held:
         try:
             busy = f"another run is writing {path}: wait until it ends, or choose another --out"
-            held.enter_context(_alone(path.with_name(f".{name}.lock"), lambda: busy))
+            held.enter_context(_alone(path.with_name(f".{name}.lock"), busy))
             for folder in (path.parent, *folders):
                 remove_leftovers(folder, token)
             held.enter_context(temporaries_of(token))

@@ -77,7 +77,7 @@ def run(
                         if waiting.pop(row["index"], None) is None:
                             continue  # sent twice, as its worker died right after sending it
                         spent = json.loads(row["spent"])
-                        on_part(Part(row["index"], row["content"], tuple(row["notes"]), row["lessons"], spent))
+                        on_part(Part(row["index"], row["content"], tuple(row["notes"]), spent))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()

@@ -79,7 +79,7 @@ class Drawing:
     ) -> list[Candidate]:
         """A picture's boxes of the taught names."""
         boxes: list[BoxCandidate] = []
-        masks: list[str] = []
+        masks: list[str | None] = []
         for p, one in found.items():
             xyxy = moved(one.xyxy, sides[p], one.read, lesson.frame)
             boxes += [replace(candidate, xyxy=box) for candidate, box in zip(one.boxes, xyxy, strict=True)]

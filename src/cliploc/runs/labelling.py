@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -198,19 +198,29 @@ class Candidates:
     def with_taught(self, taught: TaughtPicture) -> Candidates:
         """With the boxes of taught labels behind the others."""
         more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
-        both = {
-            name: np.concatenate([getattr(self, name), getattr(more, name)])
-            for name in ("xyxy", "labels", "scores", "fits", "several")
-        }
-        masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
-        return replace(self, **both, masks=masks, taught=taught.presence)
+        return replace(
+            self,
+            xyxy=np.concatenate([self.xyxy, more.xyxy]),
+            labels=np.concatenate([self.labels, more.labels]),
+            scores=np.concatenate([self.scores, more.scores]),
+            fits=np.concatenate([self.fits, more.fits]),
+            several=np.concatenate([self.several, more.several]),
+            masks=None if self.masks is None or more.masks is None else (*self.masks, *more.masks),
+            taught=taught.presence,
+        )
 
     def take(self, numbers: Sequence[int]) -> Candidates:
         """These boxes alone, in this order."""
         ids = np.array(numbers, np.int64)
-        picked = {name: getattr(self, name)[ids] for name in ("xyxy", "labels", "scores", "fits", "several")}
-        masks = None if self.masks is None else tuple(self.masks[i] for i in numbers)
-        return replace(self, **picked, masks=masks)
+        return replace(
+            self,
+            xyxy=self.xyxy[ids],
+            labels=self.labels[ids],
+            scores=self.scores[ids],
+            fits=self.fits[ids],
+            several=self.several[ids],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers),
+        )
 
 
 class StaleReviewError(ValueError):

@@ -15,10 +15,12 @@ from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, p
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.folder import NO_ROOM
-from cliploc.jobs.review_folder import ReviewFolder, StaleReviewError
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
+from cliploc.runs.labelling import StaleReviewError
+from cliploc.runs.store import DiskFullError
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown
@@ -153,8 +155,10 @@ def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None
         yield
     except StaleReviewError as error:
         raise RefusedError(409, str(error)) from None
+    except DiskFullError as error:
+        raise RefusedError(507, str(error)) from None
     except (CliplocError, UnusableError) as error:
-        raise RefusedError(status, str(error)) from None
+        raise RefusedError(status if written is None or written.writable else 507, str(error)) from None
     except OSError as error:
         if written is None:
             raise
