@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cliploc.jobs.annotation_edits import write_corrections
+from cliploc.jobs.annotation_rows import LEARNT, read_taught
 from PIL import Image
 from safetensors.torch import save
 
@@ -16,8 +18,6 @@ from cliploc.config import FOUND
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import write_corrections
-from cliploc.jobs.annotation_rows import LEARNT, read_taught
 from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.jobs.corrections import Correction
 from cliploc.localizer import Localizer

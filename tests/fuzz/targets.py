@@ -19,6 +19,8 @@ from typing import get_args
 
 import numpy as np
 import torch
+from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
+from cliploc.jobs.annotation_rows import KIND
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from safetensors.torch import save as save_tensors
@@ -42,8 +44,6 @@ from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs import benchmark_localization, folder, labels, rows
-from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
-from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics import Convention, checked_map

@@ -1,5 +1,6 @@
 """Annotating a folder: what is boxed, and that neither a stop nor a fault nor a second call loses or doubles any."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import pickle
 import re
 import shutil
 import signal
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +26,9 @@ from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_results import TOKEN
 from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxCandidate, grouped
 from cliploc.jobs.engine import Ready
-from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
@@ -34,7 +36,10 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
+from cliploc.runs.labelling import Candidates, LabellingRun, Picture
+from cliploc.runs.store import FILE, DiskFullError
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
+from tests.jobs.labelled import held
 from tests.jobs.samples import review_file
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -69,18 +74,21 @@ def plain(folder, tmp_path_factory):
     return annotate(folder, LABELS, tmp_path_factory.mktemp("plain"), formats=["coco", "csv"], **OPTIONS)
 
 
-def parts(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((out / "parts").glob("*.jsonl"))}
-
-
 def same_files(out: Path, other: Path) -> None:
     for name in ("coco.json", "boxes.csv", "review.html"):
         assert (out / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def rows(out: Path) -> dict[str, dict]:
-    lines = [json.loads(line) for content in parts(out).values() for line in content.splitlines()]
-    return {row["picture"]: row for row in lines}
+def pictures_in(out: Path) -> int:
+    """The number of pictures that a run holds, as another process sees them."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(out / FILE)) as db:
+        return db.execute("SELECT count(*) FROM picture").fetchone()[0]
+    return 0
+
+
+def rows(out: Path) -> dict[str, tuple[Picture, Candidates]]:
+    with LabellingRun.open(out) as run:
+        return {name: (one, run.candidates(one)) for name, one in run.pictures().items()}
 
 
 def coco_boxes(out: Path) -> dict[str, list[tuple[str, list[float]]]]:
@@ -205,17 +213,17 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
     assert (plain.pictures, plain.computed, plain.empty) == (5, 4, 0)
     assert {name for name, count in plain.with_label.items() if count} >= {"cat", "dog", "bee"}
     localizer, exported = Localizer(create_once(), batch_size=2, recipe="fast"), coco_boxes(plain.out)
-    for name, row in rows(plain.out).items():
-        if row["status"] == "failed":
+    for name, (picture, row) in rows(plain.out).items():
+        if picture.error is not None:
             continue
         found = localizer(folder / name, ["cat|kitten", "dog", "bee", "teapot"])
         every, fit = found.judged.candidates, found.judged.fit
         best = [fit[every.label == p].max(initial=0) for p in every.label]
         some = [i for i in np.argsort(-every.score, kind="stable") if fit[i] >= LEAST_FIT or fit[i] == best[i]]
-        np.testing.assert_allclose(row["boxes"], every.xyxy[some], atol=0.02)
-        np.testing.assert_allclose(row["scores"], every.score[some], atol=1e-3)
-        np.testing.assert_allclose(row["fits"], fit[some], atol=1e-3)
-        np.testing.assert_allclose(row["presence"], found.presence, atol=1e-3)
+        np.testing.assert_allclose(row.xyxy, every.xyxy[some], atol=0.02)
+        np.testing.assert_allclose(row.scores, every.score[some], atol=1e-3)
+        np.testing.assert_allclose(row.fits, fit[some], atol=1e-3)
+        np.testing.assert_allclose(row.presence, found.presence, atol=1e-3)
         drafts = [i for i in some if every.score[i] >= 0.01 and found.presence[every.label[i]] >= 0.01]
         assert [label for label, _ in exported[name]] == [found.names[p] for p in every.label[drafts]]
         assert drafts
@@ -228,24 +236,23 @@ def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
         both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
     both.save(tmp_path / "in" / "both.png")
     annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
-    [row] = rows(tmp_path / "out").values()
-    assert row["labels"] != sorted(row["labels"])
-    assert row["scores"] == sorted(row["scores"], reverse=True)
+    [(_, row)] = rows(tmp_path / "out").values()
+    assert row.labels.tolist() != sorted(row.labels)
+    assert row.scores.tolist() == sorted(row.scores, reverse=True)
     judged = Localizer(create_once(), recipe="fast", min_presence=0)(
         tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
     ).judged
     chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
     kept = [i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())]
-    assert row["labels"] == label[kept].tolist()
-    np.testing.assert_allclose(row["fits"], fit[kept], atol=1e-3)
+    assert row.labels.tolist() == label[kept].tolist()
+    np.testing.assert_allclose(row.fits, fit[kept], atol=1e-3)
 
 
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     found = rows(plain.out)
-    upright, turned = found["cat.png"], found["cat turned, 猫.png"]
-    assert (upright["width"], upright["height"]) == (turned["width"], turned["height"])
-    assert len(upright["boxes"]) == len(turned["boxes"])
-    np.testing.assert_allclose(turned["boxes"], upright["boxes"], atol=0.5)
+    upright, turned = found["cat.png"][1], found["cat turned, 猫.png"][1]
+    assert upright.size_wh == turned.size_wh
+    np.testing.assert_allclose(turned.xyxy, upright.xyxy, atol=0.5)
     boxes = coco_boxes(plain.out)
     assert [name for name, _ in boxes["cat turned, 猫.png"]] == [name for name, _ in boxes["cat.png"]]
 
@@ -299,8 +306,8 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     whole = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
     whole |= {**OPTIONS, "min_presence": 0, "min_score": 0}
     result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **whole)
-    row = rows(tmp_path)["cat.png"]
-    assert len(row["boxes"]) == {"keep": 1, "split": 3, "drop": 0}[mode]
+    _, row = rows(tmp_path)["cat.png"]
+    assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
     assert result.groups == (1 if mode == "keep" else 0)
 
 
@@ -356,14 +363,14 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     assert again.document() == plain.document()
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
     for changed, said in [
-        ({"min_area": 0.02}, "settings.min_area: 0.001 there, 0.02 asked for"),
-        ({"flip": True}, "settings.flip: false there, true asked for"),
+        ({"min_area": 0.02}, "min_area: 0.001 there, 0.02 asked for"),
+        ({"flip": True}, "flip: false there, true asked for"),
     ]:
         with pytest.raises(UsageError, match=said):
             annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
-    with pytest.raises(UsageError, match=r"labels: in another order"):  # boxes name labels by their place
+    with pytest.raises(UsageError, match=r'labels: \["cat\|kitten", "dog", "bee"'):  # boxes name labels by their place
         annotate(folder, LABELS[::-1], plain.out, **OPTIONS)
-    with pytest.raises(UsageError, match=r"labels.dog: only there"):
+    with pytest.raises(UsageError, match=r'labels: .* there, \["cat\|kitten", "bee", "teapot"\] asked for'):
         annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
 
 
@@ -395,53 +402,30 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
     process = begun(annotate_slowly, folder, out, torch.get_num_threads())
     try:
         deadline = time.monotonic() + 120
-        while process.is_alive() and not list(out.glob("parts/*.jsonl")) and time.monotonic() < deadline:
+        while process.is_alive() and not pictures_in(out) and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:
         process.kill()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(parts(out)) < 3
-    ours = f".cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-"
+    ours = f".cliploc-{TOKEN}-"
     (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
-    for left in (out / f"{ours}{1:016x}.tmp", out / f"parts/{ours}{2:016x}.tmp"):
-        left.write_text("half of it")
+    (out / f"{ours}{1:016x}.tmp").write_text("half of it")
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
-    assert parts(out) == parts(plain.out)
+    assert held(out) == held(plain.out)
     assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}
     same_files(out, plain.out)
 
 
 def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, plain, tmp_path, monkeypatch):
-    write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
-
-    def write_bytes(path, content):
-        if b"dogs.png" in content:
-            write(path, content[: len(content) // 2])
-            raise full
-        return write(path, content)
-
     def refuse(*_):
-        raise full
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    formats = ["coco", "csv"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write_bytes)
-        with pytest.raises(
-            DiskFullError, match=r"no room left on the disk: 1 of 3 parts are kept .* same command again"
-        ):
-            annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
-    assert not list((tmp_path / "parts").glob(".*"))
-    assert list(parts(tmp_path)) == ["00000.jsonl"]
     with monkeypatch.context() as patch:
         patch.setattr(type(exports.get("csv")), "write", refuse)
-        with pytest.raises(DiskFullError, match="3 of 3 parts"):
-            annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
-    with monkeypatch.context() as patch:
-        patch.setattr("cliploc.jobs.folder.write_json", refuse)
-        with pytest.raises(DiskFullError, match="no room left on the disk for "):
-            annotate(folder, LABELS, tmp_path / "other", formats=formats, **OPTIONS)
-    assert annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS).computed == 0
+        with pytest.raises(DiskFullError, match=r"no room left on the disk for .* run the same command again"):
+            annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
+    assert annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS).computed == 0
     same_files(tmp_path, plain.out)
 
 
@@ -529,9 +513,6 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
             annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
     assert (out / "coco.json").read_bytes() == text
-    (out / "corrections.json").write_text("{")
-    with pytest.raises(UsageError, match=r"expected the corrections of this run, .*corrections\.json cannot be read"):
-        annotate(folder, LABELS, out, **OPTIONS)
 
 
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
@@ -687,11 +668,6 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     annotate(folder, LABELS, out, masks=True, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
-    saved = json.loads((out / "corrections.json").read_text())
-    saved["pictures"]["dogs.png"]["masks"][0] = "11"
-    (out / "corrections.json").write_text(json.dumps(saved))
-    with pytest.raises(UsageError, match=r"expected a mask of each corrected box of dogs\.png"):
-        annotate(folder, LABELS, out, masks=True, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -705,16 +681,17 @@ def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
     localizer = Localizer(batch_size=2, device="cpu", recipe="fast")
     with_masks, without = rows(masked.out), rows(plain.out)
     seen = 0
-    for name, row in without.items():
-        assert {key: value for key, value in with_masks[name].items() if key != "masks"} == row
-        if row["status"] != "ok" or not row["boxes"]:
+    for name, (picture, own) in without.items():
+        other = with_masks[name][1]
+        assert all((getattr(other, key) == getattr(own, key)).all() for key in ("xyxy", "labels", "scores", "fits"))
+        if picture.error is not None or not len(own.labels):
             continue
         found = localizer(folder / name, [*LABELS[:2], "bee", "teapot"])
         found = replace(found, boxes=found.judged.candidates)
         masks = found.masks
-        for box, label, counts in zip(row["boxes"], row["labels"], with_masks[name]["masks"], strict=True):
+        for box, label, counts in zip(own.xyxy, own.labels, other.masks, strict=True):
             same = np.abs(found.boxes.xyxy - box).max(axis=1) + 1e9 * (found.boxes.label != label)
-            mask = rle.decode({"size": [row["height"], row["width"]], "counts": counts})
+            mask = rle.decode({"size": own.size_wh[::-1], "counts": counts})
             assert (mask == masks.of_boxes[same.argmin()]).mean() > 0.999
             seen += 1
     assert seen > 2
@@ -725,9 +702,9 @@ def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
     assert read
     assert all(isinstance(one["segmentation"], dict) for one in read)
     assert all(one["area"] == rle.decode(one["segmentation"]).sum() for one in read)
-    before = parts(masked.out)
+    before = held(masked.out)
     again = annotate(folder, LABELS, masked.out, formats=["coco"], masks=True, polygons=True, **OPTIONS)
-    assert (again.computed, parts(masked.out)) == (0, before)
+    assert (again.computed, held(masked.out)) == (0, before)
     polygons = json.loads((masked.out / "coco.json").read_text())["annotations"]
     assert any(isinstance(one["segmentation"], list) for one in polygons)
     page = (masked.out / "review.html").read_text(encoding="utf-8")
@@ -735,7 +712,7 @@ def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
 
 
 def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
-    with pytest.raises(UsageError, match=r"settings\.masks: only asked for"):
+    with pytest.raises(UsageError, match=r"masks: only asked for"):
         annotate(folder, LABELS, plain.out, masks=True, **OPTIONS)
     with pytest.raises(UsageError, match="expected masks with polygons, got polygons alone"):
         annotate(folder, LABELS, tmp_path, polygons=True, **OPTIONS)
@@ -746,10 +723,12 @@ def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
 
 
 def test_lessons_are_kept_unless_nothing_is_to_be_taught(folder, plain, tmp_path):
-    assert len(list((plain.out / "parts").glob("*.safetensors"))) == len(parts(plain.out))
     annotate(folder, LABELS, tmp_path, limit=2, teach=False, **OPTIONS)
-    assert not list((tmp_path / "parts").glob("*.safetensors"))
-    assert "teaching" not in json.loads((tmp_path / "manifest.json").read_text())["settings"]
+    for out, kept in ((plain.out, True), (tmp_path, False)):
+        with LabellingRun.open(out) as run:
+            features = dict(run.store.rows("SELECT name, f.picture FROM features f JOIN picture ON id = f.picture"))
+            assert ("teaching" in run.settings) == kept
+            assert list(features) == [n for n, one in run.pictures().items() if kept and one.error is None]
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_done(folder, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
+from cliploc.jobs.annotation_edits import correction_of, is_review
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +20,6 @@ from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
-from cliploc.jobs.annotation_edits import correction_of, is_review
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports

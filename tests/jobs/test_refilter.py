@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cliploc.jobs.annotation_edits import correction_of, write_corrections
 from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import correction_of, write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.corrections import Correction

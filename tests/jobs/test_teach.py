@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cliploc.jobs.annotation_edits import write_corrections
 from PIL import Image
 
 from cliploc import backbones
@@ -21,7 +22,6 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import write_corrections
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction

@@ -1,7 +1,6 @@
 """The server of the review editor, in a thread of this process, and a folder that it can learn from."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import corrections_in, plain_corrections
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from tests.commands import PHOTOS
+from tests.jobs.labelled import corrections
 from tests.web.asking import running
 
+__all__ = ["corrections", "make", "served"]
 NAME = "zzqx 4711"  # no model knows it
 COUNT, SIZE = 8, (180, 150)
 OPTIONS = {"device": "cpu", "recipe": "fast", "image_size": 352, "formats": ["coco"]}
@@ -28,13 +28,6 @@ def served(out: Path, port: int = 0) -> Iterator[str]:
     suggester = Suggester("mini", device="cpu", recipe="fast")
     with ReviewFolder.opened(out) as folder, running(application(folder, suggester), port) as address:
         yield address
-
-
-def corrections(out: Path) -> dict:
-    """The corrections of a run, as a later call reads them: corrections.json and the saves that follow it."""
-    run = json.loads((out / "summary.json").read_text())["run"]
-    pictures, reviews = corrections_in(out, run)
-    return {"pictures": plain_corrections(pictures), "reviews": reviews}
 
 
 def make(root: Path, labels: list[str], **more: object) -> tuple[Path, dict[str, list[int]]]:

@@ -13,11 +13,12 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
+from cliploc.jobs.annotation_rows import read_taught, taught_lines
+
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import read_taught, taught_lines
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.teach import teach
 from cliploc.teaching.learnt import load_learnt

@@ -17,12 +17,13 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
+from cliploc.jobs.annotation_edits import review_of
+
 from cliploc import Localizer, backbones, rle
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_edits import review_of
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester, options_of

@@ -24,7 +24,16 @@ from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
 from cliploc.jobs.folder import plain, session
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, Skipped, content_digest, find_pictures, stamp
+from cliploc.jobs.picture_files import (
+    UNREAD,
+    FoundPictures,
+    PictureFile,
+    Skipped,
+    bad_name,
+    content_digest,
+    find_pictures,
+    stamp,
+)
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.registry import plugin_sources
@@ -134,18 +143,23 @@ def annotate(
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     mine = [*OWN_FILES, *(["review.html"] if asked.review else [])]
     mine += [name for export in chosen for name in export.outputs]
+    own_before = earlier.get("files", [])
+    _refuse_others(target, mine, own_before)
     with (
         alone_in(target),
         own_temporaries(target, TOKEN),
         saying_disk_is_full(target),
         LabellingRun.make(target, names.names, of_run) as run,
     ):
-        _own(run, mine)
+        run.store["files"] = sorted({*own_before, *mine})
         image_url = earlier.get("image_url", _image_url(there.root)) if asked.image_url is None else asked.image_url
         run.change(root=str(there.root.resolve()), drafts=rule.document(), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
         files = there.pictures[: asked.limit]
-        unreadable = work.remove_stale(files)
+        unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
+        for name, reason in unreadable.items():
+            reporter.failed(name, CliplocError(f"{name}: {reason}"))
+        unreadable |= work.remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
         folder, computed, not_applied = work.annotate(
             files, there.skipped, unreadable, given, engine, Ready(settings, worker),
@@ -186,15 +200,13 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
-def _own(run: LabellingRun, files: Sequence[str]) -> None:
-    """Notes which files are the run's, and refuses to overwrite others."""
-    own, out = run.store.get("files", []), run.store.path.parent
+def _refuse_others(out: Path, files: Sequence[str], own: Sequence[str]) -> None:
+    """Refuses to overwrite files that are not the run's."""
     if taken := [name for name in files if name not in own and os.path.lexists(out / name)]:
         raise UsageError(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run.store["files"] = sorted({*own, *files})
 
 
 def _image_url(root: Path) -> str:

@@ -19,7 +19,7 @@ from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import Digests, PictureFile, bad_name
+from cliploc.jobs.picture_files import Digests, PictureFile
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request, Result
@@ -107,12 +107,7 @@ class AnnotateWorker:
         own, fed = tee(digests)
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
-            (
-                Request(sample.id, sample.path, entries)
-                for shard in fed
-                for sample in shard.samples
-                if not bad_name(sample.id)
-            ),
+            (Request(sample.id, sample.path, entries) for shard in fed for sample in shard.samples),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
@@ -137,9 +132,7 @@ class AnnotateWorker:
             results.close()
 
     def _outcome(self, picture: PictureFile, digest: str, results: Iterator[Result]) -> Found:
-        """What is in a picture, whose result comes next, but for one that no export can name."""
-        if reason := bad_name(picture.id):
-            return Found(picture.id, digest, reason)
+        """What is in a picture, whose result comes next."""
         if (result := next(results)).error is not None:
             reason = str(result.error)
             return Found(picture.id, digest, reason.partition(": ")[2] or reason)

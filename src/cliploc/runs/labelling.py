@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -536,7 +536,8 @@ def settled_in(out: Path) -> dict[str, Any]:
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
         settings = store.get("settings", {})
         url = store.get("image_url")
-        return {"least": settings.get("min_presence"), **({} if url is None else {"image_url": url})}
+        known = {"least": settings.get("min_presence"), "files": store.get("files", [])}
+        return {**known, **({} if url is None else {"image_url": url})}
 
 
 def files_of_run(out: Path) -> frozenset[str]:

@@ -165,7 +165,10 @@ class Store:
         return json.loads(row[0])
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.write("INSERT OR REPLACE INTO run VALUES (?, ?)", key, json.dumps(value, allow_nan=False, default=str))
+        text = json.dumps(value, allow_nan=False, default=str)
+        with self.transaction():
+            if self.row("SELECT value FROM run WHERE key = ?", key) != (text,):  # else the file stays as it is
+                self.write("INSERT OR REPLACE INTO run VALUES (?, ?)", key, text)
 
     def keep(self, key: str, asked: Mapping[str, Any]) -> None:
         """Stores settings that all of a run has in common; where there are others, refuses with what differs."""
