@@ -42,3 +42,15 @@ def held(out: Path) -> dict:
         )
         boxes = run.store.rows(f"SELECT name, {columns} FROM box b JOIN picture p ON p.id = b.picture ORDER BY 1, 2, 3")
         return {"pictures": sorted(rows), "boxes": boxes, "taught": run.store.get("taught"), "learnt": run.learnt()}
+
+
+def taught(out: Path) -> tuple:
+    """What teaching found: of each name what became of it, the boxes of now, and what was learnt."""
+    columns = 'label, "left", top, "right", bottom, score, mask, t.presence'
+    with LabellingRun.open(out) as run:
+        boxes = run.store.rows(
+            f"SELECT name, number, {columns} FROM picture p JOIN taught t ON t.picture = p.id "
+            "AND t.generation = p.generation LEFT JOIN box b ON b.picture = p.id AND b.generation = p.generation "
+            "ORDER BY name, number"
+        )
+        return [made.names for made in run.generations[-1:]], boxes, run.learnt()

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
-from cliploc.jobs.annotation_edits import correction_of, is_review
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,16 +19,25 @@ from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
-from cliploc.jobs.corrections import Correction, Corrections, read_corrections
+from cliploc.jobs.apply import correction_of, is_review
+from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
+from cliploc.runs.labelling import Candidate, Candidates, Correction
 from tests.report.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)
 SIZES = {"a.jpg": (60, 40), "sub/b c.png": (30, 50), "sub/a.jpg": (64, 48), "other/e.jpg": (20, 20)}
 BOXES = {"a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])], "sub/b c.png": [], "sub/a.jpg": [(2, [0, 0, 64, 48])]}
+
+
+def candidates(size, boxes, scores=None, labels=None, masks=None) -> Candidates:
+    count = len(boxes)
+    columns = zip(boxes, scores or [0.5] * count, labels or [0] * count, masks or [None] * count, strict=True)
+    every = [Candidate(label, tuple(box), score, 0.5, False, mask) for box, score, label, mask in columns]
+    return Candidates.of(size, np.ones(2), every, masks is not None)
 
 
 @pytest.fixture
@@ -128,7 +136,7 @@ def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
 
 def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
     """numpy would end the process."""
-    row = {"width": 8, "height": 10, "boxes": [], "labels": [], "masks": []}
+    row = candidates((8, 10), [], masks=[])
     counts = np.array([2**58] * 64 + [80], np.int64)
     code = 3 * "PPPPPPPPPPP8" + 61 * "0" + "`RPPPPPPPPPH"  # the same as COCO's text
     box = {"xyxy": [1, 1, 3, 3], "label": 0, "mask": code}
@@ -204,21 +212,20 @@ def test_masks_that_are_too_many_and_too_large_are_refused_and_other_pictures_ta
     read = read_corrections(tmp_path / "c.xml", SIZES, LABELS, masks=True)
     assert sorted(read.pictures) == ["a.jpg", "sub/b c.png"]
     assert read.problems == {"sub/a.jpg": "its masks are too many and too large together to be drawn: leave some out"}
-    row = {"width": 60, "height": 40, "boxes": [], "labels": [], "masks": []}
+    row = candidates((60, 40), [], masks=[])
     with pytest.raises(correction_masks.UnusableError, match="too many"):
         correction_masks.filled(Correction([[0, 0, 60, 40]] * 9, [0] * 9, [None] * 9), row)
 
 
 def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
     drafts = [blob((60, 40), box) for box in ([0, 0, 20, 20], [30, 10, 60, 40])]
-    row = {"width": 60, "height": 40, "boxes": [[0, 0, 20, 20], [30, 10, 60, 40]], "labels": [0, 0]}
-    row["masks"] = [rle.encode(one)["counts"] for one in drafts]
+    row = candidates((60, 40), [[0, 0, 20, 20], [30, 10, 60, 40]], masks=[rle.encode(one)["counts"] for one in drafts])
     read: list[str] = []
     counts_of = rle.counts_of
     monkeypatch.setattr(rle, "counts_of", lambda code: read.append(code["counts"]) or counts_of(code))
     boxes = [[x, 5, x + 12, 30] for x in range(40)] + [[0, 0, 20, 20.5]]
     filled, sources = correction_masks.filled(Correction(boxes, [0] * 41, [None] * 41), row)
-    assert read == row["masks"]
+    assert read == [*row.masks]
     assert sources == {"inside": 40, "draft": 1}
     monkeypatch.undo()
     for box, code in zip(boxes[:40], filled.masks, strict=False):
@@ -446,21 +453,21 @@ def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_
 )
 def test_every_reviewed_box_has_a_pixel_in_its_mask(xyxy, polygon, pixels):
     """YOLO's lines are made of masks: a box without pixels would not be among them."""
-    row = {"width": 8, "height": 10, "boxes": [], "labels": [], "masks": []}
+    row = candidates((8, 10), [], masks=[])
     box = {"xyxy": xyxy, "label": 0, **({} if polygon is None else {"polygons": [[polygon]]})}
     (counts,) = correction_of([box], row, 1).masks
     assert rle.decode({"size": [10, 8], "counts": counts}).sum() == pixels
 
 
 def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
-    row = {"width": 8, "height": 10, "boxes": [], "labels": []}
+    row = candidates((8, 10), [])
     with pytest.raises(correction_masks.UnusableError, match="with a width and a height above 0"):
         correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
 @pytest.mark.parametrize(("number", "said"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")])
 def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
-    row = {"width": 8, "height": 10, "boxes": [[1, 1, 3, 3]], "labels": [0]}
+    row = candidates((8, 10), [[1, 1, 3, 3]])
     box = {"xyxy": [1, 1, 3, 3], "label": 0, "draft": 0}
     assert correction_of([box], row, 1).drafts == [0]
     with pytest.raises(correction_masks.UnusableError, match=said):
@@ -512,7 +519,7 @@ def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- scores
 def drafted(boxes: list, scores: list, labels: list, true: list, true_labels: list) -> tuple[dict, Correction]:
-    return {"boxes": boxes, "scores": scores, "labels": labels}, Correction(true, true_labels)
+    return candidates((1000, 1000), boxes, scores, labels), Correction(true, true_labels)
 
 
 box = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 6)] * 2).map(

@@ -9,16 +9,18 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.jobs.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
+from cliploc.runs.labelling import Candidate, Candidates
 
 NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 
 
 def row(*candidates: tuple[int, float], presence: tuple[float | None, ...] = (0.8, 0.2, 0.01), **more: Any) -> Any:
     """Candidates side by side, each with label and score."""
-    boxes = [[10 * i, 0, 10 * i + 8, 8] for i in range(len(candidates))]
-    labels, scores = [one for one, _ in candidates], [score for _, score in candidates]
-    rest = {"fits": [0.7] * len(boxes), "groups": [0] * len(boxes), "presence": [*presence]}
-    return {"boxes": boxes, "labels": labels, "scores": scores, **rest, **more}
+    boxes = [
+        Candidate(label, (10 * i, 0, 10 * i + 8, 8), score, 0.7, False) for i, (label, score) in enumerate(candidates)
+    ]
+    found = Candidates.of((100, 10), np.array(presence, float), boxes, False)
+    return replace(found, **{key: np.array(one) if isinstance(one, list) else one for key, one in more.items()})
 
 
 CANDIDATES = row((0, 0.6), (1, 0.5), (0, 0.3), (1, 0.1), (0, 0.05), (2, 0.9))
@@ -28,7 +30,7 @@ RULE = DraftRule((0.35, 0.35, 0.35), min_score=0.2)
 def test_names_that_are_there_give_drafts_and_doubtful_ones_are_unsure():
     chosen = choose(CANDIDATES, RULE, NO_FOLDER)
     assert (chosen.drafts, chosen.unsure) == ((0, 2), (1,))  # 2 is hidden: its name's chance is below that of unsure
-    np.testing.assert_array_equal(chosen.scores, CANDIDATES["scores"])
+    np.testing.assert_array_equal(chosen.scores, CANDIDATES.scores)
     assert chosen.margin == pytest.approx(0.15)
     assert (chosen.shown(False), chosen.shown(True)) == ([0, 2], [0, 1, 2])  # unsure boxes only if asked for
 
@@ -49,7 +51,7 @@ def test_each_option_chooses_again(changed, drafts, unsure):
     chosen = choose(CANDIDATES, replace(RULE, **changed), NO_FOLDER)
     assert (set(chosen.drafts), set(chosen.unsure)) == (set(drafts), set(unsure))
     for shown in (chosen.drafts, chosen.unsure):
-        assert list(shown) == sorted(shown, key=lambda i: -CANDIDATES["scores"][i]), "the best first"
+        assert list(shown) == sorted(shown, key=lambda i: -CANDIDATES.scores[i]), "the best first"
 
 
 def test_auto_keeps_the_best_box_of_a_name_that_is_there():
@@ -61,10 +63,10 @@ def test_auto_keeps_the_best_box_of_a_name_that_is_there():
 
 def test_of_drafts_of_two_names_that_overlap_the_better_stays():
     overlapping = row((0, 0.6), (1, 0.5), (0, 0.4), presence=(0.8, 0.8, 0.01))
-    overlapping["boxes"] = [[0, 0, 8, 8], [0, 0, 8, 7], [0, 0, 8, 8]]
+    overlapping = replace(overlapping, xyxy=np.array([[0, 0, 8, 8], [0, 0, 8, 7], [0, 0, 8, 8]], float))
     chosen = choose(overlapping, replace(RULE, nms_across=0.5), NO_FOLDER)
     assert chosen.drafts == (0, 2)  # boxes of one name have been compared before
-    hidden = {**overlapping, "presence": [0.1, 0.8, 0.01]}  # a name that is not there removes nothing
+    hidden = replace(overlapping, presence=np.array([0.1, 0.8, 0.01]))  # a name that is not there removes nothing
     assert choose(hidden, replace(RULE, nms_across=0.5), NO_FOLDER).drafts == (1,)
 
 
@@ -75,7 +77,7 @@ def test_without_a_second_look_nothing_is_unsure_and_presence_counts_in_the_orde
 
 
 def test_of_a_taught_name_only_taught_boxes_count_and_their_scores_mean_the_same():
-    both = row((0, 0.6), (1, 0.9), (1, 0.5), presence=(0.5, 0.9), taught={"1": 0.7}, untaught=2)
+    both = row((0, 0.6), (1, 0.9), (1, 0.5), presence=(0.5, 0.9), taught={1: 0.7}, untaught=2)
     rule = DraftRule((0.35, 0.35))
     chosen = choose(both, rule, None)
     assert (chosen.drafts, chosen.scores[[0, 2]].tolist()) == ((2, 0), [0.6, 0.5])  # 0.5 · 0.7 > 0.6 · 0.5
@@ -86,8 +88,8 @@ def test_of_a_taught_name_only_taught_boxes_count_and_their_scores_mean_the_same
 
 def test_what_a_person_should_look_at_first():
     assert choose(row((1, 0.5)), RULE, NO_FOLDER).margin == 0  # nothing but unsure boxes
-    assert choose(row((0, 0.5), groups=[1]), RULE, NO_FOLDER).margin == 0
-    assert choose(row((0, 0.5), (2, 0.5), groups=[0, 1]), RULE, NO_FOLDER).margin > 0  # the group is not shown
+    assert choose(row((0, 0.5), several=[True]), RULE, NO_FOLDER).margin == 0
+    assert choose(row((0, 0.5), (2, 0.5), several=[False, True]), RULE, NO_FOLDER).margin > 0  # the group is not shown
     assert choose(row((0, 0.5), presence=(0.4, None, None)), RULE, NO_FOLDER).margin == pytest.approx(0.05)
     assert choose(row(presence=(None, None, None)), RULE, NO_FOLDER).margin == 0
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from cliploc.jobs.annotation_edits import write_corrections
+from msgspec.structs import replace as replaced
 from PIL import Image
 
 from cliploc import backbones
@@ -23,21 +24,19 @@ from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
-from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
-from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
+from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
 from cliploc.teaching.learnt import load_learnt
+from tests.jobs.labelled import correct, taught
 from tests.teaching.planted import SIDE, Planted, planted
 from tests.tiny import tower
 
-REVIEWED = {"status": "reviewed", "revision": 1}
 OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
 
 
@@ -47,7 +46,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def engine_of(
-    things: Mapping[str, Planted], presence: float | None, change: Callable[[Row], Row] = lambda row: row
+    things: Mapping[str, Planted], presence: float | None, change: Callable[[Found], Found] = lambda row: row
 ) -> Callable[..., None]:
     """An engine that finds in every picture the corner of its thing, and keeps its planted lesson."""
 
@@ -55,21 +54,16 @@ def engine_of(
         shards: Sequence[Shard], _: MakeWorker, on_part: Callable[[Part], None], reporter: Reporter = SILENT
     ) -> None:
         for shard in shards:
-            rows, lessons = [], {}
+            rows = []
             for one in shard.samples:
                 box = things[one.id].box
                 corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
-                digest = content_digest(one)
                 known = presence is not None
-                row = {
-                    "picture": one.id, "blake2b": digest, "status": "ok", "width": SIDE, "height": SIDE,
-                    "notes": [], "presence": [presence], "boxes": [corner] * known, "scores": [0.7] * known,
-                    "fits": [0.7] * known, "labels": [0] * known, "groups": [0] * known,
-                }  # fmt: skip
+                boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7, False)] * known
+                features = packed(things[one.id].lesson)
+                row = Found(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))
-                lessons[one.id, digest] = things[one.id].lesson
-            text = "".join(f"{json.dumps(row)}\n" for row in rows)
-            on_part(Part(shard.index, text.encode(), lessons=packed(lessons)))
+            on_part(Part(shard.index, msgspec.msgpack.encode(rows)))
             reporter.images(len(rows))
 
     return run
@@ -106,11 +100,7 @@ class Job:
     def correct(self, names: Sequence[str], boxes: Callable[[str], list[list[float]]] | None = None) -> None:
         """A person puts boxes around the things of these pictures."""
         own = boxes or (lambda name: [self.things[name].box.tolist()])
-        run = ReviewFolder(self.out)._run
-        corrected = {
-            name: Correction(own(name), [0] * len(own(name)), drafts=[None] * len(own(name))) for name in names
-        }
-        write_corrections(self.out, corrected, run, dict.fromkeys(names, REVIEWED))
+        correct(self.out, {name: Correction(own(name), [0] * len(own(name))) for name in names})
 
 
 @pytest.fixture
@@ -121,13 +111,13 @@ def job(tmp_path: Path) -> Job:
 def test_twenty_pictures_teach_and_one_fewer_do_not(job: Job, tmp_path: Path) -> None:
     result = job.run()
     assert f"thing: drafts learnt from the {FEWEST} pictures that show it" in result.notes
-    taught = job.fit()
+    learns = job.fit()
     few = Job(tmp_path / "few", FEWEST - 1)
     few.run()
     off = Job(tmp_path / "off", FEWEST)
     off.run(teach=False)
-    assert taught > 0.6 > 0.4 > max(few.fit(), off.fit())
-    assert not (off.out / "taught.jsonl").exists()
+    assert learns > 0.6 > 0.4 > max(few.fit(), off.fit())
+    assert taught(off.out) == ([], [], None)
     learnt = load_learnt(job.out / "learnt.safetensors")
     assert (learnt.names, learnt.about["reviewed"]) == (("thing",), {"thing": 0})
     one = planted(99)
@@ -150,10 +140,10 @@ def test_the_gate_is_shut_for_rare_names_and_where_pictures_do_not_agree(
 def test_a_common_name_is_taught_though_no_picture_reaches_the_presence_that_drafts_need(job: Job) -> None:
     job.run(min_presence=1)
     assert sum(map(len, job.drafts().values())) == 0
-    taught = (job.out / "taught.jsonl").read_bytes()
+    learns = taught(job.out)
     job.run()
     assert job.fit() > 0.6
-    assert (job.out / "taught.jsonl").read_bytes() == taught
+    assert taught(job.out) == learns
 
 
 def test_learnt_drafts_are_compared_with_those_of_the_rule_that_holds(tmp_path: Path) -> None:
@@ -162,8 +152,8 @@ def test_learnt_drafts_are_compared_with_those_of_the_rule_that_holds(tmp_path: 
     job.correct([*job.things][:3])
     for min_presence in (0.32, 0.95):  # with the corner that the text finds, and without any
         job.run(min_presence=min_presence)
-        [facts] = json.loads((job.out / "taught.jsonl").read_text().splitlines()[0])["names"].values()
-        before.append(facts["before"])
+        [facts] = taught(job.out)[0][0].values()
+        before.append(facts.before)
     assert before == [6, 3]  # a draft to drop and a box to draw in each picture; a box to draw
 
 
@@ -173,8 +163,8 @@ def test_the_gate_does_not_depend_on_which_pictures_are_reviewed(job: Job) -> No
         if names:
             job.correct(names)
         job.run()
-        [facts] = json.loads((job.out / "taught.jsonl").read_text().splitlines()[0])["names"].values()
-        agreements.append(facts["agreement"])
+        [facts] = taught(job.out)[0][0].values()
+        agreements.append(facts.agreement)
     assert agreements == [pytest.approx(agreements[0], rel=1e-5)] * 3
 
 
@@ -201,10 +191,10 @@ def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
     alone.correct(reviewed)
     alone.run()
 
-    def with_other(row: Row) -> Row:
-        of_both = {"boxes": [other], "labels": [0], "presence": row["presence"]}
-        of_both |= {key: row[key] for key in ("scores", "fits", "groups")}
-        return {**row, **{key: value + row[key] for key, value in of_both.items()}, "labels": [0, 1]}
+    def with_other(row: Found) -> Found:
+        [thing] = row.boxes
+        boxes = [replaced(thing, xyxy=tuple(other)), replaced(thing, label=1)]
+        return replaced(row, boxes=boxes, presence=row.presence * 2)
 
     for name, one in both.things.items():
         both.things[name] = replace(one, lesson=replace(one.lesson, names=(1,)))
@@ -214,12 +204,11 @@ def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
         name: Correction([both.things[name].box.tolist(), other][:boxes], [1, 0][:boxes], drafts=[None] * boxes)
         for name, boxes in zip(reviewed, (1, 2, 2, 1), strict=True)
     }
-    write_corrections(both.out, corrected, ReviewFolder(both.out)._run, dict.fromkeys(reviewed, REVIEWED))
+    correct(both.out, corrected)
     both.run()
-    lines = [(job.out / "taught.jsonl").read_text().splitlines()[0] for job in (alone, both)]
-    facts = [json.loads(line)["names"] for line in lines]
+    facts = [taught(job.out)[0][0] for job in (alone, both)]
     assert facts[0] == facts[1]
-    assert facts[0]["thing"]["used"]
+    assert facts[0]["thing"].used
     for name, drafts in both.drafts().items():
         of_thing = [box for box in drafts.round(2).tolist() if box != other]
         assert of_thing == alone.drafts()[name].round(2).tolist()
@@ -257,8 +246,8 @@ def test_learnt_drafts_obey_the_rule_of_the_run_where_they_are_compared(tmp_path
     after = []
     for rule in ({}, {"min_score": 0.99}, {"min_presence": 1}):
         job.run(**rule)
-        [facts] = json.loads((job.out / "taught.jsonl").read_text().splitlines()[0])["names"].values()
-        after.append((facts["after"], facts["used"]))
+        [facts] = taught(job.out)[0][0].values()
+        after.append((facts.after, facts.used))
     assert after[0][1]
     assert after[0][0] < 4
     assert after[1:] == [(4, False)] * 2  # no draft is left: four boxes to draw, as before
@@ -307,59 +296,54 @@ def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(
     job.run()
     job.correct(list(job.things)[:5])
     job.run()
-    kept = ["taught.jsonl", "learnt.safetensors", "coco.json"]
-    once = {name: (job.out / name).read_bytes() for name in kept}
+    kept = ["learnt.safetensors", "coco.json"]
+    once = taught(job.out), *((job.out / name).read_bytes() for name in kept)
     with monkeypatch.context() as patch:
         patch.setattr(School, "names", lambda _: pytest.fail("taught again"))
         assert any("drafts learnt from 5 reviewed pictures" in note for note in job.run().notes)
-    assert {name: (job.out / name).read_bytes() for name in kept} == once
-    (job.out / "learnt.safetensors").unlink()  # by whoever tidies up
-    job.run()
-    assert {name: (job.out / name).read_bytes() for name in kept} == once
-    # Killed before it had learnt from the corrections.
-    (job.out / "learnt.safetensors").unlink()
-    (job.out / "taught.jsonl").unlink()
-    job.run()
-    assert {name: (job.out / name).read_bytes() for name in kept} == once
+        assert (taught(job.out), *((job.out / name).read_bytes() for name in kept)) == once
+        (job.out / "learnt.safetensors").unlink()  # by whoever tidies up
+        job.run()
+    assert (taught(job.out), *((job.out / name).read_bytes() for name in kept)) == once
 
 
 def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Job) -> None:
     job.run()
     names = list(job.things)
     job.correct(names[:3])
-    run = ReviewFolder(job.out)._run
-    saved = json.loads((job.out / "corrections.json").read_text())
-    assert saved["run"] == run
-    saved.setdefault("reviews", {})[names[9]] = {"status": "skipped", "revision": 1}
-    (job.out / "corrections.json").write_text(json.dumps(saved))
-    before = ReviewFolder(job.out)._folder.results.row(names[9])
-    job.run()
-    after = ReviewFolder(job.out)._folder.results
-    assert after.row(names[9]) == before
-    assert after.row(names[12]) != ReviewFolder(job.out)._folder.results.row(names[12], taught=False)
+    correct(job.out, {names[9]: None}, "skipped")
+
+    def boxes(name: str) -> list:
+        return [row for row in taught(job.out)[1] if row[0] == name]
+
+    seen, other = boxes(names[9]), boxes(names[12])
+    assert seen
+    assert job.run().notes
+    assert (boxes(names[9]), boxes(names[12]) != other) == (seen, True)
     job.run(limit=5)  # without it for once
     job.run()
-    assert ReviewFolder(job.out)._folder.results.row(names[9]) == before
+    assert boxes(names[9]) == seen
 
 
 def test_processes_draw_the_same_and_what_they_do_not_deliver_is_drawn_here(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job.run()
-    expected = (job.out / "taught.jsonl").read_bytes()
+    expected = taught(job.out)
     begin, draw, begun = redraw._begin, redraw.Drawer.draw, []
 
-    def made(start: Callable[[], subprocess.Popen[bytes]], here: bool) -> bytes:
+    def made(start: Callable[[], subprocess.Popen[bytes]], here: bool) -> tuple:
         def counted() -> subprocess.Popen[bytes]:
             begun.append(start())
             return begun[-1]
 
         monkeypatch.setattr(redraw, "_begin", counted)
         monkeypatch.setattr(redraw.Drawer, "draw", draw if here else None)
-        (job.out / "taught.jsonl").unlink()
+        with LabellingRun.open(job.out) as run:
+            run.store["taught"] = []
         job.run()
         assert all(one.returncode is not None for one in begun), "none outlives the rows"
-        return (job.out / "taught.jsonl").read_bytes()
+        return taught(job.out)
 
     def refused() -> subprocess.Popen[bytes]:
         raise OSError("no more processes")
@@ -383,40 +367,6 @@ def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -
     assert iou_matrix(job.drafts()[name][:1], job.things[name].box[None]).max() > 0.5
 
 
-@pytest.mark.parametrize("name", ["parts/00001.safetensors", "taught.jsonl", "learnt.safetensors"])
-@pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
-def test_what_is_damaged_is_made_again_as_it_was(job: Job, name: str, how: str) -> None:
-    job.run()
-    kept = ("taught.jsonl", "learnt.safetensors", "coco.json")
-    once, path = [(job.out / one).read_bytes() for one in kept], job.out / name
-    content, middle = path.read_bytes(), path.stat().st_size * 3 // 4
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    if name == "taught.jsonl":
-        content = b"".join(content.splitlines(keepends=True)[:9])
-    path.write_bytes({"flipped": flipped, "cut": content[: middle if name != "taught.jsonl" else None]}.get(how, b""))
-    if how == "lost":
-        path.unlink()
-    if name == "taught.jsonl" and how != "lost":
-        with pytest.raises(UsageError, match=r"taught\.jsonl is damaged"):
-            ReviewFolder(job.out)
-    job.run()
-    assert [(job.out / one).read_bytes() for one in kept] == once
-
-
-def test_reviews_that_hold_for_lost_drafts_are_asked_for_again(job: Job) -> None:
-    job.run()
-    names = list(job.things)
-    job.correct(names[:3])
-    run = ReviewFolder(job.out)._run
-    corrected = {name: Correction([job.things[name].box.tolist()], [0], drafts=[None]) for name in names[:3]}
-    write_corrections(job.out, corrected, run, dict.fromkeys(names[:4], REVIEWED))  # of the last one its draft holds
-    job.run()
-    (job.out / "taught.jsonl").write_bytes(b"damaged")
-    assert f"to be reviewed again, as their drafts are lost: 1 picture ({names[3]})" in job.run().notes
-    assert ReviewFolder(job.out)._folder.finished().keys() == {*names[:3]}
-    assert job.fit() > 0.6
-
-
 def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Job, tmp_path: Path) -> None:
     job.run()
     with pytest.raises(UsageError, match="teach"):
@@ -427,7 +377,11 @@ def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Jo
 
 def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
     job, whole = Job(tmp_path, FEWEST), encode(np.ones((SIDE, SIDE), bool))["counts"]
-    job.engine = engine_of(job.things, 0.9, lambda row: {**row, "masks": [whole] * len(row["boxes"])})
+
+    def with_masks(row: Found) -> Found:
+        return replaced(row, boxes=[replaced(box, mask=whole) for box in row.boxes])
+
+    job.engine = engine_of(job.things, 0.9, with_masks)
     job.run(masks=True)
     read = json.loads((job.out / "coco.json").read_text())
     for one in read["annotations"]:

@@ -1,14 +1,11 @@
 """What is kept of a picture gives the same maps as the run, up to eight bits."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.errors import UsageError
-from cliploc.jobs.lessons import SEVERAL, Lessons, are_whole, lessons_path, packed
+from cliploc.jobs.lessons import packed, unpacked
 from cliploc.pipeline.prepare import Request
 from cliploc.refine.affinity import WINDOWS_CUT
 from cliploc.teaching.learnt import drawn
@@ -48,43 +45,15 @@ def test_methods_and_steps_that_cannot_be_drawn_again_are_named() -> None:
     assert "same for every picture" in str(blind.unteachable_reason())
 
 
-def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    lessons = {("a.png", "aa"): planted(0).lesson, ("sub/ü.png", "bb"): planted(1).lesson}
-    lessons_path(tmp_path, 0).write_bytes(packed(lessons))
-    old = {("a.png", "another file"): planted(7).lesson}
-    lessons_path(tmp_path, 1).write_bytes(packed(old))
-    many = {(f"{i}.png", "cc"): planted(i).lesson for i in range(SEVERAL)}
-    lessons_path(tmp_path, 2).write_bytes(packed(many))
-    every = {**lessons, **many}
-    read = Lessons(tmp_path, dict([*every]))
-    read_together = read.each([picture for picture, _ in every])
-    pairs = [(read.of(picture), one) for (picture, _), one in every.items()]
-    for again, one in [*pairs, *zip(read_together, every.values(), strict=True)]:
+def test_lessons_come_back_as_they_were() -> None:
+    for number in range(2):
+        one = planted(number).lesson
+        again = unpacked(packed(one))
         assert (again.frame, again.names) == (one.frame, one.names)
         assert again.scale == pytest.approx(one.scale, rel=1e-6)
         for key in ("heat", "places", "features", "embedding"):
             assert torch.equal(getattr(again, key), getattr(one, key)), key
-    mapped = Path("/proc/self/maps")  # on Linux
-    assert not mapped.exists() or str(tmp_path) not in mapped.read_text(), "600 lessons would keep all parts in memory"
-    assert packed(lessons) == packed(lessons)
-
-
-@pytest.mark.parametrize("count", [1, SEVERAL])
-def test_a_lesson_with_another_bit_is_refused_and_one_that_is_not_there(tmp_path: Path, count: int) -> None:
-    (tmp_path / "parts").mkdir()
-    lessons, path = {(f"{i}.png", "aa"): planted(i).lesson for i in range(count)}, lessons_path(tmp_path, 0)
-    whole = packed(lessons)
-    path.write_bytes(whole)
-    assert are_whole(tmp_path, 0)
-    read = Lessons(tmp_path, dict([*lessons]))
-    with pytest.raises(UsageError, match="annotate"):
-        Lessons(tmp_path, {"x.png": "aa"})
-    place = whole.index(lessons["0.png", "aa"].features.numpy().tobytes())
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    assert not are_whole(tmp_path, 0)
-    with pytest.raises(UsageError, match="is damaged"):
-        read.each([picture for picture, _ in lessons])
+        assert packed(again) == packed(one)
 
 
 def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:

@@ -13,15 +13,14 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.jobs.annotation_rows import read_taught, taught_lines
-
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.teach import teach
+from cliploc.runs.labelling import LabellingRun
 from cliploc.teaching.learnt import load_learnt
+from tests.jobs.labelled import held, taught
 from tests.web.asking import sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, make, served
 
@@ -108,9 +107,9 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(job, out, truth):
         assert pictures(address)[3]["drafts"] == with_drafts["drafts"], "a person has said something of these"
         assert not any(one["drafts"] for one in pictures(address)[4:])
         assert not (out / "learnt.safetensors").exists()
-    before = (out / "taught.jsonl").read_bytes()
+    before = held(out)
     annotate(job[0].parent / "photos", [NAME], out, **OPTIONS)
-    assert (out / "taught.jsonl").read_bytes() == before, "a later call does not do it again"
+    assert held(out) == before, "a later call does not do it again"
     with served(out) as address:
         assert "Undone" in learnt(address)["said"]
         review(address, truth, 4, 5)
@@ -133,19 +132,6 @@ def test_an_undo_holds_for_three_more_pictures_also_where_reviewed_ones_are_away
         assert learnt(address)["said"].startswith("Learnt from 3 pictures")
 
 
-def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts(out, truth):
-    with served(out) as address:
-        review(address, truth, 0, 1, 2)
-        assert learnt(address)["undo"]
-    kept = read_taught(out, ReviewFolder(out)._run, "taught_before.jsonl")
-    other = {**kept.facts, "followed": "a refit that was never written"}
-    (out / "taught_before.jsonl").write_bytes(taught_lines(other, kept.rows.values()))
-    with served(out) as address:
-        state = learnt(address)
-        assert (state["undo"], state["changed"]) == (False, 0)
-        assert found(address, truth, range(3, COUNT)) == 5
-
-
 def test_a_refit_that_broke_off_is_not_what_undo_goes_back_to(out, truth, address, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
@@ -154,7 +140,7 @@ def test_a_refit_that_broke_off_is_not_what_undo_goes_back_to(out, truth, addres
     assert learnt(address)["undo"]
     before = (out / "learnt.safetensors").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(review_folder.ReviewFolder, "redraw", full)
+        patched.setattr(LabellingRun, "teach", full)
         review(address, truth, 3, 4, 5)
         assert learnt(address)["failed"]
     assert sent(f"{address}/learning", {})[0] == 200
@@ -178,13 +164,13 @@ def test_a_person_can_ask_for_what_was_undone(truth, address):
 def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(folder, keep, again):
-        def drawn_slowly(rows):
+    def slow(folder, again, write, stop):
+        def wait():
             begun.set()  # what it computes with holds no lock that a save or a page needs
             assert go_on.wait(60)
-            yield from rows
+            stop()
 
-        return teach(folder, lambda facts, rows, made: keep(facts, drawn_slowly(rows), made), again)
+        return teach(folder, again, write=write, stop=wait)
 
     monkeypatch.setattr(review_folder, "teach", slow)
     with served(out) as address:
@@ -240,7 +226,7 @@ def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(truth, ad
 
 
 def test_the_editor_goes_on_where_nothing_can_be_learnt(out, truth, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(review_folder, "teach", broken)
@@ -258,7 +244,7 @@ def test_a_run_that_kept_nothing_does_not_learn(tmp_path, truth):
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         assert not learnt(address)["ready"] or sent(f"{address}/learning", {})[0] == 409
-        assert not (out / "taught.jsonl").exists()
+        assert taught(out) == ([], [], None)
 
 
 def test_new_drafts_of_a_run_with_masks_have_masks(tmp_path):

@@ -1,7 +1,6 @@
 """The server of the review editor, without a browser: what it takes, what it refuses in one line, what it writes."""
 
 import base64
-import errno
 import io
 import json
 import os
@@ -17,17 +16,19 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.jobs.annotation_edits import review_of
-
 from cliploc import Localizer, backbones, rle
+from cliploc._files import alone_in
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
-from cliploc.jobs import annotation_edits
+from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.apply import review_of
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester, options_of
+from cliploc.runs.labelling import LabellingRun
 from tests.commands import cliploc_
+from tests.jobs.labelled import held
 from tests.tiny import tower
 from tests.web.asking import get, sent
 from tests.web.review_server import corrections, served
@@ -150,54 +151,6 @@ def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
         assert (folder.state(1)["status"], folder.state(1)["revision"]) == ("reviewed", 1)
 
 
-def test_a_save_writes_its_own_picture_only(done, out):
-    """In corrections.jsonl, until the editor ends; a killed one leaves it, and whoever is next reads it."""
-    with served(out) as address:
-        sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
-    assert not (out / "corrections.jsonl").exists()
-    first = (out / "corrections.json").read_bytes()
-    assert list(json.loads(first)["pictures"]) == ["b.png"]
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["files"].remove("corrections.jsonl")  # as in a run that was begun when there was no such file
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    with served(out) as address:
-        for revision in range(3):
-            assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
-        sent(f"{address}/pictures/1", saved(*sent(f"{address}/pictures/1")[1]["drafts"][:0], revision=1))
-        assert (out / "corrections.json").read_bytes() == first
-        lines = (out / "corrections.jsonl").read_bytes().splitlines()
-        assert [json.loads(one)["picture"] for one in lines] == ["a.png"] * 3 + ["b.png"]
-        shutil.copytree(out, out.parent / "killed")
-        wanted = corrections(out)
-    assert wanted["reviews"] == {"a.png": {"status": "none", "revision": 3}, "b.png": {"status": "none", "revision": 2}}
-    assert (wanted["pictures"]["a.png"]["boxes"], wanted["pictures"]["b.png"]["boxes"]) == ([[1, 2, 5, 4]], [])
-    killed = out.parent / "killed"
-    with (killed / "corrections.jsonl").open("ab") as file:
-        file.write(lines[0][: len(lines[0]) // 2])  # of a save that was never answered
-    assert corrections(killed) == corrections(out) == wanted
-    shutil.copytree(killed, out.parent / "next")
-    annotate(done[0], LABELS, out.parent / "next", masks=True, **OPTIONS)
-    assert json.loads((out.parent / "next/corrections.json").read_text())["pictures"] == wanted["pictures"]
-    with served(killed) as address:
-        assert json.loads((killed / "corrections.json").read_text())["pictures"] == wanted["pictures"]
-        assert sent(f"{address}/pictures/0", saved(revision=3)) == (200, {"revision": 4})
-    assert annotate(done[0], LABELS, killed, masks=True, **OPTIONS).corrected == 2
-
-
-def test_a_later_set_replaces_what_a_killed_editor_saved(done, out):
-    run = json.loads((out / "summary.json").read_text())["run"]
-    with served(out) as address:
-        sent(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
-        shutil.copytree(out, out.parent / "killed")
-    killed, file = out.parent / "killed", out.parent / "set.json"
-    assert (killed / "corrections.jsonl").exists()
-    document = {"kind": "cliploc review", "run": run, "pictures": {"b.png": saved(box(7, 7, 9, 9), revision=1)}}
-    file.write_text(json.dumps(document))
-    annotate(done[0], LABELS, killed, masks=True, decisions=file, **OPTIONS)
-    assert corrections(killed)["pictures"]["b.png"]["boxes"] == [[7, 7, 9, 9]]
-    assert not (killed / "corrections.jsonl").exists()
-
-
 def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypatch):
     """In a folder of ten thousand, all of them take longer than the save."""
     shown = []
@@ -205,7 +158,6 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
         first = folder.entries()
         with monkeypatch.context() as patch:
             whole = AnnotatedFolder.reviewed
-            patch.setattr(AnnotatedFolder, "count_finished", lambda _: pytest.fail("all pictures were counted"))
             patch.setattr(AnnotatedFolder, "reviewed", lambda self, *of: shown.append(of[0].id) or whole(self, *of))
             revisions = [0, 0, 0]
             for number, status in ((1, "reviewed"), (0, "none"), (1, "skipped"), (2, "reviewed"), (1, "reviewed")):
@@ -213,34 +165,16 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
                 revisions[number] = folder.save(number, saved(*boxes, revision=revisions[number], status=status))
                 assert folder.entries()[number]["revision"] == revisions[number]
                 assert folder.facts()["names"] == LABELS
-            counted, listed = folder.finished, folder.entries()
+            counted, listed = folder.run.count_finished(), folder.entries()
         assert shown == ["b.png", "a.png", "b.png", "c.png", "b.png"]
         assert counted == 2
     with ReviewFolder.opened(out) as again:
-        assert again.finished == counted
+        assert again.run.count_finished() == counted
         listed_again = again.entries()
         assert listed != first
     for entry in (*listed, *listed_again):
         del entry["margin"]  # by now what was reviewed counts for the others
     assert listed_again == listed
-
-
-def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
-    monkeypatch.setattr(annotation_edits, "MOST_SAVES", 2_000)
-    with served(out) as address:
-        for revision in range(40):
-            assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
-            lines = out / "corrections.jsonl"
-            assert (lines.stat().st_size if lines.exists() else 0) < 4_000
-    assert corrections(out)["reviews"]["a.png"]["revision"] == 40
-
-
-def test_saves_that_are_damaged_are_named(out):
-    of_another = b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n'
-    for content in (b"{}\n", b"no JSON\n", of_another):
-        (out / "corrections.jsonl").write_bytes(content)
-        with pytest.raises(UsageError, match=r"corrections\.jsonl cannot be read"), ReviewFolder.opened(out):
-            pass
 
 
 def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypatch):
@@ -252,7 +186,7 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypa
             assert others.wait(20)
         return review_of(drafts, picture, given)
 
-    monkeypatch.setattr(annotation_edits, "review_of", slow)
+    monkeypatch.setattr(review_folder, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(sent, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
         assert begun.wait(20)
@@ -262,39 +196,33 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypa
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_nothing_counts_as_saved(out, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    with served(out) as address:
-        before = sent(f"{address}/pictures/0")
-        assert "Everything is saved" in sent(address)[1]
-        with monkeypatch.context() as patch:
-            patch.setattr(annotation_edits, "write_at", refuse)
-            patch.setattr(os, "access", lambda *_: False)
+    before = held(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with served(out) as address:
             status, answer = sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4)))
-            assert (status, answer["error"].endswith("Read-only file system: make the folder writable")) == (507, True)
+            assert (status, answer["error"].startswith(f"cannot write {out / 'run.sqlite'}")) == (507, True)
             page = sent(address)[1]
             assert "what you change is not saved" in page
             assert "Everything is saved" not in page
-        assert sent(f"{address}/pictures/0") == before
+    assert held(out) == before
+    with served(out) as address:
+        assert "Everything is saved" in sent(address)[1]
         assert sent(f"{address}/pictures/0", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
 
 
-def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
-    token = json.loads((out / "manifest.json").read_text())["token"]
-    own = [out / f".cliploc-{token}-{'1' * 16}.tmp", out / f"parts/.cliploc-{token}-{'2' * 16}.tmp"]
-    others = [out / f".cliploc-{'3' * 16}-{'3' * 16}.tmp", out / ".notes.tmp"]
-    with served(out):
-        for one in (*own, *others):
-            one.write_text("")
-        with (
-            pytest.raises(UsageError, match="cliploc review or label-studio has"),
-            ReviewFolder.opened(out),
-        ):
-            pass
-        assert all(one.exists() for one in own)
-    with ReviewFolder.opened(out):
-        assert [one.exists() for one in (*own, *others)] == [False, False, True, True]
+def test_two_editors_and_annotate_share_a_folder(done, out):
+    photos = shutil.copytree(done[0], out.parent / "more")
+    shutil.copy(photos / "a.png", photos / "d.png")
+    with served(out) as one, served(out) as other:
+        assert sent(f"{one}/pictures/0", saved(box(1, 2, 5, 4)))[0] == 200
+        assert sent(f"{other}/pictures/0", saved(box(2, 2, 9, 9)))[0] == 409
+        assert sent(f"{other}/pictures")[1][0]["revision"] == 1
+        assert annotate(photos, LABELS, out, masks=True, **OPTIONS).computed == 1
+        assert sent(f"{one}/pictures/1", saved(box(1, 2, 5, 4)))[0] == 200
+        with alone_in(out):
+            assert "another run is writing" in sent(f"{one}/exports", {})[1]["error"]
+    assert list(corrections(out)["pictures"]) == ["a.png", "b.png"]
 
 
 def test_the_older_tab_is_told_and_overwrites_nothing(address):
@@ -328,7 +256,7 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
     status, answer = sent(f"{address}/pictures/0", body)
     assert (status, said in answer["error"]) == (code, True), answer
     assert "\n" not in answer["error"]
-    assert not list(out.glob("corrections.*"))
+    assert corrections(out) == {"pictures": {}, "reviews": {}}
 
 
 def test_only_pictures_of_the_run_by_number(address):
@@ -336,7 +264,7 @@ def test_only_pictures_of_the_run_by_number(address):
         status, answer = sent(f"{address}{path}")
         number = path.strip("/.jpg").split("/")[-1]
         assert (status, answer["error"]) == (404, f"expected the number of a picture below 3, got {number}")
-    other = "/images/a.png /parts/0.jpg /images/..%2f..%2fetc/passwd /pictures/-1 /pictures/1e0 /corrections.json"
+    other = "/images/a.png /parts/0.jpg /images/..%2f..%2fetc/passwd /pictures/-1 /pictures/1e0 /run.sqlite"
     for path in other.split():
         assert sent(f"{address}{path}") == (404, {"error": "There is no such address here."})
     status, _, headers = get(f"{address}/images/0.jpg")
@@ -410,25 +338,20 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
 @pytest.mark.parametrize("size", [(9, 9), (60, 40)])
 def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_path, size):
     root = shutil.copytree(done[0], tmp_path / "moved")
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
+    with LabellingRun.open(out) as run:
+        run.store["root"] = str(root)
     Image.new("RGB", size).save(root / "b.png")
     (root / "c.png").unlink()
     with served(out) as address:
         assert [one["name"] for one in sent(f"{address}/pictures")[1]] == ["a.png", "b.png"]
         status, answer = sent(f"{address}/images/1.jpg")
         assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (410, True)
-        with (
-            pytest.raises(UsageError, match="cliploc review or label-studio has"),
-            ReviewFolder.opened(out),
-        ):
-            pass
     shutil.rmtree(root)
     with pytest.raises(UsageError, match="found none of them: put the pictures back"), ReviewFolder.opened(out):
         pass
     result = cliploc_("review", tmp_path)
     assert result.code == 2
-    assert f"expected the folder of an annotation, found no manifest.json in {tmp_path}: give the --out" in result.err
+    assert f"expected a run in {tmp_path}, found no run.sqlite: give the --out" in result.err
 
 
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):
