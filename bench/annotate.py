@@ -4,7 +4,7 @@
 
 Three parts, `--only` one of them:
 * `speed`: pictures of a folder by `--names` and a `--recipe`, with the second look and what teaching needs. By turns,
-  480 pictures at a time, so that a busy machine slows both: the run, from the files to the parts on the disk; and the
+  480 pictures at a time, so that a busy machine slows both: the run, from the files to the store on the disk; and the
   tower's forward passes in the same batches of the same sizes, on zeros. Then what is written at the end.
 * `memory`: ten names by CAM alone, in a process of its own, over three times as many pictures: its peak after each
   third, and at last.
@@ -37,15 +37,15 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
-from cliploc._files import parts_in
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.drafts import DraftRule, choose
+from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.labelling import LabellingRun
 from cliploc.tower import Needs, Trace
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
@@ -117,7 +117,7 @@ def speed(pictures: Path, images: int, names: int, recipe: str) -> tuple[list[st
         "|---|---|---|",
     ]
     found: dict[str, Any] = {"pictures": result.pictures}
-    for name, measured in (("bare forward passes", turns.bare), ("annotate, files to parts", turns.run)):
+    for name, measured in (("bare forward passes", turns.bare), ("annotate, files to store", turns.run)):
         rates = [1 / seconds for seconds, _ in measured]
         busy = 1000 * statistics.median(seconds for _, seconds in measured)
         low, high = np.percentile(rates, [10, 90])
@@ -195,14 +195,14 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
             annotate(
                 list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH, method="cam"
             )
-            rows = [json.loads(line) for path in parts_in(Path(out), ".jsonl") for line in path.open()]
-            rule = DraftRule(**json.loads((Path(out) / "manifest.json").read_text())["drafts"])
+            with LabellingRun.open(Path(out)) as run:
+                folder = AnnotatedFolder(run)
+                found = {name: folder.drafts(name) for name, one in folder.pictures.items() if one.error is None}
         by_name = {Path(path).name: sample for path, sample in samples.items()}
-        for row in rows:
-            sample = by_name[Path(row["picture"]).name]
-            drafts = choose(row, rule, None).drafts  # of a named method, without a second look
-            row |= {key: [row[key][i] for i in drafts] for key in ("boxes", "labels")}
-            scale = np.array([row["width"], row["height"]]) / sample.size_wh
+        for name, drafts in found.items():
+            sample = by_name[Path(name).name]
+            row = {"boxes": drafts.xyxy.tolist(), "labels": drafts.labels.tolist()}
+            scale = np.array(drafts.size_wh) / sample.size_wh
             truth = sample.boxes_xyxy * np.tile(scale, 2)
             tallies.append(tally(row, truth, ten.index(sample.label), len(ten)))
     if len(tallies) != len(dataset.samples):

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cliploc.jobs.annotation_edits import write_corrections
-from cliploc.jobs.annotation_rows import LEARNT, read_taught
 from PIL import Image
 from safetensors.torch import save
 
@@ -18,14 +16,16 @@ from cliploc.config import FOUND
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.annotator import LEAST_FIT
-from cliploc.jobs.corrections import Correction
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.rle import decode, encode
+from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.teaching.learnt import Learnt, load_learnt
 from cliploc.teaching.sides import LENGTH, READINGS
 from tests.commands import document_of, refused
+from tests.jobs.labelled import correct
 from tests.tiny import tower
 
 NAMES = ["red|scarlet", "blicket"]  # the tiny towers know the colour, and not the other
@@ -56,7 +56,7 @@ class Run:
     out: Path
     model: str
     options: dict[str, Any]
-    rows: dict[str, Any]  # of the taught pictures
+    found: dict[str, TaughtPicture]  # what is taught of each picture
 
     @property
     def file(self) -> Path:
@@ -97,14 +97,14 @@ def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: 
         how = {"formats": ["csv"], "review": 0, "min_presence": 0, "masks": True}  # each name has a map in each picture
         return annotate(photos, NAMES, out, model=model, **how, **HOW, **options)
 
-    run = again().run
+    again()
     masks = [encode(np.ones((44, 60), bool))["counts"]] * 2  # of which nothing is learnt
     of_three = {f"{seed}.png": Correction(drawn_picture(seed)[1], [0, 1], masks) for seed in range(3)}
-    write_corrections(out, of_three, run, {})
+    correct(out, of_three)
     again()
-    rows = read_taught(out, run)
-    assert rows is not None
-    return Run(out, model, options, dict(rows.rows))
+    with LabellingRun.open(out) as run:
+        every = [run.taught(one, run.saved(one).generation) for one in run.pictures().values()]
+    return Run(out, model, options, {one.picture: one for one in every if one is not None})
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -136,17 +136,17 @@ def test_a_picture_of_the_run_gets_the_boxes_of_its_drafts(case: str, runs: Any,
     results = localizer.stream([photos / one for one in pictures], ["green", "blicket", "red|scarlet"])
     compared = []
     for picture, found in zip(pictures, results, strict=True):
-        row = run.rows[picture]
+        drafts = run.found[picture].boxes
         for label, asked in ((0, 2), (1, 1)):
-            if label not in row["labels"]:  # it was not asked for there
+            if label not in {box.label for box in drafts}:  # it was not asked for there
                 continue
             own = found.boxes.where(found.boxes.label == asked)
             own = own.where((own.score >= LEAST_FIT) | (np.arange(len(own)) == 0))
-            boxes = [box for box, of in zip(row["boxes"], row["labels"], strict=True) if of == label]
-            fits = [fit for fit, of in zip(row["fits"], row["labels"], strict=True) if of == label]
+            boxes = [box.xyxy for box in drafts if box.label == label]
+            fits = [box.fit for box in drafts if box.label == label]
             np.testing.assert_allclose(own.xyxy, boxes, atol=STEP * 60)
             np.testing.assert_allclose(own.score, fits, atol=STEP)
-            codes = [code for code, of in zip(row["masks"], row["labels"], strict=True) if of == label]
+            codes = [box.mask for box in drafts if box.label == label]
             for i, mask in replace(found, boxes=own).box_masks():
                 assert (decode({"size": [44, 60], "counts": codes[i]}) == mask).mean() > 0.97
             compared.append(label)
@@ -189,7 +189,7 @@ def test_a_name_that_the_model_does_not_know_is_found_by_its_map(second_look: bo
 def test_a_name_that_was_learnt_without_its_text_is_not_said_to_be_missing(runs: Any, tmp_path: Path) -> None:
     """As "part 4711", which the model reads as "part" and finds nowhere; "red" is such a name here."""
     run, pixels = runs("cnn"), drawn_picture(5)[0]
-    replace(load_learnt(run.file), share=(0.0, 0.0)).save(tmp_path / LEARNT)
+    (tmp_path / LEARNT).write_bytes(replace(load_learnt(run.file), share=(0.0, 0.0)).content())
     found = run.localizer(learnt=tmp_path / LEARNT, min_presence=1)(pixels, ["red"])
     assert (found.verdict(0), bool(np.isnan(found.presence[0]))) == ("found", True)
 
@@ -239,7 +239,7 @@ def test_a_picture_shows_a_name_if_it_looks_like_those_that_do(
     cosine = float(torch.nn.functional.cosine_similarity(learnt.embedding[row], torch.tensor(without.embedding), dim=0))
     before = float(np.nan_to_num(without.presence[0]))
     for low, chance in ((cosine, FOUND), (cosine - 0.1, 0.95), (cosine + 0.3, 0.0)):
-        replace(learnt, alike=torch.tensor([[low, low + 0.1]]).expand(2, 2)).save(tmp_path / LEARNT)
+        (tmp_path / LEARNT).write_bytes(replace(learnt, alike=torch.tensor([[low, low + 0.1]]).expand(2, 2)).content())
         how = {"second_look": second_look, "learnt": tmp_path / LEARNT, "min_score": 0, "min_presence": 0.3}
         found = run.localizer(**how)(pixels, [name, "green"])
         assert found.presence[0] == pytest.approx(max(chance, before), abs=0.001)
@@ -272,7 +272,7 @@ def test_a_file_of_another_model_or_of_other_settings_is_refused(
 def test_a_file_of_other_widths_is_one_line(part: str, said: str, runs: Any, photos: Path, tmp_path: Path) -> None:
     run = runs("cnn")
     learnt = load_learnt(run.file)
-    replace(learnt, **{part: getattr(learnt, part)[:, :3].contiguous()}).save(tmp_path / LEARNT)
+    (tmp_path / LEARNT).write_bytes(replace(learnt, **{part: getattr(learnt, part)[:, :3].contiguous()}).content())
     with pytest.raises(CliplocError, match=said):
         Localizer(**{**HOW, "model": run.model, "learnt": tmp_path / LEARNT})(photos / "0.png", ["red"])
 
@@ -308,7 +308,7 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     values = torch.arange(6.0).view(2, 3)
     sides, alike, about = torch.ones(2, LENGTH), values[:, :2], {"model": "mini"}
     learnt = Learnt(("Cup~bowl", "cup"), values, values[:, 0], (0.5, 0.0), values[:, :2], sides, about, alike)
-    learnt.save(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(learnt.content())
     again = load_learnt(tmp_path / "a.safetensors")
     assert again.digest() == learnt.digest()
     assert again.alike.tolist() == alike.tolist()
@@ -318,7 +318,7 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
     assert (again.names, again.share, again.about) == (learnt.names, learnt.share, learnt.about)
     assert (again.row("CUP"), again.row("bowl")) == (0, None)  # of two with the same word the first
     for wrong in ({"alike": values + 1}, {"sides": values + 1}, {"bias": values[0] + 1}, {"bias": values[0, :2] / 0}):
-        replace(learnt, **wrong).save(tmp_path / "a.safetensors")
+        (tmp_path / "a.safetensors").write_bytes(replace(learnt, **wrong).content())
         with pytest.raises(InputError, match=r"cannot use it \((tensors of other sizes|values that cannot be used)\)"):
             load_learnt(tmp_path / "a.safetensors")
 

@@ -15,6 +15,8 @@ import argparse
 import json
 import math
 import random
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +29,16 @@ from cliploc._terminal import Terminal
 from cliploc.cli.output import titled
 from cliploc.config import Options
 from cliploc.datasets import AskedDataset, AskedPicture, Draw, open_asked
-from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.annotation_rows import KIND
-from cliploc.jobs.annotator import Row
 from cliploc.jobs.calibrate import reviewed_pictures
-from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
 from cliploc.jobs.task import class_entries
 from cliploc.jobs.teach import School
+from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 
 ORDERS = ("random", "suggested")
@@ -58,18 +58,20 @@ class Walk:
 
 
 class Person:
-    """Reviews the pictures of a run by their true boxes, in memory."""
+    """Reviews the pictures of a run by their true boxes, in a copy of it."""
 
     def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
         """Opens a folder of `annotate`; `labels`: the dataset's label of each of its names."""
         files = [PictureFile(picture.id, picture.path) for picture in pictures]
-        self._folder = AnnotatedFolder(out, folder.read_manifest(out, KIND), files)
+        self._place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        shutil.copy(out / FILE, self._place.name)
+        self._folder = AnnotatedFolder(LabellingRun.open(Path(self._place.name)), files)
         self._labels = labels
         by_name = {picture.id: picture for picture in pictures}
         self.pictures = [picture.id for picture in self._folder.annotated()]  # without those that cannot be read
         self._truth = {name: self._true(by_name[name]) for name in self.pictures}
         self.boxes = sum(len(boxes) for of in self._truth.values() for boxes in of.values())
-        self._folder.results.taught = {}
+        self._folder.taught_instead = {}
         self.untaught = np.array([self._work(picture) for picture in self.pictures])  # [n, 3]
         self._alone = self._learnt(())  # what the folder teaches itself, before anything is reviewed
 
@@ -79,7 +81,7 @@ class Person:
         ties = {picture: place for place, picture in enumerate(drawn)}
         reviewed: list[str] = []
         left, taught = np.ones((len(ties), len(steps)), bool), np.zeros((len(ties), len(steps), 3))
-        self._folder.results.taught = self._alone
+        self._folder.taught_instead = self._alone
         self._review(())
         for i, step in enumerate(steps):
             others = [picture for picture in self.pictures if picture not in {*reviewed}]
@@ -88,36 +90,36 @@ class Person:
             others.sort(key=lambda picture: (margins.get(picture, 0.0), ties[picture]))
             reviewed += others[: step - len(reviewed)]
             if reviewed:
-                self._folder.results.taught = self._learnt(reviewed)
+                self._folder.taught_instead = self._learnt(reviewed)
             for n, picture in enumerate(self.pictures):
                 left[n, i] = picture not in {*reviewed}
                 if left[n, i]:
                     taught[n, i] = self._work(picture)
         return Walk(left, taught)
 
-    def _learnt(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
-        """The taught rows of the pictures that are not reviewed."""
-        self._folder.results.taught = {}
+    def _learnt(self, reviewed: Sequence[str]) -> Mapping[str, TaughtPicture]:
+        """The taught boxes of the pictures that are not reviewed."""
+        self._folder.taught_instead = {}
         self._review(reviewed)
         school = School(self._folder)
         _, known = school.names()
-        return {row["picture"]: row for row in school.rows(known, {})}
+        return {one.picture: one for one in school.rows(known)}
 
     def _review(self, reviewed: Sequence[str]) -> None:
         """Reviews these pictures alone."""
-        corrected = dict[str, Correction]()
-        for picture in reviewed:
-            pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
-            corrected[picture] = Correction([box for box, _ in pairs], [p for _, p in pairs])
-        self._folder.corrected = corrected
-        self._folder.reviews = {picture: {"status": "reviewed", "revision": 1} for picture in reviewed}
-        self._folder.show(self._folder.found)
+        run, there = self._folder.run, {*reviewed}
+        with run.store.transaction():
+            for picture in self.pictures:
+                pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
+                truth = Correction([box for box, _ in pairs], [p for _, p in pairs])
+                done = ("reviewed", truth) if picture in there else ("none", None)
+                run.save(self._folder.pictures[picture], *done)
+        self._folder.weigh()
 
     def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""
-        row = self._folder.results.row(picture.id)
-        width, height = picture.size_wh
-        scale = np.array([row["width"] / width, row["height"] / height] * 2, np.float32)
+        (width, height), (own_width, own_height) = picture.size_wh, self._folder.pictures[picture.id].size_wh
+        scale = np.array([own_width / width, own_height / height] * 2, np.float32)
         none = np.zeros((0, 4), np.float32)
         return {
             p: picture.truth.get(label, none) * scale for p, label in enumerate(self._labels) if label in picture.labels
@@ -125,11 +127,8 @@ class Person:
 
     def _work(self, picture: str) -> tuple[int, int, int]:
         """What there is to delete, draw and adjust among the drafts that are shown now."""
-        row, chosen = self._folder.results.row(picture), self._folder.chosen(picture)
-        drafts: dict[int, list[Sequence[float]]] = {}
-        for box in chosen.drafts:
-            drafts.setdefault(row["labels"][box], []).append(row["boxes"][box])
-        work = [work_on(drafts.get(p, []), boxes) for p, boxes in self._truth[picture].items()]
+        drafts = self._folder.drafts(picture)
+        work = [work_on(drafts.xyxy[drafts.labels == p], boxes) for p, boxes in self._truth[picture].items()]
         return sum(of.delete for of in work), sum(of.draw for of in work), sum(of.adjust for of in work)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from cliploc.calibration import Floats
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.annotation_rows import Results, run_id
-from cliploc.jobs.drafts import DraftRule, Prior, choose, is_everywhere, presence_of
+from cliploc.jobs.drafts import DraftRule, Prior, choose, is_everywhere
+from cliploc.runs.labelling import Candidates, LabellingRun
 
 SETS = (("person", "dog", "car"), ("dog", "person", "umbrella", "cake", "bicycle", "car", "boat", "bottle"))
 REVIEWED, DRAWS, FOLDERS = (5, 10, 20, 40), 6, 300
@@ -40,8 +40,8 @@ def main() -> None:
             each = [drafts(rows, names, some, true, reviewed, seed) for seed in range(DRAWS)]
             means = [f"{before:8.1f} → {after:5.1f}" for before, after in np.mean(each, axis=0).T]
             print(f"{len(some):5d} {reviewed:9d}{''.join(means)}")
-    others = np.array([presence_of(row) for row in rows], np.float64)  # [n, P]
-    own = np.array([presence_of(row)[0] for row in read(given.raccoons)[1]])
+    others = np.array([found.presence for _, found in rows])  # [n, P]
+    own = np.array([found.presence[0] for _, found in read(given.raccoons)[1]])
     apart = others[:, names.index("raccoon")]
     random = np.random.default_rng(0)
 
@@ -60,19 +60,18 @@ def main() -> None:
     for share in (1.0, 0.9, 0.75, 0.5, 0.25, 0.0):
         print(f"raccoon in {share:4.0%} {taken(mixed(share))}")
     for p, name in enumerate(names):
-        shown = sum(p in {names.index(one) for one in true[row["picture"]]} for row in rows)
+        shown = sum(p in {names.index(one) for one in true[picture]} for picture, _ in rows)
         if shown >= 5 and not np.isnan(others[0, p]):
             said = taken(lambda count, p=p: random.choice(others[:, p], count, False))
             if name in SETS[1] or float(said.split()[0]):
                 print(f"{name} in {shown / len(rows):4.0%} {said}")
 
 
-def read(run: Path) -> tuple[tuple[str, ...], list[dict]]:
-    """The names of a run, and the rows of its pictures."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    results = Results(run, run_id(manifest))
-    places = sorted(name for name, place in results.places.items() if place.ok)
-    return tuple(manifest["labels"]), [dict(results.row(name)) for name in places]
+def read(run: Path) -> tuple[tuple[str, ...], list[tuple[str, Candidates]]]:
+    """The names of a run, and the candidates of its pictures."""
+    with LabellingRun.open(run) as opened:
+        pictures = sorted(opened.pictures().items())
+        return opened.names, [(name, opened.candidates(one)) for name, one in pictures if one.error is None]
 
 
 def boxes_in(truth: Path) -> dict[str, dict[str, list[list[float]]]]:
@@ -90,22 +89,22 @@ def boxes_in(truth: Path) -> dict[str, dict[str, list[list[float]]]]:
 def drafts(rows: list, names: tuple, some: tuple, true: dict, reviewed: int, seed: int) -> list[list[int]]:
     """The counts of some names in pictures that are left, by these alone, and when so many others are reviewed."""
     ids = [names.index(name) for name in some]
-    presence = np.array([presence_of(row) for row in rows])
+    presence = np.array([found.presence for _, found in rows])
     there = np.full((len(rows), len(ids)), np.nan)
     order = np.random.default_rng(seed).permutation(len(rows))
     for i in order[:reviewed]:
-        there[i] = [name in true[rows[i]["picture"]] for name in some]
+        there[i] = [name in true[rows[i][0]] for name in some]
     shifts = np.zeros(len(names))
     shifts[ids] = Prior.of(presence[:, ids], [None] * len(ids), there).shifts
     # A name that is not asked is never there.
     rule = DraftRule(tuple(0.32 if p in ids else 2.0 for p in range(len(names))))
     counts = [[0] * 4, [0] * 4]
     for i in order[reviewed:]:
-        of_row = true[rows[i]["picture"]]
+        of_row, own = true[rows[i][0]], rows[i][1]
         for count, moved in zip(counts, (shifts * 0, shifts), strict=True):
             found = defaultdict(list)
-            for box in choose(rows[i], rule, Prior(moved)).drafts:
-                found[names[rows[i]["labels"][box]]].append(rows[i]["boxes"][box])
+            for box in choose(own, rule, Prior(moved)).drafts:
+                found[names[own.labels[box]]].append(own.xyxy[box])
             for name, boxes in found.items():
                 count[name not in of_row] += 1
                 if name in of_row:

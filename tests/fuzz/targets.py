@@ -7,7 +7,6 @@ mistake. Seeds are the files of `corpus/NAME/`, to which found mistakes are adde
 import contextlib
 import io
 import json
-import math
 import struct
 import tempfile
 import warnings
@@ -19,15 +18,12 @@ from typing import get_args
 
 import numpy as np
 import torch
-from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
-from cliploc.jobs.annotation_rows import KIND
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from safetensors.torch import save as save_tensors
 
 from cliploc import rle
 from cliploc._documents import (
-    AnnotatedRow,
     BoxesManifest,
     DocumentError,
     RadioSettings,
@@ -147,28 +143,9 @@ def metadata(content: bytes) -> None:
                 read(path)
 
 
-def part(content: bytes) -> None:
-    for line in content.splitlines():
-        try:
-            row = parse_json(line, AnnotatedRow)
-        except DocumentError:
-            continue
-        json.dumps(row, allow_nan=False)
-        assert all(math.isfinite(value) for box in row.get("boxes", ()) for value in box)
-
-
-def saves(content: bytes) -> None:
-    """corrections.jsonl of an editor that was killed."""
-    with file(content, SAVES) as path, contextlib.suppress(CliplocError):
-        before = corrections_in(path.parent, "0" * 16)
-        merge_saves(path.parent, "0" * 16)
-        assert not path.exists()
-        assert corrections_in(path.parent, "0" * 16) == before
-
-
 def manifest(content: bytes) -> None:
     with file(content, "manifest.json") as path:
-        for kind in (KIND, benchmark_localization.KIND):
+        for kind in (benchmark_localization.KIND,):
             with contextlib.suppress(CliplocError):
                 assert folder.read_manifest(path.parent, kind)["token"] == folder.token_for(path.parent)
         with contextlib.suppress(DocumentError):
@@ -367,8 +344,6 @@ TARGETS = {
         Target("labels", label_file),
         Target("calibration", calibration, lambda: [json.dumps(own_calibration("mini").document()).encode()]),
         Target("metadata", metadata),
-        Target("part", part),
-        Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),
         Target("phrases", phrases, made_phrases),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cliploc.jobs.annotation_edits import correction_of, write_corrections
 from PIL import Image
 
 from cliploc import backbones
@@ -15,7 +14,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker
-from cliploc.jobs.corrections import Correction
+from cliploc.jobs.apply import correction_of
 from cliploc.jobs.draft_scores import score_drafts
 from cliploc.jobs.drafts import FEWEST
 from cliploc.jobs.engine import run_here
@@ -23,6 +22,8 @@ from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
 from cliploc.rle import encode
+from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
+from tests.jobs.labelled import correct, held
 from tests.jobs.samples import review_file
 from tests.tiny import tower
 
@@ -31,7 +32,7 @@ OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"
 BOXES = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [0, 20, 10, 30]]
 PLANTED: dict[str, Any] = {  # red is there, blue is doubtful
     "presence": [0.8, 0.2], "boxes": BOXES, "scores": [0.6, 0.4, 0.3, 0.1], "fits": [0.7] * 4,
-    "labels": [0, 1, 0, 0], "groups": [0] * 4,
+    "labels": [0, 1, 0, 0],
 }  # fmt: skip
 COMMON: dict[str, Any] = {**PLANTED, "presence": [0.25, 0.0], "scores": [0.05] * 4, "labels": [0, 1, 0, 0]}
 
@@ -40,11 +41,14 @@ COMMON: dict[str, Any] = {**PLANTED, "presence": [0.25, 0.0], "scores": [0.05] *
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose rows are known; in pictures called "common" a name is doubtful."""
 
-    def row(self: AnnotateWorker, result: Any) -> dict[str, Any]:
-        found = COMMON if "common" in result.source else PLANTED
-        return {"status": "ok", "width": 60, "height": 40, "notes": [], **found}
+    def found(self: AnnotateWorker, picture: str, digest: str, result: Any) -> Found:
+        own = COMMON if "common" in result.source else PLANTED
+        keys = ("labels", "boxes", "scores", "fits")
+        masks = own.get("masks", [None] * len(own["boxes"]))
+        boxes = [Candidate(*one, False, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
+        return Found(picture, digest, None, 60, 40, [], own["presence"], boxes)
 
-    monkeypatch.setattr(AnnotateWorker, "_row", row)
+    monkeypatch.setattr(AnnotateWorker, "_found", found)
     monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
 
 
@@ -67,8 +71,8 @@ def drafts(out: Path, name: str = "a.png") -> list[list[float]]:
     return [[*one["bbox"][:2], one["score"]] for one in read["annotations"] if one["image_id"] == image]
 
 
-def files(out: Path) -> dict[str, bytes]:
-    return {one: (out / one).read_bytes() for one in ("coco.json", "boxes.csv", "review.html", "parts/00000.jsonl")}
+def files(out: Path) -> dict[str, Any]:
+    return {one: (out / one).read_bytes() for one in ("coco.json", "boxes.csv", "review.html")} | {"held": held(out)}
 
 
 FIRST, BLUE, SECOND, LOW = [0, 0, 0.6], [20, 0, 0.4], [40, 0, 0.3], [0, 20, 0.1]
@@ -131,7 +135,7 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         with ReviewFolder.opened(out) as folder:
             b = folder.state(1)
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
-    write_corrections(out, {"b.png": Correction([BOXES[3]], [0], drafts=[9])}, result.run, {})  # a draft that was lost
+    correct(out, {"b.png": Correction([BOXES[3]], [0], drafts=[9])})  # a draft that was lost
     with ReviewFolder.opened(out) as folder:
         assert [one["draft"] for one in folder.state(1)["boxes"]] == [9]
 
@@ -197,13 +201,9 @@ def test_a_kill_between_the_choice_and_the_exports_is_made_good(root, tmp_path, 
             patch.setattr(type(exports.get("coco")), "write", kill)
             with pytest.raises(Killed):
                 annotate(root, LABELS, out, **(stricter if again is stricter else {**OPTIONS, "max_boxes": 1}))
-        states = json.loads((out / "exports.json").read_text())["exports"]
-        assert {states[name]["state"] for name in ("coco", "csv")} == {"stale"}
         annotate(root, LABELS, out, **again)
         found = files(out)
         assert {name: found[name] == expected[name] for name in found} == dict.fromkeys(found, True)
-        states = json.loads((out / "exports.json").read_text())["exports"]
-        assert {states[name]["state"] for name in ("coco", "csv")} == {"current"}
 
 
 def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_of_it_moves_them(tmp_path):
@@ -232,9 +232,9 @@ def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_
 def test_reviewed_pictures_say_how_common_a_name_is(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
     root, out = photos(tmp_path / "photos", *names), tmp_path / "out"
-    run = annotate(root, LABELS, out, **OPTIONS).run
+    annotate(root, LABELS, out, **OPTIONS)
     reviewed = [f"{name}.png" for name in names[:10]]
-    write_corrections(out, {name: Correction([BOXES[0]], [0]) for name in reviewed}, run, {})
+    correct(out, {name: Correction([BOXES[0]], [0]) for name in reviewed})
     result = annotate(root, LABELS, out, min_score=0.05, **OPTIONS)
     assert result.boxes == {"red": 10 + 10 * 3, "blue": 0}
     written = files(out)
@@ -270,14 +270,14 @@ def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
 def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(24))), tmp_path / "out"
     how = {**OPTIONS, "second_look": False}  # so that scores are not adjusted to the folder
-    run = annotate(root, LABELS, out, min_score=0.2, **how).run
+    annotate(root, LABELS, out, min_score=0.2, **how)
     corrected = {f"p{number:02}.png": Correction([BOXES[0]], [0], None, [None]) for number in range(23)}
     few = dict(list(corrected.items())[:3])
     for some, kept, said in (
         (few, 2, "the 3 corrected pictures are too few for this promise"),
         (corrected, 1, "drafts from a score of 0.60 on; of 23 such drafts on 23 corrected pictures 0 are wrong"),
     ):
-        write_corrections(out, some, run, {})
+        correct(out, some)
         result = annotate(root, LABELS, out, min_score=0.2, max_false=0.05, **how)
         assert result.computed == 0
         assert any(said in note for note in result.notes)
@@ -325,8 +325,9 @@ def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tm
 def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     score = float(np.float32(0.12345678))
     boxes = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 100, 10)]
-    row = {"boxes": boxes, "labels": [0] * 10, "scores": [score] * 10}
-    every, _ = score_drafts([(row, Correction(boxes, [0] * 10))], 1)
+    drafted = [Candidate(0, tuple(box), score, score, False) for box in boxes]
+    found = Candidates.of((100, 10), np.ones(1), drafted, False)
+    every, _ = score_drafts([(found, Correction(boxes, [0] * 10))], 1)
     out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
     said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
     assert said is not None
@@ -343,15 +344,15 @@ def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_pat
 
 def test_a_run_without_masks_makes_none_for_what_is_saved() -> None:
     box = {"xyxy": [1, 1, 9, 9], "label": 0, "mask": "none is read"}
-    assert correction_of([box], {"width": 60, "height": 40, "boxes": []}, 1).masks is None
+    assert correction_of([box], Candidates.of((60, 40), np.ones(1), [], False), 1).masks is None
 
 
 def test_corrections_stay_while_a_picture_cannot_be_read(root: Path, tmp_path: Path) -> None:
     out, file, away = tmp_path / "out", tmp_path / "b.png", tmp_path / "away.png"  # as on a disk that is not mounted
     (root / "b.png").rename(file)
     (root / "b.png").symlink_to(file)
-    run = annotate(root, LABELS, out, **OPTIONS).run
-    write_corrections(out, {"b.png": Correction([BOXES[0]], [0], None, [None])}, run, {})
+    annotate(root, LABELS, out, **OPTIONS)
+    correct(out, {"b.png": Correction([BOXES[0]], [0], None, [None])})
     file.rename(away)
     result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.pictures, [*result.failed], result.computed, result.corrected) == (3, ["b.png"], 0, 0)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cliploc import rle
-from cliploc._files import part_path, write_part
 from cliploc.jobs.annotate import annotate
+from cliploc.runs.labelling import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS
 from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot
@@ -378,13 +379,9 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
 
 def with_unsure(out: Path) -> None:
     """Makes all boxes of a run unsure."""
-    for part in (out / "parts").glob("*.jsonl"):
-        rows = [json.loads(line) for line in part.read_text().splitlines()]
-        lines = [json.dumps({**row, "presence": [0.2] * len(LABELS)}) for row in rows]
-        write_part(part, "".join(f"{one}\n" for one in lines).encode(), [""] * len(lines))
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["settings"]["second_look"] = {}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with LabellingRun.open(out) as run:
+        run.store.write("UPDATE picture SET presence = ?", json.dumps([0.2] * len(LABELS)))
+        run.store["settings"] = {**run.settings, "second_look": {}}
 
 
 def test_unsure_boxes_are_dashed_and_kept_by_enter_or_a_click(context, out):
@@ -971,21 +968,15 @@ def test_two_thousand_pictures_scroll(context, out, photos):
     """The list has only the rows in view, and asks for their thumbnails only."""
     root = out.parent / "many"
     root.mkdir()
-    [row] = [
-        one
-        for one in map(json.loads, (out / "parts/00000.jsonl").read_text().splitlines())
-        if one["picture"] == "cat.jpg"
-    ]
     names = [f"{'long_' * 20}{number:04}.jpg" for number in range(2000)]
     for name in names:
         (root / name).symlink_to(photos / "cat.jpg")
-    for part in (out / "parts").iterdir():
-        part.unlink()
-    for start in range(0, 2000, 500):
-        lines = [json.dumps({**row, "picture": name}) for name in names[start : start + 500]]
-        write_part(part_path(out, start // 500, ".jsonl"), "".join(f"{one}\n" for one in lines).encode(), [""] * 500)
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
+    with LabellingRun.open(out) as run:
+        cat = run.pictures()["cat.jpg"]
+        found = Found("cat.jpg", cat.checksum, None, *cat.size_wh, [], cat.presence.tolist(), run._boxes(cat.id, 0))
+        run.remove(run.pictures())
+        run.add([replace(found, picture=name) for name in names], dict.fromkeys(names, ""))
+        run.store["root"] = str(root)
     with served(out) as address:
         editor = Editor(context, address)
         page = editor.page
@@ -1010,18 +1001,16 @@ def test_two_thousand_pictures_scroll(context, out, photos):
 @on_a_desk
 def test_a_thousand_boxes_are_selected_at_once(context, masked):
     """With handles for each, the calls of Annotorious nest until the stack overflows."""
-    random, [part] = np.random.default_rng(0), (masked / "parts").glob("*.jsonl")
-    rows = [json.loads(line) for line in part.read_text().splitlines()]
-    row = next(one for one in rows if one["picture"] == "dogs.jpg")
-    boxes, masks = [], []
+    random, boxes = np.random.default_rng(0), []
+    with LabellingRun.open(masked) as run:
+        dogs = run.pictures()["dogs.jpg"]
     for x, y in random.integers(0, 386, (1000, 2)).tolist():
-        mask = np.zeros((row["height"], row["width"]), bool)
+        mask = np.zeros(dogs.size_wh[::-1], bool)
         mask[y : y + 40, x : x + 40] = (np.arange(40) % 8 < 4) | (np.arange(40) < 4)[:, None]  # a comb has many corners
-        boxes.append([x, y, x + 40, y + 40])
-        masks.append(rle.encode(mask)["counts"])
-    own = {"boxes": boxes, "masks": masks, "labels": [1] * 1000, "groups": [0] * 1000}
-    row.update(own, fits=[0.9] * 1000, scores=[0.9] * 1000, presence=[0.9] * len(LABELS))
-    write_part(part, "".join(f"{json.dumps(one)}\n" for one in rows).encode(), [""] * len(rows))
+        boxes.append(Candidate(1, (x, y, x + 40, y + 40), 0.9, 0.9, False, rle.encode(mask)["counts"]))
+    with LabellingRun.open(masked) as run:
+        presence = [0.9] * len(LABELS)
+        run.add([Found("dogs.jpg", dogs.checksum, None, *dogs.size_wh, [], presence, boxes)], {"dogs.jpg": ""})
     with served(masked) as address:
         editor = Editor(context, address)
         editor.open("dogs.jpg")
