@@ -207,8 +207,8 @@ def test_a_new_folder_gets_drafts_of_what_another_has_taught(runs: Any, photos: 
     how = {"formats": ["csv"], "review": 0, "model": run.model, **HOW, **run.options}
     result = annotate(photos, ["blicket"], tmp_path, learnt=run.file, teach=False, **how)
     assert sum(result.boxes.values()) >= 7
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["settings"]["learnt"] == load_learnt(run.file).digest()
+    with LabellingRun.open(tmp_path) as opened:
+        assert opened.settings["learnt"] == load_learnt(run.file).digest()
 
 
 def test_what_a_memory_has_of_other_names_changes_nothing(runs: Any, photos: Path) -> None:

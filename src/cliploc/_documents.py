@@ -135,10 +135,8 @@ def lines_of(path: str | Path) -> list[str]:
 # Of the JSON files that cliploc writes and reads back, and of transformers'. A schema names the keys that are used.
 # `__post_init__` compares values that belong together, such as a score for each box.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # of a picture
 Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
 Share = Annotated[float, Meta(ge=0, le=1)]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Token = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
@@ -196,170 +194,9 @@ class WeightIndex(Struct):  # model.safetensors.index.json
 
 
 # ---------------------------------------------------------------------------------------------------------- annotation
-class WhichDrafts(Struct):  # what makes a candidate a draft; see `cliploc.jobs.drafts.DraftRule`
-    thresholds: list[Share]
-    min_score: Share | Literal["auto"]
-    max_boxes: Annotated[int, Meta(ge=1)] | None
-    nms_across: Share | None
-    unsure: bool
-    shares: list[Share | None] = []
-
-
-class AnnotationManifest(Manifest):  # manifest.json of an annotation
-    root: str
-    image_url: str
-    labels: dict[str, dict[str, Any]]
-    settings: dict[str, Any]
-    drafts: WhichDrafts
-
-
-def _as_many(boxes: list[Any], *others: list[Any] | None) -> None:
-    if any(other is not None and len(other) != len(boxes) for other in others):
-        raise ValueError(f"expected lists as long as that of the boxes, {len(boxes)}")
-
-
-class FailedPicture(Struct, tag_field="status", tag="failed"):  # the row of a picture that failed
-    picture: str
-    blake2b: Digest
-    reason: str
-
-
-class DonePicture(Struct, tag_field="status", tag="ok"):  # the row of a picture with its boxes
-    picture: str
-    blake2b: Digest
-    width: Side
-    height: Side
-    notes: list[str]
-    presence: list[Share | None]  # of each name of the run; null where the model does not know it
-    boxes: list[tuple[float, float, float, float]]
-    scores: list[Share]
-    fits: list[Share]
-    labels: list[Count]
-    groups: list[Literal[0, 1]]
-    masks: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        _as_many(self.boxes, self.scores, self.fits, self.labels, self.groups, self.masks)
-        if any(label >= len(self.presence) for label in self.labels):
-            raise ValueError(f"expected labels below {len(self.presence)}")
-        for x0, y0, x1, y1 in self.boxes:
-            if not (0 <= x0 <= x1 <= self.width and 0 <= y0 <= y1 <= self.height):
-                raise ValueError("expected boxes inside the picture")
-
-
-class TaughtRow(Struct):  # a row of taught.jsonl: a picture's boxes of the names that are taught
-    picture: str
-    blake2b: Digest
-    presence: dict[str, Share]  # number of each of these names → chance that it is there
-    boxes: list[tuple[float, float, float, float]]
-    fits: list[Share]
-    labels: list[Count]
-    groups: list[Literal[0, 1]]
-    masks: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        _as_many(self.boxes, self.fits, self.labels, self.groups, self.masks)
-        if any(str(label) not in self.presence for label in self.labels):
-            raise ValueError("expected labels with a presence")
-
-
-class Taught(Struct, frozen=True):
-    """What became of one name that was to be taught."""
-
-    reviewed: Count  # pictures that were reviewed
-    pictures: Count  # pictures that taught
-    used: bool  # whether the taught drafts are used
-    why: str  # in words
-    # Corrections that reviewed pictures need with the drafts before and with those that they teach, each picture left
-    # out in turn; None without reviewed pictures.
-    before: Count | None
-    after: Count | None
-    compared: Count  # number of these pictures
-    agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
-
-
-class TaughtFacts(Struct):  # the first line of taught.jsonl
-    of: str
-    run: str
-    sum: str  # a checksum of the rest of this line and of the rows
-    names: dict[str, Taught]
-    learnt: str | None = None  # a checksum of learnt.safetensors
-    reviewed: Count = 0  # number of pictures that were reviewed
-    undone: bool = False  # whether a person went back to the drafts before
-    # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there
-    followed: str | None = None
-    changed: list[str] = []
-
-
-AnnotatedRow = FailedPicture | DonePicture
-Names = Annotated[list[str], Meta(min_length=1)]
-
-
-class WrittenWith(Struct):  # the options of the last call that its files depend on, besides the boxes
-    polygons: bool
-    copy: bool
-    review: Count
-
-
-class WithoutResults(Struct):  # a picture, or a video, that has no results
-    picture: str
-    reason: str
-
-
-class AnnotationSummary(Struct):
-    """What a later call reads of summary.json: the files of each export, and a stamp of what they were made from."""
-
-    files: dict[str, Names]
-    stamps: dict[str, str]
-    written: WrittenWith | None = None
-    failed: list[WithoutResults] = []
-    left_out: list[str] = []
-
-
-class ExportState(Struct):  # whether an export is up to date, and what it was made from
-    state: Literal["current", "stale"]
-    files: list[str] = []
-    run: str | None = None
-    corrected: Count = 0
-
-
-class ExportStates(Struct):  # exports.json
-    kind: Literal["cliploc exports"]
-    exports: dict[str, ExportState]
-
-
-class CorrectedPicture(Struct):  # the boxes of one corrected picture
-    boxes: list[tuple[float, float, float, float]]
-    labels: list[Count]
-    drafts: list[Count | None] | None = None
-    masks: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        _as_many(self.boxes, self.labels, self.drafts, self.masks)
 
 
 ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]
-
-
-class PictureReview(Struct):  # the state that a person gave a picture in the editor; the revision grows with each save
-    status: ReviewStatus
-    revision: Count
-
-
-class SavedCorrections(Struct):  # corrections.json
-    kind: Literal["cliploc corrections"]
-    run: str
-    pictures: dict[str, CorrectedPicture]
-    reviews: dict[str, PictureReview] = {}
-
-
-class SavedPicture(Struct):
-    """A line of corrections.jsonl: what a person saved of one picture, without `corrected` where its drafts hold."""
-
-    run: str
-    picture: str
-    review: PictureReview
-    corrected: CorrectedPicture | None = None
 
 
 Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …

@@ -105,36 +105,6 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
         _flush_folder(path.parent)
 
 
-@contextmanager
-def prepared(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
-    """Writes a temporary file beside `path`; within this, a call lets it take its place, which takes no time."""
-    temporary = _beside(path)
-
-    def place() -> None:
-        temporary.replace(path)
-        _flush_folder(path.parent)
-
-    try:
-        write_whole(temporary, lambda target: target.write_bytes(content))
-        yield place
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_at(path: Path, place: int, content: bytes) -> int:
-    """Has a file end with this from now on, on the disk → its end; after a kill the file is as it was up to `place`."""
-    new = not path.exists()
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
-        file.truncate(place)
-        file.seek(place)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
-        _flush_folder(path.parent)
-    return place + len(content)
-
-
 def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a new folder beside `path`, which then replaces what is at `path`."""
     temporary, before = _beside(path), _beside(path)
@@ -349,12 +319,6 @@ def read_stamps(path: Path) -> list[str]:
     """The stamps of the picture files that a part was made of; none where they cannot be read."""
     check = _check(path)
     return [] if check is None else check["stamps"]
-
-
-def remove_part(path: Path) -> None:
-    """Removes a part and its check file."""
-    remove(path)
-    remove(check_path(path))
 
 
 def _sha256(content: bytes) -> str:
