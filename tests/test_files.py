@@ -12,7 +12,6 @@ from cliploc._files import (
     alone_in,
     alone_writing,
     new_token,
-    prepared,
     remove_leftovers,
     temporaries_of,
     write_folder_whole,
@@ -36,18 +35,6 @@ def test_a_file_is_there_as_a_whole_or_as_it_was(tmp_path):
     assert path.read_text() == "one"
     write_whole(path, lambda temporary: temporary.write_text("two"), durable=False)
     assert path.read_text() == "two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_prepared_file_takes_its_place_only_when_it_is_told_to(tmp_path):
-    path = tmp_path / "file"
-    with prepared(path, b"one") as place:
-        assert not path.exists()
-        place()
-        assert path.read_bytes() == b"one"
-    with prepared(path, b"two"):
-        pass
-    assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -2,7 +2,8 @@
 
 Each command is run once undisturbed. Then, again and again, in an empty folder: it is started, killed without warning
 (SIGKILL), perhaps started and killed once more, and run to its end. The folder must be that of the undisturbed run,
-byte for byte; only times, tokens and what the manifest says of each session may differ. Half of the moments are drawn
+byte for byte, and its store row for row; only times, tokens and what is said of each session may differ. An editor in
+which somebody saves is killed, too: no answered save may be lost. Half of the moments are drawn
 from the time that the command takes, the others follow the writing of a file, as most harm could be done there. Each
 start has a process of its own, in which torch is imported already.
 
@@ -28,13 +29,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from PIL import Image
 
+from cliploc import rle
 from cliploc.cli import main as command_line
+from cliploc.runs.labelling import Correction, LabellingRun
+from cliploc.runs.store import FILE
 from tests.commands import PHOTOS, begun
 from tests.datasets import labelled
 from tests.datasets.folders import lines, picture
+from tests.jobs.labelled import held
 from tests.jobs.samples import wsol_folder
+from tests.web.asking import sent
+from tests.web.review_server import served
 
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
@@ -140,6 +148,19 @@ def applied(folder: Path) -> Command:
     return Command((*drafts.words, "--apply", corrected), lambda out: shutil.copytree(done, out))
 
 
+def taught(folder: Path) -> Command:
+    """The same command again, which learns from what was corrected meanwhile, and exports it."""
+    drafts, done = annotate(folder), folder / "drafts"
+    drafts.end(done, folder / "told")
+    with LabellingRun.open(done) as run:
+        for one in [*run.pictures().values()][:20]:
+            width, height = one.size_wh
+            mask = rle.encode(np.ones((height // 2, width // 2), bool))
+            whole = rle.compressed(rle.placed(rle.decode(mask), 1, 1, (height, width)))
+            run.save(one, "reviewed", Correction([[1, 1, 1 + width // 2, 1 + height // 2]], [0], [whole]))
+    return Command(drafts.words, lambda out: shutil.copytree(done, out))
+
+
 def benchmark(folder: Path) -> Command:
     root = wsol_folder(folder / "wsol", PICTURES["benchmark"])
     return Command(("benchmark", "--dataset", "wsol", "--root", root, "--save-maps", "--workers", "1", *QUICK))
@@ -170,13 +191,16 @@ def faithfulness(folder: Path) -> Command:
 
 
 COMMANDS: dict[str, Callable[[Path], Command]] = {
-    "annotate": annotate, "apply": applied, "benchmark": benchmark, "segmentation": segmentation,
+    "annotate": annotate, "apply": applied, "teach": taught, "benchmark": benchmark, "segmentation": segmentation,
     "faithfulness": faithfulness,
 }  # fmt: skip
 
 
+EVERY = ("review", *COMMANDS)
+
+
 # -------------------------------------------------------------------------------------------------------------- folders
-VARYING = {"manifest.json": ("sessions", "token"), "summary.json": ("stamps",)}  # stamps have the times of exports
+VARYING = {"manifest.json": ("sessions", "token")}
 SESSIONS = re.compile(rb'<section id="manifest".*?</section>', re.DOTALL)  # of a report: the manifest again
 TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d")
 
@@ -190,6 +214,8 @@ def contents(out: Path) -> dict[str, bytes]:
             found[name] = os.readlink(path).encode()
         elif path.is_file():
             found[name] = path.read_bytes()
+        if path.name == FILE:
+            found[name] = repr(held(out)).encode()
         if path.name in VARYING:
             document = json.loads(found[name])
             found[name] = json.dumps({k: v for k, v in document.items() if k not in VARYING[path.name]}).encode()
@@ -205,7 +231,10 @@ def differences(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
 
 def writes(out: Path) -> int:
     """A number that grows with most that is written."""
-    return sum(1 for _ in out.rglob("*"))
+    files = sum(len(names) + len(folders) for _, folders, names in os.walk(out))
+    with contextlib.suppress(OSError):
+        files += (out / f"{FILE}-wal").stat().st_size // 4096
+    return files
 
 
 def killed(process: BaseProcess, out: Path, seconds: float, chance: random.Random) -> bool:
@@ -265,22 +294,67 @@ def attacked(
     return done, runs, bad, wrong
 
 
+def saving(out: Path, told: Path) -> None:
+    """An editor in which somebody saves, picture by picture; each answered save is told."""
+    with served(out) as address, told.open("a") as answers:
+        count = len(sent(f"{address}/pictures")[1])
+        for number in itertools.cycle(range(count)):
+            revision = sent(f"{address}/pictures/{number}")[1]["revision"]
+            box = {"xyxy": [1, 1, 9 + revision % 20, 9], "label": 0, "draft": None}
+            body = {"revision": revision, "status": "reviewed" if number < 5 else "none", "boxes": [box]}
+            status, answer = sent(f"{address}/pictures/{number}", body)
+            assert status == 200, answer
+            answers.write(f"{number} {answer['revision']}\n")
+            answers.flush()
+
+
+def saves_lost(folder: Path, kills: int, chance: random.Random) -> tuple[int, int]:
+    """Kills an editor in which somebody saves → answered saves, and those that are lost."""
+    drafts, out, told = annotate(folder), folder / "out", folder / "answers"
+    drafts.end(out, folder / "told")
+    told.touch()
+    for _ in range(kills):
+        process, before = begun(saving, out, told), told.stat().st_size
+        while process.is_alive() and told.stat().st_size == before:
+            time.sleep(0.01)
+        process.join(chance.random() * 2)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+    answered = [(int(number), int(revision)) for number, revision in map(str.split, told.read_text().splitlines())]
+    with LabellingRun.open(out) as run:
+        found = [run.saved(one) for one in sorted(run.pictures().values(), key=lambda one: one.name) if not one.error]
+    lost = 0
+    for number, revision in answered:
+        saved = found[number]
+        lost += saved.revision < revision
+        if saved.revision == revision:
+            assert saved.correction is not None
+            lost += saved.correction.boxes[0][2] != 9 + (revision - 1) % 20
+    return len(answered), lost
+
+
 def main() -> int:
     """Kills, and says what was found."""
     options = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__)
     options.add_argument("--kills", type=int, default=60, help="of each command")
-    options.add_argument("--what", default=",".join(COMMANDS), help=f"of {', '.join(COMMANDS)}; all by default")
+    options.add_argument("--what", default=",".join(EVERY), help=f"of {', '.join(EVERY)}; all by default")
     options.add_argument("--at-calls", action="store_true", help="at chosen system calls, not at random moments")
     options.add_argument("--seed", type=int, default=int(time.time()), help="printed, to repeat a run")
     given = options.parse_args()
     chosen = given.what.split(",")
-    if unknown := set(chosen) - COMMANDS.keys():
+    if unknown := set(chosen) - {*EVERY}:
         options.error(f"no command {', '.join(sorted(unknown))}")
     print(f"seed {given.seed}", flush=True)
     total = 0
     for name in chosen:
         with tempfile.TemporaryDirectory() as made:
             (folder := Path(made, name)).mkdir()
+            if name == "review":
+                answered, lost = saves_lost(folder, given.kills, random.Random(given.seed))
+                print(f"review: {given.kills} kills, {answered} answered saves, {lost} lost", flush=True)
+                total += lost
+                continue
             chance, command = random.Random(given.seed), COMMANDS[name](folder)
             done, runs, bad, wrong = attacked(command, given.kills, chance, folder, given.at_calls)
         total += bad
