@@ -150,12 +150,11 @@ class ReviewFolder:
         """Saves what a person did with a picture; once this returns, it is on the disk."""
         name, revision = self.pictures[number].id, None
         while revision is None:  # again where other drafts came meanwhile
-            with self.snapshot() as now:
-                seen = now.saved(name)
-                refuse_stale(seen.revision, saved["revision"])
-                # Takes seconds for many polygons: others save meanwhile.
-                correction = review_of(now, name, saved)
-            revision = self.run.save(now.pictures[name], saved["status"], correction, seen)
+            seen = self._folder.saved(name)
+            refuse_stale(seen.revision, saved["revision"])
+            # Takes seconds for many polygons: others save meanwhile.
+            correction = review_of(self._folder, name, saved)
+            revision = self.run.save(self._folder.pictures[name], saved["status"], correction, seen)
         self.learning.consider()
         return revision
 
