@@ -152,7 +152,8 @@ def annotate(
         LabellingRun.make(target, names.names, of_run) as run,
     ):
         run.store["files"] = sorted({*own_before, *mine})
-        image_url = earlier.get("image_url", _image_url(there.root)) if asked.image_url is None else asked.image_url
+        urls = (asked.image_url, earlier.get("image_url"), _image_url(there.root))
+        image_url = next(url for url in urls if url is not None)
         run.change(root=str(there.root.resolve()), drafts=rule.document(), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
         files = there.pictures[: asked.limit]

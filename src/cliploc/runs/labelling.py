@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ TABLES = (
     notes TEXT NOT NULL,                    -- JSON list
     presence TEXT,                          -- JSON list: the chance of each label; null where the model knows none
     generation INTEGER NOT NULL DEFAULT 0,  -- of its taught boxes; 0: none
-    status TEXT NOT NULL DEFAULT 'none',    -- none, seen, reviewed, unsure or skipped, as a person set it
+    status TEXT NOT NULL DEFAULT 'none',    -- none, reviewed, unsure or skipped, as a person set it
     corrected INTEGER NOT NULL DEFAULT 0,   -- 1: a person's boxes hold, also where there are none
     revision INTEGER NOT NULL DEFAULT 0)    -- a person's saves""",
     "CREATE INDEX picture_status ON picture (status, corrected)",
@@ -62,7 +62,6 @@ TABLES = (
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
-Status = Literal["none", "seen", "reviewed", "unsure", "skipped"]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -134,7 +133,6 @@ class Picture:
     checksum: str
     error: str | None
     size_wh: tuple[int, int]
-    notes: tuple[str, ...]
     presence: Floats  # [P]; NaN of labels that the model does not know
 
 
@@ -333,17 +331,13 @@ class LabellingRun:
 
     def pictures(self) -> dict[str, Picture]:
         """All pictures by name."""
-        rows = self.store.rows(
-            "SELECT id, name, checksum, error, width, height, notes, presence FROM picture ORDER BY id"
-        )
+        rows = self.store.rows("SELECT id, name, checksum, error, width, height, presence FROM picture ORDER BY id")
         none = np.zeros(0)
-        return {
-            name: Picture(
-                number, name, checksum, error, (width or 0, height or 0), tuple(_read(notes, list[str])),
-                none if presence is None else np.array(_read(presence, list[float | None]), np.float64),
-            )
-            for number, name, checksum, error, width, height, notes, presence in rows
-        }  # fmt: skip
+        found = {}
+        for number, name, checksum, error, *size_wh, presence in rows:
+            chances = none if presence is None else np.array(_read(presence, list[float | None]), np.float64)
+            found[name] = Picture(number, name, checksum, error, (size_wh[0] or 0, size_wh[1] or 0), chances)
+        return found
 
     # ---------------------------------------------------------------------------------------------------------- boxes
     def candidates(self, picture: Picture) -> Candidates:
@@ -479,7 +473,7 @@ class LabellingRun:
         with self.store.transaction():
             before = self.generations[-1:] or [Generation()]
             number = int(self.store["generation"]) + 1
-            self._drop("t.generation != p.generation")
+            self._drop()
             self.store.write(f"UPDATE picture SET generation = 0 WHERE {UNTOUCHED}")
             untouched = {row[0] for row in self.store.rows(f"SELECT id FROM picture WHERE {UNTOUCHED}")}
             for picture, taught in pictures.items():
@@ -501,17 +495,20 @@ class LabellingRun:
     def undo(self, finished: int) -> None:
         """Goes back to the generation before, but for pictures that a person has touched since."""
         with self.store.transaction():
-            before, now = self.generations
+            *earlier_ones, now = self.generations
+            if not earlier_ones:  # another editor went back meanwhile
+                return
             earlier = "(SELECT max(t.generation) FROM taught t WHERE t.picture = picture.id AND t.generation < ?)"
             self.store.write(f"UPDATE picture SET generation = coalesce({earlier}, 0) WHERE {UNTOUCHED}", now.number)
-            self._drop("t.generation != p.generation")
-            back = msgspec.structs.replace(before, of=now.of, reviewed=finished, undone=True, changed=[])
+            self._drop()
+            back = msgspec.structs.replace(earlier_ones[0], of=now.of, reviewed=finished, undone=True, changed=[])
             self.store["taught"] = msgspec.to_builtins([back])
             self._count()
 
-    def _drop(self, which: str) -> None:
-        """Drops taught boxes."""
-        gone = f"SELECT t.picture, t.generation FROM taught t JOIN picture p ON p.id = t.picture WHERE {which}"
+    def _drop(self) -> None:
+        """Drops the taught boxes that no picture has any more."""
+        gone = "SELECT t.picture, t.generation FROM taught t JOIN picture p ON p.id = t.picture"
+        gone += " WHERE t.generation != p.generation"
         self.store.write(f"DELETE FROM box WHERE (picture, generation) IN ({gone})")
         self.store.write(f"DELETE FROM taught WHERE (picture, generation) IN ({gone})")
 
@@ -534,10 +531,8 @@ def settled_in(out: Path) -> dict[str, Any]:
     if not (out / FILE).is_file():
         return {}
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
-        settings = store.get("settings", {})
-        url = store.get("image_url")
-        known = {"least": settings.get("min_presence"), "files": store.get("files", [])}
-        return {**known, **({} if url is None else {"image_url": url})}
+        least = store.get("settings", {}).get("min_presence")
+        return {"least": least, "files": store.get("files", []), "image_url": store.get("image_url")}
 
 
 def files_of_run(out: Path) -> frozenset[str]:
