@@ -425,14 +425,16 @@ class LabellingRun:
         seen: Saved | None = None,  # what the person saw; None: this is saved whatever was
     ) -> int | None:
         """Saves what a person did with a picture → its new revision; None if its drafts are others by now."""
+        count = 0 if correction is None else len(correction.boxes)
+        if correction is not None and correction.drafts is None:
+            correction = replace(correction, drafts=[None] * count)
         with self.store.transaction():
-            row = self.store.row("SELECT revision, generation FROM picture WHERE id = ?", picture.id)
-            if row is None:
-                raise _gone(picture)
-            revision, generation = row
+            before = self.saved(picture)
+            if seen is None and (before.status, before.correction) == (status, correction):  # of a call that was killed
+                return before.revision
             if seen is not None:
-                refuse_stale(revision, seen.revision)
-                if generation != seen.generation:
+                refuse_stale(before.revision, seen.revision)
+                if before.generation != seen.generation:
                     return None
             self.store.write(
                 "UPDATE picture SET status = ?, corrected = ?, revision = revision + 1 WHERE id = ?",
@@ -440,7 +442,6 @@ class LabellingRun:
             )  # fmt: skip
             self.store.write("DELETE FROM box WHERE picture = ? AND generation = ?", picture.id, PERSON)
             if correction is not None:
-                count = len(correction.boxes)
                 masks, drafts = correction.masks or [None] * count, correction.drafts or [None] * count
                 boxes = zip(correction.labels, correction.boxes, drafts, masks, strict=True)
                 self.store.insert(
@@ -451,7 +452,7 @@ class LabellingRun:
                     ),
                 )
             self._count()
-        return int(revision) + 1
+        return before.revision + 1
 
     # ------------------------------------------------------------------------------------------------------- teaching
     @property
