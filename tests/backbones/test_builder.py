@@ -324,7 +324,9 @@ def test_names_nobody_has(folder):
 
 
 def test_openais_spelling(monkeypatch):
-    monkeypatch.setattr(builder, "build", lambda plan, *_: SimpleNamespace(label=plan.label, logit_scale=1.0))
+    monkeypatch.setattr(
+        builder, "build", lambda plan, *_: SimpleNamespace(label=plan.label, logit_scale=1.0, weights_file=None)
+    )
     assert create("ViT-B/32", "openai").label == "ViT-B-32:openai"
 
 
