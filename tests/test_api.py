@@ -13,6 +13,7 @@ from PIL import Image
 
 import cliploc
 from cliploc.errors import CliplocError
+from cliploc.runs.labelling import LabellingRun
 from cliploc.saliency import fitting
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -116,8 +117,11 @@ def test_annotate_takes_options_as_one_value_and_one_by_one(tmp_path):
     options = cliploc.Options(method="layer_cam", batch_size=2, device="cpu")
     for name, more in (("a", {"options": options}), ("b", {"options": options, "method": "cam"}), ("c", {})):
         cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / name, formats=["csv"], **more)
-    manifests = [(tmp_path / name / "manifest.json").read_text() for name in "abc"]
-    assert [re.findall(r'"method": "(\w+)"', text)[0] for text in manifests] == ["layer_cam", "cam", "cam"]
+    methods = []
+    for name in "abc":
+        with LabellingRun.open(tmp_path / name) as run:
+            methods.append(run.settings["method"])
+    assert methods == ["layer_cam", "cam", "cam"]
     for wrong in ({"colour": 3}, {"options": cliploc.Options(min_area=0.5)}, {"background": ["grass"]}):
         with pytest.raises(cliploc.UsageError, match="option of"):
             cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / "d", **wrong)

@@ -173,8 +173,6 @@ def learn(folder: ReviewFolder, event: Mapping[str, Any], predictor: Predictor) 
         said += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
         if action == TRAIN:
             folder.learning.now()
-    except UsageError as error:
+    except CliplocError as error:
         said.append(str(error))
-    except OSError as error:
-        said.append(f"{folder.out} cannot be written: {error.strerror or error}: nothing is learnt from this")
     return [*said, folder.learning.state()["said"]]
