@@ -10,9 +10,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-MINUTES ?= 10
-
-.PHONY: setup demo test test-kernels test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
+.PHONY: setup demo test test-kernels test-lowest test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
 
 setup: $(READY)
 
@@ -75,10 +73,6 @@ test-ray: $(READY)
 # those of docs/web are drawn so.
 test-web: $(READY)
 	@tools/test_web.sh $(BIN)/python
-
-# Damaged files of every kind, for so many minutes; `make test` does it for some seconds.
-fuzz: $(READY)
-	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(READY)
 	$(BIN)/ruff check .
