@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc import Localizer, prompts
+from cliploc import prompts
 from cliploc.cli.photos import lines_of
 from cliploc.exemplars import Exemplar
 from cliploc.jobs.annotator import AnnotatorSettings
@@ -90,14 +90,6 @@ def test_the_bank_holds_imagenets_and_cocos_names_once():
     assert len(names) == len(set(names))
     assert {one.name for one in prompts.imagenet_classes()} < set(names)
     assert {"person", "zebra", "tv"} <= set(names)
-
-
-def test_the_packaged_lists():
-    coco = [entry[0] for entry in prompts.coco_names()]
-    assert (len(coco), coco[0], coco[-1]) == (80, "person", "toothbrush")
-    for entries in (prompts.coco_names(), prompts._packaged_entries("no_object.txt")):
-        assert len({entry[0] for entry in entries}) == len(entries)
-        assert all(word and word == word.strip() for entry in entries for word in entry)
 
 
 def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
@@ -242,17 +234,3 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
     assert name["presence_rule"] == "bank"
     assert name["rank"] == found.ranks[0]
     assert name["probability"] == pytest.approx(found.probabilities[0], abs=1e-4)
-
-
-def test_where_presence_was_not_asked_for_a_dash_stands(gap):
-    found = build(gap, min_presence=0)(WIDE, ["red"])
-    assert found.presence_text(0) == "–"
-    assert "presence –" in str(next(lines_of(found))[2])
-    [name] = to_document([found], [], {})["pictures"][0]["names"]
-    assert (name["presence"], name["presence_rule"], name["rank"], name["probability"]) == (None,) * 4
-
-
-def test_a_calibrated_models_text_is_its_number():
-    found = Localizer("mini", method="cam", text_cache=False)(np.zeros((64, 64, 3), np.uint8), ["cat"])
-    assert found.presence_rule == "calibrated"
-    assert found.presence_text(0) == f"{found.presence[0]:.2f}"

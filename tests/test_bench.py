@@ -67,15 +67,3 @@ def test_the_page_gets_the_tables_and_the_names_of_benches_that_time_left_out(
     tables = written.removeprefix(start).removesuffix(after)
     assert all(word in tables for word in ("torch", "Left out: First result; "))
     assert "old" not in tables
-
-
-def test_a_bench_that_takes_too_long_is_stopped_with_what_it_printed(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench", "--only", "growth", "--quick", "--each", "0.001"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("bench", run_name="__main__")
-    assert ended.value.code == 1
-    said = capfd.readouterr().out
-    assert "Stopped after 0.001 minutes." in said
-    assert "Failed: growth." in said

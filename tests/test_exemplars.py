@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar, exemplar_of, split_entries
 from cliploc.localizer import Localizer
-from cliploc.prompts import read_classes
 from cliploc.web.settings import from_mapping
 from tests.commands import CAT, COFFEE, document_of, refused, succeeded
 from tests.tiny import tower
@@ -61,12 +60,6 @@ def test_a_run_is_known_by_the_pixels(tmp_path):
     ]
     assert said[0] == said[1]
     assert len({json.dumps(one) for one in said}) == 3
-
-
-def test_commas_of_a_part_of_a_picture_in_a_file_of_names_need_no_warning(tmp_path, recwarn):
-    (tmp_path / "names.txt").write_text("our cup=@shelf.jpg[120,40,210,160]\n")
-    assert read_classes(tmp_path / "names.txt") == ["our cup=@shelf.jpg[120,40,210,160]"]
-    assert not recwarn.list
 
 
 def test_what_is_typed():

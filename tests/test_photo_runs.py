@@ -15,9 +15,8 @@ from rich.progress import Progress, TaskID
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.picture_files import IN_NOTE, find_pictures
+from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
-from cliploc.report.document import MOST_SKIPPED, skipped_document
 from cliploc.saliency import methods
 from cliploc.training import read_folder
 from tests.commands import CAT, COFFEE, cliploc_, document_of, refused, succeeded
@@ -137,19 +136,6 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
         open_dataset("yolo", folder)
 
 
-def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:
-    shutil.copy(CAT, tmp_path / "cat.jpg")
-    for number in range(MOST_SKIPPED + 2):
-        (tmp_path / f"{number:05d}.json").touch()
-    found = find_pictures(tmp_path)
-    note = found.skipped_note()
-    assert note is not None
-    assert note.count(".json") == IN_NOTE
-    assert note.endswith(f"and {MOST_SKIPPED + 2 - IN_NOTE:,} more")
-    written = skipped_document(found.skipped)
-    assert (written["count"], len(written["files"])) == (MOST_SKIPPED + 2, MOST_SKIPPED)
-
-
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
@@ -207,10 +193,6 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
     assert "map" not in document_of(*asked)["pictures"][0]["names"][0]
 
 
-def test_maps_need_a_folder_to_go_to() -> None:
-    assert "expected --out with --save-maps" in refused("localize", CAT, "-p", "cat", "--save-maps")
-
-
 @pytest.mark.parametrize(
     ("hw", "said"),
     [
@@ -235,11 +217,6 @@ def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
         localizer = Localizer(backbone, method="cam", resize=resize, min_presence=0)
         assert localizer.resize == policy
         assert bool(localizer(picture, ["red"]).notes) == (resize == "crop")
-
-
-def test_the_command_prints_what_a_crop_discards() -> None:
-    result = succeeded("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
-    assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())
 
 
 def test_a_pattern_follows_no_links_to_folders(folder: Path) -> None:

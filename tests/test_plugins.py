@@ -5,19 +5,15 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from cliploc.backbones import models
 from cliploc.errors import UsageError
-from cliploc.jobs import rows
-from cliploc.metrics import JudgedMap, MeanMetric, all_metrics
-from cliploc.registry import import_modules, named_modules
+from cliploc.metrics import JudgedMap, MeanMetric
+from cliploc.registry import named_modules
 from cliploc.report import write_report
-from cliploc.report.exports import Export, ExportSettings, Pictures
 from cliploc.saliency import saliency
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
@@ -220,25 +216,6 @@ def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
         saliency(**{**about, "needs": Needs(), **wrong})(lambda ctx: ctx.text)
 
 
-def test_an_export_that_leaves_out_a_file_is_refused(tmp_path):
-    class Idle(Export):
-        name, about, files = "idle", "", ("idle.txt",)
-
-        def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-            list(pictures())
-
-    with pytest.raises(UsageError, match=r"expected idle\.txt from the format idle, found no such file"):
-        Idle().write_all(list, ExportSettings((), "", ""), tmp_path)
-
-
-@pytest.mark.parametrize("columns", [{"score": "float"}, {"iou": "bool"}, {"mine": "double"}])
-def test_a_metric_whose_column_is_anothers_is_refused(columns, monkeypatch):
-    mine = SimpleNamespace(name="mine", columns=columns)
-    monkeypatch.setattr(rows, "all_metrics", lambda: (*all_metrics(), mine))
-    with pytest.raises(UsageError, match="expected columns of the metric mine that are float, bool"):
-        rows.row_schema()
-
-
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
 def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(value):
     class NoNumber(MeanMetric):
@@ -305,24 +282,3 @@ def test_import_of_what_is_not_there_or_is_broken_is_one_line(tmp_path, monkeypa
     for words in (("--import", name, "methods"), ("methods", "--import", name)):
         assert said in refused(*words)
     assert name not in named_modules()
-
-
-def test_what_follows_two_dashes_is_no_option():
-    assert "--import" in cliploc_("localize", "-p", "cat", "--", "--import", "json").err
-
-
-def kind_of(module: str, model: str) -> str:
-    import_modules([module])
-    models.refuse_unknown(model)
-    return models.get(model).kind
-
-
-def test_a_model_that_an_imported_module_adds_to_open_clip_is_known(tmp_path):
-    """The list of open_clip's files, by which others are refused, does not have it."""
-    (tmp_path / "added.py").write_text(
-        "import json, pathlib, open_clip\n"
-        "config = open_clip.get_model_config('RN50')\n"
-        "pathlib.Path('my-rn50.json').write_text(json.dumps(config))\n"
-        "open_clip.add_model_config('my-rn50.json')\n"
-    )
-    assert elsewhere(kind_of, "added", "my-rn50", path=[tmp_path], cwd=tmp_path) == "cnn"

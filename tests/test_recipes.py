@@ -9,8 +9,7 @@ import open_clip
 import pytest
 
 from cliploc.backbones import models
-from cliploc.backbones._catalogue import model_sources
-from cliploc.config import BENCHMARK, MIN_SCORE, OPTIONS, RECIPES, UNREFINED, Options
+from cliploc.config import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
@@ -155,11 +154,6 @@ def test_a_folder_without_a_tower_has_no_recipe(tmp_path):
         recipe_of("hf-hub:no/thing")
 
 
-def test_a_plugins_source_has_the_recipe_that_suits_both_kinds_of_tower(monkeypatch):
-    monkeypatch.setitem(model_sources._items, "mine", lambda *_: None)
-    assert recipe_of("mine:thing").method == "grad_cam"
-
-
 def test_an_unknown_model_has_no_recipe():
     with pytest.raises(UnknownNameError, match="ViT-B-33"):
         recipe_of("ViT-B-33")
@@ -186,8 +180,3 @@ def test_the_command_line_says_what_ran():
         assert f"--recipe {name}" in about
     said = refused("localize", CAT, "-p", "cat", "--recipe", "fast", "--method", "cam")
     assert "expected a method or a recipe" in said
-
-
-def test_the_options_that_a_recipe_sets_say_so():
-    for name in UNREFINED:
-        assert OPTIONS[name].none.startswith("the recipe's; ")

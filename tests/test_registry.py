@@ -107,13 +107,6 @@ def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package)
     assert not [name for name in sys.modules if name.startswith("plugins_of_a_test.")]
 
 
-def test_without_a_list_a_name_is_looked_up(package):
-    registry = things()
-    registry.refuse_unknown("a")
-    with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
-        registry.refuse_unknown("c")
-
-
 WITHOUT_IMPORT = """
 import json, sys
 from cliploc.backbones import models

@@ -27,7 +27,6 @@ from cliploc.prompts import embed, parse
 from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache
-from cliploc.training.trainer import _Training
 from cliploc.training.training_set import CROP, hold_out, view
 from tests.commands import CAT, begun, refused, succeeded
 from tests.jobs.samples import wsol_folder
@@ -91,24 +90,6 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
     assert mine.keys() == theirs.keys()
     assert any(name.startswith("optimizer.") for name in mine)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def test_the_table_has_the_last_epoch_after_a_stop_at_its_checkpoint(
-    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, save = tmp_path / "head.safetensors", _Training.save
-
-    def stopped(run: _Training, path: Path, asked: str) -> None:
-        save(run, path, asked)
-        if len(run.history) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(_Training, "save", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        trained_on(colours, out)
-    monkeypatch.undo()
-    trained_on(colours, out)
-    assert len((tmp_path / "head.safetensors.training/history.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:
@@ -459,21 +440,6 @@ def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) ->
     assert torch.nn.functional.cosine_similarity(*[w.flatten() for w in weights], dim=0) > 0.99
     with pytest.raises(UsageError, match="expected --mixed-precision no or bf16 on a CPU, got fp16"):
         trained_on(colours, tmp_path / "c", mixed_precision="fp16")
-
-
-def test_settings_that_do_not_fit_are_one_line() -> None:
-    for changed, said in (
-        ({"optimizer": "adam"}, "optimizer to be one of adamw, sgd"),
-        ({"epochs": 0}, "epochs, a whole number from 1 to 100,000, got 0"),
-        ({"lr": -1.0}, "lr above 0"),
-        ({"lr": True}, "lr above 0.*got True"),
-        ({"epochs": True}, "epochs, a whole number from 1 to 100,000, got True"),
-        ({"kind": "closed", "hold_out": "classes"}, "--hold-out pictures for a closed head"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            quick(**changed)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="expected method to be one of ts_cam, lctr, got 'cam'"):
-        TrainSettings(method="cam", kind="open")
 
 
 # ------------------------------------------------------------------------------------------------------------ localizer

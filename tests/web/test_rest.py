@@ -81,15 +81,6 @@ def test_the_files_are_named_and_can_be_fetched_by_who_made_them(address):
         assert get(f"{address}/{path}")[0] == 404
 
 
-def test_files_of_many_methods_have_a_comparison(address):
-    methods = ["cam", "grad_cam", "layer_cam", "xgrad_cam"]
-    asked = {"picture": "cat.jpg", "names": "cat", "method": "cam", "compare": methods[1:]}
-    assert [one["method"] for one in post_json(address, asked)[1]["pictures"]] == methods
-    names = [one["name"] for one in post_json(address, asked, "/api/files")[1]["files"]]
-    assert len(set(names)) == len(names)
-    assert {"cat_compare.png", "coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
-
-
 @pytest.mark.parametrize("value", [{"names": "cat"}, {"names": "cat", "picture": ""}, {"visitor": "c" * 32}])
 def test_files_of_nothing_are_a_sentence(address, value):
     code, document = post_json(address, value, "/api/files")
@@ -114,18 +105,6 @@ def test_an_exemplar_is_a_second_picture(address):
     assert boxes_in(document) == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
     status, again = post_json(address, {**given, **document["ids"]})
     assert (status, again) == (200, document)
-
-
-def test_an_exemplar_may_be_left_empty(address):
-    """As a form in a browser sends a file that was not chosen, and a program null."""
-    given = {"names": "cat", "recipe": "fast"}
-    status, document = post(address, ("picture", "cat.jpg", CAT), ("exemplar", "", b""), **given)
-    assert status == 200, document
-    for empty in (None, ""):
-        again = post_json(address, {**given, **document["ids"], "exemplar": empty})
-        assert again == (200, document)
-    code, document = post(address, ("picture", "", b""), **given)
-    assert (code, "expected a picture, got none" in document["error"]) == (422, True)
 
 
 def test_the_names_of_pictures_are_no_paths(address, folder):
