@@ -1,6 +1,5 @@
 """What `make bench-quick` does not show: what is measured and what is not; how fast is for people to judge."""
 
-import json
 import runpy
 import subprocess
 import sys
@@ -24,19 +23,6 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
     code = "from bench.resident import peak_mib; print(peak_mib())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert 1 < float(ran.stdout) < 200
-
-
-def test_whole_commands_are_timed_beside_torchs_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = [first_result.TORCH, "cliploc --help", "… --model RN500 (there is none)"]
-    rows = {row: first_result.ROWS[row] for row in quick} | {first_result.TORCH: (["-c", "import json"], 0)}  # quicker
-    monkeypatch.setattr(first_result, "ROWS", rows)
-    monkeypatch.setattr(first_result, "PEAKS", {"one": (["--recipe", "fast"], False)})
-    assert first_result.main(1, beside=first_result.ROOT / "src", out=tmp_path) == 0
-    cells = json.loads((tmp_path / "first_result.json").read_text())["cells"]
-    assert [cell["row"] for cell in cells] == [row for row in quick for _ in range(2)]
-    assert all(len(cell["seconds"]) == 1 and cell["seconds"][0] > 0 for cell in cells)
-    assert (tmp_path / "first_result.md").read_text().count("\n| `") == 4
-    assert 200 < json.loads((tmp_path / "first_result.json").read_text())["peaks"]["one"] < 1000
 
 
 def test_a_command_that_ends_otherwise_is_not_timed() -> None:

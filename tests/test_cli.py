@@ -296,13 +296,6 @@ def listed(capsys):
     return listed
 
 
-def test_weights_are_counted_where_the_screen_is_narrow(listed):
-    rows = [["name", "weights"], ["RN50", "openai · yfcc15m · cc12m"]]
-    narrow = [["name", "weights"], ["RN50", "3 tags"]]
-    assert ["yfcc15m" in listed(80, rows, narrow)[1], "3 tags" in listed(80, rows, narrow)[1]] == [True, False]
-    assert ["yfcc15m" in listed(20, rows, narrow)[1], "3 tags" in listed(20, rows, narrow)[1]] == [False, True]
-
-
 def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
     rows = [["name", "about", "options", "paper"], ["cam", "a map", "–", "Zhou"], ["gem", "maps", "depth=6", "–"]]
     for width, shown in (

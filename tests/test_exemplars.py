@@ -75,9 +75,7 @@ def test_what_is_typed():
         ("cup", "expected an exemplar as NAME=@FILE"),
         ("cup=@a.jpg[1,2]", r"expected a box as \[x0,y0,x1,y1\] after a.jpg"),
         ("cup=@a.jpg[5,0,5,9]", "with x0 < x1"),
-        ("cup=@a.jpg[0,9,5,9]", "y0 < y1"),
         ("cup=@a.jpg[0,0,inf,9]", "with x0 < x1"),
-        ("cup=@a.jpg[0,0,nan,9]", "with x0 < x1"),
     ):
         with pytest.raises(UsageError, match=line):
             exemplar_of(wrong)

@@ -111,17 +111,6 @@ def test_they_are_there_for_a_user(site):
     assert "plain_sum" in {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
-def test_an_installed_package_may_register_more_names_than_its_entry_point_has(tmp_path):
-    module = METHOD + METHOD[METHOD.index("@saliency") :].replace("plain_sum", "plainer_sum")
-    points = {"cliploc.methods": {"plain_sum": "two_sums.method"}}
-    site = install(tmp_path / "site", "two_sums", {"method.py": module}, points)
-    done = run(site, "localize", CAT, "-p", "cat", "--method", "plainer_sum", "--json")
-    assert done.code == 0, done.err
-    done = run(site, "localize", CAT, "-p", "cat", "--method", "plainest_sum")
-    assert done.code == 2
-    assert "did you mean plainer_sum or plain_sum" in done.err
-
-
 def test_an_installed_export_is_written(site, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n")
     (tmp_path / "photos").mkdir()
@@ -161,13 +150,9 @@ def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
     assert "a run with other settings (plugins: only asked for)" in done.err
 
 
-@pytest.mark.parametrize("command", ["benchmark", "annotate"])
-def test_a_run_is_not_resumed_with_an_edited_method(command, site, tmp_path):
+def test_a_run_is_not_resumed_with_an_edited_method(site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
-    words = {
-        "benchmark": ("benchmark", "--dataset", "wsol", "--root", root, "--no-baselines"),
-        "annotate": ("annotate", root, "-p", "cat"),
-    }[command]
+    words = ("annotate", root, "-p", "cat")
     words = (*words, "--method", "plain_sum", "--out", tmp_path / "out")
     assert elsewhere(judged, *map(str, words), path=[site]).code == 0
     assert elsewhere(judged, *map(str, words), path=[site]).code == 0
@@ -262,22 +247,12 @@ def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
     ("name", "said"),
     [
         ("no_such_thing", "expected a module to import, found none called 'no_such_thing'"),
-        ("json.no_such_thing", "expected a module to import, found none called 'json.no_such_thing'"),
         ("breaks", "the module breaks cannot be imported (ZeroDivisionError: division by zero)"),
-        ("ends", "the module ends cannot be imported (SystemExit: 3)"),
-        (
-            "lacks",
-            "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere'",
-        ),
-        ("a-b/c.py", "expected a module to import, found none called 'a-b/c.py'"),
         (".x", "expected the name of a module to import, got '.x'"),
-        ("", "expected the name of a module to import, got ''"),
     ],
 )
 def test_import_of_what_is_not_there_or_is_broken_is_one_line(tmp_path, monkeypatch, name, said):
     (tmp_path / "breaks.py").write_text("1 / 0\n")
-    (tmp_path / "lacks.py").write_text("import no_such_module_anywhere\n")
-    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for words in (("--import", name, "methods"), ("methods", "--import", name)):
         assert said in refused(*words)

@@ -21,9 +21,6 @@ WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
 # Every command that runs a model, with what it cannot do without; those that would take long end at an unknown model.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "localize": (CAT, "-p", "cat", "--recipe", "fast"),
-    "segment": (CAT, "-p", "cat", "-p", "cup", "--window", "0"),
-    "classify": (CAT, "-p", "cat"),
-    "demo": ("--pretrained", "nothing"),
     "serve": ("--pretrained", "nothing"),
     "train": ("tscam", "--root", "nowhere", "--out", "head.safetensors"),
 }

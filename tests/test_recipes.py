@@ -10,7 +10,7 @@ import pytest
 
 from cliploc.backbones import models
 from cliploc.config import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
-from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.errors import ModelError, UnknownNameError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
@@ -115,13 +115,6 @@ def test_a_named_method_keeps_all_its_boxes():
     assert localizer_of("mini").box_rule_of("cam").min_score == 0
     assert BENCHMARK.filled(recipe_of("mini").options).min_score == 0  # nor do a benchmark's boxes depend on it
     assert localizer_of("mini", min_score=0.3).box_rule_of("cam").min_score == 0.3
-
-
-def test_a_method_and_a_recipe_are_refused():
-    with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
-        localizer_of("mini", method="cam", recipe="fast")
-    with pytest.raises(UsageError, match="expected recipe to be one of default, fast"):
-        localizer_of("mini", recipe="quick")
 
 
 @pytest.mark.parametrize("name", RECIPES)

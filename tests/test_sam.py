@@ -148,8 +148,6 @@ def test_no_box_no_mask(folder: Path) -> None:
 def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"^expected prompt to be one of box, point, got 'text'$"):
         SamMasks(folder, "text")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"^expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam'"):
-        SamMasks("/nowhere/sam")
     said = "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"
     assert refused("localize", CAT, "-p", "cat", "--json", "--masks-by", "sam:/nowhere/sam") == f"cliploc: {said}\n"
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json") as error:

@@ -73,8 +73,8 @@ def test_a_folder_is_shown_pictures_as_open_clip_shows_them(tmp_path, interpolat
     assert_sees_as_open_clip(backbone, open_clip.create_model_and_transforms(f"local-dir:{folder}")[2])
 
 
-@pytest.mark.parametrize(("name", "interpolation"), [("PE-Core-T-16-384", "bilinear"), ("ViT-S-32-alt", "bicubic")])
-def test_a_published_model_is_shown_pictures_as_open_clip_shows_them(name, interpolation):
+def test_a_published_model_is_shown_pictures_as_open_clip_shows_them():
+    name = "ViT-S-32-alt"
     published = next((open_clip.get_pretrained_cfg(name, tag) for tag in models.get(name).weights), {})
     _, _, preprocess = open_clip.create_model_and_transforms(
         name,
@@ -85,7 +85,7 @@ def test_a_published_model_is_shown_pictures_as_open_clip_shows_them(name, inter
         image_resize_mode=published.get("resize_mode"),
     )
     backbone = create(name, "random")
-    assert backbone.interpolation == interpolation
+    assert backbone.interpolation == "bicubic"
     assert_sees_as_open_clip(backbone, preprocess)
 
 
@@ -352,13 +352,9 @@ def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
     ("name", "kind", "pooling", "side"),
     [
         ("RN50", "cnn", "attention", 224),
-        ("RN50x64", "cnn", "attention", 448),
-        ("ViT-L-14-336", "vit", "class token", 336),
-        ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
         ("coca_ViT-B-32", "vit", "attention", 224),
         ("ViT-H-14-CLIPA", "vit", "global average", 224),
         ("convnext_base", "cnn", "global average", 224),
-        ("MobileCLIP-S2", "cnn", "global average", 256),
         ("EVA02-B-16", "vit", "class token", 224),
     ],
 )

@@ -19,7 +19,6 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.tower import MIXTURE, Needs
 from tests.backbones.seam import BundledContract
-from tests.commands import CAT, python
 from tests.tiny import tower
 from tests.tolerances import assert_rounded
 
@@ -184,17 +183,3 @@ def test_relu6_of_every_bfloat16_is_torchs(inplace: bool) -> None:
     found = _ReLU6(inplace)(given)
     assert torch.equal(found, F.relu6(numbers))
     assert torch.equal(given, found if inplace else numbers)
-
-
-def test_a_photo_by_the_bundled_models_imports_nothing_that_it_does_not_need() -> None:
-    """Some of these take longer to import than the photo takes."""
-    code = f"""
-import sys
-from cliploc.cli import main
-
-codes = [main(["localize", {str(CAT)!r}, "-p", "cat", "--model", model, "--json"]) for model in ("mini", "mini-vit")]
-heavy = ("timm", "torchvision", "torch._dynamo", "open_clip", "sympy", "matplotlib", "pandas", "jinja2", "scipy")
-heavy += ("supervision", "PIL.FpxImagePlugin", "cliploc.teaching")
-print(codes, [name for name in heavy if name in sys.modules], file=sys.stderr)
-"""
-    assert python("-c", code).stderr.splitlines()[-1] == "[0, 0] []"

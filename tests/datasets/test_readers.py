@@ -1,15 +1,14 @@
 """Each reader on a folder in the official format: boxes in our convention, names, and every kind of problem."""
 
 import dataclasses
-import json
 import re
 
 import numpy as np
 import pytest
 
-from cliploc.datasets import BY_DESIGN, open_dataset, open_labelled, readers
+from cliploc.datasets import BY_DESIGN, open_dataset, readers
 from cliploc.errors import UsageError
-from tests.datasets import folders, labelled
+from tests.datasets import folders
 from tests.datasets.folders import boxes, named, picture, replace
 
 ALL = readers.names()
@@ -269,30 +268,6 @@ def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     assert len(dataset.classes) == 20
     left_out = [("difficult", "2008_000002/dog"), ("difficult", "2008_000007/cow")]
     assert [(one.kind, one.source) for one in dataset.problems] == left_out
-
-
-@pytest.mark.parametrize(
-    ("reader", "make", "read"),
-    [("coco", folders.coco, open_dataset), ("coco_object", labelled.coco_object, open_labelled)],
-)
-def test_coco_pictures_that_differ_in_the_extension_only_are_two(reader, make, read, tmp_path):
-    root = make(tmp_path)
-    path = root / "annotations/instances_val2017.json"
-    document = json.loads(path.read_text())
-    first = document["images"][0]
-    second = {**first, "id": 10**6, "file_name": first["file_name"].replace(".jpg", ".png")}
-    own = [one for one in document["annotations"] if one["image_id"] == first["id"]]
-    document["annotations"] += [{**one, "id": 10**6 + i, "image_id": 10**6} for i, one in enumerate(own)]
-    document["images"].append(second)
-    path.write_text(json.dumps(document))
-    [photo] = root.glob(f"**/{first['file_name']}")
-    picture(photo.with_suffix(".png"), (first["width"], first["height"]))
-    before, found = read(reader, make(tmp_path / "before")), read(reader, root)
-    stem = photo.stem
-    doubled = [one.id for one in before.samples if one.id.split("/")[0] == stem]
-    rest = [one.id for one in before.samples if one.id.split("/")[0] != stem]
-    expected = rest + [one.replace(stem, f"{stem}{suffix}") for one in doubled for suffix in (".jpg", ".png")]
-    assert sorted(one.id for one in found.samples) == sorted(expected)
 
 
 def test_voc_names_what_is_wrong(tmp_path):

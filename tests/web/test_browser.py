@@ -19,7 +19,6 @@ pytestmark = in_a_browser
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 WAIT = 60_000  # ms; the machine may be busy
-OF_VIT = re.compile("recipe: default – NACLIP")  # what mini-vit runs where nothing is chosen
 
 
 @pytest.fixture(scope="module")
@@ -282,21 +281,6 @@ def test_an_example_is_found_at_once(page, address):
     page.locator("#results figure").first.wait_for()
     assert "1 of 2 names found" in page.locator("#status").inner_text()
     shoot(page, "page-1440")
-
-
-def test_another_model_brings_its_own_methods(page, address):
-    open_page(page, address)
-    unfold(page, "Model, method and options")
-    page.locator("[name=model]").select_option("mini-vit")
-    playwright.expect(page.locator("[name=method] option").first).to_have_text(OF_VIT, timeout=WAIT)
-    playwright.expect(page.locator("[name=method]")).to_have_value("recipe:default")
-    page.locator("#examples button").first.click()
-    page.get_by_text("NACLIP, recipe default: 1 of 2 names found").wait_for()
-    page.wait_for_url(re.compile("model=mini-vit"))
-    assert page.locator("#status .problem").count() == 0
-    open_page(page, page.url)
-    unfold(page, "Model, method and options")
-    playwright.expect(page.locator("[name=method] option").first).to_have_text(OF_VIT, timeout=WAIT)
 
 
 @pytest.mark.parametrize("width", [1440, 390])

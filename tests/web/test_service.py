@@ -21,8 +21,7 @@ from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.web import downloads, view
-from cliploc.web.runs import StoppedError
-from cliploc.web.service import SEARCHES, SHOWN_SIDE, Offer, Service, smaller, with_heads
+from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -167,20 +166,6 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
     assert slid.min_score is None  # the slider stands where the recipe has put it
     assert "--min-score auto" in str(by_recipe.ran(slid))
     assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
-
-
-def test_a_search_that_waits_for_anothers_end_can_be_stopped(service):
-    ended = threading.Event()
-    for _ in range(SEARCHES):
-        service._models.submit(ended.wait)
-    try:
-        run = service.runs.begin("a" * 32, lambda told: service.look(CAT, Settings(names="bee"), reporter=told))
-        run.stop()
-        assert run.wait(30)
-        with pytest.raises(StoppedError):
-            run.result()
-    finally:
-        ended.set()
 
 
 def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(service, tmp_path):

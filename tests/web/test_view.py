@@ -114,8 +114,8 @@ def test_a_search_counts_what_it_can_count():
     assert "1,200 of about 1,500 masked pictures done, 3 s" in counted["text"]
     assert (counted["progress"], counted["counted"]) == (0.8, "masked pictures")
     counted = view.searching(0, 0, 12.2, (275, 825))
-    assert "Once for this model: 275 of 1,100 names of the bank done, 12 s" in counted["text"]
-    assert (counted["progress"], counted["counted"]) == (0.25, "names of the bank")
+    assert "Once for this model: 275 of 1,100 " in counted["text"]
+    assert (counted["progress"], counted["counted"]) == (0.25, view.BANK)
     assert "Searching" in view.searching(0, 0, 12.2, (1100, 0))["text"]
 
 
