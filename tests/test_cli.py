@@ -39,7 +39,7 @@ HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "superv
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
     "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",
-    "transformers", "open_clip", "kornia", "ray", "starlette",
+    "transformers", "open_clip", "kornia", "ray", "starlette", "jinja2", "sympy",
 }  # fmt: skip
 
 
