@@ -111,5 +111,3 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
     assert str(error.value).endswith("or give a file of weights with --guide dino-b8@FILE")
     with pytest.raises(MissingWeightsError, match="expected a file of weights, found none at /nowhere"):
         create_guide("dino-s16@/nowhere/dino.safetensors")
-    with pytest.raises(UsageError, match=r"^the guide mixer_s32_224 takes pictures of its own size only"):
-        create_guide("mixer_s32_224@random").features(pixels(96, 64))

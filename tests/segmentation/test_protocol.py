@@ -107,18 +107,6 @@ def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
     assert_as_plain_loops(segmenter, plain.pictures(SIZES), model, **own)
 
 
-def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
-    """The real depth and width, of the picture's tower and the text's; fewer sentences, as 80 would take a minute."""
-    model, templates = plain.whole_b16(), ("a photo of a {}.",)
-    localizer = Localizer(plain.adapted(model), method="maskclip", templates=templates)
-    own = {"short_side": 112, "window": 112, "stride": 56, "logit_scale": 400.0}  # 7×7 patches a window
-    protocol = replace(BASE, background_threshold=0.3, position_rule="dino", **own)
-    segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
-    embedded = plain.query_features(model, plain.CLASSES, templates)
-    pictures = plain.pictures([(151, 117), (101, 113)])
-    assert_as_plain_loops(segmenter, pictures, model, prob_thd=0.3, embedded=embedded, **own)
-
-
 @pytest.mark.parametrize("room", ["VALUES", "BLOCK"])
 def test_label_maps_do_not_depend_on_how_many_queries_or_rows_are_in_memory(room, localizer, monkeypatch):
     (picture,) = plain.pictures(SIZES[:1])
