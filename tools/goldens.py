@@ -62,7 +62,7 @@ def commands() -> Iterator[tuple[str, str]]:
     yield "localize/mini-vit", f"{FIND} --model mini-vit"
     yield "localize/masks", f"{FIND} --masks"
     yield "localize/grad_cam", f"{FIND} --method grad_cam"
-    yield "localize/score_cam", f"{FIND.replace('photos', 'photos/cat.jpg')} --method score_cam -o budget=128"
+    yield "localize/gscore_cam", f"{FIND.replace('photos', 'photos/cat.jpg')} --method gscore_cam -o top_k=64"
     yield "classify", "classify photos --json"
     yield "segment", f"segment photos/cat.jpg photos/coffee.jpg {NAMES} --json"
     for name, options in (("taught", "--teach on"), ("untaught", "--teach off"), ("masks", "--masks --unsure")):
