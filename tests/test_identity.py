@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import cliploc
 from cliploc import backbones, config
 from cliploc.boxes import BoxRule
 from cliploc.calibration import own_calibration
+from cliploc.cli import benchmark as benchmark_commands
 from cliploc.cli import main
 from cliploc.cli.annotate import annotate as annotate_command
-from cliploc.cli.benchmark import benchmark as benchmark_command
-from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, SegmentationOptions, words_of
+from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, words_of
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
@@ -388,11 +388,7 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "masks": ("--masks",),
     "teach": ("--teach", "off"),
 }
-FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
-PRESENCE = ("--task", "presence", "--method=cam")
 BASE_OF_COMMAND = {
-    "negatives": PRESENCE,
-    **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "method_options": ("--method=layer_cam",),
     "option": ("--method=layer_cam",),
@@ -425,9 +421,11 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "debug": (("--debug",), "how an error is printed"),
 }
 BENCHMARK = (
-    *("benchmark", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu", "--workers", "1"),
+    *("benchmark", "boxes", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu"),
     *("--batch-size", "2"),
 )
+FAITHFULNESS = ("benchmark", "faithfulness", *BENCHMARK[2:], "--method=cam", "--no-baselines", "--steps=2")
+PRESENCE = ("benchmark", "presence", *BENCHMARK[2:], "--method=cam")
 OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "split": ("--split", "tune"),
     "subset": ("--subset", "ten-classes"),
@@ -435,7 +433,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "limit": ("--limit", "1"),
     "sample": ("--sample", "1"),
     "seed": ("--sample", "1", "--seed", "1"),
-    **second_words(benchmark_command),
+    **second_words(benchmark_commands.boxes),
     "model": ("--model", "mini-vit", "--method", "grad_cam"),  # this and what follows: lists of its own
     "pretrained": ("--pretrained", "other"),
     "method": ("--method", "layer_cam"),
@@ -445,15 +443,15 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "threshold": ("--threshold", "0.77"),
     "save_maps": ("--save-maps",),
     "no_baselines": ("--no-baselines",),
-    "metric": (*FAITHFULNESS, "--metric", "deletion"),
-    "steps": (*FAITHFULNESS, "--steps=3"),
-    "baseline": (*FAITHFULNESS, "--baseline", "mean"),
-    "target": (*FAITHFULNESS, "--target", "label"),
-    "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
-    "negatives": (*PRESENCE, "--negatives", "random"),
 }
-# What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
-TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}
+OF_FAITHFULNESS_COMMAND = {
+    "metric": ("--metric", "deletion"),
+    "steps": ("--steps=3",),
+    "baseline": ("--baseline", "mean"),
+    "target": ("--target", "label"),
+    "tolerance": ("--tolerance", "0.02"),
+}
+OF_PRESENCE_COMMAND = {"negatives": ("--negatives", "random")}
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
     "root": ((), "a dataset may be moved; a checksum of its samples counts"),
@@ -503,11 +501,13 @@ def command(
 
 
 def test_every_option_of_the_commands_is_listed() -> None:
-    for function, seconds, harmless in (
-        (annotate_command, OF_ANNOTATE_COMMAND, HARMLESS_IN_ANNOTATE_COMMAND),
-        (benchmark_command, OF_BENCHMARK_COMMAND, HARMLESS_IN_BENCHMARK_COMMAND),
+    of_boxes = parameters(benchmark_commands.boxes)
+    for names, seconds, harmless in (
+        (parameters(annotate_command), OF_ANNOTATE_COMMAND, HARMLESS_IN_ANNOTATE_COMMAND),
+        (of_boxes, OF_BENCHMARK_COMMAND, HARMLESS_IN_BENCHMARK_COMMAND),
+        (parameters(benchmark_commands.faithfulness) - of_boxes, OF_FAITHFULNESS_COMMAND, {}),
+        (parameters(benchmark_commands.presence) - of_boxes, OF_PRESENCE_COMMAND, {}),
     ):
-        names = parameters(function) - TOLD_ELSEWHERE
         assert_each_is_listed(names, seconds, {key: reason for key, (_, reason) in harmless.items()})
     # What the functions take besides: values that hold the options, the run's folder and listeners, and sizes of parts.
     of_annotate = OF_ANNOTATE_COMMAND.keys() | HARMLESS_IN_ANNOTATE_COMMAND.keys()
@@ -519,7 +519,12 @@ def test_every_option_of_the_commands_is_listed() -> None:
     assert {one.name for one in dataclasses.fields(Setting)} == {"id", "setup", "method", "options", "threshold"}
 
 
-COMMANDS = {"annotate": (ANNOTATE, OF_ANNOTATE_COMMAND), "benchmark": (BENCHMARK, OF_BENCHMARK_COMMAND)}
+COMMANDS = {
+    "annotate": (ANNOTATE, OF_ANNOTATE_COMMAND),
+    "benchmark": (BENCHMARK, OF_BENCHMARK_COMMAND),
+    "faithfulness": (FAITHFULNESS, OF_FAITHFULNESS_COMMAND),
+    "presence": (PRESENCE, OF_PRESENCE_COMMAND),
+}
 
 
 @pytest.mark.parametrize(("which", "name"), [(which, name) for which, (_, names) in COMMANDS.items() for name in names])

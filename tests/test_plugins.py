@@ -139,7 +139,7 @@ def test_an_installed_export_is_written(site, tmp_path):
 def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that_judge(site, tmp_path):
     (tmp_path / "mine.py").write_text(METRIC.replace("hot_share", "my_share"))
     root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
+    words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
     done = run(site, "--import", "mine", *words, cwd=tmp_path)
     assert done.code == 0, done.err
@@ -157,7 +157,7 @@ def judged(*words: str) -> Outcome:
 
 def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
+    words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
     assert judged(*map(str, words)).code == 0
     done = elsewhere(judged, *map(str, words), path=[site])
@@ -169,7 +169,7 @@ def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
 def test_a_run_is_not_resumed_with_an_edited_method(command, site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
     words = {
-        "benchmark": ("benchmark", "--dataset", "wsol", "--root", root, "--no-baselines"),
+        "benchmark": ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--no-baselines"),
         "annotate": ("annotate", root, "-p", "cat"),
     }[command]
     words = (*words, "--method", "plain_sum", "--out", tmp_path / "out")

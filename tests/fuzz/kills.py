@@ -142,7 +142,7 @@ def applied(folder: Path) -> Command:
 
 def benchmark(folder: Path) -> Command:
     root = wsol_folder(folder / "wsol", PICTURES["benchmark"])
-    return Command(("benchmark", "--dataset", "wsol", "--root", root, "--save-maps", "--workers", "1", *QUICK))
+    return Command(("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--save-maps", "--workers", "1", *QUICK))
 
 
 SMALL = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
@@ -159,13 +159,13 @@ def voc(folder: Path) -> Path:
 
 
 def segmentation(folder: Path) -> Command:
-    asked = ("benchmark", "--task", "segmentation", "--dataset", "voc20", "--root", voc(folder), "--method", "cam")
+    asked = ("benchmark", "segmentation", "--dataset", "voc20", "--root", voc(folder), "--method", "cam")
     return Command((*asked, *SMALL, "--threads", "1"))
 
 
 def faithfulness(folder: Path) -> Command:
     root = wsol_folder(folder / "wsol", PICTURES["faithfulness"])
-    asked = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--root", root, "--method", "cam")
+    asked = ("benchmark", "faithfulness", "--dataset", "wsol", "--root", root, "--method", "cam")
     return Command((*asked, "--steps", "2", "--threads", "1"))
 
 

@@ -521,7 +521,18 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
 
 # -------------------------------------------------------------------------------------------------------- command line
 def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, tmp_path):
-    arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam,layer_cam", "--batch-size", 4)
+    arguments = (
+        "benchmark",
+        "boxes",
+        "--dataset",
+        "wsol",
+        "--root",
+        root,
+        "--method",
+        "cam,layer_cam",
+        "--batch-size",
+        4,
+    )
     result = succeeded(*arguments, "--out", tmp_path, "--workers", 1)
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
@@ -551,7 +562,19 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
 
 
 def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_path, monkeypatch):
-    arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--limit", 4, "--method", "cam", "--no-baselines")
+    arguments = (
+        "benchmark",
+        "boxes",
+        "--dataset",
+        "wsol",
+        "--root",
+        root,
+        "--limit",
+        4,
+        "--method",
+        "cam",
+        "--no-baselines",
+    )
     own = Path.write_bytes
 
     def full_at(*start):
@@ -572,7 +595,7 @@ def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_p
 
 
 def test_a_refused_root_leaves_no_folder_and_what_is_told_can_be_pasted(root, tmp_path):
-    start = ("benchmark", "--dataset", "wsol", "--out", tmp_path / "out")
+    start = ("benchmark", "boxes", "--dataset", "wsol", "--out", tmp_path / "out")
     said = refused(*start, "--root", tmp_path / "none")
     assert f"expected a folder in the WSOL layout at {tmp_path / 'none'}, found no folder there" in said
     assert not (tmp_path / "out").exists()
@@ -589,7 +612,7 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     broken = shutil.copytree(root, tmp_path / "data")
     whole = (broken / "val/005.jpg").read_bytes()
     (broken / "val/005.jpg").write_bytes(whole[: len(whole) // 2])
-    arguments = ("benchmark", "--dataset", "wsol", "--root", broken, "--batch-size", 4, "--limit", 8)
+    arguments = ("benchmark", "boxes", "--dataset", "wsol", "--root", broken, "--batch-size", 4, "--limit", 8)
     arguments = (*arguments, "--method", "cam", "--method", "layer_cam", "--no-baselines")
     result = cliploc_(*arguments, "--out", tmp_path / "out", "--json")
     assert result.code == 1, result.err

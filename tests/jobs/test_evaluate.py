@@ -50,7 +50,7 @@ def folders(tmp_path):
 
 
 def evaluate(folders, *more):
-    return cliploc_("evaluate", "--maps", folders[0], "--metadata", folders[1], *more)
+    return cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", folders[1], *more)
 
 
 def predictions(folder, lines):
@@ -294,8 +294,11 @@ def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
 
 
 def test_nothing_to_evaluate_is_2(folders, tmp_path):
-    assert "expected a folder of maps" in cliploc_("evaluate", "--maps", tmp_path / "no", "--metadata", folders[1]).err
-    missing = cliploc_("evaluate", "--maps", folders[0], "--metadata", tmp_path / "no")
+    assert (
+        "expected a folder of maps"
+        in cliploc_("evaluate", "boxes", "--maps", tmp_path / "no", "--metadata", folders[1]).err
+    )
+    missing = cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", tmp_path / "no")
     assert "expected a folder of metadata" in missing.err
     for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
         result = evaluate(folders, option, value)

@@ -131,7 +131,7 @@ def quantus_metric(
     best: Literal["low", "high", ""] = "",
     needs_method: bool = False,
 ) -> type[FaithfulnessMetric]:
-    """Registers a metric of Quantus for `benchmark --task faithfulness --metric KEY`, in a module given by `--import`.
+    """Registers a metric of Quantus for `benchmark faithfulness --metric KEY`, in a module given by `--import`.
 
     It gets one picture at a time, as the tower sees it, with the map in 0–1 and the model's probabilities.
 
