@@ -4,8 +4,6 @@ Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done,
 interrupted; 141 the reader of our output went away.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """cliploc's methods as explain functions of Quantus, and its metrics in ours: see docs/faithfulness.md."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
