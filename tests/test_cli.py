@@ -689,17 +689,6 @@ def test_a_full_disk_under_a_document_is_one_line(command):
     assert "Traceback" not in result.err
 
 
-def test_a_closed_stdout_is_one_line_and_a_closed_stderr_does_not_disturb_stdout():
-    command = ["sh", sys.executable, "-m", "cliploc", *LINES]
-    without_out, without_err = (
-        subprocess.run(["sh", "-c", f'exec "$@" {closed}', *command], capture_output=True, text=True, timeout=120)
-        for closed in (">&-", "2>&-")
-    )
-    assert (without_out.returncode, without_out.stderr.count("\n")) == (2, 1)
-    assert without_out.stderr.startswith("cliploc: stdout is closed")
-    assert (without_err.returncode, without_err.stdout) == (0, cliploc_(*LINES).out)
-
-
 def test_a_traceback_only_with_debug(monkeypatch):
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("one\ntwo")

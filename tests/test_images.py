@@ -1,12 +1,9 @@
 """Pictures in: every kind becomes upright RGB of 8 bits, or one line that says why not."""
 
 import io
-import os
 import struct
 import sys
-import threading
 import tracemalloc
-import warnings
 import zlib
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from PIL import ExifTags, Image
 from cliploc import images
 from cliploc._files import demo_folder
 from cliploc.errors import InputError, UsageError
-from cliploc.images import MAX_PIXELS, load, open_picture, pictures_in
+from cliploc.images import MAX_PIXELS, load, pictures_in
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -299,8 +296,6 @@ def test_bands_of_a_picture_fit_together(mode, monkeypatch):
 
 
 def test_paths_that_are_no_files(tmp_path):
-    pipe = tmp_path / "pipe.jpg"
-    os.mkfifo(pipe)
     for path, text in [
         (tmp_path / "none.jpg", f"{tmp_path}/none.jpg: no such file: check the path"),
         ("https://a.b/c.jpg", "https://a.b/c.jpg: no such file: download the picture first"),
@@ -308,8 +303,6 @@ def test_paths_that_are_no_files(tmp_path):
         ("a\0b.jpg", "a\0b.jpg: no such file: check the path"),
         ("x" * 5000, "x" * 5000 + ": no such file: check the path"),
         ("", "expected a picture's path, got an empty one: check the path"),
-        (pipe, f"{pipe}: is a device or a pipe, expected a picture file: save the picture first"),
-        ("/dev/zero", "/dev/zero: is a device or a pipe, expected a picture file: save the picture first"),
     ]:
         with pytest.raises(InputError) as error:
             load(path)
@@ -377,28 +370,6 @@ def test_the_result_shares_nothing_with_the_picture_handed_in(kind):
     mine = kind(corners())
     load(mine).image.paste(WHITE, (0, 0, 16, 12))
     np.testing.assert_array_equal(np.asarray(mine), np.asarray(corners()))
-
-
-def test_warnings_of_the_program_stay_as_they_were(tmp_path):
-    """`warnings.catch_warnings` in several threads leaves what one of them set."""
-    corners(64, 48).save(tmp_path / "a.png")
-    before = list(warnings.filters)
-    inside, first_is_out = threading.Barrier(2), threading.Event()
-
-    def read(first):
-        with open_picture(tmp_path / "a.png"):
-            inside.wait(10)
-            if not first:
-                first_is_out.wait(10)
-        if first:
-            first_is_out.set()
-
-    threads = [threading.Thread(target=read, args=(first,)) for first in (True, False)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert warnings.filters == before
 
 
 def test_nobody_else_opens_picture_files():

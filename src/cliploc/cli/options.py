@@ -28,6 +28,7 @@ from cliploc.config import (
     option_of,
     parse_list,
     parse_pair,
+    short,
     text_of,
 )
 from cliploc.errors import UsageError
@@ -160,8 +161,7 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
         def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
             """While the command line is parsed, before any work."""
             if value is not None and not least <= value <= most:
-                came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
-                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
+                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {short(value)}")
             return value
 
         info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
