@@ -2,14 +2,12 @@
 
 import io
 import os
-import subprocess
-import sys
 
 import pytest
 
 from cliploc.web import store as stores
 from cliploc.web.clients import RefusedError
-from cliploc.web.store import Store, own_folder
+from cliploc.web.store import Store
 
 
 def kept(store: Store, ago: float, size: int = 100) -> str:
@@ -55,39 +53,3 @@ def test_what_is_stored_again_is_one_and_new(tmp_path):
     assert store.keep(io.BytesIO(b"abc"), "../a.jpg") == first
     assert store.picture(first).read_bytes() == b"abc"
     assert [path.name for path in tmp_path.iterdir()] == [first]
-
-
-KILLED = """
-import os, signal, sys
-from cliploc.web.store import own_folder
-with own_folder() as folder:
-    (folder / "a.jpg").write_bytes(b"a")
-    print(folder, flush=True)
-    if sys.argv[1:]:
-        sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no SIGKILL on this system")
-def test_what_a_killed_server_left_is_removed_and_nothing_of_a_living_one(tmp_path, monkeypatch):
-    variables = {**os.environ, "TMPDIR": str(tmp_path)}
-    start = [sys.executable, "-c", KILLED]
-    with subprocess.Popen(
-        [*start, "wait"], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as living:
-        alive = living.stdout.readline().strip()
-        dead = subprocess.run(start, env=variables, stdout=subprocess.PIPE, text=True).stdout.strip()
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        (elsewhere / stores.LOCK).touch()
-        (tmp_path / f"{stores.PREFIX}link").symlink_to(elsewhere)
-        assert os.path.isfile(f"{dead}/a.jpg")
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        with own_folder() as mine:
-            assert sorted(os.listdir(tmp_path)) == sorted(
-                [os.path.basename(alive), mine.name, "elsewhere", f"{stores.PREFIX}link"]
-            )
-            assert os.listdir(elsewhere) == [stores.LOCK]
-        assert not mine.exists()
-        living.stdin.close()

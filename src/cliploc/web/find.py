@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,7 +26,7 @@ from cliploc.web.guard import Gate
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import KEPT_SECONDS, Store, own_folder
+from cliploc.web.store import KEPT_SECONDS, Store
 from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
@@ -117,8 +118,12 @@ def serve(
     **options: Any,
 ) -> None:
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
-    with listen(host, port) as listening, own_folder() as folder, suppress(KeyboardInterrupt):
-        app = application(service, folder, hosts=Hosts(host, allow_hosts), **options)
+    with (
+        listen(host, port) as listening,
+        TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
+        suppress(KeyboardInterrupt),
+    ):
+        app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
 
         def end() -> None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,20 +7,16 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
-
-from filelock import FileLock
 
 from cliploc.web.clients import RefusedError
 
 KEPT_SECONDS = 1800  # files, a visitor's last results and cached features are dropped after so long
 MOST_BYTES = 2_000_000_000  # of all files together; of more, the oldest go
 MOST_FOLDERS = 10_000
-PREFIX, LOCK = "cliploc-serve-", "lock"
 
 
 class Store:
@@ -104,24 +100,3 @@ def _bytes_in(folder: str) -> int:
         for entry in os.scandir(folder):
             size += entry.stat().st_size
     return size
-
-
-@contextmanager
-def own_folder() -> Iterator[Path]:
-    """A folder for a server's store, removed at the end; or by the next server, if this one is killed."""
-    with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with FileLock(folder / LOCK):
-            for lock in folder.parent.glob(f"{PREFIX}*/{LOCK}"):
-                if lock.parent != folder and _mine(lock.parent, folder):
-                    with suppress(OSError):  # a server that lives has the lock
-                        with FileLock(lock, timeout=0):
-                            pass
-                        shutil.rmtree(lock.parent, ignore_errors=True)
-            yield folder
-
-
-def _mine(other: Path, folder: Path) -> bool:
-    """Whether another folder, and its lock, are of the same user and no links: anybody can make some in /tmp."""
-    owner = folder.lstat().st_uid
-    return all(path.lstat().st_uid == owner and not path.is_symlink() for path in (other, other / LOCK))
