@@ -9,8 +9,6 @@ from pycocotools import mask as coco
 from cliploc import rle
 
 STEPS = 5  # that pycocotools takes along a pixel's side
-MOST_POLYGONS = 1_000  # of one thing; each is drawn on a whole picture
-MOST_ROUNDS = 200  # length of a polygon's edges, in half perimeters of the picture
 Mask = npt.NDArray[np.bool_]
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
@@ -63,17 +61,11 @@ def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline
     polygons = [_corners(polygon) for polygon in segmentation]
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon of fewer than three corners")
-    if len(polygons) > MOST_POLYGONS:
-        raise ValueError(f"{len(polygons):,} polygons of one thing, expected at most {MOST_POLYGONS:,}")
     # Half a picture outside is more than any annotator's slip; every step of an edge is walked, and takes memory.
     for polygon in polygons:
         x, y = polygon[::2], polygon[1::2]
         if min(*x, *y) < -max(size_wh) / 2 or max(x) > 1.5 * width or max(y) > 1.5 * height:
             raise ValueError("a polygon with a corner far outside the picture")
-        corners = np.array(polygon, np.float64).reshape(-1, 2)
-        length = np.abs(np.concatenate([corners[1:], corners[:1]]) - corners).max(axis=1).sum()
-        if length > MOST_ROUNDS * (width + height):
-            raise ValueError(f"a polygon whose edges are {length:.3g} pixels long")
     return tuple(polygons)
 
 

@@ -208,8 +208,7 @@ def test_the_class_lists_have_their_synonyms():
         {"counts": [1199.5, 0.5]},
         [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["a"] * 6], [[1e300] * 6], [[float("nan")] * 6], [[True] * 6],
         [None], [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, 61, 0, 5, 5]], [[0, 0, 5, 46, 5, 5]], [[0, 0, -21, 0, 5, 5]],
-        [[0, 0, 5, -21, 5, 5]], [[0, 0, 60, 45] * 120], [[10**400] * 6], [[[1] * 6]],
-        [[1, 2, 3, 4, 5, 6]] * 20_000,
+        [[0, 0, 5, -21, 5, 5]], [[10**400] * 6], [[[1] * 6]],
     ],
     ids=lambda one: str(one)[:30],
 )  # fmt: skip
@@ -260,9 +259,3 @@ def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
         read()
     assert "gtsegs_ijcv.mat" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_an_outline_that_goes_to_and_fro_without_end_is_refused():
-    with pytest.raises(ValueError, match=r"edges are 1\.28e\+07 pixels long"):
-        outlines_of([[0.0, 0.0, 639.0, 479.0] * 10_000], (640, 480))
-    assert len(outlines_of([[0.0, 0.0, 639.0, 479.0] * 100], (640, 480))) == 1
