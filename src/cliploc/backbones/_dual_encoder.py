@@ -12,16 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from cliploc.errors import ModelError, first_line
-from cliploc.tower import Backbone, Needs, Trace, tensors_digest
+from cliploc.tower import Needs, Pooling, TowerKind, Trace, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
 
-class DualEncoder(nn.Module, Backbone, ABC):
-    """A `Backbone` that holds device, precision and the normalisation of pixels.
+class DualEncoder(nn.Module, ABC):
+    """An image tower beside a text tower: holds device, precision and the normalisation of pixels.
 
     A subclass defines the image tower (`run`), and sets `text` or overrides `encode_text`.
     """
 
+    name: str
+    kind: TowerKind
+    pooling: Pooling
+    input_hw: tuple[int, int]
+    stride: int
+    middle_stage: int
+    embedding_size: int
+    logit_scale: float
     resize_policy: ResizePolicy = "squash"
     interpolation: Interpolation = "bicubic"
     weights_file: Path | None = None
@@ -112,6 +120,14 @@ class DualEncoder(nn.Module, Backbone, ABC):
                 f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({first_line(error)}): "
                 "use other names"
             ) from None
+
+    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
+        """Why this model cannot know a name; None here, as CLIP reads any text."""
+        return None
+
+    def remark(self, word: str) -> str | None:  # noqa: ARG002
+        """How this model reads a name that it does not read as it stands; None here, as CLIP reads any text."""
+        return None
 
     def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
         """Which words of a sentence its match with an image used; None here. See `cliploc.tower.Backbone`."""

@@ -244,7 +244,7 @@ def _setups(
             prompts=words or "default",
         )
         for model, weights in pair_weights(asked.model or ["mini"], asked.pretrained)
-        for words in asked.template or [templates]
+        for words in asked.template or (templates,)
         for head in (None, *map(str, asked.head or []))
     ]
 
