@@ -72,21 +72,6 @@ def test_coco_object_out_of_polygons_smaller_things_on_top(tmp_path):
     assert set(np.unique(np.delete(crowd, np.s_[10:15], axis=1)).tolist()) == {0}
 
 
-def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
-    """Every one is drawn on the whole picture: ninety thousand took minutes."""
-    labelled.coco_object(tmp_path)
-    path = tmp_path / "annotations" / "instances_val2017.json"
-    content = json.loads(path.read_text())
-    square = [10.0, 5.0, 40.0, 5.0, 40.0, 35.0, 10.0, 35.0]
-    content["annotations"] = [
-        {"id": one, "image_id": 0, "category_id": 1, "segmentation": [square] * 1000, "area": 9} for one in range(90)
-    ]
-    path.write_text(json.dumps(content))
-    dataset = open_labelled("coco_object", tmp_path)
-    assert sum("more than 2,000 outlines" in one.reason for one in dataset.problems) == 88
-    assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 2000
-
-
 def test_coco_object_takes_an_annotation_without_an_area(tmp_path):
     labelled.coco_object(tmp_path)
     path = tmp_path / "annotations" / "instances_val2017.json"
@@ -218,9 +203,7 @@ def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
     assert outlines_of([corners := (-20, -20, 60, -20, 60, 45)], (40, 30)) == (corners,)  # as far outside as allowed
 
 
-@pytest.mark.parametrize(
-    "damage", ["text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
-)
+@pytest.mark.parametrize("damage", ["text", "cut", "no masks", "null", "scalar", "floats", "flat"])
 def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
     h5py = pytest.importorskip("h5py")
     root = labelled.BUILD["imagenet_seg"](tmp_path)
@@ -240,15 +223,10 @@ def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
                 mat["value/img"] = 5
             else:
                 made = {
-                    "huge": lambda: mat.create_dataset("new", (3, 200_000, 200_000), np.uint8, chunks=True),
-                    "huge id": lambda: mat.create_dataset("new", (4 * 10**9, 1), np.uint8, chunks=True),
-                    "elsewhere": lambda: mat.create_dataset(
-                        "new", (3, *labelled.SIZE), np.uint8, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
-                    ),
                     "floats": lambda: mat.create_dataset("new", data=np.full((3, *labelled.SIZE), np.nan)),
                     "flat": lambda: mat.create_dataset("new", data=np.zeros(7, np.uint8)),
                 }[damage]()
-                mat[f"value/{'target' if damage == 'huge id' else 'img'}"][0, 0] = made.ref
+                mat["value/img"][0, 0] = made.ref
 
     def read() -> None:
         for one in open_labelled("imagenet_seg", root).samples:
