@@ -17,6 +17,8 @@ from cliploc.errors import UsageError
 from cliploc.prompts import imagenet_classes
 from cliploc.values import ClassName, Problem
 
+MAX_SIDE = 1_000_000  # pixels
+MAX_BOXES = 1_000  # of one image; each is compared with all boxes of the image's map
 Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # image, label, size, boxes
 
 
@@ -109,8 +111,11 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
             refuse(key, f"not in {absent[0]}.txt: add its line")
         elif not safe_id(key):
             refuse(key, "expected an image id that stays inside the folder of maps: use a relative path")
-        elif min(sizes[key]) < 1:
-            refuse(key, f"expected a size of at least 1×1, got {by(sizes[key])}: correct image_sizes.txt")
+        elif not all(1 <= side <= MAX_SIDE for side in sizes[key]):
+            came = f"got {by(sizes[key])}: correct image_sizes.txt"
+            refuse(key, f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}")
+        elif len(boxes[key]) > MAX_BOXES:
+            refuse(key, f"expected at most {MAX_BOXES} boxes, got {len(boxes[key])}: correct localization.txt")
         else:
             width, height = map(int, sizes[key])
             truths.append(Truth(key, int(labels[key][0]), (width, height), tuple(boxes[key])))
