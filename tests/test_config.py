@@ -42,7 +42,7 @@ def test_true_false_and_what_is_not_finite_are_no_numbers_in_any_option(kind):
     for name, values in NUMBERS[kind].items():
         for valid in values:
             kind(**{name: valid})
-            for wrong in (True, False, float("nan"), float("inf"), 10**5000):
+            for wrong in (True, False, float("nan"), float("inf"), 10**50):
                 with pytest.raises(UsageError, match=rf"^expected {name}[^\n]*$"):
                     kind(**{name: (valid[0], wrong) if isinstance(valid, tuple) else wrong})
     numeric = {one.name for one in fields(kind) if re.search(r"\b(int|float)\b", str(one.type))}

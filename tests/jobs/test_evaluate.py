@@ -249,7 +249,7 @@ def change(folders, what):
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
         *(
             (("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2)
-            for size in ("1" + "0" * 400, "1" + "0" * 30, 2**31, 0, -5)
+            for size in ("1" + "0" * 30, 2**31, 0, -5)
         ),
         (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),

@@ -143,6 +143,7 @@ def command_of(name: str) -> TyperCommand | SectionedGroup:
         made = alone
     command = typer.main.get_command(made)
     assert isinstance(command, TyperCommand | SectionedGroup)
+    command.name = name
     return command
 
 
