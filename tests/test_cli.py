@@ -98,15 +98,21 @@ REFUSED = [
     (["localize", CAT, "-p", "cat", "--device", "toaster"], "expected --device as cpu, cuda, cuda:N or mps, got 'toas"),
     (["classify", CAT, "--model", "openai/clip-vit"], "one of the Hugging Face Hub is --model hf-hub:openai/clip-vit"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--method", "camm"], "unknown method 'camm'"),
-    (["benchmark", "--dataset", "x", "--root", "y", "--out", "z", "--model", "mini", "--model", "m"], "model 'm'"),
-    (["benchmark", "--dataset", "x", "--root", "y", "--out", "z", "--method", "cam,camm"], "method 'camm'"),
+    (
+        ["benchmark", "boxes", "--dataset", "x", "--root", "y", "--out", "z", "--model", "mini", "--model", "m"],
+        "model 'm'",
+    ),
+    (["benchmark", "boxes", "--dataset", "x", "--root", "y", "--out", "z", "--method", "cam,camm"], "method 'camm'"),
     (["train", "tscam", "--root", "x", "--out", "y", "--model", "minni"], "unknown model 'minni'"),
     (["serve", "--model", "mini", "--model", "minni"], "unknown model 'minni': did you mean mini"),
     (["models", "minni"], "unknown model 'minni': did you mean mini"),
     (["methods", "gard-cam"], "unknown method 'gard-cam': did you mean grad_cam"),
 ]
 WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a tenth of a second
-    (["benchmark", "--dataset", "vocc", "--root", "y", "--out", "z"], "unknown dataset 'vocc': did you mean voc"),
+    (
+        ["benchmark", "boxes", "--dataset", "vocc", "--root", "y", "--out", "z"],
+        "unknown dataset 'vocc': did you mean voc",
+    ),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--format", "kokko"], "unknown export 'kokko'"),
 ]
 
@@ -165,26 +171,26 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
 
 def test_every_command_line_of_the_documents_has_options_that_exist():
     root = Path(__file__).parents[1]
-    known = {name: set(re.findall(r"--[a-z-]+", cliploc_(name, "--help").out)) for name in NAMES}
+    tasks = [f"{name} {task}" for name in ("benchmark", "evaluate") for task in command_of(name).commands]
+    known = {name: set(re.findall(r"--[a-z-]+", cliploc_(*name.split(), "--help").out)) for name in [*tasks, *NAMES]}
     seen = set()
     for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for command, words in re.findall(r"^[ $]*(?:`)?cliploc ([a-z-]+) (.*)$", text, re.MULTILINE):
-            if command in known:
-                seen.add(command)
-                unknown = set(re.findall(r"(?<!\S)--[a-z-]+", re.split(r" [#→] |  +", words)[0])) - known[command]
-                assert not unknown, (page.name, command, unknown)
+        for command, words in re.findall(rf"^[ $]*(?:`)?cliploc ({'|'.join(known)}) (.*)$", text, re.MULTILINE):
+            seen.add(command)
+            unknown = set(re.findall(r"(?<!\S)--[a-z-]+", re.split(r" [#→] |  +", words)[0])) - known[command]
+            assert not unknown, (page.name, command, unknown)
     assert len(seen) > 12
 
 
 def sections_of(command: str) -> dict[str, list[str]]:
     """The sections of a command's help, each with its flags."""
-    parts = re.split(r"^(\S.*):$", cliploc_(command, "--help").out, flags=re.MULTILINE)
+    parts = re.split(r"^(\S.*):$", cliploc_(*command.split(), "--help").out, flags=re.MULTILINE)
     flags = [re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE) for text in parts[2::2]]
     return dict(zip(parts[1::2], flags, strict=True))
 
 
-@pytest.mark.parametrize("command", ["localize", "compare", "benchmark", "annotate"])
+@pytest.mark.parametrize("command", ["localize", "compare", "benchmark boxes", "annotate"])
 def test_help_has_every_option_of_the_localizer_in_sections(command):
     sections = sections_of(command)
     assert list(sections) == [title for title in SECTIONS if title in sections]
@@ -194,7 +200,7 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
     wanted = [name for name, one in config.OPTIONS.items() if not one.python_only]
     if command not in ("localize", "compare"):
         wanted.remove("text_cache")
-    if command in ("compare", "benchmark"):
+    if command in ("compare", "benchmark boxes"):
         wanted.remove("masks_by")  # they draw no masks
     if command == "annotate":
         wanted.remove("background")  # a line of the labels
@@ -206,7 +212,7 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
         assert len(usual) == 10
         for title, flag in (("More: view", "--scales"), ("Boxes", "--threshold"), ("Output", "--json")):
             assert flag in sections[title]
-    lines = cliploc_(command, "--help").out.splitlines()
+    lines = cliploc_(*command.split(), "--help").out.splitlines()
     assert all(len(line) <= 80 or line.startswith("  Example: ") for line in lines), "commands stay whole, to be copied"
 
 
@@ -309,9 +315,10 @@ def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
 
 def test_commands_to_copy_are_not_broken(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    for name in ("localize", "benchmark", "calibrate"):
-        shown = cliploc_(name, "--help").out
-        for example in EXAMPLE.findall(command_of(name).help or ""):
+    of_task = command_of("benchmark").commands["boxes"]
+    for name, command in (("localize", command_of("localize")), ("benchmark boxes", of_task)):
+        shown = cliploc_(*name.split(), "--help").out
+        for example in EXAMPLE.findall(command.help):
             assert f"  Example: {example}\n" in shown
 
 
@@ -327,7 +334,7 @@ def test_a_part_of_a_name_lists_those_models():
 @pytest.mark.parametrize(
     "words",
     [
-        ["benchmark", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
+        ["benchmark", "boxes", "--dataset", "wsol", "--root=~/root", "--out=~/out", "--head=~/there"],
         ["annotate", "demo:", "--labels=~/there", "--out", "drafts"],
         *(["localize", CAT, "-p", "cat", f"--{name}=~/there.json"] for name in ("calibration", "learnt")),
     ],
@@ -577,17 +584,6 @@ def test_a_full_disk_under_a_document_is_one_line(command):
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith("cliploc: cannot write to stdout: No space left on device")
     assert "Traceback" not in result.err
-
-
-def test_a_closed_stdout_is_one_line_and_a_closed_stderr_does_not_disturb_stdout():
-    command = ["sh", sys.executable, "-m", "cliploc", *LINES]
-    without_out, without_err = (
-        subprocess.run(["sh", "-c", f'exec "$@" {closed}', *command], capture_output=True, text=True, timeout=120)
-        for closed in (">&-", "2>&-")
-    )
-    assert (without_out.returncode, without_out.stderr.count("\n")) == (2, 1)
-    assert without_out.stderr.startswith("cliploc: stdout is closed")
-    assert (without_err.returncode, without_err.stdout) == (0, cliploc_(*LINES).out)
 
 
 def test_a_traceback_only_with_debug(monkeypatch):

@@ -351,19 +351,17 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "masks": ("--masks",),
     "teach": ("--teach", "off"),
 }
-FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
-PRESENCE = ("--task", "presence", "--method=cam")
 BASE_OF_COMMAND = {
-    "negatives": PRESENCE,
-    **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
     "option": ("--method=layer_cam",),
     "seed": ("--sample", "1"),
 }
 BENCHMARK = (
-    *("benchmark", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu", "--workers", "1"),
+    *("benchmark", "boxes", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu"),
     *("--batch-size", "2"),
 )
+FAITHFULNESS = ("benchmark", "faithfulness", *BENCHMARK[2:], "--method=cam", "--no-baselines", "--steps=2")
+PRESENCE = ("benchmark", "presence", *BENCHMARK[2:], "--method=cam")
 OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "split": ("--split", "tune"),
     "subset": ("--subset", "ten-classes"),
@@ -380,12 +378,13 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "threshold": ("--threshold", "0.77"),
     "save_maps": ("--save-maps",),
     "no_baselines": ("--no-baselines",),
-    "metric": (*FAITHFULNESS, "--metric", "deletion"),
-    "steps": (*FAITHFULNESS, "--steps=3"),
-    "baseline": (*FAITHFULNESS, "--baseline", "mean"),
-    "target": (*FAITHFULNESS, "--target", "label"),
-    "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
-    "negatives": (*PRESENCE, "--negatives", "random"),
+}
+OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
+    "metric": ("--metric", "deletion"),
+    "steps": ("--steps=3",),
+    "baseline": ("--baseline", "mean"),
+    "target": ("--target", "label"),
+    "tolerance": ("--tolerance", "0.02"),
 }
 
 
@@ -422,7 +421,12 @@ def command(
     torch.set_num_threads(threads)
 
 
-COMMANDS = {"annotate": (ANNOTATE, OF_ANNOTATE_COMMAND), "benchmark": (BENCHMARK, OF_BENCHMARK_COMMAND)}
+COMMANDS = {
+    "annotate": (ANNOTATE, OF_ANNOTATE_COMMAND),
+    "benchmark boxes": (BENCHMARK, OF_BENCHMARK_COMMAND),
+    "benchmark faithfulness": (FAITHFULNESS, OF_FAITHFULNESS_COMMAND),
+    "benchmark presence": (PRESENCE, {"negatives": ("--negatives", "random")}),
+}
 
 
 @pytest.mark.parametrize(("which", "name"), [(which, name) for which, (_, names) in COMMANDS.items() for name in names])

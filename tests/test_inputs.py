@@ -96,6 +96,6 @@ def test_a_benchmark_is_not_written_over_what_it_reads(tmp_path):
     root = wsol_folder(tmp_path / "wsol", 3)
     classes = root / "tables.csv"
     classes.write_text("teapot\ncat\n")
-    said = refused("benchmark", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
+    said = refused("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
     assert f"{classes} is read by this run, and would be overwritten" in said
     assert classes.read_text() == "teapot\ncat\n"

@@ -113,14 +113,11 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
         return own(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    for where in (folder, f"{folder}/**/*", f"{folder}/**/*.jpg"):
-        found = find_pictures(where)
-        assert [one.id for one in found.pictures] == ["cat.jpg"]
-        assert (found.skipped_note() or "").endswith("1 folder that cannot be read: sub/")
+    found = find_pictures(folder)
+    assert [one.id for one in found.pictures] == ["cat.jpg"]
+    assert (found.skipped_note() or "").endswith("1 folder that cannot be read: sub/")
     with pytest.raises(UsageError, match=r"expected pictures in .*sub, but .*sub cannot be read: check permissions"):
         find_pictures(closed)
-    with pytest.raises(UsageError, match=r"expected pictures in .*/\*, but .*sub cannot be read: check permissions"):
-        find_pictures(f"{folder}/*/*")
     with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
         read_folder(folder)  # of a class
     (folder / "classes.txt").write_text("cat")

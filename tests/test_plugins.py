@@ -124,7 +124,7 @@ def test_an_installed_export_is_written(site, tmp_path):
 def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that_judge(site, tmp_path):
     (tmp_path / "mine.py").write_text(METRIC.replace("hot_share", "my_share"))
     root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
+    words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
     done = run(site, "--import", "mine", *words, cwd=tmp_path)
     assert done.code == 0, done.err
@@ -142,7 +142,7 @@ def judged(*words: str) -> Outcome:
 
 def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
+    words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
     assert judged(*map(str, words)).code == 0
     done = elsewhere(judged, *map(str, words), path=[site])

@@ -29,8 +29,6 @@ def test_found_again_for_the_same_key_alone(folder):
     assert again.get(WORDS[:1], ("kitten", *TEMPLATES), 2) is None
     assert again.get(WORDS, TEMPLATES, 3) is None
     assert TextCache(folder, "other weights").get(WORDS, TEMPLATES, 2) is None
-    again.put(WORDS, TEMPLATES, torch.tensor([0.6, float("nan")]))
-    assert again.get(WORDS, TEMPLATES, 2) is None
 
 
 def test_the_bank_of_a_large_model_is_read_again(folder):

@@ -31,7 +31,7 @@ def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_line
     assert readers.get(name).layout in about.out
     root = folders.make(name, tmp_path)
     result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
-    following = f"next: cliploc benchmark --dataset {name} --root {root} --out results\n"
+    following = f"next: cliploc benchmark boxes --dataset {name} --root {root} --out results\n"
     assert (result.code, document.code, result.err, document.err) == (0, 0, following, "")
     facts = json.loads(document.out)
     dataset = open_dataset(name, root)

@@ -467,7 +467,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     labels = root / "metadata/class_labels.txt"
     labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
     asked = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
-    result = succeeded("benchmark", *asked, "--save-maps")
+    result = succeeded("benchmark", "boxes", *asked, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
     beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
     assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
@@ -479,11 +479,11 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
         assert expected.max() == 1
         np.testing.assert_allclose(saved, expected, atol=1e-3)
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
-        "benchmark", *asked, "--method", "cam"
+        "benchmark", "boxes", *asked, "--method", "cam"
     )
-    assert "expected --head or --recipe, got" in refused("benchmark", *asked, "--recipe", "fast")
-    of_task = ("--task", "faithfulness", "--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
-    result = succeeded("benchmark", *asked, *of_task, "--json")
+    assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *asked, "--recipe", "fast")
+    of_task = ("--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
+    result = succeeded("benchmark", "faithfulness", *asked, *of_task, "--json")
     assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
