@@ -205,4 +205,4 @@ def test_a_file_of_matlab_without_masks_is_one_line(tmp_path):
     with h5py.File(root / "gtsegs_ijcv.mat", "r+") as mat:
         del mat["value/gt"]
     with pytest.raises((UsageError, InputError), match=r"^[^\n]*gtsegs_ijcv\.mat[^\n]*$"):
-        open_labelled("imagenet_seg", root)
+        [(one.picture(), one.truth.read()) for one in open_labelled("imagenet_seg", root).samples]
