@@ -188,7 +188,7 @@ class _Plan:
     setups: Sequence[ModelSetup]  # models × prompts × trained heads
     settings: Sequence[Setting]
     left_out: Sequence[str]  # methods that do not run on a model, a line each
-    files: Sequence[str]  # that it writes besides the manifest and the parts
+    files: Sequence[str]  # of its report
     run: Callable[..., BenchmarkResult]  # on a dataset, with these setups and settings, into a folder
     open: Callable[..., Any]  # reads the dataset
 
@@ -280,7 +280,9 @@ def _settings_without_boxes(
 def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
     from cliploc.jobs.picture_files import files_of
+    from cliploc.jobs.task import EXPORTS
     from cliploc.report import write_report
+    from cliploc.runs.store import FILE
 
     of_boxes, of_names = asked.task == "localization", asked.task == "presence"
     chosen, engine = asked.counted() if asked.task == "segmentation" else asked.chosen(), asked.parsed()
@@ -298,8 +300,8 @@ def _carried_out(plan: _Plan, asked: BenchmarkFlags) -> int:
         say_problems(terminal, dataset.problems, to_see_all)
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(asked.head or []), *([Path(asked.classes)] if asked.classes else [])}
-        written = [folder / name for name in ("manifest.json", *plan.files)]
-        Inputs(inputs).refuse(written, [folder / name for name in ("parts", *(["maps"] if of_boxes else []))])
+        written = [folder / name for name in (FILE, *EXPORTS, *plan.files)]
+        Inputs(inputs).refuse(written, [folder / "maps"] if of_boxes else [])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}

@@ -18,17 +18,17 @@ from cliploc.errors import UsageError
 from cliploc.jobs import folder
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND
-from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
-from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
-from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
+from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
+from cliploc.jobs.task import BenchmarkTask, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import rows_in
 from cliploc.values import ClassName, Problem
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
@@ -146,7 +146,7 @@ def row_schema() -> Any:
     return schema_of(**columns_of_pictures(), **columns)
 
 
-TASK = BenchmarkTask(RunKind("calibration", "a calibration", 2), SUMMARY, row_schema)
+TASK = BenchmarkTask("calibration", 2, (), row_schema)
 
 
 class ExamplesJudge(AskingJudge):

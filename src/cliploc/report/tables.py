@@ -192,7 +192,7 @@ def _tex(text: str) -> str:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV, with the columns that the first one has, but without empty ones; numbers are not rounded."""
-    pandas, _ = bench_packages()
+    pandas = bench_packages()
     columns = list(rows[0]) if rows else None
     frame = pandas.DataFrame(list(rows), columns=columns, dtype=object).dropna(how="all")
     text: str = frame.to_csv(index=False, lineterminator="\n")

@@ -6,6 +6,7 @@ not at all. Readers see the state before or after a transaction, also while anot
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -21,11 +22,23 @@ T = TypeVar("T")
 FILE = "run.sqlite"
 WAIT_S = 30.0  # for another process that writes; a transaction takes milliseconds
 NAMED = 3  # differences that a message names
+NO_ROOM = "no room left on the disk for {}: what was saved is kept; free space and run the same command again"
 RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"  # values are JSON
 
 
 class DiskFullError(CliplocError):
     """The disk is full. What was committed is kept, and the same command goes on."""
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turns the error of a full disk, of a run's file or of others beside it, into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(NO_ROOM.format(path)) from error
 
 
 class Store:
@@ -137,6 +150,11 @@ class Store:
             first: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
             return first
 
+    def each(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query one after the other, where memory should not hold them all."""
+        with self._errors():
+            yield from self._db.execute(statement, values)
+
     def write(self, statement: str, *values: Any) -> int:
         """Changes rows → the id of an inserted one; within a transaction, or as one."""
         with self.transaction():
@@ -189,10 +207,7 @@ class Store:
             code = getattr(error, "sqlite_errorcode", None)
             code = None if code is None else code & 0xFF  # the primary one
             if code == sqlite3.SQLITE_FULL or _no_room(self.path.parent):
-                raise DiskFullError(
-                    f"no room left on the disk for {self.path}: what was saved is kept; free space and run the same "
-                    "command again"
-                ) from error
+                raise DiskFullError(NO_ROOM.format(self.path)) from error
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise UsageError(
                     f"{self.path} is damaged ({error}): make a new run in another --out; exports in "
