@@ -26,7 +26,6 @@ from safetensors.torch import save as save_tensors
 from cliploc import rle
 from cliploc._documents import (
     AnnotatedRow,
-    BoxesManifest,
     DocumentError,
     RadioSettings,
     checked,
@@ -41,7 +40,7 @@ from cliploc.datasets.voc import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
-from cliploc.jobs import benchmark_localization, folder, labels, rows
+from cliploc.jobs import folder, labels
 from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.corrections import read_corrections
@@ -167,12 +166,8 @@ def saves(content: bytes) -> None:
 
 
 def manifest(content: bytes) -> None:
-    with file(content, "manifest.json") as path:
-        for kind in (KIND, benchmark_localization.KIND):
-            with contextlib.suppress(CliplocError):
-                assert folder.read_manifest(path.parent, kind)["token"] == folder.token_for(path.parent)
-        with contextlib.suppress(DocumentError):
-            parse_json(content, BoxesManifest)
+    with file(content, "manifest.json") as path, contextlib.suppress(CliplocError):
+        assert folder.read_manifest(path.parent, KIND)["token"] == folder.token_for(path.parent)
 
 
 def coco(content: bytes) -> None:
@@ -333,28 +328,6 @@ def made_matlab() -> list[bytes]:
     return made
 
 
-def table(content: bytes) -> None:
-    """A benchmark's part in Parquet."""
-    with contextlib.suppress(ValueError):
-        rows.check_part(content, rows.row_schema(), ["a", "b"], ["cam"])
-
-
-def made_tables() -> list[bytes]:
-    import pyarrow
-    import pyarrow.parquet
-
-    schema = rows.row_schema()
-    ready = {"sample": ["a", "b"], "setting": ["cam", "cam"], "path": ["a", "b"], "status": ["ok", "ok"]}
-    columns = {one.name: ready.get(one.name, [None, None]) for one in schema}
-    columns |= {name: [1, 1] for name in ("label", "n_boxes", "width", "height")}
-    made = []
-    for compression in ("none", "zstd"):
-        buffer = io.BytesIO()
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), buffer, compression=compression)
-        made.append(buffer.getvalue())
-    return made
-
-
 def made_phrases() -> list[bytes]:
     documents = (json.dumps(one) for one in (test_refcoco.REFS, test_lvis.DOCUMENT))
     return [one.encode() for one in (*documents, test_flickr30k.XML)]
@@ -380,6 +353,5 @@ TARGETS = {
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
         Target("score_map", score_map, made_maps, text=False),
         Target("matlab", matlab, made_matlab, text=False),
-        Target("table", table, made_tables, text=False),
     )
 }

@@ -48,7 +48,7 @@ def columns_of(run: Store) -> dict[str, str]:
     return {name: kind for _, name, kind, *_ in run.rows("PRAGMA table_info(row)")}
 
 
-def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "true", *values: Any) -> Iterator[Row]:
+def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *values: Any) -> Iterator[Row]:
     """The rows of a run one after the other, in the order of pictures and settings: all or these columns, if there."""
     with open_run(out) as run:
         kinds = columns_of(run)
