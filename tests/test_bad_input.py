@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,17 +228,6 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
         with nobody():
             said = refused(*command, "--out", open_folder)
         assert said == f"cliploc: cannot write to {open_folder}: Permission denied: choose another folder with --out\n"
-
-
-def test_a_deleted_working_directory_is_one_line(tmp_path):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    script = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m cliploc "$@"'
-    words = ["localize", str(CAT), "-p", "cat", "--recipe", "fast"]
-    result = subprocess.run(["sh", "-c", script, "sh", *words], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (2, "")
-    said = "the working directory cannot be used (No such file or directory): change to another folder"
-    assert result.stderr == f"cliploc: {said}\n"
 
 
 def test_as_a_process_of_its_own(tmp_path):

@@ -177,7 +177,7 @@ def test_usage_is_as_manuals_write_it():
     assert lines == {
         "localize": "Usage: cliploc localize [OPTIONS] PICTURE...",
         "annotate": "Usage: cliploc annotate [OPTIONS] FOLDER",
-        "datasets": "Usage: cliploc datasets [OPTIONS] [NAME] [SET]",
+        "datasets": "Usage: cliploc datasets [OPTIONS] [NAME]",
     }
     of_all = "".join(cliploc_(name, "--help").out for name in NAMES)
     assert not re.findall(r"<(?:str|int|float)>|\d{6,}", of_all), "no type of Python, and no limit that nobody meets"

@@ -1,21 +1,12 @@
 """What is read from disk: regular files of a limited size, and JSON that passes the schema of its kind."""
 
 import json
-import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploc import prompts
-from cliploc._documents import AnnotatedRow, DocumentError, checked, parse_json, read_bytes, read_text, refuse_other
-from cliploc._files import read_part, read_stamps
-from cliploc.datasets._infra.files import csv_rows, words
-from cliploc.datasets._infra.labelled import listed
-from cliploc.errors import ModelError, UsageError
-from cliploc.heads import read_config
-from cliploc.jobs.picture_files import find_pictures
-from cliploc.training.training_set import read_csv
+from cliploc._documents import AnnotatedRow, DocumentError, checked, parse_json, read_bytes, read_text
 
 ROW = {
     "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [],
@@ -33,65 +24,11 @@ def test_a_file_is_read_and_lines_end_alike(tmp_path):
     assert read_text(tmp_path / "a") == "one\ntwo\nthree\n"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "missing"])
-def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
-    path = tmp_path / "a"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path = "/dev/zero"
-    elif kind == "folder":
-        path.mkdir()
-    for read in (read_bytes, refuse_other):
-        with pytest.raises(OSError) as caught:
-            read(path)
-        assert caught.value.filename == str(path)
-        if kind in ("pipe", "device"):
-            assert caught.value.strerror == "a device or a pipe, expected a file"
-
-
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     (tmp_path / "a").write_bytes(bytes(11))
     assert len(read_bytes(tmp_path / "a", 11)) == 11
     with pytest.raises(OSError, match="expected at most"):
         read_bytes(tmp_path / "a", 10)
-
-
-def test_a_file_that_says_it_is_empty_is_not_read_for_ever():
-    with pytest.raises(OSError, match="more than"):
-        read_bytes("/proc/cpuinfo", 10)
-
-
-READERS = {
-    "names": lambda path: prompts.read_lines(path, "names"),
-    "templates": lambda path: prompts.resolve_templates(str(path)),
-    "list of pictures": lambda path: find_pictures(path),
-    "training pictures": read_csv,
-    "metadata": lambda path: csv_rows(path),
-    "words": lambda path: words(path, 1),
-    "list of ids": listed,
-    "head": read_config,
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_no_reader_waits_for_a_pipe(reader, tmp_path):
-    path = tmp_path / "a.txt"
-    os.mkfifo(path)
-    with pytest.raises((UsageError, ModelError)) as caught:
-        READERS[reader](path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_part_or_a_manifest_that_is_a_pipe_is_none(tmp_path):
-    (tmp_path / "photos/results").mkdir(parents=True)
-    os.mkfifo(tmp_path / "photos/results/manifest.json")
-    (tmp_path / "photos/results/a.jpg").touch()
-    assert len(find_pictures(tmp_path / "photos").pictures) == 1
-    os.mkfifo(tmp_path / "00000.jsonl")
-    os.mkfifo(tmp_path / "00000.check")
-    assert read_part(tmp_path / "00000.jsonl") is None
-    assert read_stamps(tmp_path / "00000.jsonl") == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from cliploc import _files
 from cliploc._files import (
+    alone_in,
     alone_writing,
-    locked,
     new_token,
     prepared,
     remove_leftovers,
@@ -116,7 +116,7 @@ def test_the_link_of_a_leftover_is_not_followed(tmp_path):
     ids=lambda words: words[0],
 )
 def test_commands_with_out_say_that_another_run_writes_there(words, tmp_path):
-    with locked(tmp_path):
+    with alone_in(tmp_path):
         said = refused(*words, "--out", tmp_path)
     assert f"another run is writing into {tmp_path}: wait until it ends, or choose another --out" in said
     assert list(tmp_path.iterdir()) == []

@@ -267,6 +267,7 @@ def test_options_of_the_model_that_annotate_settles_itself_are_refused(name: str
         {"min_score": 0.1},
         {"max_boxes": 1},
         {"nms_across": 0.4},
+        {"share": {"red": 1}},
         {"unsure": True},
     ],
 )
@@ -376,6 +377,7 @@ CHOOSING = {
     "max_boxes": ("--max-boxes", "1"),
     "nms_across": ("--nms-across", "0.4"),
     "max_false": ("--max-false", "5%"),
+    "share": ("--share", "red=all"),
     "unsure": ("--unsure",),
 }
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {

@@ -204,7 +204,6 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
         right=Logistic(0.0, tuple(weights[FIT])),
         there=Logistic(-5.0, tuple(weights[0])),
         first=Logistic(-5.0, (1.0, 0.0)),
-        base=0.1,
         models=(),
         about="",
     )

@@ -1,6 +1,5 @@
 """Embeddings of names on disk: found again for the same weights and sentences, and for nothing else."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -40,16 +39,12 @@ def test_the_bank_of_a_large_model_is_read_again(folder):
     assert torch.equal(TextCache(folder, "weights").get(WORDS, TEMPLATES, len(bank)), bank)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all", b"\xff" * 8 + b"{}", "a pipe"])
+@pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all", b"\xff" * 8 + b"{}"])
 def test_damaged_files_count_for_nothing_and_are_replaced(folder, damage):
     cache = TextCache(folder, "weights")
     cache.put(WORDS, TEMPLATES, VECTOR)
     [path] = cache.folder.iterdir()
-    if damage == "a pipe":
-        path.unlink()
-        os.mkfifo(path)
-    else:
-        path.write_bytes(damage)
+    path.write_bytes(damage)
     assert cache.get(WORDS, TEMPLATES, 2) is None
     cache.put(WORDS, TEMPLATES, VECTOR)
     assert torch.equal(cache.get(WORDS, TEMPLATES, 2), VECTOR)

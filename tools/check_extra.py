@@ -169,4 +169,7 @@ CHECKS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
+    if sys.argv[1:] in ([], ["--help"]):
+        print(f"{__doc__}\nEXTRA is one of {', '.join(CHECKS)}")
+        sys.exit()
     CHECKS[sys.argv[1]]()

@@ -80,6 +80,7 @@ class Person:
         reviewed: list[str] = []
         left, taught = np.ones((len(ties), len(steps)), bool), np.zeros((len(ties), len(steps), 3))
         self._folder.results.taught = self._alone
+        self._review(())
         for i, step in enumerate(steps):
             others = [picture for picture in self.pictures if picture not in {*reviewed}]
             suggested = order == "suggested"
@@ -96,15 +97,21 @@ class Person:
 
     def _learnt(self, reviewed: Sequence[str]) -> Mapping[str, Row]:
         """The taught rows of the pictures that are not reviewed."""
-        self._folder.results.taught, corrected = {}, dict[str, Correction]()
+        self._folder.results.taught = {}
+        self._review(reviewed)
+        school = School(self._folder)
+        _, known = school.names()
+        return {row["picture"]: row for row in school.rows(known, {})}
+
+    def _review(self, reviewed: Sequence[str]) -> None:
+        """Reviews these pictures alone."""
+        corrected = dict[str, Correction]()
         for picture in reviewed:
             pairs = [(box, p) for p, boxes in self._truth[picture].items() for box in boxes.tolist()]
             corrected[picture] = Correction([box for box, _ in pairs], [p for _, p in pairs])
         self._folder.corrected = corrected
         self._folder.reviews = {picture: {"status": "reviewed", "revision": 1} for picture in reviewed}
-        school = School(self._folder)
-        _, known = school.names()
-        return {row["picture"]: row for row in school.rows(known, {})}
+        self._folder.show(self._folder.found)
 
     def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""
@@ -193,6 +200,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pretrained", help="tag or file of weights")
     parser.add_argument("--reviewed", default="3,5,10,20,40", help="numbers of reviewed pictures")
+    parser.add_argument("--min-score", default="0.2", help="as in `cliploc annotate`")
     parser.add_argument("--draws", type=int, default=3, help="of each order")
     parser.add_argument("--sample", type=int, help="use so many pictures, drawn at random")
     parser.add_argument("--json", action="store_true", help="print unrounded numbers")
@@ -208,8 +216,10 @@ def main() -> None:
     root = Path(path.removesuffix(first)) if path.endswith(first) else dataset.root
     found = FoundPictures(root, pictures, [])
     options = Options(model=asked.model, pretrained=asked.pretrained)
+    least: Any = asked.min_score if asked.min_score == "auto" else float(asked.min_score)
+    settings: dict[str, Any] = {"formats": ("csv",), "review": 0, "teach": True, "min_score": least}
     with terminal.progress("annotating", speed=True) as reporter:
-        annotate(found, names, asked.out, formats=("csv",), review=0, teach=True, reporter=reporter, options=options)
+        annotate(found, names, asked.out, **settings, reporter=reporter, options=options)
     person = Person(asked.out, dataset.samples, labels)
     count = len(person.pictures)
     steps = [0, *(step for step in sorted(map(int, asked.reviewed.split(","))) if 0 < step < count)]

@@ -1,4 +1,4 @@
-"""The one reader of files that fit the memory: regular, of a limited size; JSON passes its kind's `msgspec.Struct`."""
+"""The one reader of files that fit the memory, of a limited size; JSON passes its kind's `msgspec.Struct`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,6 @@ MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
 MOST_WHOLE = 2**53  # of a whole number in a text
 MOST_YAML = 4 * 2**20  # bytes of a YAML document
 MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
-NO_FILE = "a device or a pipe, expected a file"
 
 
 class DocumentError(ValueError):
@@ -28,32 +26,12 @@ class DocumentError(ValueError):
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
-    """All of a regular file."""
-    name = os.fspath(path)
-    refuse_other(name)
-    # Opened without waiting for somebody who writes; what was opened is asked, as the name may have a new file by now.
-    waitless = getattr(os, "O_NONBLOCK", 0)
-    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | waitless)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, NO_FILE, name)
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"{status.st_size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}", name)
-        content = file.read(status.st_size + 1)  # not `most`: so many bytes would be set aside
-        if len(content) > status.st_size:  # files of /proc say that they are empty
-            content += file.read(most + 1 - len(content))
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most / 1e6:,.0f} MB", name)
-    return content
-
-
-def refuse_other(path: str | os.PathLike[str]) -> None:
-    """Refuses what is no regular file, before a library opens it that would wait for a pipe's writer."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, NO_FILE, os.fspath(path))
+    """All of a file of a limited size."""
+    size = os.stat(path).st_size
+    if size > most:
+        reason = f"{size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}"
+        raise OSError(errno.EFBIG, reason, os.fspath(path))
+    return Path(path).read_bytes()
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
@@ -224,6 +202,7 @@ class WhichDrafts(Struct):  # what makes a candidate a draft; see `cliploc.jobs.
     max_boxes: Annotated[int, Meta(ge=1)] | None
     nms_across: Share | None
     unsure: bool
+    shares: list[Share | None] = []
 
 
 class AnnotationManifest(Manifest):  # manifest.json of an annotation
@@ -291,24 +270,20 @@ class Taught(Struct, frozen=True):
     pictures: Count  # pictures that taught
     used: bool  # whether the taught drafts are used
     why: str  # in words
-    # Corrections of the reviewed pictures with the drafts of each kind, each picture taken as not reviewed; None
-    # without reviewed pictures.
+    # Corrections that reviewed pictures need with the drafts before and with those that they teach, each picture left
+    # out in turn; None without reviewed pictures.
     before: Count | None
     after: Count | None
     compared: Count  # number of these pictures
     agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
 
-    def saved(self, left: int) -> int:
-        """About how many corrections it saves in the pictures that are left."""
-        if not self.used or self.before is None or self.after is None or not self.compared:
-            return 0
-        return max(0, round((self.before - self.after) / self.compared * left))
-
 
 class TaughtFacts(Struct):  # the first line of taught.jsonl
     of: str
     run: str
+    sum: str  # a checksum of the rest of this line and of the rows
     names: dict[str, Taught]
+    learnt: str | None = None  # a checksum of learnt.safetensors
     reviewed: Count = 0  # number of pictures that were reviewed
     undone: bool = False  # whether a person went back to the drafts before
     # of taught_before.jsonl alone: `of` of the drafts that follow, and the pictures whose drafts are others there

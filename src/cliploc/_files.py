@@ -1,11 +1,9 @@
 """Writes files whole or not at all: under a temporary name with the run's token, flushed to the disk, then renamed."""
 
-import errno
 import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -18,6 +16,7 @@ from cliploc.errors import InputError, UnknownNameError, UsageError
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
 Place = tuple[int, int, str]  # device and inode of a folder, and a name in it
 MOST_LINKS = 40  # as Linux follows them
+LOCK, EDITOR_LOCK = ".cliploc.lock", ".cliploc-editor.lock"  # in a folder that a run, or an editor, writes into
 DEMO = "demo:"  # before the file name of a photograph of the package
 
 
@@ -177,127 +176,67 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Has the system's lock on a folder, which ends with the process; on Windows a file's; nothing without locks."""
-    if sys.platform == "win32":
-        with _locked_file(folder / ".cliploc.lock"):
+def _alone(lock: Path, busy: Callable[[], str]) -> Iterator[None]:
+    """Within this, no other run has this lock, or it says who has it; its file is removed at the end."""
+    from filelock import FileLock, Timeout  # late, as it takes 30 ms
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(lock, timeout=0))
+        except Timeout:
+            raise UsageError(busy()) from None
+        try:
             yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(opened)
-        yield
-    finally:
-        os.close(opened)
+        finally:
+            with suppress(OSError):  # Windows keeps it while it is open
+                lock.unlink()
 
 
 @contextmanager
 def alone_in(folder: Path | None, editor: bool = False) -> Iterator[None]:
     """Within this, no other run writes into the folder, which is made; nothing is locked for None.
 
-    Others are told whether they wait for a run, which ends, or for an `editor`.
+    Others are told whether they wait for a run, which ends, or for an `editor`. An editor of a folder that cannot be
+    written locks nothing.
     """
-    if folder is None:
+    if folder is None or (editor and folder.is_dir() and not os.access(folder, os.W_OK)):
         yield
         return
+
+    def busy() -> str:
+        try:
+            with _alone(folder / EDITOR_LOCK, str):
+                return f"another run is writing into {folder}: wait until it ends, or choose another --out"
+        except UsageError:
+            opened = f"cliploc review or label-studio has {folder} open"
+            return f"{opened}: end it with Ctrl+C (nothing saved is lost), try again"
+
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(folder))
+            held.enter_context(_alone(folder / LOCK, busy))
             if editor:
-                with suppress(OSError):
-                    held.enter_context(locked(folder / "parts"))  # only an editor has this lock, too
-        except BlockingIOError:
-            raise UsageError(_holder_of(folder)) from None
+                held.enter_context(_alone(folder / EDITOR_LOCK, busy))
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
         yield
 
 
-def _holder_of(folder: Path) -> str:
-    """Who has the lock of a folder, and what to do."""
-    try:
-        with locked(folder / "parts"):
-            pass
-    except BlockingIOError:
-        return (
-            f"cliploc review or label-studio has {folder} open: end it with Ctrl+C (nothing saved is lost), try again"
-        )
-    except OSError:
-        pass  # a folder without parts
-    return f"another run is writing into {folder}: wait until it ends, or choose another --out"
-
-
 @contextmanager
 def alone_writing(path: Path, folders: Iterable[Path] = ()) -> Iterator[None]:
-    """Within this, no other run writes this file: a file beside it is locked, and removed at the end.
-
-    Temporary files that a killed run for this file left beside it, or in these folders, are removed.
-    """
+    """Within this, no other run writes this file; what a killed run for it left beside it or in folders is removed."""
     token = _sha256(os.fsencode(path))[:16]
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")  # systems count a name's bytes
     with ExitStack() as held:
         try:
-            name = os.fsencode(path.name)[:200].decode(errors="ignore")  # systems count a name's bytes
-            held.enter_context(_locked_beside(path.with_name(f".{name}.lock")))
+            busy = f"another run is writing {path}: wait until it ends, or choose another --out"
+            held.enter_context(_alone(path.with_name(f".{name}.lock"), lambda: busy))
             for folder in (path.parent, *folders):
                 remove_leftovers(folder, token)
             held.enter_context(temporaries_of(token))
-        except BlockingIOError:
-            raise UsageError(f"another run is writing {path}: wait until it ends, or choose another --out") from None
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: choose another place with --out") from error
         yield
-
-
-def _lock(opened: int) -> None:
-    """Takes the system's lock on an open file or folder, where the file system has locks; not on Windows."""
-    import fcntl
-
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass
-
-
-@contextmanager
-def _locked_beside(path: Path) -> Iterator[None]:
-    """The system's lock on a file that is only for this."""
-    if sys.platform == "win32":
-        with _locked_file(path):
-            yield
-        return
-    opened = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
-    try:
-        _lock(opened)
-        try:  # its last owner may have removed it since it was opened, and another process made a new one
-            mine = os.path.samestat(os.fstat(opened), os.stat(path))
-        except FileNotFoundError:
-            mine = False
-        if not mine:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(opened)
-
-
-@contextmanager
-def _locked_file(path: Path) -> Iterator[None]:
-    """A file that exists while the lock is held. One that a killed process left can be removed; an open one cannot."""
-    try:
-        path.unlink(missing_ok=True)
-        opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
-    except (PermissionError, FileExistsError):
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    try:
-        yield
-    finally:
-        os.close(opened)
-        path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, token: str) -> None:

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from cliploc._documents import DocumentError, parse_json, read_bytes
 from cliploc._files import user_path, write_whole
@@ -65,8 +65,6 @@ class Calibration:
     right: Logistic  # of a box: the chance that it has IoU ≥ 0.5 with a thing of its name
     there: Logistic  # of a name with boxes: the chance that it is in the picture
     first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
-    # The share of the names asked that were there; what the chances of names count on.
-    base: Annotated[float, Meta(gt=0, lt=1)]
     models: tuple[str, ...]  # the names of the models that it was fitted on
     about: str  # on what it was fitted, in a line
     # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it

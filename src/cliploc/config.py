@@ -216,6 +216,16 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _checked_shares(value: Any) -> dict[str, float]:
+    expected = "expected share as a name with all, or with a number from 0 to 1 (raccoon=all)"
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{expected}, got {short(value)}")
+    for name, share in value.items():
+        if not name or not is_number(share, 0, 1):
+            raise UsageError(f"{expected}, got {f'{name}={share}'.lstrip('=') or 'nothing'}")
+    return dict(value)
+
+
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
 # A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
 def _or_text(parse: Callable[[str], T]) -> Callable[[str], T | str]:
@@ -256,6 +266,12 @@ def parse_share(text: str, expected: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise UsageError(f"{expected}, got {text}")
+
+
+def _parse_share(text: str) -> tuple[str, float | str]:
+    """A name's share of the pictures, as raccoon=all or dog=0.3."""
+    name, _, share = (part.strip() for part in text.rpartition("="))
+    return name, 1.0 if share == "all" else parse_float(share)
 
 
 def _parse_percent(text: str) -> float | str:
@@ -723,6 +739,12 @@ class AnnotateOptions(ProtocolOptions):
     groups: Literal["keep", "split", "drop"] = option(
         "keep", group="boxes", check=choice("groups", ("keep", "split", "drop")),
         help="What to do with a large box around several things.",
+    )
+    share: Mapping[str, float] = option(
+        factory=dict, group="boxes", metavar="NAME=all|0-1", check=_checked_shares, parse=_parse_share,
+        text="=".join, flags=("--share",), repeat=True, gather=dict,
+        help="Share of the pictures that show a name, if you know it; repeatable.",
+        about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
     max_false: float | None = option(
         None, group="boxes", metavar="5%",

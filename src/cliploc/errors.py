@@ -56,3 +56,8 @@ class UnknownNameError(UsageError, KeyError):
 def _plain(name: str) -> str:
     """How a name is compared: people type vit_b_32 for ViT-B-32 and Grad-CAM for grad_cam."""
     return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, for a line of ours."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

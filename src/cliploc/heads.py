@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._documents import Width, parse_json, refuse_other
+from cliploc._documents import Width, parse_json
 from cliploc._files import user_path, write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
@@ -358,7 +358,6 @@ def read_config(path: str | Path) -> HeadConfig:
     """Reads the description of a saved head, without its weights."""
     path = user_path(path)
     try:
-        refuse_other(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:

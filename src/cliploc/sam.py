@@ -18,9 +18,8 @@ from huggingface_hub import snapshot_download
 from cliploc._files import user_path
 from cliploc._imports import install, not_installed
 from cliploc._process import out_of_memory
-from cliploc.backbones._checkpoints import first_line
-from cliploc.backbones._transformers_folder import from_pretrained, model_from_pretrained
-from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.backbones import from_pretrained, model_from_pretrained
+from cliploc.errors import MissingWeightsError, ModelError, UsageError, first_line
 from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:

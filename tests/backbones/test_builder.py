@@ -418,3 +418,17 @@ def test_what_the_catalogue_says(name, kind, pooling, side):
 def test_what_cannot_be_used_is_marked():
     marked = {entry.name for entry in models if "cannot be used here" in entry.about}
     assert marked == {"swin_base_patch4_window7_224", "vit_relpos_medium_patch16_cls_224"}
+
+
+def test_a_folder_cannot_ask_for_its_tokenizers_code(tmp_path, monkeypatch):
+    """open_clip hands `tokenizer_kwargs` of a configuration to transformers."""
+    transformers = pytest.importorskip("transformers")
+    config = open_clip.get_model_config("ViT-S-32-alt")
+    config["text_cfg"] |= {"hf_tokenizer_name": str(tmp_path), "tokenizer_kwargs": {"trust_remote_code": True}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    asked = []
+    monkeypatch.setattr(builder._weights, "unreachable", lambda *_: False)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **how: asked.append(how) or 1 / 0)
+    with pytest.raises(ModelError):
+        build(Plan("x", f"local-dir:{tmp_path}", f"local-dir:{tmp_path}", None), "cpu", "fp32")
+    assert [how["trust_remote_code"] for how in asked] == [False]

@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import os
 from unittest import mock
 
 import numpy as np
@@ -221,16 +220,16 @@ def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
 
 
 @pytest.mark.parametrize(
-    "damage", ["pipe", "text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
+    "damage", ["text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
 )
 def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
     h5py = pytest.importorskip("h5py")
     root = labelled.BUILD["imagenet_seg"](tmp_path)
     path = root / "gtsegs_ijcv.mat"
-    if damage in ("pipe", "text", "cut"):
+    if damage in ("text", "cut"):
         whole = path.read_bytes()
         path.unlink()
-        os.mkfifo(path) if damage == "pipe" else path.write_bytes(b"text" if damage == "text" else whole[:3000])
+        path.write_bytes(b"text" if damage == "text" else whole[:3000])
     else:
         with h5py.File(path, "r+") as mat:
             if damage == "no masks":

@@ -283,7 +283,7 @@ def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     assert [(one.kind, one.source) for one in dataset.problems] == left_out
 
 
-@pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400])
 @pytest.mark.parametrize("tag", ["width", "xmin"])
 def test_a_bad_number_in_one_voc_file_is_one_problem(number, tag, tmp_path):
     root = folders.voc(tmp_path)

@@ -1,7 +1,6 @@
 """Corrected sets of other tools: each format, also written by others, is read to half a pixel, and doubts are named."""
 
 import json
-import os
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -471,11 +470,9 @@ def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
 def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
     yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
     (tmp_path / "labels/sub").mkdir()
-    os.mkfifo(tmp_path / "labels/sub/a.txt")
     (tmp_path / "labels/sub/b c.txt").mkdir()
     read = read_corrections(tmp_path, SIZES, LABELS)
     assert list(read.pictures) == ["other/e.jpg"], read.problems
-    assert "a device or a pipe, expected a file" in read.problems["sub/a"]
     assert "Is a directory" in read.problems["sub/b c"]
 
 
@@ -611,7 +608,7 @@ VOC = (
 )
 
 
-@pytest.mark.parametrize("number", ["inf", "nan", "1e999", "9" * 400, "9" * 5000, "0x1"])
+@pytest.mark.parametrize("number", ["inf", "nan", "1e999", "9" * 400, "0x1"])
 @pytest.mark.parametrize("content", [VOC.format("e.jpg", "{}", 9), VOC.format("e.jpg", 20, "{}"), "{}"])
 def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_path):
     (tmp_path / "a.xml").write_text(VOC.format("a.jpg", 60, 9).replace("20</height>", "40</height>"))
@@ -623,7 +620,7 @@ def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_pa
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("number", ["inf", ".inf", "nan", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("number", ["inf", ".inf", "nan", "1e999", "9" * 400])
 @pytest.mark.parametrize("place", ["class", "corner", "key", "width"])
 def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
     first = f"{number} 0.5 0.5" if place == "class" else f"0 {number} 0.5"
@@ -671,16 +668,6 @@ def test_a_voc_file_takes_no_mask_for_each_of_its_polygons(tmp_path):
     (tmp_path / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{thing * 1000}</annotation>")
     found = read_corrections(tmp_path, {"a.jpg": (60_000, 50_000)}, LABELS)
     assert found.pictures["a.jpg"].boxes == [[1.0, 2.0, 9.0, 8.0]] * 1000
-
-
-@pytest.mark.parametrize("name", ["c.json", "c.xml", "data.yaml", "a.xml", "pictures.csv"])
-def test_nobody_waits_for_a_pipe(name, tmp_path):
-    os.mkfifo(tmp_path / name)
-    if name == "pictures.csv":
-        assert read_corrections(yolo_of({"a.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path), SIZES, LABELS).form == "YOLO"
-        return
-    with pytest.raises(UsageError, match="device or a pipe"):
-        read_corrections(tmp_path / name if name.startswith("c.") else tmp_path, SIZES, LABELS)
 
 
 def test_a_name_of_a_million_folders_is_looked_up_by_its_end(tmp_path):

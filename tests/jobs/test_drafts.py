@@ -1,6 +1,5 @@
 """Which candidates are drafts, and how common names are, by hand-made rows."""
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.drafts import FEWEST, SHARES, DraftRule, Prior, choose
+from cliploc.jobs.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
 
-BASE = 0.1
-NO_FOLDER = Prior(BASE)  # too few pictures: nothing is adjusted
+NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 
 
 def row(*candidates: tuple[int, float], presence: tuple[float | None, ...] = (0.8, 0.2, 0.01), **more: Any) -> Any:
@@ -100,66 +98,93 @@ def test_options_that_are_refused():
             replace(RULE, **wrong)
 
 
-def likeliest_share(chances: np.ndarray) -> float:
-    """By search: the share of a mixture with the greatest likelihood (what EM climbs to; Saerens 2002, section 2.2)."""
-    ratio = chances / (1 - chances) * (1 - BASE) / BASE
-    shares = np.linspace(*SHARES, 9701)
-    return shares[np.log(shares[:, None] * ratio + 1 - shares[:, None]).sum(axis=1).argmax()]
+def chances_of(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
 
 
-@pytest.mark.parametrize("true", [0.0, 0.05, 0.3, 0.7, 1.0])
-def test_shares_are_the_likeliest(true):
-    random = np.random.default_rng(0)
-    there = random.random(400) < true
-    evidence = random.normal(np.where(there, 1.0, -1.0), 1.0)  # its logarithm of the likelihood ratio is 2 × itself
-    chances = 1 / (1 + np.exp(-(2 * evidence + math.log(BASE / (1 - BASE)))))
-    prior = Prior.of(list(chances[:, None]), BASE)
-    assert prior.shares[0] == pytest.approx(likeliest_share(chances), abs=2e-3)
-    assert prior.shares[0] == pytest.approx(np.clip(true, *SHARES), abs=0.08)
-    there_now = prior.adjusted(chances[:, None]).mean()
-    assert there_now == pytest.approx(prior.shares[0], abs=0.02), "a fixed point, or one of the ends"
+def prior_of(presence: Any, shares: Any = None, true: Any = None) -> Prior:
+    """`presence` `[n, P]`; nothing said, and nothing reviewed, unless it is given."""
+    presence = np.array(presence, np.float64)
+    unknown = np.full(presence.shape, np.nan)
+    return Prior.of(presence, shares or [None] * presence.shape[1], unknown if true is None else np.array(true, float))
 
 
-def test_shares_do_not_depend_on_the_order_of_pictures_and_need_enough_of_them():
-    chances = list(np.random.default_rng(1).random((50, 3)))
-    shares = Prior.of(chances, BASE).shares
-    for order in itertools.islice(itertools.permutations(range(50)), 1, 40, 13):
-        np.testing.assert_array_equal(Prior.of([chances[i] for i in order], BASE).shares, shares)
-    assert Prior.of(chances[: FEWEST - 1], BASE) == NO_FOLDER
-    assert Prior.of(chances[:FEWEST], BASE).shares is not None
+RANDOM = np.random.default_rng(0)
+DOUBTFUL = chances_of(RANDOM.normal(-1.8, 1.2, (200, 1)))  # one heap, as of a name known by relatives only
+MIXED = chances_of(np.concatenate([RANDOM.normal(-2.3, 1, (110, 1)), RANDOM.normal(2, 1, (64, 1))]))  # as of a person
 
 
-def test_a_name_that_the_model_does_not_know_has_no_share():
-    prior = Prior.of([np.array([0.5, np.nan])] * FEWEST, BASE)
-    assert np.isnan(prior.shares).tolist() == [False, True]
+def test_in_a_mixed_folder_nothing_is_moved_whatever_is_asked():
+    assert prior_of(MIXED).shifts == [0]
+    assert prior_of(np.hstack([MIXED, DOUBTFUL[:174]])).shifts.tolist() == [0, 0], "two names are in some pictures"
+    rare = chances_of(np.random.default_rng(1).normal(-5, 1, (200, 1)))
+    assert prior_of(rare).shifts == [0], "one heap of pictures without it"
+    assert prior_of(DOUBTFUL[: FEWEST - 1]).shifts == [0]
+    assert not prior_of(MIXED).everywhere
+
+
+def test_the_only_name_that_is_doubtful_everywhere_is_taken_to_be_everywhere_until_reviews_say_otherwise():
+    prior = prior_of(DOUBTFUL)
+    assert prior.everywhere
+    assert prior.adjusted(DOUBTFUL).mean() == pytest.approx(SHARES[1], abs=1e-3)
+    assert prior_of([[0.25]] * FEWEST).everywhere, "all alike"
+    true = np.full(DOUBTFUL.shape, np.nan)
+    true[:10, 0] = [1] * 5 + [0] * 5
+    assert prior_of(DOUBTFUL, true=true).adjusted(DOUBTFUL).mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("said", "share"), [(1.0, SHARES[1]), (0.3, 0.3), (0.0, SHARES[0])])
+def test_with_a_share_that_a_person_says_the_chances_add_up_to_it(said, share):
+    two = np.hstack([MIXED, DOUBTFUL[:174]])
+    prior = prior_of(two, [None, said])
+    assert prior.shifts[0] == 0
+    assert prior.adjusted(two)[:, 1].mean() == pytest.approx(share, abs=1e-3)
+
+
+def test_reviewed_pictures_count_by_what_the_model_said_of_them():
+    doubtful, true = np.full((30, 2), 0.2), np.full((30, 2), np.nan)
+    true[:10] = [1, 0]
+    first, second = prior_of(doubtful, true=true).shifts
+    likelihood = [-0.5 * (moved / SPREAD) ** 2 + 10 * np.log(chances_of(math.log(0.25) + moved)) for moved in GRID]
+    assert first == pytest.approx(GRID[int(np.argmax(likelihood))], abs=2e-3)
+    assert -0.5 < second < 0
+    as_foreseen = np.full((30, 2), 0.5)
+    true[:10] = [[1, 0]] * 5 + [[0, 1]] * 5
+    np.testing.assert_allclose(prior_of(as_foreseen, true=true).shifts, 0, atol=1e-3)
+
+
+GRID = np.linspace(-5, 5, 10_001)
+
+
+def test_a_name_that_the_model_does_not_know_is_not_moved():
+    prior = prior_of([[0.5, np.nan]] * FEWEST, true=[[1, 1]] * FEWEST)
+    assert prior.shifts[0] > 0
+    assert prior.shifts[1] == 0
     assert choose(row((0, 0.5), presence=(0.5, None)), DraftRule((0.35, 0.35)), prior).drafts == (0,)
 
 
-def test_what_is_common_in_the_folder_is_a_draft_where_it_would_be_unsure_alone():
-    """A name known by relatives only: doubtful everywhere, so that every picture says a little for all others."""
+def test_what_is_known_of_a_name_moves_its_scores_their_order_and_what_is_unsure():
     alone = row((0, 0.03), presence=(0.25,))
     rule = DraftRule((0.35,), min_score=0.2)
-    assert choose(alone, rule, NO_FOLDER).drafts == ()
-    prior = Prior.of([np.array([0.25])] * FEWEST, BASE)
+    assert choose(alone, rule, Prior(np.zeros(1))).drafts == ()
+    prior = Prior(np.array([math.log(441)]))
     chosen = choose(alone, rule, prior)
     assert chosen.drafts == (0,)
-    there = 0.25 * 49 * 9 / (0.25 * 49 * 9 + 0.75)  # odds of 0.98, divided by those of the base
+    there = 0.25 * 441 / (0.25 * 441 + 0.75)
     moved = (there - 0.25) / 0.75
     np.testing.assert_allclose(chosen.presence, [there])
     np.testing.assert_allclose(chosen.scores, [(1 - moved) * 0.03 + moved * 0.7])
 
-
-def test_what_the_folder_says_of_a_name_changes_the_order_of_its_boxes_and_what_is_unsure():
-    prior = Prior(BASE, np.array([0.3]))  # odds are 3/7 · 9 times those of a picture alone
+    prior = Prior(np.array([math.log(27 / 7)]))
     swapped = row((0, 0.03), (0, 0.02), fits=[0.2, 0.9], presence=(0.25,))
     assert choose(swapped, DraftRule((0.35,), min_score=0, max_boxes=1), prior).drafts == (1,)
     rare = row((0, 0.03), presence=(0.03,))
-    assert choose(rare, RULE, NO_FOLDER).unsure == ()
+    assert choose(rare, RULE, Prior(np.zeros(1))).unsure == ()
     assert choose(rare, DraftRule((0.35,), min_score=0), prior).unsure == (0,)
 
 
 def test_what_is_rare_in_the_folder_is_doubted_and_certain_names_stay():
-    prior = Prior.of([np.array([0.05, 1.0])] * FEWEST, BASE)
+    prior = Prior(np.array([-3.0, -3.0]))
     chosen = choose(row((0, 0.5), (1, 0.5), presence=(0.36, 1.0)), DraftRule((0.35, 1.0)), prior)
     assert chosen.drafts == (1,)
     assert chosen.presence[0] < 0.05

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cliploc import __version__, backbones
-from cliploc._files import locked, parts_in, read_part, read_stamps, write_part
+from cliploc._files import alone_in, parts_in, read_part, read_stamps, write_part
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as annotate_module
 from cliploc.jobs import annotation_results
@@ -255,7 +255,7 @@ def test_two_runs_at_once_do_not_share_a_folder(copy):
     pictures, out = copy
     before = content(out)
     shutil.copy(pictures / "cat.png", pictures / "new.png")
-    with locked(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
+    with alone_in(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
         annotate(pictures, LABELS, out, **OPTIONS)
     assert content(out) == before
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1

@@ -79,7 +79,6 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
     before = annotate(root, LABELS, out, **OPTIONS)
     assert drafts(out) == [FIRST, SECOND]
     assert (dict(before.boxes), dict(before.unsure)) == ({"red": 6, "blue": 0}, {"red": 0, "blue": 3})
-    assert before.shares == {}
     assert ("red", "6", "0", "3") in before.table()
     assert any(line.startswith("3 unsure boxes") for line in before.closing(1.0))
     written = files(out)
@@ -207,14 +206,14 @@ def test_a_kill_between_the_choice_and_the_exports_is_made_good(root, tmp_path, 
         assert {states[name]["state"] for name in ("coco", "csv")} == {"current"}
 
 
-def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_path):
+def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_of_it_moves_them(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
     root, out, whole = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
     result = annotate(root, LABELS, whole, **OPTIONS)
-    assert result.shares == {"red": 0.98, "blue": 0.01}
-    assert "estimated shares of the pictures: red: in about 98 %; blue: in about 1 %" in result.closing(1.0)
+    assert (sum(result.boxes.values()), result.unsure["red"]) == (0, FEWEST), "as with one picture"
+    result = annotate(root, LABELS, whole, share={"red": 1}, **OPTIONS)
     scores = [score for *_, score in drafts(whole, f"{names[0]}.png")]
-    assert len(scores) == 3
+    assert (len(scores), result.computed) == (3, 0)
     assert min(scores) > 0.6, "most of what was missing of the presence is made up for"
 
     def stopping(shards: Any, make_worker: Any, on_part: Any, reporter: Any) -> None:
@@ -222,30 +221,50 @@ def test_a_name_that_is_common_in_the_folder_is_drafted_also_after_a_kill(tmp_pa
         raise Killed
 
     with pytest.raises(Killed):
-        annotate(root, LABELS, out, engine=stopping, **OPTIONS)
-    annotate(root, LABELS, out, **OPTIONS)
+        annotate(root, LABELS, out, engine=stopping, share={"red": 1}, **OPTIONS)
+    annotate(root, LABELS, out, share={"red": 1}, **OPTIONS)
     mine, theirs = files(out), files(whole)
     assert {name: mine[name] == theirs[name] for name in mine} == dict.fromkeys(mine, True)
     with ReviewFolder.opened(out) as folder:
         np.testing.assert_allclose([one["score"] for one in folder.state(0)["drafts"]], scores, atol=1e-3)
-    (root / f"{names[0]}.png").unlink()  # now there are too few
-    result = annotate(root, LABELS, out, **OPTIONS)
-    assert (result.shares, sum(result.boxes.values())) == ({}, 0)
-    assert result.unsure["red"] > 0
 
 
-def test_nothing_is_said_of_how_common_a_name_is_that_is_known_by_boxes_alone(tmp_path, monkeypatch):
+def test_reviewed_pictures_say_how_common_a_name_is(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
-    root, out = photos(tmp_path / "photos", *names, "sure"), tmp_path / "out"
-    monkeypatch.setitem(PLANTED, "presence", [1.0, 0.0])  # in one picture
+    root, out = photos(tmp_path / "photos", *names), tmp_path / "out"
     run = annotate(root, LABELS, out, **OPTIONS).run
-    # The model finds it nowhere, and people do.
-    write_corrections(out, {"common 00.png": Correction([[1.0, 1.0, 9.0, 9.0]], [1])}, run, {})
-    shares = annotate(root, LABELS, out, **OPTIONS).shares
-    assert shares == {"red": pytest.approx(0.95, abs=0.01)}, "it is not in one of 20 pictures, as a person says"
-    for row in (PLANTED, COMMON):
-        monkeypatch.setitem(row, "presence", [row["presence"][0], 1.0])  # as of a name that was learnt without text
-    assert annotate(root, LABELS, tmp_path / "learnt", **OPTIONS).shares == {"red": 0.98}
+    reviewed = [f"{name}.png" for name in names[:10]]
+    write_corrections(out, {name: Correction([BOXES[0]], [0]) for name in reviewed}, run, {})
+    result = annotate(root, LABELS, out, min_score=0.05, **OPTIONS)
+    assert result.boxes == {"red": 10 + 10 * 3, "blue": 0}
+    written = files(out)
+    with ReviewFolder.opened(out) as folder:
+        folder.write_exports()
+    assert files(out) == written
+
+
+def test_the_only_name_of_a_folder_is_drafted_in_all_pictures_that_do_not_speak_against_it(tmp_path, monkeypatch):
+    names = [f"common {number:02}" for number in range(FEWEST)]
+    root = photos(tmp_path / "photos", *names)
+    monkeypatch.setitem(COMMON, "presence", [0.25])
+    monkeypatch.setitem(COMMON, "labels", [0, 0, 0, 0])
+    result = annotate(root, ["red"], tmp_path / "out", **OPTIONS)
+    assert result.with_label == {"red": FEWEST}
+    assert "red: taken to be in nearly all pictures; if it is not: --share 'red=0.5'" in result.notes
+    assert annotate(root, ["red"], tmp_path / "out", share={"red": 0.25}, **OPTIONS).with_label == {"red": 0}
+
+
+def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
+    for wrong, said in (
+        ({"green": 1}, "expected --share of a label, one of red, blue, got green"),
+        ({"red": 2}, "got red=2"),
+        ({"red": "many"}, "got red=many"),
+        ("red", "got 'red'"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            annotate(root, LABELS, tmp_path / "out", share=wrong, **OPTIONS)
+    with pytest.raises(UsageError, match="expected --share with a second look"):
+        annotate(root, LABELS, tmp_path / "out", share={"red": 1}, second_look=False, **OPTIONS)
 
 
 def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
@@ -308,7 +327,7 @@ def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     boxes = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 100, 10)]
     row = {"boxes": boxes, "labels": [0] * 10, "scores": [score] * 10}
     every, _ = score_drafts([(row, Correction(boxes, [0] * 10))], 1)
-    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, {}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
+    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
     said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
     assert said is not None
     assert np.float32(score) >= np.float32(said[1])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.jobs.lessons import SEVERAL, Lessons, lessons_path, packed
+from cliploc.errors import UsageError
+from cliploc.jobs.lessons import SEVERAL, Lessons, are_whole, lessons_path, packed
 from cliploc.pipeline.prepare import Request
 from cliploc.refine.affinity import WINDOWS_CUT
 from cliploc.teaching.learnt import drawn
@@ -51,13 +52,12 @@ def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     lessons = {("a.png", "aa"): planted(0).lesson, ("sub/ü.png", "bb"): planted(1).lesson}
     lessons_path(tmp_path, 0).write_bytes(packed(lessons))
-    lessons_path(tmp_path, 1).write_bytes(b"damaged")
+    old = {("a.png", "another file"): planted(7).lesson}
+    lessons_path(tmp_path, 1).write_bytes(packed(old))
     many = {(f"{i}.png", "cc"): planted(i).lesson for i in range(SEVERAL)}
     lessons_path(tmp_path, 2).write_bytes(packed(many))
-    read = Lessons(tmp_path)
-    assert read.has("sub/ü.png", "bb")
-    assert not read.has("a.png", "another file")
     every = {**lessons, **many}
+    read = Lessons(tmp_path, dict([*every]))
     read_together = read.each([picture for picture, _ in every])
     pairs = [(read.of(picture), one) for (picture, _), one in every.items()]
     for again, one in [*pairs, *zip(read_together, every.values(), strict=True)]:
@@ -68,6 +68,23 @@ def test_lessons_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     mapped = Path("/proc/self/maps")  # on Linux
     assert not mapped.exists() or str(tmp_path) not in mapped.read_text(), "600 lessons would keep all parts in memory"
     assert packed(lessons) == packed(lessons)
+
+
+@pytest.mark.parametrize("count", [1, SEVERAL])
+def test_a_lesson_with_another_bit_is_refused_and_one_that_is_not_there(tmp_path: Path, count: int) -> None:
+    (tmp_path / "parts").mkdir()
+    lessons, path = {(f"{i}.png", "aa"): planted(i).lesson for i in range(count)}, lessons_path(tmp_path, 0)
+    whole = packed(lessons)
+    path.write_bytes(whole)
+    assert are_whole(tmp_path, 0)
+    read = Lessons(tmp_path, dict([*lessons]))
+    with pytest.raises(UsageError, match="annotate"):
+        Lessons(tmp_path, {"x.png": "aa"})
+    place = whole.index(lessons["0.png", "aa"].features.numpy().tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert not are_whole(tmp_path, 0)
+    with pytest.raises(UsageError, match="is damaged"):
+        read.each([picture for picture, _ in lessons])
 
 
 def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:

@@ -17,6 +17,8 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.jobs.annotation_rows import read_taught, taught_lines
+from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.teach import teach
 from cliploc.teaching.learnt import load_learnt
 from tests.web.asking import sent
@@ -73,7 +75,7 @@ def test_three_boxes_of_a_name_that_no_model_knows_give_drafts_to_the_other_pict
     assert sent(f"{address}/learning", {})[0] == 409, "two teach nothing, whoever asks"
     review(address, truth, 2)
     state = learnt(address)
-    assert state["said"].startswith("Learnt from 3 pictures: about ")
+    assert state["said"].startswith("Learnt from 3 pictures: 3 → ")
     assert (state["changed"], state["undo"], state["failed"]) == (5, True, "")
     assert found(address, truth, range(3, COUNT)) == 5
     for one in pictures(address)[:3]:
@@ -134,9 +136,9 @@ def test_after_a_kill_between_the_two_files_there_is_no_way_back_to_other_drafts
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         assert learnt(address)["undo"]
-    facts, *rows = (out / "taught_before.jsonl").read_text().splitlines()
-    next_one = json.dumps({**json.loads(facts), "followed": "a refit that was never written"})
-    (out / "taught_before.jsonl").write_text("".join(f"{line}\n" for line in (next_one, *rows)))
+    kept = read_taught(out, ReviewFolder(out)._run, "taught_before.jsonl")
+    other = {**kept.facts, "followed": "a refit that was never written"}
+    (out / "taught_before.jsonl").write_bytes(taught_lines(other, kept.rows.values()))
     with served(out) as address:
         state = learnt(address)
         assert (state["undo"], state["changed"]) == (False, 0)

@@ -383,7 +383,7 @@ def with_unsure(out: Path) -> None:
         lines = [json.dumps({**row, "presence": [0.2] * len(LABELS)}) for row in rows]
         write_part(part, "".join(f"{one}\n" for one in lines).encode(), [""] * len(lines))
     manifest = json.loads((out / "manifest.json").read_text())
-    manifest["settings"]["second_look"] = {"calibration": {"base": 0.1}}
+    manifest["settings"]["second_look"] = {}
     (out / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -212,12 +212,16 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
                 revisions[number] = folder.save(number, saved(*boxes, revision=revisions[number], status=status))
                 assert folder.entries()[number]["revision"] == revisions[number]
                 assert folder.facts()["names"] == LABELS
-            counted, listed = (folder.finished, folder.left), folder.entries()
+            counted, listed = folder.finished, folder.entries()
         assert shown == ["b.png", "a.png", "b.png", "c.png", "b.png"]
-        assert counted == (2, 0 if listed[0]["found"] != first[0]["found"] else 1)
+        assert counted == 2
     with ReviewFolder.opened(out) as again:
-        assert (again.finished, again.left) == counted
-        assert again.entries() == listed != first
+        assert again.finished == counted
+        listed_again = again.entries()
+        assert listed != first
+    for entry in (*listed, *listed_again):
+        del entry["margin"]  # by now what was reviewed counts for the others
+    assert listed_again == listed
 
 
 def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):

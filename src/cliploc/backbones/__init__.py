@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cliploc.backbones._dual_encoder import DualEncoder
     from cliploc.backbones._guides import create_guide
     from cliploc.backbones._layers import precision_name, resolve_precision
+    from cliploc.backbones._transformers_folder import from_pretrained, model_from_pretrained
 
 __getattr__ = on_first_use(
     __name__,
@@ -32,5 +33,6 @@ __getattr__ = on_first_use(
         "cliploc.backbones._dual_encoder": ["DualEncoder"],
         "cliploc.backbones._guides": ["create_guide"],
         "cliploc.backbones._layers": ["precision_name", "resolve_precision"],
+        "cliploc.backbones._transformers_folder": ["from_pretrained", "model_from_pretrained"],
     },
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc._files import user_path
 from cliploc._process import out_of_memory
-from cliploc.errors import CliplocError, ModelError, UnknownNameError, UsageError
+from cliploc.errors import CliplocError, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.registry import Registry
 
 if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
@@ -141,7 +141,7 @@ def create(
             backbone = model_sources.get(source)(rest, pretrained, device, precision)
         else:
             backbone = models.get(plain_name(model)).build(pretrained, device, precision)
-        if getattr(backbone, "weights_file", None) is not None:  # a trial, as files may hold nearly anything
+        if backbone.weights_file is not None:  # a trial, as files may hold nearly anything
             import torch
 
             backbone.encode_image(torch.zeros(1, 3, *backbone.input_hw))
@@ -151,9 +151,9 @@ def create(
     except Exception as error:
         if out_of_memory(error):
             raise
-        given, reason = pretrained or model, str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ModelError(
-            f"{given} does not hold a model that can be used as {model} ({reason}): check it, or download it again"
+            f"{pretrained or model} does not hold a model that can be used as {model} ({first_line(error)}): check "
+            "it, or download it again"
         ) from error
     if not math.isfinite(scale := backbone.logit_scale):
         raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")

@@ -22,7 +22,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cliploc.errors import MissingWeightsError, ModelError
+from cliploc.errors import MissingWeightsError, ModelError, first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
@@ -114,8 +114,8 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch means to drop TorchScript
-        tensors: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
-    return tensors
+        module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    return module.state_dict()
 
 
 def published_by_openai() -> set[str]:
@@ -138,10 +138,6 @@ def _state_dict(loaded: Any, path: Path, wrappers: Sequence[str]) -> dict[str, T
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------------------- checksums

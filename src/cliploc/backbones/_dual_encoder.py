@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from cliploc.errors import ModelError
+from cliploc.errors import ModelError, first_line
 from cliploc.tower import Needs, Pooling, TowerKind, Trace, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
@@ -116,10 +116,9 @@ class DualEncoder(nn.Module, ABC):
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of a library in Rust, which is no Exception
                 raise
-            reason = str(error).partition("\n")[0][:200]
             raise ModelError(
-                f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({reason}): use other "
-                "names"
+                f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({first_line(error)}): "
+                "use other names"
             ) from None
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002

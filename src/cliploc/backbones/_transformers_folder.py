@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from cliploc._documents import DocumentError, WeightIndex, read_json
 from cliploc._imports import install, not_installed
 from cliploc._process import out_of_memory
-from cliploc.backbones._checkpoints import blob_sha256, first_line, verify
+from cliploc.backbones._checkpoints import blob_sha256, verify
 from cliploc.backbones._layers import (
     attention_weights,
     linear,
@@ -26,7 +27,7 @@ from cliploc.backbones._layers import (
 )
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.backbones._word_shares import TextTower, word_shares
-from cliploc.errors import CliplocError, MissingWeightsError, ModelError
+from cliploc.errors import CliplocError, MissingWeightsError, ModelError, first_line
 from cliploc.tower import join_heads, split_heads
 from cliploc.values import Interpolation
 
@@ -120,10 +121,11 @@ def model_from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and reports out of our output."""
-    from transformers.utils import logging
+    import transformers
 
+    logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield

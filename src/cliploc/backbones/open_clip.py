@@ -21,11 +21,10 @@ from cliploc._files import user_path
 from cliploc._imports import not_installed
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
-from cliploc.backbones._checkpoints import first_line
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._open_clip_parts import adapters, published_preprocessing
 from cliploc.backbones._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
-from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
+from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
@@ -161,7 +160,8 @@ def _tokenizer(plan: Plan) -> Any:
         ):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
-            return open_clip.get_tokenizer(plan.tokenizer)
+            # A folder's configuration may ask for trust_remote_code: what is given here counts more.
+            return open_clip.get_tokenizer(plan.tokenizer, **({"trust_remote_code": False} if files else {}))
     except ImportError as error:
         advice = f"the tokenizer of {plan.label} needs another package: pip install transformers"
         raise not_installed(error, advice, ModelError) from error

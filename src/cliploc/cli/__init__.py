@@ -79,11 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         complain("stdout is closed, but results are written to it: redirect it to a file, or to /dev/null")
         return NOTHING_DONE
-    try:
-        os.getcwd()
-    except OSError as error:  # libraries of torch end the process there, with lines of their own
-        complain(f"the working directory cannot be used ({error.strerror}): change to another folder")
-        return NOTHING_DONE
     debug = "--debug" in words
     command = typer.main.get_command(app)
     try:

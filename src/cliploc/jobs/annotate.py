@@ -20,6 +20,7 @@ from cliploc._files import (
     part_path,
     parts_in,
     read_stamps,
+    remove,
     remove_part,
     temporaries_of,
     user_path,
@@ -39,6 +40,7 @@ from cliploc.jobs.annotation_rows import (
     TAUGHT,
     TAUGHT_BEFORE,
     lines_of,
+    read_taught,
     rows_in,
     rows_of,
     run_id,
@@ -48,7 +50,7 @@ from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here, saying_what_is_kept
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.lessons import lessons_path
+from cliploc.jobs.lessons import are_whole, lessons_path
 from cliploc.jobs.picture_files import UNREAD, FoundPictures, PictureFile, content_digest, find_pictures, stamp
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
@@ -127,6 +129,8 @@ def annotate(
     if asked.polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     OPTIONS["min_presence"].check(min_presence)
+    if unknown := asked.share.keys() - {*names.names}:
+        raise UsageError(f"expected --share of a label, one of {', '.join(names.names)}, got {min(unknown)}")
     given_thresholds = [
         min_presence if least_presence is None else least_presence for least_presence in names.thresholds
     ]  # None: the usual
@@ -155,9 +159,12 @@ def annotate(
     if note := there.skipped_note():
         notes.add([note])
     described = worker.describe()
+    if asked.share and "second_look" not in described:
+        raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     usual = worker.localizer.usual_min_presence
     thresholds = tuple(usual if presence is None else presence for presence in given_thresholds)
-    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure)
+    shares = tuple(asked.share.get(name) for name in names.names)
+    rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     prefix = asked.image_url
     if prefix is None:  # Label Studio serves folders below its document root, not the root itself
         name = there.root.resolve().name
@@ -192,7 +199,15 @@ def annotate(
                 )
                 run = run_id(manifest)
                 edits.merge_saves(target, run)
-                unreadable = _remove_stale(target, begun.damaged, picture_files, run, notes)
+                damaged = set(begun.damaged)
+                if "teaching" in described:
+                    lost = [index for index in sorted(begun.whole) if not are_whole(target, index)]
+                    notes.add(
+                        f"what part {index:05d} kept to learn from is damaged: it is computed again" for index in lost
+                    )
+                    damaged.update(lost)
+                    notes.add(_remove_damaged_taught(target, run))
+                unreadable = _remove_stale(target, sorted(damaged), picture_files, run, notes)
                 picture_files = [file for file in picture_files if file.id not in unreadable]
                 of_run = AnnotatedFolder(target, manifest, picture_files, there.skipped, unreadable)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
@@ -222,6 +237,9 @@ def annotate(
                     notes.add([correction_masks.in_words(sources)] if sources else [])
                     notes.add([f"{read.form}: {len(read.pictures):,} of {len(picture_files):,} pictures corrected"])
                 of_run.read_edits()
+                if of_run.prior is not None and of_run.prior.everywhere:
+                    [name] = names.names
+                    notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
                 if left := sorted(of_run.corrected.keys() - {file.id for file in picture_files} - unreadable.keys()):
                     notes.add([f"corrected, but not there now: {pictures_in_words(left)}; corrections go by the name"])
                 if "teaching" in described:
@@ -335,6 +353,24 @@ def _remove_stale(
         ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
         notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}{ending}"])
     return away
+
+
+def _remove_damaged_taught(out: Path, run: str) -> list[str]:
+    """Removes damaged files of what teaching found, and reviews that hold for drafts in them; says so."""
+    notes = []
+    for name in (TAUGHT, TAUGHT_BEFORE):
+        try:
+            read_taught(out, run, name)
+        except UsageError:
+            notes.append(f"{name} is damaged: drafts are learnt again")
+            if name == TAUGHT:
+                corrected, reviews = edits.corrections_in(out, run)
+                if lost := sorted(reviews.keys() - corrected.keys()):
+                    left = {picture: review for picture, review in reviews.items() if picture in corrected}
+                    edits.write_corrections(out, corrected, run, left)
+                    notes.append(f"to be reviewed again, as their drafts are lost: {pictures_in_words(lost)}")
+            remove(out / name)  # last: a call that is killed does all of it again
+    return notes
 
 
 class _Keep:

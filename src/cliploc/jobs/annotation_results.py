@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from cliploc import __version__, prompts
 from cliploc._documents import AnnotationSummary, read_if_there
+from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits as edits
@@ -26,7 +26,7 @@ from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, run_id
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.jobs.drafts import SHARES, Chosen, DraftRule, Prior, choose
+from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
@@ -35,8 +35,6 @@ from cliploc.report.html import count
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import fills, uncompressed
-
-MOST_SHARES = 10  # names whose shares are said in a line
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,6 @@ class AnnotateResult:
         boxes: label → number of its boxes.
         unsure: label → number of boxes that may be right, which exports have only if they are asked for.
         with_label: label → number of pictures with it.
-        shares: label → estimated share of the pictures that show it; empty where the chances of too few pictures are
-            known.
         empty: number of pictures without boxes.
         failed: picture → why it failed.
         groups: number of boxes that seem to contain several things.
@@ -73,7 +69,6 @@ class AnnotateResult:
     boxes: Mapping[str, int]
     unsure: Mapping[str, int]
     with_label: Mapping[str, int]
-    shares: Mapping[str, float]
     empty: int
     failed: Mapping[str, str]
     groups: int
@@ -99,7 +94,6 @@ class AnnotateResult:
                     "boxes": self.boxes[name],
                     "unsure": self.unsure[name],
                     "pictures": self.with_label[name],
-                    "estimated_share": self.shares.get(name),
                 }
                 for name in self.boxes
             },
@@ -120,11 +114,6 @@ class AnnotateResult:
         if self.failed:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
-        if self.shares:
-            ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])  # the greatest first
-            words = [f"{name}: in about {100 * share:.0f} %" for name, share in ordered[:MOST_SHARES]]
-            more = f"; {len(ordered) - MOST_SHARES:,} more in summary.json" if len(ordered) > MOST_SHARES else ""
-            lines.append(f"estimated shares of the pictures: {'; '.join(words)}{more}")
         if unsure := sum(self.unsure.values()):
             lines.append(
                 f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
@@ -178,7 +167,7 @@ class AnnotatedFolder:
         self.names = prompts.parse(self.labels).names
         self.rule = DraftRule(**manifest["drafts"])  # which candidates are drafts
         self.settings: Mapping[str, Any] = manifest["settings"]  # that its rows were made with
-        self.read_rows()
+        self.results = Results(self.out, self.run)
         self.read_edits()
 
     @property
@@ -197,14 +186,23 @@ class AnnotatedFolder:
         self.show(self.found)
 
     def show(self, files: Sequence[PictureFile]) -> None:
-        """Takes these pictures; how common names are is estimated from them alone."""
+        """Takes these pictures; what is known of how common names are is of them alone."""
         self.found = sorted(files, key=by_path)
-        there = [self.results.places[file.id].presence for file in self.found if file.id in self.results.places]
-        known = [presence for presence in there if presence is not None]
-        second_look = self.settings.get("second_look")
-        self.prior = None if second_look is None else Prior.of(known, float(second_look["calibration"]["base"]))
-        # [P] names of which nothing says that a picture lacks them
-        self.certain = (np.stack(known) == 1).all(axis=0) if known else np.zeros(len(self.names), bool)
+        self.prior: Prior | None = None  # without a second look presence is no chance
+        presence, true = self._known()
+        if len(presence) and "second_look" in self.settings:
+            self.prior = Prior.of(presence, self.rule.shares or [None] * len(self.names), true)
+
+    def _known(self) -> tuple[Floats, Floats]:
+        """Of each picture `[n, P]` the chances of names, and whether they are there; NaN: unknown, not reviewed."""
+        places, reviewed = self.results.places, {*self.corrected_whole()}
+        there = {file.id: places[file.id].presence for file in self.found if file.id in places}
+        known = {name: presence for name, presence in there.items() if presence is not None}
+        true = np.full((len(known), len(self.names)), np.nan)
+        for i, name in enumerate(known):
+            if name in reviewed:
+                true[i] = np.isin(range(len(self.names)), self.corrected[name].labels)
+        return np.array([*known.values()], np.float64).reshape(true.shape), true
 
     def chosen(self, picture: str) -> Chosen:
         """Which of a picture's candidates are drafts, and which are unsure."""
@@ -229,6 +227,7 @@ class AnnotatedFolder:
         """Reads what people changed."""
         refuse_decisions(self.out)
         self.corrected, self.reviews = edits.corrections_in(self.out, self.run)
+        self.show(self.found)
 
     def pictures(self) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path, as reviewed and corrected."""
@@ -300,7 +299,7 @@ class AnnotatedFolder:
     def stamp(self, *more: object) -> str:
         """A digest that changes with everything that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
-        digest.update(json.dumps(self.rule.document()).encode())
+        digest.update(json.dumps([self.rule.document(), None if self.prior is None else [*self.prior.shifts]]).encode())
         if self.corrected:
             digest.update(json.dumps(edits.plain_corrections(self.corrected), sort_keys=True).encode())
         for file in self.found:
@@ -308,24 +307,14 @@ class AnnotatedFolder:
         return digest.hexdigest()
 
     def shares(self) -> dict[str, float]:
-        """The estimated share of pictures with each label that the model knows by its text."""
-        # Not of those that it finds nowhere though people drew them, nor of those that were learnt from boxes alone.
-        if self.prior is None or self.prior.shares is None:
+        """About the share of pictures with each label that the model knows by its text."""
+        presence, true = self._known()
+        if self.prior is None:
             return {}
-        drawn = {label for correction in self.corrected.values() for label in correction.labels}
-        by_boxes = self.certain | ((self.prior.shares <= SHARES[0]) & np.isin(range(len(self.names)), [*drawn]))
-        shares = self.prior.shares
-        if finished := self.finished():  # of which it is known
-            known = {name: np.isin(range(len(self.names)), labels) for name, (_, labels) in finished.items()}
-            estimated = {file.id: self.results.places[file.id].presence for file in self.annotated()}
-            chances = [
-                known[name] if name in known else self.prior.adjusted(presence)
-                for name, presence in estimated.items()
-                if presence is not None
-            ]
-            shares = np.where(np.isnan(shares), np.nan, np.mean(chances, axis=0).round(4))
-        by_name = zip(self.names, shares.tolist(), by_boxes.tolist(), strict=True)
-        return {name: share for name, share, by_box in by_name if not (math.isnan(share) or by_box)}
+        chances = np.where(np.isnan(true), self.prior.adjusted(presence), true).mean(axis=0)
+        # Of names that were learnt from boxes alone nothing says that a picture lacks them.
+        by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
+        return {name: float(share) for name, share, said in zip(self.names, chances, by_text, strict=True) if said}
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
@@ -530,7 +519,6 @@ def _counted(
         {name: boxes[name] for name in run.names},
         {name: unsure[name] for name in run.names},
         {name: with_label[name] for name in run.names},
-        run.shares(),
         empty,
         {**run.unreadable, **{name: run.results.row(name)["reason"] for name in failed}},
         groups,

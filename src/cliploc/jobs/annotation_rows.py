@@ -64,17 +64,33 @@ class TaughtRows:
 
 def taught_lines(facts: Mapping[str, Any], rows: Iterable[Row]) -> bytes:
     """What teaching found as a file holds it."""
-    return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in (facts, *rows)).encode("ascii")
+    lines = [json.dumps(row, allow_nan=False) for row in rows]
+    return "".join(f"{line}\n" for line in (json.dumps({**facts, "sum": _sum(facts, lines)}), *lines)).encode("ascii")
+
+
+def _sum(facts: Mapping[str, Any], rows: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join((json.dumps(facts, allow_nan=False), *rows)).encode()).hexdigest()
 
 
 def read_taught(out: Path, run: str, file: str = TAUGHT) -> TaughtRows | None:
-    """What teaching found in a run; None where nothing of this run can be read."""
+    """What teaching found in a run; None where nothing of this run is there.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     try:
-        facts, *rows = [json.loads(line) for line in (out / file).read_bytes().splitlines()]
-        checked_facts, checked_rows = checked(facts, TaughtFacts), [checked(row, TaughtRow) for row in rows]
-    except (OSError, ValueError):
+        first, *rows = (out / file).read_text("ascii").splitlines()
+        facts = checked(json.loads(first), TaughtFacts)
+        if facts.pop("sum") != _sum(facts, rows):
+            raise ValueError("another checksum")
+        checked_rows = [checked(json.loads(row), TaughtRow) for row in rows]
+    except FileNotFoundError:
         return None
-    return TaughtRows(checked_facts, {row["picture"]: row for row in checked_rows}) if facts["run"] == run else None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{out / file} is damaged: run the same `cliploc annotate` again, which learns the drafts again"
+        ) from error
+    return TaughtRows(facts, {row["picture"]: row for row in checked_rows}) if facts["run"] == run else None
 
 
 class Results:

@@ -79,7 +79,6 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
         right=fit_logistic(every.of_boxes, every.right, counted(lambda part: part.box_there)),
         there=fit_logistic(every.of_names, every.there, counted(lambda part: part.there)),
         first=fit_logistic(every.of_all, every.all_there, counted(lambda part: part.all_there)),
-        base=float(np.average(every.all_there, weights=counted(lambda part: part.all_there))),
         models=tuple(models),
         about=about,
     )

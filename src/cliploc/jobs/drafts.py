@@ -1,8 +1,8 @@
-"""Chooses drafts and unsure boxes; chances follow the folder's own shares of names (Saerens et al. 2002)."""
+"""Chooses drafts and unsure boxes; chances follow what is known of the folder: `cliploc help annotate`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
-from cliploc.calibration import UNSURE, Floats
+from cliploc.calibration import UNSURE, Floats, logit
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, number, share_or_auto
 from cliploc.geometry import iou_matrix
 
-FEWEST = 20  # pictures, from which shares are estimated
-SHARES = (0.01, 0.98)  # the least and the greatest; no picture's chance becomes 0 or 1 by the others
-MOST_STEPS = 1000  # of expectation maximisation; it mostly ends after some tens
-STILL = 1e-6  # a step that changes no share by more is the last
+FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
+SHARES = (0.01, 0.98)  # the least and the greatest of a name; no picture's chance becomes 0 or 1 by the others
+SPREAD = 0.5  # standard deviation of shifts before anything is reviewed; chosen on coco_tune
+MOST_SHIFT = 30.0
 
 
 @dataclass(frozen=True)
@@ -30,47 +30,82 @@ class DraftRule:
     # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
     nms_across: float | None = None
     unsure: bool = False  # whether exports have the unsure boxes, too
+    shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        object.__setattr__(self, "shares", tuple(self.shares))
         OPTIONS["max_boxes"].check(self.max_boxes)
         share_or_auto("min_score")(self.min_score)
         number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
 
     def document(self) -> dict[str, Any]:
         """As the manifest has it."""
-        return {**asdict(self), "thresholds": list(self.thresholds)}
+        return {**asdict(self), "thresholds": list(self.thresholds), "shares": list(self.shares)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
-    """How common each name is in the folder."""
+    """How far the chances of names are off in the folder, as its pictures have in common."""
 
-    base: float  # the share of pictures with a name that a second look counts on; see `Calibration.base`
-    shares: Floats | None = None  # [P] that was estimated; NaN of a name that the model does not know; None: too few
+    shifts: Floats  # [P] what is added to the log odds of each name
+    everywhere: bool = False  # whether the only name is taken to be in all pictures
 
     @classmethod
-    def of(cls, presence: Sequence[Floats], base: float) -> Prior:
-        """The prior of pictures by the chances `[P]` of their names, in any order."""
-        if len(presence) < FEWEST:
-            return cls(base)
-        chances = np.sort(np.stack(presence), axis=0)  # so that sums do not depend on the order
-        shares = np.where(np.isnan(chances[0]), np.nan, base)
-        for _ in range(MOST_STEPS):
-            before = shares
-            shares = cls(base, before).adjusted(chances).mean(axis=0).clip(*SHARES)
-            if np.nan_to_num(np.abs(shares - before)).max() <= STILL:
-                break
-        return cls(base, shares.round(4))
+    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Prior:
+        """By the chances `[n, P]` of names, NaN of unknown ones, in the pictures of the folder.
+
+        `shares`: what a person said of each name, or None. `true` `[n, P]`: 1 or 0 in reviewed pictures, else NaN.
+        """
+        seen = ~np.isnan(true).any(axis=1)
+        share = np.array([np.nan if value is None else value for value in shares], np.float64)
+        everywhere = len(share) == 1 and bool(np.isnan(share[0])) and is_everywhere(presence[:, 0])
+        if everywhere:
+            share[0] = (1 + true[seen].sum()) / (1 + seen.sum())
+        share = share.clip(*SHARES)
+        said, log_odds = ~np.isnan(share), logit(np.nan_to_num(presence, nan=0.5))
+        start = np.zeros(len(share))
+        # The chances add up to the share.
+        start[said] = _solved(lambda moved: share[said] - _chances(log_odds[:, said] + moved).mean(axis=0), said.sum())
+        # The most likely shift by the reviewed pictures, normally distributed before.
+        shifts = _solved(
+            lambda moved: (true[seen] - _chances(log_odds[seen] + moved)).sum(axis=0) - (moved - start) / SPREAD**2,
+            len(share),
+        )
+        return cls(np.where(np.isnan(presence).any(axis=0), 0.0, shifts.round(4)), everywhere)
 
     def adjusted(self, presence: Floats) -> Floats:
         """The chances `[…, P]` of names in pictures of this folder."""
-        if self.shares is None:
-            return presence
-        odds = self.shares / (1 - self.shares) * (1 - self.base) / self.base
-        there = presence * odds
-        adjusted: Floats = there / (there + 1 - presence)
+        there = presence * np.exp(self.shifts)
+        adjusted: Floats = np.where(self.shifts == 0, presence, there / (there + (1 - presence)))
         return adjusted
+
+
+def is_everywhere(chance: Floats) -> bool:
+    """Whether a name may be in all pictures, by its chances in them: in most it is not absent, and they are one heap.
+
+    One heap: Sarle's coefficient of bimodality, (skewness² + 1) / kurtosis, is at most that of a uniform distribution.
+    """
+    if len(chance) < FEWEST or not UNSURE <= np.median(chance) < 1:  # 1: learnt without text
+        return False
+    centred = (logit(chance) - logit(chance).mean()).round(6)  # of equal chances 0
+    second, third, fourth = (float((centred**power).mean()) for power in (2, 3, 4))
+    return third**2 + second**3 <= 5 / 9 * fourth * second
+
+
+def _chances(log_odds: Floats) -> Floats:
+    chances: Floats = 1 / (1 + np.exp(-log_odds))
+    return chances
+
+
+def _solved(falling: Callable[[Floats], Floats], count: int) -> Floats:
+    """Where functions that fall are 0, `[count]`, by bisection."""
+    low, high = np.full(count, -MOST_SHIFT), np.full(count, MOST_SHIFT)
+    for _ in range(50):
+        middle = (low + high) / 2
+        right = falling(middle) > 0
+        low, high = np.where(right, middle, low), np.where(right, high, middle)
+    return low
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
-from cliploc.calibration import UNSURE
+from cliploc.calibration import UNSURE, Floats
 from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, Row, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
@@ -60,12 +60,52 @@ class Drawing:
         level = settings["teaching"]["level"]
         return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
 
-    def boxes(self, lesson: Lesson, heat: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The boxes of a map `[H, W]` in the picture's pixels, best first, and their scores."""
-        boxes = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = boxes.score >= LEAST_FIT
+    def candidates(self, lesson: Lesson, p: int, heat: FloatArray) -> Candidates:
+        """The boxes of a name's map `[H, W]`, best first."""
+        found = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        kept = found.score >= LEAST_FIT
         kept[:1] = True
-        return boxes.xyxy[kept], boxes.score[kept]
+        boxes = grouped(lesson.frame, heat, (found.xyxy[kept], found.score[kept]), p, self.rule, self.groups)
+        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
+        return Candidates(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
+
+    def row(
+        self,
+        lesson: Lesson,
+        presence: Mapping[int, float],  # label → chance of each taught name
+        found: Mapping[int, Candidates],  # of those that may be there
+        sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
+    ) -> Row:
+        """A picture's row of the taught names, but for the picture."""
+        boxes: list[BoxCandidate] = []
+        masks: list[str] = []
+        for p, one in found.items():
+            xyxy = moved(one.xyxy, sides[p], one.read, lesson.frame)
+            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(one.boxes, xyxy, strict=True)]
+            if self.masks:
+                count = len(one.boxes)
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                masks += [
+                    encode(mask)["counts"] for _, mask in box_masks(lesson.frame, one.heat[None], on_map, self.rule)
+                ]
+        row: Row = {
+            "presence": {str(p): chance for p, chance in presence.items()},
+            "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],
+            "fits": [round(box.fit, 4) for box in boxes],
+            "labels": [box.label for box in boxes],
+            "groups": [int(box.group) for box in boxes],
+        }
+        return {**row, "masks": masks} if self.masks else row
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One name's boxes in a picture, before their sides are moved."""
+
+    heat: FloatArray  # [H, W] the map that they are of
+    boxes: Sequence[BoxCandidate]  # best first
+    xyxy: FloatArray  # [n, 4] the same
+    read: Floats  # at their sides; see `teaching.sides`
 
 
 @dataclass(frozen=True)
@@ -125,30 +165,10 @@ class Drawer:
                 like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
                 maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
-                rows[i] = self._row(lessons[i], presence[i], dict(zip(labels, of_picture.numpy(), strict=True)))
+                pairs = zip(labels, of_picture.numpy(), strict=True)
+                found = {p: self.drawing.candidates(lessons[i], p, heat) for p, heat in pairs}
+                rows[i] = self.drawing.row(lessons[i], presence[i], found, self.known.sides)
         return [rows[i] for i in range(len(pictures))]
-
-    def _row(self, lesson: Lesson, presence: Mapping[int, float], maps: Mapping[int, FloatArray]) -> Row:
-        frame, rule = lesson.frame, self.drawing.rule
-        boxes: list[BoxCandidate] = []
-        masks: list[str] = []
-        for p, heat in maps.items():
-            candidates = grouped(frame, heat, self.drawing.boxes(lesson, heat), p, rule, self.drawing.groups)
-            xyxy = np.array([candidate.xyxy for candidate in candidates]).reshape(-1, 4)
-            xyxy = moved(xyxy, self.known.sides[p], readings(xyxy, heat, frame), frame)
-            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(candidates, xyxy, strict=True)]
-            if self.drawing.masks:
-                count = len(candidates)
-                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                masks += [encode(mask)["counts"] for _, mask in box_masks(frame, heat[None], on_map, rule)]
-        row: Row = {
-            "presence": {str(p): chance for p, chance in presence.items()},
-            "boxes": [[round(float(side), 2) for side in box.xyxy] for box in boxes],
-            "fits": [round(box.fit, 4) for box in boxes],
-            "labels": [box.label for box in boxes],
-            "groups": [int(box.group) for box in boxes],
-        }
-        return {**row, "masks": masks} if self.drawing.masks else row
 
 
 def _begin() -> subprocess.Popen[bytes]:

@@ -39,6 +39,7 @@ from cliploc.jobs.annotation_rows import (
 )
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, Corrections
+from cliploc.jobs.drafts import Prior
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach, write_learnt
 from cliploc.report.exports import exports
@@ -80,9 +81,9 @@ class ReviewFolder:
         numbered = [(picture.id, self._folder.results.places[picture.id].content) for picture in self.pictures]
         identity = json.dumps([manifest["token"], self._run, numbered]).encode()
         self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
-        self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
+        # What is known of the folder, and the number of a picture → what the list showed of it.
+        self._listed: dict[tuple[Prior | None, int], dict[str, Any]] = {}
         self.finished = self._folder.count_finished()  # pictures that a person has finished
-        self._touched = sum(self._folder.touched(picture.id) for picture in self.pictures)
         self.learning = Learning(self, self._run)
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
         self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
@@ -129,10 +130,10 @@ class ReviewFolder:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         now = self.snapshot()
         for number, picture in enumerate(self.pictures):
-            entry = self._listed.get(number)
+            entry = self._listed.get((now.prior, number))
             of_now = now.revision(picture.id), now.results.drawn(picture.id)
             if entry is None or (entry["revision"], entry["drawn"]) != of_now:
-                entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
+                entry = self._listed[now.prior, number] = now.reviewed(picture, number + 1).entry()
             yield entry
 
     def label_of(self, name: str) -> int:
@@ -170,11 +171,6 @@ class ReviewFolder:
             taken.corrected, taken.reviews = {**taken.corrected}, {**taken.reviews}
         return taken
 
-    @property
-    def left(self) -> int:
-        """The number of the pictures that nobody has touched."""
-        return len(self.pictures) - self._touched
-
     def redraw(self, facts: Mapping[str, Any], rows: Mapping[str, Row]) -> None:
         """Writes other drafts, not of touched pictures; who saves meanwhile waits for a rename only."""
         with self.writing():
@@ -189,6 +185,12 @@ class ReviewFolder:
                         export_states.mark_stale(self.out)
                         place()
                         self._folder.results = self._folder.results.with_taught(merged)
+                        self._weigh()
+
+    def _weigh(self) -> None:
+        """Lets the reviewed pictures count for the others; whoever calls it has the lock."""
+        self._folder.show(self._folder.found)
+        self._listed = {}
 
     def writing(self) -> AbstractContextManager[None]:
         """Within this, temporary files of this thread are known as the run's."""
@@ -237,10 +239,9 @@ class ReviewFolder:
         self._saves = edits.write_save(self.out, self._saves, self._run, name, review, correction)
         # Only now: what is shown is on the disk.
         own = self._folder
-        finished, touched = own.is_finished(name), own.touched(name)
+        finished = own.is_finished(name)
         revision = own.enter(name, correction, status)
         self.finished += own.is_finished(name) - finished  # counted, as all pictures take longer than a save
-        self._touched += own.touched(name) - touched
         whole = self.out / edits.CORRECTIONS
         if self._saves > max(edits.MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
             self._merge_saves_now()
@@ -274,6 +275,7 @@ class ReviewFolder:
             # Pictures that could not be read have no row; only the summary knows them.
             unreadable = {name: reason for name, reason in failed.items() if name not in rows}
             files = [file for file in self._folder.found if file.path.is_file()]
+            self._weigh()  # the list shows what is exported
             fresh = AnnotatedFolder(self.out, self._manifest, files, unreadable=unreadable)
             return conclude(fresh, formats, settings, before=before, review=written["review"])
 
@@ -323,11 +325,11 @@ class Learning:
     # ----------------------------------------------------------------------------------------------------- what is said
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        finished, left = self._folder.finished, self._folder.left
+        finished = self._folder.finished
         with self._lock:
             facts = {} if self._now is None else self._now.facts
             names = {name: Taught(**taught) for name, taught in facts.get("names", {}).items()}
-            teaching = Teaching(names, left, facts.get("reviewed", 0))
+            teaching = Teaching(names, facts.get("reviewed", 0))
             return {
                 "working": self._busy,
                 "said": self._said(teaching, finished),
@@ -355,9 +357,8 @@ class Learning:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
             return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
-        saved = sum(taught.saved(teaching.left) for taught in used)
-        ending = f": about {saved:,} corrections saved" if saved else ""
-        return f"Learnt from {reviewed:,} pictures{ending}."
+        before, after = (sum(getattr(taught, key) for taught in used if taught.reviewed) for key in ("before", "after"))
+        return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
 
     # ----------------------------------------------------------------------------------------------------------- learnt
     def consider(self) -> None:
@@ -403,6 +404,7 @@ class Learning:
 
     def _learn(self, again: bool) -> None:
         folder, before, failed = self._folder.snapshot(), self._now, ""
+        folder.show(folder.found)  # by all that is reviewed now
         try:
             teach(folder, functools.partial(self._keep, folder), again)
         except _EndedError:

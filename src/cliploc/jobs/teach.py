@@ -31,28 +31,31 @@ from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import LEARNT, TAUGHT, read_taught, taught_lines
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.draft_scores import work_on
+from cliploc.jobs.drafts import choose
 from cliploc.jobs.lessons import Lessons
-from cliploc.jobs.redraw import Drawer, Drawing, each
+from cliploc.jobs.redraw import Candidates, Drawer, Drawing, each
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.teaching.lesson import Lesson, pooled
-from cliploc.teaching.sides import ALIKE, READINGS, learnt, moved, offsets, readings
+from cliploc.teaching.sides import ALIKE, learnt, offsets
 from cliploc.values import FloatArray
 
-VERSION = 6  # of what is taught and drawn
+VERSION = 7  # of what is taught and drawn
 FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
-# Chosen on the raccoon pictures and on the names of coco_tune; tools/teaching_study.py.
+# Chosen on the raccoon pictures and on the names of coco_tune; tools/corrections.py.
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
 FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
-FEW = 2  # corrections by which few reviewed pictures may speak against drafts that the folder itself has taught
+ERRORS = 1.0  # standard errors of the saved corrections, by which drafts must be better than those of before
+AGREED = 3.0  # saved corrections that speak for drafts which the folder itself has taught, as its pictures agree
+USUAL, PRIOR = 1.0, 2  # the usual deviation of a picture's saved corrections; it counts as so many pictures
 FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
 LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
 ODD = 0.1  # the same, tried next: so one or two odd pictures do not hide what the others say
 DOUBTED = 0.25  # and than one in which it is sure
 MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
-# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons;
-# tools/teaching_study.py), for folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
+# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons), for
+# folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
 UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
 MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
@@ -63,22 +66,11 @@ class Teaching:
     """The result of `teach`."""
 
     names: Mapping[str, Taught]
-    left: int  # number of pictures that nobody has reviewed
-    reviewed: int  # number of those that were
+    reviewed: int  # number of pictures that were reviewed
 
     def lines(self) -> list[str]:
         """What is to be said of it."""
-        said = []
-        for name, taught in self.names.items():
-            if taught.used and not taught.reviewed:
-                said.append(f"{name}: drafts learnt from the {taught.pictures:,} pictures that show it")
-            elif taught.used:
-                saved = taught.saved(self.left)
-                ending = f": about {saved:,} corrections saved" if saved else ""
-                said.append(f"{name}: drafts learnt from {taught.reviewed:,} reviewed pictures{ending}")
-            elif taught.reviewed:
-                said.append(f"{name}: {taught.why}")
-        return said
+        return [f"{name}: {taught.why}" for name, taught in self.names.items() if taught.used or taught.compared]
 
 
 def write_learnt(out: Path, learnt: Learnt | None) -> None:
@@ -87,6 +79,14 @@ def write_learnt(out: Path, learnt: Learnt | None) -> None:
         (out / LEARNT).unlink(missing_ok=True)
     else:
         learnt.save(out / LEARNT)
+
+
+def _checksum_in(out: Path) -> str | None:
+    """That of what was learnt; None if it is not there."""
+    try:
+        return hashlib.sha256((out / LEARNT).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 # Takes the facts of drafts that were made, their rows, which are made one after the other, and what was learnt.
@@ -108,21 +108,21 @@ def teach(
         if facts.get("undone", False):
             stays = not again and folder.count_finished() <= facts["reviewed"]  # both also of pictures that are away
         else:
-            used = any(taught["used"] for taught in facts["names"].values())
-            stays = facts["of"] == stamp and (folder.out / LEARNT).exists() == used
+            stays = facts["of"] == stamp and facts.get("learnt") == _checksum_in(folder.out)
         if stays:
-            return Teaching({name: Taught(**taught) for name, taught in facts["names"].items()}, *school.counts)
+            return Teaching({name: Taught(**taught) for name, taught in facts["names"].items()}, len(school.reviewed))
     if school.asked:
         begun()
     names, known = school.names()
-    result = Teaching(names, *school.counts)
+    result = Teaching(names, len(school.reviewed))
     if not names and (before is None or not before.facts["names"]):  # there is nothing to say, and nothing to take back
         write_learnt(folder.out, None)  # of a call that was killed
         return result
     outcomes = {name: asdict(taught) for name, taught in names.items()}
-    facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
     rows = school.rows(known, {} if before is None else before.rows)
     made = None if known is None else known.learnt(folder.settings, names)
+    facts = {"of": stamp, "run": folder.run, "names": outcomes, "reviewed": result.reviewed}
+    facts["learnt"] = None if made is None else hashlib.sha256(made.content()).hexdigest()
     if keep is not None:
         keep(facts, rows, made)
         return result
@@ -234,11 +234,11 @@ class School:
     """The pictures of a run that can teach or be taught."""
 
     def __init__(self, folder: AnnotatedFolder) -> None:
-        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.out)
-        places, pictures = folder.results.places, [picture.id for picture in folder.annotated()]
-        self.pictures = [picture for picture in pictures if self.lessons.has(picture, places[picture].content)]
-        there = {*self.pictures}
-        self.reviewed = {name: boxes for name, boxes in folder.finished().items() if name in there}
+        self.folder, self.drawing = folder, Drawing.of(folder.settings)
+        places = folder.results.places
+        self.contents = {picture.id: places[picture.id].content for picture in folder.annotated()}
+        self.pictures, self.lessons = [*self.contents], Lessons(folder.out, self.contents)
+        self.reviewed = folder.finished()
         self._unseen = [picture for picture in self.pictures if not folder.touched(picture)]
         self._plain = {picture: folder.untaught(picture).presence for picture in self.pictures}
 
@@ -247,15 +247,11 @@ class School:
         """The names that may be taught."""
         return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The numbers of the pictures that nobody has reviewed, and of those that somebody has."""
-        return len(self._unseen), len(self.reviewed)
-
     def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
         folder = self.folder
-        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen]
+        shifts = None if folder.prior is None else [*folder.prior.shifts]
+        facts = [VERSION, folder.run, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
@@ -274,21 +270,22 @@ class School:
             return {}, None
         # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
         # is drawn from them at random then stays the same, too, and the gate does not open by chance.
-        ordered = sorted(self.pictures, key=lambda picture: hashlib.blake2b(picture.encode(), digest_size=8).digest())
+        # And it does not depend on what the files are called.
+        ordered = sorted(self.pictures, key=lambda picture: (self.contents[picture], picture))
         kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
         chosen = [picture for picture in ordered if picture in kept]
         lessons = self.lessons.each(chosen)
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
-        used = {p: of_name for p, of_name in of_names.items() if of_name.outcome.used}
-        directions = {p: (of_name.fitted.direction, of_name.share) for p, of_name in used.items()}
-        presence = {p: of_name.presence for p, of_name in used.items() if of_name.presence is not None}
-        sides = {p: of_name.sides for p, of_name in used.items()}
+        ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
+        directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
+        presence = {p: way.presence for p, way in ways.items() if way.presence is not None}
+        sides = {p: way.sides for p, way in ways.items()}
         outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
-        if not used:
+        if not ways:
             return outcomes, None
-        seen = {p: of_name.seen() for p, of_name in used.items()}
+        seen = {p: of_names[p].seen() for p in ways}
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
 
     @cached_property
@@ -312,108 +309,141 @@ class School:
     # --------------------------------------------------------------------------------------------------------- drawn
     def rows(self, known: Directions | None, before: Mapping[str, Row]) -> Iterator[Row]:
         """The rows of the taught names, picture by picture; those that somebody has seen stay, also if away."""
-        contents = {picture: self.folder.results.places[picture].content for picture in self.pictures}
         for picture, row in before.items():
-            if self.folder.touched(picture) and row["blake2b"] == contents.get(picture, row["blake2b"]):
+            if self.folder.touched(picture) and row["blake2b"] == self.contents.get(picture, row["blake2b"]):
                 yield row
         if known is None:
             return
 
         unseen = {picture: {p: self.chance(picture, p) for p in known.directions} for picture in self._unseen}
         for picture, row in zip(unseen, Drawer(self.lessons, self.drawing, known, unseen).rows(), strict=True):
-            yield {"picture": picture, "blake2b": contents[picture], **row}
-
-
-# Boxes `[n, 4]`, best first, and what is read at their sides; see `teaching.sides`.
-Drafts: TypeAlias = tuple[FloatArray, Floats]
+            yield {"picture": picture, "blake2b": self.contents[picture], **row}
 
 
 class _Name:
-    """One name, taught; and whether that is of use."""
+    """One name, taught by the folder and by reviewed pictures; and which of its drafts are used."""
 
     def __init__(
         self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
     ) -> None:
-        self._school, self._p, self._chosen, self._lessons, self._pictures = school, p, chosen, lessons, pictures
-        chances = np.array([school.chance(picture, p) for picture in chosen])
-        self._known, self._chances = not np.isnan(chances).all(), chances
-        self._heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
-        shown = [bool(there >= FOUND) and p in lesson.names for there, lesson in zip(chances, lessons, strict=True)]
-        self._uses = torch.tensor(shown) if self._known else torch.ones(len(chosen), dtype=torch.bool)
-        self._reviewed = (
+        self.school, self.p, self.chosen, self.lessons, self.pictures = school, p, chosen, lessons, pictures
+        self.chances = np.array([school.chance(picture, p) for picture in chosen])
+        self.known = not np.isnan(self.chances).all()
+        self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
+        there = zip(self.chances, lessons, strict=True)
+        shown = [bool(chance >= FOUND) and p in lesson.names for chance, lesson in there]
+        self.uses = torch.tensor(shown) if self.known else torch.ones(len(chosen), dtype=torch.bool)
+        self.reviewed = (
             [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
         )
-        inside = {i: _inside(lessons[i].frame, self._true(i), pictures.grid) for i in self._reviewed}
-        self.fitted = fit(pictures, self._heat, self._uses, inside, self._known)
-        self.share = share_of_text(len(self._reviewed), self._known)
-        self.presence: _Presence | None = None
-        if self._reviewed:
-            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
-            true = [len(self._true(i)) > 0 for i in self._reviewed]
-            own = embeddings[self._reviewed]
-            self.presence = _Presence(embeddings.mean(dim=0), own, chances[self._reviewed], true)
-        left_out = [*each(self._left_out, range(len(self._reviewed))[:MOST_LEFT_OUT])]
-        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
-        for i, (xyxy, read) in zip(self._reviewed, left_out, strict=False):
-            away, iou = offsets(xyxy, self._true(i))
-            self._pairs.append((away[iou >= ALIKE], read[iou >= ALIKE]))
-        self.sides = learnt(self._pairs)
-        self.outcome = self._outcome(left_out)
+        self.compared = self.reviewed[:MOST_LEFT_OUT]
+        self.agreement = stability(pictures, self.heat, self.uses) if p in school.common else None
+        self.way, self.outcome = self._outcome()
+
+    def true(self, i: int) -> FloatArray:
+        """The boxes `[m, 4]` of a reviewed picture."""
+        boxes, labels = self.school.reviewed[self.chosen[i]]
+        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self.p]).reshape(-1, 4)
 
     def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
-        shows = self._uses & self._known
-        shows[self._reviewed] = torch.tensor([len(self._true(i)) > 0 for i in self._reviewed], dtype=torch.bool)
-        others = torch.from_numpy(self._chances < UNSURE)  # none of a name that the model does not know
-        others[self._reviewed] = ~shows[self._reviewed]
-        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self._lessons]), dim=1)  # [n, D]
+        shows = self.uses & self.known
+        shows[self.reviewed] = torch.tensor([len(self.true(i)) > 0 for i in self.reviewed], dtype=torch.bool)
+        others = torch.from_numpy(self.chances < UNSURE)  # none of a name that the model does not know
+        others[self.reviewed] = ~shows[self.reviewed]
+        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self.lessons]), dim=1)  # [n, D]
         return Appearance.of(each[shows], each[others])
 
-    def _true(self, i: int) -> FloatArray:
-        """The boxes `[m, 4]` of a reviewed picture."""
-        boxes, labels = self._school.reviewed[self._chosen[i]]
-        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self._p]).reshape(-1, 4)
-
-    def _outcome(self, left_out: Sequence[Drafts]) -> Taught:
-        is_common = self._p in self._school.common
-        agreement = stability(self._pictures, self._heat, self._uses) if is_common else None
-        open_gate = agreement is not None and agreement >= AGREE
-        count, taught = len(self._reviewed), int(self._uses.sum())
+    def _outcome(self) -> tuple[_Way | None, Taught]:
+        """The way that is used, and what to say of it."""
+        count, shown, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
+        of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
+        by_folder = f"drafts learnt from the {shown:,} pictures that show it"
         if not count:
-            why = "learnt from the folder" if open_gate else "not learnt: its pictures do not agree where it is"
-            return Taught(0, taught, open_gate, why, None, None, 0, agreement)
-        before = after = 0
-        folder, compared = self._school.folder, len(left_out)
-        for k, (i, (xyxy, read)) in enumerate(zip(self._reviewed, left_out, strict=False)):
-            picture, true = self._chosen[i], self._true(i)
-            row, drafts = folder.results.row(picture, taught=False), folder.untaught(picture).drafts
-            before += work_on([row["boxes"][box] for box in drafts if row["labels"][box] == self._p], true).total
+            why = by_folder if of_folder else "not learnt: its pictures do not agree where it is"
+            return of_folder, Taught(0, shown, of_folder is not None, why, None, None, 0, self.agreement)
+        results, names = self.school.folder.results, [self.chosen[i] for i in self.compared]
+        before = self._work([results.row(picture, taught=False) for picture in names])
+        if of_folder is not None:
+            of_itself = self._work(of_folder.rows())
+            if gains(before, of_itself, given=AGREED):
+                before = of_itself
+            else:
+                of_folder = None
+        of_reviewed = _Way(self, self.reviewed)
+        after = self._work(of_reviewed.rows())
+        numbers = int(before.sum()), int(after.sum()), seen, self.agreement
+        measured = f"{numbers[0]:,} → {numbers[1]:,} corrections on {'pictures' if seen == count else seen} left out"
+        # Of a name that the model does not know there are no drafts to lose: any gain will do.
+        if gains(before, after, ERRORS if self.known else 0):
+            why = f"drafts learnt from {count:,} reviewed pictures: {measured}"
+            return of_reviewed, Taught(count, shown, True, why, *numbers)
+        why = f"{by_folder if of_folder else 'drafts as the model finds them'}; with {count:,} reviewed ones {measured}"
+        return of_folder, Taught(0, shown, of_folder is not None, why, *numbers)
+
+    def _work(self, rows: Sequence[Row]) -> Floats:
+        """The corrections `[n]` of the drafts that the run's rule chooses from rows of the compared pictures."""
+        counts = []
+        for i, row in zip(self.compared, rows, strict=True):
+            drafts = choose(row, self.school.folder.rule, self.school.folder.prior).drafts
+            of_name = [row["boxes"][box] for box in drafts if row["labels"][box] == self.p]
+            counts.append(work_on(of_name, self.true(i)).total)
+        return np.array(counts, np.float64)
+
+
+class _Way:
+    """What the pictures teach of a name, some of them reviewed; none: the folder by itself."""
+
+    def __init__(self, name: _Name, reviewed: Sequence[int]) -> None:
+        self._name, self._reviewed = name, reviewed
+        pictures, lessons = name.pictures, name.lessons
+        inside = {i: _inside(lessons[i].frame, name.true(i), pictures.grid) for i in reviewed}
+        self.fitted = fit(pictures, name.heat, name.uses, inside, name.known)
+        self.share = share_of_text(len(reviewed), name.known)
+        self.presence: _Presence | None = None
+        if reviewed:
+            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
+            true = [len(name.true(i)) > 0 for i in reviewed]
+            self.presence = _Presence(embeddings.mean(dim=0), embeddings[reviewed], name.chances[reviewed], true)
+        self._found = [*each(self._left_out, range(len(name.compared)))]
+        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
+        for i, (chance, found) in zip(name.compared if reviewed else (), self._found, strict=False):
+            likely = np.array([box.fit >= MIN_SCORE for box in found.boxes], bool) & (chance >= FOUND)
+            away, iou = offsets(found.xyxy[likely], name.true(i))
+            self._pairs.append((away[iou >= ALIKE], found.read[likely][iou >= ALIKE]))
+        self.sides = learnt(self._pairs)
+
+    def rows(self) -> list[Row]:
+        """The compared pictures' rows with the taught boxes of the name, each as if it were not reviewed."""
+        name, rows = self._name, list[Row]()
+        results, drawing = name.school.folder.results, name.school.drawing
+        for k, (i, (chance, found)) in enumerate(zip(name.compared, self._found, strict=True)):
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
-            after += work_on(moved(xyxy, sides, read, self._lessons[i].frame), true).total
-        used = is_better(before, after, compared if self._known else 0, open_gate)
-        seen = f"on {compared:,} reviewed pictures learnt ones need {after:,} corrections, others {before:,}"
-        why = f"{'learnt drafts' if used else 'drafts as before'}: {seen}"
-        return Taught(count, taught, used, why, before, after, compared, agreement)
+            there = {name.p: found} if chance >= UNSURE else {}
+            picture, row = name.chosen[i], drawing.row(name.lessons[i], {name.p: chance}, there, {name.p: sides})
+            taught = {picture: {**row, "blake2b": results.places[picture].content}}
+            rows.append(results.with_taught(taught).row(picture))
+        return rows
 
-    def _left_out(self, k: int) -> Drafts:
-        """The taught drafts of a reviewed picture as if it were not reviewed, before their sides are moved."""
-        i, presence = self._reviewed[k], self.presence
-        assert presence is not None
-        if presence.without(k, self._school.chance(self._chosen[i], self._p)) < FOUND:
-            return np.zeros((0, 4), np.float32), np.zeros((0, 4, READINGS))
-        direction = self.fitted.without(i, self._pictures, bool(self._uses[i]))
-        lesson, like = self._lessons[i], direction(self._pictures.whitened[i]).view(1, 1, *self._pictures.grid)
-        [maps] = drawn([lesson], [self._p], like, [self.share], self._school.drawing.level)
-        heat = maps[0].numpy()
-        xyxy, score = self._school.drawing.boxes(lesson, heat)
-        kept = xyxy[score >= MIN_SCORE]
-        return kept, readings(kept, heat, lesson.frame)
+    def _left_out(self, k: int) -> tuple[float, Candidates]:
+        """The chance and the boxes of a compared picture as if it were not reviewed, before their sides are moved."""
+        name, i = self._name, self._name.compared[k]
+        chance, direction = float(name.chances[i]), self.fitted.direction
+        if self.presence is not None:
+            chance = self.presence.without(k, chance)
+            direction = self.fitted.without(i, name.pictures, bool(name.uses[i]))
+        like = direction(name.pictures.whitened[i]).view(1, 1, *name.pictures.grid)
+        [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.school.drawing.level)
+        return round(chance, 4), name.school.drawing.candidates(name.lessons[i], name.p, maps[0].numpy())
 
 
-def is_better(before: int, after: int, compared: int, open_gate: bool) -> bool:
-    """Whether learnt drafts are used, by the corrections that they and the others need on so many pictures."""
-    chance = math.sqrt(compared)  # a name's drafts change only for a larger difference
-    return after <= before + chance + FEW if open_gate else after < before - chance
+def gains(before: Floats, after: Floats, errors: float = ERRORS, given: float = 0) -> bool:
+    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors of the mean."""
+    saved = before - after
+    count = len(saved)
+    squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
+    error = math.sqrt(squares / (count - 1 + PRIOR) / count)
+    return float(saved.sum() + given) / count > errors * error
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._documents import parse_json, refuse_other
+from cliploc._documents import parse_json
 from cliploc._files import user_path, write_whole
 from cliploc.config import FOUND
 from cliploc.errors import InputError
@@ -104,11 +104,15 @@ class Learnt:
             )
         return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes it as safetensors."""
+    def content(self) -> bytes:
+        """It as safetensors."""
         tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in TENSORS}
         facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
-        content = save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
+        return save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as safetensors."""
+        content = self.content()
         write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
@@ -141,7 +145,6 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     """
     path = user_path(path)
     try:
-        refuse_other(path)
         with safe_open(path, "pt") as file:
             facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
             if facts["version"] != VERSION:

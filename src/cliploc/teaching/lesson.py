@@ -17,7 +17,7 @@ from cliploc.refine.affinity import directions
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
 
-VERSION = 2  # of what is kept
+VERSION = 3  # of what is kept
 # Wider features are projected at random (Johnson & Lindenstrauss 1984).
 MOST_CHANNELS = 320
 MOST_OF_PLACES = 128  # channels of the features that places are compared by

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cliploc._documents import refuse_other
 from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import Seen, look, seen_needs
@@ -191,7 +190,6 @@ class FeatureCache:
     def _load(self, path: Path) -> dict[str, Tensor]:
         if path not in self._open:
             try:
-                refuse_other(path)
                 self._open[path] = load_file(path)  # memory-mapped: nothing is read before it is used
             except (OSError, ValueError, SafetensorError) as error:
                 raise UsageError(f"cannot read features in {path}: {error}: delete it and start again") from None

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._documents import DocumentError, parse_json, refuse_other
+from cliploc._documents import DocumentError, parse_json
 from cliploc._files import user_path, write_output
 from cliploc._imports import install, not_installed
 from cliploc.backbones import resolve_precision
@@ -328,7 +328,6 @@ class _Training:
         if not path.exists():
             return
         try:
-            refuse_other(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._documents import refuse_other
 from cliploc._imports import install, not_installed
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
@@ -63,7 +62,6 @@ def _opened(file: Path) -> Iterator[Any]:
     except ImportError as error:
         raise not_installed(error, install("segmentation", "ImageNet-Segmentation")) from None
     try:
-        refuse_other(file)
         with h5py.File(file, "r") as mat:
             yield mat
     except InputError:
