@@ -246,6 +246,10 @@ def test_what_is_there_is_not_done_again(root, plain, tmp_path):
     again = run(root, out, save_maps=True)
     assert (again.computed, again.resumed) == (0, True)
     assert again.summary == plain.summary
+    with sqlite3.connect(out / FILE) as opened:  # as the page says; SQLite's own command does not enforce keys
+        opened.execute("DELETE FROM picture WHERE sample = 'val/005.jpg'")
+    again = run(root, out, save_maps=True)
+    assert (again.computed, again.summary) == (1, plain.summary)
 
 
 def test_the_table_of_rows_is_the_same_in_sqlite_and_in_parquet(plain):

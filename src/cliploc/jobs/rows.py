@@ -106,8 +106,7 @@ def table_of(schema: Any) -> str:
         )  # fmt: skip
         kind = next((name for is_kind, name in named if is_kind(field.type)), JSON)
         lines.append(f'"{field.name}" {kind}{"" if field.nullable else " NOT NULL"}')
-    lines += ["PRIMARY KEY (sample, setting)", "FOREIGN KEY (sample) REFERENCES picture (sample) ON DELETE CASCADE"]
-    return f"CREATE TABLE row ({', '.join(lines)})"
+    return f"CREATE TABLE row ({', '.join(lines)}, PRIMARY KEY (sample, setting))"
 
 
 def cells_of(rows: Iterable[Row], schema: Any) -> Iterator[list[Any]]:

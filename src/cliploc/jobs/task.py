@@ -34,7 +34,7 @@ from cliploc.metrics import DEFAULT, Bootstrap
 from cliploc.registry import plugin_sources
 from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
-from cliploc.runs.store import FILE, Store, room_for
+from cliploc.runs.store import FILE, Store, saying_disk_is_full
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
@@ -167,17 +167,22 @@ def run_task(
     }
     notes.add(worker.notes)
     schema = task.schema()
-    with alone_in(out), own_temporaries(out, "run"), room_for(out), _begun(out, task, manifest, folders) as run:
+    with (
+        alone_in(out),
+        own_temporaries(out, "run"),
+        saying_disk_is_full(out),
+        _begun(out, task, manifest, folders) as run,
+    ):
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
-        there = {shard.index for shard in shards if shard.samples[0].id in stamps}
+        there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
             again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
             notes.add([f"replaced since they were computed: {pictures}; {again}"])
             with run.transaction():
-                for sample in (sample for index in changed for sample in shards[index].samples):
-                    run.write("DELETE FROM picture WHERE sample = ?", sample.id)
+                for index in changed:
+                    _forget(run, shards[index])
             there -= changed.keys()
         todo = [shard for shard in shards if shard.index not in there]
         # Taken before any picture is read.
@@ -194,6 +199,7 @@ def run_task(
             digests = {row["sample"]: row["blake2b"] for row in rows}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
+                _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
                 run.insert("row", cells_of(rows, schema))
             done, left, spent = done + 1, left - len(samples), spent_together([spent, part.spent])
@@ -279,6 +285,12 @@ def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Boot
 
 def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, Any]:
     return {"schema_version": task.version, "settings": summary}
+
+
+def _forget(run: Store, shard: Shard) -> None:
+    for sample in shard.samples:
+        run.write("DELETE FROM row WHERE sample = ?", sample.id)
+        run.write("DELETE FROM picture WHERE sample = ?", sample.id)
 
 
 def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:

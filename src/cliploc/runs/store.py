@@ -21,24 +21,13 @@ from cliploc.errors import CliplocError, UsageError
 T = TypeVar("T")
 FILE = "run.sqlite"
 WAIT_S = 30.0  # for another process that writes; a transaction takes milliseconds
-NAMED = 3  # differences that a message names
 NO_ROOM = "no room left on the disk for {}: what was saved is kept; free space and run the same command again"
+NAMED = 3  # differences that a message names
 RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"  # values are JSON
 
 
 class DiskFullError(CliplocError):
     """The disk is full. What was committed is kept, and the same command goes on."""
-
-
-@contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Turns the error of a full disk, of a run's file or of others beside it, into a line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFullError(NO_ROOM.format(path)) from error
 
 
 class Store:
@@ -220,6 +209,17 @@ class Store:
                     f"cannot write {self.path} ({error}): check permissions, or choose another --out"
                 ) from error
             raise
+
+
+@contextmanager
+def saying_disk_is_full(out: Path) -> Iterator[None]:
+    """Turns the error of a full disk, when other files of a run are written, into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(NO_ROOM.format(out)) from error
 
 
 def _connect(address: str) -> sqlite3.Connection:
