@@ -129,6 +129,7 @@ def begin(
     kind: RunKind,
     manifest: Mapping[str, Any],
     files: Sequence[str] = (),
+    check_part: Callable[[int, bytes], object] = lambda index, content: None,  # noqa: ARG005
 ) -> Begun:
     """Writes the manifest with the run's own `files`, or compares it with the old one and checks the parts."""
     try:
@@ -154,7 +155,7 @@ def begin(
             named = {**of_run, "files": sorted({*own, *files})}
             if named != old:
                 write_json(out / "manifest.json", named)
-        return _checked_parts(out, kind, token, manifest.get("shards"))
+        return _checked_parts(out, kind, token, manifest.get("shards"), check_part)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFullError(
@@ -187,11 +188,14 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
 
 
-def _checked_parts(out: Path, kind: RunKind, token: str, count: int | None) -> Begun:
+def _checked_parts(
+    out: Path, kind: RunKind, token: str, count: int | None, check_part: Callable[[int, bytes], object]
+) -> Begun:
     paths, whole = parts_in(out, kind.suffix, count), set[int]()
     for path in paths:
         with suppress(ValueError):
-            if read_part(path) is not None:
+            if (content := read_part(path)) is not None:
+                check_part(int(path.stem), content)
                 whole.add(int(path.stem))
     damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
     notes = [f"part {index:05d} is damaged: it is computed again" for index in damaged]
@@ -247,6 +251,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
                 later = key not in old and key in OPTIONS and new[key] == plain({key: getattr(DEFAULTS, key)})[key]
+                later |= where == "protocol" and key not in old and new[key] is None
                 differences += (
                     [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
                 )
@@ -255,6 +260,10 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         if where == "labels" and not differences and list(old) != list(new):  # boxes refer to labels by index
             differences.append("labels: in another order")
         return differences
+    if isinstance(old, list) and isinstance(new, list) and where == "settings":
+        by_id = [{setting["id"]: setting for setting in settings} for settings in (old, new)]
+        differences = _differences(by_id[0], by_id[1], free, where)
+        return differences or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
     if old != new:
         texts = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
         there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
