@@ -216,12 +216,12 @@ def _planned(
         from cliploc.segmentation import protocol_of
 
         run = partial(segmentation.run_segmentation, protocol=protocol_of(asked.dataset, of_segmentation))
-        return _Plan(setups, *_settings_without_boxes(asked, setups), segmentation.FILES, run, open_labelled)
+        return _Plan(setups, *_settings_without_boxes(asked, setups), segmentation.TASK.files, run, open_labelled)
     if task == "presence":
         from cliploc.datasets import open_asked
         from cliploc.jobs import benchmark_presence as presence
 
-        return _Plan(*_settings_of_boxes(asked, setups), presence.FILES, presence.run_presence, open_asked)
+        return _Plan(*_settings_of_boxes(asked, setups), presence.TASK.files, presence.run_presence, open_asked)
     from cliploc.datasets import open_dataset
 
     if task == "faithfulness":
@@ -231,13 +231,13 @@ def _planned(
         of_setups = _settings_without_boxes(asked, setups, () if asked.no_baselines else faithfulness.BASELINES)
         each_once = [metric.name for metric in chosen_metrics(metrics)]  # in a fixed order
         run = partial(faithfulness.run_faithfulness, metrics=each_once, options=of_faithfulness)
-        return _Plan(setups, *of_setups, faithfulness.FILES, run, open_dataset)
+        return _Plan(setups, *of_setups, faithfulness.TASK.files, run, open_dataset)
     from cliploc import saliency
     from cliploc.jobs import benchmark_localization as localization
 
     of_boxes = _settings_of_boxes(asked, setups, () if asked.no_baselines else saliency.baselines())
     run = partial(localization.run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
-    return _Plan(*of_boxes, localization.FILES, run, open_dataset)
+    return _Plan(*of_boxes, localization.TASK.files, run, open_dataset)
 
 
 def _settings_of_boxes(

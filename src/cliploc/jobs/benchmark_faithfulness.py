@@ -16,7 +16,7 @@ from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import folder_of, read_map
 from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -34,6 +34,7 @@ from cliploc.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES, THUMB
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 1  # of the format of manifest and summary

@@ -22,7 +22,7 @@ from cliploc.heads import read_config
 from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
-from cliploc.jobs.rows import Row, row_schema
+from cliploc.jobs.rows import row_schema
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
@@ -30,6 +30,7 @@ from cliploc.pipeline.prepare import Request, Result
 from cliploc.report.benchmark_page import FILES
 from cliploc.report.tables import percent
 from cliploc.reporter import Reporter, halved_note
+from cliploc.runs.evaluation import Row
 from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.values import Dataset, FloatArray, Sample
 

@@ -14,7 +14,7 @@ from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
+from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
@@ -22,6 +22,7 @@ from cliploc.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.report.presence_page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
 from cliploc.reporter import Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.values import GOOD_IOU
 
 VERSION = 1  # of the format of manifest and summary

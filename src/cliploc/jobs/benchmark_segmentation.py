@@ -28,13 +28,14 @@ from cliploc.images import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.segmentation import Protocol, Segmenter
 from cliploc.values import ClassName, Problem
 

@@ -20,7 +20,7 @@ from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
-from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
+from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkTask, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
@@ -28,7 +28,7 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.evaluation import Row, rows_in
 from cliploc.values import ClassName, Problem
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted

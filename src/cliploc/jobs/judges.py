@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, InputError
 from cliploc.images import open_picture
-from cliploc.jobs.rows import Row
 from cliploc.metrics import SIDE, JudgedMap, judge_map, one_thread
 from cliploc.registry import import_modules, named_modules
+from cliploc.runs.evaluation import Row
 from cliploc.values import FloatArray, Sample
 
 JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none

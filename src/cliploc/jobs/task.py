@@ -215,9 +215,8 @@ def run_task(
         with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
             engine(todo, Ready(make_worker, worker), keep, reporter)
         reporter.phase("summary")
-        result = manifest_of(run)
-        summary = conclude(out, run, task, result)
-        return BenchmarkResult(task, result, out, summary, notes.lines, every, done, bool(there), spent)
+        summary = conclude(out, run, task)
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there), spent)
 
 
 def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
@@ -250,8 +249,9 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
     return run
 
 
-def conclude(out: Path, run: Store, task: BenchmarkTask, manifest: Manifest) -> dict[str, Summary]:
+def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
+    manifest = manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
     summary = summed_up(rows_in(out, task.columns()), tallies)
     run["summary"] = summary

@@ -11,7 +11,7 @@ import numpy as np
 
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 from cliploc.report import task_folder
-from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, worth
+from cliploc.report.task_folder import Floats, SettingResult, TaskRun, pandas, worth
 from cliploc.runs.evaluation import Row, batches
 
 Box = tuple[float, float, float, float]
@@ -135,12 +135,11 @@ def in_words(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- rows
 def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
     """Reads all rows without maps, and computes each setting's MaxBoxAcc at each τ in percent."""
-    pandas = bench_packages()
     thresholds = {setting.id: setting.threshold for setting in run.settings}
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
     for rows in batches(run.read_rows(LIGHT)):
-        frame = pandas.DataFrame(rows).astype(dict.fromkeys(("area_share", "score", "iou"), "float64"))
+        frame = pandas().DataFrame(rows).astype(dict.fromkeys(("area_share", "score", "iou"), "float64"))
         frame["hit"], frame["miss"] = False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):
@@ -161,7 +160,7 @@ def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
         ]
         frames.append(frame.drop(columns=[LARGEST_HITS, "boxes", "true_boxes", "predictions"]))
     curves = {setting: 100 * metric.compute(NO_INTERVALS).curve for setting, metric in accuracy.items()}
-    return pandas.concat(frames, ignore_index=True), curves
+    return pandas().concat(frames, ignore_index=True), curves
 
 
 def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Row]:

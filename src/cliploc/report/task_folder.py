@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from operator import methodcaller
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,8 @@ def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
-@cache
-def bench_packages() -> ModuleType:
-    """Imports pandas."""
+def pandas() -> Any:
+    """The package pandas."""
     try:
         import pandas
     except ImportError as error:
