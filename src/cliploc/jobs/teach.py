@@ -41,7 +41,7 @@ from cliploc.teaching.sides import ALIKE, learnt, offsets
 from cliploc.values import FloatArray
 
 VERSION = 7  # of what is taught and drawn
-FEWEST = 20  # pictures with a name, from which it is taught before anything is reviewed
+FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse
 # Chosen on the raccoon pictures and on the names of coco_tune; tools/corrections.py.
 COMMON = 0.5  # share of the pictures that show it, at least
 AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
