@@ -19,7 +19,7 @@ from cliploc import __version__, backbones
 from cliploc._files import alone_in, parts_in, read_part, read_stamps, write_part
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as annotate_module
-from cliploc.jobs import annotation_results
+from cliploc.jobs import annotation_results, folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.report.exports import exports
@@ -135,6 +135,27 @@ def test_a_run_begun_before_an_option_was_there_resumes_with_its_default(copy, m
     result = annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS)
     assert result.computed == 1
     assert content(out) == content(made.out)
+
+
+@pytest.mark.parametrize("settings", [lambda one: one, lambda one: [{"id": "mini_cam", **one}]], ids=["one", "several"])
+def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, settings):
+    """Also one of the protocol, whose options have no value by default."""
+
+    def begin(tolerance: dict[str, object] | None = None, **options: object) -> None:
+        manifest = {"kind": kind.name, "schema_version": kind.version, "token": "0" * 16}
+        protocol = {"steps": 3, **(tolerance or {})}
+        folder.begin(
+            tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options}), "protocol": protocol}
+        )
+
+    kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
+    begin()
+    begin({"tolerance": None}, masked_precision=None, guide=None)
+    with pytest.raises(UsageError, match=r"protocol\.tolerance: only asked for"):
+        begin({"tolerance": 0.02})
+    for later in ({"masked_precision": "bf16"}, {"guide": "mini"}, {"no_option": None}):
+        with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
+            begin(**later)
 
 
 def test_a_run_of_another_version_is_refused_with_what_to_do(copy):
