@@ -10,9 +10,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-MINUTES ?= 10
-
-.PHONY: setup demo test test-kernels test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
+.PHONY: setup demo test test-kernels test-lowest test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
 
 setup: $(READY)
 
@@ -54,7 +52,7 @@ test-kernels: $(READY)
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
 # command. Without starlette, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
 LOWEST := .venv-lowest
-LOWEST_TESTS := $(filter-out tests/test_bench.py tests/test_gallery.py,$(wildcard tests/test_*.py)) tests/backbones tests/report
+LOWEST_TESTS := $(filter-out tests/test_bench.py,$(wildcard tests/test_*.py)) tests/backbones tests/report
 NEEDS_KORNIA := --deselect tests/test_cli.py::test_options_reach_the_localizer
 
 test-lowest: $(LOWEST)/.ready
@@ -75,10 +73,6 @@ test-ray: $(READY)
 # those of docs/web are drawn so.
 test-web: $(READY)
 	@tools/test_web.sh $(BIN)/python
-
-# Damaged files of every kind, for so many minutes; `make test` does it for some seconds.
-fuzz: $(READY)
-	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

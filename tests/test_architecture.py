@@ -1,18 +1,14 @@
 """Rules that hold between packages: private means private, and a light import stays light."""
 
 import ast
-import contextlib
-import importlib
-import pkgutil
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tools.house import with_layers
 
 import cliploc
-from tests.commands import elsewhere, python
+from tests.commands import python
 
 PACKAGE = Path(cliploc.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -73,44 +69,6 @@ def test_the_localizer_loads_no_report_and_no_training() -> None:
     assert "cliploc.localizer" in loaded
     heavy = ("cliploc.report", "cliploc.training", "cliploc.web", "cliploc.jobs", "matplotlib", "jinja2", "open_clip")
     assert not loaded.intersection(heavy)
-
-
-POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
-POSIX_NAMES = {  # module → what it has on POSIX systems only, as far as somebody could use it here
-    "os": (
-        "fork", "geteuid", "getpgid", "getuid", "killpg", "mkfifo", "sched_getaffinity", "setsid", "statvfs", "sysconf",
-        "O_NOFOLLOW", "O_NONBLOCK", "WNOHANG",
-    ),
-    "signal": ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGUSR1"),
-}  # fmt: skip
-
-
-def imported_as_on_windows() -> list[str]:
-    """Our modules that can be imported, after all libraries, where what Windows lacks is not there."""
-    with contextlib.suppress(ImportError):
-        import starlette  # noqa: F401
-    for name in [one for one in sys.modules if one.partition(".")[0] == "cliploc"]:
-        del sys.modules[name]
-    sys.modules.update(dict.fromkeys(POSIX_ONLY))  # type: ignore[arg-type]
-    for module, names in POSIX_NAMES.items():
-        for name in names:
-            if hasattr(sys.modules[module], name):
-                delattr(sys.modules[module], name)
-    anew = importlib.import_module("cliploc")
-    for found in pkgutil.walk_packages(anew.__path__, "cliploc."):
-        if found.name.startswith("cliploc.integrations.") or found.name.endswith("__main__"):
-            continue
-        try:
-            importlib.import_module(found.name)
-        except ModuleNotFoundError as error:  # of an extra that is not installed
-            if error.name in POSIX_ONLY:
-                raise
-    return [name for name in sys.modules if name.startswith("cliploc.")]
-
-
-def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:
-    """A function may need it, where it asks for the system first."""
-    assert len(elsewhere(imported_as_on_windows)) > 0.8 * len(MODULES)
 
 
 def test_contributing_shows_the_layers_of_the_import_contract() -> None:

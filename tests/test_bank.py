@@ -7,20 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc import Localizer, prompts
+from cliploc import prompts
 from cliploc.cli.photos import lines_of
-from cliploc.exemplars import Exemplar
 from cliploc.jobs.annotator import AnnotatorSettings
 from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
 from cliploc.pipeline import presence as module
-from cliploc.pipeline import texts
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import Bank, bank_names, with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
@@ -92,14 +90,6 @@ def test_the_bank_holds_imagenets_and_cocos_names_once():
     assert {"person", "zebra", "tv"} <= set(names)
 
 
-def test_the_packaged_lists():
-    coco = [entry[0] for entry in prompts.coco_names()]
-    assert (len(coco), coco[0], coco[-1]) == (80, "person", "toothbrush")
-    for entries in (prompts.coco_names(), prompts._packaged_entries("no_object.txt")):
-        assert len({entry[0] for entry in entries}) == len(entries)
-        assert all(word and word == word.strip() for entry in entries for word in entry)
-
-
 def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
     found = build(gap, min_presence=0.5)(TALL, ["red", "something"])
     standing = Bank(Texts(gap, ("{}",))).standing(torch.from_numpy(found.embedding)[None], [("red",), ("something",)])
@@ -162,50 +152,6 @@ def test_the_bank_is_embedded_once(gap):
     assert len(asked) == first
 
 
-def test_localizers_with_one_memory_share_the_bank(gap, monkeypatch):
-    read, memory = [], Memory()
-    monkeypatch.setattr(module, "bank_names", lambda: read.append(1) or NAMES)
-    how = {"min_presence": 0.5, "second_look": True, "text_cache": False}
-    first = build(gap, memory=memory, **how)
-    first(TALL, ["a dog"])
-    for names in (["red"], ["a cat", "green"]):
-        again, before = build(gap, memory=memory, **how)(WIDE, names), len(read)
-        assert before == 1
-        alone = build(gap, **how)(WIDE, names)
-        np.testing.assert_array_equal(again.presence, alone.presence)
-        np.testing.assert_array_equal(again.boxes.score, alone.boxes.score)
-        read.pop()
-    shown = build(gap, memory=memory, exemplars=[Exemplar("a dog", WIDE)], **how)
-    shown(WIDE, ["a dog"])
-    assert len(read) == 2  # pictures that stand for a name are no other localizer's
-    assert first(WIDE, ["a dog"]).presence[0] < 1
-
-
-def test_it_is_told_while_the_bank_is_embedded_and_never_again(gap, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
-    gap.weights_file = tmp_path / "weights.pt"
-    told = []
-
-    def localize(**options):
-        told.clear()
-        reporter = Reporter(bank=lambda done, left: told.append((done, left)))
-        return list(build(gap, text_cache=False, **options).stream([TALL, WIDE], ["a dog"], reporter=reporter))
-
-    monkeypatch.setattr(texts, "NAMES_AT_ONCE", 16)
-    localize(min_presence=0)
-    assert not told
-    localize(min_presence=0.5)
-    assert told == [(0, 42), (16, 26), (16, 10), (8, 2), (0, 2), (2, 0)]
-    localize(min_presence=0.5)
-    assert not told  # from the disk
-    for half, left in ((SENTENCES, [(0, 42), (16, 26), (16, 10), (8, 2), (2, 0)]), (NAMES, [(0, 2), (2, 0)])):
-        for file in (tmp_path / "cache").rglob("*.safetensors"):
-            if (file.stat().st_size > 2000) == (half is SENTENCES):
-                file.unlink()
-        localize(min_presence=0.5)
-        assert told == left
-
-
 @pytest.mark.parametrize("text_cache", [True, False])
 def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, text_cache):
     monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
@@ -242,17 +188,3 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
     assert name["presence_rule"] == "bank"
     assert name["rank"] == found.ranks[0]
     assert name["probability"] == pytest.approx(found.probabilities[0], abs=1e-4)
-
-
-def test_where_presence_was_not_asked_for_a_dash_stands(gap):
-    found = build(gap, min_presence=0)(WIDE, ["red"])
-    assert found.presence_text(0) == "–"
-    assert "presence –" in str(next(lines_of(found))[2])
-    [name] = to_document([found], [], {})["pictures"][0]["names"]
-    assert (name["presence"], name["presence_rule"], name["rank"], name["probability"]) == (None,) * 4
-
-
-def test_a_calibrated_models_text_is_its_number():
-    found = Localizer("mini", method="cam", text_cache=False)(np.zeros((64, 64, 3), np.uint8), ["cat"])
-    assert found.presence_rule == "calibrated"
-    assert found.presence_text(0) == f"{found.presence[0]:.2f}"

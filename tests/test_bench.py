@@ -1,6 +1,5 @@
 """What `make bench-quick` does not show: what is measured and what is not; how fast is for people to judge."""
 
-import json
 import runpy
 import subprocess
 import sys
@@ -24,19 +23,6 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
     code = "from bench.resident import peak_mib; print(peak_mib())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert 1 < float(ran.stdout) < 200
-
-
-def test_whole_commands_are_timed_beside_torchs_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = [first_result.TORCH, "cliploc --help", "… --model RN500 (there is none)"]
-    rows = {row: first_result.ROWS[row] for row in quick} | {first_result.TORCH: (["-c", "import json"], 0)}  # quicker
-    monkeypatch.setattr(first_result, "ROWS", rows)
-    monkeypatch.setattr(first_result, "PEAKS", {"one": (["--recipe", "fast"], False)})
-    assert first_result.main(1, beside=first_result.ROOT / "src", out=tmp_path) == 0
-    cells = json.loads((tmp_path / "first_result.json").read_text())["cells"]
-    assert [cell["row"] for cell in cells] == [row for row in quick for _ in range(2)]
-    assert all(len(cell["seconds"]) == 1 and cell["seconds"][0] > 0 for cell in cells)
-    assert (tmp_path / "first_result.md").read_text().count("\n| `") == 4
-    assert 200 < json.loads((tmp_path / "first_result.json").read_text())["peaks"]["one"] < 1000
 
 
 def test_a_command_that_ends_otherwise_is_not_timed() -> None:
@@ -67,15 +53,3 @@ def test_the_page_gets_the_tables_and_the_names_of_benches_that_time_left_out(
     tables = written.removeprefix(start).removesuffix(after)
     assert all(word in tables for word in ("torch", "Left out: First result; "))
     assert "old" not in tables
-
-
-def test_a_bench_that_takes_too_long_is_stopped_with_what_it_printed(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench", "--only", "growth", "--quick", "--each", "0.001"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("bench", run_name="__main__")
-    assert ended.value.code == 1
-    said = capfd.readouterr().out
-    assert "Stopped after 0.001 minutes." in said
-    assert "Failed: growth." in said

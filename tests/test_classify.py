@@ -52,10 +52,8 @@ def test_a_photo_that_cannot_be_read_is_a_failure_beside_the_others():
     ("arguments", "said"),
     [
         ((), "expected PICTURE, got none: cliploc classify street.jpg"),
-        ((CAT, "--top-k", "0"), "expected --top-k from 1 to 1000000, got 0"),
         ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
         ((CAT, "-p", "cat", "-p", "@cup.jpg"), "expected names in words, got '@cup.jpg': classify takes no pictures"),
-        ((CAT, "--precision", "int8"), "expected --precision to be one of fp32, bf16, fp16, auto, got 'int8'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, said):

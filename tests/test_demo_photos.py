@@ -61,16 +61,3 @@ def test_boxes_lie_in_the_picture_and_something_asked_for_is_absent(photo):
     for x0, y0, x1, y1 in (box["xyxy"] for box in photo["boxes"]):
         assert 0 <= x0 < x1 <= photo["width"]
         assert 0 <= y0 < y1 <= photo["height"]
-
-
-def test_shrinking_keeps_the_shape_and_drops_metadata(collector, tmp_path):
-    exif = Image.Exif()
-    exif[0x010F] = "a camera"
-    Image.new("RGB", (1280, 641), "teal").save(tmp_path / "big.jpg", exif=exif)
-    jpeg, size = collector.shrink((tmp_path / "big.jpg").read_bytes())
-    assert size == (640, 320)
-    (tmp_path / "small.jpg").write_bytes(jpeg)
-    with Image.open(tmp_path / "small.jpg") as small:
-        assert small.size == size
-        assert not small.getexif()
-    assert collector.shrink(jpeg)[1] == size

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar, exemplar_of, split_entries
 from cliploc.localizer import Localizer
-from cliploc.prompts import read_classes
 from cliploc.web.settings import from_mapping
 from tests.commands import CAT, COFFEE, document_of, refused, succeeded
 from tests.tiny import tower
@@ -63,12 +62,6 @@ def test_a_run_is_known_by_the_pixels(tmp_path):
     assert len({json.dumps(one) for one in said}) == 3
 
 
-def test_commas_of_a_part_of_a_picture_in_a_file_of_names_need_no_warning(tmp_path, recwarn):
-    (tmp_path / "names.txt").write_text("our cup=@shelf.jpg[120,40,210,160]\n")
-    assert read_classes(tmp_path / "names.txt") == ["our cup=@shelf.jpg[120,40,210,160]"]
-    assert not recwarn.list
-
-
 def test_what_is_typed():
     assert split_entries(["cat|kitten", "dog"]) == (["cat|kitten", "dog"], [])
     assert split_entries(["@a/cup.jpg"]) == (["cup"], ["cup=@a/cup.jpg"])
@@ -82,9 +75,7 @@ def test_what_is_typed():
         ("cup", "expected an exemplar as NAME=@FILE"),
         ("cup=@a.jpg[1,2]", r"expected a box as \[x0,y0,x1,y1\] after a.jpg"),
         ("cup=@a.jpg[5,0,5,9]", "with x0 < x1"),
-        ("cup=@a.jpg[0,9,5,9]", "y0 < y1"),
         ("cup=@a.jpg[0,0,inf,9]", "with x0 < x1"),
-        ("cup=@a.jpg[0,0,nan,9]", "with x0 < x1"),
     ):
         with pytest.raises(UsageError, match=line):
             exemplar_of(wrong)

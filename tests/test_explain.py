@@ -111,10 +111,6 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
         ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),
         ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
         ((CAT, "-p", "cat", "--method", "camm"), "camm"),
-        (
-            (CAT, "-p", "cat", "--method", "cam", "--target", "label"),
-            "--target is not an option of explain: name what is explained",
-        ),
         (("no.jpg", "-p", "cat", "--method", "cam"), "no.jpg"),
     ],
 )

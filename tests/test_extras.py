@@ -49,7 +49,7 @@ def labels(root: Path) -> Path:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → package, folder, command
-    "bench": ("pyarrow", with_boxes, "benchmark --dataset folder --root {root} --method cam --out {out}"),
+    "bench": ("pyarrow", with_boxes, "benchmark boxes --dataset folder --root {root} --method cam --out {out}"),
     "calibrate": ("sklearn", with_boxes, "calibrate {root} --truth folder --out {out}.json"),
     "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
     "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),

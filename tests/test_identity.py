@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,7 @@ from cliploc import backbones, config
 from cliploc.boxes import BoxRule
 from cliploc.calibration import own_calibration
 from cliploc.cli import main
-from cliploc.cli.annotate import annotate as annotate_command
-from cliploc.cli.benchmark import benchmark as benchmark_command
-from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, SegmentationOptions, words_of
+from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
@@ -296,7 +294,6 @@ pytest.importorskip("pyarrow")
 
 from cliploc.jobs.benchmark_localization import run_benchmark  # noqa: E402
 from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
-from cliploc.jobs.task import How  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))
@@ -341,93 +338,30 @@ def test_another_dataset_makes_another_benchmark(change: str, root: Path, once: 
         benchmarked(root, out, dataset=other_dataset(root, change))
 
 
-OTHER_BENCHMARKS: dict[str, dict[str, Any]] = {
-    "maps": {"save_maps": True},
-    "shard": {"shard": 4},
-    "what was asked for": {"asked": {"limit": 2}},
-    "what templates are called": {"setup": replace(SETUP, prompts="mine")},
-    "a setting's name": {"setting": replace(SETTING, id="two")},
-}
-
-
-@pytest.mark.parametrize("what", OTHER_BENCHMARKS)
-def test_each_option_of_the_benchmark_makes_another_run(what: str, root: Path, once: Any) -> None:
-    out = once(SETTING, lambda out: benchmarked(root, out))
-    with pytest.raises(UsageError, match=OTHER_RUN):
-        benchmarked(root, out, **OTHER_BENCHMARKS[what])
-
-
 # -------------------------------------------------------------------------------------------------------- command line
 ANNOTATE = ("annotate", "PHOTOS", "--labels", "LABELS", "--out", "OUT", "--format", "csv", "--device", "cpu")
 
 
-def second_words(function: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
-    """A second value of each option that the command has of `Localizer`."""
-    there = parameters(function)
-    return {
-        name: tuple(words_of({**second.base, name: second.value}))
-        for name, second in OF_LOCALIZER.items()
-        if name in there
-    }
-
-
-CHOOSES = "it chooses among the candidates, or what is written of them"
-CHOOSING = {
-    "min_score": ("--min-score", "0.1"),
-    "max_boxes": ("--max-boxes", "1"),
-    "nms_across": ("--nms-across", "0.4"),
-    "max_false": ("--max-false", "5%"),
-    "share": ("--share", "red=all"),
-    "unsure": ("--unsure",),
-}
+# Of the commands' own options; those of `Localizer` change its description, which is part of the run.
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
-    **{name: words for name, words in second_words(annotate_command).items() if name not in CHOOSING},
+    "method": ("--method", "layer_cam"),
     "labels": ("--labels", "OTHER"),
     "min_presence": ("--min-presence", "0"),  # every name is boxed then
     "groups": ("--groups", "drop"),
     "masks": ("--masks",),
     "teach": ("--teach", "off"),
 }
-FAITHFULNESS = ("--task", "faithfulness", "--method=cam", "--no-baselines", "--steps=2")
-PRESENCE = ("--task", "presence", "--method=cam")
 BASE_OF_COMMAND = {
-    "negatives": PRESENCE,
-    **dict.fromkeys(("metric", "steps", "baseline", "target", "tolerance"), FAITHFULNESS),
     "model": ("--method=grad_cam",),
-    "method_options": ("--method=layer_cam",),
     "option": ("--method=layer_cam",),
-    "ensemble": ("--method=cam+layer_cam",),
-    "second_look": ("--method=cam",),
-    "calibration": ("--method=cam", "--second-look"),
-    "learnt": ("--method=cam",),
     "seed": ("--sample", "1"),
 }
-HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
-    "pictures": ((), "rows are kept under each picture's name: others are added"),
-    "prompt": ((), "stands for a file of labels"),
-    "out": ((), "the folder of the run itself"),
-    "formats": (("--format", "coco"), "files made of the boxes that are there"),
-    "review": (("--review", "0"), "a page made of the boxes that are there"),
-    "decisions": ((), "kept beside the boxes, for the run that they were made of"),
-    "limit": (("--limit", "1"), "which pictures, not what is found in them"),
-    "retry": (("--retry",), "which pictures, not what is found in them"),
-    "image_url": (("--image-url", "x"), "in an export only"),
-    "polygons": ((), "how masks are written in an export"),
-    **{name: (words, CHOOSES) for name, words in CHOOSING.items()},
-    "copy": (("--copy",), "whether an export has links or copies"),
-    "edit": ((), "what a person does afterwards with the boxes"),
-    "device": ((), HARMLESS_IN_LOCALIZER["device"]),
-    "recipe": (("--recipe", "default"), HARMLESS_IN_LOCALIZER["recipe"]),
-    "engine": (("--engine", "local"), "what carries it out: parts do not depend on it"),
-    "address": ((), "of the cluster that carries it out"),
-    "threads": (("--threads", "1"), "how many processors: sums in another order may end in another last bit"),
-    "as_json": (("--json",), "how the outcome is printed"),
-    "debug": (("--debug",), "how an error is printed"),
-}
 BENCHMARK = (
-    *("benchmark", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu", "--workers", "1"),
+    *("benchmark", "boxes", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu"),
     *("--batch-size", "2"),
 )
+FAITHFULNESS = ("benchmark", "faithfulness", *BENCHMARK[2:], "--method=cam", "--no-baselines", "--steps=2")
+PRESENCE = ("benchmark", "presence", *BENCHMARK[2:], "--method=cam")
 OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "split": ("--split", "tune"),
     "subset": ("--subset", "ten-classes"),
@@ -435,8 +369,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "limit": ("--limit", "1"),
     "sample": ("--sample", "1"),
     "seed": ("--sample", "1", "--seed", "1"),
-    **second_words(benchmark_command),
-    "model": ("--model", "mini-vit", "--method", "grad_cam"),  # this and what follows: lists of its own
+    "model": ("--model", "mini-vit", "--method", "grad_cam"),
     "pretrained": ("--pretrained", "other"),
     "method": ("--method", "layer_cam"),
     "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
@@ -445,24 +378,13 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "threshold": ("--threshold", "0.77"),
     "save_maps": ("--save-maps",),
     "no_baselines": ("--no-baselines",),
-    "metric": (*FAITHFULNESS, "--metric", "deletion"),
-    "steps": (*FAITHFULNESS, "--steps=3"),
-    "baseline": (*FAITHFULNESS, "--baseline", "mean"),
-    "target": (*FAITHFULNESS, "--target", "label"),
-    "tolerance": (*FAITHFULNESS, "--tolerance", "0.02"),
-    "negatives": (*PRESENCE, "--negatives", "random"),
 }
-# What tells runs apart, by other tests: the kind of run, and the protocol of a segmentation set.
-TOLD_ELSEWHERE = {"task", *(one.name for one in fields(SegmentationOptions))}
-HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
-    "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
-    "root": ((), "a dataset may be moved; a checksum of its samples counts"),
-    "workers": (("--workers", "2"), "how many processes compare maps with boxes"),
-    "no_pictures": (("--no-pictures",), "what the report shows"),
-    **{
-        name: HARMLESS_IN_ANNOTATE_COMMAND[name]
-        for name in ("out", "device", "recipe", "engine", "address", "threads", "as_json", "debug")
-    },
+OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
+    "metric": ("--metric", "deletion"),
+    "steps": ("--steps=3",),
+    "baseline": ("--baseline", "mean"),
+    "target": ("--target", "label"),
+    "tolerance": ("--tolerance", "0.02"),
 }
 
 
@@ -483,13 +405,10 @@ def command(
     monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
-    first, calibration = dataset(root), write_calibration(tmp_path / "calibration.json")
-    learnt = write_learnt(tmp_path / "learnt.safetensors", method="cam", device="cpu", resize="squash")
+    first = dataset(root)
     places = {
         "PHOTOS": photos, "LABELS": tmp_path / "labels.txt", "OTHER": tmp_path / "other.txt",
         "ROOT": root, "--head=HEAD": f"--head={head}",
-        "--calibration=CALIBRATION": f"--calibration={calibration}",
-        "--learnt=LEARNT": f"--learnt={learnt}",
         "CLASS": first.classes[first.samples[0].label].name,
     }  # fmt: skip
 
@@ -502,24 +421,12 @@ def command(
     torch.set_num_threads(threads)
 
 
-def test_every_option_of_the_commands_is_listed() -> None:
-    for function, seconds, harmless in (
-        (annotate_command, OF_ANNOTATE_COMMAND, HARMLESS_IN_ANNOTATE_COMMAND),
-        (benchmark_command, OF_BENCHMARK_COMMAND, HARMLESS_IN_BENCHMARK_COMMAND),
-    ):
-        names = parameters(function) - TOLD_ELSEWHERE
-        assert_each_is_listed(names, seconds, {key: reason for key, (_, reason) in harmless.items()})
-    # What the functions take besides: values that hold the options, the run's folder and listeners, and sizes of parts.
-    of_annotate = OF_ANNOTATE_COMMAND.keys() | HARMLESS_IN_ANNOTATE_COMMAND.keys()
-    assert parameters(annotate) - of_annotate == {"options", "shard", "reporter"}
-    of_benchmark = {"setups", "settings", "save_maps", "shard", "asked"}
-    how = How.__required_keys__ | How.__optional_keys__  # what every task takes
-    assert (parameters(run_benchmark) | how) - of_benchmark == {"dataset", "out", "engine", "judges", "reporter"}
-    assert {one.name for one in dataclasses.fields(ModelSetup)} == {"options", "prompts"}
-    assert {one.name for one in dataclasses.fields(Setting)} == {"id", "setup", "method", "options", "threshold"}
-
-
-COMMANDS = {"annotate": (ANNOTATE, OF_ANNOTATE_COMMAND), "benchmark": (BENCHMARK, OF_BENCHMARK_COMMAND)}
+COMMANDS = {
+    "annotate": (ANNOTATE, OF_ANNOTATE_COMMAND),
+    "benchmark boxes": (BENCHMARK, OF_BENCHMARK_COMMAND),
+    "benchmark faithfulness": (FAITHFULNESS, OF_FAITHFULNESS_COMMAND),
+    "benchmark presence": (PRESENCE, {"negatives": ("--negatives", "random")}),
+}
 
 
 @pytest.mark.parametrize(("which", "name"), [(which, name) for which, (_, names) in COMMANDS.items() for name in names])
@@ -534,19 +441,6 @@ def test_each_option_of_the_commands_makes_another_run(
     code, err = command(out, (*words, *seconds[name]))
     assert code == 2, err
     assert OTHER_RUN in err
-
-
-def test_harmless_options_of_the_commands_go_on_with_the_run(command: Any, once: Any) -> None:
-    for words, harmless, said in (
-        (ANNOTATE, HARMLESS_IN_ANNOTATE_COMMAND, "0 of them now"),
-        (BENCHMARK, HARMLESS_IN_BENCHMARK_COMMAND, "resumed"),
-    ):
-        out = once(words, lambda out, words=words: command(out, words))
-        for more, _ in harmless.values():
-            if more:
-                code, err = command(out, (*words, *more))
-                assert code == 0, (more, err)
-                assert said in err
 
 
 # ---------------------------------------------------------------------------------------- what else tells results apart

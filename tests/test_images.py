@@ -1,12 +1,9 @@
 """Pictures in: every kind becomes upright RGB of 8 bits, or one line that says why not."""
 
 import io
-import os
 import struct
 import sys
-import threading
 import tracemalloc
-import warnings
 import zlib
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from PIL import ExifTags, Image
 from cliploc import images
 from cliploc._files import demo_folder
 from cliploc.errors import InputError, UsageError
-from cliploc.images import MAX_PIXELS, load, open_picture, pictures_in
+from cliploc.images import MAX_PIXELS, load, pictures_in
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -193,20 +190,11 @@ def test_grey_and_transparent_arrays_and_floats_between_two_greys():
     ("array", "text"),
     [
         (np.zeros((9, 9), bool), "image: expected an array of uint8 or floats in 0–1, got bool: convert it"),
-        (np.zeros((9, 9, 3), np.int64), "image: expected an array of uint8 or floats in 0–1, got int64: convert it"),
-        (
-            np.zeros((9, 9, 2), np.uint8),
-            "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9, 9, 2]: put channels last",
-        ),
         (
             np.zeros((3, 9, 9), np.uint8),
             "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [3, 9, 9]: put channels last",
         ),
-        (np.zeros(9, np.uint8), "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9]: put channels last"),
         (np.full((9, 9), 1.5), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
-        (np.full((9, 9), -0.1), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
-        (np.full((9, 9), np.nan), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
-        (np.zeros((0, 9, 3), np.uint8), "image: 9×0 pixels, expected at least 8×8: use a larger picture"),
         (np.zeros((1, 1), np.uint8), "image: 1×1 pixels, expected at least 8×8: use a larger picture"),
         (
             torch.zeros(3, 9, 9),
@@ -299,17 +287,11 @@ def test_bands_of_a_picture_fit_together(mode, monkeypatch):
 
 
 def test_paths_that_are_no_files(tmp_path):
-    pipe = tmp_path / "pipe.jpg"
-    os.mkfifo(pipe)
     for path, text in [
-        (tmp_path / "none.jpg", f"{tmp_path}/none.jpg: no such file: check the path"),
         ("https://a.b/c.jpg", "https://a.b/c.jpg: no such file: download the picture first"),
         (str(tmp_path), f"{tmp_path}: is a folder, expected a picture: name its files, such as {tmp_path}/*.jpg"),
         ("a\0b.jpg", "a\0b.jpg: no such file: check the path"),
-        ("x" * 5000, "x" * 5000 + ": no such file: check the path"),
         ("", "expected a picture's path, got an empty one: check the path"),
-        (pipe, f"{pipe}: is a device or a pipe, expected a picture file: save the picture first"),
-        ("/dev/zero", "/dev/zero: is a device or a pipe, expected a picture file: save the picture first"),
     ]:
         with pytest.raises(InputError) as error:
             load(path)
@@ -328,11 +310,7 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or similar"
 OTHERS = {
     "EPS": (EPS, NOT_READ),
-    "binary EPS": (b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS, NOT_READ),
-    "FITS": (b"SIMPLE  =                    T".ljust(2880), NOT_READ),
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
-    "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
-    "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
 }
 
 
@@ -377,28 +355,6 @@ def test_the_result_shares_nothing_with_the_picture_handed_in(kind):
     mine = kind(corners())
     load(mine).image.paste(WHITE, (0, 0, 16, 12))
     np.testing.assert_array_equal(np.asarray(mine), np.asarray(corners()))
-
-
-def test_warnings_of_the_program_stay_as_they_were(tmp_path):
-    """`warnings.catch_warnings` in several threads leaves what one of them set."""
-    corners(64, 48).save(tmp_path / "a.png")
-    before = list(warnings.filters)
-    inside, first_is_out = threading.Barrier(2), threading.Event()
-
-    def read(first):
-        with open_picture(tmp_path / "a.png"):
-            inside.wait(10)
-            if not first:
-                first_is_out.wait(10)
-        if first:
-            first_is_out.set()
-
-    threads = [threading.Thread(target=read, args=(first,)) for first in (True, False)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert warnings.filters == before
 
 
 def test_nobody_else_opens_picture_files():

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from cliploc._files import Inputs
-from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from tests.commands import CAT, refused, succeeded
@@ -29,18 +28,6 @@ def test_an_input_is_known_under_whatever_path_leads_to_its_name(tmp_path, monke
     os.link(photo, "b.jpg")
     for path in ("b.jpg", "c.jpg", tmp_path / "a.jpg", tmp_path / "no/a.jpg", "a.jpg/b", "a.jpg/", "", "a\x00b"):
         assert path not in inputs
-
-
-def test_every_link_on_the_way_to_an_input_is_one(tmp_path):
-    target, middle, first = (tmp_path / name for name in ("target", "middle", "first"))
-    target.write_bytes(b"photo")
-    middle.symlink_to("target")
-    first.symlink_to(middle)
-    assert all(path in Inputs([first]) for path in (target, middle, first))
-    assert first not in Inputs([target])
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    assert loop in Inputs([loop])
 
 
 def test_a_folder_that_holds_an_input_is_refused(tmp_path):
@@ -92,14 +79,6 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
     assert given.read_bytes() == before
 
 
-def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
-    photos = shutil.copytree(CAT.parent, tmp_path / "cliploc/demo_photos")
-    monkeypatch.setattr("cliploc._files.__file__", str(tmp_path / "cliploc/_files.py"))
-    before = {one.path: one.path.read_bytes() for one in demo_photos()}
-    assert "is read by this run, and would be overwritten" in refused("demo", "--out", photos)
-    assert {one.path: one.path.read_bytes() for one in demo_photos()} == before
-
-
 @pytest.mark.parametrize("name", ["coco.json", "boxes.csv", "voc/a.jpg", "yolo/images/a.jpg", "review.html"])
 def test_an_annotation_is_not_written_over_its_pictures(name, tmp_path):
     picture = tmp_path / "out" / name
@@ -112,30 +91,11 @@ def test_an_annotation_is_not_written_over_its_pictures(name, tmp_path):
     assert {path for path in (tmp_path / "out").rglob("*") if path.is_file()} == {picture}
 
 
-@pytest.mark.parametrize("kind", LINKS)
-def test_an_annotation_replaces_links(kind, tmp_path):
-    """A link at the place of a file that the run wrote before; of any other file it is refused."""
-    other, out = tmp_path / "mine", tmp_path / "out"
-    other.write_text("mine")
-    names = ("coco.json", "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "review.html")
-    options = {"formats": ["coco", "csv", "cvat", "labelstudio"], "device": "cpu", "recipe": "fast"}
-    annotate([CAT], ["cat"], out, **options)
-    for name in names:
-        (out / name).unlink()
-        LINKS[kind](other, out / name)
-    annotate([CAT, CAT.with_name("dogs.jpg")], ["cat"], out, **options)
-    assert other.read_text() == "mine"
-    assert not any((out / name).is_symlink() or (out / name).read_bytes() == b"mine" for name in names)
-    LINKS[kind](other, tmp_path / "coco.json")
-    with pytest.raises(UsageError, match=r"holds coco\.json, not written by this run"):
-        annotate([CAT], ["cat"], tmp_path, **options)
-
-
 def test_a_benchmark_is_not_written_over_what_it_reads(tmp_path):
     pytest.importorskip("pyarrow")
     root = wsol_folder(tmp_path / "wsol", 3)
     classes = root / "tables.csv"
     classes.write_text("teapot\ncat\n")
-    said = refused("benchmark", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
+    said = refused("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
     assert f"{classes} is read by this run, and would be overwritten" in said
     assert classes.read_text() == "teapot\ncat\n"

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from cliploc import backbones
 from cliploc.config import FOUND
-from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_edits import write_corrections
@@ -21,7 +21,6 @@ from cliploc.jobs.annotation_rows import LEARNT, read_taught
 from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.jobs.corrections import Correction
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
 from cliploc.rle import decode, encode
 from cliploc.teaching.learnt import Learnt, load_learnt
 from cliploc.teaching.sides import LENGTH, READINGS
@@ -211,14 +210,6 @@ def test_a_new_folder_gets_drafts_of_what_another_has_taught(runs: Any, photos: 
     assert manifest["settings"]["learnt"] == load_learnt(run.file).digest()
 
 
-def test_what_a_memory_has_of_other_names_changes_nothing(runs: Any, photos: Path) -> None:
-    run, picture = runs("cnn"), photos / "4.png"
-    localizer = run.localizer(memory=Memory())
-    localizer(picture, ["green"])  # whose steps read no feature that is taught
-    remembered, anew = (one(picture, ["blicket"]) for one in (localizer, run.localizer()))
-    np.testing.assert_array_equal(remembered.maps, anew.maps)
-
-
 def test_pictures_of_a_batch_may_have_other_names(runs: Any, photos: Path) -> None:
     localizer = runs("cnn").localizer(second_look=False, min_presence=0)
     pictures, names = [photos / f"{seed}.png" for seed in (3, 4, 5)], [["blicket"], ["green"], ["red"]]
@@ -254,9 +245,7 @@ def test_a_picture_shows_a_name_if_it_looks_like_those_that_do(
     [
         ({"model": "mini-vit"}, r"learnt with model \"gap_cnn\", and model is \"vit\" here"),
         ({"pretrained": "other"}, "learnt with other weights of gap_cnn"),
-        ({"scales": (1.43,)}, r"learnt with scales \[2.0\], and scales is \[1.43\] here"),
         ({"method": "layer_cam"}, r"learnt with method \"cam\", and method is \"layer_cam\" here"),
-        ({"refine": ("affinity",)}, r"refine \[\"affinity\", \"level\"\], and refine is \[\"affinity\"\] here"),
     ],
 )
 def test_a_file_of_another_model_or_of_other_settings_is_refused(
@@ -266,35 +255,6 @@ def test_a_file_of_another_model_or_of_other_settings_is_refused(
     with pytest.raises(UsageError, match=said) as error:
         Localizer(**{**HOW, "model": run.model, "learnt": run.file, **changed})(photos / "0.png", ["red"])
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("part", "said"), [("weights", "features, got 3"), ("embedding", "it has embeddings of 3")])
-def test_a_file_of_other_widths_is_one_line(part: str, said: str, runs: Any, photos: Path, tmp_path: Path) -> None:
-    run = runs("cnn")
-    learnt = load_learnt(run.file)
-    replace(learnt, **{part: getattr(learnt, part)[:, :3].contiguous()}).save(tmp_path / LEARNT)
-    with pytest.raises(CliplocError, match=said):
-        Localizer(**{**HOW, "model": run.model, "learnt": tmp_path / LEARNT})(photos / "0.png", ["red"])
-
-
-def test_a_method_is_compared_if_the_file_holds_for_it(runs: Any, photos: Path) -> None:
-    run = runs("level, flipped, padded")
-    options = {"scales": (2,), **run.options}
-    localizer = Localizer(run.model, **HOW, method="layer_cam", learnt=run.file, **options)
-    [found] = localizer.compare(photos / "4.png", ["red"], ["cam", "centre_box"])
-    own = run.localizer()(photos / "4.png", ["red"])
-    np.testing.assert_allclose(found["cam"].maps, own.maps, atol=1e-5)
-    with pytest.raises(UsageError, match="learnt with method"):
-        localizer.compare(photos / "4.png", ["red"], ["cam", "layer_cam"])
-
-
-@pytest.mark.parametrize("content", [b"", b"no tensors", None])
-def test_what_is_no_such_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "learnt.safetensors"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"learnt\.safetensors: expected learnt\.safetensors of `cliploc annotate`"):
-        Localizer(learnt=path)
 
 
 def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:

@@ -17,14 +17,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.backbones import models
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline import prepare as module
-from cliploc.pipeline import texts, threads
+from cliploc.pipeline import texts
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.prepare import DECODERS, Prepared
 from cliploc.reporter import Reporter
@@ -404,17 +402,10 @@ def test_the_global_random_state_is_untouched(backbones):
     np.testing.assert_array_equal(np.random.get_state()[1], before_numpy)
 
 
-OPTIONS = [  # those of boxes are in tests/test_boxes.py, numbers of all kinds in tests/test_config.py
-    ({"method": "gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
+OPTIONS = [  # values out of range are in tests/test_config.py
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
-    ({"templates": "a photo"}, "expected a template with {} for the name, or one of default, openai-80"),
     ({"background": "sky"}, "expected a list of background names, got the single text 'sky': write ['sky']"),
-    ({"resize": "stretch"}, "expected resize to be one of squash, crop, pad, got 'stretch'"),
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
-    ({"image_size": 8192}, "expected image_size of 1 to 4096 pixels, one side or height and width, got 8192"),
-    ({"image_size": (32,)}, "expected image_size of 1 to 4096 pixels, one side or height and width, got (32,)"),
-    ({"scales": 2.0}, "expected scales, a list of 1 to 16 numbers from 0.25 to 8 (1,1.5,2), got 2.0"),
-    ({"windows": (1,) * 5}, "expected windows, a list of at most 4 numbers from 1 to 8 (1,2), got (1, 1, 1, 1, 1)"),
 ]
 
 
@@ -461,9 +452,7 @@ def test_one_picture_is_a_list_of_one_wherever_several_may_be_given_and_none_is_
 @pytest.mark.parametrize(
     ("returned", "got"),
     [
-        (lambda ctx: ctx.features[:, 0], r"one of shape \[2, 8, 8\]"),
         (lambda ctx: ctx.features[:, :2], r"one of shape \[2, 2, 8, 8\]"),
-        (lambda ctx: ctx.features[:1, :3], r"one of shape \[1, 3, 8, 8\]"),
         (lambda ctx: None, "NoneType"),
     ],
 )
@@ -475,20 +464,9 @@ def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
         localizer([WIDE, WIDE], ["red", "green", "blue"])
 
 
-def test_a_member_of_an_ensemble_that_returns_another_shape_is_named(gap, monkeypatch):
-    broken = replace(methods.get("layer_cam"), function=lambda ctx, **_: ctx.features[:, 0])
-    find = methods.get
-    monkeypatch.setattr(methods, "get", lambda name: broken if name == "layer_cam" else find(name))
-    with pytest.raises(ModelError, match=r"^expected layer_cam to return a tensor \[B, P, h, w\]"):
-        build(gap, method="cam+layer_cam")(WIDE, ["red"])
-
-
 CALLS = [  # lists of names that are refused themselves are in tests/test_prompts.py
     (TALL, None, "expected a list of names, got NoneType: write them as ['cat', 'dog']"),
-    (TALL, np.array(["red", "blue"]), "expected a list of names, got ndarray"),
-    (TALL, [None], "expected a list of names, got NoneType"),
     ([TALL, WIDE], [["red"]], "expected a list of names for each of 2 pictures, got 1 lists"),
-    ([TALL, WIDE], [["red"], "blue"], "expected a list of names, got the single text 'blue': write ['blue']"),
     ([TALL, WIDE], [["red"], []], "expected at least one name to look for, got none"),
     (7, ["red"], "expected a path, a PIL image or a numpy array, got int"),
 ]
@@ -501,24 +479,11 @@ def test_calls_that_are_refused(backbones, images, names, text):
     assert str(error.value).startswith(text), error.value
 
 
-@pytest.mark.parametrize("images", [None, 7, [None]])
-def test_a_stream_of_what_is_no_picture_is_refused(backbones, images):
-    with pytest.raises(UsageError, match="expected a path, a PIL image or a numpy array, got"):
-        next(build(backbones["gap_cnn"]).stream(images, ["red"]))
-
-
 @pytest.mark.parametrize(("lists", "said"), [(1, "1 lists and more pictures"), (3, "3 lists and 2 pictures")])
 def test_an_iterator_of_pictures_with_another_number_of_lists_of_names(backbones, lists, said):
     stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]] * lists)
     with pytest.raises(UsageError, match=f"expected a list of names for each picture, got {said}"):
         list(stream)
-
-
-def test_a_picture_that_is_too_narrow_is_named(backbones):
-    narrow = np.zeros((8, 500, 3), np.uint8)
-    with pytest.raises(InputError, match=r"^image 0: a picture of 500×8 is too narrow for the 'crop' policy"):
-        build(backbones["gap_cnn"], resize="crop")(narrow, ["red"])
-    assert build(backbones["gap_cnn"], resize="squash")(narrow, ["red"]).heatmaps.shape == (1, 8, 500)
 
 
 # ------------------------------------------------------------------------------------------------------------- streams
@@ -566,12 +531,6 @@ def test_pictures_in_memory_are_read_before_the_next_one_is_asked_for(backbones,
     for _ in range(5):
         with Image.open(tmp_path / "one.png") as unread:
             assert len(localizer([unread] * 8, ["red"])) == 8
-
-
-def test_results_are_equal_to_themselves_alone(backbones):
-    one, other = ((found, found.boxes, found.masks) for found in build(backbones["gap_cnn"])([TALL, TALL], ["red"]))
-    assert one == one
-    assert not set(one) & set(other)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -625,25 +584,6 @@ def test_threads_end_with_the_stream_that_is_left_early(backbones):
     stream.close()
     assert decoders() == []
     localizer(TALL, ["red"])
-    assert decoders() == []
-
-
-def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monkeypatch):
-    """The first picture fails at once, the others are slow: of 200 that wait, those not begun never are."""
-    begun = []
-
-    def slow(image, source):
-        begun.append(source)
-        if image == "broken":
-            raise InputError("broken: is broken")
-        threading.Event().wait(0.05)
-        return load(TALL, source)
-
-    load = module.load
-    monkeypatch.setattr(module, "load", slow)
-    with pytest.raises(InputError, match="is broken"):
-        build(backbones["gap_cnn"], batch_size=200)(["broken", *map(str, range(200))], ["red"])
-    assert len(begun) < 100
     assert decoders() == []
 
 
@@ -754,10 +694,8 @@ def test_a_name_without_a_box_by_one_rule_has_those_of_another(backbones, strict
 # ----------------------------------------------------------------------------------------------------- odd conditions
 MODES = {
     "float64": lambda: default_dtype(torch.float64),
-    "float16": lambda: default_dtype(torch.float16),
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "inference mode": torch.inference_mode,
-    "meta device": lambda: torch.device("meta"),
 }
 
 
@@ -806,18 +744,6 @@ def test_a_copy_is_the_same_with_a_model_and_a_memory_of_its_own(copied):
     assert (other.options.memory.max_bytes, localizer.options.memory.max_bytes) == (2**20, 2**20)
 
 
-def test_what_is_no_number_in_a_checkpoint_is_refused(monkeypatch):
-    damaged = copy.deepcopy(create_once("mini"))
-    entry = replace(models.get("mini"), build=lambda *_: damaged)
-    monkeypatch.setitem(models._items, "mini", entry)
-    damaged.encode_text = lambda sentences: torch.full((len(sentences), damaged.embedding_size), torch.nan)
-    with pytest.raises(ModelError, match=r"an embedding that is not a number for 'a photo of a cat\.': use a higher"):
-        Localizer("mini").classify(CAT, ["cat", "dog"])
-    damaged.logit_scale = math.nan
-    with pytest.raises(ModelError, match="expected a number as the logit scale of mini, got nan: download"):
-        Localizer("mini")
-
-
 def maps_after_a_fork(path: str) -> int:
     torch.set_num_threads(4)
     localizer = Localizer("mini", method="grad_cam", text_cache=False)
@@ -834,14 +760,6 @@ def maps_after_a_fork(path: str) -> int:
 def test_a_forked_process_computes_too():
     """The threads of its parent are not there; torch would wait for them for ever."""
     assert elsewhere(maps_after_a_fork, str(CAT)) == 0
-
-
-def test_a_forked_process_cannot_use_a_gpu(monkeypatch):
-    monkeypatch.setattr(threads, "_process", -1)
-    with pytest.raises(
-        UsageError, match=r"expected a model on the CPU in a forked process, got one on cuda: start .*spawn"
-    ):
-        threads._after_fork(torch.device("cuda"))
 
 
 def test_threads_that_share_a_localizer_see_what_one_sees():

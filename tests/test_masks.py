@@ -208,12 +208,6 @@ def test_a_mask_of_a_picture_smaller_than_the_map_holds_all_that_its_region_cove
     assert not mask[1:].any()
 
 
-def test_masks_need_no_rule_where_nobody_says():
-    result = result_of(np.eye(4, dtype=np.float32)[None], Frame.fit("squash", (4, 4), (4, 4)), BoxRule())
-    assert (replace(result, rule=None).masks.of_boxes == result.masks.of_boxes).all()
-    assert replace(result, rule=None, threshold=0.2).box_rule == BoxRule(0.2)
-
-
 def test_supervision_gets_masks():
     result = result_of(np.ones((1, 4, 4), np.float32), Frame.fit("squash", (4, 5), (4, 4)), BoxRule())
     assert result.to_supervision().mask.shape == (1, 4, 5)
@@ -252,13 +246,6 @@ def test_grabcut_finds_the_edge_that_the_heat_misses():
     assert shared(smaller.masks.of_boxes[0], truth) > 0.93
     large, truth = warm_discs((400, 300, 200), size_wh=(800, 600))
     assert shared(large.masks.of_boxes[0], truth) > 0.95
-
-
-def test_grabcut_leaves_a_thing_of_few_pixels_as_it_is():
-    found, _ = warm_discs((400, 300, 1), size_wh=(800, 600))  # no pixel of the smaller copy is hot
-    found = result_of(found.maps, found.frame, BoxRule(0.5, min_area=0))
-    assert len(found.boxes) == 1
-    assert (replace(found, mask_source=GrabCutMasks()).masks.of_boxes == found.masks.of_boxes).all()
 
 
 def test_grabcut_gives_each_box_its_own_thing():

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.geometry import Frame, MeanOnGrid
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.prepare import Request
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same
 from tests.tiny import Counting, tower
 
@@ -35,32 +33,6 @@ def test_new_names_cost_no_forward_pass_and_find_the_same(kind: str, method: str
         fresh = localizer_of(tower(kind, (8, 8)), None, method, **how)([WIDE, *PHOTOS[:2]], names)
         for one, expected in zip(again, fresh, strict=True):
             same(one, expected)
-
-
-def test_other_names_read_no_regions_of_a_picture_again() -> None:
-    backbone, read = tower("gap_cnn", (8, 8)), []
-    dense = backbone.dense
-
-    def counted(*given: Any) -> Any:
-        read.append(given)
-        return dense(*given)
-
-    backbone.dense = counted
-    localizer = localizer_of(backbone, Memory(), "cam", second_look=True, scales=(2,), refine=["affinity"])
-    counts = [len(read) for names in (["red"], ["blue"]) if localizer(WIDE, names)]
-    assert counts == [3, 5]  # by CAM, for what is inside of boxes, and at first for regions
-
-
-def test_a_picture_seen_before_is_not_resized_again() -> None:
-    localizer = localizer_of(tower("gap_cnn", (8, 8)), Memory(), "cam", scales=(1, 1.5), windows=(2,))
-    flow = localizer.flow
-    made = []
-    for names in (["red"], ["blue"]):
-        with flow.batches([Request(0, WIDE, names)], "raise") as batches:
-            [[item]] = batches
-        flow.compute([item], SILENT.masked, list(flow.tasks_of(["cam"]).values()), None, SILENT, True, False)()
-        made.append({"inputs", "windowed"} & vars(item).keys())  # properties that are computed once
-    assert made == [{"inputs", "windowed"}, set()]
 
 
 def test_another_picture_side_mirror_or_precision_is_not_mistaken_for_it() -> None:
@@ -158,15 +130,6 @@ def test_it_holds_no_more_than_it_may() -> None:
     nothing = Memory(max_bytes=0)
     localizer_of(backbone, nothing, "cam")(WIDE, ["red"])
     assert nothing.bytes == 0
-
-
-def test_what_is_kept_of_windows_counts() -> None:
-    backbone, memory = tower("gap_cnn", (8, 8)), Memory()
-    frame = Frame.fit("squash", (40, 60), (32, 32))
-    windows = Frame.windows((40, 60), (16, 16), 2)
-    with memory.of(backbone, "picture") as kept:
-        kept.shared["mean"] = MeanOnGrid.sampled([frame.sampling(windows, torch.zeros(4, 4))], (8, 8))
-    assert memory.bytes >= 4 * (8 * 4 + 8 * 4)  # float32 weights of the cells, of 4 points at least, along each side
 
 
 def test_what_nobody_asks_for_goes_in_time() -> None:

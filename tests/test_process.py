@@ -15,15 +15,12 @@ from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory, wait_
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.engine import failure_reason
 from cliploc.jobs.rows import arrow
-from tests.commands import CAT, cliploc_, python, refused
+from tests.commands import CAT, cliploc_, python
 
 WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
 # Every command that runs a model, with what it cannot do without; those that would take long end at an unknown model.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "localize": (CAT, "-p", "cat", "--recipe", "fast"),
-    "segment": (CAT, "-p", "cat", "-p", "cup", "--window", "0"),
-    "classify": (CAT, "-p", "cat"),
-    "demo": ("--pretrained", "nothing"),
     "serve": ("--pretrained", "nothing"),
     "train": ("tscam", "--root", "nowhere", "--out", "head.safetensors"),
 }
@@ -73,13 +70,6 @@ def test_a_command_computes_with_the_threads_asked_for(command):
         pytest.importorskip("starlette")  # without it, nothing is begun
     cliploc_(command, "--threads", 3, *COMMANDS[command])
     assert torch.get_num_threads() == 3
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, "annotate", "benchmark"])
-def test_threads_outside_the_range_are_refused(command):
-    for threads in (0, 1025):
-        said = refused(command, "--threads", threads, *COMMANDS.get(command, ()))
-        assert said == f"cliploc: expected --threads from 1 to 1024, got {threads}\n"
 
 
 TOO_LITTLE = [

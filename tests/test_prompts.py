@@ -75,19 +75,12 @@ def test_what_is_typed(typed, name, words, contrast):
     [
         ([], "expected at least one name to look for, got none: add one, such as -p cat"),
         ([""], "expected a name, got an empty one (''): leave it out or fill it in"),
-        (["cat", " \t"], "expected a name, got an empty one (' \\t'): leave it out or fill it in"),
-        (["cat||kitten"], "expected a name, got an empty one ('cat||kitten'): leave it out or fill it in"),
         (["x" * 10_000], "expected a name of at most 300 characters, got 10000 (xxxxxxxxxxxxxxxxxxxx…): shorten it"),
         (["cat", "dog", "cat"], "expected each name once, got 'cat' 2 times: remove the duplicate"),
-        (["cat", " cat "], "expected each name once, got 'cat' 2 times: remove the duplicate"),
         ("cat", "expected a list of names, got the single text 'cat': write ['cat']"),
         (["cat", None], "expected each name to be a text, got None: write all names in one list of texts"),
-        (["cat", ["dog"]], "expected each name to be a text, got ['dog']: write all names in one list of texts"),
         (["cat~"], "expected a name, got an empty one ('cat~'): leave it out or fill it in"),
-        (["~cat"], "expected a name, got an empty one ('~cat'): leave it out or fill it in"),
-        (["cat~dog|"], "expected a name, got an empty one ('cat~dog|'): leave it out or fill it in"),
         (["a~b~c"], "expected one contrast of a name, got more ('a~b~c'): write them as a~b|c"),
-        (["cat~Cat"], "expected another contrast than the name, got 'Cat' as both: leave one out"),
         (["cat|dog~wolf|dog"], "expected another contrast than the name, got 'dog' as both: leave one out"),
     ],
 )
@@ -99,11 +92,6 @@ def test_names_that_are_refused(names, text):
 
 
 def test_limits_of_what_is_typed():
-    with pytest.raises(UsageError) as error:
-        prompts.parse(["|".join(f"cat {i}" for i in range(300_000))])
-    assert str(error.value) == (
-        "expected at most 100 synonyms of a name, got 300,000 (cat 0|cat 1|cat 2|ca…): leave some out"
-    )
     with pytest.raises(UsageError, match="expected at most 100 synonyms of a name, got 101 "):
         prompts.parse(["|".join(f"cat {i}" for i in range(101))])
     with pytest.raises(UsageError, match="expected at most 100,000 names, got 100,001: split them into several runs"):
@@ -144,7 +132,6 @@ def test_what_templates_mean(templates, expected):
             "file of templates; got 'a photo'",
         ),
         (["a {}", 7], "expected templates as a list of texts, got ['a {}', 7]"),
-        ("a {} and a {}", "expected a template with one {} for the name, got 'a {} and a {}'"),
     ],
 )
 def test_templates_that_are_refused(templates, text):

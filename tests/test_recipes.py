@@ -9,9 +9,8 @@ import open_clip
 import pytest
 
 from cliploc.backbones import models
-from cliploc.backbones._catalogue import model_sources
-from cliploc.config import BENCHMARK, MIN_SCORE, OPTIONS, RECIPES, UNREFINED, Options
-from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.config import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
+from cliploc.errors import ModelError, UnknownNameError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
@@ -118,13 +117,6 @@ def test_a_named_method_keeps_all_its_boxes():
     assert localizer_of("mini", min_score=0.3).box_rule_of("cam").min_score == 0.3
 
 
-def test_a_method_and_a_recipe_are_refused():
-    with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
-        localizer_of("mini", method="cam", recipe="fast")
-    with pytest.raises(UsageError, match="expected recipe to be one of default, fast"):
-        localizer_of("mini", recipe="quick")
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_model_has_a_recipe_that_runs_on_it(name):
     for model in models:
@@ -155,11 +147,6 @@ def test_a_folder_without_a_tower_has_no_recipe(tmp_path):
         recipe_of("hf-hub:no/thing")
 
 
-def test_a_plugins_source_has_the_recipe_that_suits_both_kinds_of_tower(monkeypatch):
-    monkeypatch.setitem(model_sources._items, "mine", lambda *_: None)
-    assert recipe_of("mine:thing").method == "grad_cam"
-
-
 def test_an_unknown_model_has_no_recipe():
     with pytest.raises(UnknownNameError, match="ViT-B-33"):
         recipe_of("ViT-B-33")
@@ -186,8 +173,3 @@ def test_the_command_line_says_what_ran():
         assert f"--recipe {name}" in about
     said = refused("localize", CAT, "-p", "cat", "--recipe", "fast", "--method", "cam")
     assert "expected a method or a recipe" in said
-
-
-def test_the_options_that_a_recipe_sets_say_so():
-    for name in UNREFINED:
-        assert OPTIONS[name].none.startswith("the recipe's; ")

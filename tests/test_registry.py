@@ -35,11 +35,8 @@ def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
     ("asked", "near"),
     [
         ("gradcam", "grad_cam"),
-        ("Grad-CAM", "grad_cam"),
         ("grad cam", "grad_cam"),
         ("vit-b-16", "ViT-B-16"),
-        ("ViT_B_16", "ViT-B-16"),
-        ("layercam", "layer_cam"),
     ],
 )
 def test_an_unknown_name_is_told_the_nearest_first(asked, near):
@@ -105,13 +102,6 @@ def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package)
     registry.register("c", 3)  # of a module that the user has imported
     registry.refuse_unknown("c")
     assert not [name for name in sys.modules if name.startswith("plugins_of_a_test.")]
-
-
-def test_without_a_list_a_name_is_looked_up(package):
-    registry = things()
-    registry.refuse_unknown("a")
-    with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
-        registry.refuse_unknown("c")
 
 
 WITHOUT_IMPORT = """

@@ -170,10 +170,6 @@ def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
     assert not bank.rivals(names, lifts=lifts).lift.any()
 
 
-def test_a_calibration_without_lifts_is_the_same_as_before_there_were_any():
-    assert "lifts" not in dataclasses.replace(own_calibration("mini"), lifts={}).document()
-
-
 def test_lifts_change_what_is_found(tmp_path):
     """As if the name lay higher above its rivals, in views and in boxes: by its lift in each chance."""
     own, found = own_calibration("mini"), []

@@ -10,8 +10,6 @@ import pytest
 
 from cliploc._terminal import Terminal
 
-ROOT = Path(__file__).parents[1]
-
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 CLIPLOC = f"{sys.executable} -m cliploc"
 

@@ -1,6 +1,5 @@
 """The site's pages, the notebooks, and the files about the project. `make docs` builds the site itself."""
 
-import importlib
 import json
 import re
 import subprocess
@@ -9,15 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 from tools import docs_site as site
-from tools import make_method_pictures
 
 import cliploc
-from cliploc import Localizer
 from cliploc.report.exports import exports
 from tests.commands import cliploc_
-from tests.tiny import tower
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -36,45 +31,10 @@ def test_the_navigation_names_every_page_once() -> None:
     assert sorted(named) == sorted([*there, *site.MADE])
 
 
-def test_links_out_of_the_documents_lead_to_the_repository(caplog: pytest.LogCaptureFixture) -> None:
-    def shown(markdown: str, page: str = "boxes.md") -> str:
-        return site.outside_links(markdown, page, REPOSITORY)
-
-    assert shown("[a](../tools/split_study.py)") == f"[a]({REPOSITORY}/blob/main/tools/split_study.py)"
-    assert shown("[a](../README.md#methods)") == f"[a]({REPOSITORY}/blob/main/README.md#methods)"
-    assert shown("[a](../bench/results)") == f"[a]({REPOSITORY}/tree/main/bench/results)"
-    assert shown("[a](../mini.md#figures)", "gallery/README.md") == "[a](../mini.md#figures)"
-    assert not caplog.records
-    shown("[a](../tools/nothing.py)")
-    assert "boxes.md links to tools/nothing.py" in caplog.text
-
-
 def test_every_link_out_of_the_documents_is_there(caplog: pytest.LogCaptureFixture) -> None:
     for path in DOCS.rglob("*.md"):
         site.outside_links(path.read_text(encoding="utf-8"), path.relative_to(DOCS).as_posix(), REPOSITORY)
     assert not caplog.records
-
-
-def test_what_github_and_the_site_read_differently() -> None:
-    assert site.pipes_in_tables("| `a\\|b` | c\\|d |\n`a\\|b`") == "| `a|b` | c\\|d |\n`a\\|b`"
-    assert site.lists_after_text("text\n* one\n* two\n  more\n* three") == "text\n\n* one\n* two\n  more\n* three"
-    assert site.lists_after_text("text\n| a |\n|---|\n| b |") == "text\n\n| a |\n|---|\n| b |"
-    assert site.lists_after_text("```text\na\n* b\n```") == "```text\na\n* b\n```"
-
-
-def test_the_made_pages_hold_every_name_and_method() -> None:
-    python = site.python_page()
-    assert all(f"::: cliploc.{name}\n" in python for name in cliploc.__all__ if not name.startswith("_"))
-    methods = site.methods_page()
-    assert all(f"`--method {name}`" in methods for name in cliploc.list_methods())
-
-
-def test_the_page_of_tables_holds_every_column() -> None:
-    pytest.importorskip("pyarrow")
-    from cliploc.jobs.rows import row_schema
-
-    page = site.tables_page()
-    assert all(f"| `{name}` |" in page for name in row_schema().names)
 
 
 def test_every_method_is_explained_with_a_formula_and_a_small_picture() -> None:
@@ -88,42 +48,6 @@ def test_every_method_is_explained_with_a_formula_and_a_small_picture() -> None:
     assert max(sizes.values()) <= 40_000, "python tools/make_method_pictures.py draws them"
 
 
-def test_pictures_of_methods_are_drawn_by_the_first_model_that_fits(tmp_path: Path) -> None:
-    localizers = [
-        Localizer(tower(kind), method=method, min_presence=0) for kind, method in (("vit", "gem"), ("gap_cnn", "cam"))
-    ]
-    assert make_method_pictures.draw(tmp_path, localizers, ["cam", "gem", "random"]) == ["gem", "random", "cam"]
-    for name in ("gem", "random", "cam"):
-        with Image.open(tmp_path / f"{name}.jpg") as picture:
-            assert picture.width == make_method_pictures.WIDTH
-
-
-def test_the_page_of_commands_holds_every_command() -> None:
-    from cliploc.cli.commands import NAMES
-
-    page = site.commands_page()
-    assert len(NAMES) > 10
-    assert [name for name in NAMES if f"## `cliploc {name}`" not in page] == []
-    assert "..." not in page.split("## `cliploc")[0].replace("[ARGS]...", "")
-
-
-def test_the_page_of_a_notebook_holds_its_text_and_code() -> None:
-    page = site.MADE["notebooks/first_steps.md"]()
-    assert page.startswith(
-        "# First steps\n\n[Download this notebook](first_steps.ipynb).\n\nA picture and names go in;"
-    )
-    assert "```python\nfound.overlay()\n```" in page
-    assert page.count("```") % 2 == 0
-
-
-def test_examples_of_docstrings_are_sections_that_the_sites_parser_knows() -> None:
-    griffe = pytest.importorskip("griffe")
-    extension = importlib.import_module("tools.docs_examples").ExampleSections()
-    one = griffe.Function("one", docstring=griffe.Docstring("Does it.\n\nExample:\n    >>> one()\n    1"))
-    extension.on_object(obj=one)
-    assert [section.kind.value for section in one.docstring.parse("google")] == ["text", "examples"]
-
-
 def notebooks() -> list[Path]:
     return sorted((DOCS / "notebooks").glob("*.ipynb"))
 
@@ -134,11 +58,6 @@ def test_notebooks_are_kept_without_outputs() -> None:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             assert not cell.get("outputs"), f"clear the outputs of {path.name}"
             assert cell.get("execution_count") is None
-
-
-def test_the_page_of_notebooks_names_all() -> None:
-    shown = (DOCS / "notebooks/index.md").read_text(encoding="utf-8")
-    assert sorted(set(re.findall(r"\]\((\w+\.ipynb)\)", shown))) == [path.name for path in notebooks()]
 
 
 def test_the_citation_names_this_version() -> None:
@@ -189,11 +108,6 @@ def test_the_demo_installs_cliploc_alone_and_tests_the_rest_in_the_same_place(tm
     (tmp_path / ".runs").touch()
     assert "pip install" not in commands("demo")
     assert "'.[dev]'" in commands("test")
-
-
-def test_the_workflow_runs_what_must_pass() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    assert [step["run"] for step in workflow["jobs"]["all"]["steps"] if "run" in step] == ["bash .ci/run"]
 
 
 def test_the_page_of_figures_names_every_set_and_what_it_names_is_there() -> None:

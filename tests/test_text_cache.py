@@ -29,25 +29,12 @@ def test_found_again_for_the_same_key_alone(folder):
     assert again.get(WORDS[:1], ("kitten", *TEMPLATES), 2) is None
     assert again.get(WORDS, TEMPLATES, 3) is None
     assert TextCache(folder, "other weights").get(WORDS, TEMPLATES, 2) is None
-    again.put(WORDS, TEMPLATES, torch.tensor([0.6, float("nan")]))
-    assert again.get(WORDS, TEMPLATES, 2) is None
 
 
 def test_the_bank_of_a_large_model_is_read_again(folder):
     bank = torch.ones(1100 * 1024)
     TextCache(folder, "weights").put(WORDS, TEMPLATES, bank)
     assert torch.equal(TextCache(folder, "weights").get(WORDS, TEMPLATES, len(bank)), bank)
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all", b"\xff" * 8 + b"{}"])
-def test_damaged_files_count_for_nothing_and_are_replaced(folder, damage):
-    cache = TextCache(folder, "weights")
-    cache.put(WORDS, TEMPLATES, VECTOR)
-    [path] = cache.folder.iterdir()
-    path.write_bytes(damage)
-    assert cache.get(WORDS, TEMPLATES, 2) is None
-    cache.put(WORDS, TEMPLATES, VECTOR)
-    assert torch.equal(cache.get(WORDS, TEMPLATES, 2), VECTOR)
 
 
 def test_a_flipped_bit_anywhere_never_changes_an_embedding(folder):

@@ -40,33 +40,6 @@ def test_items_keep_their_order_and_the_next_ones_job_runs_in_a_thread_of_its_ow
     assert threads() == []
 
 
-def test_the_next_job_runs_while_a_result_is_used():
-    begun = threading.Event()
-
-    def work(item, _):
-        if item == 1:
-            begun.set()
-        return item
-
-    with ahead_of([0, 1], work) as ahead:
-        results = iter(ahead)
-        next(results)
-        assert begun.wait(10)
-        assert next(results) == ([1], 1)
-
-
-def test_news_is_told_in_the_thread_of_who_waits():
-    heard = []
-
-    def work(item, tell):
-        tell(item, 7)
-        return item
-
-    with ahead_of([0, 1, 2], work, lambda done, left: heard.append((done, left, threading.current_thread()))) as ahead:
-        list(ahead)
-    assert heard == [(n, 7, threading.current_thread()) for n in range(3)]
-
-
 @pytest.mark.parametrize("of", ["items", "a job"])
 def test_an_error_comes_after_the_results_before_it(of):
     def items():
@@ -84,29 +57,6 @@ def test_an_error_comes_after_the_results_before_it(of):
     with pytest.raises(OSError, match="broken"), ahead_of(items(), work) as ahead:
         got += (result for _, result in ahead)
     assert got == [0, 1]
-
-
-@pytest.mark.parametrize("where", ["work", "rest"])
-def test_parts_of_a_batch_too_large_for_the_memory_and_a_job_given_up_for_it_are_done_by_who_asks(where):
-    asks, halved = threading.current_thread(), []
-
-    def work(batch, tell):
-        if where == "work" and batch == [0, 1, 2]:
-            raise MemoryError
-        while batch == [3, 4] and threading.current_thread() is not asks:
-            tell(0, 0)  # until it is given up
-
-        def rest():
-            assert threading.current_thread() is asks
-            if batch == [0, 1, 2]:
-                raise MemoryError
-            return sum(batch)
-
-        return rest
-
-    with Ahead(iter([[9], [0, 1, 2], [3, 4]]), work, silent, halved.append) as ahead:
-        assert list(ahead) == [([9], 9), ([0, 1], 1), ([2], 2), ([3, 4], 7)]
-    assert halved == [3]
 
 
 def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_by_one():

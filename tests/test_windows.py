@@ -141,12 +141,6 @@ def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy,
         assert_rounded(joined.on_grid(0, [2], grid)[0], found[2], over_input)  # whatever else is asked for
 
 
-def test_a_picture_that_is_one_pixel_of_the_input_has_no_heat_on_a_grid():
-    frame = Frame.fit("pad", (31, 8), (4, 8))
-    views = [[(Look((frame,), (0,), flipped, scale=0), torch.rand(1, 3, 1, 2))] for flipped in (False, True)]
-    assert not Joined(views, [SimpleNamespace(frames=(frame,))]).on_grid(0, range(3), (2, 4)).any()
-
-
 def test_padding_gives_no_heat_and_takes_none():
     """Each channel's least value there would be a feature like no other, beside which the whole picture is alike."""
     picture = (16, 32)  # in an input of 32×32: rows 8 to 23

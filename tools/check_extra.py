@@ -119,7 +119,7 @@ def sam() -> None:
 
 def bench() -> None:
     root = pictures()
-    run("benchmark", "--dataset", "folder", "--root", root, "--method", "cam", "--out", OUT / "benchmark")
+    run("benchmark", "boxes", "--dataset", "folder", "--root", root, "--method", "cam", "--out", OUT / "benchmark")
     run("report", OUT / "benchmark")
 
 
@@ -131,7 +131,7 @@ def segmentation() -> None:
     from tests.datasets.labelled import imagenet_seg
 
     options = ("--dataset", "imagenet_seg", "--root", imagenet_seg(OUT / "seg"), "--method", "cam")
-    run("benchmark", "--task", "segmentation", *options, "--out", OUT / "benchmark")
+    run("benchmark", "segmentation", *options, "--out", OUT / "benchmark")
 
 
 def regions() -> None:

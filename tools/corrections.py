@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pretrained", help="tag or file of weights")
     parser.add_argument("--reviewed", default="3,5,10,20,40", help="numbers of reviewed pictures")
-    parser.add_argument("--min-score", default="0.2", help="as in `cliploc annotate`")
+    parser.add_argument("--min-score", default="auto", help="as in `cliploc annotate`")
     parser.add_argument("--draws", type=int, default=3, help="of each order")
     parser.add_argument("--sample", type=int, help="use so many pictures, drawn at random")
     parser.add_argument("--json", action="store_true", help="print unrounded numbers")

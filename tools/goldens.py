@@ -37,7 +37,9 @@ NAMES = '-p cat -p "dog|puppy" -p bird -p otter -p "cup|coffee mug" -p bee'
 FIND = f"localize photos {NAMES} --json"
 LABELS = NAMES.replace("otter", "zorblat")  # a name that no model knows: corrections alone teach it
 READ = f"annotate variants {LABELS} --recipe fast --teach off --out OUT --apply"
-BOXES, OTHERS = "benchmark --method cam,grad_cam,layer_cam --out OUT --dataset", "benchmark --out OUT --task"
+BOXES = "benchmark boxes --method cam,grad_cam,layer_cam --out OUT --dataset"
+SEGMENTATION = "benchmark segmentation --out OUT --dataset coco_object"
+PRESENCE = "benchmark presence --out OUT --dataset coco"
 FAITHFULNESS = "faithfulness --dataset wsol --root wsol --limit 3 --steps 8"
 CORRECTED = "runs/annotate/untaught/corrected"
 DROPPED = {
@@ -62,7 +64,7 @@ def commands() -> Iterator[tuple[str, str]]:
     yield "localize/mini-vit", f"{FIND} --model mini-vit"
     yield "localize/masks", f"{FIND} --masks"
     yield "localize/grad_cam", f"{FIND} --method grad_cam"
-    yield "localize/score_cam", f"{FIND.replace('photos', 'photos/cat.jpg')} --method score_cam -o budget=128"
+    yield "localize/gscore_cam", f"{FIND.replace('photos', 'photos/cat.jpg')} --method gscore_cam -o top_k=64"
     yield "classify", "classify photos --json"
     yield "segment", f"segment photos/cat.jpg photos/coffee.jpg {NAMES} --json"
     for name, options in (("taught", "--teach on"), ("untaught", "--teach off"), ("masks", "--masks --unsure")):
@@ -73,18 +75,18 @@ def commands() -> Iterator[tuple[str, str]]:
     for file in ("coco.json", "voc", "yolo", "cvat.xml", "reviewed.json"):  # what we write, we read
         yield f"annotate/read {file}", f"{READ} {CORRECTED}/{file}"
     yield "evaluations/boxes", f"{BOXES} wsol --root wsol --save-maps"
-    yield "evaluations/recipe", "benchmark --out OUT --dataset coco --root coco"
-    yield "evaluations/segmentation", f"{OTHERS} segmentation --dataset coco_object --root coco --method cam --limit 4"
+    yield "evaluations/recipe", "benchmark boxes --out OUT --dataset coco --root coco"
+    yield "evaluations/segmentation", f"{SEGMENTATION} --root coco --method cam --limit 4"
     metrics = "deletion,insertion,road,grid_pointing,average_drop,increase,randomisation"
-    yield "evaluations/faithfulness", f"{OTHERS} {FAITHFULNESS} --method cam,grad_cam --metric {metrics}"
-    yield "evaluations/presence", f"{OTHERS} presence --dataset coco --root coco --negatives random"
+    yield "evaluations/faithfulness", f"benchmark {FAITHFULNESS} --out OUT --method cam,grad_cam --metric {metrics}"
+    yield "evaluations/presence", f"{PRESENCE} --root coco --negatives random"
     maps = "--maps runs/evaluations/boxes/maps/mini_cam --json"
-    yield "evaluations/boxes of maps", f"evaluate {maps} --metadata wsol/metadata"
-    yield "evaluations/faithfulness of maps", f"evaluate {maps} --task {FAITHFULNESS}"
+    yield "evaluations/boxes of maps", f"evaluate boxes {maps} --metadata wsol/metadata"
+    yield "evaluations/faithfulness of maps", f"evaluate {FAITHFULNESS} {maps}"
     if DATA.is_dir():
         yield "data/boxes", f"{BOXES} wsol --root {DATA}/ilsvrc_val_dev --limit 8"
-        yield "data/segmentation", f"{OTHERS} segmentation --dataset coco_object --root {DATA}/coco_dev --limit 3"
-        yield "data/presence", f"{OTHERS} presence --dataset coco --root {DATA}/coco_dev --limit 8"
+        yield "data/segmentation", f"{SEGMENTATION} --root {DATA}/coco_dev --limit 3"
+        yield "data/presence", f"{PRESENCE} --root {DATA}/coco_dev --limit 8"
 
 
 def coco(photos: list[dict[str, Any]], labels: list[str]) -> str:

@@ -13,7 +13,7 @@ of a seeded ten. Things that are in a picture but not annotated count as absent.
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
-GT-known localisation is the benchmark's: `cliploc benchmark --dataset wsol --root ../shared/data/ilsvrc_val_dev`.
+GT-known localisation is the benchmark's: `cliploc benchmark boxes --dataset wsol --root ../shared/data/ilsvrc_val_dev`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """How threads wait, for our command only, and what lack of memory is."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

@@ -307,10 +307,7 @@ def _size_text(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A value in an error's line."""
-    try:
-        text = re.sub(r"\s*\n\s*", " ", repr(value))  # of a module or an array it has several lines
-    except ValueError:  # as Python refuses to write a number of more digits
-        return "a number of more than 4,300 digits"
+    text = re.sub(r"\s*\n\s*", " ", repr(value))  # of a module or an array it has several lines
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

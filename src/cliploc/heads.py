@@ -29,7 +29,6 @@ from cliploc.saliency import mean_attention, patches_of
 from cliploc.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head
-READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
 SAME_TOWER = 0.98  # cosine: the bundled models in bf16 have 0.994 with themselves, other weights far less
 HeadKind = Literal["closed", "open"]
 Start = Literal["zero-shot", "random"]
@@ -334,8 +333,6 @@ def load_head(path: str | Path, backbone: Backbone) -> SemanticHead:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     head = HEADS[config.method](config)
-    if config.method == LctrHead.method:
-        tensors.setdefault("head.bias", torch.zeros(config.outputs))  # files of format 1 have none
     try:
         fingerprint = tensors.pop("tower.answer")
         head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
@@ -370,7 +367,7 @@ def read_config(path: str | Path) -> HeadConfig:
         raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:
         raw = parse_json(metadata["cliploc_head"], HeadConfig)
-        if raw.pop("format") not in READABLE:
+        if raw.pop("format") != FORMAT:
             raise ModelError(f"{path} was saved by another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
         raw["templates"] = tuple(raw["templates"])

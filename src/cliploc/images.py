@@ -5,8 +5,6 @@ import hashlib
 import io
 import os
 import stat
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +33,6 @@ READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
 # Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
-HEVC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")  # at the start of a HEIC file
-GENERAL_BRANDS = (b"mif1", b"msf1")  # of HEIC or AVIF
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
@@ -117,8 +113,7 @@ def open_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
     name = os.fspath(path)
     checked = _checked_file(picture_path(path), name)
     try:
-        # Warnings are not needed: a decompression bomb is refused by its size, and corrupt EXIF data do no harm.
-        with _WITHOUT_WARNINGS, checked.open("rb") as file, _opened(file, name) as image:
+        with checked.open("rb") as file, _opened(file, name) as image:
             _check_size(image, name, max_pixels)
             yield Picture(name, image, _frames_note(image))
     except InputError:
@@ -178,44 +173,14 @@ def _by_pillow(file: BinaryIO) -> Image.Image:
 
 
 def _is_heic(file: BinaryIO) -> bool:
-    """Whether a file says at its start that it is HEIC; its position stays."""
-    place = file.tell()
-    start = file.read(12)
-    size, kind, brand = int.from_bytes(start[:4], "big"), start[4:8], start[8:]
-    others = file.read(min(max(size - 12, 0), 256))  # the version, and the brands it is compatible with
-    file.seek(place)
-    if kind != b"ftyp":
-        return False
-    return brand in HEVC_BRANDS or (brand in GENERAL_BRANDS and b"avif" not in others and b"avis" not in others)
-
-
-class _WithoutWarnings:
-    """Silences warnings while any thread is inside; of two `catch_warnings`, one would leave them off for good."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._silence = contextlib.ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._silence.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._silence.close()
-
-
-_WITHOUT_WARNINGS = _WithoutWarnings()
+    """Whether a file says at its start that it is of the same container as AVIF, but not AVIF; its position stays."""
+    start = file.read(64)
+    file.seek(0)
+    return start[4:8] == b"ftyp" and b"avif" not in start and b"avis" not in start
 
 
 def _checked_file(path: Path, name: str) -> Path:
-    """The path, if it is a file with something in it; a device or a pipe could keep us waiting for ever."""
+    """The path, if it is a file with something in it."""
     if not name:
         raise InputError("expected a picture's path, got an empty one: check the path")
     try:
@@ -227,8 +192,6 @@ def _checked_file(path: Path, name: str) -> Path:
         raise InputError(f"{name}: no such file: {advice}") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{name}: is a folder, expected a picture: name its files, such as {name.rstrip('/')}/*.jpg")
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{name}: is a device or a pipe, expected a picture file: save the picture first")
     if status.st_size == 0:
         raise InputError(f"{name}: the file is empty (0 bytes): download it again")
     return path

@@ -1,17 +1,20 @@
 """Draws COCO's polygons and crowds by pycocotools."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 from pycocotools import mask as coco
 
 from cliploc import rle
 
 STEPS = 5  # that pycocotools takes along a pixel's side
-MOST_POLYGONS = 1_000  # of one thing; each is drawn on a whole picture
-MOST_ROUNDS = 200  # length of a polygon's edges, in half perimeters of the picture
 Mask = npt.NDArray[np.bool_]
+Run = Annotated[int, Meta(ge=0, le=2**53)]
+Corners = Annotated[list[Annotated[float, Meta(gt=-1e9, lt=1e9)]], Meta(min_length=6)]
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
 
@@ -50,44 +53,20 @@ def steps(outline: Outline) -> int:
 def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline, ...]:
     """The outlines of a COCO annotation's `segmentation` in a picture of this size."""
     width, height = size_wh
-    if isinstance(segmentation, dict):
-        counts = segmentation.get("counts")
-        if not isinstance(counts, list):
-            raise ValueError("run lengths as a compressed text: expected a list of counts, as COCO publishes them")
-        runs = tuple(_whole(count) for count in counts)
-        if sum(runs) != width * height:
-            raise ValueError(f"run lengths of {sum(runs):.6g} pixels, expected {width}×{height}")
-        return (("runs", runs),)
-    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
-        raise ValueError("expected a list of polygons")
-    polygons = [_corners(polygon) for polygon in segmentation]
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a polygon of fewer than three corners")
-    if len(polygons) > MOST_POLYGONS:
-        raise ValueError(f"{len(polygons):,} polygons of one thing, expected at most {MOST_POLYGONS:,}")
+    try:
+        if isinstance(segmentation, dict):
+            runs = tuple(msgspec.convert(segmentation.get("counts"), list[Run]))
+            if sum(runs) != width * height:
+                raise ValueError(f"run lengths of {sum(runs):.6g} pixels, expected {width}×{height}")
+            return (("runs", runs),)
+        polygons = [tuple(polygon) for polygon in msgspec.convert(segmentation, list[Corners])]
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise ValueError(f"expected polygons, or a list of run lengths, as COCO publishes them ({error})") from None
     # Half a picture outside is more than any annotator's slip; every step of an edge is walked, and takes memory.
     for polygon in polygons:
         x, y = polygon[::2], polygon[1::2]
+        if len(x) != len(y):
+            raise ValueError("a polygon with half a corner")
         if min(*x, *y) < -max(size_wh) / 2 or max(x) > 1.5 * width or max(y) > 1.5 * height:
             raise ValueError("a polygon with a corner far outside the picture")
-        corners = np.array(polygon, np.float64).reshape(-1, 2)
-        length = np.abs(np.concatenate([corners[1:], corners[:1]]) - corners).max(axis=1).sum()
-        if length > MOST_ROUNDS * (width + height):
-            raise ValueError(f"a polygon whose edges are {length:.3g} pixels long")
     return tuple(polygons)
-
-
-def _whole(count: object) -> int:
-    if isinstance(count, bool) or not isinstance(count, int | float) or not (0 <= count <= 2**53) or count % 1:
-        raise ValueError(f"expected a whole number as a run length, got {str(count)[:20]}")
-    return int(count)
-
-
-def _corners(polygon: object) -> tuple[float, ...]:
-    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-        raise ValueError("expected a polygon as a list of numbers")
-    if not all(
-        isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < 1e9 for number in polygon
-    ):
-        raise ValueError("a polygon with a corner that is not a number, or too large")
-    return tuple(map(float, polygon))

@@ -49,7 +49,7 @@ class Reporter:
 
 
 SILENT = Reporter()  # tells nobody
-BANK = "other names to compare with"  # what `Reporter.bank` counts, in words
+BANK = "comparison names"  # what `Reporter.bank` counts, in words
 
 
 def halved_note(pictures: int) -> str:

@@ -1,7 +1,7 @@
 """Text embeddings on disk, so that a name is embedded only once: keyed by the model's weights and the sentences.
 
 A name with OpenAI's 80 templates is 80 runs of the text tower, ImageNet's classes are 80,000. The cache holds one small
-safetensors file a name, with a checksum, under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`;
+safetensors file a name under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`;
 deleting it is always safe, and `CLIPLOC_CACHE=off` does without.
 """
 
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from cliploc._documents import read_bytes
 from cliploc._files import user_path, write_whole
-from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,34 +51,20 @@ class TextCache:
         from safetensors.torch import load
 
         try:
-            stored = load(read_bytes(self._path(words, templates), 4 * size + MOST))
-            embedding, checksum = stored["embedding"], stored["sha256"]
+            embedding = load(read_bytes(self._path(words, templates), 4 * size + MOST))["embedding"]
         except (OSError, ValueError, SafetensorError, KeyError):
             return None
-        usable = (
-            checksum.tolist() == list(_checksum(embedding))
-            and embedding.shape == (size,)
-            and embedding.dtype == torch.float32
-            and bool(embedding.isfinite().all())
-        )
-        return embedding if usable else None
+        return embedding if embedding.shape == (size,) and embedding.dtype == torch.float32 else None
 
     def put(self, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
         """Keeps a name's embedding `[size]`; a reader never sees half of it."""
-        import torch
         from safetensors.torch import save
 
         path = self._path(words, templates)
-        kept = embedding.detach().float().cpu().contiguous().clone()
-        checksum = torch.tensor(list(_checksum(kept)), dtype=torch.uint8)
-        content = save({"embedding": kept, "sha256": checksum})
+        content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
         with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
-
-
-def _checksum(embedding: Tensor) -> bytes:
-    return tensors_digest({"embedding": embedding})
 
 
 def _digest(value: object) -> str:

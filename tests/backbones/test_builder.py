@@ -1,19 +1,15 @@
 """open_clip's models by name: which weights, which activation, which precision, and what cannot be built."""
 
 import json
-import logging
 import shutil
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -23,14 +19,12 @@ from cliploc.backbones import _checkpoints, _layers, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones._catalogue import OWN
 from cliploc.backbones.open_clip import Plan, build, plan_model
-from cliploc.config import DTYPES
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
-from cliploc.training.train_settings import TrainOptions
 from tests.backbones.seam import pictures
-from tests.backbones.small_clip import CONFIG, SIDE, TEXTS, save_folder, small_clip, tokenizer
+from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.tolerances import assert_rounded
 
 
@@ -79,8 +73,8 @@ def test_a_folder_is_shown_pictures_as_open_clip_shows_them(tmp_path, interpolat
     assert_sees_as_open_clip(backbone, open_clip.create_model_and_transforms(f"local-dir:{folder}")[2])
 
 
-@pytest.mark.parametrize(("name", "interpolation"), [("PE-Core-T-16-384", "bilinear"), ("ViT-S-32-alt", "bicubic")])
-def test_a_published_model_is_shown_pictures_as_open_clip_shows_them(name, interpolation):
+def test_a_published_model_is_shown_pictures_as_open_clip_shows_them():
+    name = "ViT-S-32-alt"
     published = next((open_clip.get_pretrained_cfg(name, tag) for tag in models.get(name).weights), {})
     _, _, preprocess = open_clip.create_model_and_transforms(
         name,
@@ -91,7 +85,7 @@ def test_a_published_model_is_shown_pictures_as_open_clip_shows_them(name, inter
         image_resize_mode=published.get("resize_mode"),
     )
     backbone = create(name, "random")
-    assert backbone.interpolation == interpolation
+    assert backbone.interpolation == "bicubic"
     assert_sees_as_open_clip(backbone, preprocess)
 
 
@@ -109,14 +103,6 @@ def test_folder_of_open_clip(folder):
     assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not any(module.training for module in backbone.modules())
-
-
-def test_repository_of_the_hub(folder, monkeypatch):
-    monkeypatch.setattr(_weights, "hub_folder", lambda repository: folder if repository == "org/name" else None)
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer() if name == "hf-hub:org/name" else None)
-    backbone = create("hf-hub:org/name")
-    assert backbone.name == "hf-hub:org/name"
-    assert_rounded(backbone.encode_text(TEXTS), text_of(small_clip(seed=5)), backbone)
 
 
 @pytest.fixture(scope="module")
@@ -221,14 +207,6 @@ def test_random_weights_say_so_and_are_the_same_every_time(folder):
     assert torch.equal(before, torch.get_rng_state()), "building must not move the caller's random numbers"
 
 
-def test_building_leaves_logging_alone(folder, caplog):
-    root = logging.getLogger()
-    handlers, filters = list(root.handlers), list(root.filters)
-    create(f"local-dir:{folder}")
-    assert (root.handlers, root.filters) == (handlers, filters)
-    assert "No pretrained weights loaded" not in caplog.text
-
-
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_precision(folder, precision, dtype):
     exact = create(f"local-dir:{folder}")
@@ -240,14 +218,6 @@ def test_precision(folder, precision, dtype):
     assert image.dtype == text.dtype == torch.float32
     assert (image * exact.encode_image(exact.normalize(pixels))).sum(dim=-1).min() > 0.999
     assert (text * exact.encode_text(TEXTS)).sum(dim=-1).min() > 0.999
-
-
-def test_every_precision_of_the_options_is_a_dtype_and_back() -> None:
-    for name in {*DTYPES, "no"} - {"fp32"}:
-        assert TrainOptions(mixed_precision=name).mixed_precision == name
-    for name in DTYPES:
-        assert _layers.precision_name(_layers.resolve_precision(name, "cpu")) == name
-    assert _layers.precision_name(torch.float64) == "float64"
 
 
 def test_auto_precision_asks_the_machine(monkeypatch):
@@ -323,11 +293,6 @@ def test_names_nobody_has(folder):
         create(f"local-dir:{folder}", "openai")
 
 
-def test_openais_spelling(monkeypatch):
-    monkeypatch.setattr(builder, "build", lambda plan, *_: SimpleNamespace(label=plan.label, logit_scale=1.0))
-    assert create("ViT-B/32", "openai").label == "ViT-B-32:openai"
-
-
 def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
     class Swin(nn.Module):
         pass
@@ -354,19 +319,6 @@ def test_tokenizers_that_are_not_there(monkeypatch):
     monkeypatch.setattr(open_clip, "get_tokenizer", no_transformers)
     with pytest.raises(ModelError, match="needs another package: pip install transformers"):
         create("RN50", "random")
-
-
-def test_a_folder_that_open_clip_saved(tmp_path):
-    model = small_clip(quick_gelu=True, seed=3)
-    words = mock.Mock()  # a tokenizer of transformers would save itself beside the weights
-    save_for_hf(model, words, {**CONFIG, "quick_gelu": True}, tmp_path)
-    ours = create(f"local-dir:{tmp_path}")
-    images = pictures(SIDE, SIDE)
-    with torch.no_grad():
-        wanted = F.normalize(model.encode_image(images), dim=-1)
-        texts = F.normalize(model.encode_text(tokenizer()(TEXTS)), dim=-1)
-    torch.testing.assert_close(ours.encode_image(images), wanted, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.encode_text(TEXTS), texts, rtol=0, atol=1e-5)
 
 
 def test_a_configuration_open_clip_cannot_build(tmp_path):
@@ -400,13 +352,9 @@ def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
     ("name", "kind", "pooling", "side"),
     [
         ("RN50", "cnn", "attention", 224),
-        ("RN50x64", "cnn", "attention", 448),
-        ("ViT-L-14-336", "vit", "class token", 336),
-        ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
         ("coca_ViT-B-32", "vit", "attention", 224),
         ("ViT-H-14-CLIPA", "vit", "global average", 224),
         ("convnext_base", "cnn", "global average", 224),
-        ("MobileCLIP-S2", "cnn", "global average", 256),
         ("EVA02-B-16", "vit", "class token", 224),
     ],
 )

@@ -266,14 +266,10 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
         return {key: None for key in tensors if key.startswith(prefix)}
 
     refused(without("visual_model.backbone."), "lacks dino.txt's image tower: give a folder with the files of all")
-    refused(without("text_model."), "lacks dino.txt's text tower")
     refused(without("visual_model.head.ln_final.bias"), "1 tensors missing (visual_model.head.ln_final.bias)")
     refused({"text_model.head.linear_projection.weight": torch.zeros(100, 64)}, "of the patches), got 100: take all")
     refused({"text_model.backbone.token_embedding.weight": torch.zeros(90, 64)}, "got one for 90: check")
-    refused({"visual_model.head.blocks.0.attn.qkv.bias": torch.zeros(384)}, "1 unexpected (visual_model.head.blocks.0.")
     refused({"visual_model.backbone.storage_tokens": torch.zeros(4)}, "expected 3 axes of visual_model.backbone.stor")
-    refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, got others")
-    refused({"text_model.backbone.ln_final.bias": None}, "ln_final.bias); check model and file")
     refused({"logit_scale": torch.zeros(2)}, "1 of another shape (logit_scale: [2], expected [])")
     refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
     with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):
@@ -297,7 +293,6 @@ def test_the_list_says_that_dinov3s_licence_is_not_open_source() -> None:
     about = cliploc_("models", "dinov3-l-dinotxt").out
     assert "DINOv3 License (not open source)" in about
     assert "patch_tokens" in about
-    assert "Apache-2.0" in cliploc_("models", "dinov2-l-dinotxt").out
 
 
 def test_the_towers_between_head_and_pixels_are_timms_own() -> None:
@@ -311,11 +306,6 @@ def test_the_towers_between_head_and_pixels_are_timms_own() -> None:
             for one in (model.visual_model["backbone"].state_dict(), theirs.state_dict())
         ]
         assert shapes[0] == shapes[1]
-
-
-def test_a_copy_shares_its_texts() -> None:
-    backbone = tiny("dinov3")
-    assert backbone.in_precision(torch.bfloat16).text is backbone.text
 
 
 def test_dinov2s_files_have_no_logit_scale_and_get_clips() -> None:

@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
 from cliploc.backbones import _layers
-from cliploc.backbones._layers import attend, attention_weights, fold_batch_norms, linear, with_fast_linears
+from cliploc.backbones._layers import attend, attention_weights, fold_batch_norms, linear
 from tests.backbones.small_clip import season, small_clip
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
@@ -47,41 +46,6 @@ def test_many_rows_are_multiplied_in_parts(monkeypatch):
         parts = linear(x, layer.weight, layer.bias)
     assert parts.shape == (3, 37, 16)
     assert_rounded(parts, whole, layer)
-
-
-@pytest.mark.usefixtures("onednn")
-def test_a_graph_goes_through_a_linear_layer():
-    layer = nn.Linear(24, 16).requires_grad_(False)
-    x = torch.randn(40, 24, requires_grad=True)
-    (ours,) = torch.autograd.grad(linear(x, layer.weight, layer.bias).square().sum(), x)
-    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
-    assert torch.equal(ours, expected)
-
-
-@pytest.mark.usefixtures("onednn")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions_are_torch_s_own(dtype):
-    layer = nn.Linear(24, 16).to(dtype)
-    with torch.no_grad():
-        x = torch.randn(40, 24, dtype=dtype)
-        assert torch.equal(linear(x, layer.weight, layer.bias), layer(x))
-
-
-@pytest.mark.usefixtures("onednn")
-def test_layers_are_replaced_and_parameters_are_not():
-    class Own(nn.Linear):
-        pass
-
-    tower = nn.Sequential(nn.Linear(4, 5), nn.Sequential(Own(5, 6), nn.MultiheadAttention(6, 2))).eval()
-    before = tower.state_dict(keep_vars=True)
-    own = tower[1][0]
-    assert with_fast_linears(tower) is tower
-    after = tower.state_dict(keep_vars=True)
-    assert list(before) == list(after)
-    assert all(before[name] is after[name] for name in before)
-    assert type(tower[0]) is not nn.Linear
-    assert tower[1][0] is own
-    assert not any(module.training for module in tower.modules())
 
 
 def parts(dtype=torch.float32, queries=7):
@@ -160,33 +124,18 @@ class Named(nn.Module):
         return self.bn1(self.conv1(x))
 
 
-class Unrelated(nn.Module):
-    """A norm before its convolution, under names that say nothing of the order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x))
-
-
 @pytest.mark.parametrize(
     ("build", "left"),
     [
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 0),
         (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), 1),
         (lambda: Named(nn.BatchNorm2d(4)), 0),
-        (lambda: Named(BatchNormAct2d(4)), 1),
-        (lambda: Named(nn.BatchNorm2d(4, track_running_stats=False)), 1),
-        (Unrelated, 1),
     ],
-    ids=["sequential", "norm first", "named", "norm with activation", "norm of the batch", "other names"],
+    ids=["sequential", "norm first", "named"],
 )
 def test_only_known_patterns_are_folded(build, left):
     module = seeded(build, 1).eval()
-    if not any(norm.running_mean is None for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)):
-        season(module)
+    season(module)
     folded = fold_batch_norms(copy.deepcopy(module))
     images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     assert_rounded(folded(images), module(images), module)

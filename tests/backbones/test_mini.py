@@ -19,7 +19,6 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.tower import MIXTURE, Needs
 from tests.backbones.seam import BundledContract
-from tests.commands import CAT, python
 from tests.tiny import tower
 from tests.tolerances import assert_rounded
 
@@ -119,15 +118,6 @@ def test_no_stage_follows_the_mixture_and_other_towers_have_none(backbone):
         tower("gap_cnn").trace(torch.zeros(1, 3, 8, 8), Needs(features=(MIXTURE,)))
 
 
-def test_pixels_are_normalised_alike_however_they_lie_in_memory(backbone):
-    x = pixels(32, 48, count=2)
-    last = x.contiguous(memory_format=torch.channels_last)
-    found = backbone.normalize(last)
-    assert torch.equal(found, backbone.normalize(x))
-    assert found.is_contiguous(memory_format=torch.channels_last)  # as its first convolution takes them
-    assert torch.equal(backbone.encode_image(found), backbone.encode_image(backbone.normalize(x)))
-
-
 def test_real_photographs_are_what_they_show(backbone):
     """By the whole path of preprocessing, image and text. (The fig looks like coffee to it.)"""
     shown = {
@@ -193,23 +183,3 @@ def test_relu6_of_every_bfloat16_is_torchs(inplace: bool) -> None:
     found = _ReLU6(inplace)(given)
     assert torch.equal(found, F.relu6(numbers))
     assert torch.equal(given, found if inplace else numbers)
-
-
-def test_relu6_of_bfloat16_has_gradients() -> None:
-    x = torch.tensor([-1.0, 2.0, 7.0], dtype=torch.bfloat16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(_ReLU6()(x).sum(), x)
-    assert gradient.tolist() == [0, 1, 0]
-
-
-def test_a_photo_by_the_bundled_models_imports_nothing_that_it_does_not_need() -> None:
-    """Some of these take longer to import than the photo takes."""
-    code = f"""
-import sys
-from cliploc.cli import main
-
-codes = [main(["localize", {str(CAT)!r}, "-p", "cat", "--model", model, "--json"]) for model in ("mini", "mini-vit")]
-heavy = ("timm", "torchvision", "torch._dynamo", "open_clip", "sympy", "matplotlib", "pandas", "jinja2", "scipy")
-heavy += ("supervision", "PIL.FpxImagePlugin", "cliploc.teaching")
-print(codes, [name for name in heavy if name in sys.modules], file=sys.stderr)
-"""
-    assert python("-c", code).stderr.splitlines()[-1] == "[0, 0] []"

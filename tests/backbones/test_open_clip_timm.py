@@ -1,6 +1,4 @@
 import copy
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -300,29 +298,3 @@ def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
         (real_tower("ViT-B-16", layers=1), "OpenClipVit"),
     ):  # fmt: skip
         assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [own]
-
-
-@pytest.mark.parametrize("variant", ["SigLIP", "EVA-02"])
-def test_no_older_tokens_are_in_memory_beside_the_mlp(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the most memory is needed; `pictures` are few here, but batches are large."""
-    backbone = TimmVit(small_vit(variant), tokenizer, "small")
-    older: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
-
-    def noted(result: Tensor) -> Tensor:
-        older.append(weakref.ref(result))
-        return result
-
-    for owner, name in [(backbone, "embed"), *((one, "gather") for one in backbone.adapters)]:
-        own = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args, own=own: noted(own(*args)))
-    for adapter in backbone.adapters:
-        mlp = adapter.mlp_branch
-
-        def watched(x: Tensor, mlp: Callable[[Tensor], Tensor] = mlp) -> Tensor:
-            alive.append(sum(one() is not None for one in older))
-            return noted(mlp(x))
-
-        monkeypatch.setattr(adapter, "mlp_branch", watched)
-    backbone.encode_image(pictures(*backbone.input_hw))
-    assert alive == [0] * backbone.depth

@@ -160,13 +160,6 @@ def test_preprocessing_and_scale_are_the_models_own() -> None:
     assert_rounded(squash.normalize(torch.ones(1, 3, 8, 8)), torch.full((1, 3, 8, 8), 2.0), 1)
 
 
-def test_a_model_handed_over_is_used_and_not_copied() -> None:
-    model = small_model()
-    weight = model.visual.conv1.weight
-    backbone = OpenClipVit(model, tokenizer, "small", copied=False)
-    assert backbone.visual.conv1.weight is weight
-
-
 @pytest.mark.parametrize(
     "vision", [{"pool_type": "none"}, {"attentional_pool": "parallel"}, {"scaled_cosine_attn": True}], ids=str
 )

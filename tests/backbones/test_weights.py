@@ -15,10 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cliploc import backbones
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._checkpoints import load_into, looks_like, read_checkpoint
-from cliploc.errors import CliplocError, ModelError
+from cliploc.errors import ModelError
 from tests.backbones.seam import refusing
 from tests.backbones.small_clip import SIDE, small_clip
 
@@ -131,22 +130,6 @@ def test_pickle_that_runs_code_is_refused(tmp_path, state, protocol, old):
     torch.save(state | {"x": Attack(marker)}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
     fails(path, "is refused", "could run code")
     assert not marker.exists()
-
-
-def test_a_state_dict_in_dicts(tmp_path, state):
-    torch.save({"state_dict": {"state_dict": {"state_dict": state}}}, tmp_path / "w.pt")
-    assert read_checkpoint(tmp_path / "w.pt").tensors.keys() == state.keys()
-    held = {"epoch": 3}
-    held["model"] = held
-    torch.save(held, tmp_path / "w.pt")
-    fails(tmp_path / "w.pt", "holds no tensors")
-
-
-@pytest.mark.parametrize("name", ["..", "../", ".", "/", "~", "\0"])
-def test_a_place_that_is_no_file_of_weights(name):
-    with pytest.raises(CliplocError) as error:
-        backbones.create("RN50", name, "cpu")
-    assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------ damaged files
@@ -278,12 +261,6 @@ def test_openais_own_file_serves_if_its_checksum_is_right(home, monkeypatch):
     assert _weights.tag_file("RN50", "openai") == original
 
 
-def test_published_checksums():
-    assert _weights.published_sha256(open_clip.get_pretrained_url("RN50", "openai")).startswith("afeb0e10f9e5a86d")
-    assert _weights.published_sha256(open_clip.get_pretrained_url("RN50", "yfcc15m")) == "455df137"
-    assert _weights.published_sha256("https://example.org/x-12345678.pt") == ""
-
-
 def test_offline(home):
     tag_fails(
         "the weights 'openai' of RN50 are not on this machine and HF_HUB_OFFLINE forbids the network",
@@ -292,13 +269,6 @@ def test_offline(home):
         f"as {home}/home/.cache/clip/RN50.pt",
         "--pretrained FILE",
     )
-
-
-def test_no_network(home, monkeypatch):
-    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(_weights.hub, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("it would try for half a minute"))
-    tag_fails("are not on this machine and 127.0.0.1:9 cannot be reached", "--pretrained FILE")
 
 
 def test_hub_folder(home):

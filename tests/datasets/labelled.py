@@ -103,17 +103,12 @@ def coco_object(root: Path) -> Path:
     return root
 
 
-def imagenet_seg(
-    root: Path,
-    wnids: Sequence[str] = ("n02123045", "n99999999", "n02084071"),
-    size_wh: tuple[int, int] = SIZE,
-    compression: str | None = None,
-) -> Path:
+def imagenet_seg(root: Path, wnids: Sequence[str] = ("n02123045", "n99999999", "n02084071")) -> Path:
     """Pictures in MATLAB's HDF5: cells are references, and arrays are stored transposed."""
     import h5py
 
     root.mkdir(parents=True, exist_ok=True)
-    width, height = size_wh
+    width, height = SIZE
     random = np.random.default_rng(0)
     mask = np.zeros((height, width), np.uint8)
     mask[10:30, 20:50] = 1
@@ -121,7 +116,7 @@ def imagenet_seg(
         cells: dict[str, list[object]] = {"img": [], "gt": [], "target": []}
         for number, wnid in enumerate(wnids):
             pixels = random.integers(0, 255, (height, width, 3), np.uint8)
-            stored = mat.create_dataset(f"data/img{number}", data=pixels.transpose(2, 1, 0), compression=compression)
+            stored = mat.create_dataset(f"data/img{number}", data=pixels.transpose(2, 1, 0))
             cells["img"].append(stored.ref)
             inner = mat.create_dataset(f"data/mask{number}", data=mask.T)
             cell = mat.create_dataset(f"data/gt{number}", (1, 1), h5py.ref_dtype)

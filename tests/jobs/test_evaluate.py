@@ -50,7 +50,7 @@ def folders(tmp_path):
 
 
 def evaluate(folders, *more):
-    return cliploc_("evaluate", "--maps", folders[0], "--metadata", folders[1], *more)
+    return cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", folders[1], *more)
 
 
 def predictions(folder, lines):
@@ -249,7 +249,7 @@ def change(folders, what):
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
         *(
             (("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2)
-            for size in ("1" + "0" * 400, "1" + "0" * 30, 2**31, 0, -5)
+            for size in ("1" + "0" * 30, 2**31, 0, -5)
         ),
         (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
@@ -294,8 +294,11 @@ def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
 
 
 def test_nothing_to_evaluate_is_2(folders, tmp_path):
-    assert "expected a folder of maps" in cliploc_("evaluate", "--maps", tmp_path / "no", "--metadata", folders[1]).err
-    missing = cliploc_("evaluate", "--maps", folders[0], "--metadata", tmp_path / "no")
+    assert (
+        "expected a folder of maps"
+        in cliploc_("evaluate", "boxes", "--maps", tmp_path / "no", "--metadata", folders[1]).err
+    )
+    missing = cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", tmp_path / "no")
     assert "expected a folder of metadata" in missing.err
     for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
         result = evaluate(folders, option, value)

@@ -1,4 +1,4 @@
-"""`benchmark` and `evaluate` with `--task faithfulness`: folder, resuming, failures, and what is refused."""
+"""`benchmark faithfulness` and `evaluate faithfulness`: folder, resuming, failures, and what is refused."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from cliploc.runs.evaluation import open_run, rows_in
 from tests.commands import cliploc_, document_of, succeeded
 from tests.jobs.samples import judged_here, wsol_folder
 
-RUN = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
+RUN = ("benchmark", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,12 @@ def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeyp
     monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)  # figures take long
     with judged_here():
         localized = cliploc_(
-            "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
+            "benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
             "--save-maps", "--out", tmp_path / "maps",
         )  # fmt: skip
     assert localized.code == 0, localized.err
     [folder] = (tmp_path / "maps/maps").iterdir()
-    asked = ("evaluate", "--task", "faithfulness", "--maps", folder, "--root", root, "--steps", "3")
+    asked = ("evaluate", "faithfulness", "--maps", folder, "--root", root, "--steps", "3")
     ours = document_of(*asked)["settings"]["maps"]
     out = tmp_path / "out"
     assert cliploc_(*RUN[:-1], "centre_gaussian", "--root", root, "--out", out, "--no-baselines").code == 0

@@ -111,7 +111,7 @@ def test_a_refused_folder_is_left_as_it_is(photos, tmp_path, manifest):
     labels.write_text("cat\n")
     for command in (
         ("annotate", photos, "--labels", labels),
-        ("benchmark", "--dataset", "folder", "--root", photos.parent),
+        ("benchmark", "boxes", "--dataset", "folder", "--root", photos.parent),
     ):
         assert "mistake" not in refused(*command, "--out", tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

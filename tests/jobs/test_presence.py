@@ -1,4 +1,4 @@
-"""`benchmark --task presence`: the numbers by hand and by scikit-learn, and the folder."""
+"""`benchmark presence`: the numbers by hand and by scikit-learn, and the folder."""
 
 import csv
 import json
@@ -154,7 +154,7 @@ def outcome(found, place, true):
 
 
 def benchmark(root, out, *more):
-    return cliploc_("benchmark", "--task", "presence", "--dataset", "coco", "--root", root, "--out", out, *more)
+    return cliploc_("benchmark", "presence", "--dataset", "coco", "--root", root, "--out", out, *more)
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,7 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
 def test_segmentation_is_measured_as_locally(cluster, tmp_path):
     """By the command line; a run of another task differs in its worker alone."""
     labelled.voc(tmp_path / "voc")
-    asked = ("benchmark", "--task", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
+    asked = ("benchmark", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
     small = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32", "--threads", "1")
     for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
         succeeded(*asked, *small, *more, "--out", tmp_path / name)

@@ -232,10 +232,10 @@ def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_
 def test_reviewed_pictures_say_how_common_a_name_is(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
     root, out = photos(tmp_path / "photos", *names), tmp_path / "out"
-    run = annotate(root, LABELS, out, **OPTIONS).run
+    run = annotate(root, LABELS, out, teach=False, **OPTIONS).run
     reviewed = [f"{name}.png" for name in names[:10]]
     write_corrections(out, {name: Correction([BOXES[0]], [0]) for name in reviewed}, run, {})
-    result = annotate(root, LABELS, out, min_score=0.05, **OPTIONS)
+    result = annotate(root, LABELS, out, min_score=0.05, teach=False, **OPTIONS)
     assert result.boxes == {"red": 10 + 10 * 3, "blue": 0}
     written = files(out)
     with ReviewFolder.opened(out) as folder:

@@ -1,4 +1,4 @@
-"""`cliploc benchmark --task segmentation` and `evaluate --task segmentation`, as a user runs them."""
+"""`cliploc benchmark segmentation` and `evaluate segmentation`, as a user runs them."""
 
 import csv
 import json
@@ -27,8 +27,8 @@ FAST = ("--template", "name-only", "--short-side", "64", "--window", "64", "--st
 
 
 def benchmark(root, out, *more, dataset="coco_object"):
-    asked = ("--task", "segmentation", "--dataset", dataset, "--root", root, "--out", out)
-    return cliploc_("benchmark", *asked, *(() if dataset == "imagenet_seg" else FAST), *more)
+    asked = ("--dataset", dataset, "--root", root, "--out", out)
+    return cliploc_("benchmark", "segmentation", *asked, *(() if dataset == "imagenet_seg" else FAST), *more)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
     """Also against a folder of true label maps and a class list."""
     expected = predicted(root, tmp_path / "labels")
     asked = ("--predictions", tmp_path / "labels", "--dataset", "coco_object", "--root", root)
-    found = document_of("evaluate", "--task", "segmentation", *asked)
+    found = document_of("evaluate", "segmentation", *asked)
     assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
     assert (found["images"], found["evaluated"]) == (2, 2)
     (tmp_path / "truth").mkdir()
@@ -165,7 +165,7 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
         Image.fromarray(one.truth.read().astype(np.uint8)).save(tmp_path / "truth" / f"{one.id}.png")
     (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(81)))
     truths = ("--truth", tmp_path / "truth", "--class-list", tmp_path / "classes.txt")
-    ran = succeeded("evaluate", "--task", "segmentation", *asked[:2], *truths)
+    ran = succeeded("evaluate", "segmentation", *asked[:2], *truths)
     assert f"{100 * expected.miou:.2f} %" in ran.out
 
 

@@ -71,7 +71,7 @@ def make_folder(
     session = {
         "started": "2026-01-02T03:04:05+00:00",
         "commit": "abc1234",
-        "command": ["cliploc", "benchmark", "--dataset", "wsol", "--root", str(root)],
+        "command": ["cliploc", "benchmark", "boxes", "--dataset", "wsol", "--root", str(root)],
         "versions": {"python": "3.11.7", "torch": "2.13"},
         "machine": {"processor": "a processor & more", "cores": 2},
     }

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.report import _draw
 from cliploc.report import comparison as compare
 from cliploc.report.comparison import (
     CELL_SIDES,
@@ -103,12 +102,6 @@ def test_titles_and_names_are_whole_however_long(build: Build, drawn: list[str])
     assert not any(line.endswith("…") for line in drawn)
 
 
-def test_a_text_without_end_is_cut_after_eight_lines(build: Build, drawn: list[str]) -> None:
-    sheet = draw_comparison([one_model(build(names=("x" * 3000, "cat")), 1)], titles(1))
-    assert any(line.endswith("…") for line in drawn)
-    assert sheet.height < 2 * SHEET_SIDE
-
-
 def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(
     build: Build, pasted: list[tuple[int, int]], drawn: list[str]
 ) -> None:
@@ -120,13 +113,6 @@ def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(
     assert (np.asarray(sheet) == compare.EMPTY).all(-1).sum() > 0.9 * 2 * pasted[0][0] * pasted[0][1]
     assert "names: cat, dog · models: mini, mini-vit" in drawn
     assert {"mini", "mini-vit", "cat", "dog", "Method 0", "Method 1", "Method 2"} <= set(drawn)
-
-
-def test_one_name_and_one_model_stand_in_the_head_only(build: Build, drawn: list[str]) -> None:
-    draw_comparison([one_model(build(source="a/b/cat.jpg", notes=("animated",)), 2)], titles(2))
-    assert drawn[:2] == ["cat.jpg", "name: cat · model: mini"]
-    assert "320×200 · 2 methods · animated" in drawn
-    assert "mini" not in drawn
 
 
 @pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
@@ -168,11 +154,3 @@ def test_a_caption_says_what_was_found_or_why_not(build: Build) -> None:
     assert cell_caption(named, 0) == "found · 2 boxes, best 0.90 · τ 0.30"
     absent = replace(build(found=(False,)), maps=np.zeros((1, 64, 64), np.float32))
     assert cell_caption(absent, 0) == "not found · not in the picture"
-
-
-def test_words_go_to_the_next_line_whole() -> None:
-    font = _draw.font_for("a", 14)
-    width = int(font.getlength("one two three")) + 1
-    assert _draw.wrap("one two three four", font, width, 8) == ["one two three", "four"]
-    assert _draw.wrap("", font, width, 8) == []
-    assert "".join(_draw.wrap("x" * 60, font, width, 9)) == "x" * 60

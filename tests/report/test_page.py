@@ -164,15 +164,3 @@ def test_true_and_found_boxes_are_in_the_first_picture(page: str) -> None:
     assert 0.3 < true.mean() < 0.8, "dotted"
     assert not light[200, 204:436].any()
     assert light[60:98, 164].sum() > 30, "the label's plate, whose text is twice as large, too"
-
-
-def test_ten_photos_of_three_names_stay_below_four_megabytes(build: Build, tmp_path: Path) -> None:
-    # Noise smoothed to about the detail of a photograph; pure noise no JPEG makes small.
-    small = np.random.default_rng(0).integers(40, 215, (100, 150, 3), dtype=np.uint8)
-    photo = Image.fromarray(small).resize((1600, 1066), Image.Resampling.BICUBIC)
-    box = (400, 300, 900, 800)
-    result = build(size_wh=photo.size, names=("a", "b", "c"), hot=[box] * 3, boxes=[(0, box, 0.9)])
-    result.image.paste(photo)
-    write_page(tmp_path / "demo.html", "t", [PageItem(result, "", {}, {})] * 10, {})
-    size = (tmp_path / "demo.html").stat().st_size
-    assert 1e6 < size < 4e6

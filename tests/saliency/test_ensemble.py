@@ -93,11 +93,8 @@ def test_options_go_to_the_members_that_have_them() -> None:
     [
         ("gem", {"depth": 1.5}, "gem's option depth to be a whole number, got 1.5"),
         ("cam+layer_cam", {"stages": -1}, "layer_cam's option stages to be a list, each of its items a whole number"),
-        ("layer_cam", {"stages": [-1, "a"]}, "each of its items a whole number, got"),
         ("chefer", {"blocks": 2.0}, "chefer's option blocks to be a whole number or all, got 2.0"),
         ("score_cam", {"components": True}, "score_cam's option components to be a whole number or none, got True"),
-        ("score_cam", {"channels": 3}, "score_cam's option channels to be features or tokens or heads or keys or"),
-        ("maskclip", {"mlp": 1}, "maskclip's option mlp to be true or false, got 1"),
     ],
 )
 def test_a_value_of_another_type_is_one_line(spec: str, options: dict[str, Any], expected: str) -> None:
@@ -117,7 +114,6 @@ def test_values_of_the_declared_types_stay_as_they_are() -> None:
     ("arguments", "text"),
     [
         ({"method": "cam+cam"}, "expected each method of an ensemble once, got 'cam' 2 times"),
-        ({"method": "cam+gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
         ({"method": "cam+"}, "unknown method ''"),
         ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble to be one of minmax, rank, got 'max'"),
     ],
@@ -191,11 +187,8 @@ def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
         ("cam", r"expected a list of methods, got 'cam': write \['cam'\]"),
         ([], "expected a list of methods"),
         (5, "expected a list of methods, got 5"),
-        (iter(["cam"]), "expected a list of methods"),
         ([5], "expected the name of a method, got 5"),
         ({"cam": 5}, "expected options of cam by name, got 5"),
-        (["cam", "camm"], "unknown method 'camm'"),
-        ({"cam": {"stages": 1}}, "cam has no option 'stages'"),
     ],
 )
 def test_comparisons_are_refused_before_anything_is_computed(asked: Any, text: str) -> None:

@@ -209,14 +209,6 @@ def test_dead_channels_cost_nothing_and_weigh_as_the_baseline() -> None:
     assert_rounded(scores[:, :, ::2], baseline.expand(-1, -1, 12), ctx.text.shape[-1], 1)
 
 
-def test_channels_constant_up_to_rounding_are_dead() -> None:
-    """Min–max would blow their rounding up to a full mask."""
-    ctx, _ = counted("gap_cnn")
-    ctx.features[:, 0] = 0.3
-    ctx.features[:, 0, 0, 0] += 3e-8
-    assert not masked_embeddings(ctx).alive[:, 0].any()
-
-
 @pytest.mark.parametrize("order", [("gscore_cam", "score_cam"), ("gscore_cam", "vl_score", "score_cam")], ids=str)
 @pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode])
 def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...], mode: Any) -> None:
@@ -232,25 +224,6 @@ def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...], mode: A
     torch.testing.assert_close(maps, methods.get(order[-1]).function(fresh), rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_done_before_an_exception_is_kept_and_right() -> None:
-    ctx, tower_calls = counted("gap_cnn", batch_size=4)
-    plain = tower_calls.encode_image
-
-    def fails_later(images: Tensor) -> Tensor:
-        if tower_calls.images > 12:
-            raise RuntimeError("out of memory")
-        return plain(images)
-
-    tower_calls.encode_image = fails_later
-    with pytest.raises(RuntimeError, match="out of memory"):
-        methods.get("score_cam").function(ctx)
-    tower_calls.encode_image = plain
-    maps = methods.get("score_cam").function(ctx)
-    assert tower_calls.images == different_masks(ctx.features) + 1, "done twice"
-    fresh, _ = counted("gap_cnn")
-    torch.testing.assert_close(maps, methods.get("score_cam").function(fresh), rtol=1e-5, atol=1e-6)
-
-
 def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=lambda done, left: told.append((done, left)))
@@ -263,22 +236,6 @@ def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
     assert [done + left for done, (_, left) in zip(sofar, told, strict=True)] == [total] * len(told)
 
 
-def test_no_tensor_of_all_masks_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every interpolation: at most `batch_size` masks over the input."""
-    sizes: list[int] = []
-    plain = F.interpolate
-
-    def watched(mask: Tensor, **kwargs: Any) -> Tensor:
-        sizes.append(len(mask))
-        return plain(mask, **kwargs)
-
-    monkeypatch.setattr(F, "interpolate", watched)
-    ctx, _ = counted("gap_cnn", batch_size=5)
-    methods.get("score_cam").function(ctx)
-    assert max(sizes) == 5
-    assert sum(sizes) == different_masks(ctx.features)
-
-
 @pytest.mark.parametrize(("prompts", "top_k"), [(1, 3), (3, 2), (10, 4)])
 def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: int) -> None:
     ctx, tower_calls = counted("attention_pool_cnn", prompts)
@@ -287,34 +244,6 @@ def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: in
     masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
     done = {(b, int(masked.twin[b, k])) for b, k in (masked.done & masked.alive).nonzero().tolist()}
     assert tower_calls.images == len(done) + 1
-
-
-def test_channels_with_the_same_mask_cost_one_forward() -> None:
-    ctx, calls = counted("gap_cnn")
-    source = ctx.features[:, 0].clone()
-    source[:, 0, 0] += 1  # alive, in both pictures
-    ctx.features[:] = torch.rand(ctx.features.shape, generator=torch.Generator().manual_seed(0))
-    for k in (3, 7, 8):
-        ctx.features[:, k] = 4 * source + k
-    methods.get("score_cam").function(ctx)
-    masked = masked_embeddings(ctx)
-    assert calls.images == 2 * (24 - 2) + 1
-    assert masked.done.all()
-    assert torch.equal(masked.embeddings[:, 3], masked.embeddings[:, 8])
-    assert not torch.equal(masked.embeddings[:, 3], masked.embeddings[:, 4])
-
-
-def test_a_channel_asked_for_later_takes_its_twins_embedding() -> None:
-    ctx, calls = counted("gap_cnn")
-    ctx.features[:] = torch.rand(ctx.features.shape, generator=torch.Generator().manual_seed(0))
-    ctx.features[:, 5] = 2 * ctx.features[:, 1]
-    wanted = torch.zeros(2, 24, dtype=torch.bool)
-    wanted[:, 1] = True
-    masked_embeddings(ctx, wanted=wanted)
-    before = calls.images
-    masked = masked_embeddings(ctx, wanted=wanted.roll(4, dims=1))
-    assert calls.images == before
-    assert torch.equal(masked.embeddings[:, 5], masked.embeddings[:, 1])
 
 
 # ---------------------------------------------------------------------------------------------------------- precision

@@ -1,4 +1,4 @@
-"""The protocol of SCLIP, NACLIP and ProxyCLIP again, in plain loops; on a narrow CLIP of open_clip, or on ViT-B-16."""
+"""The protocol of SCLIP, NACLIP and ProxyCLIP again, in plain loops; on a narrow CLIP of open_clip."""
 
 from collections.abc import Sequence
 
@@ -31,11 +31,6 @@ def clip_b16(layers: int = 3, width: int = 64, embed_dim: int = 32) -> open_clip
         return model
 
     return parted(seeded(build, 0))
-
-
-def whole_b16() -> open_clip.CLIP:
-    """open_clip's ViT-B-16: 12 layers, 768 wide, its text tower too; seeded."""
-    return parted(seeded(lambda: open_clip.CLIP(**open_clip.get_model_config("ViT-B-16")), 0))
 
 
 def parted(model: open_clip.CLIP) -> open_clip.CLIP:
@@ -140,10 +135,9 @@ def label_map(
     logit_scale: float = 40,
     prob_thd: float = 0.0,
     area_thd: float | None = None,
-    embedded: tuple[torch.Tensor, list[int]] | None = None,
 ) -> np.ndarray:
     """`[H, W]`, as the segmentor's `predict` gives it."""
-    queries, owners = embedded or query_features(model, classes)
+    queries, owners = query_features(model, classes)
     width, height = picture.size
     factor = min(2048 / max(width, height), short_side / min(width, height))
     new_wh = (int(width * factor + 0.5), int(height * factor + 0.5))

@@ -264,18 +264,6 @@ def test_a_saved_head_is_the_same_head(saved: Any) -> None:
         assert json.loads(file.metadata()["cliploc_head"])["classes"] == [list(words) for words in CLASSES]
 
 
-def test_an_lctr_head_of_format_1_is_read_with_biases_of_zero(saved: Any) -> None:
-    backbone, trained, path = saved
-    tensors = load_file(path)
-    del tensors["head.bias"]  # as `cliploc train lctr` wrote it before the head had one
-    description = {**json.loads(json.dumps(dataclasses.asdict(trained.config))), "format": 1}
-    save_file(tensors, path, {"cliploc_head": json.dumps(description)})
-    loaded = load_head(path, backbone)
-    assert (loaded.bias == 0).all()
-    features = look(ctx_for(backbone, "lctr", {"head": loaded}, [("red",)]), attention=True, dense=False)
-    torch.testing.assert_close(loaded.maps(features) + trained.bias[:, None, None], trained.maps(features))
-
-
 def test_a_head_of_another_tower_is_refused_by_name(saved: Any) -> None:
     _, _, path = saved
     other = tower("vit", (5, 6))
@@ -315,7 +303,7 @@ def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:
         (lambda: other.write_bytes(path.read_bytes()[:-100]), "cannot be read as one"),
         (lambda: save_file({"x": torch.zeros(1)}, other), "is not one: make one"),
         (lambda: described(format=99), "another version of cliploc"),
-        (lambda: described(format=1, surprise=True), "its description cannot be read"),
+        (lambda: described(surprise=True), "its description cannot be read"),
     ):
         make()
         with pytest.raises(ModelError, match=said):

@@ -19,7 +19,6 @@ pytestmark = in_a_browser
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 WAIT = 60_000  # ms; the machine may be busy
-OF_VIT = re.compile("recipe: default – NACLIP")  # what mini-vit runs where nothing is chosen
 
 
 @pytest.fixture(scope="module")
@@ -156,20 +155,6 @@ def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address, tmp_pa
     playwright.expect(page.locator("#status .done")).to_contain_text("The result below is still that of cat.jpg.")
 
 
-def test_who_has_the_password_finds(browser):
-    with served("--auth-env", "PAGE_USER", PAGE_USER="me:secret") as (locked, _):
-        context = browser.new_context(http_credentials={"username": "me", "password": "secret"})
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        open_page(page, locked)
-        look(page, DEMO / "cat.jpg", "cat")
-        page.locator("#results figure").first.wait_for()
-        context.close()
-        stranger = browser.new_context(http_credentials={"username": "me", "password": "guess"})
-        assert stranger.new_page().goto(locked).status == 401
-        stranger.close()
-
-
 def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
     open_page(page, address)
     for there in ("#picture", "#names", "#find", ".about"):
@@ -204,24 +189,6 @@ def test_a_photograph_is_dropped_or_pasted(page, address, kind, target):
     page.locator("#find").click()
     page.locator(f"#results img[alt^='{kind}.jpg']").wait_for()
     assert page.locator("#exemplar .chosen span").inner_text() == ""
-
-
-def test_a_folder_is_no_picture_and_text_is_dragged_into_the_names(page, address, tmp_path):
-    open_page(page, address)
-    screen = page.context.new_cdp_session(page)
-    box = page.locator("#names").bounding_box()
-    for given in (
-        {"items": [{"mimeType": "text/plain", "data": "cat"}], "files": []},
-        {"items": [], "files": [str(tmp_path)]},
-    ):
-        for kind in ("dragEnter", "dragOver", "drop"):
-            data = {**given, "dragOperationsMask": 1}
-            at = {"x": box["x"] + 20, "y": box["y"] + 20}
-            screen.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
-        playwright.expect(page.locator("#names")).to_have_value("cat")
-    playwright.expect(page.locator("#picture .chosen span")).to_have_text(tmp_path.name)
-    page.locator("#find").click()
-    page.get_by_text(f"{tmp_path.name} is not a file that can be read").wait_for()
 
 
 def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address):
@@ -316,21 +283,6 @@ def test_an_example_is_found_at_once(page, address):
     shoot(page, "page-1440")
 
 
-def test_another_model_brings_its_own_methods(page, address):
-    open_page(page, address)
-    unfold(page, "Model, method and options")
-    page.locator("[name=model]").select_option("mini-vit")
-    playwright.expect(page.locator("[name=method] option").first).to_have_text(OF_VIT, timeout=WAIT)
-    playwright.expect(page.locator("[name=method]")).to_have_value("recipe:default")
-    page.locator("#examples button").first.click()
-    page.get_by_text("NACLIP, recipe default: 1 of 2 names found").wait_for()
-    page.wait_for_url(re.compile("model=mini-vit"))
-    assert page.locator("#status .problem").count() == 0
-    open_page(page, page.url)
-    unfold(page, "Model, method and options")
-    playwright.expect(page.locator("[name=method] option").first).to_have_text(OF_VIT, timeout=WAIT)
-
-
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_picture_stands_for_a_name(browser, address, width):
     context = browser.new_context(viewport={"width": width, "height": 1000})
@@ -392,28 +344,6 @@ def test_an_address_opens_its_settings_and_two_methods(page, address):
     page.locator("[name=method]").select_option("score_cam")
     page.get_by_text("Press Find to search with these settings").wait_for()
     assert boxes(page) == before
-
-
-def test_as_many_methods_as_one_likes_are_compared(page, address):
-    open_page(page, address, "?names=cat,dog")
-    playwright.expect(page.locator("#names")).to_have_value("cat,dog", timeout=WAIT)
-    choose(page, DEMO / "cat.jpg")
-    unfold(page, "Model, method and options")
-    page.get_by_label("LayerCAM", exact=True).check()
-    playwright.expect(page.locator("#compare_threshold:not([hidden])")).to_have_count(1, timeout=WAIT)
-    page.get_by_label("Grad-CAM", exact=True).check()
-    playwright.expect(page.locator("#compare_threshold[hidden]")).to_have_count(1, timeout=WAIT)  # each has its own
-    page.get_by_label("XGrad-CAM", exact=True).check()
-    page.locator("#find").click()
-    page.locator("#results figure").nth(11).wait_for()
-    methods = ["CAM, recipe default", "Grad-CAM", "LayerCAM", "XGrad-CAM"]
-    wanted = [f"{name} · {method}" for name in ("cat", "dog", "All names") for method in methods]
-    assert page.locator("#results figcaption b").all_inner_texts() == wanted
-    playwright.expect(page.locator("#status")).to_contain_text("XGrad-CAM: 1 of 2 names found")
-    playwright.expect(page).to_have_url(re.compile(r"compare=grad_cam%2Clayer_cam%2Cxgrad_cam"))
-    assert "compare_threshold" not in page.url
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    shoot(page, "compare-many-1440")
 
 
 def test_a_long_method_stops_and_who_leaves_holds_nobody_up(page, browser, address):

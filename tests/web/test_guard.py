@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 import pytest
 from PIL import Image
@@ -19,7 +20,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 
 from cliploc.web.clients import Hosts
 from cliploc.web.service import Offer, Service
-from cliploc.web.settings import MOST_LETTERS, MOST_WORDS
+from cliploc.web.settings import MOST_LETTERS, MOST_WORDS, Settings
 from tests.commands import cliploc_
 from tests.web.asking import (
     ANNA,
@@ -143,11 +144,8 @@ def test_only_the_id_of_an_upload_and_the_name_of_an_example_are_a_picture(addre
         (b"\xff\xfe", 422, "expected a request as a JSON object"),
         (b"[" * 100_000, 422, "expected a request as a JSON object"),
         (b'{"compare": ' + b"[" * 20 + b"]" * 20 + b"}", 422, "expected compare as a list"),
-        (b"[1]", 422, "expected a request as a JSON object"),
         (b"null", 422, "expected a request as a JSON object"),
         (b'{"threshold": NaN}', 422, "expected a request as a JSON object"),
-        (b'{"threshold": 1e999}', 422, "expected a request as a JSON object"),
-        (b'{"threshold": ' + b"9" * 5000 + b"}", 422, "expected a request as a JSON object"),
         (b'{"names": "\\ud800"}', 422, "expected a request as a JSON object"),
         (b'{"names": "cat", "names": [1]}', 422, "expected names as a text"),
         (b'{"names": "' + b"a|" * 300_000 + b'"}', 413, "at most 0.256 million bytes"),
@@ -180,10 +178,7 @@ def test_what_is_no_form_is_refused(address):
     ("method", "path", "code"),
     [
         ("GET", "/config", 404),
-        ("GET", "/docs", 404),
-        ("GET", "//", 404),
         ("POST", "/gradio_api/upload", 404),
-        ("POST", "/api/no_such", 404),
         ("POST", "/", 405),
         *(("GET", path, 405) for path in PATHS),
         *((method, path, 405) for method in ("DELETE", "PUT", "OPTIONS", "PROPFIND") for path in ("/", *PATHS)),
@@ -198,22 +193,15 @@ def test_there_is_no_other_address(address, method, path, code):
 NAMED = {"recipe": None}  # so that a method may be named
 REFUSED = [
     ({"names": ""}, "expected a name to look for"),
-    ({"names": ["cat"]}, "expected names as a text"),
-    ({"names": 3}, "expected names as a text"),
     ({"names": "a" * (MOST_LETTERS + 1)}, f"at most {MOST_LETTERS} characters"),
     ({"names": "|".join("abcde" for _ in range(MOST_WORDS + 1))}, f"at most {MOST_WORDS} names and synonyms"),
     ({"head": "/etc/passwd"}, "expected one of the settings"),
-    ({"pretrained": "/etc/passwd"}, "expected one of the settings"),
-    ({"threshold": 10**400}, "expected threshold from 0 to 1"),
     ({"model": "/etc/passwd"}, "expected a model of the menu"),
     ({**NAMED, "method": "/etc/passwd"}, "does not run on mini"),
-    ({**NAMED, "method": "<i>"}, "'<i>' does not run on mini"),
     ({**NAMED, "compare": ["layer_cam", "legrad"]}, "does not run on mini"),
     ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "expected the box of the exemplar of 'dogs'"),
     ({"overlay": "maybe"}, "expected overlay as true or false"),
-    ({"search": "maybe"}, "expected search as true or false"),
     ({"visitor": "A" * 32}, "expected visitor as 32 hexadecimal digits"),
-    ({"visitor": [ANNA]}, "expected visitor as 32 hexadecimal digits"),
 ]
 
 
@@ -224,38 +212,7 @@ def test_what_cannot_be_asked_is_a_sentence(address, path):
         assert (code, sentence in said) == (422, True), (wish, said)
 
 
-STRANGE: dict[str, tuple[object, ...]] = {  # field → what it is given beside what every field is given
-    **dict.fromkeys(("picture", "exemplar", "visitor", "search", "masks", "", "__class__"), ()),
-    "masks_by": ("edges", "sam"),
-    "names": ("cat|" * 300, "\0cat", "," * 5000, "cat\n" * 100, "\u202ecat", "<b>cat</b>"),
-    "model": (["mini"], "../mini", "http://127.0.0.1:9/x"),
-    "method": ("cam+" * 50, "recipe:fast"),
-    "recipe": (["fast"], "recipe:fast"),
-    "compare": ([None], "cam," * 100),
-    "threshold": ([1], 9e99, True),
-    "opacity": (7,),
-    "min_score": ("auto",),
-    "min_presence": (-5,),
-    "max_boxes": (2.5, 10**30),
-    "scales": ([1, 2], "9"),
-    "windows": ("99",),
-    "flip": ("maybe", 3),
-    "refine": ({"a": 1}, [1, 2], ["none", "x"]),
-    "resize": ("x" * 5000,),
-    "templates": ("../x", "a photo of {}"),
-    "exemplar_box": ("0,0,9,9",),
-    "exemplar_name": ({},),
-}
-
-
-def test_long_names_of_other_scripts_make_files(address):
-    long = "猫" * 60
-    code, made = post(address, ("picture", f"{long}.jpg", CAT), path="/api/files", names=f"{long}, 犬{long}", **FAST)
-    assert code == 200
-    names = [one["name"] for one in made["files"]]
-    assert len(names) == len(set(names)) == 11
-    assert all(len(name.encode()) <= 255 for name in names)
-    assert {get(address + one["address"])[0] for one in made["files"]} == {200}
+STRANGE = (None, 1, -1, True, "x", [], {}, [None], {"a": 1}, "../x", "\0cat", "," * 5000, 9e99, 10**30, "<b>cat</b>")
 
 
 # ------------------------------------------------------------------------------------------------------ hosts and pages
@@ -347,13 +304,12 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
             b'Content-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\nabc'
         )
         time.sleep(0.3)
-    for field, values in STRANGE.items():
+    for field in (*(one.name for one in fields(Settings)), "picture", "exemplar", "visitor", "search", "", "__class__"):
         recipe = None if field == "method" else "fast"
-        for value in (None, 1, -1, "x", [], {}, *values):
+        for value in STRANGE:
             wish = json.dumps({**KNOWN, "recipe": recipe, field: value}).encode()
-            for path in PATHS[:1] if values else PATHS:  # settings are read alike
-                code, text, _ = get(address + path, "POST", wish, content_type=JSON)
-                assert (code in (200, 404, 422), "error in cliploc" in text) == (True, False), (field, value)
+            code, text, _ = get(address + PATHS[0], "POST", wish, content_type=JSON)
+            assert (code in (200, 404, 422), "error in cliploc" in text) == (True, False), (field, value)
     assert "pictures" in located(address, "cat.jpg", "cat", **FAST)
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
@@ -378,12 +334,8 @@ def test_more_than_one_request_may_compute_is_refused_before_a_model_runs(addres
     ("arguments", "said"),
     [
         (("--port", "70000"), "expected --port from 0 to 65535"),
-        (("--queue", "0"), "expected --queue from 1 to 400"),
         (("--auth-env", "NOT_SET"), "expected NOT_SET to hold user:password"),
-        (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
         (("--host", "no.such.host.invalid"), "choose another --host or --port"),
-        (("--head", "absent.safetensors"), "absent.safetensors"),
-        (("--recipe", "quick"), "expected --recipe to be one of default, fast"),
     ],
 )
 def test_a_server_that_cannot_be_says_why(arguments, said):

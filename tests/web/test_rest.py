@@ -6,14 +6,12 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,13 +21,12 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.exemplars import Exemplar
 from cliploc.localizer import Localizer
-from cliploc.web.runs import ENDING, STOPPED, StoppedError
+from cliploc.web.runs import ENDING, STOPPED
 from cliploc.web.service import Offer, Service
 from tests.commands import localizer_of
-from tests.web.asking import CAT, DEMO, FAST, SLOW, form, get, located, post, post_json, service, started
+from tests.web.asking import CAT, DEMO, FAST, SLOW, get, located, post, post_json, service, started
 
 ROOT = Path(__file__).parents[2]
-PATH = "/api/localize"
 
 
 def boxes_in(document: Any) -> list[list[float]]:
@@ -81,15 +78,6 @@ def test_the_files_are_named_and_can_be_fetched_by_who_made_them(address):
         assert get(f"{address}/{path}")[0] == 404
 
 
-def test_files_of_many_methods_have_a_comparison(address):
-    methods = ["cam", "grad_cam", "layer_cam", "xgrad_cam"]
-    asked = {"picture": "cat.jpg", "names": "cat", "method": "cam", "compare": methods[1:]}
-    assert [one["method"] for one in post_json(address, asked)[1]["pictures"]] == methods
-    names = [one["name"] for one in post_json(address, asked, "/api/files")[1]["files"]]
-    assert len(set(names)) == len(names)
-    assert {"cat_compare.png", "coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
-
-
 @pytest.mark.parametrize("value", [{"names": "cat"}, {"names": "cat", "picture": ""}, {"visitor": "c" * 32}])
 def test_files_of_nothing_are_a_sentence(address, value):
     code, document = post_json(address, value, "/api/files")
@@ -114,18 +102,6 @@ def test_an_exemplar_is_a_second_picture(address):
     assert boxes_in(document) == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
     status, again = post_json(address, {**given, **document["ids"]})
     assert (status, again) == (200, document)
-
-
-def test_an_exemplar_may_be_left_empty(address):
-    """As a form in a browser sends a file that was not chosen, and a program null."""
-    given = {"names": "cat", "recipe": "fast"}
-    status, document = post(address, ("picture", "cat.jpg", CAT), ("exemplar", "", b""), **given)
-    assert status == 200, document
-    for empty in (None, ""):
-        again = post_json(address, {**given, **document["ids"], "exemplar": empty})
-        assert again == (200, document)
-    code, document = post(address, ("picture", "", b""), **given)
-    assert (code, "expected a picture, got none" in document["error"]) == (422, True)
 
 
 def test_the_names_of_pictures_are_no_paths(address, folder):
@@ -194,22 +170,6 @@ def test_a_model_that_loads_makes_nobody_wait_who_asks_for_another(tmp_path, mon
             finally:
                 go_on.set()
             assert [one.result() for one in waiting] == [200] * 12
-
-
-def test_a_program_that_leaves_is_not_computed_for(tmp_path):
-    looked_at = service()
-    for address in started(looked_at, tmp_path):
-        where = urlsplit(address)
-        body = form(("picture", "a.jpg", CAT), **SLOW)
-        head = f"POST {PATH} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-        with socket.create_connection((where.hostname, where.port)) as connection:
-            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            while not (runs := list(looked_at.runs._runs)):
-                time.sleep(0.01)
-        assert runs[0].wait(20)
-        # Its upload is closed when it leaves: a run that has not read it yet ends by that.
-        with pytest.raises((StoppedError, ValueError), match=r"Stopped|closed file"):
-            runs[0].result()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -48,13 +48,6 @@ def test_a_stopped_run_ends_at_whatever_its_work_reports(part):
         run.result()
 
 
-def test_a_run_ends_when_its_time_is_over():
-    work = Work()
-    with pytest.raises(StoppedError, match=r"It took longer than 0\.05 seconds"):
-        Run(work, 0.05).result()
-    assert work.ended.is_set()
-
-
 def test_work_that_cannot_be_cut_short_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("cliploc.web.runs.GRACE_SECONDS", 0.05)
     leave = threading.Event()
@@ -86,19 +79,6 @@ def test_a_visitor_stops_only_his_own_runs():
     runs.stop("nobody")
     assert not other.ended.wait(0.1)
     del of_another, of_first, mine  # whoever has a run keeps it
-
-
-def test_after_the_end_no_run_goes_on_and_none_begins():
-    runs, work = Runs(), Work()
-    going_on = runs.begin("a", work)
-    assert work.started.wait(10)
-    runs.end()
-    with pytest.raises(StoppedError):
-        going_on.result()
-    late = Work()
-    with pytest.raises(StoppedError, match="shutting down"):
-        runs.begin("b", late)
-    assert not late.started.is_set()
 
 
 def test_what_a_run_found_is_not_kept_when_nobody_has_it():

@@ -5,7 +5,6 @@ import re
 import shutil
 import threading
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +15,13 @@ from PIL import Image
 from cliploc import backbones, rle
 from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
-from cliploc.images import Picture, Whole, load
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
-from cliploc.memory import Kept, Memory
 from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.web import downloads, view
-from cliploc.web.runs import StoppedError
-from cliploc.web.service import SEARCHES, SHOWN_SIDE, Offer, Service, smaller, with_heads
+from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -68,17 +64,6 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
         assert found.found.tolist() == wanted.found.tolist() == [True, False]
         assert found.reasons == wanted.reasons
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
-
-
-def test_a_recipe_is_the_localizers():
-    """On another model than that of tests/web/test_rest.py."""
-    look = Service([Offer("mini-vit")], device="cpu").look(CAT, from_mapping({"names": "cat, dog", "recipe": "fast"}))
-    [(method, found)] = look.cut(look.settings).items()
-    wanted = localizer_of("mini-vit", recipe="fast")(CAT, ["cat", "dog"])
-    assert method == "recipe:fast"
-    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
-    assert (found.reasons, found.threshold) == (wanted.reasons, wanted.threshold)
-    assert look.recipe == look.ran(look.settings) == recipe_of("mini-vit", "fast")
 
 
 def test_what_a_visitor_sets_goes_before_the_recipe(service):
@@ -159,15 +144,6 @@ def test_two_models_stay_in_memory_and_the_menus_of_all(monkeypatch):
     assert len(begun) == 6
 
 
-def test_a_hubs_model_has_the_recipe_of_its_tower(service, monkeypatch):
-    mini = service.backbone("mini")
-    hub = Service([Offer("hf-hub:some/thing")], device="cpu")
-    monkeypatch.setattr(hub, "backbone", lambda _: mini)
-    assert hub.menu("").recipes["recipe:default"] == recipe_of(mini)
-    found = hub.look(CAT, Settings(names="cat", method="recipe:fast")).results["recipe:fast"]
-    assert found.method == Localizer(mini, method=recipe_of(mini, "fast").method).method.title
-
-
 def test_the_menu_holds_what_runs_and_a_server_may_begin_with_another_recipe(service):
     menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
@@ -176,54 +152,6 @@ def test_the_menu_holds_what_runs_and_a_server_may_begin_with_another_recipe(ser
     fast = Service([Offer("mini")], device="cpu", recipe="fast")
     assert fast.menu("").own == "recipe:fast"
     assert list(fast.look(CAT, Settings(names="cat")).results) == ["recipe:fast"]
-
-
-def test_models_run_in_the_same_few_threads_whoever_asks(service):
-    # What is kept of looks lay in the heaps of many threads before, and memory grew to thrice of it.
-    names = set()
-    photos = [str(DEMO / name) for name in ("bee.jpg", "dogs.jpg", "bridge.jpg")]
-    settings = Settings(names="cat", method="score_cam")
-
-    def note(done: int, left: int) -> None:
-        names.add(threading.current_thread().name)
-        raise StoppedError("enough")
-
-    with ThreadPoolExecutor(3, thread_name_prefix="visitor") as visitors:
-        for asked in [visitors.submit(service.look, photo, settings, None, Reporter(masked=note)) for photo in photos]:
-            with pytest.raises(StoppedError):
-                asked.result()
-    assert len(names) <= SEARCHES
-    assert not any(name.startswith("visitor") for name in names)
-
-
-@pytest.mark.parametrize(
-    ("model", "method"), [("mini", "cam"), ("mini", "layer_cam"), ("mini-vit", "naclip"), ("mini-vit", "legrad")]
-)
-def test_any_method_can_be_ended_at_any_layer(model, method):
-    service = Service([Offer(model)], device="cpu")
-    photo, settings = str(DEMO / "drum.jpg"), Settings(names="drum", method=method)
-    counts = []
-
-    def stop_at(number: int):
-        asked = 0
-
-        def count(done: int, left: int) -> None:
-            nonlocal asked
-            asked += 1
-            if asked == number:
-                raise StoppedError("enough")
-
-        counts.append(lambda: asked)
-        return Reporter(masked=count)
-
-    for number in (1, 2, 7, 19):
-        service.memory = Memory(max_seconds=60)
-        with pytest.raises(StoppedError, match="enough"):
-            service.look(photo, settings, None, stop_at(number))
-        assert counts[-1]() == number
-    whole = service.look(photo, settings, None, stop_at(0))  # what was ended has left nothing behind
-    wanted = Localizer(model, method=method)(photo, ["drum"])
-    np.testing.assert_allclose(whole.results[method].maps, wanted.maps, atol=1e-6)
 
 
 def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by_recipe):
@@ -238,29 +166,6 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
     assert slid.min_score is None  # the slider stands where the recipe has put it
     assert "--min-score auto" in str(by_recipe.ran(slid))
     assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
-
-
-def test_a_search_that_waits_for_anothers_end_can_be_stopped(service):
-    ended = threading.Event()
-    for _ in range(SEARCHES):
-        service._models.submit(ended.wait)
-    try:
-        run = service.runs.begin("a" * 32, lambda told: service.look(CAT, Settings(names="bee"), reporter=told))
-        run.stop()
-        assert run.wait(30)
-        with pytest.raises(StoppedError):
-            run.result()
-    finally:
-        ended.set()
-
-
-@pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])
-def test_the_least_presence_is_asked_for_without_another_run(look, least):
-    found = look.cut(Settings(names="cat, dog", min_presence=least))["cam"]
-    wanted = localizer_of("mini", method="cam", min_presence=least)(CAT, ["cat", "dog"])
-    assert found.reasons == wanted.reasons
-    assert found.found.tolist() == wanted.found.tolist()
-    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
 
 
 def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(service, tmp_path):
@@ -278,48 +183,10 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
 
 
-def test_the_pixels_of_a_copy_are_read_once_for_all_scales():
-    photograph, decoded = Image.open(CAT).convert("RGB"), []
-    whole = Whole(photograph.size, b"cat", lambda: decoded.append(1) or photograph)
-    picture = Picture("cat.jpg", photograph.resize((60, 40)), (), whole)
-    options = {"method": "cam", "scales": (1.0, 1.25), "memory": Memory(2**26)}
-    localizer = Localizer(backbones.create("mini"), **options)
-    [found] = localizer.stream([picture], ["cat"])
-    assert len(decoded) == 1
-    wanted = localizer(photograph, ["cat"])
-    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
-
-
-def test_other_names_in_large_photographs_decode_nothing(tmp_path, monkeypatch):
-    service, decoded = Service([Offer("mini")], device="cpu"), []
-    monkeypatch.setattr("cliploc.web.service.load", lambda path, **how: decoded.append(path) or load(path, **how))
-    service.pictures = Kept(4 * 2**20)  # either photograph has 6 MB
-    photographs = [str(tmp_path / f"{number}.png") for number in range(2)]
-    with Image.open(CAT) as photo:
-        for number, path in enumerate(photographs):
-            photo.rotate(180 * number).resize((1804, 1200)).save(path)
-            service.look(path, Settings(names="cat"))
-    assert set(decoded) == {*photographs}
-    decoded.clear()
-    for path in photographs:
-        found = service.look(path, Settings(names="dog")).cut(Settings())["recipe:default"]
-        wanted = localizer_of("mini")(path, ["dog"])
-        np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
-        np.testing.assert_array_equal(found.presence, wanted.presence)
-    assert not decoded
-
-
 def test_the_same_again_is_not_computed_again(service, look):
     again = service.look(CAT, Settings(names="cat,dog", method="cam", threshold=0.7, opacity=0.2), look)
     assert again is look
     assert service.look(CAT, Settings(names="cat", method="layer_cam"), look) is not look
-
-
-def test_what_a_second_look_reads_counts_too(by_recipe):
-    [found] = by_recipe.results.values()
-    readings = sum(view.nbytes for view in found.second_look.places)
-    assert readings > 0
-    assert by_recipe.size == found.maps.nbytes + 3 * found.image.width * found.image.height + readings
 
 
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
@@ -405,17 +272,6 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     [drawn] = task["predictions"][0]["result"]
     assert drawn["value"]["rectanglelabels"] == ["cat"]
     assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
-
-
-def test_files_of_a_large_photograph_have_smaller_pictures_and_its_own_boxes(look, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "FILE_SIDE", 100)
-    written = {
-        path.name: path for path in downloads.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
-    }
-    assert np.load(written["cat_heatmaps.npy"]).shape == (2, 67, 100)
-    assert {Image.open(written[name]).size for name in ("cat_overlay.png", "cat_1_cat.png")} == {(100, 67)}
-    [picture] = json.loads(written["coco.json"].read_text())["images"]
-    assert (picture["width"], picture["height"]) == (451, 300)
 
 
 def test_files_with_masks(look, tmp_path):

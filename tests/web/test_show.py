@@ -4,7 +4,6 @@ import http.client
 import io
 import json
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +14,6 @@ from PIL import Image
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc.localizer import Localizer
-from cliploc.web.answers import AT_ONCE, EVERY
 from cliploc.web.runs import StoppedError
 from tests.commands import create_once
 from tests.web.asking import ANNA, BERT, CAT, DEMO, FORM, SLOW, form, get, post_json, service, show, started, uploaded
@@ -142,27 +140,6 @@ def test_a_new_search_ends_the_visitors_last_one(address, photo):
         while not first.done():
             shown(address, wish(photo, CAM, BERT))  # which may have begun before the first, and then ends itself
         assert "Stopped" in first.result()["status"]["text"]
-
-
-def test_who_waits_for_a_turn_is_told_so_and_more_than_may_wait_are_refused(tmp_path):
-    looked_at, visitors = service(), [f"{number:032}" for number in range(4)]
-    for address in started(looked_at, tmp_path, queue=1):
-        photo = uploaded(address)
-        with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(show, address, wish(photo, SLOW, visitor)) for visitor in visitors]
-            while not any(one.done() for one in asked) or len(list(looked_at.runs._runs)) < AT_ONCE:
-                time.sleep(0.01)
-            [(_, refused)] = [one.result() for one in asked if one.done()]
-            # Sliders wait for no model.
-            answer = shown(address, wish(None, CAM, search=False))
-            time.sleep(3 * EVERY)
-            while not all(one.done() for one in asked):  # who waited begins when another has ended
-                for visitor in visitors:
-                    looked_at.runs.stop(visitor)
-                time.sleep(0.01)
-    assert "Too many requests are waiting" in refused[-1]["status"]["text"]
-    assert "not kept" in answer["status"]["text"]
-    assert any(one.result()[1][0]["status"]["text"].startswith("Waiting for a turn") for one in asked)
 
 
 def test_the_menu_is_of_the_model_and_its_values_of_the_address(address):

@@ -4,8 +4,6 @@ Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done,
 interrupted; 141 the reader of our output went away.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -74,11 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app(prog_name="cliploc")
         wait_passively()
     words = _imports_first(sys.argv[1:] if arguments is None else arguments)
-    if sys.stderr is None:  # it is closed: the next file opened must not take its place
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
-    if sys.stdout is None:
-        complain("stdout is closed, but results are written to it: redirect it to a file, or to /dev/null")
-        return NOTHING_DONE
     debug = "--debug" in words
     command = typer.main.get_command(app)
     try:

@@ -18,7 +18,7 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.cli.servers import PORT, serve_drafts
-from cliploc.config import MIN_SCORE, AnnotateOptions, Options
+from cliploc.config import AnnotateOptions, Options
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
@@ -46,7 +46,7 @@ class AnnotateFlags(EngineFlags, WithJson):
 
 @command(
     leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
-    defaults={"min_score": MIN_SCORE},  # a person has to check every draft
+    defaults={"min_score": "auto"},  # as `localize` has it, also for a named method
 )
 def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) -> int:
     """Label a folder of pictures with draft boxes.

@@ -45,7 +45,7 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
         return open_asked(truth, folder, asked.split, **asked.chosen())
     from cliploc.jobs.calibrate import reviewed_pictures
 
-    return reviewed_pictures(folder, Draw(**asked.counted()))
+    return reviewed_pictures(folder, Draw(asked.limit, asked.sample, asked.seed))
 
 
 class TruthFlags(SampleFlags, WithThreads, WithJson):

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import typer
@@ -64,6 +64,10 @@ SECTIONS = list(dict.fromkeys(section(group, usual=usual) for usual in (True, Fa
 class SectionedCommand(TyperCommand):
     """A command whose help lists its parameters in sections, those of most users first."""
 
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        self.help = re.sub("^Example: ", "\b\nExample: ", self.help or "", flags=re.MULTILINE)  # not wrapped, to copy
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """As manuals write arguments: `PICTURE...`, where typer has `{PICTURE}`."""
         pieces = ["[OPTIONS]"]
@@ -96,34 +100,65 @@ def _place(parameter: Any) -> tuple[int, bool, bool]:
     return last, parameter.param_type_name != "argument", not parameter.required
 
 
-@functools.cache
-def command_of(name: str) -> TyperCommand:
-    """A command, whose module is imported now."""
-    plain = name.replace("-", "_")
-    module = importlib.import_module(f"cliploc.cli.{HOMES.get(name, plain)}")
-    # Help texts hold square brackets, and rich takes time to import.
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command(name, cls=SectionedCommand)(getattr(module, plain))
-    made = typer.main.get_command(alone)
-    assert isinstance(made, TyperCommand)
-    made.help = re.sub("^Example: ", "\b\nExample: ", made.help or "", flags=re.MULTILINE)  # not wrapped, to be copied
+class SectionedGroup(TyperGroup):
+    """A command with commands, whose help lists them before its options."""
+
+    def listed(self) -> Mapping[str, Mapping[str, str]]:
+        """Its commands by section, each with the first line of its help."""
+        return {"Tasks": {name: (one.help or "").partition("\n")[0] for name, one in self.commands.items()}}
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
+        sections = {title: list(commands.items()) for title, commands in self.listed().items()}
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
+        write_sections(formatter, sections | {"Options": [record for record in records if record]})
+
+
+def plain_app(**facts: Any) -> typer.Typer:
+    """An app whose help texts hold square brackets; without rich, which takes time to import."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **facts)
+
+
+def tasks(help_text: str, *functions: Callable[..., int]) -> typer.Typer:
+    """A command with a task for each function, which has flags of its own."""
+    made = plain_app(cls=SectionedGroup, help=help_text, options_metavar="", subcommand_metavar="TASK [OPTIONS]")
+    for function in functions:
+        made.command(cls=SectionedCommand)(function)
+
+    @made.callback(invoke_without_command=True)
+    def without_one(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is None:
+            typer.echo(ctx.get_help())
+
     return made
 
 
-class CommandGroup(TyperGroup):
+@functools.cache
+def command_of(name: str) -> TyperCommand | SectionedGroup:
+    """A command, whose module is imported now."""
+    plain = name.replace("-", "_")
+    made = getattr(importlib.import_module(f"cliploc.cli.{HOMES.get(name, plain)}"), plain)
+    if not isinstance(made, typer.Typer):
+        alone = plain_app()
+        alone.command(name, cls=SectionedCommand)(made)
+        made = alone
+    command = typer.main.get_command(made)
+    assert isinstance(command, TyperCommand | SectionedGroup)
+    command.name = name
+    return command
+
+
+class CommandGroup(SectionedGroup):
     """`cliploc` itself, whose commands are known by name alone until one is asked for."""
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(**facts)
         self.commands = dict.fromkeys(NAMES)  # type: ignore[assignment]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002, D102
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | SectionedGroup | None:  # noqa: ARG002, D102
         return command_of(cmd_name) if cmd_name in NAMES else None
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
-        sections = {title: list(commands.items()) for title, commands in LISTED.items()}
-        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
-        write_sections(formatter, sections | {"Options": [record for record in records if record]})
+    def listed(self) -> Mapping[str, Mapping[str, str]]:  # noqa: D102
+        return LISTED
 
 
 def write_sections(formatter: Any, sections: Mapping[str, list[tuple[str, str]]]) -> None:

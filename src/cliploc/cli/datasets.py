@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc._terminal import Terminal, styled
-from cliploc.cli.options import SampleFlags, WithJson, command, flag
+from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
 from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
 from cliploc.errors import UsageError
 
@@ -54,10 +54,10 @@ def datasets(asked: DatasetsFlags) -> int:
         if asked.subset is not None or asked.classes is not None:
             raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
         with terminal.progress(f"reading {name}"):
-            pictures = open_labelled(name, root, asked.split, **asked.counted())
+            pictures = open_labelled(name, root, asked.split, **DrawnFlags.chosen(asked))
         counts = {"pictures": len(pictures), "classes": len(pictures.classes)}
         print_result(terminal, _document(pictures, counts), _about_labelled(pictures), as_json=asked.as_json)
-        _say_benchmark(terminal, name, root, *split, "--task", "segmentation", quiet=asked.as_json)
+        _say_benchmark(terminal, "segmentation", name, root, *split, quiet=asked.as_json)
         return SOME_FAILED if pictures.problems else DONE
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, asked.split, **asked.chosen())
@@ -71,12 +71,12 @@ def datasets(asked: DatasetsFlags) -> int:
     document = _document(dataset, counts)
     about = _about_dataset(dataset, document, subsets.get(asked.subset).reasons if asked.subset else {})
     print_result(terminal, document, about, as_json=asked.as_json)
-    _say_benchmark(terminal, name, root, *split, quiet=asked.as_json)
+    _say_benchmark(terminal, "boxes", name, root, *split, quiet=asked.as_json)
     return SOME_FAILED if any(problem.kind not in BY_DESIGN for problem in dataset.problems) else DONE
 
 
-def _say_benchmark(terminal: Terminal, name: str, root: Path, *more: str, quiet: bool = False) -> None:
-    words = ("cliploc", "benchmark", "--dataset", name, "--root", root, *more, "--out", "results")
+def _say_benchmark(terminal: Terminal, task: str, name: str, root: Path, *more: str, quiet: bool = False) -> None:
+    words = ("cliploc", "benchmark", task, "--dataset", name, "--root", root, *more, "--out", "results")
     say_next(terminal, words, quiet=quiet)
 
 
@@ -96,7 +96,7 @@ def _described(terminal: Terminal, name: str) -> int:
     _listing(terminal, list(readers))
     terminal.data("")
     terminal.data(facts(("subsets", f"{subset.name}: {subset.title}") for subset in subsets))
-    terminal.data(styled("\nwith a class for every pixel, for --task segmentation", "bold"))
+    terminal.data(styled("\nwith a class for every pixel, for benchmark segmentation", "bold"))
     _listing(terminal, list(labelled_readers))
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
     terminal.data(styled(line, "dim"))

@@ -65,7 +65,7 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
     out: Path = flag("Folder for explain.html and explain.json.", Path("explain-out"), metavar="DIR", group="output")
 
 
-@command(leave_out=(*OWN, *OF_BOXES), hidden=("target",), defaults={"steps": STEPS}, without=AS_PUBLISHED)
+@command(leave_out=(*OWN, *OF_BOXES, "target"), defaults={"steps": STEPS}, without=AS_PUBLISHED)
 def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Measure whether the maps of one picture are faithful.
 
@@ -86,8 +86,6 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     photo, prompt, among = asked.photo, asked.prompt, asked.among
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
-    if faithfulness.target is not None:
-        raise UsageError("--target is not an option of explain: name what is explained with --prompt")
     given = method_names(asked.method) or [recipe_of(options.model).method]
     of_methods = options_of_methods(given, asked.option)
     of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}

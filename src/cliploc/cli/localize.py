@@ -121,7 +121,7 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
             name = run.names.drawing(source, "_masks", wh)
             run.draw(source, record, "masks", name, lambda: draw(result, masks=True), what="its masks")
             run.write_labels(source, record, result.label_map(), len(result.names))
-        if save_maps:  # a map for each name, for `cliploc evaluate --maps FOLDER/maps/NAME`
+        if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
             from cliploc.metrics import SIDE

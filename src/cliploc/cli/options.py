@@ -28,6 +28,7 @@ from cliploc.config import (
     option_of,
     parse_list,
     parse_pair,
+    short,
     text_of,
 )
 from cliploc.errors import UsageError
@@ -36,16 +37,18 @@ from cliploc.exemplars import split_entries
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
-EVALUATED = ("localization", "segmentation", "faithfulness")  # what `evaluate` measures
-TASKS = (*EVALUATED, "presence")  # what `benchmark` measures
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
+
+
+def in_words(values: Mapping[str, Any]) -> dict[str, str]:
+    """Defaults as help tells them."""
+    return {name: "no" if value is False else text_of(value) or "none" for name, value in values.items()}
+
+
 # Defaults in words of a command that runs methods as published, without recipes.
-AS_PUBLISHED = {
-    "threshold": "the method's own",
-    **{name: "no" if value is False else text_of(value) or "none" for name, value in UNREFINED.items()},
-}
+AS_PUBLISHED = {"threshold": "the method's own", **in_words(UNREFINED)}
 Command = Callable[..., int]
 
 
@@ -80,18 +83,17 @@ def command(
     leave_out: Collection[str] = (),  # those that the command does not have, or has in a form of its own
     defaults: Mapping[str, Any] | None = None,
     without: Mapping[str, str] | None = None,  # option → its default in words, where it differs from a localizer's
-    hidden: Collection[str] = (),  # those that help leaves out, as the command refuses them with words of its own
 ) -> Callable[[Command], Command]:
     """Makes a command's flags of the fields of its parameters, which are dataclasses of options."""
 
     def taken(kind: Any) -> list[Field[Any]]:
         """The fields that become flags."""
-        if kind is not Options:
+        if issubclass(kind, Flags):
             return list(fields(kind))
-        there = [
-            option for option in fields(Options) if not option_of(option).python_only and option.name not in leave_out
-        ]
-        return [option for option in there if only is None or option.name in only]
+        there = [option for option in fields(kind) if not option_of(option).python_only]
+        if kind is Options and only is not None:
+            return [option for option in there if option.name in only]
+        return [option for option in there if option.name not in leave_out]
 
     def flags(kind: type) -> Iterator[inspect.Parameter]:
         if issubclass(kind, Flags):
@@ -101,7 +103,7 @@ def command(
         for option in taken(kind):
             own = getattr(DEFAULTS, option.name) if kind is Options else option.default
             default = (defaults or {}).get(option.name, own)
-            yield _text_flag(option, default, (without or {}).get(option.name), hidden=option.name in hidden)
+            yield _text_flag(option, default, (without or {}).get(option.name))
 
     def decorate(function: Command) -> Command:
         asked = inspect.signature(function, eval_str=True).parameters
@@ -127,7 +129,7 @@ def command(
     return decorate
 
 
-def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: bool) -> inspect.Parameter:
+def _text_flag(of: Field[Any], default: Any, without: str | None) -> inspect.Parameter:
     """An option of `cliploc.config` as typer takes it: a flag, a text, or a list of texts."""
     option = option_of(of)
     on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
@@ -140,7 +142,6 @@ def _text_flag(of: Field[Any], default: Any, without: str | None, *, hidden: boo
         *(option.flags or flags_of(of.name)),
         metavar=option.metavar or None,
         help=words,
-        hidden=hidden,
         rich_help_panel=section(option.group, usual=option.usual),
     )
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
@@ -160,8 +161,7 @@ def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
         def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
             """While the command line is parsed, before any work."""
             if value is not None and not least <= value <= most:
-                came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
-                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
+                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {short(value)}")
             return value
 
         info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
@@ -295,7 +295,7 @@ class MetricFlags(Flags):
     """Of commands that measure faithfulness."""
 
     metric: list[str] | None = rare(
-        "Metrics of --task faithfulness; repeatable. See docs/faithfulness.md.",
+        "Metrics; repeatable. See docs/faithfulness.md.",
         None,
         metavar="NAME,NAME",
         none=",".join(FAITHFULNESS_METRICS),
@@ -318,26 +318,31 @@ class MethodFlags(Flags):
     )
 
 
-class SampleFlags(Flags):
-    """Which samples of a dataset."""
+class DrawnFlags(Flags):
+    """Which pictures of a dataset."""
 
     split: str | None = flag("Split of the dataset.", None, metavar="NAME", none="its first")
-    subset: str | None = flag("Use only the classes of this subset, such as ten-classes.", None, metavar="NAME")
-    classes: str | None = flag(
-        "Use only these classes: names, synonyms or WordNet ids.", None, metavar="NAME,NAME|FILE"
-    )
     limit: int | None = flag("Use only the first N samples.", None, within=(1, MOST_COUNTED))
     sample: int | None = flag("Use N samples drawn at random.", None, within=(1, MOST_COUNTED))
     seed: int = flag("Random seed of --sample.", 0, within=(0, MOST_SEED))
 
     def chosen(self) -> dict[str, Any]:
+        """How `open_labelled` takes them."""
+        return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
+
+
+class SampleFlags(DrawnFlags):
+    """The same of a dataset with one class or several for each picture."""
+
+    subset: str | None = flag("Use only the classes of this subset, such as ten-classes.", None, metavar="NAME")
+    classes: str | None = flag(
+        "Use only these classes: names, synonyms or WordNet ids.", None, metavar="NAME,NAME|FILE"
+    )
+
+    def chosen(self) -> dict[str, Any]:
         """How `open_dataset` takes them."""
         names = None if self.classes is None else class_names(self.classes)
-        return {"subset": self.subset, "classes": names, **self.counted()}
-
-    def counted(self) -> dict[str, Any]:
-        """How `open_labelled` takes them, whose sets have no subsets."""
-        return {"limit": self.limit, "sample": self.sample, "seed": self.seed}
+        return {"subset": self.subset, "classes": names, **super().chosen()}
 
 
 class EngineFlags(WithThreads):

@@ -145,8 +145,6 @@ def file_writable(path: Path) -> None:
     """The same for a file: checks its folder, which it makes, and that the path is not a folder itself."""
     if path.is_dir():
         raise UsageError(f"expected --out as a file, got the folder {path}: add the file's name")
-    if path.exists() and not path.is_file():  # it would be replaced by a file
-        raise UsageError(f"expected --out as a file, got the device, pipe or socket {path}: choose another name")
     writable(path.resolve().parent)
 
 

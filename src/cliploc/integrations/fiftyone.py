@@ -1,7 +1,5 @@
 """cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See docs/fiftyone.md."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """cliploc's methods as explain functions of Quantus, and its metrics in ours: see docs/faithfulness.md."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -131,7 +129,7 @@ def quantus_metric(
     best: Literal["low", "high", ""] = "",
     needs_method: bool = False,
 ) -> type[FaithfulnessMetric]:
-    """Registers a metric of Quantus for `benchmark --task faithfulness --metric KEY`, in a module given by `--import`.
+    """Registers a metric of Quantus for `benchmark faithfulness --metric KEY`, in a module given by `--import`.
 
     It gets one picture at a time, as the tower sees it, with the map in 0–1 and the model's probabilities.
 

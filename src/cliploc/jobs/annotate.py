@@ -27,7 +27,7 @@ from cliploc._files import (
     write_part,
     write_whole,
 )
-from cliploc.config import DEFAULTS, IMAGE_URL, MIN_SCORE, OPTIONS, AnnotateOptions, Options, short
+from cliploc.config import DEFAULTS, IMAGE_URL, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotation_edits as edits
 from cliploc.jobs import correction_masks, export_states, folder
@@ -77,7 +77,7 @@ def annotate(
     out: str | os.PathLike[str],
     *,
     min_presence: float | None = None,
-    min_score: float | Literal["auto"] = MIN_SCORE,
+    min_score: float | Literal["auto"] = "auto",
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,
     engine: Engine = run_here,
@@ -96,7 +96,7 @@ def annotate(
             pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
             differ: only the drafts are chosen again.
         min_presence: minimum presence of a name; a label's own threshold overrides it; 0: every name is boxed.
-        min_score: minimum score of a box, as in `cliploc.Options`. "auto": the default, but a name that is in the
+        min_score: minimum score of a box, as in `cliploc.Options`. "auto": 0.2, but a name that is in the
             picture keeps its best box.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.

@@ -236,7 +236,7 @@ class MapsResult:
     protocol: FaithfulnessOptions  # the options
 
     def document(self) -> dict[str, Any]:
-        """The result as `cliploc evaluate --task faithfulness --json` prints it."""
+        """The result as `cliploc evaluate faithfulness --json` prints it."""
         return {
             "schema_version": VERSION,
             "model": self.model,

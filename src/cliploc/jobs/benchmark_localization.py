@@ -305,7 +305,7 @@ class BoxJudge(Judge):
                         "thumb": small,
                     }
                 )
-        saved = self._saved  # `cliploc evaluate --maps MAPS/SETTING` reads them
+        saved = self._saved  # `cliploc evaluate boxes --maps MAPS/SETTING` reads them
         files = [
             [] if saved is None else [saved / setting.id / f"{sample.id}.npy" for setting in method.settings]
             for method in methods

@@ -272,7 +272,7 @@ class LabelsResult(EvaluatedFolder):
     numbers: Summary  # see `numbers_of`
 
     def document(self) -> dict[str, Any]:
-        """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
+        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
         counts = {"images": self.asked, "evaluated": self.evaluated}
         return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
 
@@ -322,7 +322,7 @@ def evaluate_labels(
         classes, samples = labelled.classes, labelled.samples
         if any(sample.name is not None for sample in samples):
             raise UsageError(
-                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark --task segmentation"
+                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark segmentation"
             )
         for problem in labelled.problems:
             leave_out(problem)

@@ -11,7 +11,7 @@ import numpy as np
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.calibration import UNSURE, Floats, logit
-from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, number, share_or_auto
+from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.geometry import iou_matrix
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
@@ -25,7 +25,7 @@ class DraftRule:
     """What makes a candidate a draft. A run can get another one without computing anything again."""
 
     thresholds: tuple[float, ...]  # [P] the minimum presence of each name
-    min_score: float | Literal["auto"] = MIN_SCORE  # minimum score of a box, as in `cliploc.Options`
+    min_score: float | Literal["auto"] = "auto"  # minimum score of a box, as in `cliploc.Options`
     max_boxes: int | None = DEFAULTS.max_boxes  # maximum number of boxes of a name in a picture, best first
     # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
     nms_across: float | None = None

@@ -110,7 +110,7 @@ class FolderResult(EvaluatedFolder):
     summaries: tuple[MetricSummary, ...]  # the summary of each metric
 
     def document(self, convention: Convention) -> dict[str, Any]:
-        """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
+        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
         numbers, facts, per_class = joined(self.summaries)
         return {
             "schema_version": 1,

@@ -10,7 +10,6 @@ from pathlib import Path
 from cliploc import prompts
 from cliploc.config import parse_share
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.jobs.picture_files import NO_XML
 
 BACKGROUND = "background:"
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
@@ -44,7 +43,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     thresholds: list[float | None] = []
     background: list[str] = []
     for line in lines:
-        if NO_XML & set(line) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
             raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
         if line.lower().startswith(BACKGROUND):
             background.append(line[len(BACKGROUND) :].strip())

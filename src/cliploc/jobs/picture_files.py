@@ -33,7 +33,6 @@ REASONS = {
     CLOSED: ("folder that cannot be read", "folders that cannot be read"),
 }
 IN_NOTE = 5  # skipped files that a note names
-NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,6 @@ def _is_picture(name: str) -> bool:
 def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
     """The pictures that match a pattern, and what is left out."""
     inside = functools.cache(functools.partial(_in_results, root))
-    above = [parent for parent in pattern.parents if parent.is_relative_to(root)]
-    for folder in sorted({found for parent in above for found in _glob(root, parent) if _closed(found)}):
-        yield Skipped(f"{_id(root, folder)}/", CLOSED)
     for path in sorted(_glob(root, pattern)):
         if inside(path.parent):
             yield Skipped(_id(root, path), RESULTS)
@@ -165,17 +161,6 @@ def _glob(root: Path, pattern: Path) -> Iterator[Path]:
     for path in root.glob(str(below)) if below.parts else [root]:
         if not any(part.startswith(".") for part in path.relative_to(root).parts):
             yield path
-
-
-def _closed(path: Path) -> bool:
-    """Whether a folder cannot be read; `glob` leaves it out without a word."""
-    if not path.is_dir():
-        return False
-    try:
-        os.scandir(path).close()
-    except OSError:
-        return True
-    return False
 
 
 def _of_results(folder: Path) -> bool:
@@ -221,7 +206,7 @@ def bad_name(name: str) -> str | None:
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8: rename it"
-    return "its name holds a control character: rename it" if "Cc" in kinds or NO_XML & set(name) else None
+    return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
 READERS = 4  # files read at the same time
@@ -260,8 +245,6 @@ def content_digest(sample: SampleLike) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in files_of(sample):
         try:
-            if not path.is_file():  # reading a pipe could wait forever
-                raise FileNotFoundError(path)
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
         except (OSError, ValueError):

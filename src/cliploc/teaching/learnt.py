@@ -1,7 +1,5 @@
 """What was learnt of names, as a small file: a direction in the tower's features for each; and maps drawn with it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Trains a head on cached features from image labels; resumed from an epoch's checkpoint, the same head."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A wrapper around a whole application: it refuses requests before the application sees them, and adds headers."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders

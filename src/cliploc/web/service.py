@@ -1,7 +1,5 @@
 """The models behind the page, shared by all visitors, and what they compute for one photograph."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import OrderedDict

@@ -216,4 +216,4 @@ def turned(box: Box, size_wh: Size, orientation: int) -> Box:
 
 def by(size_wh: Iterable[float]) -> str:
     """A size in words: 640×480."""
-    return "×".join(str(side) if abs(side) < 10**15 else "many digits" for side in size_wh)
+    return "×".join(map(str, size_wh))

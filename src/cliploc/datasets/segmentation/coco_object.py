@@ -23,7 +23,6 @@ from cliploc.datasets._infra.registration import Split
 from cliploc.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
-MOST_OUTLINES = 2_000  # of a picture; each is drawn on all of it
 
 
 @labelled_reader(
@@ -59,7 +58,6 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
     label_of = {category: label for label, category in enumerate(categories, start=1)}
     sizes = {int(image["id"]): (int(image["width"]), int(image["height"])) for image in document["images"]}
     of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in sizes}
-    count_of = dict.fromkeys(sizes, 0)  # picture → its outlines
     for place, annotation in enumerate(document["annotations"]):
         image, category = int(annotation["image_id"]), int(annotation["category_id"])
         source = f"annotation {annotation.get('id', '')} of image {image}"
@@ -73,10 +71,6 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
             outlines = outlines_of(annotation["segmentation"], sizes[image])
         except ValueError as error:
             problems.add("broken mask", source, f"{error}: left out")
-            continue
-        count_of[image] += len(outlines)
-        if count_of[image] > MOST_OUTLINES:
-            problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
             continue
         of_picture[image].append((-float(annotation.get("area") or 0), place, label_of[category], outlines))
     pictures = []

@@ -12,7 +12,6 @@ from cliploc.method import Context, TrainedHead
 from cliploc.tower import AttentionRule, DenseReading, Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
-MOST_BLOCKS = 10_000  # of a tower
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
 
 
@@ -29,8 +28,6 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
         return "all"
     if not is_whole(blocks, 1):
         raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {short(blocks)}")
-    if blocks > MOST_BLOCKS:  # each is listed, before the tower says how many it has
-        raise UsageError(f"expected blocks of at most {MOST_BLOCKS:,}, got {short(blocks)}: write all for every block")
     return tuple(range(-1, -blocks - 1, -1))
 
 

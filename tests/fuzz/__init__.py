@@ -1,1 +1,0 @@
-"""Damaged files of every kind that cliploc reads: each is refused in one line, or read."""
