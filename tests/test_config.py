@@ -42,7 +42,7 @@ CHECKED = [
 def test_every_option_refuses_what_it_cannot_be_in_one_line(kind, one):
     wrong = [object(), 5] if "str" in one.type or "Mapping" in one.type else [object(), "magic"]
     if NUMBER.search(one.type):
-        numbers = [True, False, float("nan"), float("inf"), 10**5000, -1]
+        numbers = [True, False, float("nan"), float("inf"), 10**50, -1]
         wrong = [object(), *numbers, *((1, number) for number in numbers if "Sequence" in one.type)]
     for value in wrong:
         with pytest.raises(UsageError, match=r"^expected [^\n]+, got [^\n]+$"):
