@@ -30,14 +30,15 @@ from pathlib import Path
 import torch
 
 from cliploc import __version__
-from cliploc._files import part_path, write_part
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, ModelSetup
+from cliploc.jobs.rows import cells_of, from_parquet, row_schema, table_of
 from cliploc.jobs.worker import EvaluationWorker
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import PICTURE, open_run
 
 BATCH = 16
 
@@ -103,8 +104,12 @@ class Bench:
         reporter: Reporter = SILENT,  # noqa: ARG002 - an engine's
     ) -> None:
         images = sum(len(shard.samples) for shard in shards)
-        with closing(make_worker()) as worker, tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "parts").mkdir()
+        schema = row_schema()
+        with (
+            closing(make_worker()) as worker,
+            tempfile.TemporaryDirectory() as folder,
+            open_run(Path(folder), (PICTURE, table_of(schema))) as store,
+        ):
             assert isinstance(worker, EvaluationWorker)
             localizer = worker.judges[0].localizer
             backbone, pixels = localizer.backbone, torch.rand(BATCH, 3, *localizer.input_hw)
@@ -117,13 +122,14 @@ class Bench:
                         backbone.encode_image(pixels)
 
             def run() -> None:
+                store.write("DELETE FROM row")
                 for part in worker.stream(shards):
-                    write_part(part_path(Path(folder), part.index), part.content)
+                    store.insert("row", cells_of(from_parquet(part.content), schema))
 
             for _ in range(self._rounds):
                 self.bare.append(cost(bare))
                 self.run.append(cost(run))
-            self.written = sum(path.stat().st_size for path in (Path(folder) / "parts").iterdir())
+            [(self.written,)] = store.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
             for number in range(self._memory):
                 run()
                 self.resident.append(((number + 1) * images, resident_mib()))

@@ -9,50 +9,45 @@ there are enough; the numbers mean nothing, but cost what a run of that size cos
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from bench.resident import peak_mib
-from cliploc._files import part_path, write_part
 from cliploc.jobs.benchmark_localization import TASK
-from cliploc.jobs.rows import as_parquet
+from cliploc.jobs.rows import cells_of, table_of
 from cliploc.jobs.task import conclude
 from cliploc.report import write_report
+from cliploc.runs.evaluation import BATCH, PICTURE, Row, open_run, rows_in
+from cliploc.runs.store import FILE
 
 
 def repeat(run: Path, out: Path, pictures: int, settings: int) -> int:
-    """Writes a run of so many pictures and settings, and gives the bytes of its parts."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    first = manifest["settings"][0]["id"]
-    table = pa.concat_tables(pq.read_table(path) for path in sorted((run / "parts").glob("*.parquet")))
-    rows = table.filter(pa.compute.equal(table["setting"], first))
-    size = manifest["shard_size"]
-    manifest["settings"] = [{**manifest["settings"][0], "id": f"setting-{number}"} for number in range(settings)]
-    manifest["dataset"]["samples"] = pictures
-    manifest["shards"] = -(-pictures // size)
-    (out / "parts").mkdir(parents=True)
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    total = 0
-    for index in range(manifest["shards"]):
-        numbers = range(index * size, min((index + 1) * size, pictures))
-        taken = rows.take([number % len(rows) for number in numbers])
-        taken = taken.set_column(taken.column_names.index("sample"), "sample", pa.array([f"{n:08}" for n in numbers]))
-        place = taken.column_names.index("setting")
-        each = [
-            taken.set_column(
-                place, taken.schema.field(place), pa.array([one["id"]] * len(taken), taken.schema.types[place])
-            )
-            for one in manifest["settings"]
-        ]
-        write_part(part_path(out, index), as_parquet(pa.concat_tables(each).combine_chunks()))
-        total += part_path(out, index).stat().st_size
-    return total
+    """Writes a run of so many pictures and settings, and gives the bytes of its file."""
+    out.mkdir()
+    schema = TASK.schema()
+    with open_run(run) as old, open_run(out, (PICTURE, table_of(schema))) as new:
+        about = old["manifest"]
+        first, entry = next(iter(about["settings"].items()))
+        names = [f"setting-{number}" for number in range(settings)]
+        new["manifest"] = {**about, "settings": {name: {**entry, "id": name} for name in names}}
+        new["samples"], new["here"], new["sessions"] = {"samples": pictures}, old["here"], old["sessions"]
+        rows = enumerate(islice(cycle(list(rows_in(run, None, "row.setting = ?", first))), pictures))
+        while taken := list(islice(rows, BATCH)):
+            with new.transaction():
+                new.insert("picture", [(number, f"{number:08}", "", "") for number, _ in taken])
+                each: list[Row] = [
+                    {**row, "sample": f"{number:08}", "setting": name} for number, row in taken for name in names
+                ]
+                new.insert("row", cells_of(each, schema))
+    return (out / FILE).stat().st_size
+
+
+def numbers(out: Path) -> None:
+    with open_run(out) as run:
+        conclude(out, run, TASK)
 
 
 def main() -> int:
@@ -64,9 +59,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         size = repeat(given.run, out, given.pictures, given.settings)
-        print(f"{given.pictures} pictures × {given.settings} settings, {size / 1e6:.0f} MB of parts")
+        print(f"{given.pictures} pictures × {given.settings} settings, {size / 1e6:.0f} MB of rows")
         for name, work in (
-            ("numbers", lambda path: conclude(path, TASK)),
+            ("numbers", numbers),
             ("report", lambda path: write_report(path, pictures=False)),
         ):
             start, busy = time.perf_counter(), time.process_time()

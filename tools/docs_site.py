@@ -219,8 +219,8 @@ def tables_page() -> str:
     lines = [
         "# Parquet tables: the columns that benchmarks write",
         "",
-        "`cliploc benchmark` writes `parts/*.parquet`, with a row for each sample and setting. Read them with "
-        '`pandas.read_parquet("results/parts")`. This page is made from the program\'s schemas. '
+        "`cliploc benchmark` writes `rows.parquet`, with a row for each sample and setting. Read them with "
+        '`pandas.read_parquet("results/rows.parquet")`. This page is made from the program\'s schemas. '
         "[What `--json` prints](../json.md) describes the JSON documents.",
         "",
     ]

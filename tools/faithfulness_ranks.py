@@ -21,8 +21,8 @@ from scipy.stats import spearmanr
 
 from cliploc.faithfulness import chosen_metrics
 from cliploc.jobs.benchmark_faithfulness import NUMBER_COLUMNS, ValueTally
-from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
+from cliploc.runs.evaluation import rows_in
 
 DRAWS = 2000
 OfMethod = dict[str, dict[str, float | None]]  # picture → number → value

@@ -20,7 +20,7 @@ import torch
 
 from cliploc.faithfulness import Scores, area
 from cliploc.faithfulness.deletion import along
-from cliploc.jobs.rows import rows_in
+from cliploc.runs.evaluation import rows_in
 
 ALL = 224
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,23 +22,23 @@ pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
 
-from cliploc._files import parts_in, read_part
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.benchmark_localization import KIND, run_benchmark, unfit_for_setup
+from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.folder import DiskFullError, read_manifest
 from cliploc.jobs.judges import read_masks
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
-from cliploc.jobs.rows import row_schema, rows_in
+from cliploc.jobs.rows import row_schema
 from cliploc.localizer import Localizer
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
 from cliploc.reporter import Reporter
+from cliploc.runs.evaluation import rows_in
+from cliploc.runs.store import FILE, DiskFullError
 from cliploc.saliency import baselines
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.jobs import samples
@@ -72,8 +73,13 @@ def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=
     return run_benchmark(data or dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
 
 
-def tables(out):
-    return [pq.read_table(path) for path in parts_in(out)]
+def done_in(out):
+    """The number of pictures whose rows are there."""
+    try:
+        with sqlite3.connect(f"file:{out / FILE}?mode=ro", uri=True) as opened:
+            return opened.execute("SELECT count(*) FROM picture").fetchone()[0]
+    except sqlite3.OperationalError:  # not yet there
+        return 0
 
 
 @pytest.fixture(scope="module")
@@ -206,19 +212,18 @@ def run_slowly(root: Path, out: Path, threads: int, judges: int) -> None:
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_path):
-    """A real process, with one that judges or without, killed without warning: after a part, in the middle of one."""
+    """A real process, with one that judges or without, killed without warning: after a shard, in the middle of one."""
     out = tmp_path / "out"
     chance = random.Random(5)
-    kills, counts = 0, []
+    kills, counts = 0, [0]
     threads = torch.get_num_threads()  # sums in another order may end in another bit
     while True:
-        there = len(parts_in(out))
         process = begun(run_slowly, root, out, threads, kills % 2)
         try:
             deadline = time.monotonic() + 300
-            wait_for = there + 1 if kills < 3 else 10**6
-            while process.is_alive() and len(parts_in(out)) < wait_for and time.monotonic() < deadline:
-                time.sleep(0.002)
+            wait_for = counts[-1] + 1 if kills < 3 else 10**6
+            while process.is_alive() and done_in(out) < wait_for and time.monotonic() < deadline:
+                time.sleep(0.01)
             if not process.is_alive():
                 break
             time.sleep(chance.random() * 0.2)
@@ -226,49 +231,30 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_p
             process.kill()  # SIGKILL
             process.join()
         kills += 1
-        counts.append(len(parts_in(out)))
+        counts.append(done_in(out))
     assert process.exitcode == 0
     assert kills >= 2, counts
-    assert [path.name for path in parts_in(out)] == [path.name for path in parts_in(plain.out)]
-    for one, other in zip(tables(out), tables(plain.out), strict=True):
-        assert one.equals(other)
-    assert json.loads((out / "summary.json").read_text()) == json.loads((plain.out / "summary.json").read_text())
-    for path in sorted((plain.out / "maps").rglob("*.npy")):
-        assert path.read_bytes() == (out / path.relative_to(plain.out)).read_bytes()
-    assert not list((out / "parts").glob(".*"))
-    assert len(read_manifest(out, KIND)["sessions"]) == kills + 1
+    for path in sorted(one for one in plain.out.rglob("*.*") if one.suffix in (".npy", ".parquet", ".json")):
+        if path.name != "manifest.json":
+            assert path.read_bytes() == (out / path.relative_to(plain.out)).read_bytes(), path
+    assert list(rows_in(out)) == list(rows_in(plain.out))
+    assert len(json.loads((out / "manifest.json").read_text())["sessions"]) == kills + 1
 
 
 def test_what_is_there_is_not_done_again(root, plain, tmp_path):
     out = shutil.copytree(plain.out, tmp_path / "copy")
-    for place in ("parts", "maps/mini_cam/val"):  # what a kill leaves
-        (out / place / f".cliploc-{read_manifest(out, KIND)['token']}-{0:016x}.tmp").write_bytes(b"half of it")
     again = run(root, out, save_maps=True)
     assert (again.computed, again.resumed) == (0, True)
-    assert not list(out.rglob(".cliploc-*.tmp"))
     assert again.summary == plain.summary
+    with sqlite3.connect(out / FILE) as opened:  # as the page says; SQLite's own command does not enforce keys
+        opened.execute("DELETE FROM picture WHERE sample = 'val/005.jpg'")
+    again = run(root, out, save_maps=True)
+    assert (again.computed, again.summary) == (1, plain.summary)
 
 
-def test_every_flipped_bit_of_a_part_is_noticed_and_the_part_computed_anew(root, plain, tmp_path):
-    out = shutil.copytree(plain.out, tmp_path / "copy")
-    path = parts_in(out)[1]
-    whole, chance = path.read_bytes(), random.Random(2)
-    for bit in chance.sample(range(8 * len(whole)), 200):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        assert read_part(path) is None, bit
-        with pytest.raises(UsageError, match=r"00001\.parquet is damaged: run the same"):
-            list(rows_in(out))
-    for _ in range(3):
-        damaged = bytearray(whole)
-        damaged[chance.randrange(len(whole))] ^= 16
-        path.write_bytes(damaged)
-        said = []
-        again = run(root, out, save_maps=True, reporter=Reporter(note=said.append))
-        assert said == ["part 00001 is damaged: it is computed again"]
-        assert (again.computed, again.summary) == (1, plain.summary)
-        assert path.read_bytes() == whole
+def test_the_table_of_rows_is_the_same_in_sqlite_and_in_parquet(plain):
+    assert pq.read_table(plain.out / "rows.parquet").to_pylist() == list(rows_in(plain.out))
+    assert pq.read_schema(plain.out / "rows.parquet").equals(row_schema())
 
 
 def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, plain, tmp_path):
@@ -287,10 +273,10 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
     again = run(data, out, save_maps=True, reporter=Reporter(note=said.append))
     assert again.computed == 2
     replaced = "replaced since they were computed: 2 pictures (val/005.jpg, val/009.jpg)"
-    assert said == [f"{replaced}; 2 of 4 parts computed again"]
+    assert said == [f"{replaced}; the rows of 8 computed again"]
     fresh = run(data, tmp_path / "fresh", save_maps=True)
     assert again.summary == fresh.summary
-    assert [one.equals(other) for one, other in zip(tables(out), tables(fresh.out), strict=True)] == [True] * 4
+    assert list(rows_in(out)) == list(rows_in(fresh.out))
     assert run(data, out, save_maps=True).computed == 0
 
 
@@ -328,7 +314,6 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
     ("change", "said"),
     [
         ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
-        ({"methods": ("layer_cam", "cam")}, "settings: in another order"),
         ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
     ],
 )
@@ -350,48 +335,36 @@ def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
     other = replace(dataset(root), samples=tuple(moved))
     with pytest.raises(UsageError, match=r"pictures, their sizes or their truth .*: put them back"):
         run(root, plain.out, data=other, save_maps=True)
-    (tmp_path / "manifest.json").write_text('{"kind": "annotation"}')
-    with pytest.raises(UsageError, match="another kind of run than a benchmark"):
-        run(root, tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    shutil.copytree(plain.out / "parts", tmp_path / "parts", dirs_exist_ok=True)
-    with pytest.raises(UsageError, match=r"holds parts but no manifest\.json"):
-        run(root, tmp_path)
+    out = shutil.copytree(plain.out, tmp_path / "out")
+    (out / FILE).unlink()
+    with pytest.raises(UsageError, match=r"manifest\.json without run\.sqlite, made by cliploc 0\.2"):
+        run(root, out)
+    (out / "manifest.json").unlink()
+    with pytest.raises(UsageError, match=r"holds summary\.json, rows\.parquet, not written by this run"):
+        run(root, out)
 
 
 def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, plain, tmp_path, monkeypatch):
-    """Also one that is full while a map is written, of which NumPy itself would raise an error without a number."""
-    write = Path.write_bytes
-    written = []
+    """One that is full while a map is written, of which NumPy itself would raise an error without a number."""
+    opened, written = Path.open, []
 
-    def full(path, content):
-        if bytes(content[:4]) == b"PAR1":
-            if len(written) == 2:
-                write(path, b"half of ")
-                raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path, mode="r", *rest, **options):
+        if "maps" in path.parts and "w" in mode:
             written.append(path)
-        return write(path, content)
+            path = path if len(written) < 2 * 9 else Path("/dev/full")
+        return opened(path, mode, *rest, **options)
 
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is full")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(DiskFullError, match=r"no room left on the disk: 2 of 4 parts are kept"):
+        patch.setattr(Path, "open", full)
+        with pytest.raises(DiskFullError, match=r"no room left on the disk for .*: what was saved is kept"):
             run(root, tmp_path, save_maps=True)
-    assert not list((tmp_path / "parts").glob(".*"))
-    assert [path.name for path in parts_in(tmp_path)] == ["00000.parquet", "00001.parquet"]
+    there = done_in(tmp_path)
+    assert 0 < there < COUNT
     result = run(root, tmp_path, save_maps=True)
-    assert result.computed == 2
+    assert result.computed == 4 - there // 4
     assert result.summary == plain.summary
-    opened = Path.open
-
-    def device_full(path, mode="r", *rest, **options):
-        full = "maps" in path.parts and "w" in mode
-        return opened(Path("/dev/full") if full else path, mode, *rest, **options)
-
-    if Path("/dev/full").exists():
-        monkeypatch.setattr(Path, "open", device_full)
-        with pytest.raises(DiskFullError, match="no room left on the disk: 0 of 4 parts"):
-            run(root, tmp_path / "other", save_maps=True)
-        assert not [one for one in (tmp_path / "other/maps").rglob("*") if one.is_file()]
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -587,8 +560,6 @@ def test_a_full_disk_is_code_2_and_the_table_comes_before_the_report(root, tmp_p
         result = cliploc_(*arguments, "--batch-size", 2, "--workers", 1, "--out", tmp_path / "out")
         assert (result.code, result.out.split()[0]) == (2, "setting")
         assert f"cannot write {tmp_path / 'out/report.html'}: No space left on device" in result.err
-        patched.setattr(Path, "write_bytes", full_at(b"PAR1"))
-        assert "0 of 1 parts are kept" in refused(*arguments, "--workers", 1, "--out", tmp_path / "other")
 
 
 def test_a_refused_root_leaves_no_folder_and_problems_are_counted(root, tmp_path):

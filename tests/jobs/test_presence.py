@@ -11,11 +11,11 @@ pytest.importorskip("pyarrow")
 
 from cliploc.calibration import reliability
 from cliploc.jobs.benchmark_presence import PresenceTally, row_schema
-from cliploc.jobs.rows import rows_in
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap
 from cliploc.report import write_report
 from cliploc.report.presence_page import things_text
+from cliploc.runs.evaluation import rows_in
 from tests.commands import cliploc_, localizer_of
 from tests.jobs.samples import coco_folder
 

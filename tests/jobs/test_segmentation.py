@@ -13,13 +13,12 @@ pytest.importorskip("pyarrow")
 from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
-from cliploc.jobs.benchmark_segmentation import KIND, evaluate_labels, row_schema, run_segmentation
-from cliploc.jobs.folder import read_manifest
+from cliploc.jobs.benchmark_segmentation import VERSION, evaluate_labels, row_schema, run_segmentation
 from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.report import write_report
+from cliploc.runs.evaluation import rows_in
 from cliploc.segmentation import Segmenter, protocol_of
 from tests.commands import cliploc_, document_of, succeeded
 from tests.datasets import labelled
@@ -51,7 +50,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
     assert "2 of 2 samples × 2 settings done" in ran.err
     settings = json.loads((out / "summary.json").read_text())["settings"]
     assert list(settings) == ["mini-vit_maskclip", "mini-vit_clearclip"]
-    dataset, protocol = open_labelled("coco_object", root), read_manifest(out, KIND)["protocol"]
+    dataset, protocol = open_labelled("coco_object", root), json.loads((out / "manifest.json").read_text())["protocol"]
     assert (protocol["short_side"], protocol["window"], protocol["logit_scale"]) == (64, 64, 40)
     asked = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
     localizer = Localizer("mini-vit", method="maskclip", templates="name-only")
@@ -110,7 +109,8 @@ def test_another_protocol_is_another_run(root, tmp_path):
 def test_refinements_change_label_maps_and_are_part_of_the_identity(refine, root, done, tmp_path):
     ran = benchmark(root, tmp_path / "out", "--model", "mini-vit", "--method", "maskclip", "--refine", refine)
     assert ran.code == 0, ran.err
-    assert read_manifest(tmp_path / "out", KIND)["settings"][0]["refine"] == refine.split(",")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["settings"][0]["refine"] == refine.split(",")
     refined, bare = list(rows_in(tmp_path / "out")), [one for one in rows_in(done[0]) if "maskclip" in one["setting"]]
     assert [row["pixels"] for row in refined] != [row["pixels"] for row in bare]
 
@@ -204,7 +204,7 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
         metric.update(name, said, truth)
     found = evaluate_labels(tmp_path / "said", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
     assert found.problems == ()
-    assert found.document()["schema_version"] == KIND.version
+    assert found.document()["schema_version"] == VERSION
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cliploc.jobs.benchmark_faithfulness import FaithfulnessJudge
 from cliploc.jobs.benchmark_segmentation import LabelMapJudge, row_schema
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow
+from cliploc.jobs.rows import Row, from_parquet
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import protocol_for
@@ -66,7 +65,7 @@ def shard(index: int, *names: str) -> Shard:
 
 
 def rows_of(part: Part) -> list[Row]:
-    return arrow().parquet.read_table(BytesIO(part.content)).to_pylist()
+    return from_parquet(part.content)
 
 
 def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc._files import part_path, write_part
 from cliploc.jobs.benchmark_localization import BoxTally
 from cliploc.jobs.judges import judge_sample
-from cliploc.jobs.rows import Row, as_parquet, row_schema, sample_facts, to_table
+from cliploc.jobs.rows import Row, as_parquet, cells_of, from_parquet, row_schema, sample_facts, table_of, to_table
 from cliploc.jobs.task import summed_up
 from cliploc.jobs.worker import thumb
+from cliploc.runs.evaluation import PICTURE, open_run
 from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"
@@ -35,8 +35,8 @@ def make_folder(
     threshold: float = 0.4,
     reasons: bool = True,
 ) -> dict[str, Any]:
-    """Writes manifest, parts, summary and the pictures; returns the summary's settings."""
-    (out / "parts").mkdir(parents=True)
+    """Writes the run's file, the summary and the pictures; returns the summary's settings."""
+    out.mkdir(parents=True)
     (root / "val").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     truths = [
@@ -54,42 +54,39 @@ def make_folder(
                 heat = _map(random, one.boxes_xyxy[0], blur=14 + 16 * place, shift=6 + 10 * place)
                 row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
-    for part in range(0, len(rows), 2 * len(ids) * 5):
-        table = to_table(rows[part : part + 2 * len(ids) * 5], row_schema())
-        write_part(part_path(out, part), as_parquet(table))
+    schema = row_schema()
+    rounded = from_parquet(as_parquet(to_table(rows, schema)))  # as a worker sends them
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
     classes = [{"name": name, "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
-    manifest = {
-        "schema_version": 2,
-        "cliploc_version": "0.1",
-        "kind": "benchmark",
-        "shards": len(rows),
-        "sessions": [
-            {
-                "started": "2026-01-02T03:04:05+00:00",
-                "commit": "abc1234",
-                "command": ["cliploc", "benchmark", "boxes", "--dataset", "wsol", "--root", str(root)],
-                "versions": {"python": "3.11.7", "torch": "2.13"},
-                "machine": {"processor": "a processor & more", "cores": 2},
-            }
-        ],
-        "dataset": {
-            "name": "wsol", "root": str(root), "split": "val", "role": "tune", "samples": samples, "classes": classes,
+    settings = {
+        one: {
+            "id": one, "model": "mini", "pretrained": None, "weights": "f00", "method": method,
+            "options": {}, "templates": ["a photo of a {}."], "threshold": threshold, "resize": "squash",
+            "image_size": [224, 224], "precision": "fp32", "scales": [1.0], "flip": False, "refine": [],
+        }
+        for one, method in zip(ids, methods, strict=True)
+    }  # fmt: skip
+    session = {
+        "started": "2026-01-02T03:04:05+00:00",
+        "commit": "abc1234",
+        "command": ["cliploc", "benchmark", "boxes", "--dataset", "wsol", "--root", str(root)],
+        "versions": {"python": "3.11.7", "torch": "2.13"},
+        "machine": {"processor": "a processor & more", "cores": 2},
+    }
+    dataset = {"name": "wsol", "split": "val", "role": "tune", "classes": classes}
+    about = {"schema_version": 2, "cliploc_version": "0.1", "kind": "benchmark"}
+    with open_run(out, (PICTURE, table_of(schema))) as run:
+        run["manifest"] = {**about, "dataset": dataset, "settings": settings}
+        run["samples"], run["sessions"], run["summary"] = {"samples": samples}, [session], summary
+        run["here"] = {
+            "root": str(root),
             "reasons": dict(zip(wnids, (f"why {name}" for name in names), strict=True)) if reasons else {},
             "problems": [{"kind": "missing picture", "source": "val/<x>.jpg", "reason": "not there: fetch it"}],
-        },
-        "settings": [
-            {
-                "id": one, "model": "mini", "pretrained": None, "weights": "f00", "method": method,
-                "options": {}, "templates": ["a photo of a {}."], "threshold": threshold, "resize": "squash",
-                "image_size": [224, 224], "precision": "fp32", "scales": [1.0], "flip": False, "refine": [],
-            }
-            for one, method in zip(ids, methods, strict=True)
-        ],
-    }  # fmt: skip
-    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        }
+        run.insert("picture", [(place, one.id, "00", "") for place, one in enumerate(truths)])
+        run.insert("row", cells_of(rounded, schema))
     (out / "summary.json").write_text(json.dumps({"schema_version": 2, "settings": summary}), encoding="utf-8")
     return summary
 

@@ -12,9 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cliploc._files import parts_in, write_part
 from cliploc.errors import UsageError
-from cliploc.jobs.rows import as_parquet
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, task_folder, write_report
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
@@ -24,6 +22,7 @@ from cliploc.report.benchmark_tables import PUBLISHED
 from cliploc.report.html import DARK, LIGHT
 from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
+from cliploc.runs.evaluation import manifest_of, open_run, rows_in
 
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
@@ -99,10 +98,9 @@ def test_hits_and_curves_are_those_of_the_metrics(made: Made) -> None:
     assert len(run.rows) == 120
     for one in run.settings:
         metric = MaxBoxAcc()
-        for part in parts_in(out):
-            for row in task_folder.bench_packages()[1].read_table(part).to_pylist():
-                if row["setting"] == one.id and row["status"] == "ok":
-                    metric.add(row["sample"], row, row["label"], None)
+        for row in rows_in(out):
+            if row["setting"] == one.id and row["status"] == "ok":
+                metric.add(row["sample"], row, row["label"], None)
         result = metric.compute()
         assert one.curve is not None
         np.testing.assert_allclose(one.curve, 100 * result.curve)
@@ -264,9 +262,10 @@ def test_boxes_and_maps_lie_where_the_rows_say(made: Made, page: str) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_cropped_pictures_keep_their_maps_in_place(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=8, methods=["cam"])
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    manifest["settings"][0]["resize"] = "crop"
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with open_run(tmp_path / "out") as run:
+        about = run["manifest"]
+        about["settings"]["mini_cam"]["resize"] = "crop"
+        run["manifest"] = about
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     # The centre 120×120 of 160×120.
     x, y, width, height = map(
@@ -356,7 +355,8 @@ def test_every_class_is_in_the_table(made: Made, page: str) -> None:
 # ----------------------------------------------------------------------------------------------- what can go wrong
 def test_the_table_of_settings_has_only_what_differs(made: Made, page: str) -> None:
     html = section(page, "manifest")
-    settings = json.loads((made[0] / "manifest.json").read_text())["settings"]
+    with open_run(made[0]) as run:
+        settings = manifest_of(run)["settings"]
     alike = [key for key in settings[0] if len({json.dumps(one.get(key)) for one in settings}) == 1]
     titles = cells(html.split('aria-label="Settings"')[1])[0]
     assert alike
@@ -379,14 +379,15 @@ def test_failures_and_problems_are_said(page: str) -> None:
 def test_everything_from_outside_stays_text(tmp_path: Path, evil: str) -> None:
     out = tmp_path / f"out{evil.replace('/', '')}"
     make_folder(out, tmp_path / "root", samples=12, names=[evil, *CLASSES[1:]], methods=["cam", evil[:12]], failed=[3])
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["dataset"]["split"] = manifest["sessions"][0]["machine"]["processor"] = manifest[evil] = evil
-    manifest["dataset"]["reasons"] = dict.fromkeys(WNIDS, evil)
-    manifest["dataset"]["problems"] = [{"kind": evil, "source": evil, "reason": evil}]
-    manifest["sessions"][0]["command"] = ["cliploc", evil]
-    for place, setting in enumerate(manifest["settings"]):
-        setting["options"] = {evil: f"{evil} {place}"}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    with open_run(out) as run:
+        about, [session] = run["manifest"], run["sessions"]
+        about["dataset"]["split"] = session["machine"]["processor"] = about[evil] = evil
+        session["command"] = ["cliploc", evil]
+        for place, setting in enumerate(about["settings"].values()):
+            setting["options"] = {evil: f"{evil} {place}"}
+        problems = [{"kind": evil, "source": evil, "reason": evil}]
+        run["manifest"], run["sessions"] = about, [session]
+        run["here"] = {**run["here"], "reasons": dict.fromkeys(WNIDS, evil), "problems": problems}
     (tmp_path / "root" / "val" / "004.jpg").unlink()
     page = write_report(out).read_text(encoding="utf-8")
     reader = Reader(re.sub(r"<(image|use|rect|path|circle)([^>]*?)/?>", r"<img\2>", page))
@@ -445,40 +446,35 @@ def test_when_everything_failed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"expected .*manifest\.json"):
+    with pytest.raises(UsageError, match=r"expected a run in .*, found no run\.sqlite"):
         write_report(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"kind": "annotate"}')
-    with pytest.raises(UsageError, match="expected the folder of a benchmark, got one of annotate"):
+    (tmp_path / "manifest.json").write_text('{"kind": "benchmark"}')
+    with pytest.raises(UsageError, match=r"made by cliploc 0\.2 or another tool"):
         write_report(tmp_path)
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
-    (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):
+    with open_run(tmp_path / "out") as run:
+        about = run["manifest"]
+        run["manifest"] = {**about, "kind": "calibration"}
+    with pytest.raises(UsageError, match="expected the folder of a benchmark, got one of calibration"):
         write_report(tmp_path / "out")
-    import pyarrow as pa
-
-    table = pa.table({"sample": ["a"]})
-    write_part(tmp_path / "out" / "parts" / "00000.parquet", as_parquet(table))
-    with pytest.raises(UsageError, match=r"00000\.parquet is damaged \(.*setting"):
-        write_report(tmp_path / "out")
-    (tmp_path / "out" / "parts" / "00000.parquet").unlink()
-    with pytest.raises(UsageError, match="expected Parquet files in"):
-        write_report(tmp_path / "out")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
-    with pytest.raises(UsageError, match=r"manifest\.json cannot be read .*schema_version"):
+    with open_run(tmp_path / "out") as run:
+        run["manifest"] = about
+        run.write("DELETE FROM run WHERE key = 'summary'")
+    with pytest.raises(UsageError, match=r"expected a finished cliploc benchmark in .*, got a stopped one"):
         write_report(tmp_path / "out")
 
 
 def test_labels_say_what_differs(tmp_path: Path) -> None:
     summary = make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam", "cam2"])
-    path = tmp_path / "out" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    with open_run(tmp_path / "out") as run:
+        about = run["manifest"]
 
     def labels(*changes: dict[str, Any]) -> list[str]:
-        entries = [{**manifest["settings"][0], "id": f"s{i}", **change} for i, change in enumerate(changes)]
-        path.write_text(json.dumps({**manifest, "settings": entries}))
-        numbers = {one["id"]: summary["mini_cam"] for one in entries}
-        path.with_name("summary.json").write_text(json.dumps({"settings": numbers}))
+        first = about["settings"]["mini_cam"]
+        entries = {f"s{i}": {**first, "id": f"s{i}", **change} for i, change in enumerate(changes)}
+        with open_run(tmp_path / "out") as run:
+            run["manifest"] = {**about, "settings": entries}
+            run["summary"] = dict.fromkeys(entries, summary["mini_cam"])
         return [one.label for one in read_run(tmp_path / "out").settings]
 
     assert labels({}, {"method": "gem", "options": {"k": 3}}) == ["cam", "gem"]
@@ -493,17 +489,12 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_of_masks_alone(tmp_path: Path) -> None:
     summary = make_folder(tmp_path / "out", tmp_path / "root", samples=6, methods=["cam"])
-    _, parquet = task_folder.bench_packages()
-    for part in parts_in(tmp_path / "out"):
-        table = parquet.read_table(part)
-        rows = [
-            {**row, "true_boxes": [], "area_share": None, "iou": None, "highest": None, "hits_largest_50": None}
-            for row in table.to_pylist()
-        ]
-        write_part(part, as_parquet(table.from_pylist(rows, schema=table.schema)))
     only = {"mini_cam": {"pxap": 61.25, "confidence_95": {"pxap": [50, 70]}, "images": 6, "evaluated": 6, "failed": []}}
     assert summary.keys() == only.keys()
-    (tmp_path / "out" / "summary.json").write_text(json.dumps({"schema_version": 1, "settings": only}))
+    with open_run(tmp_path / "out") as run:
+        none = "area_share = NULL, iou = NULL, highest = NULL, hits_largest_50 = NULL"
+        run.write(f"UPDATE row SET true_boxes = '[]', {none}")
+        run["summary"] = only
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "61.25" in section(page, "numbers")
     assert "No picture has true boxes" in section(page, "iou")

@@ -155,7 +155,7 @@ def boxes(asked: BoxesFlags, options: Options) -> int:
 
     plan = _settings_of_boxes(asked, setups, () if asked.no_baselines else saliency.baselines())
     run = partial(job.run_benchmark, save_maps=asked.save_maps, judges=asked.workers)
-    return _carried_out(asked, plan, run, open_dataset, job.FILES)
+    return _carried_out(asked, plan, run, open_dataset, job.TASK.files)
 
 
 @command(leave_out=(*NOT_MEASURED, *OF_BOXES, *OF_VIEWS))
@@ -172,7 +172,7 @@ def segmentation(asked: BenchmarkFlags, options: Options, protocol: Segmentation
     from cliploc.segmentation import protocol_of
 
     run = partial(job.run_segmentation, protocol=protocol_of(asked.dataset, protocol))
-    return _carried_out(asked, _settings_without_boxes(asked, setups), run, open_labelled, job.FILES)
+    return _carried_out(asked, _settings_without_boxes(asked, setups), run, open_labelled, job.TASK.files)
 
 
 @command(leave_out=(*NOT_MEASURED, *OF_BOXES))
@@ -192,7 +192,7 @@ def faithfulness(asked: FaithfulnessFlags, options: Options, protocol: Faithfuln
     plan = _settings_without_boxes(asked, setups, () if asked.no_baselines else job.BASELINES)
     each_once = [metric.name for metric in chosen_metrics(metrics)]  # in a fixed order
     run = partial(job.run_faithfulness, metrics=each_once, options=protocol)
-    return _carried_out(asked, plan, run, open_dataset, job.FILES)
+    return _carried_out(asked, plan, run, open_dataset, job.TASK.files)
 
 
 @command(leave_out=NOT_MEASURED)
@@ -208,7 +208,7 @@ def presence(asked: PresenceFlags, options: Options) -> int:
     from cliploc.datasets import open_asked
     from cliploc.jobs import benchmark_presence as job
 
-    return _carried_out(asked, _settings_of_boxes(asked, setups), job.run_presence, open_asked, job.FILES)
+    return _carried_out(asked, _settings_of_boxes(asked, setups), job.run_presence, open_asked, job.TASK.files)
 
 
 benchmark = tasks("Evaluate methods on a dataset.", boxes, segmentation, faithfulness, presence)
@@ -296,7 +296,9 @@ def _carried_out(
 ) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
     from cliploc.jobs.picture_files import files_of
+    from cliploc.jobs.task import EXPORTS
     from cliploc.report import write_report
+    from cliploc.runs.store import FILE
 
     chosen, engine = asked.chosen(), asked.parsed()
     terminal = Terminal()
@@ -312,8 +314,8 @@ def _carried_out(
             *(asked.head or []),
             *([Path(asked.classes)] if isinstance(asked, SampleFlags) and asked.classes else []),
         }
-        written = [folder / name for name in ("manifest.json", *files)]
-        Inputs(inputs).refuse(written, [folder / "parts", folder / "maps"])
+        written = [folder / name for name in (FILE, *EXPORTS, *files)]
+        Inputs(inputs).refuse(written, [folder / "maps"])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}

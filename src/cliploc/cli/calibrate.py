@@ -73,9 +73,10 @@ def _learning(
         use_threads(asked.threads)
         from cliploc.jobs.calibrate import UnfitError
         from cliploc.localizer import Localizer
+        from cliploc.runs.store import FILE
 
         work = out.with_name(f"{out.name}.partial")  # removed at the end, so nothing of others may be in it
-        if os.path.lexists(work) and not (work / "manifest.json").is_file():
+        if os.path.lexists(work) and not (work / FILE).is_file():
             raise UsageError(f"expected {work} to be free, or of a stopped run: move it away, or choose another --out")
         try:
             yield Localizer(**options.given()), dataset, work, reporter

@@ -14,9 +14,9 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import folder_of, read_map
-from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -32,13 +32,12 @@ from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.report.tables import number_text
-from cliploc.report.task_folder import FILES as REPORT_FILES
-from cliploc.report.task_folder import THUMB
+from cliploc.report.task_folder import FILES, THUMB
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.values import Dataset, FloatArray, Sample
 
-KIND = RunKind("faithfulness", "a faithfulness benchmark", 1)
-FILES = ("summary.json", *REPORT_FILES)
+VERSION = 1  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
@@ -77,7 +76,14 @@ def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
 
 
 TASK = BenchmarkTask(
-    KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda _, run: ValueTally(list(run["numbers"])), _table, _legend
+    "faithfulness",
+    VERSION,
+    FILES,
+    row_schema,
+    lambda: NUMBER_COLUMNS,
+    lambda _, run: ValueTally(list(run["numbers"])),
+    _table,
+    _legend,
 )
 
 
@@ -232,7 +238,7 @@ class MapsResult:
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate faithfulness --json` prints it."""
         return {
-            "schema_version": KIND.version,
+            "schema_version": VERSION,
             "model": self.model,
             "protocol": asdict(self.protocol),
             "settings": {MAPS: self.summary},

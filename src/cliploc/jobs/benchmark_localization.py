@@ -19,24 +19,21 @@ from cliploc import prompts
 from cliploc.backbones import models
 from cliploc.boxes import BoxRule
 from cliploc.heads import read_config
-from cliploc.jobs import folder
 from cliploc.jobs.engine import Shard, failure_reason
-from cliploc.jobs.folder import RunKind
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
-from cliploc.jobs.rows import Row, row_schema
+from cliploc.jobs.rows import row_schema
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.pipeline.prepare import Request, Result
-from cliploc.report.benchmark_page import FILES as REPORT_FILES
+from cliploc.report.benchmark_page import FILES
 from cliploc.report.tables import percent
 from cliploc.reporter import Reporter, halved_note
+from cliploc.runs.evaluation import Row
 from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.values import Dataset, FloatArray, Sample
 
-KIND = RunKind("benchmark", "a benchmark", 2, free=RunKind.free | {"dataset.reasons"})
-FILES = ("summary.json", *REPORT_FILES)  # files that a run writes besides the manifest, the parts and the maps
 TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
 
@@ -85,7 +82,8 @@ def summary_columns() -> tuple[str, ...]:
 
 
 TASK = BenchmarkTask(
-    KIND,
+    "benchmark",
+    2,
     FILES,
     row_schema,
     summary_columns,
@@ -108,13 +106,12 @@ def run_benchmark(
     **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
-    token = folder.token_for(out)
     pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
-    judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None, token)
+    judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None)
     size = shard_size(setups[0].options.batch_size, shard)  # all have the same batch size
     return run_task(
         TASK, judge_of, dataset, setups, settings, out,
-        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, token=token, **how,
+        entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, **how,
     )  # fmt: skip
 
 
@@ -152,11 +149,10 @@ class BoxJudge(Judge):
         classes: Sequence[str],  # each as `cliploc.prompts.parse` takes it, such as "cat|kitten"
         pool: Judges,
         maps: Path | None,  # folder to save score maps in; None to save none
-        token: str,  # in the names of the run's temporary files; see `cliploc._files.temporaries_of`
         *of_setup: Any,  # see `Judge`
     ) -> None:
         super().__init__(*of_setup)
-        self._pool, self._saved, self._token = pool, maps, token
+        self._pool, self._saved = pool, maps
         methods: list[_Method] = []
         for name in self.methods:
             settings = tuple(setting for setting in self.settings if setting.method == name)
@@ -267,7 +263,9 @@ class BoxJudge(Judge):
                     finally:
                         alone.close()
                 ids = ", ".join(setting.id for setting in method.settings)
-                notes.append(f"{ids} failed on the {len(shard.samples)} samples of part {shard.index:05d}: {reason}")
+                notes.append(
+                    f"{ids} failed on the {len(shard.samples)} samples from {shard.samples[0].id} on: {reason}"
+                )
                 taken.append([_SampleOutcome((method,), failure=reason) for _ in shard.samples])
         said.clear()
 
@@ -313,7 +311,7 @@ class BoxJudge(Judge):
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files, self._token)))
+        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files)))
         return outcome
 
     def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:

@@ -13,21 +13,19 @@ import numpy.typing as npt
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
 from cliploc.geometry import iou_matrix
-from cliploc.jobs.folder import RunKind
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, columns_of_pictures, schema_of
+from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
 from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, CocoAP, average_precision, ratio
-from cliploc.report.presence_page import FILES as REPORT_FILES
-from cliploc.report.presence_page import LOSSES, NUMBERS, things_text
+from cliploc.report.presence_page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
 from cliploc.reporter import Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.values import GOOD_IOU
 
-KIND = RunKind("presence", "a presence benchmark", 1)
-FILES = ("summary.json", *REPORT_FILES)
+VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
 NUMBER_COLUMNS = (
     "sample", "setting", "status", "reason", "there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right",
@@ -74,7 +72,9 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
     return lines
 
 
-TASK = BenchmarkTask(KIND, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda *_: PresenceTally(), _table, _legend)
+TASK = BenchmarkTask(
+    "presence", VERSION, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda *_: PresenceTally(), _table, _legend
+)
 
 
 def run_presence(

@@ -26,20 +26,20 @@ from cliploc.datasets import (
 from cliploc.errors import InputError, UsageError
 from cliploc.images import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
-from cliploc.jobs.folder import RunKind, plain
+from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, schema_of
+from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.tables import percent
-from cliploc.report.task_folder import FILES as REPORT_FILES
+from cliploc.report.task_folder import FILES
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.segmentation import Protocol, Segmenter
 from cliploc.values import ClassName, Problem
 
-KIND = RunKind("segmentation", "a segmentation benchmark", 1)
-FILES = ("summary.json", *REPORT_FILES)
+VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
@@ -83,7 +83,8 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
 
 
 TASK = BenchmarkTask(
-    KIND,
+    "segmentation",
+    VERSION,
     FILES,
     row_schema,
     lambda: NUMBER_COLUMNS,
@@ -273,7 +274,7 @@ class LabelsResult(EvaluatedFolder):
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
         counts = {"images": self.asked, "evaluated": self.evaluated}
-        return {"schema_version": KIND.version, **self.numbers, **counts, **self.left_out()}
+        return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
 
     def lines(self) -> list[tuple[str, str, str]]:
         """A row for each number: name, percent, 95 % interval."""

@@ -16,17 +16,17 @@ from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, fit_logist
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.folder import RunKind
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
-from cliploc.jobs.rows import Row, arrow, columns_of_pictures, rows_in, schema_of
-from cliploc.jobs.task import SUMMARY, BenchmarkTask, class_entries, run_task
+from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
+from cliploc.jobs.task import BenchmarkTask, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.pipeline.second_look import best_of_names
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.labelling import LabellingRun
 from cliploc.values import ClassName, Problem
 
@@ -144,7 +144,7 @@ def row_schema() -> Any:
     return schema_of(**columns_of_pictures(), **columns)
 
 
-TASK = BenchmarkTask(RunKind("calibration", "a calibration", 2), SUMMARY, row_schema)
+TASK = BenchmarkTask("calibration", 2, (), row_schema)
 
 
 class ExamplesJudge(AskingJudge):

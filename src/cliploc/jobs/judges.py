@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import connection
-from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc._files import temporaries_of, write_whole
 from cliploc.errors import CliplocWarning, InputError
 from cliploc.images import open_picture
-from cliploc.jobs.rows import Row
 from cliploc.metrics import SIDE, JudgedMap, judge_map, one_thread
 from cliploc.registry import import_modules, named_modules
+from cliploc.runs.evaluation import Row
 from cliploc.values import FloatArray, Sample
 
 JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none
@@ -36,20 +34,21 @@ class MapsToJudge:
     maps: FloatArray  # [S, 224, 224]
     thresholds: list[list[float]]
     files: list[list[Path]]  # that the maps are saved in
-    token: str  # the run's token for names of temporary files
 
 
 def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
     """Saves and judges the maps of each job."""
     results: list[JudgedMaps] = []
     for job in jobs:
-        with temporaries_of(job.token):
-            for heat, paths in zip(job.maps, job.files, strict=True):
-                for path in paths:  # for `cliploc evaluate`; as float32, so that it gives exactly the same numbers
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    content = io.BytesIO()
-                    np.save(content, heat)  # not into the file: numpy would not report a full disk
-                    write_whole(path, methodcaller("write_bytes", content.getbuffer()))
+        for heat, paths in zip(job.maps, job.files, strict=True):
+            for path in paths:  # for `cliploc evaluate`; as float32, so that it gives exactly the same numbers
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = io.BytesIO()
+                np.save(content, heat)  # not into the file: numpy would not report a full disk
+                with path.open("wb") as file:  # whole before its row is there; without a row it is written again
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
         try:
             results.append(judge_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:

@@ -1,22 +1,21 @@
-"""Rows of benchmarks as Parquet. No torch, so that judging processes are small."""
+"""Rows of benchmarks in a run's file and as Parquet. No torch, so that judging processes are small."""
 
 import io
-from collections.abc import Iterator, Sequence
-from itertools import product
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cliploc._files import parts_in, read_part
+from cliploc._files import write_whole
 from cliploc._imports import install, not_installed
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.metrics import all_metrics
 from cliploc.report.task_folder import THUMB
+from cliploc.runs.evaluation import JSON, Row, batches
 from cliploc.values import Sample
-
-Row = dict[str, Any]
 
 
 def arrow() -> Any:
@@ -95,7 +94,29 @@ def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, di
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------------------ rows in a store
+def table_of(schema: Any) -> str:
+    """The statement that makes the table `row` of a run, with the columns of a schema."""
+    types = arrow().types
+    lines = []
+    for field in schema:
+        named = (
+            (types.is_string, "TEXT"), (types.is_boolean, "BOOLEAN"), (types.is_integer, "INTEGER"),
+            (types.is_floating, "REAL"), (types.is_binary, "BLOB"), (types.is_fixed_size_binary, "BLOB"),
+        )  # fmt: skip
+        kind = next((name for is_kind, name in named if is_kind(field.type)), JSON)
+        lines.append(f'"{field.name}" {kind}{"" if field.nullable else " NOT NULL"}')
+    return f"CREATE TABLE row ({', '.join(lines)}, PRIMARY KEY (sample, setting))"
+
+
+def cells_of(rows: Iterable[Row], schema: Any) -> Iterator[list[Any]]:
+    """The values of rows as the table `row` has them."""
+    nested = arrow().types.is_nested
+    kinds = [(field.name, nested(field.type)) for field in schema]
+    for row in rows:
+        yield [json.dumps(row[name]) if is_json and row[name] is not None else row[name] for name, is_json in kinds]
+
+
 def to_table(rows: Sequence[Row], schema: Any) -> Any:
     """Rows as a `pyarrow.Table` of a schema; columns that a row does not have are null."""
     pa = arrow()
@@ -104,49 +125,24 @@ def to_table(rows: Sequence[Row], schema: Any) -> Any:
 
 
 def as_parquet(table: Any) -> bytes:
-    """A `pyarrow.Table` as the content of a part."""
+    """A `pyarrow.Table` as a worker sends it."""
     content = io.BytesIO()
     arrow().parquet.write_table(table, content, compression="zstd")
     return content.getvalue()
 
 
-def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Sequence[str]) -> None:
-    """Compares a part with what it was written with: its columns, and a row for each sample and setting."""
-    pa = arrow()
-    try:
-        file = pa.parquet.ParquetFile(pa.BufferReader(content))
-        written = file.schema_arrow
-        if not {"sample", "setting"} <= set(written.names):
-            raise ValueError("expected columns sample and setting")
-        if file.metadata.num_rows != len(samples) * len(settings):  # a small file can hold a billion equal rows
-            raise ValueError("expected a row for each sample and setting")
-        rows = file.read(columns=["sample", "setting"])
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"not a table: {error}") from None
-    pairs = zip(rows["sample"].to_pylist(), rows["setting"].to_pylist(), strict=True)
-    if sorted(pairs, key=repr) != sorted(product(samples, settings), key=repr):
-        raise ValueError("expected a row for each sample and setting")
-    of_plugins = {name for metric in all_metrics() for name in metric.columns}
-    for field in schema:
-        if field.name not in written.names:
-            if field.name not in of_plugins:  # a plugin may have come since
-                raise ValueError(f"expected a column {field.name}")
-        elif not written.field(field.name).type.equals(field.type):
-            raise ValueError(f"expected {field.name} as {field.type}, got {written.field(field.name).type}")
+def from_parquet(content: bytes) -> list[Row]:
+    """The rows of what a worker has sent."""
+    rows: list[Row] = arrow().parquet.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
+    return rows
 
 
-def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """A part as `pyarrow.Table`, all columns or these; a metric that was not installed has none."""
-    content = read_part(path)
-    if content is None:
-        raise UsageError(f"{path} is damaged: run the same command again, to compute it again")
-    pa = arrow()
-    file = pa.parquet.ParquetFile(pa.BufferReader(content))
-    there = set(file.schema_arrow.names)
-    return file.read(columns=None if columns is None else [column for column in columns if column in there])
+def write_parquet(path: Path, rows: Iterable[Row], schema: Any) -> None:
+    """Writes rows into a Parquet file, for pandas and others."""
 
+    def write(temporary: Path) -> None:
+        with arrow().parquet.ParquetWriter(temporary, schema, compression="zstd") as file:
+            for batch in batches(rows):
+                file.write_table(to_table(batch, schema))
 
-def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None = None) -> Iterator[Row]:
-    """The rows of all finished parts; see `parts_in` and `read_columns`."""
-    for path in parts_in(out, count=count):
-        yield from read_columns(path, columns).to_pylist()
+    write_whole(path, write)

@@ -1,20 +1,18 @@
-"""Runs a benchmark, whatever it measures: a folder, parts, resuming, replaced pictures, and an engine."""
+"""Runs a benchmark, whatever it measures: one file that keeps its rows, resuming, replaced pictures, and an engine."""
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from io import BytesIO
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict
 
 from cliploc import __version__
-from cliploc._files import alone_in, part_path, read_stamps, temporaries_of, write_part
+from cliploc._files import alone_in, own_temporaries
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
-from cliploc.errors import CliplocError
-from cliploc.jobs import folder
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.engine import (
     Engine,
     Notes,
@@ -27,20 +25,24 @@ from cliploc.jobs.engine import (
     saying_what_is_kept,
     spent_together,
 )
-from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
+from cliploc.jobs.folder import OTHER_SAMPLES, plain, session, write_json
 from cliploc.jobs.picture_files import UNREAD, content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
-from cliploc.jobs.rows import Row, arrow, check_part, place_of, read_columns, rows_in
+from cliploc.jobs.rows import arrow, cells_of, from_parquet, place_of, table_of, write_parquet
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.metrics import DEFAULT, Bootstrap
 from cliploc.registry import plugin_sources
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
+from cliploc.runs.store import FILE, Store, saying_disk_is_full
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]
 Summary = dict[str, Any]
 COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
-SUMMARY = ("summary.json",)  # the files of a run that has no report
+EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
+HERE = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
+SAMPLES = ("samples", "samples_sha256")
 
 
 class Tally:
@@ -58,8 +60,9 @@ class Tally:
 class BenchmarkTask:
     """What a benchmark measures: the columns of its rows, and what is made of them."""
 
-    kind: RunKind  # kind of run, as its manifest has it
-    files: Sequence[str]  # names of the files that a run writes besides the manifest and the parts
+    kind: str  # as its manifest has it
+    version: int  # of the format of manifest and summary
+    files: Sequence[str]  # names of the files of its report
     schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
     columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
     # makes what counts the rows of a setting, by its entry
@@ -87,9 +90,9 @@ class BenchmarkResult:
     summary: dict[str, Summary]  # setting → numbers
     notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
     samples: int  # number of samples that were asked for
-    computed: int  # number of parts that this call computed; the others were done before
-    resumed: bool  # whether parts were done before
-    spent: Spending  # what the parts cost that this call computed
+    computed: int  # number of shards that this call computed; the others were done before
+    resumed: bool  # whether shards were done before
+    spent: Spending  # what the shards cost that this call computed
 
     @property
     def failed(self) -> dict[str, str]:
@@ -102,7 +105,7 @@ class BenchmarkResult:
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
-        return _document(self.task.kind, self.summary)
+        return _document(self.task, self.summary)
 
     def table(self) -> list[tuple[str, ...]]:
         """The table of settings: a header, then a row for each."""
@@ -141,7 +144,6 @@ def run_task(
     shard_size: int,
     entries: Mapping[str, Any] | None = None,
     folders: Sequence[str] = (),
-    token: str | None = None,  # None: that of the folder
     asked: Mapping[str, Any] | None = None,
     engine: Engine = run_here,
     reporter: Reporter = SILENT,
@@ -154,70 +156,108 @@ def run_task(
     notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
     described = worker.describe()
     manifest = {
-        "schema_version": task.kind.version,
-        "kind": task.kind.name,
+        "schema_version": task.version,
+        "kind": task.kind,
         "cliploc_version": __version__,
         **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
         "dataset": dataset_entry(dataset, asked or {}),
-        "settings": described,
+        "settings": {setting["id"]: setting for setting in described},
         "shard_size": shard_size,
-        "shards": len(shards),
         **(entries or {}),
-        "token": token or folder.token_for(out),
     }
     notes.add(worker.notes)
-    ids = [setting["id"] for setting in described]
-
-    def check(index: int, part: bytes) -> None:
-        check_part(part, task.schema(), [sample.id for sample in shards[index].samples], ids)
-
-    with alone_in(out):
-        begun = folder.begin(out, task.kind, manifest, (*task.files, *folders), check)
-        notes.add(begun.notes)
-        changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
+    schema = task.schema()
+    with (
+        alone_in(out),
+        own_temporaries(out, "run"),
+        saying_disk_is_full(out),
+        _begun(out, task, manifest, folders) as run,
+    ):
+        stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
+        there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
+        changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
-            again = f"{len(changed)} of {len(shards)} parts computed again"
+            again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
             notes.add([f"replaced since they were computed: {pictures}; {again}"])
-        there = begun.whole - changed.keys()
+            with run.transaction():
+                for index in changed:
+                    _forget(run, shards[index])
+            there -= changed.keys()
         todo = [shard for shard in shards if shard.index not in there]
         # Taken before any picture is read.
-        stamps = {shard.index: [stamp(sample) for sample in shard.samples] for shard in todo}
+        stamps = {sample.id: stamp(sample) for shard in todo for sample in shard.samples}
+        left = len(stamps)
         passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
-        reporter.start(passes * sum(len(shard.samples) for shard in todo), passes * len(dataset.samples))
+        reporter.start(passes * left, passes * len(dataset.samples))
         done, spent = 0, dict[str, tuple[int, int, float]]()
 
         def keep(part: Part) -> None:
-            nonlocal done, spent
-            write_part(part_path(out, part.index), part.content, stamps[part.index])
-            done, spent = done + 1, spent_together([spent, part.spent])
+            nonlocal done, left, spent
+            rows, samples = from_parquet(part.content), shards[part.index].samples
+            digests = {row["sample"]: row["blake2b"] for row in rows}
+            places = enumerate((sample.id for sample in samples), part.index * shard_size)
+            with run.transaction():
+                _forget(run, shards[part.index])  # a person may have deleted some of it
+                run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
+                run.insert("row", cells_of(rows, schema))
+            done, left, spent = done + 1, left - len(samples), spent_together([spent, part.spent])
             notes.add(part.notes)
-            columns = ["sample", "status", "reason"]
-            rows = arrow().parquet.read_table(BytesIO(part.content), columns=columns).to_pylist()
             # Each sample with its different reasons, for any number of settings.
             for sample, reason in dict.fromkeys(
                 (row["sample"], row["reason"]) for row in rows if row["status"] != "ok"
             ):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
-        with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
-            folder.begin_session(out, task.kind)
-            with saying_what_is_kept(out, lambda: f"{len(there) + done} of {len(shards)} parts"):
-                engine(todo, Ready(make_worker, worker), keep, reporter)
-            reporter.phase("summary")
-            summary = conclude(out, task)
-        return BenchmarkResult(
-            task, manifest, out, summary, notes.lines, len(dataset.samples), done, bool(there), spent
+        run["sessions"] = [*run["sessions"], session()]
+        every = len(dataset.samples)
+        with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
+            engine(todo, Ready(make_worker, worker), keep, reporter)
+        reporter.phase("summary")
+        summary = conclude(out, run, task)
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there), spent)
+
+
+def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
+    """The file of a run: new, or of the same settings and samples."""
+    taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
+    if taken and "manifest.json" not in taken and not (out / FILE).exists():  # with one: `open_run` refuses it
+        raise UsageError(
+            f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
+            "choose another --out"
         )
+    schema, dataset = task.schema(), dict(manifest["dataset"])
+    here = {key: dataset.pop(key) for key in HERE if key in dataset}
+    samples = {key: dataset.pop(key) for key in SAMPLES}
+    run = open_run(out, (PICTURE, table_of(schema)))
+    try:
+        with run.transaction():
+            run.keep("manifest", {**manifest, "dataset": dataset})
+            # Compared last: it follows from others, such as a limit.
+            if run.get("samples", samples) != samples:
+                raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
+            if others := sorted({*schema.names} ^ {*columns_of(run)}):
+                raise UsageError(
+                    f"{out} holds rows with other columns ({', '.join(others)}): use the same plugins, or choose "
+                    "another --out"
+                )
+            run["samples"], run["here"], run["sessions"] = samples, here, run.get("sessions", [])
+    except BaseException:
+        run.close()
+        raise
+    return run
 
 
-def conclude(out: Path, task: BenchmarkTask) -> dict[str, Summary]:
-    """Computes the numbers of all existing parts, and writes them into summary.json."""
-    manifest = folder.read_manifest(out, task.kind)
+def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
+    """Computes the numbers of all rows, and writes them and what other programs read."""
+    manifest = manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(rows_in(out, task.columns(), manifest["shards"]), tallies)
-    write_json(out / "summary.json", _document(task.kind, summary))
+    summary = summed_up(rows_in(out, task.columns()), tallies)
+    run["summary"] = summary
+    write_json(out / "summary.json", _document(task, summary))
+    write_json(out / "manifest.json", manifest)
+    write_parquet(out / "rows.parquet", rows_in(out), task.schema())
     return summary
 
 
@@ -243,20 +283,25 @@ def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Boot
     }
 
 
-def _document(kind: RunKind, summary: Mapping[str, Summary]) -> dict[str, Any]:
-    return {"schema_version": kind.version, "settings": summary}
+def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, Any]:
+    return {"schema_version": task.version, "settings": summary}
 
 
-def _changed(out: Path, shard: Shard) -> list[str]:
-    """The samples of a part whose files were replaced since it was computed."""
-    path = part_path(out, shard.index)
-    stamps, now = read_stamps(path), [stamp(sample) for sample in shard.samples]
-    rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
-    digests = {row["sample"]: row["blake2b"] for row in rows}
-    # A disk that failed leaves the stamps as they are.
-    both = [(sample, old == new) for sample, old, new in zip_longest(shard.samples, stamps, now) if sample is not None]
-    suspects = [sample for sample, same in both if not same or digests.get(sample.id) == UNREAD]
-    return [sample.id for sample in suspects if digests.get(sample.id) != content_digest(sample)]
+def _forget(run: Store, shard: Shard) -> None:
+    for sample in shard.samples:
+        run.write("DELETE FROM row WHERE sample = ?", sample.id)
+        run.write("DELETE FROM picture WHERE sample = ?", sample.id)
+
+
+def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
+    """The samples of a shard whose files were replaced since it was computed."""
+    changed = []
+    for sample in shard.samples:
+        [(digest,)] = run.rows("SELECT blake2b FROM picture WHERE sample = ?", sample.id)
+        # A disk that failed leaves the stamps as they are.
+        if (stamps[sample.id] != stamp(sample) or digest == UNREAD) and digest != content_digest(sample):
+            changed.append(sample.id)
+    return changed
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset

@@ -22,12 +22,13 @@ from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_r
 from cliploc.jobs.folder import plain
 from cliploc.jobs.picture_files import Digests
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, as_parquet, sample_facts, to_table
+from cliploc.jobs.rows import as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request
 from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
+from cliploc.runs.evaluation import Row
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
 AHEAD = 2  # shards whose maps are judged while the model computes the next

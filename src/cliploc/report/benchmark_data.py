@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cliploc._documents import BoxesManifest
-from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 from cliploc.report import task_folder
-from cliploc.report.task_folder import Floats, SettingResult, TaskRun, bench_packages, content_of, table_of, worth
+from cliploc.report.task_folder import Floats, SettingResult, TaskRun, pandas, worth
+from cliploc.runs.evaluation import Row, batches
 
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
@@ -40,9 +39,8 @@ MISSES = {
 class BenchmarkRun(TaskRun):
     """The folder of a benchmark of boxes; its settings are in the order of the manifest."""
 
-    # a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `part` (the index of
-    # the row's file), `hit` (whether the largest contour's box is right at the setting's τ) and `miss` (the kind of
-    # error, a key of `MISSES`)
+    # a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `hit` (whether the
+    # largest contour's box is right at the setting's τ) and `miss` (the kind of error, a key of `MISSES`)
     rows: Any
 
     @property
@@ -72,7 +70,7 @@ class BenchmarkRun(TaskRun):
 
 def read_run(folder: Path) -> BenchmarkRun:
     """Reads what `cliploc benchmark` wrote."""
-    run = task_folder.read_run(folder, BoxesManifest, lambda _: (), lambda *_: None)
+    run = task_folder.read_run(folder)
     rows, curves = _rows(run)
     labels = _labels([setting.about for setting in run.settings])
     settings = [
@@ -136,16 +134,13 @@ def in_words(value: Any) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- rows
 def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
-    """Reads all rows without maps, part by part, and computes each setting's MaxBoxAcc at each τ in percent."""
-    pandas, _ = bench_packages()
+    """Reads all rows without maps, and computes each setting's MaxBoxAcc at each τ in percent."""
     thresholds = {setting.id: setting.threshold for setting in run.settings}
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
-    if not run.parts:
-        raise UsageError(f"expected Parquet files in {run.folder / 'parts'}, found none: run the benchmark again")
-    for place, part in enumerate(run.parts):
-        frame = table_of(part, LIGHT).to_pandas()
-        frame["part"], frame["hit"], frame["miss"] = place, False, ""
+    for rows in batches(run.read_rows(LIGHT)):
+        frame = pandas().DataFrame(rows).astype(dict.fromkeys(("area_share", "score", "iou"), "float64"))
+        frame["hit"], frame["miss"] = False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):
             columns = ("setting", "sample", "highest", LARGEST_HITS, "iou")
@@ -165,20 +160,13 @@ def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
         ]
         frames.append(frame.drop(columns=[LARGEST_HITS, "boxes", "true_boxes", "predictions"]))
     curves = {setting: 100 * metric.compute(NO_INTERVALS).curve for setting, metric in accuracy.items()}
-    return pandas.concat(frames, ignore_index=True), curves
+    return pandas().concat(frames, ignore_index=True), curves
 
 
-def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Row]:
     """Reads all columns, also maps, of the rows with these (setting, sample) keys, for the galleries."""
-    _, parquet = bench_packages()
-    samples = {sample for _, sample in wanted}
-    by_sample: dict[tuple[str, str], dict[str, Any]] = {}
-    for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
-        table = parquet.read_table(content_of(run.parts[place]), filters=[("sample", "in", samples)])
-        for row in table.to_pylist():
-            if (row["setting"], row["sample"]) in wanted:
-                by_sample[row["setting"], row["sample"]] = row
-    return by_sample
+    found = run.rows_of_samples(None, {sample for _, sample in wanted})
+    return {(setting, sample): row for (sample, setting), row in found.items() if (setting, sample) in wanted}
 
 
 def miss_kind(boxes: Any, truths: Any) -> str:

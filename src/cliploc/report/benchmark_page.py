@@ -23,7 +23,8 @@ from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
-from cliploc.report.task_folder import Floats, SettingResult, kind_of, published, worth, write_files
+from cliploc.report.task_folder import Floats, SettingResult, published, worth, write_files
+from cliploc.runs.evaluation import open_run
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
@@ -52,9 +53,11 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         "faithfulness": write_faithfulness_report,
         "presence": write_presence_report,
     }
-    if write := of_task.get(kind := kind_of(folder)):
+    with open_run(folder) as opened:
+        kind = opened["manifest"]["kind"]
+    if write := of_task.get(kind):
         return write(folder, pictures=pictures)
-    if kind not in ("benchmark", ""):
+    if kind != "benchmark":
         raise UsageError(f"expected the folder of a benchmark, got one of {kind}, {folder}: give a benchmark's --out")
     run = read_run(folder)
     both = [tables.comparison(run), tables.every_number(run)]

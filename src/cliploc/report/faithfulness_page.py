@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._documents import FaithfulnessManifest
 from cliploc.report.figures import Figure, figure, legend, plot
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import LINE_COLOUR, fit_within, outline, paint_map
@@ -44,7 +43,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         value: float | None = numbers.get(first)
         return -value if value is not None and about["best"] == "low" else value
 
-    run = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"], best)
+    run = read_run(folder, best)
     title, protocol = run.title("Faithfulness"), run.manifest["protocol"]
     numbers = {key: (number["title"], number["about"]) for key, number in run.manifest["numbers"].items()}
     table = numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])

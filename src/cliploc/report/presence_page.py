@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import PresenceManifest
 from cliploc.report.figures import Figure, figure, legend, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES
 from cliploc.report.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
@@ -50,7 +49,7 @@ NEGATIVES = {
 
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
-    run = read_run(folder, PresenceManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("mcc"))
+    run = read_run(folder, lambda _, numbers: numbers.get("mcc"))
     title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
     rows = [
         [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc._documents import SegmentationManifest
 from cliploc.images import small_png
 from cliploc.report.colours import INK, NAME_COLOURS, Colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -29,7 +28,7 @@ NOT_COMPARABLE = (
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
-    run = read_run(folder, SegmentationManifest, lambda _: NUMBERS, lambda _, numbers: numbers.get("miou"))
+    run = read_run(folder, lambda _, numbers: numbers.get("miou"))
     classes = [str(entry["name"]) for entry in run.dataset["classes"]]  # label → name
     tables = [_numbers(run)]
     if run.settings:

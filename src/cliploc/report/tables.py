@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.task_folder import TaskRun, bench_packages
+from cliploc.report.task_folder import TaskRun, pandas
 
 CHART = "0 – 50 – 100 %"  # the column of `Marks`, which only the page has
 
@@ -192,8 +192,7 @@ def _tex(text: str) -> str:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV, with the columns that the first one has, but without empty ones; numbers are not rounded."""
-    pandas, _ = bench_packages()
     columns = list(rows[0]) if rows else None
-    frame = pandas.DataFrame(list(rows), columns=columns, dtype=object).dropna(how="all")
+    frame = pandas().DataFrame(list(rows), columns=columns, dtype=object).dropna(how="all")
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text

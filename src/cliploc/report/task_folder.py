@@ -5,21 +5,19 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._documents import BenchmarkSummary, read_json
-from cliploc._files import own_temporaries, parts_in, read_part, write_whole
+from cliploc._files import own_temporaries, write_whole
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
+from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 
 FILES = ("tables.csv", "tables.md", "report.html")
 THUMB = 28  # side of the small maps in the rows of a benchmark
@@ -32,31 +30,13 @@ def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
-def kind_of(folder: Path) -> str:
-    """The kind of run in a folder, as its manifest has it; "" if no manifest can be read."""
-    try:
-        return str(read_json(folder / "manifest.json", dict[str, Any]).get("kind", ""))
-    except (OSError, ValueError):
-        return ""
-
-
-@cache
-def bench_packages() -> tuple[ModuleType, ModuleType]:
-    """Imports pandas and pyarrow.parquet."""
+def pandas() -> Any:
+    """The package pandas."""
     try:
         import pandas
-        from pyarrow import parquet
     except ImportError as error:
-        raise not_installed(error, install("bench", "report", "pandas", "pyarrow")) from error
-    return pandas, parquet
-
-
-def content_of(part: Path) -> BytesIO:
-    """The content of a part, checked."""
-    content = read_part(part)
-    if content is None:
-        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, to compute it again")
-    return BytesIO(content)
+        raise not_installed(error, install("bench", "report", "pandas")) from error
+    return pandas
 
 
 @cache
@@ -146,25 +126,15 @@ class TaskRun:
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
-    @property
-    def parts(self) -> list[Path]:
-        """The files of its rows."""
-        return parts_in(self.folder, count=self.manifest["shards"])
+    def read_rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """These columns of all rows, one after the other."""
+        return rows_in(self.folder, columns)
 
-    def read_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """These columns of all parts, a part at a time."""
-        for path in self.parts:
-            yield from table_of(path, columns).to_pylist()
-
-    def rows_of_samples(
-        self, columns: Sequence[str], samples: Collection[str]
-    ) -> dict[tuple[str, str], dict[str, Any]]:
-        """Sample and setting → row, for these samples. Failed ones are left out."""
-        return {
-            (row["sample"], row["setting"]): row
-            for row in self.read_rows(["sample", "setting", "status", *columns])
-            if row["sample"] in samples and row["status"] == "ok"
-        }
+    def rows_of_samples(self, columns: Sequence[str] | None, samples: Collection[str]) -> dict[tuple[str, str], Row]:
+        """Sample and setting → row, all columns or these, for these samples. Failed ones are left out."""
+        names = None if columns is None else ["sample", "setting", *columns]
+        which = f"row.status = 'ok' AND row.sample IN ({', '.join('?' * len(samples))})"
+        return {(row["sample"], row["setting"]): row for row in rows_in(self.folder, names, which, *samples)}
 
     def photograph(self, row: Mapping[str, Any], size_wh: tuple[int, int]) -> Image.Image | None:
         """A small copy of a row's photograph; None if it cannot be read: then the page shows the maps alone."""
@@ -191,17 +161,6 @@ class TaskRun:
         }
 
 
-def table_of(path: Path, columns: Sequence[str]) -> Any:
-    """These columns of a part, as an Arrow table."""
-    _, parquet = bench_packages()
-    import pyarrow as pa
-
-    try:
-        return parquet.read_table(content_of(path), columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
-
-
 def worth(value: float | None) -> float:
     """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
     return -math.inf if value is None else value
@@ -209,31 +168,14 @@ def worth(value: float | None) -> float:
 
 def read_run(
     folder: Path,
-    manifest: type[Any],  # the schema of its manifest
-    numbers_of: Callable[[Mapping[str, Any]], Iterable[str]],  # manifest → keys of the numbers that a setting may have
     # of a setting, by the manifest and the setting's numbers; larger for better ones
-    best: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None],
+    best: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None] = lambda *_: None,
 ) -> TaskRun:
     """Reads a benchmark's folder."""
-    read = []
-    for name, kind in (("manifest.json", manifest), ("summary.json", BenchmarkSummary)):
-        try:
-            read.append(read_json(folder / name, kind))
-        except FileNotFoundError:
-            raise UsageError(
-                f"expected {folder / name}, found no such file: give the --out folder of a finished cliploc benchmark"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
-    about, summary = read
-    try:
-        settings = {setting["id"]: summary["settings"][setting["id"]] for setting in about["settings"]}
-    except KeyError as error:
-        raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
-    for name, numbers in settings.items():
-        wrong = [key for key in numbers_of(about) if not isinstance(numbers.get(key), int | float | None)]
-        if wrong:
-            raise UsageError(f"{folder} is damaged ({wrong[0]} of {name}): run the benchmark again")
+    with open_run(folder) as run:
+        about, settings = manifest_of(run), run.get("summary")
+    if settings is None:
+        raise UsageError(f"expected a finished cliploc benchmark in {folder}, got a stopped one: run its command again")
     ranked = sorted(about["settings"], key=lambda setting: -worth(best(about, settings[setting["id"]])))
     return TaskRun(
         folder,

@@ -139,6 +139,11 @@ class Store:
             first: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
             return first
 
+    def each(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query one after the other, where memory should not hold them all."""
+        with self._errors():
+            yield from self._db.execute(statement, values)
+
     def write(self, statement: str, *values: Any) -> int:
         """Changes rows → the id of an inserted one; within a transaction, or as one."""
         with self.transaction():
