@@ -137,23 +137,6 @@ def lines_of(path: str | Path) -> list[str]:
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
 Share = Annotated[float, Meta(ge=0, le=1)]
-Token = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-
-
-# ---------------------------------------------------------------------------------------------------------- every run
-class PartCheck(Struct):  # the check file beside a part; see `cliploc._files`
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    stamps: list[str]
-
-
-class Manifest(Struct):
-    """What every run has in its manifest.json; the rest of it is compared with the settings asked for."""
-
-    kind: str
-    schema_version: int
-    token: Token
-    sessions: list[dict[str, Any]]
-    files: list[str]
 
 
 # -------------------------------------------------------------------------------------------- folders of transformers

@@ -1,15 +1,13 @@
 """Writes files whole or not at all: under a temporary name with the run's token, flushed to the disk, then renamed."""
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
@@ -268,70 +266,7 @@ def _place(folder: str, name: str) -> Place | None:
     return (status.st_dev, status.st_ino, name.casefold()) if name else None
 
 
-# ------------------------------------------------------------------------------------------------------ parts of a run
-# `parts/00003.check` holds the checksum of `parts/00003.jsonl` or `parts/00003.parquet`, and for each picture of the
-# part a stamp of its file (see `stamp` in `cliploc.jobs.picture_files`). It is written before its part: a kill between
-# the two leaves a part that does not fit its check file, and is computed again.
-def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
-    """Where a part lies."""
-    return out / "parts" / f"{index:05d}{suffix}"
-
-
-def check_path(part: Path) -> Path:
-    """Where a part's check file lies."""
-    return part.with_suffix(".check")
-
-
-def parts_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[Path]:
-    """The parts of a run, of so many if that is known, in order, whole or damaged; files with other names are none."""
-    numbered = [path for path in (out / "parts").glob(f"*{suffix}") if re.fullmatch(r"[0-9]{5,9}", path.stem)]
-    return sorted(
-        (part for part in numbered if count is None or int(part.stem) < count), key=lambda part: int(part.stem)
-    )
-
-
-def foreign_in(out: Path, suffix: str = ".parquet", count: int | None = None) -> list[str]:
-    """Names of files of that suffix that are no parts of the run, such as a conflicted copy."""
-    own = parts_in(out, suffix, count)
-    return sorted(path.name for path in (out / "parts").glob(f"[!.]*{suffix}") if path not in own)
-
-
-def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
-    """Writes all of a part or nothing of it, whenever the machine stops."""
-    check = json.dumps({"sha256": _sha256(content), "stamps": list(stamps)})
-    write_whole(check_path(path), lambda temporary: temporary.write_text(check, encoding="ascii"))
-    write_whole(path, lambda temporary: temporary.write_bytes(content))
-
-
-def read_part(path: Path) -> bytes | None:
-    """A part's content; None where it is not there or not as it was written."""
-    from cliploc._documents import read_bytes
-
-    try:
-        content = read_bytes(path)
-    except OSError:
-        return None
-    check = _check(path)
-    return content if check is not None and check["sha256"] == _sha256(content) else None
-
-
-def read_stamps(path: Path) -> list[str]:
-    """The stamps of the picture files that a part was made of; none where they cannot be read."""
-    check = _check(path)
-    return [] if check is None else check["stamps"]
-
-
 def _sha256(content: bytes) -> str:
     import hashlib
 
     return hashlib.sha256(content).hexdigest()
-
-
-def _check(path: Path) -> dict[str, Any] | None:
-    from cliploc._documents import PartCheck, read_json  # whose schemas take time to build
-
-    try:
-        check: dict[str, Any] = read_json(check_path(path), PartCheck)
-    except (OSError, ValueError):
-        return None
-    return check

@@ -12,7 +12,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc._files import alone_in
 from cliploc.errors import UsageError
-from cliploc.jobs import annotation_results, folder
+from cliploc.jobs import annotation_results
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.report.exports import exports
@@ -119,28 +119,6 @@ def test_a_damaged_store_is_one_line_and_the_exports_stay(copy, made):
         with pytest.raises(UsageError, match=r"run\.sqlite is damaged .*make a new run in another --out; exports in"):
             annotate(pictures, LABELS, out, **OPTIONS)
     assert (out / "coco.json").read_bytes() == (made.out / "coco.json").read_bytes()
-
-
-# -------------------------------------------------------------------------------------------------- an older cliploc's
-@pytest.mark.parametrize("settings", [lambda one: one, lambda one: [{"id": "mini_cam", **one}]], ids=["one", "several"])
-def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, settings):
-    """Also one of the protocol, whose options have no value by default."""
-
-    def begin(tolerance: dict[str, object] | None = None, **options: object) -> None:
-        manifest = {"kind": kind.name, "schema_version": kind.version, "token": "0" * 16}
-        protocol = {"steps": 3, **(tolerance or {})}
-        folder.begin(
-            tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options}), "protocol": protocol}
-        )
-
-    kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
-    begin()
-    begin({"tolerance": None}, masked_precision=None, guide=None)
-    with pytest.raises(UsageError, match=r"protocol\.tolerance: only asked for"):
-        begin({"tolerance": 0.02})
-    for later in ({"masked_precision": "bf16"}, {"guide": "mini"}, {"no_option": None}):
-        with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
-            begin(**later)
 
 
 @pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])
