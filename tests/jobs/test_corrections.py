@@ -409,7 +409,7 @@ NOT_TAKEN = [
     (brushed(3_000_000_000), "a brush that is not a list of numbers"),
     (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
     (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
-    (drawn("polygonlabels", points=[[0, 0], [9, 9]]), "fewer than three"),
+    (drawn("polygonlabels", points=[[0, 0], [9, 9]]), "expected polygons"),
     (drawn("ellipselabels"), "is ellipselabels, not a box"),
 ]
 
