@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cliploc._files import new_token
-from cliploc._process import out_of_memory
+from cliploc._process import give_back_memory, out_of_memory
 from cliploc.errors import CliplocError, UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -325,6 +325,7 @@ class Turns:
             yield
         finally:
             self._free.release()
+            await run_in_threadpool(give_back_memory)
 
 
 # ------------------------------------------------------------------------------------------------------- questions
