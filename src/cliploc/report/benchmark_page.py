@@ -15,7 +15,7 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
-from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, is_imagenet, read_run, wilson
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, read_run, wilson
 from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, studies
 from cliploc.report.faithfulness_page import write_faithfulness_report
 from cliploc.report.figures import Figure, figure, legend, look, plot
@@ -23,7 +23,7 @@ from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
-from cliploc.report.task_folder import Floats, SettingResult, published, worth, write_files
+from cliploc.report.task_folder import Floats, SettingResult, worth, write_files
 from cliploc.runs.evaluation import open_run
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
@@ -60,17 +60,17 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     if kind != "benchmark":
         raise UsageError(f"expected the folder of a benchmark, got one of {kind}, {folder}: give a benchmark's --out")
     run = read_run(folder)
-    both = [tables.comparison(run), tables.every_number(run)]
+    numbers = tables.every_number(run)
     texts = (
         tables.to_csv(run),
-        to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
-        to_latex(both),
-        page(run, both, pictures),
+        to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", [numbers]),
+        to_latex([numbers]),
+        page(run, numbers, pictures),
     )
     return write_files(run.folder, texts, FILES)
 
 
-def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
+def page(run: BenchmarkRun, numbers: Table, pictures: bool) -> str:
     """The whole page as HTML."""
     data, photographs = run.dataset, Photographs(Path(str(run.dataset.get("root", "."))), pictures)
     facts = {
@@ -99,10 +99,7 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
             else None,
             "alike": len(alike),  # settings whose interval overlaps with the best one's
         }
-    compared, numbers = both
-    sources = list(published(tables.PUBLISHED)["sources"].values()) if is_imagenet(run) else []
     parts = [
-        Section("published", "Published", compared.title, {"table": compared, "sources": sources}),
         Section("numbers", "All numbers", numbers.title, {"table": numbers}),
         *(sections(run, evaluated, photographs) if evaluated else []),
         Section("problems", "Problems", "Problems and failures", _problems(run)),

@@ -7,18 +7,6 @@ from typing import Any
 from cliploc.metrics import all_numbers
 from cliploc.report.task_folder import TaskRun, pandas
 
-CHART = "0 – 50 – 100 %"  # the column of `Marks`, which only the page has
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Numbers drawn on a scale from 0 to 100 %; None for those that are missing."""
-
-    fixed: float | None = None
-    ends: tuple[float, float] | None = None
-    best: float | None = None
-    lenient: float | None = None
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -28,13 +16,11 @@ class Cell:
     value: float | None = None  # the value to sort by; None for text
     ends: tuple[float, float] | None = None  # the 95 % interval
     wrap: bool = False  # whether long text may break into lines
-    marks: Marks | None = None  # a drawing instead of the text, on the page only
-    note: str = ""  # a small text after it
 
     def plain(self) -> str:
-        """Text, interval and note in one line."""
+        """Text and interval in one line."""
         ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
-        return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
+        return f"{self.text}{ends}"
 
 
 @dataclass(frozen=True)
@@ -135,18 +121,16 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables as one Markdown document."""
     lines = [f"# {_md(title)}", ""]
     for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title != CHART]
-        titles = [list(table.columns)[i] for i in shown]
-        rule = ["---:" if title in table.numeric else "---" for title in titles]
-        lines += [f"## {table.title}", "", _pipe(titles), _pipe(rule)]
+        rule = ["---:" if title in table.numeric else "---" for title in table.columns]
+        lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
         for heading, rows in table.groups.items():
-            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
-            lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
+            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(table.columns) - 1)])] if heading else []
+            lines += [_pipe(_md(cell.plain()) for cell in row) for row in rows]
         lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
     return "\n".join(lines)
 
 
-def _pipe(cells: Sequence[str]) -> str:
+def _pipe(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -168,7 +152,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
     lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
     for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "failed")]
+        shown = [i for i, title in enumerate(table.columns) if title != "failed"]
         titles = [list(table.columns)[i] for i in shown]
         align = "".join("r" if title in table.numeric else "l" for title in titles)
         lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,6 @@ def pandas() -> Any:
     return pandas
 
 
-@cache
-def published(file: str) -> Mapping[str, Any]:
-    """The numbers of papers with their sources."""
-    rows: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    return rows
-
-
 @dataclass(frozen=True)
 class SettingResult:
     """One model × method × prompt setting."""
@@ -71,7 +63,8 @@ class SettingResult:
         """These numbers as columns of a CSV, each with the ends of its interval."""
         cells: dict[str, object] = {}
         for key in keys:
-            cells |= with_ends(key, self.number(key), self.interval(key))
+            low, high = self.interval(key) or (None, None)
+            cells |= {key: self.number(key), f"{key}_low": low, f"{key}_high": high}
         return cells
 
     @property
@@ -185,12 +178,6 @@ def read_run(
             for i, setting in enumerate(ranked)
         ),
     )
-
-
-def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict[str, object]:
-    """A number as columns of a CSV: itself, and the ends of its interval."""
-    low, high = ends or (None, None)
-    return {key: value, f"{key}_low": low, f"{key}_high": high}
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
