@@ -243,7 +243,7 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
                 percent(100 * float(mine["pointing_hit"].mean())),
             ]
         )
-    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
+    return Table(f"Numbers for {run.class_name(label)}", columns, rows, {"setting"})
 
 
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -
     """A table whose last column may have long text."""
     notes = [f"The first {len(rows)} of {total:,}."] if total > len(rows) else []
     cells = [[*map(Cell, map(str, row[:-1])), Cell(str(row[-1]), wrap=True)] for row in rows]
-    return Table("Problems", dict.fromkeys(titles, ""), {"": cells}, titles, notes)
+    return Table("Problems", dict.fromkeys(titles, ""), cells, titles, notes)
 
 
 def _manifest(run: BenchmarkRun) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _manifest(run: BenchmarkRun) -> dict[str, Any]:
         "run": _pairs(shown),
         "dataset": _pairs(data),
         "same": _pairs({key: value for key, value in same.items() if key != "id"}),
-        "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}, keys),
+        "settings": Table("Settings", dict.fromkeys(keys, ""), rows, keys),
         "raw": json.dumps({**run.manifest, "dataset": data}, ensure_ascii=False, indent=1),
     }
 
@@ -249,7 +249,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
     return {
         "figure": figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(said)}", (5.8, 4.0)),
         "legend": legend((setting.index, setting.label) for setting, _ in curves),
-        "table": Table("Thresholds", columns, {"": rows}, {"setting"}),
+        "table": Table("Thresholds", columns, rows, {"setting"}),
     }
 
 
@@ -317,7 +317,7 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult], title: str) -
         "size": _breakdown(settings, size, QUARTILES, "size of the object"),
         "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
         "number": _breakdown(settings, number, INSTANCES, "number of true boxes"),
-        "table": Table(title, columns, {"": cells}, {"setting", "box"}),
+        "table": Table(title, columns, cells, {"setting", "box"}),
         "kinds": {"hit": ("right", "IoU of at least 0.5"), **MISSES},
         "misses": misses if (run.rows["miss"] != "").any() else [],
     }
@@ -371,7 +371,7 @@ def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
         "words": " ".join(words),
         "leader": settings[0].label,
         "bars": class_bars(run, settings[0]),
-        "table": Table("Every class and every setting", columns, {"": rows}, {"class", "id"}),
+        "table": Table("Every class and every setting", columns, rows, {"class", "id"}),
     }
 
 

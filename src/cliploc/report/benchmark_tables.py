@@ -1,10 +1,8 @@
 """The benchmark's tables: every setting with all metrics."""
 
-from typing import Any
-
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun
-from cliploc.report.tables import Cell, Table, counted, csv_text, decimal, percent
+from cliploc.report.tables import Cell, Table, counted, decimal, numbers_csv, percent
 from cliploc.report.task_folder import SettingResult
 
 WITHOUT_A_MODEL = (
@@ -40,7 +38,7 @@ def every_number(run: BenchmarkRun) -> Table:
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
     if any(setting.baseline for setting in run.settings):
         notes.append(WITHOUT_A_MODEL)
-    return Table("All settings, all metrics", columns, {"": rows}, {"setting", "τ"}, notes)
+    return Table("All settings, all metrics", columns, rows, {"setting", "τ"}, notes)
 
 
 def _tau(setting: SettingResult) -> str:
@@ -51,17 +49,7 @@ def _tau(setting: SettingResult) -> str:
 
 def to_csv(run: BenchmarkRun) -> str:
     """The CSV: a row for each setting, with unrounded numbers."""
-    rows: list[dict[str, Any]] = []
-    for setting in run.settings:
-        row: dict[str, Any] = {
-            "setting": setting.id,
-            "model": setting.about.get("model"),
-            "pretrained": setting.about.get("pretrained"),
-            "method": setting.about.get("method"),
-            "dataset": run.dataset["name"],
-            "split": run.dataset["split"],
-        }
-        facts = ("best_threshold", "threshold", "threshold_chosen_on_these_images", "images", "evaluated")
-        row |= setting.columns(all_numbers()) | {key: setting.numbers.get(key) for key in facts}
-        rows.append({**row, "failed": len(setting.numbers["failed"])})
-    return csv_text(rows)
+    taus = ("best_threshold", "threshold", "threshold_chosen_on_these_images")
+    return numbers_csv(
+        run, all_numbers(), (*taus, "images"), lambda setting: {"pretrained": setting.about.get("pretrained")}
+    )

@@ -12,7 +12,7 @@ from cliploc.images import small_png
 from cliploc.report.colours import INK, NAME_COLOURS, Colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.tables import Cell, Table, counted, csv_text, percent, to_markdown
+from cliploc.report.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
 from cliploc.report.task_folder import TaskRun, read_run, write_files
 from cliploc.values import ignored_label
 
@@ -34,7 +34,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
             of_class = [(setting.numbers.get("per_class") or {}).get(str(label)) or {} for setting in run.settings]
             if pixels := max(numbers.get("pixels", 0) for numbers in of_class):  # it is in the true maps
                 rows.append([Cell(name), counted(pixels), *(percent(numbers.get("iou")) for numbers in of_class)])
-        tables.append(Table("IoU of each class", columns, {"": rows}, {"class"}))
+        tables.append(Table("IoU of each class", columns, rows, {"class"}))
     confused = None  # the pairs of classes with the most wrong pixels, by the best setting
     if confusing := next((setting for setting in run.settings if setting.numbers.get("confused")), None):
         rows = []
@@ -42,7 +42,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
             names = (Cell(classes[pair["true"]]), Cell(classes[pair["predicted"]]))
             rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
         columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-        confused = Table(f"What {confusing.id} confuses most", columns, {"": rows}, {"is", "called"})
+        confused = Table(f"What {confusing.id} confuses most", columns, rows, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
@@ -56,7 +56,10 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         examples=_examples(run, classes, pictures),
         **run.ending(),
     )
-    return write_files(folder, (_csv(run), to_markdown(title, tables), page))
+    csv = numbers_csv(
+        run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
+    )
+    return write_files(folder, (csv, to_markdown(title, tables), page))
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -80,18 +83,7 @@ def _numbers(run: TaskRun) -> Table:
         ]
         for setting in run.settings
     ]
-    return Table("All numbers, in percent", columns, {"": rows}, {"setting", "steps"})
-
-
-def _csv(run: TaskRun) -> str:
-    """A row for each setting, with unrounded numbers."""
-    rows: list[dict[str, Any]] = []
-    for setting in run.settings:
-        refine = {"refine": " ".join(setting.about.get("refine") or [])}
-        of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
-        counts = {key: setting.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}
-        rows.append({**setting.named, **refine, **of_set, **setting.columns(NUMBERS[:1]), **counts})
-    return csv_text(rows)
+    return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
 
 
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.task_folder import TaskRun, pandas
+from cliploc.report.task_folder import SettingResult, TaskRun, pandas
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of groups of rows."""
+    """A table."""
 
     title: str  # its heading
     columns: Mapping[str, str]  # title → explanation ("" for none)
-    groups: Mapping[str, Sequence[Sequence[Cell]]]  # heading ("" for none) → rows
+    rows: Sequence[Sequence[Cell]]
     words: Collection[str]  # the columns of words; the others have numbers
     notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
 
@@ -38,12 +38,13 @@ class Table:
         """The columns of numbers."""
         return frozenset(self.columns).difference(self.words)
 
-    def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
-        """Column → its highest number in these rows; empty for a single row."""
-        if len(rows) < 2:
+    @property
+    def highest(self) -> Mapping[str, float]:
+        """Column → its highest number; empty for a single row."""
+        if len(self.rows) < 2:
             return {}
         best_of = {number.title for number in all_numbers().values()}
-        columns = zip(self.columns, zip(*rows, strict=True), strict=True)
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
         values_of = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
         return {title: max(values) for title, values in values_of.items() if values and title in best_of}
 
@@ -93,23 +94,26 @@ def numbers_table(
         for setting in run.settings
     ]
     columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
-    return Table("All numbers, with 95 % intervals", columns, {"": rows}, {"setting"}, notes)
+    return Table("All numbers, with 95 % intervals", columns, rows, {"setting"}, notes)
 
 
 def numbers_csv(
     run: TaskRun,
     numbers: Iterable[str],
     counts: Iterable[str],
-    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},  # a setting's numbers → further columns
+    more: Callable[[SettingResult], Mapping[str, Any]] = lambda _: {},  # further columns of a setting
 ) -> str:
-    """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
+    """A row for each setting: unrounded numbers, the ends of their intervals, counts, and the dataset."""
     return csv_text(
         [
             {
                 **setting.named,
                 **setting.columns(numbers),
                 **{key: setting.numbers.get(key) for key in (*counts, "evaluated")},
-                **more(setting.numbers),
+                "failed": len(setting.numbers["failed"]),
+                **more(setting),
+                "dataset": run.dataset["name"],
+                "split": run.dataset["split"],
             }
             for setting in run.settings
         ]
@@ -123,9 +127,7 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     for table in tables:
         rule = ["---:" if title in table.numeric else "---" for title in table.columns]
         lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
-        for heading, rows in table.groups.items():
-            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(table.columns) - 1)])] if heading else []
-            lines += [_pipe(_md(cell.plain()) for cell in row) for row in rows]
+        lines += [_pipe(_md(cell.plain()) for cell in row) for row in table.rows]
         lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
     return "\n".join(lines)
 
@@ -157,15 +159,13 @@ def to_latex(tables: Sequence[Table]) -> str:
         align = "".join("r" if title in table.numeric else "l" for title in titles)
         lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
         lines += [" & ".join(map(_tex, titles)) + r" \\"]
-        for heading, rows in table.groups.items():
-            lines.append(r"\midrule")
-            lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
-            for row in rows:
-                cells = []
-                for cell in (row[i] for i in shown):
-                    ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
-                    cells.append(_tex(cell.text) + (ends or ""))
-                lines.append(" & ".join(cells) + r" \\")
+        lines.append(r"\midrule")
+        for row in table.rows:
+            cells = []
+            for cell in (row[i] for i in shown):
+                ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
+                cells.append(_tex(cell.text) + (ends or ""))
+            lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
     return "\n".join(lines)
 
