@@ -40,7 +40,7 @@ class Photographs:
 
     root: Path  # the dataset's folder
     shown: bool  # whether photographs are embedded at all
-    missing: dict[str, str] = field(default_factory=dict)  # the photographs that cannot be read, with the reason
+    missing: dict[str, str]  # those that cannot be read, with the reason
     _known: dict[str, tuple[str, tuple[int, int]] | None] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)  # id → data URI of each, for the end of the page
 

@@ -15,7 +15,6 @@ class Cell:
     text: str  # the text that is shown
     value: float | None = None  # the value to sort by; None for text
     ends: tuple[float, float] | None = None  # the 95 % interval
-    wrap: bool = False  # whether long text may break into lines
 
     def plain(self) -> str:
         """Text and interval in one line."""

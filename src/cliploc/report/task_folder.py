@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
@@ -21,7 +22,7 @@ from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 FILES = ("tables.csv", "tables.md", "report.html")
 THUMB = 28  # side of the small maps in the rows of a benchmark
 Floats = npt.NDArray[np.float64]
-MOST_FAILURES = 200  # of a setting, that a page names
+MOST_LISTED = 200  # problems, and failures, that a page names
 
 
 def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
@@ -139,18 +140,21 @@ class TaskRun:
 
     def ending(self) -> dict[str, Any]:
         """What the end of a page shows: problems of the dataset, failures of settings, and the manifest."""
+        problems = self.dataset.get("problems") or []
+        kinds = Counter(problem["kind"] for problem in problems)
+        failures = [
+            (setting.id, failure["sample"], failure["reason"])
+            for setting in self.settings
+            for failure in setting.numbers["failed"]
+        ]
+        data = {key: value for key, value in self.dataset.items() if key not in ("classes", "reasons", "problems")}
         return {
-            "problems": [
-                [problem["kind"], problem["source"], problem["reason"]]
-                for problem in self.dataset.get("problems") or []
-            ]
-            + [["not shown", path, reason] for path, reason in self.unshown.items()],
-            "failures": [
-                [setting.id, failure["sample"], failure["reason"]]
-                for setting in self.settings
-                for failure in setting.numbers["failed"][:MOST_FAILURES]
-            ],
-            "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
+            "counted": {kind: kinds[kind] for kind in sorted(kinds)},
+            "problems": [(problem["kind"], problem["source"], problem["reason"]) for problem in problems[:MOST_LISTED]],
+            "failed": len(failures),
+            "failures": failures[:MOST_LISTED],
+            "unshown": self.unshown,
+            "manifest": json.dumps({**self.manifest, "dataset": data}, ensure_ascii=False, indent=1),
         }
 
 
