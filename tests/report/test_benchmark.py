@@ -26,7 +26,7 @@ from .benchmark_folder import CLASSES, WNIDS, make_folder
 from .test_page import CLOSING, IMAGE, Reader
 
 EVIL = '<script>alert("x")</script> & co | `_'
-FILES = ("report.html", "tables.csv", "tables.md", "tables.tex")
+FILES = ("report.html", "tables.csv", "tables.md")
 METHODS = ("cam", "grad_cam", "layer_cam")
 Made = tuple[Path, dict[str, Any]]  # a folder and its summary
 
@@ -66,13 +66,11 @@ def test_all_tables_have_the_numbers_of_the_summary(made: Made, page: str) -> No
     lines = {row["setting"]: row for row in csv.DictReader(io.StringIO((out / "tables.csv").read_text()))}
     in_page = {row[0]: row for row in cells(section(page, "numbers"))}
     markdown = (out / "tables.md").read_text().split("## All settings")[1]
-    latex = (out / "tables.tex").read_text().split("All settings")[1]
     for one, numbers in summary.items():
         method = one.removeprefix("mini_")
         in_markdown = next(
             line for line in markdown.splitlines() if line.startswith(f"| {method} ".replace("_", r"\_"))
         )
-        in_latex = next(line for line in latex.splitlines() if line.startswith(f"{method} ".replace("_", r"\_")))
         for key in all_numbers():
             if numbers.get(key) is None:
                 assert not lines[one][key]
@@ -83,7 +81,6 @@ def test_all_tables_have_the_numbers_of_the_summary(made: Made, page: str) -> No
             column = in_page["setting"].index(title)
             assert in_page[method][column] == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}"
             assert f"| {numbers[key]:.2f} ({low:.1f}–{high:.1f}) |" in in_markdown
-            assert rf"{numbers[key]:.2f} {{\scriptsize ({low:.1f}--{high:.1f})}}" in in_latex
         assert float(lines[one]["best_threshold"]) == numbers["best_threshold"]
         assert lines[one]["evaluated"] == "39"
         assert lines[one]["failed"] == "1"
@@ -353,11 +350,8 @@ def test_everything_from_outside_stays_text(tmp_path: Path, evil: str) -> None:
     # title, heading, class names, reasons, problems, command, options, folder, manifest
     assert reader.text.count(evil) > 20
     assert any(evil in (a.get("aria-label") or "") for _, a in reader.tags)
-    # Tables for other programs escape too.
+    # The table for other programs escapes too.
     assert not re.search(r"(?<!\\)<", (out / "tables.md").read_text())
-    latex = (out / "tables.tex").read_text()
-    assert "\\textless{}" in latex
-    assert not re.search(r"(?<!\\)[#$]", re.sub(r"\$\\\w+\$", "", latex))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,4 +1,4 @@
-"""Writes a benchmark's report as one HTML page, and its tables as CSV, Markdown and LaTeX; no model is loaded."""
+"""Writes a benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,10 @@ from cliploc.report.figures import Figure, figure, legend, look, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
-from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
+from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_markdown
 from cliploc.report.task_folder import Floats, SettingResult, worth, write_files
 from cliploc.runs.evaluation import open_run
 
-FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_DRAWN = 8  # settings in one figure, and histograms
 FORGIVING = 2.0  # percentage points of MaxBoxAcc; a τ this close to the best is about as good
 SHOWN_CLASSES = 12  # best and worst ones
@@ -60,10 +59,9 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     texts = (
         tables.to_csv(run),
         to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", [numbers]),
-        to_latex([numbers]),
         page(run, numbers, pictures),
     )
-    return write_files(run.folder, texts, FILES)
+    return write_files(run.folder, texts)
 
 
 def page(run: BenchmarkRun, numbers: Table, pictures: bool) -> str:

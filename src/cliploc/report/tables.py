@@ -1,4 +1,4 @@
-"""The tables of all reports: on the page, as Markdown, LaTeX and CSV."""
+"""The tables of all reports: on the page, as Markdown and CSV."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,37 +140,6 @@ def _md(text: str) -> str:
     for mark in "\\|*_`[]<>":
         text = text.replace(mark, f"\\{mark}")
     return text
-
-
-TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "τ": r"$\tau$", "≥": r"$\geq$", "†": r"$\dagger$",
-    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "…": r"\dots{}",
-}  # fmt: skip
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
-    lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
-    for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title != "failed"]
-        titles = [list(table.columns)[i] for i in shown]
-        align = "".join("r" if title in table.numeric else "l" for title in titles)
-        lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines += [" & ".join(map(_tex, titles)) + r" \\"]
-        lines.append(r"\midrule")
-        for row in table.rows:
-            cells = []
-            for cell in (row[i] for i in shown):
-                ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
-                cells.append(_tex(cell.text) + (ends or ""))
-            lines.append(" & ".join(cells) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
-    return "\n".join(lines)
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
