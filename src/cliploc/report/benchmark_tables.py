@@ -22,19 +22,19 @@ def every_number(run: BenchmarkRun) -> Table:
     keys = [key for key in all_numbers() if any(setting.number(key) is not None for setting in run.settings)]
     columns = {
         "setting": "",
-        **{all_numbers()[key].title: all_numbers()[key].about for key in keys},
-        "best τ": "of MaxBoxAcc, chosen on these pictures",
         "τ": "of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU; "
         "fixed: before these pictures were seen; oracle: chosen on them",
+        **{all_numbers()[key].title: all_numbers()[key].about for key in keys},
+        "best τ": "of MaxBoxAcc, chosen on these pictures",
         "evaluated": "",
         "failed": "",
     }
     rows = []
     for setting in run.ranked:
         numbers = [percent(setting.number(key), setting.interval(key)) for key in keys]
-        taus = (decimal(setting.numbers.get("best_threshold"), 3), Cell(_tau(setting), setting.threshold))
+        best = decimal(setting.numbers.get("best_threshold"), 3)
         counts = (counted(setting.numbers["evaluated"]), counted(len(setting.numbers["failed"])))
-        rows.append([Cell(setting.label), *numbers, *taus, *counts])
+        rows.append([Cell(setting.label), Cell(_tau(setting), setting.threshold), *numbers, best, *counts])
     notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
     if any(setting.baseline for setting in run.settings):
         notes.append(WITHOUT_A_MODEL)
