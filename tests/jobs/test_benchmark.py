@@ -516,7 +516,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     titles, *rows = cells(section(page, "numbers"))
     summary = json.loads((tmp_path / "summary.json").read_text())["settings"]
     assert sorted(row[0] for row in rows) == ["cam", "centre_box", "centre_gaussian", "layer_cam"]
-    assert "This run, boxes without a model" in page
+    assert "Boxes without a model are fixed beforehand" in page
     for row in rows:
         numbers = summary[f"mini_{row[0].replace('_', '-')}"]
         for key in ("gt_known", "top1_loc", "max_box_acc_v2"):

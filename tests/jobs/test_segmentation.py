@@ -79,15 +79,14 @@ def test_rows_hold_what_the_schema_says_and_little_else(done):
         assert len(row["preview"]) < 3000
 
 
-def test_the_report_has_numbers_classes_examples_and_published_numbers(done):
+def test_the_report_has_numbers_classes_and_examples(done):
     out = done[0]
     page = (out / "report.html").read_text()
-    for said in ("All numbers, in percent", "SCLIP", "30.5", "Wang et al.", "IoU of each class", "spread over the set"):
+    for said in ("All numbers, in percent", "IoU of each class", "spread over the set"):
         assert said in page
-    assert "Hajimiri" not in page, "it has no number of this set"
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))
-    assert {row["kind"] for row in rows} == {"this run", "published"}
+    assert {row["setting"] for row in rows} == {"mini-vit_maskclip", "mini-vit_clearclip"}
     assert "mini-vit_maskclip" in (out / "tables.md").read_text()
     before = page
     write_report(out)

@@ -27,8 +27,8 @@ from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Sum
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.pipeline.prepare import Request, Result
-from cliploc.report.benchmark_page import FILES
 from cliploc.report.tables import percent
+from cliploc.report.task_folder import FILES
 from cliploc.reporter import Reporter, halved_note
 from cliploc.runs.evaluation import Row
 from cliploc.saliency import find, fitting, unfit_reason

@@ -1,7 +1,6 @@
 """Reads a benchmark's folder – manifest, numbers, rows – for the report."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,9 +198,3 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     share, extra = hits / n, z * z / n
     middle, half = share + extra / 2, z * np.sqrt(share * (1 - share) / n + extra / (4 * n))
     return 100 * max(float(middle - half) / (1 + extra), 0.0), 100 * min(float(middle + half) / (1 + extra), 1.0)
-
-
-def is_imagenet(run: BenchmarkRun) -> bool:
-    """Whether the classes are ImageNet's: only then are published ILSVRC numbers comparable."""
-    classes = run.dataset["classes"]
-    return bool(classes) and all(re.fullmatch(r"n\d{8}", str(entry.get("wnid") or "")) for entry in classes)

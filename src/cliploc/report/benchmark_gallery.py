@@ -40,7 +40,7 @@ class Photographs:
 
     root: Path  # the dataset's folder
     shown: bool  # whether photographs are embedded at all
-    missing: dict[str, str] = field(default_factory=dict)  # the photographs that cannot be read, with the reason
+    missing: dict[str, str]  # those that cannot be read, with the reason
     _known: dict[str, tuple[str, tuple[int, int]] | None] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)  # id → data URI of each, for the end of the page
 
@@ -243,7 +243,7 @@ def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -
                 percent(100 * float(mine["pointing_hit"].mean())),
             ]
         )
-    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, {"setting"})
+    return Table(f"Numbers for {run.class_name(label)}", columns, rows, {"setting"})
 
 
 def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[dict[str, Any]]:

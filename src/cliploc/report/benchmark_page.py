@@ -1,9 +1,6 @@
-"""Writes a benchmark's report as one HTML page, and its tables as CSV, Markdown and LaTeX; no model is loaded."""
+"""Writes a benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
-import json
 import os
-import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,19 +12,17 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
-from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, is_imagenet, read_run, wilson
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, read_run, wilson
 from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, studies
 from cliploc.report.faithfulness_page import write_faithfulness_report
 from cliploc.report.figures import Figure, figure, legend, look, plot
 from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
-from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_latex, to_markdown
-from cliploc.report.task_folder import Floats, SettingResult, published, worth, write_files
+from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_markdown
+from cliploc.report.task_folder import Floats, SettingResult, worth, write_files
 from cliploc.runs.evaluation import open_run
 
-FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
-MOST_LISTED = 200  # problems; the rows hold all failures
 MOST_DRAWN = 8  # settings in one figure, and histograms
 FORGIVING = 2.0  # percentage points of MaxBoxAcc; a τ this close to the best is about as good
 SHOWN_CLASSES = 12  # best and worst ones
@@ -60,19 +55,18 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     if kind != "benchmark":
         raise UsageError(f"expected the folder of a benchmark, got one of {kind}, {folder}: give a benchmark's --out")
     run = read_run(folder)
-    both = [tables.comparison(run), tables.every_number(run)]
+    numbers = tables.every_number(run)
     texts = (
         tables.to_csv(run),
-        to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
-        to_latex(both),
-        page(run, both, pictures),
+        to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", [numbers]),
+        page(run, numbers, pictures),
     )
-    return write_files(run.folder, texts, FILES)
+    return write_files(run.folder, texts)
 
 
-def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
+def page(run: BenchmarkRun, numbers: Table, pictures: bool) -> str:
     """The whole page as HTML."""
-    data, photographs = run.dataset, Photographs(Path(str(run.dataset.get("root", "."))), pictures)
+    data, photographs = run.dataset, Photographs(Path(str(run.dataset.get("root", "."))), pictures, run.unshown)
     facts = {
         "dataset": f"{data['name']} {data['split']}",
         "role": {"tune": "may choose τ", "report": "may only be reported on"}.get(str(data.get("role")), ""),
@@ -99,14 +93,9 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
             else None,
             "alike": len(alike),  # settings whose interval overlaps with the best one's
         }
-    compared, numbers = both
-    sources = list(published(tables.PUBLISHED)["sources"].values()) if is_imagenet(run) else []
     parts = [
-        Section("published", "Published", compared.title, {"table": compared, "sources": sources}),
         Section("numbers", "All numbers", numbers.title, {"table": numbers}),
         *(sections(run, evaluated, photographs) if evaluated else []),
-        Section("problems", "Problems", "Problems and failures", _problems(run)),
-        Section("manifest", "Manifest", "How it was made", _manifest(run)),
     ]
     return REPORT_TEMPLATES.render(
         "benchmark.html",
@@ -115,69 +104,8 @@ def page(run: BenchmarkRun, both: Sequence[Table], pictures: bool) -> str:
         headline=headline,
         parts=parts,
         photographs=photographs,
+        **run.ending(),
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- notes
-def _problems(run: BenchmarkRun) -> dict[str, Any]:
-    """Problems of the dataset and failures: a table of the first ones and the number of each."""
-    problems: Sequence[Mapping[str, Any]] = run.dataset.get("problems") or []
-    kinds = Counter(str(problem.get("kind")) for problem in problems)
-    failed = run.rows[run.rows["status"] != "ok"]
-    failures: Sequence[Any] = []
-    if len(failed):
-        failures = failed.groupby(["setting", "sample", "reason"], dropna=False, sort=True).size().index
-    named = {setting.id: setting.label for setting in run.settings}
-    columns = ("kind", "source", "reason")
-    left_out = [[problem.get(key) for key in columns] for problem in problems[:MOST_LISTED]]
-    broken = [[named.get(setting, setting), sample, reason] for setting, sample, reason in failures[:MOST_LISTED]]
-    return {
-        "counted": ", ".join(f"{kind} {amount:,}" for kind, amount in sorted(kinds.items())),
-        "dataset": _list(columns, left_out, len(problems)),
-        "failed": len(failed),
-        "rows": len(run.rows),
-        "failures": _list(("setting", "sample", "reason"), broken, len(failures)),
-    }
-
-
-def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -> Table:
-    """A table whose last column may have long text."""
-    notes = [f"The first {len(rows)} of {total:,}."] if total > len(rows) else []
-    cells = [[*map(Cell, map(str, row[:-1])), Cell(str(row[-1]), wrap=True)] for row in rows]
-    return Table("Problems", dict.fromkeys(titles, ""), {"": cells}, titles, notes)
-
-
-def _manifest(run: BenchmarkRun) -> dict[str, Any]:
-    shown = {key: value for key, value in run.manifest.items() if key not in ("settings", "dataset", "sessions")}
-    data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
-    data["classes"] = len(run.dataset["classes"])
-    every = list(dict.fromkeys(key for setting in run.settings for key in setting.about))
-    first = run.settings[0].about
-    same = {
-        key: first.get(key)
-        for key in every
-        if all(setting.about.get(key) == first.get(key) for setting in run.settings)
-    }
-    keys = ["id", *(key for key in every if key != "id" and key not in same)]
-    texts = [[in_words(setting.about.get(key)) for key in keys] for setting in run.settings]
-    rows = [[Cell(text if len(text) <= 60 else text[:59] + "…") for text in row] for row in texts]
-    return {
-        "sessions": [_pairs(session) for session in run.manifest.get("sessions") or []],
-        "run": _pairs(shown),
-        "dataset": _pairs(data),
-        "same": _pairs({key: value for key, value in same.items() if key != "id"}),
-        "settings": Table("Settings", dict.fromkeys(keys, ""), {"": rows}, keys),
-        "raw": json.dumps({**run.manifest, "dataset": data}, ensure_ascii=False, indent=1),
-    }
-
-
-def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Entries of the manifest: name, value in words, and whether the value is a command."""
-    pairs = []
-    for key, value in values.items():
-        command = isinstance(value, list) and len(value) > 0 and all(isinstance(word, str) for word in value)
-        pairs.append((key.replace("_", " "), shlex.join(value) if command else in_words(value), command))
-    return pairs
 
 
 # --------------------------------------------------------------------------------------------------- sections from rows
@@ -252,7 +180,7 @@ def _thresholds(settings: Sequence[SettingResult]) -> dict[str, Any]:
     return {
         "figure": figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(said)}", (5.8, 4.0)),
         "legend": legend((setting.index, setting.label) for setting, _ in curves),
-        "table": Table("Thresholds", columns, {"": rows}, {"setting"}),
+        "table": Table("Thresholds", columns, rows, {"setting"}),
     }
 
 
@@ -320,7 +248,7 @@ def _objects(run: BenchmarkRun, settings: Sequence[SettingResult], title: str) -
         "size": _breakdown(settings, size, QUARTILES, "size of the object"),
         "cuts": ", ".join(f"{100 * end:.0f}" for end in ends),
         "number": _breakdown(settings, number, INSTANCES, "number of true boxes"),
-        "table": Table(title, columns, {"": cells}, {"setting", "box"}),
+        "table": Table(title, columns, cells, {"setting", "box"}),
         "kinds": {"hit": ("right", "IoU of at least 0.5"), **MISSES},
         "misses": misses if (run.rows["miss"] != "").any() else [],
     }
@@ -374,7 +302,7 @@ def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
         "words": " ".join(words),
         "leader": settings[0].label,
         "bars": class_bars(run, settings[0]),
-        "table": Table("Every class and every setting", columns, {"": rows}, {"class", "id"}),
+        "table": Table("Every class and every setting", columns, rows, {"class", "id"}),
     }
 
 

@@ -193,8 +193,8 @@ def explanation_page(
                 "figures": figures,
                 "curves": curves,
                 "legend": legend(enumerate(method for method, _ in methods)),
-                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), {"": rows}, {"method"}),
-                "words": Table(f"Words of {name}", {"word": "", "share": ""}, {"": words}, {"word"}),
+                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), rows, {"method"}),
+                "words": Table(f"Words of {name}", {"word": "", "share": ""}, words, {"word"}),
             }
         )
     return REPORT_TEMPLATES.render(

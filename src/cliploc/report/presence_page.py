@@ -54,7 +54,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     rows = [
         [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings
     ]
-    things = Table("Where true boxes are lost", columns, {"": rows}, {"setting"})
+    things = Table("Where true boxes are lost", columns, rows, {"setting"})
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     there = [setting for setting in run.settings if setting.numbers.get("reliability")]
     said = "on the dashed line, a score is the chance that a box is right"
@@ -71,8 +71,8 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         **run.ending(),
     )
 
-    def things_columns(numbers: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"things_{key}": (numbers.get("things") or {}).get(key) for key in LOSSES}
+    def things_columns(setting: SettingResult) -> dict[str, Any]:
+        return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
 
     # A row for each setting and bin of scores.
     bins = [{"setting": setting.id, **own} for setting in there for own in setting.numbers["reliability"]]

@@ -1,7 +1,7 @@
 """Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,14 @@ from cliploc.images import small_png
 from cliploc.report.colours import INK, NAME_COLOURS, Colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.tables import Cell, Table, counted, csv_text, percent, to_markdown
-from cliploc.report.task_folder import TaskRun, published, read_run, with_ends, write_files
+from cliploc.report.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
+from cliploc.report.task_folder import TaskRun, read_run, write_files
 from cliploc.values import ignored_label
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
-PUBLISHED = "published_segmentation.json"
-NOT_COMPARABLE = (
-    "Numbers of other models, pictures or names are not comparable with these: the published rows are a rough guide."
-)
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
@@ -38,7 +34,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
             of_class = [(setting.numbers.get("per_class") or {}).get(str(label)) or {} for setting in run.settings]
             if pixels := max(numbers.get("pixels", 0) for numbers in of_class):  # it is in the true maps
                 rows.append([Cell(name), counted(pixels), *(percent(numbers.get("iou")) for numbers in of_class)])
-        tables.append(Table("IoU of each class", columns, {"": rows}, {"class"}))
+        tables.append(Table("IoU of each class", columns, rows, {"class"}))
     confused = None  # the pairs of classes with the most wrong pixels, by the best setting
     if confusing := next((setting for setting in run.settings if setting.numbers.get("confused")), None):
         rows = []
@@ -46,7 +42,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
             names = (Cell(classes[pair["true"]]), Cell(classes[pair["predicted"]]))
             rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
         columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-        confused = Table(f"What {confusing.id} confuses most", columns, {"": rows}, {"is", "called"})
+        confused = Table(f"What {confusing.id} confuses most", columns, rows, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
@@ -55,17 +51,15 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         title=title,
         about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
         numbers=tables[0],
-        sources=[published(PUBLISHED)["sources"][row["cite"]] for row in _published_rows(run)],
         per_class=tables[1:],
         confused=confused,
         examples=_examples(run, classes, pictures),
         **run.ending(),
     )
-    return write_files(folder, (_csv(run), to_markdown(title, tables), page))
-
-
-def _published_rows(run: TaskRun) -> list[Mapping[str, Any]]:
-    return [row for row in published(PUBLISHED)["rows"] if run.dataset["name"] in row["miou"]]
+    csv = numbers_csv(
+        run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
+    )
+    return write_files(folder, (csv, to_markdown(title, tables), page))
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -78,7 +72,6 @@ def _numbers(run: TaskRun) -> Table:
         "pixel acc": "share of pixels with the right label",
         "mAP": "mean average precision of the maps; ImageNet-Segmentation only",
         "pictures": "",
-        "source": "",
     }
     rows = [
         [
@@ -87,41 +80,10 @@ def _numbers(run: TaskRun) -> Table:
             percent(setting.number("miou"), setting.interval("miou")),
             *(percent(setting.number(key)) for key in NUMBERS[1:]),
             counted(setting.numbers["evaluated"]),
-            Cell("this run"),
         ]
         for setting in run.settings
     ]
-    groups: dict[str, Sequence[Sequence[Cell]]] = {"This run": rows}
-    there = []
-    for row in _published_rows(run):
-        low, high = _ends(row["miou"][run.dataset["name"]])
-        miou = Cell(f"{low:.1f}" if low == high else f"{low:.1f}–{high:.1f}", (low + high) / 2)
-        there.append([Cell(row["method"]), Cell(row["steps"] or "–"), miou, *[Cell("–")] * 5, Cell(row["cite"])])
-    if there:
-        groups["Published, OpenAI's ViT-B/16"] = there
-    words = {"setting", "steps", "source"}
-    return Table("All numbers, in percent", columns, groups, words, [NOT_COMPARABLE] if there else [])
-
-
-def _ends(value: float | Sequence[float]) -> tuple[float, float]:
-    """The ends of a published number, which may be a range."""
-    return (value, value) if isinstance(value, int | float) else (min(value), max(value))
-
-
-def _csv(run: TaskRun) -> str:
-    """A row for each setting and each published row, with unrounded numbers."""
-    of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
-    rows: list[dict[str, Any]] = []
-    for setting in run.settings:
-        row = {"kind": "this run", **setting.named}
-        row |= {"refine": " ".join(setting.about.get("refine") or []), **of_set, **setting.columns(NUMBERS[:1])}
-        rows.append({**row, **{key: setting.numbers.get(key) for key in (*NUMBERS[1:], "evaluated")}, "source": None})
-    for other in _published_rows(run):
-        ends = _ends(other["miou"][run.dataset["name"]])
-        paper = {"kind": "published", "model": "ViT-B/16, OpenAI", "method": other["method"], "refine": other["steps"]}
-        miou = with_ends("miou", round(sum(ends) / 2, 2), ends)
-        rows.append({**of_set, **paper, **miou, "source": published(PUBLISHED)["sources"][other["cite"]]})
-    return csv_text(rows)
+    return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
 
 
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:

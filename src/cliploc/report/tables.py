@@ -1,23 +1,11 @@
-"""The tables of all reports: on the page, as Markdown, LaTeX and CSV."""
+"""The tables of all reports: on the page, as Markdown and CSV."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.task_folder import TaskRun, pandas
-
-CHART = "0 – 50 – 100 %"  # the column of `Marks`, which only the page has
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Numbers drawn on a scale from 0 to 100 %; None for those that are missing."""
-
-    fixed: float | None = None
-    ends: tuple[float, float] | None = None
-    best: float | None = None
-    lenient: float | None = None
+from cliploc.report.task_folder import SettingResult, TaskRun, pandas
 
 
 @dataclass(frozen=True)
@@ -27,23 +15,20 @@ class Cell:
     text: str  # the text that is shown
     value: float | None = None  # the value to sort by; None for text
     ends: tuple[float, float] | None = None  # the 95 % interval
-    wrap: bool = False  # whether long text may break into lines
-    marks: Marks | None = None  # a drawing instead of the text, on the page only
-    note: str = ""  # a small text after it
 
     def plain(self) -> str:
-        """Text, interval and note in one line."""
+        """Text and interval in one line."""
         ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
-        return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
+        return f"{self.text}{ends}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of groups of rows."""
+    """A table."""
 
     title: str  # its heading
     columns: Mapping[str, str]  # title → explanation ("" for none)
-    groups: Mapping[str, Sequence[Sequence[Cell]]]  # heading ("" for none) → rows
+    rows: Sequence[Sequence[Cell]]
     words: Collection[str]  # the columns of words; the others have numbers
     notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
 
@@ -52,12 +37,13 @@ class Table:
         """The columns of numbers."""
         return frozenset(self.columns).difference(self.words)
 
-    def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
-        """Column → its highest number in these rows; empty for a single row."""
-        if len(rows) < 2:
+    @property
+    def highest(self) -> Mapping[str, float]:
+        """Column → its highest number; empty for a single row."""
+        if len(self.rows) < 2:
             return {}
         best_of = {number.title for number in all_numbers().values()}
-        columns = zip(self.columns, zip(*rows, strict=True), strict=True)
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
         values_of = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
         return {title: max(values) for title, values in values_of.items() if values and title in best_of}
 
@@ -107,23 +93,26 @@ def numbers_table(
         for setting in run.settings
     ]
     columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
-    return Table("All numbers, with 95 % intervals", columns, {"": rows}, {"setting"}, notes)
+    return Table("All numbers, with 95 % intervals", columns, rows, {"setting"}, notes)
 
 
 def numbers_csv(
     run: TaskRun,
     numbers: Iterable[str],
     counts: Iterable[str],
-    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},  # a setting's numbers → further columns
+    more: Callable[[SettingResult], Mapping[str, Any]] = lambda _: {},  # further columns of a setting
 ) -> str:
-    """A row for each setting, with unrounded numbers, the ends of their intervals, and counts."""
+    """A row for each setting: unrounded numbers, the ends of their intervals, counts, and the dataset."""
     return csv_text(
         [
             {
                 **setting.named,
                 **setting.columns(numbers),
                 **{key: setting.numbers.get(key) for key in (*counts, "evaluated")},
-                **more(setting.numbers),
+                "failed": len(setting.numbers["failed"]),
+                **more(setting),
+                "dataset": run.dataset["name"],
+                "split": run.dataset["split"],
             }
             for setting in run.settings
         ]
@@ -135,18 +124,14 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables as one Markdown document."""
     lines = [f"# {_md(title)}", ""]
     for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title != CHART]
-        titles = [list(table.columns)[i] for i in shown]
-        rule = ["---:" if title in table.numeric else "---" for title in titles]
-        lines += [f"## {table.title}", "", _pipe(titles), _pipe(rule)]
-        for heading, rows in table.groups.items():
-            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
-            lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
+        rule = ["---:" if title in table.numeric else "---" for title in table.columns]
+        lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
+        lines += [_pipe(_md(cell.plain()) for cell in row) for row in table.rows]
         lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
     return "\n".join(lines)
 
 
-def _pipe(cells: Sequence[str]) -> str:
+def _pipe(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -155,39 +140,6 @@ def _md(text: str) -> str:
     for mark in "\\|*_`[]<>":
         text = text.replace(mark, f"\\{mark}")
     return text
-
-
-TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "τ": r"$\tau$", "≥": r"$\geq$", "†": r"$\dagger$",
-    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "…": r"\dots{}",
-}  # fmt: skip
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
-    lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
-    for table in tables:
-        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "failed")]
-        titles = [list(table.columns)[i] for i in shown]
-        align = "".join("r" if title in table.numeric else "l" for title in titles)
-        lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines += [" & ".join(map(_tex, titles)) + r" \\"]
-        for heading, rows in table.groups.items():
-            lines.append(r"\midrule")
-            lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
-            for row in rows:
-                cells = []
-                for cell in (row[i] for i in shown):
-                    ends = cell.ends and rf" {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
-                    cells.append(_tex(cell.text) + (ends or ""))
-                lines.append(" & ".join(cells) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
-    return "\n".join(lines)
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,9 +2,9 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 FILES = ("tables.csv", "tables.md", "report.html")
 THUMB = 28  # side of the small maps in the rows of a benchmark
 Floats = npt.NDArray[np.float64]
-MOST_FAILURES = 200  # of a setting, that a page names
+MOST_LISTED = 200  # problems, and failures, that a page names
 
 
 def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
@@ -37,13 +37,6 @@ def pandas() -> Any:
     except ImportError as error:
         raise not_installed(error, install("bench", "report", "pandas")) from error
     return pandas
-
-
-@cache
-def published(file: str) -> Mapping[str, Any]:
-    """The numbers of papers with their sources."""
-    rows: Mapping[str, Any] = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,8 @@ class SettingResult:
         """These numbers as columns of a CSV, each with the ends of its interval."""
         cells: dict[str, object] = {}
         for key in keys:
-            cells |= with_ends(key, self.number(key), self.interval(key))
+            low, high = self.interval(key) or (None, None)
+            cells |= {key: self.number(key), f"{key}_low": low, f"{key}_high": high}
         return cells
 
     @property
@@ -146,18 +140,21 @@ class TaskRun:
 
     def ending(self) -> dict[str, Any]:
         """What the end of a page shows: problems of the dataset, failures of settings, and the manifest."""
+        problems = self.dataset.get("problems") or []
+        kinds = Counter(problem["kind"] for problem in problems)
+        failures = [
+            (setting.id, failure["sample"], failure["reason"])
+            for setting in self.settings
+            for failure in setting.numbers["failed"]
+        ]
+        data = {key: value for key, value in self.dataset.items() if key not in ("classes", "reasons", "problems")}
         return {
-            "problems": [
-                [problem["kind"], problem["source"], problem["reason"]]
-                for problem in self.dataset.get("problems") or []
-            ]
-            + [["not shown", path, reason] for path, reason in self.unshown.items()],
-            "failures": [
-                [setting.id, failure["sample"], failure["reason"]]
-                for setting in self.settings
-                for failure in setting.numbers["failed"][:MOST_FAILURES]
-            ],
-            "manifest": json.dumps(self.manifest, ensure_ascii=False, indent=1),
+            "counted": {kind: kinds[kind] for kind in sorted(kinds)},
+            "problems": [(problem["kind"], problem["source"], problem["reason"]) for problem in problems[:MOST_LISTED]],
+            "failed": len(failures),
+            "failures": failures[:MOST_LISTED],
+            "unshown": self.unshown,
+            "manifest": json.dumps({**self.manifest, "dataset": data}, ensure_ascii=False, indent=1),
         }
 
 
@@ -185,12 +182,6 @@ def read_run(
             for i, setting in enumerate(ranked)
         ),
     )
-
-
-def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict[str, object]:
-    """A number as columns of a CSV: itself, and the ends of its interval."""
-    low, high = ends or (None, None)
-    return {key: value, f"{key}_low": low, f"{key}_high": high}
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:

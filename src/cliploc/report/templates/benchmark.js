@@ -22,11 +22,9 @@ for (const table of document.querySelectorAll("table.sort")) {
       const down = before ? before === "ascending" : head.classList.contains("n");
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      for (const body of table.tBodies) {
-        const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
-        rows.sort((a, b) => (down ? -1 : 1) * compare(worth(a, i), worth(b, i)));
-        body.append(...rows);
-      }
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((a, b) => (down ? -1 : 1) * compare(worth(a, i), worth(b, i)));
+      table.tBodies[0].append(...rows);
     });
   });
 }
