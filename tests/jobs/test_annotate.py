@@ -20,13 +20,13 @@ from PIL import Image
 
 import cliploc
 from cliploc import rle
+from cliploc._files import OF_FOLDER
 from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import TOKEN
 from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxCandidate, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
@@ -407,7 +407,7 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
         process.kill()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    ours = f".cliploc-{TOKEN}-"
+    ours = f".cliploc-{OF_FOLDER}-"
     (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
     (out / f"{ours}{1:016x}.tmp").write_text("half of it")
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5

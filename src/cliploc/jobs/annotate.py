@@ -13,11 +13,11 @@ from urllib.parse import quote
 import msgspec
 
 from cliploc import __version__, prompts
-from cliploc._files import Inputs, alone_in, own_temporaries, user_path
+from cliploc._files import Inputs, alone_in, user_path
 from cliploc.config import DEFAULTS, IMAGE_URL, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks
-from cliploc.jobs.annotation_results import LEARNT, TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude
+from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
@@ -147,7 +147,6 @@ def annotate(
     _refuse_others(target, mine, own_before)
     with (
         alone_in(target),
-        own_temporaries(target, TOKEN),
         saying_disk_is_full(target),
         LabellingRun.make(target, names.names, of_run) as run,
     ):

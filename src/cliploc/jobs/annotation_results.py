@@ -33,7 +33,6 @@ from cliploc.rle import Rle
 from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
-TOKEN = "a-labelling-run"  # in the names of its temporary files
 LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
 
 

@@ -18,10 +18,10 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import alone_in, own_temporaries
+from cliploc._files import alone_in, alone_writing
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, picture_bytes
-from cliploc.jobs.annotation_results import TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
+from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
@@ -34,7 +34,6 @@ from cliploc.runs.store import saying_disk_is_full
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
 PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
-LEARNING = "an-editor"  # in the names of its temporary files
 EVERY = 3  # reviewed pictures, after which the folder learns again
 
 
@@ -181,7 +180,7 @@ class ReviewFolder:
         store = self.run.store
         if (written := store.get("written")) is None:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-        with alone_in(self.out), own_temporaries(self.out, TOKEN), saying_disk_is_full(self.out):
+        with alone_in(self.out), saying_disk_is_full(self.out):
             self.weigh()  # the list shows what is exported
             there = [file for file in self._folder.found if file.path.is_file()]
             folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
@@ -320,7 +319,7 @@ class Learning:
             raise _EndedError
 
     def _write_learnt(self) -> None:
-        with own_temporaries(self._folder.out, LEARNING):
+        with alone_writing(self._folder.out / LEARNT):
             write_learnt(self._folder.out, self._folder.run.learnt())
 
     def undo(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from cliploc import __version__
-from cliploc._files import alone_in, own_temporaries
+from cliploc._files import alone_in
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.engine import (
@@ -167,12 +167,7 @@ def run_task(
     }
     notes.add(worker.notes)
     schema = task.schema()
-    with (
-        alone_in(out),
-        own_temporaries(out, "run"),
-        saying_disk_is_full(out),
-        _begun(out, task, manifest, folders) as run,
-    ):
+    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import own_temporaries, write_whole
+from cliploc._files import alone_in, write_whole
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
@@ -195,7 +195,7 @@ def with_ends(key: str, value: object, ends: tuple[float, float] | None) -> dict
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
     """Writes the files of a report into a folder; the last is the page."""
-    with own_temporaries(folder, "report"):
+    with alone_in(folder):
         for name, text in zip(names, texts, strict=True):
             path = folder / name
             try:
