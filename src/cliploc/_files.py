@@ -1,13 +1,15 @@
 """Writes files whole or not at all: under a temporary name with the lock's token, flushed to the disk, then renamed."""
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
@@ -111,6 +113,13 @@ def write_output(path: Path, content: bytes, option: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot write {path}: {reason}: free space or choose another place with {option}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    # A byte of a file name that is not UTF-8 becomes a \udcff, which JSON reads back.
+    write_whole(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def remove(path: Path) -> None:

@@ -22,7 +22,6 @@ from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
 from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
-from cliploc.jobs.folder import plain, session
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.picture_files import (
     UNREAD,
@@ -131,14 +130,12 @@ def annotate(
     shares = tuple(asked.share.get(name) for name in names.names)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     plugins = plugin_sources()
-    of_run = plain(
-        {
-            "cliploc_version": __version__,
-            **({"plugins": plugins} if plugins else {}),
-            "labels": names.entries,
-            **worker.describe(),
-        }
-    )
+    of_run = {
+        "cliploc_version": __version__,
+        **({"plugins": plugins} if plugins else {}),
+        "labels": names.entries,
+        **worker.describe(),
+    }
     if asked.share and "second_look" not in of_run:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     mine = [*OWN_FILES, *(["review.html"] if asked.review else [])]
@@ -303,7 +300,7 @@ class _Work:
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
             self._stamps = {file.id: stamp(file) for file in todo}
-            self._run.store["sessions"] = [*self._run.store.get("sessions", []), session()]
+            self._run.store.begin_session()
             with saying_what_is_kept(self._out, lambda: f"{len(done) + self.added:,} pictures"):
                 engine([*shards_of(todo, size)], make_worker, self._keep, self._reporter)
         folder = AnnotatedFolder(self._run, files, skipped, unreadable)

@@ -17,12 +17,11 @@ import numpy as np
 
 from cliploc import __version__
 from cliploc._documents import read_if_there
-from cliploc._files import write_whole
+from cliploc._files import write_json, write_whole
 from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
-from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings

@@ -19,7 +19,6 @@ from cliploc.datasets import AskedPicture
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
-from cliploc.jobs.folder import plain
 from cliploc.jobs.picture_files import Digests
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import as_parquet, sample_facts, to_table
@@ -90,7 +89,7 @@ class Judge(ABC):
 
     def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
-        return plain({"id": setting.id, **said, **self.setup.described(), **more})
+        return {"id": setting.id, **said, **self.setup.described(), **more}
 
     def described_by(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
         """The same for a task whose numbers depend on some keys of the localizer's description only."""
@@ -212,7 +211,7 @@ class EvaluationWorker:
                 built.setdefault(key, self.judges[-1].localizer)
 
     def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that its numbers depend on, as plain values for JSON."""
+        """For each setting everything that its numbers depend on, as values for JSON."""
         by_id = {setting.id: judge.describe(setting) for judge in self.judges for setting in judge.settings}
         return [by_id[setting.id] for setting in self._settings]
 

@@ -14,13 +14,12 @@ from starlette.routing import Route
 from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.folder import NO_ROOM
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.runs.labelling import StaleReviewError
-from cliploc.runs.store import DiskFullError
+from cliploc.runs.store import FULL, DiskFullError
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown
@@ -162,6 +161,6 @@ def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None
     except OSError as error:
         if written is None:
             raise
-        cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
+        cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
         said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
         raise RefusedError(507, said) from None
