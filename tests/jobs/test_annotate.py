@@ -27,7 +27,7 @@ from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxCandidate, grouped
+from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
@@ -36,7 +36,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
-from cliploc.runs.labelling import Candidates, LabellingRun, Picture
+from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.store import FILE, DiskFullError
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
 from tests.jobs.labelled import held
@@ -310,7 +310,7 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     assert result.groups == (1 if mode == "keep" else 0)
 
 
-def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[BoxCandidate]:
+def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
     return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
 
 

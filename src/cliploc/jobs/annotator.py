@@ -181,7 +181,7 @@ class AnnotateWorker:
         judged, every = result.judged, result.boxes
         if judged is not None:
             every = replace(judged.candidates, score=judged.fit)
-        boxes: list[BoxCandidate] = []
+        boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             own, rule = every.where(every.label == p), self.localizer.box_rule
             of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._settings.groups)
@@ -190,17 +190,7 @@ class AnnotateWorker:
             ]
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
-        return Boxes(xyxy, fit, label, result.names), np.array([box.group for box in boxes], bool)
-
-
-@dataclass(frozen=True)
-class BoxCandidate:
-    """A box that may become a draft."""
-
-    xyxy: npt.NDArray[np.floating[Any]]
-    fit: float  # the score of its map
-    label: int
-    group: bool
+        return Boxes(xyxy, fit, label, result.names), np.array([box.several for box in boxes], bool)
 
 
 def grouped(
@@ -210,21 +200,21 @@ def grouped(
     label: int,
     rule: BoxRule,
     mode: str,
-) -> list[BoxCandidate]:
+) -> list[Candidate]:
     """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
     x0, y0, x1, y1 = frame.visible_xyxy
     shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(shown, rule.threshold)
-    candidates: list[BoxCandidate] = []
+    candidates: list[Candidate] = []
     for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
         parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
         if mode == "keep" or not (around or parts):
-            candidates.append(BoxCandidate(box, float(fit), label, bool(around or parts)))
+            candidates.append(Candidate(label, tuple(box.tolist()), float(fit), float(fit), bool(around or parts)))
         elif mode == "split" and not around:  # the things in a box around others have their own boxes already
             parts_on_map = np.stack([part for part, _ in parts])
             of_parts = score_of(features_of(shown, parts_on_map, rule))
             candidates += [
-                BoxCandidate(part, float(part_fit), label, False)
+                Candidate(label, tuple(part.tolist()), float(part_fit), float(part_fit), False)
                 for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
                 if (part[2:] > part[:2]).all()
             ]
