@@ -119,7 +119,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
     # A byte of a file name that is not UTF-8 becomes a \udcff, which JSON reads back.
-    write_whole(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; one that holds this already stays as it is."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def remove(path: Path) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc._documents import read_if_there
-from cliploc._files import write_json, write_whole
+from cliploc._files import write_bytes, write_json
 from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
@@ -441,8 +440,7 @@ def conclude(
         write_learnt(out, state.learnt())
         _write_scores(out, result)
         document = {**result.document(), "left_out": state.store["left_out"]}
-        if read_if_there(out / "summary.json", dict[str, Any]) != document:
-            write_json(out / "summary.json", document)
+        write_json(out / "summary.json", document)
     return result
 
 
@@ -459,8 +457,8 @@ def write_learnt(out: Path, content: bytes | None) -> None:
     path = out / LEARNT
     if content is None:
         path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        write_bytes(path, content)
 
 
 def _counted(
@@ -517,5 +515,4 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
         "all": every[1].document(),
         "labels": {name: scores.document() for name, scores in labels},
     }
-    if read_if_there(path, dict[str, Any]) != document:
-        write_json(path, document)
+    write_json(path, document)

@@ -25,7 +25,7 @@ from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateRes
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
-from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach
+from cliploc.jobs.teach import FEWEST_REVIEWED, teach
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
@@ -225,11 +225,10 @@ class Learning:
         finished, now = self._folder.run.count_finished(), self._now
         with self._lock:
             working = self._thread is not None
-            teaching = Teaching(now.names, now.reviewed)
             return {
                 "working": working,
-                "said": self._said(teaching, finished, now.undone),
-                "names": teaching.lines(),
+                "said": self._said(now, finished),
+                "names": now.lines(),
                 "failed": self._failed,
                 "drafts": f"{now.of} {now.undone}",  # changes with them
                 "changed": len(now.changed),
@@ -237,18 +236,18 @@ class Learning:
                 "ready": finished >= FEWEST_REVIEWED and not working,
             }
 
-    def _said(self, teaching: Teaching, finished: int, undone: bool) -> str:
+    def _said(self, now: Generation, finished: int) -> str:
         if self._thread is not None:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
             return self._note
-        if finished < FEWEST_REVIEWED and not any(taught.used for taught in teaching.names.values()):
+        if finished < FEWEST_REVIEWED and not any(taught.used for taught in now.names.values()):
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
         pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
-        if undone:
+        if now.undone:
             return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
-        used = [taught for taught in teaching.names.values() if taught.used]
+        used = [taught for taught in now.names.values() if taught.used]
         if not used:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import alone_in, write_whole
+from cliploc._files import alone_in, write_bytes
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
@@ -199,7 +198,7 @@ def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES
         for name, text in zip(names, texts, strict=True):
             path = folder / name
             try:
-                write_whole(path, methodcaller("write_bytes", text.encode("utf-8", "backslashreplace")))
+                write_bytes(path, text.encode("utf-8", "backslashreplace"))
             except OSError as error:
                 reason = f"{error.strerror}: free space, or check its permissions"
                 raise UsageError(f"cannot write {path}: {reason}") from error

@@ -123,6 +123,10 @@ class Generation(Struct, frozen=True):
     undone: bool = False  # whether a person went back to it
     changed: list[str] = []  # pictures whose drafts it changed
 
+    def lines(self) -> list[str]:
+        """What is to be said of it."""
+        return [f"{name}: {taught.why}" for name, taught in self.names.items() if taught.used or taught.compared]
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
