@@ -266,19 +266,15 @@ class AnnotatedFolder:
             return self._with_drafts(file, number, found, chosen, chosen.shown(self.rule.unsure)), chosen, found, saved
         count, total = len(correction.boxes), len(found.labels)
         ones = np.ones(count, np.float32)
-        picture = AnnotatedPicture(
-            number,
-            file.id,
-            file.path,
-            found.size_wh,
-            np.array(correction.boxes, np.float32).reshape(-1, 4),
-            ones,
-            np.array(correction.labels, np.int64),
-            tuple(range(total, total + count)),  # numbers that follow those of the drafts
-            (False,) * count,
-            chosen.margin,
-            ones,
-            _rle(found.size_wh, correction.masks),
+        picture = replace(
+            self._with_drafts(file, number, found, chosen, ()),
+            xyxy=np.array(correction.boxes, np.float32).reshape(-1, 4),
+            score=ones,
+            label=np.array(correction.labels, np.int64),
+            box_ids=tuple(range(total, total + count)),  # numbers that follow those of the drafts
+            groups=(False,) * count,
+            certainty=ones,
+            masks=_rle(found.size_wh, correction.masks),
         )
         return picture, chosen, found, saved
 

@@ -19,7 +19,7 @@ from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import Digests, PictureFile
+from cliploc.jobs.picture_files import PictureFile, digested
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request, Result
@@ -103,21 +103,21 @@ class AnnotateWorker:
         return {**own, "groups": self._settings.groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        digests, notes = Digests(shards), list[str]()
-        own, fed = tee(digests)
+        notes = list[str]()
+        own, fed = tee(digested(shards))
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
-            (Request(sample.id, sample.path, entries) for shard in fed for sample in shard.samples),
+            (Request(sample.id, sample.path, entries) for shard, _ in fed for sample in shard.samples),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
             lessons=self._teach,
         )
         try:
-            for shard in own:
+            for shard, digests in own:
                 found: list[Found] = []
                 try:
-                    for picture, digest in zip(shard.samples, digests.pop(shard), strict=True):
+                    for picture, digest in zip(shard.samples, digests, strict=True):
                         found.append(self._outcome(picture, digest, results))
                         reporter.images(1)
                 except KeyboardInterrupt:
