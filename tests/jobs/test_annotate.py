@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, grouped
+from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
@@ -429,8 +430,8 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
 
 
 def test_what_ray_sends_survives_being_sent():
-    settings = AnnotatorSettings(labels_of(LABELS), Options(batch_size=2))
-    assert pickle.loads(pickle.dumps(Ready(settings, object())))()._settings == settings
+    make = partial(AnnotateWorker, labels_of(LABELS), Options(batch_size=2))
+    assert pickle.loads(pickle.dumps(Ready(make, object())))().describe() == make().describe()
 
 
 # ------------------------------------------------------------------------------------------------------------- review

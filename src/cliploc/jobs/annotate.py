@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from cliploc.config import DEFAULTS, IMAGE_URL, OPTIONS, AnnotateOptions, Option
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
+from cliploc.jobs.annotator import RESERVED, AnnotateWorker
 from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
@@ -119,9 +119,9 @@ def annotate(
     _spare_inputs(target, [*(file.path for file in there.pictures), *listed], given)
     asked_for = (*given_thresholds, earlier.get("least"))
     least = min((presence for presence in asked_for if presence is not None), default=None)
-    settings = AnnotatorSettings(names, options, min_area, asked.groups, least, masks, asked.teach)
+    make_worker = partial(AnnotateWorker, names, options, min_area, asked.groups, least, masks, asked.teach)
 
-    worker = settings()  # refuses what cannot be used before anything is written
+    worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
     notes.add([note for note in [there.skipped_note()] if note])
@@ -150,7 +150,7 @@ def annotate(
         run.store["files"] = sorted({*own_before, *mine})
         urls = (asked.image_url, earlier.get("image_url"), _image_url(there.root))
         image_url = next(url for url in urls if url is not None)
-        run.change(root=str(there.root.resolve()), drafts=rule.document(), image_url=image_url)
+        run.change(root=str(there.root.resolve()), drafts=asdict(rule), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
         files = there.pictures[: asked.limit]
         unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
@@ -159,7 +159,7 @@ def annotate(
         unreadable |= work.remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
         folder, computed, not_applied = work.annotate(
-            files, there.skipped, unreadable, given, engine, Ready(settings, worker),
+            files, there.skipped, unreadable, given, engine, Ready(make_worker, worker),
             shard_size(worker.localizer.options.batch_size, shard),
         )  # fmt: skip
         if folder.prior is not None and folder.prior.everywhere:

@@ -184,11 +184,6 @@ class AnnotatedFolder:
         """Whether its boxes have masks."""
         return self.run.masks
 
-    def export_settings(self, image_url: str, polygons: bool, copy: bool) -> ExportSettings:
-        """How its pictures are exported."""
-        made_by = f"cliploc {__version__} {self.settings['model']} {self.settings['method']}"
-        return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
-
     def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; what is known of how common names are is of them alone."""
         self.found = sorted(files, key=by_path)
@@ -408,14 +403,15 @@ def conclude(
     """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
     run, out = folder.run, folder.out
     shown = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
-    run.change(written=asdict(written), shown=shown, drafts=folder.rule.document())
+    run.change(written=asdict(written), shown=shown, drafts=asdict(folder.rule))
     if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
         run.store["skipped"], run.store["left_out"] = list(folder.skipped), left_out_of(folder)
         run.store["unreadable"] = dict(folder.unreadable)
     with run.snapshot() as state:
         now, changes = folder.at(state), state.changes
         now.skipped = [Skipped(*one) for one in state.store["skipped"]]
-        settings = now.export_settings(written.image_url, written.polygons, written.copy)
+        made_by = f"cliploc {__version__} {now.settings['model']} {now.settings['method']}"
+        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.polygons, written.copy)
 
         def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
             if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -220,7 +220,7 @@ class School:
         shifts = None if folder.prior is None else [*folder.prior.shifts]
         facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
-        rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
+        rule = asdict(folder.rule) if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for picture in self.pictures:
             digest.update(folder.pictures[picture].checksum.encode())

@@ -279,10 +279,10 @@ class LabellingRun:
     def change(self, **values: Any) -> None:
         """Sets entries of the table `run` that exports depend on."""
         with self.store.transaction():
-            new = {key: value for key, value in values.items() if self.store.get(key) != value}
-            for key, value in new.items():
+            before = [self.store.get(key) for key in values]
+            for key, value in values.items():
                 self.store[key] = value
-            if new:
+            if [self.store.get(key) for key in values] != before:  # as JSON has them
                 self._count()
 
     # ------------------------------------------------------------------------------------------------------- pictures

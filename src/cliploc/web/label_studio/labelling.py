@@ -46,32 +46,27 @@ def read_labelling(config: str) -> Labelling:
     words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
     index: dict[str, int] = {}  # what a label is called → its place among them
     controls: list[Control] = []
-    ends = said = 0
     for tag in tags:
         targets = [name.strip() for name in tag.to.split(",")]
         pictures = {to: _key(images[to], to) for to in targets if to in images}
         if not pictures:
             raise UsageError(f"expected {tag.name} {_shown(tag.own)} to name an Image in toName, got {_shown(tag.to)}")
-        ends += len(pictures)
-        if ends > MOST_ENDS:
-            raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
         labels: dict[int, str] = {}
         for label in tag.labels:
             asked = _words(label)
             if not asked:
                 continue
             first = asked[0]
-            values = words.setdefault(first, {})
-            said -= len(values)
-            values.update(dict.fromkeys(asked))
-            said += len(values)
+            words.setdefault(first, {}).update(dict.fromkeys(asked))
             labels[index.setdefault(first, len(index))] = label.get("alias") or label.get("value") or first
-            if len(words) > MOST_LABELS or said > MOST_WORDS:
-                raise UsageError(
-                    f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make "
-                    "several projects"
-                )
         controls.append(Control(tag.kind, tag.own, pictures, labels))
+    if sum(len(control.pictures) for control in controls) > MOST_ENDS:
+        raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
+    if len(words) > MOST_LABELS or sum(map(len, words.values())) > MOST_WORDS:
+        raise UsageError(
+            f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make several "
+            "projects"
+        )
     if not controls:
         raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
     if not words:
