@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import alone_in, write_bytes
+from cliploc._files import alone_in, write_output
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
@@ -196,10 +196,5 @@ def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES
     """Writes the files of a report into a folder; the last is the page."""
     with alone_in(folder):
         for name, text in zip(names, texts, strict=True):
-            path = folder / name
-            try:
-                write_bytes(path, text.encode("utf-8", "backslashreplace"))
-            except OSError as error:
-                reason = f"{error.strerror}: free space, or check its permissions"
-                raise UsageError(f"cannot write {path}: {reason}") from error
+            write_output(folder / name, text.encode("utf-8", "backslashreplace"), "--out")
     return folder / names[-1]

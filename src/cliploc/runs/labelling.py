@@ -201,14 +201,14 @@ class Candidates:
     def with_taught(self, taught: TaughtPicture) -> Candidates:
         """With the boxes of taught labels behind the others."""
         more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
-        columns = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in OF_EACH}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in OF_EACH}
         masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
         return replace(self, **columns, masks=masks, taught=taught.presence)
 
     def take(self, numbers: Sequence[int]) -> Candidates:
         """These boxes alone, in this order."""
         ids = np.array(numbers, np.int64)
-        columns = {name: getattr(self, name)[ids] for name in OF_EACH}
+        columns: dict[str, Any] = {name: getattr(self, name)[ids] for name in OF_EACH}
         return replace(self, **columns, masks=None if self.masks is None else tuple(self.masks[i] for i in numbers))
 
 

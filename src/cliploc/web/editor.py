@@ -103,17 +103,14 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         of_this_folder(request)
         return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-    @_refusing(409, folder)
-    def learn(request: Request) -> Response:
-        of_this_folder(request)
-        folder.learning.now()
-        return JSONResponse(folder.learning.state())
+    def telling(change: Callable[[], None]) -> Callable[[Request], Response]:
+        @_refusing(409, folder)
+        def tell(request: Request) -> Response:
+            of_this_folder(request)
+            change()
+            return learning(request)
 
-    @_refusing(409, folder)
-    def undo(request: Request) -> Response:
-        of_this_folder(request)
-        folder.learning.undo()
-        return JSONResponse(folder.learning.state())
+        return tell
 
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
@@ -128,8 +125,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning, methods=["GET"]),
-        Route("/learning", learn, methods=["POST"]),
-        Route("/learning/undo", undo, methods=["POST"]),
+        Route("/learning", telling(folder.learning.now), methods=["POST"]),
+        Route("/learning/undo", telling(folder.learning.undo), methods=["POST"]),
         Route("/images/{number:int}.jpg", showing(folder.picture)),
         Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
     ]

@@ -103,10 +103,10 @@ class PictureSource:
         assert folder is not None
         try:
             path = (folder / name.lstrip("/")).resolve()
-            there = path.is_file()
+            there, inside = path.is_file(), folder in path.parents
         except (OSError, ValueError, RuntimeError):  # the last of links in a circle
-            raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path") from None
-        if folder not in path.parents:
+            there, inside = False, True
+        if not inside:
             raise InputError(f"{short(name)}: lies outside of the folder of --pictures: it is not read")
         if not there:
             raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path")
