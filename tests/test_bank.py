@@ -9,7 +9,7 @@ import torch
 
 from cliploc import prompts
 from cliploc.cli.photos import lines_of
-from cliploc.jobs.annotator import AnnotatorSettings
+from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
 from cliploc.pipeline import presence as module
@@ -168,7 +168,7 @@ def test_annotate_always_asks_for_presence(gap):
     def worker(labels, **chosen):
         from cliploc.config import Options
 
-        return AnnotatorSettings(labels_of(labels), Options(model=gap, method="cam"), **chosen)()
+        return AnnotateWorker(labels_of(labels), Options(model=gap, method="cam"), **chosen)
 
     for least in (None, 0, 0.3):
         described = worker(["red", "blue"], least=least).describe()

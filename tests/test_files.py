@@ -8,15 +8,7 @@ from pathlib import Path
 import pytest
 
 from cliploc import _files
-from cliploc._files import (
-    alone_in,
-    alone_writing,
-    new_token,
-    remove_leftovers,
-    temporaries_of,
-    write_folder_whole,
-    write_whole,
-)
+from cliploc._files import alone_in, alone_writing, write_folder_whole, write_whole
 from cliploc.errors import UsageError
 from tests.commands import CAT, begun, refused
 
@@ -62,33 +54,21 @@ def test_a_folder_is_there_as_a_whole_or_as_it_was(tmp_path, monkeypatch):
 
 
 def test_only_what_the_run_left_is_removed(tmp_path):
-    token, other = new_token(), new_token()
-    with temporaries_of(token):
-        left = [_files._beside(tmp_path / "coco.json"), _files._beside(tmp_path / "yolo")]
-    left[0].write_text("half")
-    left[1].mkdir()
-    (left[1] / "a").write_text("half")
-    kept = [_files._beside(tmp_path / "coco.json")]
-    with temporaries_of(other):
-        kept.append(_files._beside(tmp_path / "coco.json"))
-    for path in kept:
-        path.write_text("of another run")
-    for name in (".bashrc.20240101.old", ".notes.1.tmp", f".cliploc-{token}-mine.tmp", f"{left[0].name}.bak"):
-        kept.append(tmp_path / name)
-        kept[-1].write_text("mine")
-    (tmp_path / ".mail.2019.old").mkdir()
-    kept.append(tmp_path / ".mail.2019.old")
-    remove_leftovers(tmp_path, token)
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
-
-
-def test_the_link_of_a_leftover_is_not_followed(tmp_path):
-    token = new_token()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/a").write_text("mine")
-    (tmp_path / f".cliploc-{token}-{0:016x}.tmp").symlink_to(tmp_path / "mine")
-    remove_leftovers(tmp_path, token)
-    assert [one.name for one in tmp_path.iterdir()] == ["mine"]
+    with alone_in(tmp_path):
+        half, folder, link = (_files._beside(tmp_path / "coco.json") for _ in range(3))
+    half.write_text("half")
+    folder.mkdir()
+    (folder / "a").write_text("half")
+    link.symlink_to(tmp_path / "mine")
+    names = (".bashrc.20240101.old", ".cliploc-run-mine.tmp", f"{half.name}.bak")
+    kept = [_files._beside(tmp_path / "coco.json"), *(tmp_path / name for name in names)]
+    for path in kept:
+        path.write_text("not of this run")
+    with alone_in(tmp_path):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "mine"])
     assert (tmp_path / "mine/a").read_text() == "mine"
 
 

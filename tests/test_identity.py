@@ -27,7 +27,7 @@ from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED
-from cliploc.jobs.folder import OTHER_SAMPLES
+from cliploc.jobs.task import OTHER_SAMPLES
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.recipes import recipe_of

@@ -44,15 +44,6 @@ def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DO
     return parse_json(read_bytes(path, most), kind)
 
 
-def read_if_there(path: Path, kind: Any) -> dict[str, Any]:
-    """A JSON object in a file; empty where there is none, or none of this kind."""
-    try:
-        document: dict[str, Any] = read_json(path, kind)
-    except (OSError, ValueError):
-        return {}
-    return document
-
-
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:
     """A JSON document, as plain values that pass a schema: `kind`, a type as `msgspec` knows them."""
     try:

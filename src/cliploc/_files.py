@@ -1,20 +1,23 @@
-"""Writes files whole or not at all: under a temporary name with the run's token, flushed to the disk, then renamed."""
+"""Writes files whole or not at all: under a temporary name with the lock's token, flushed to the disk, then renamed."""
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
-_TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
+_TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")  # in the names of temporary files
 Place = tuple[int, int, str]  # device and inode of a folder, and a name in it
 MOST_LINKS = 40  # as Linux follows them
 LOCK = ".cliploc.lock"  # in a folder that a run writes into
+OF_FOLDER = "run"  # the token of who has a folder's lock
 DEMO = "demo:"  # before the file name of a photograph of the package
 
 
@@ -58,29 +61,6 @@ def files_below(root: Path) -> list[Path]:
         raise UsageError(f"{error.filename} cannot be read ({error.strerror}): check permissions") from error
 
     return sorted(Path(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names)
-
-
-def new_token() -> str:
-    """A random word for the temporary files of a run."""
-    return os.urandom(8).hex()
-
-
-@contextmanager
-def temporaries_of(token: str) -> Iterator[None]:
-    """Within this, temporary files of this thread carry the token of a run."""
-    before = _TOKEN.set(token)
-    try:
-        yield
-    finally:
-        _TOKEN.reset(before)
-
-
-@contextmanager
-def own_temporaries(folder: Path, token: str) -> Iterator[None]:
-    """The same for files in this folder; those that a killed run left there are removed first."""
-    remove_leftovers(folder, token)
-    with temporaries_of(token):
-        yield
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
@@ -135,6 +115,21 @@ def write_output(path: Path, content: bytes, option: str) -> None:
         raise UsageError(f"cannot write {path}: {reason}: free space or choose another place with {option}") from error
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    # A byte of a file name that is not UTF-8 becomes a \udcff, which JSON reads back.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; one that holds this already stays as it is."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link, or a folder with its content, if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -144,8 +139,11 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path, busy: str) -> Iterator[None]:
-    """Within this, no other run has this lock, or it says who has it; its file is removed at the end."""
+def _alone(lock: Path, busy: str, token: str, folders: Iterable[Path]) -> Iterator[None]:
+    """Within this, no other run has this lock, or it says who has it; its file is removed at the end.
+
+    Temporary files of this thread carry its token; those that a killed run left in these folders are removed first.
+    """
     from filelock import FileLock, Timeout  # late, as it takes 30 ms
 
     with ExitStack() as held:
@@ -153,9 +151,13 @@ def _alone(lock: Path, busy: str) -> Iterator[None]:
             held.enter_context(FileLock(lock, timeout=0))
         except Timeout:
             raise UsageError(busy) from None
+        for folder in folders:
+            _remove_leftovers(folder, token)
+        before = _TOKEN.set(token)
         try:
             yield
         finally:
+            _TOKEN.reset(before)
             with suppress(OSError):  # Windows keeps it while it is open
                 lock.unlink()
 
@@ -170,7 +172,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_alone(folder / LOCK, busy))
+            held.enter_context(_alone(folder / LOCK, busy, OF_FOLDER, [folder]))
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
         yield
@@ -184,24 +186,17 @@ def alone_writing(path: Path, folders: Iterable[Path] = ()) -> Iterator[None]:
     with ExitStack() as held:
         try:
             busy = f"another run is writing {path}: wait until it ends, or choose another --out"
-            held.enter_context(_alone(path.with_name(f".{name}.lock"), busy))
-            for folder in (path.parent, *folders):
-                remove_leftovers(folder, token)
-            held.enter_context(temporaries_of(token))
+            held.enter_context(_alone(path.with_name(f".{name}.lock"), busy, token, [path.parent, *folders]))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: choose another place with --out") from error
         yield
 
 
-def remove_leftovers(folder: Path, token: str) -> None:
+def _remove_leftovers(folder: Path, token: str) -> None:
     """Removes the temporary files that a run left in a folder when it was killed, and nothing else."""
     for left in folder.iterdir():
-        if not re.fullmatch(rf"\.cliploc-{re.escape(token)}-[0-9a-f]{{16}}\.tmp", left.name):
-            continue
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        if re.fullmatch(rf"\.cliploc-{re.escape(token)}-[0-9a-f]{{16}}\.tmp", left.name):
+            remove(left)
 
 
 def _beside(path: Path) -> Path:

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ from PIL import Image
 
 import cliploc
 from cliploc import rle
+from cliploc._files import OF_FOLDER
 from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import TOKEN
-from cliploc.jobs.annotator import LEAST_FIT, AnnotatorSettings, BoxCandidate, grouped
+from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
 from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
@@ -36,7 +37,7 @@ from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
-from cliploc.runs.labelling import Candidates, LabellingRun, Picture
+from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.store import FILE, DiskFullError
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
 from tests.jobs.labelled import held
@@ -310,7 +311,7 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     assert result.groups == (1 if mode == "keep" else 0)
 
 
-def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[BoxCandidate]:
+def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
     return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
 
 
@@ -407,7 +408,7 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
         process.kill()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    ours = f".cliploc-{TOKEN}-"
+    ours = f".cliploc-{OF_FOLDER}-"
     (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
     (out / f"{ours}{1:016x}.tmp").write_text("half of it")
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
@@ -429,8 +430,8 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
 
 
 def test_what_ray_sends_survives_being_sent():
-    settings = AnnotatorSettings(labels_of(LABELS), Options(batch_size=2))
-    assert pickle.loads(pickle.dumps(Ready(settings, object())))()._settings == settings
+    make = partial(AnnotateWorker, labels_of(LABELS), Options(batch_size=2))
+    assert pickle.loads(pickle.dumps(Ready(make, object())))().describe() == make().describe()
 
 
 # ------------------------------------------------------------------------------------------------------------- review

@@ -382,7 +382,7 @@ def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
 
 def test_what_a_killed_report_left_is_removed(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=4)
-    left = tmp_path / "out" / ".cliploc-report-0123456789abcdef.tmp"
+    left = tmp_path / "out" / ".cliploc-run-0123456789abcdef.tmp"
     left.touch()
     write_report(tmp_path / "out")
     assert not left.exists()

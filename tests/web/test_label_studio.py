@@ -198,9 +198,7 @@ def test_health_setup_and_webhooks(server, backbone):
         # What would take minutes, or more: it is refused while it is read.
         (interface("".join(f"<Label value='{i}'/>" for i in range(45_000))), "at most 1,000 labels, and"),
         (interface(f"<Label value='a' predicted_values='{','.join(map(str, range(75_000)))}'/>" * 2), "10,000 with"),
-        (interface("<RectangleLabels toName='b'>" * 8_000 + "</RectangleLabels>" * 8_000), "nested at most 100 deep"),
         (interface("<Label value='a'/>", f"x{' ' * 900_000}x"), "to name an Image in toName, got 'x  "),
-        (f"<View>{'<a/>' * 60_000}", "at most 50,000 elements"),  # before its end is missed
         (f"<View><Image name='b' value='$c'/>{TAG * 200}</View>", "at most 100 images in all"),
     ],
     ids=lambda one: one[:40],
@@ -325,12 +323,12 @@ class Studio(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"this is no HTTP\r\n\r\n")
             return None
         if self.path.startswith("/data/slow"):
-            return self.drip(self.path.endswith("headers"))
+            return self.drip()
         return self.answer(200, bytes(2_000_000) if self.path == "/data/large" else PAINTED)
 
-    def drip(self, headers: bool) -> None:
+    def drip(self) -> None:
         """A byte now and then: for each alone the client would wait."""
-        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"X: " if headers else b"Content-Length: 2000\r\n\r\n"))
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 2000\r\n\r\n")
         for count in range(2_000):
             try:
                 self.wfile.write(b"x")
@@ -386,13 +384,12 @@ def test_one_picture_that_cannot_be_fetched_fails_its_task_only(backbone):
     assert [path for path, _ in Studio.asked[-3:]] == sent
 
 
-@pytest.mark.parametrize("part", ["headers", "picture"])
-def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request(part):
+def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request():
     with studio() as url:
         source = PictureSource(None, url, "abc")
         allowance = Allowance(0.3)
         Studio.sent.clear()
-        with pytest.raises(InputError, match="not fetched in time"), source.picture(f"/data/slow/{part}", allowance):
+        with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/slow", allowance):
             pass
         with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/upload/a.png", allowance):
             pass  # nothing is left for it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +13,15 @@ from urllib.parse import quote
 import msgspec
 
 from cliploc import __version__, prompts
-from cliploc._files import Inputs, alone_in, own_temporaries, user_path
+from cliploc._files import Inputs, alone_in, user_path
 from cliploc.config import DEFAULTS, IMAGE_URL, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks
-from cliploc.jobs.annotation_results import LEARNT, TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings
+from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
+from cliploc.jobs.annotator import RESERVED, AnnotateWorker
 from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
 from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
-from cliploc.jobs.folder import plain, session
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.picture_files import (
     UNREAD,
@@ -120,9 +119,9 @@ def annotate(
     _spare_inputs(target, [*(file.path for file in there.pictures), *listed], given)
     asked_for = (*given_thresholds, earlier.get("least"))
     least = min((presence for presence in asked_for if presence is not None), default=None)
-    settings = AnnotatorSettings(names, options, min_area, asked.groups, least, masks, asked.teach)
+    make_worker = partial(AnnotateWorker, names, options, min_area, asked.groups, least, masks, asked.teach)
 
-    worker = settings()  # refuses what cannot be used before anything is written
+    worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
     notes.add([note for note in [there.skipped_note()] if note])
@@ -131,14 +130,12 @@ def annotate(
     shares = tuple(asked.share.get(name) for name in names.names)
     rule = DraftRule(thresholds, min_score, max_boxes, asked.nms_across, asked.unsure, shares)
     plugins = plugin_sources()
-    of_run = plain(
-        {
-            "cliploc_version": __version__,
-            **({"plugins": plugins} if plugins else {}),
-            "labels": names.entries,
-            **worker.describe(),
-        }
-    )
+    of_run = {
+        "cliploc_version": __version__,
+        **({"plugins": plugins} if plugins else {}),
+        "labels": names.entries,
+        **worker.describe(),
+    }
     if asked.share and "second_look" not in of_run:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     mine = [*OWN_FILES, *(["review.html"] if asked.review else [])]
@@ -147,14 +144,13 @@ def annotate(
     _refuse_others(target, mine, own_before)
     with (
         alone_in(target),
-        own_temporaries(target, TOKEN),
         saying_disk_is_full(target),
         LabellingRun.make(target, names.names, of_run) as run,
     ):
         run.store["files"] = sorted({*own_before, *mine})
         urls = (asked.image_url, earlier.get("image_url"), _image_url(there.root))
         image_url = next(url for url in urls if url is not None)
-        run.change(root=str(there.root.resolve()), drafts=rule.document(), image_url=image_url)
+        run.change(root=str(there.root.resolve()), drafts=asdict(rule), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
         files = there.pictures[: asked.limit]
         unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
@@ -163,7 +159,7 @@ def annotate(
         unreadable |= work.remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
         folder, computed, not_applied = work.annotate(
-            files, there.skipped, unreadable, given, engine, Ready(settings, worker),
+            files, there.skipped, unreadable, given, engine, Ready(make_worker, worker),
             shard_size(worker.localizer.options.batch_size, shard),
         )  # fmt: skip
         if folder.prior is not None and folder.prior.everywhere:
@@ -304,7 +300,7 @@ class _Work:
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
             self._stamps = {file.id: stamp(file) for file in todo}
-            self._run.store["sessions"] = [*self._run.store.get("sessions", []), session()]
+            self._run.store.begin_session()
             with saying_what_is_kept(self._out, lambda: f"{len(done) + self.added:,} pictures"):
                 engine([*shards_of(todo, size)], make_worker, self._keep, self._reporter)
         folder = AnnotatedFolder(self._run, files, skipped, unreadable)

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc._documents import read_if_there
-from cliploc._files import write_whole
+from cliploc._files import write_bytes, write_json
 from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
-from cliploc.jobs.folder import write_json
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.report.document import skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
@@ -33,7 +31,6 @@ from cliploc.rle import Rle
 from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
-TOKEN = "a-labelling-run"  # in the names of its temporary files
 LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
 
 
@@ -187,11 +184,6 @@ class AnnotatedFolder:
         """Whether its boxes have masks."""
         return self.run.masks
 
-    def export_settings(self, image_url: str, polygons: bool, copy: bool) -> ExportSettings:
-        """How its pictures are exported."""
-        made_by = f"cliploc {__version__} {self.settings['model']} {self.settings['method']}"
-        return ExportSettings(self.names, made_by, image_url, self.masks, polygons, copy)
-
     def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; what is known of how common names are is of them alone."""
         self.found = sorted(files, key=by_path)
@@ -269,19 +261,15 @@ class AnnotatedFolder:
             return self._with_drafts(file, number, found, chosen, chosen.shown(self.rule.unsure)), chosen, found, saved
         count, total = len(correction.boxes), len(found.labels)
         ones = np.ones(count, np.float32)
-        picture = AnnotatedPicture(
-            number,
-            file.id,
-            file.path,
-            found.size_wh,
-            np.array(correction.boxes, np.float32).reshape(-1, 4),
-            ones,
-            np.array(correction.labels, np.int64),
-            tuple(range(total, total + count)),  # numbers that follow those of the drafts
-            (False,) * count,
-            chosen.margin,
-            ones,
-            _rle(found.size_wh, correction.masks),
+        picture = replace(
+            self._with_drafts(file, number, found, chosen, ()),
+            xyxy=np.array(correction.boxes, np.float32).reshape(-1, 4),
+            score=ones,
+            label=np.array(correction.labels, np.int64),
+            box_ids=tuple(range(total, total + count)),  # numbers that follow those of the drafts
+            groups=(False,) * count,
+            certainty=ones,
+            masks=_rle(found.size_wh, correction.masks),
         )
         return picture, chosen, found, saved
 
@@ -415,14 +403,15 @@ def conclude(
     """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
     run, out = folder.run, folder.out
     shown = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
-    run.change(written=asdict(written), shown=shown, drafts=folder.rule.document())
+    run.change(written=asdict(written), shown=shown, drafts=asdict(folder.rule))
     if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
         run.store["skipped"], run.store["left_out"] = list(folder.skipped), left_out_of(folder)
         run.store["unreadable"] = dict(folder.unreadable)
     with run.snapshot() as state:
         now, changes = folder.at(state), state.changes
         now.skipped = [Skipped(*one) for one in state.store["skipped"]]
-        settings = now.export_settings(written.image_url, written.polygons, written.copy)
+        made_by = f"cliploc {__version__} {now.settings['model']} {now.settings['method']}"
+        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.polygons, written.copy)
 
         def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
             if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):
@@ -443,8 +432,7 @@ def conclude(
         write_learnt(out, state.learnt())
         _write_scores(out, result)
         document = {**result.document(), "left_out": state.store["left_out"]}
-        if read_if_there(out / "summary.json", dict[str, Any]) != document:
-            write_json(out / "summary.json", document)
+        write_json(out / "summary.json", document)
     return result
 
 
@@ -461,8 +449,8 @@ def write_learnt(out: Path, content: bytes | None) -> None:
     path = out / LEARNT
     if content is None:
         path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    else:
+        write_bytes(path, content)
 
 
 def _counted(
@@ -519,5 +507,4 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
         "all": every[1].document(),
         "labels": {name: scores.document() for name, scores in labels},
     }
-    if read_if_there(path, dict[str, Any]) != document:
-        write_json(path, document)
+    write_json(path, document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import tee
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import Digests, PictureFile
+from cliploc.jobs.picture_files import PictureFile, digested
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request, Result
@@ -35,33 +35,24 @@ LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could eve
 RESERVED = {"background", "min_presence", "min_score", "min_area", "max_boxes", "text_cache"}
 
 
-@dataclass(frozen=True)
-class AnnotatorSettings:
-    """The settings of an annotation's worker; picklable. Calling them makes the worker."""
-
-    labels: Labels  # names and background
-    options: Options  # options of `Localizer`, except `RESERVED`, which the others set
-    # Which boxes become candidates; `cliploc.jobs.drafts` chooses among these.
-    min_area: float = DEFAULTS.min_area  # minimum area of a box's region, as a share of the picture
-    # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split" or
-    # "drop"
-    groups: Groups = "keep"
-    least: float | None = None  # the least presence that a name is asked for; None: the usual
-    masks: bool = False  # whether each box has its mask
-    # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
-    teach: bool | None = None
-
-    def __call__(self) -> AnnotateWorker:
-        """The worker."""
-        return AnnotateWorker(self)
-
-
 class AnnotateWorker:
     """Holds a `Localizer` and turns shards of pictures into parts."""
 
-    def __init__(self, settings: AnnotatorSettings) -> None:
-        self._settings, labels = settings, settings.labels
-        options, least = settings.options, settings.least
+    def __init__(
+        self,
+        labels: Labels,  # names and background
+        options: Options,  # options of `Localizer`, except `RESERVED`, which the others set
+        # Which boxes become candidates; `cliploc.jobs.drafts` chooses among these.
+        min_area: float = DEFAULTS.min_area,  # minimum area of a box's region, as a share of the picture
+        # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split"
+        # or "drop"
+        groups: Groups = "keep",
+        least: float | None = None,  # the least presence that a name is asked for; None: the usual
+        masks: bool = False,  # whether each box has its mask
+        # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
+        teach: bool | None = None,
+    ) -> None:
+        self._entries, self._groups, self._masks = list(labels.entries), groups, masks
         by_recipe = options.method is None and options.head is None
         second_look = by_recipe if options.second_look is None else options.second_look
         if second_look and least != 0:  # its gate is the usual one, whatever is asked for, so that this can be changed
@@ -69,7 +60,7 @@ class AnnotateWorker:
         self.localizer = Localizer(
             **options.but(
                 background=labels.background,
-                min_area=settings.min_area,
+                min_area=min_area,
                 min_presence=least,
                 min_score=0.0,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
@@ -79,9 +70,9 @@ class AnnotateWorker:
         why_not = self.localizer.unteachable_reason()
         if options.masks_by != "heat":  # taught maps are drawn again from what is kept, without the picture
             why_not = why_not or f"masks by {options.masks_by.partition(':')[0]}"
-        if settings.teach and why_not is not None:
+        if teach and why_not is not None:
             raise UsageError(f"expected settings that a folder can be taught with, got {why_not}: use --teach off")
-        self._teach = settings.teach is not False and why_not is None
+        self._teach = teach is not False and why_not is None
         self.names = labels.names
         unknown = self.localizer.unknown_names(labels.entries)
         if len(unknown) == len(self.names) and not self._teach:
@@ -98,26 +89,25 @@ class AnnotateWorker:
         """All settings that the candidates depend on, including defaults."""
         own = self.localizer.describe()
         by_bank = {} if self.localizer.calibrated or "second_look" in own else {"presence_bank": BANK_VERSION}
-        with_masks = {"masks": True} if self._settings.masks else {}
+        with_masks = {"masks": True} if self._masks else {}
         teaching = {"teaching": self.localizer.teaching()} if self._teach else {}
-        return {**own, "groups": self._settings.groups, **by_bank, **with_masks, **teaching}
+        return {**own, "groups": self._groups, **by_bank, **with_masks, **teaching}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        digests, notes = Digests(shards), list[str]()
-        own, fed = tee(digests)
-        entries = list(self._settings.labels.entries)
+        notes = list[str]()
+        own, fed = tee(digested(shards))
         results = self.localizer.run(
-            (Request(sample.id, sample.path, entries) for shard in fed for sample in shard.samples),
+            (Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
             absent_maps=False,
             presence=True,
             lessons=self._teach,
         )
         try:
-            for shard in own:
+            for shard, digests in own:
                 found: list[Found] = []
                 try:
-                    for picture, digest in zip(shard.samples, digests.pop(shard), strict=True):
+                    for picture, digest in zip(shard.samples, digests, strict=True):
                         found.append(self._outcome(picture, digest, results))
                         reporter.images(1)
                 except KeyboardInterrupt:
@@ -156,7 +146,7 @@ class AnnotateWorker:
         presence = np.nan_to_num(presence, nan=1.0)  # learnt without text: nothing speaks against such a name
         order = np.lexsort((boxes.label, -chances))
         masks: dict[int, str] = {}
-        if self._settings.masks:  # as COCO's compressed counts
+        if self._masks:  # as COCO's compressed counts
             shown = replace(result, boxes=boxes.where(order))
             masks = {index: encode(mask)["counts"] for index, mask in shown.box_masks()}
         columns = (
@@ -181,26 +171,16 @@ class AnnotateWorker:
         judged, every = result.judged, result.boxes
         if judged is not None:
             every = replace(judged.candidates, score=judged.fit)
-        boxes: list[BoxCandidate] = []
+        boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             own, rule = every.where(every.label == p), self.localizer.box_rule
-            of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._settings.groups)
+            of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._groups)
             boxes += [
                 candidate for number, candidate in enumerate(of_name) if number == 0 or candidate.fit >= LEAST_FIT
             ]
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
-        return Boxes(xyxy, fit, label, result.names), np.array([box.group for box in boxes], bool)
-
-
-@dataclass(frozen=True)
-class BoxCandidate:
-    """A box that may become a draft."""
-
-    xyxy: npt.NDArray[np.floating[Any]]
-    fit: float  # the score of its map
-    label: int
-    group: bool
+        return Boxes(xyxy, fit, label, result.names), np.array([box.several for box in boxes], bool)
 
 
 def grouped(
@@ -210,21 +190,21 @@ def grouped(
     label: int,
     rule: BoxRule,
     mode: str,
-) -> list[BoxCandidate]:
+) -> list[Candidate]:
     """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
     x0, y0, x1, y1 = frame.visible_xyxy
     shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(shown, rule.threshold)
-    candidates: list[BoxCandidate] = []
+    candidates: list[Candidate] = []
     for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
         parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
         if mode == "keep" or not (around or parts):
-            candidates.append(BoxCandidate(box, float(fit), label, bool(around or parts)))
+            candidates.append(Candidate(label, tuple(box.tolist()), float(fit), float(fit), bool(around or parts)))
         elif mode == "split" and not around:  # the things in a box around others have their own boxes already
             parts_on_map = np.stack([part for part, _ in parts])
             of_parts = score_of(features_of(shown, parts_on_map, rule))
             candidates += [
-                BoxCandidate(part, float(part_fit), label, False)
+                Candidate(label, tuple(part.tolist()), float(part_fit), float(part_fit), False)
                 for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
                 if (part[2:] > part[:2]).all()
             ]

@@ -14,7 +14,6 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import folder_of, read_map
-from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import (
@@ -103,9 +102,9 @@ def run_faithfulness(
     axes = (axis for metric in chosen_metrics(metrics) for axis in metric.curves.items())
     entries = {
         "metrics": list(metrics),
-        "protocol": plain(asdict(options)),
+        "protocol": asdict(options),
         "numbers": numbers_of(metrics),
-        "curves": {name: plain(asdict(axis)) for name, axis in axes},
+        "curves": {name: asdict(axis) for name, axis in axes},
     }
     return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 

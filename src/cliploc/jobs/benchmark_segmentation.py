@@ -26,7 +26,6 @@ from cliploc.datasets import (
 from cliploc.errors import InputError, UsageError
 from cliploc.images import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
-from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
@@ -105,7 +104,7 @@ def run_segmentation(
     **how: Unpack[How],
 ) -> BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
-    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": plain(protocol.describe())}
+    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": protocol.describe()}
     return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -39,10 +39,6 @@ class DraftRule:
         OPTIONS["max_boxes"].check(self.max_boxes)
         share_or_auto("min_score")(self.min_score)
         number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
-
-    def document(self) -> dict[str, Any]:
-        """As the store has it."""
-        return {**asdict(self), "thresholds": list(self.thresholds), "shares": list(self.shares)}
 
 
 @dataclass(frozen=True, eq=False)

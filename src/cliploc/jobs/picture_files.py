@@ -251,20 +251,8 @@ def content_digest(sample: SampleLike) -> str:
     return digest.hexdigest()
 
 
-class Digests:
-    """Passes shards on to a worker, and computes the digests of their samples before these are decoded."""
-
-    def __init__(self, shards: Iterable[Shard]) -> None:
-        self._shards = shards
-        self._of: dict[int, list[str]] = {}
-
-    def __iter__(self) -> Iterator[Shard]:
-        """The shards."""
-        with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
-            for shard in self._shards:
-                self._of[shard.index] = list(pool.map(content_digest, shard.samples))
-                yield shard
-
-    def pop(self, shard: Shard) -> list[str]:
-        """Returns the digests of a shard's samples, in order, and forgets them."""
-        return self._of.pop(shard.index)
+def digested(shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[str]]]:
+    """Shards with the digests of their samples, in order, which are computed before these are decoded."""
+    with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
+        for shard in shards:
+            yield shard, list(pool.map(content_digest, shard.samples))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE, Floats
-from cliploc.jobs.annotator import LEAST_FIT, BoxCandidate, grouped
+from cliploc.jobs.annotator import LEAST_FIT, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
@@ -78,22 +78,18 @@ class Drawing:
         sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
     ) -> list[Candidate]:
         """A picture's boxes of the taught names."""
-        boxes: list[BoxCandidate] = []
-        masks: list[str | None] = []
-        for p, one in found.items():
-            xyxy = moved(one.xyxy, sides[p], one.read, lesson.frame)
-            boxes += [replace(candidate, xyxy=box) for candidate, box in zip(one.boxes, xyxy, strict=True)]
-            if self.masks:
-                count = len(one.boxes)
-                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                masks += [
-                    encode(mask)["counts"] for _, mask in box_masks(lesson.frame, one.heat[None], on_map, self.rule)
-                ]
         made: list[Candidate] = []
-        for box, mask in zip(boxes, masks or [None] * len(boxes), strict=True):
-            x0, y0, x1, y1 = (round(float(side), 2) for side in box.xyxy)
-            fit = round(box.fit, 4)
-            made.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.group, mask))
+        for p, one in found.items():
+            xyxy, count = moved(one.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
+            masks: list[str | None] = [None] * count
+            if self.masks:
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                drawn_masks = box_masks(lesson.frame, one.heat[None], on_map, self.rule)
+                masks = [encode(mask)["counts"] for _, mask in drawn_masks]
+            for box, corners, mask in zip(one.boxes, xyxy.tolist(), masks, strict=True):
+                x0, y0, x1, y1 = (round(side, 2) for side in corners)
+                fit = round(box.fit, 4)
+                made.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.several, mask))
         return made
 
 
@@ -102,7 +98,7 @@ class OnMap:
     """One name's boxes in a picture, before their sides are moved."""
 
     heat: FloatArray  # [H, W] the map that they are of
-    boxes: Sequence[BoxCandidate]  # best first
+    boxes: Sequence[Candidate]  # best first
     xyxy: FloatArray  # [n, 4] the same
     read: Floats  # at their sides; see `teaching.sides`
 

@@ -18,14 +18,14 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import alone_in, own_temporaries
+from cliploc._files import alone_in, alone_writing
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, picture_bytes
-from cliploc.jobs.annotation_results import TOKEN, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
+from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
-from cliploc.jobs.teach import FEWEST_REVIEWED, Teaching, teach
+from cliploc.jobs.teach import FEWEST_REVIEWED, teach
 from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
@@ -34,7 +34,6 @@ from cliploc.runs.store import saying_disk_is_full
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
 PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
-LEARNING = "an-editor"  # in the names of its temporary files
 EVERY = 3  # reviewed pictures, after which the folder learns again
 
 
@@ -181,7 +180,7 @@ class ReviewFolder:
         store = self.run.store
         if (written := store.get("written")) is None:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-        with alone_in(self.out), own_temporaries(self.out, TOKEN), saying_disk_is_full(self.out):
+        with alone_in(self.out), saying_disk_is_full(self.out):
             self.weigh()  # the list shows what is exported
             there = [file for file in self._folder.found if file.path.is_file()]
             folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
@@ -226,11 +225,10 @@ class Learning:
         finished, now = self._folder.run.count_finished(), self._now
         with self._lock:
             working = self._thread is not None
-            teaching = Teaching(now.names, now.reviewed)
             return {
                 "working": working,
-                "said": self._said(teaching, finished, now.undone),
-                "names": teaching.lines(),
+                "said": self._said(now, finished),
+                "names": now.lines(),
                 "failed": self._failed,
                 "drafts": f"{now.of} {now.undone}",  # changes with them
                 "changed": len(now.changed),
@@ -238,18 +236,18 @@ class Learning:
                 "ready": finished >= FEWEST_REVIEWED and not working,
             }
 
-    def _said(self, teaching: Teaching, finished: int, undone: bool) -> str:
+    def _said(self, now: Generation, finished: int) -> str:
         if self._thread is not None:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
             return self._note
-        if finished < FEWEST_REVIEWED and not any(taught.used for taught in teaching.names.values()):
+        if finished < FEWEST_REVIEWED and not any(taught.used for taught in now.names.values()):
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
         pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
-        if undone:
+        if now.undone:
             return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
-        used = [taught for taught in teaching.names.values() if taught.used]
+        used = [taught for taught in now.names.values() if taught.used]
         if not used:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
@@ -320,7 +318,7 @@ class Learning:
             raise _EndedError
 
     def _write_learnt(self) -> None:
-        with own_temporaries(self._folder.out, LEARNING):
+        with alone_writing(self._folder.out / LEARNT):
             write_learnt(self._folder.out, self._folder.run.learnt())
 
     def undo(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from cliploc import __version__
-from cliploc._files import alone_in, own_temporaries
+from cliploc._files import alone_in, write_json
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.engine import (
@@ -25,7 +25,6 @@ from cliploc.jobs.engine import (
     saying_what_is_kept,
     spent_together,
 )
-from cliploc.jobs.folder import OTHER_SAMPLES, plain, session, write_json
 from cliploc.jobs.picture_files import UNREAD, content_digest, stamp
 from cliploc.jobs.plan import ModelSetup, Setting, shards_of
 from cliploc.jobs.rows import arrow, cells_of, from_parquet, place_of, table_of, write_parquet
@@ -43,6 +42,7 @@ COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting
 EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
 HERE = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
 SAMPLES = ("samples", "samples_sha256")
+OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
 
 
 class Tally:
@@ -167,12 +167,7 @@ def run_task(
     }
     notes.add(worker.notes)
     schema = task.schema()
-    with (
-        alone_in(out),
-        own_temporaries(out, "run"),
-        saying_disk_is_full(out),
-        _begun(out, task, manifest, folders) as run,
-    ):
+    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
@@ -210,7 +205,7 @@ def run_task(
             ):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
-        run["sessions"] = [*run["sessions"], session()]
+        run.begin_session()
         every = len(dataset.samples)
         with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
             engine(todo, Ready(make_worker, worker), keep, reporter)
@@ -242,7 +237,7 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
                     f"{out} holds rows with other columns ({', '.join(others)}): use the same plugins, or choose "
                     "another --out"
                 )
-            run["samples"], run["here"], run["sessions"] = samples, here, run.get("sessions", [])
+            run["samples"], run["here"] = samples, here
     except BaseException:
         run.close()
         raise
@@ -316,20 +311,18 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
         reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
         wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
         explained["reasons"] = dict(reasons) if wanted else {}
-    return plain(
-        {
-            "name": dataset.name,
-            "root": dataset.root.resolve(),
-            "split": dataset.split,
-            "role": dataset.role,
-            **asked,
-            "samples": len(dataset),
-            "samples_sha256": digest.hexdigest(),
-            "classes": [asdict(class_name) for class_name in dataset.classes],
-            **explained,
-            "problems": [asdict(problem) for problem in dataset.problems],
-        }
-    )
+    return {
+        "name": dataset.name,
+        "root": dataset.root.resolve(),
+        "split": dataset.split,
+        "role": dataset.role,
+        **asked,
+        "samples": len(dataset),
+        "samples_sha256": digest.hexdigest(),
+        "classes": [asdict(class_name) for class_name in dataset.classes],
+        **explained,
+        "problems": [asdict(problem) for problem in dataset.problems],
+    }
 
 
 def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:

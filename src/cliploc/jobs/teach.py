@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -58,48 +58,35 @@ MOST_TAUGHT = 600  # pictures that teach; more change little
 MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
 
 
-@dataclass(frozen=True)
-class Teaching:
-    """The result of `teach`."""
-
-    names: Mapping[str, Taught]
-    reviewed: int  # number of pictures that were reviewed
-
-    def lines(self) -> list[str]:
-        """What is to be said of it."""
-        return [f"{name}: {taught.why}" for name, taught in self.names.items() if taught.used or taught.compared]
-
-
 def teach(
     folder: AnnotatedFolder,
     again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
     begun: Callable[[], None] = lambda: None,  # called if there is something to do
     write: LabellingRun | None = None,  # where the drafts are written, if the folder is a state that stays
     stop: Callable[[], None] = lambda: None,  # called for each picture; may raise an error
-) -> Teaching:
+) -> Generation:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
     school = School(folder)
     of, before = school.stamp(), folder.run.generations[-1:]
-    for made in before:
-        undone = not again and folder.run.count_finished() <= made.reviewed
-        if undone if made.undone else made.of == of:
-            return Teaching(made.names, len(school.reviewed))
+    for last in before:
+        undone = not again and folder.run.count_finished() <= last.reviewed
+        if undone if last.undone else last.of == of:
+            return last
     if school.asked:
         begun()
     names, known = school.names()
-    result = Teaching(names, len(school.reviewed))
-    if not names and not any(made.names for made in before):  # there is nothing to say, and nothing to take back
-        return result
+    made = Generation(of=of, names=names, reviewed=len(school.reviewed))
+    if not names and not any(last.names for last in before):  # there is nothing to say, and nothing to take back
+        return made
     taught: dict[str, TaughtPicture] = {}
     for drawn_again in school.rows(known):
         taught[drawn_again.picture] = drawn_again
         stop()
     learnt = None if known is None else known.learnt(folder.settings, names).content()
-    made = Generation(of=of, names=names, reviewed=result.reviewed)
     if write is not None:
         made = replace(made, changed=_changed(folder, taught))
     (write or folder.run).teach(made, {folder.pictures[name]: one for name, one in taught.items()}, learnt)
-    return result
+    return made
 
 
 def _changed(folder: AnnotatedFolder, taught: Mapping[str, TaughtPicture]) -> list[str]:
@@ -233,7 +220,7 @@ class School:
         shifts = None if folder.prior is None else [*folder.prior.shifts]
         facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
-        rule = folder.rule.document() if self.reviewed else None  # of the drafts that learnt ones are compared with
+        rule = asdict(folder.rule) if self.reviewed else None  # of the drafts that learnt ones are compared with
         digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
         for picture in self.pictures:
             digest.update(folder.pictures[picture].checksum.encode())
@@ -361,7 +348,7 @@ class _Name:
         counts = []
         for i, found in zip(self.compared, candidates, strict=True):
             drafts = found.take(choose(found, self.school.folder.rule, self.school.folder.prior).drafts)
-            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)).total)
+            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)))
         return np.array(counts, np.float64)
 
 

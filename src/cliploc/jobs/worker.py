@@ -19,8 +19,7 @@ from cliploc.datasets import AskedPicture
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
-from cliploc.jobs.folder import plain
-from cliploc.jobs.picture_files import Digests
+from cliploc.jobs.picture_files import digested
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
@@ -90,7 +89,7 @@ class Judge(ABC):
 
     def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
-        return plain({"id": setting.id, **said, **self.setup.described(), **more})
+        return {"id": setting.id, **said, **self.setup.described(), **more}
 
     def described_by(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
         """The same for a task whose numbers depend on some keys of the localizer's description only."""
@@ -212,7 +211,7 @@ class EvaluationWorker:
                 built.setdefault(key, self.judges[-1].localizer)
 
     def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that its numbers depend on, as plain values for JSON."""
+        """For each setting everything that its numbers depend on, as values for JSON."""
         by_id = {setting.id: judge.describe(setting) for judge in self.judges for setting in judge.settings}
         return [by_id[setting.id] for setting in self._settings]
 
@@ -222,13 +221,13 @@ class EvaluationWorker:
         return tuple(dict.fromkeys(judge.note for judge in self.judges if judge.note))
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        digests = Digests(shards)
-        own, *copies = tee(digests, 1 + len(self.judges))
-        streams = [judge.stream(copy, reporter) for judge, copy in zip(self.judges, copies, strict=True)]
+        own, *copies = tee(digested(shards), 1 + len(self.judges))
+        fed = [(shard for shard, _ in copy) for copy in copies]
+        streams = [judge.stream(of_judge, reporter) for judge, of_judge in zip(self.judges, fed, strict=True)]
         waiting: deque[tuple[int, list[Row], list[JudgedShard]]] = deque()
         try:
-            for shard in own:
-                of_shard = zip(shard.samples, digests.pop(shard), strict=True)
+            for shard, digests in own:
+                of_shard = zip(shard.samples, digests, strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
                 while len(waiting) > AHEAD or (waiting and all(future.done() for future in waiting[0][2])):

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import own_temporaries, write_whole
+from cliploc._files import alone_in, write_output
 from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
@@ -186,12 +185,7 @@ def read_run(
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
     """Writes the files of a report into a folder; the last is the page."""
-    with own_temporaries(folder, "report"):
+    with alone_in(folder):
         for name, text in zip(names, texts, strict=True):
-            path = folder / name
-            try:
-                write_whole(path, methodcaller("write_bytes", text.encode("utf-8", "backslashreplace")))
-            except OSError as error:
-                reason = f"{error.strerror}: free space, or check its permissions"
-                raise UsageError(f"cannot write {path}: {reason}") from error
+            write_output(folder / name, text.encode("utf-8", "backslashreplace"), "--out")
     return folder / names[-1]

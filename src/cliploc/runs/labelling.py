@@ -62,6 +62,7 @@ TABLES = (
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
+OF_EACH = ("xyxy", "labels", "scores", "fits", "several")  # the arrays of `Candidates` with a row for each box
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -122,6 +123,10 @@ class Generation(Struct, frozen=True):
     reviewed: int = 0  # number of pictures that were reviewed
     undone: bool = False  # whether a person went back to it
     changed: list[str] = []  # pictures whose drafts it changed
+
+    def lines(self) -> list[str]:
+        """What is to be said of it."""
+        return [f"{name}: {taught.why}" for name, taught in self.names.items() if taught.used or taught.compared]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,29 +201,15 @@ class Candidates:
     def with_taught(self, taught: TaughtPicture) -> Candidates:
         """With the boxes of taught labels behind the others."""
         more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
-        return replace(
-            self,
-            xyxy=np.concatenate([self.xyxy, more.xyxy]),
-            labels=np.concatenate([self.labels, more.labels]),
-            scores=np.concatenate([self.scores, more.scores]),
-            fits=np.concatenate([self.fits, more.fits]),
-            several=np.concatenate([self.several, more.several]),
-            masks=None if self.masks is None or more.masks is None else (*self.masks, *more.masks),
-            taught=taught.presence,
-        )
+        columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in OF_EACH}
+        masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
+        return replace(self, **columns, masks=masks, taught=taught.presence)
 
     def take(self, numbers: Sequence[int]) -> Candidates:
         """These boxes alone, in this order."""
         ids = np.array(numbers, np.int64)
-        return replace(
-            self,
-            xyxy=self.xyxy[ids],
-            labels=self.labels[ids],
-            scores=self.scores[ids],
-            fits=self.fits[ids],
-            several=self.several[ids],
-            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers),
-        )
+        columns: dict[str, Any] = {name: getattr(self, name)[ids] for name in OF_EACH}
+        return replace(self, **columns, masks=None if self.masks is None else tuple(self.masks[i] for i in numbers))
 
 
 class StaleReviewError(ValueError):
@@ -288,10 +279,10 @@ class LabellingRun:
     def change(self, **values: Any) -> None:
         """Sets entries of the table `run` that exports depend on."""
         with self.store.transaction():
-            new = {key: value for key, value in values.items() if self.store.get(key) != value}
-            for key, value in new.items():
+            before = [self.store.get(key) for key in values]
+            for key, value in values.items():
                 self.store[key] = value
-            if new:
+            if [self.store.get(key) for key in values] != before:  # as JSON has them
                 self._count()
 
     # ------------------------------------------------------------------------------------------------------- pictures

@@ -9,10 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +27,9 @@ T = TypeVar("T")
 FILE = "run.sqlite"
 WAIT_S = 30.0  # for another process that writes; a transaction takes milliseconds
 NO_ROOM = "no room left on the disk for {}: what was saved is kept; free space and run the same command again"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says of a full disk
 NAMED = 3  # differences that a message names
+LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"  # values are JSON
 
 
@@ -189,6 +196,10 @@ class Store:
                 "its command to resume it, or choose another --out"
             )
 
+    def begin_session(self) -> None:
+        """Notes when, where and with which versions a run was started or resumed."""
+        self["sessions"] = [*self.get("sessions", []), session()]
+
     # ---------------------------------------------------------------------------------------------------------- errors
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -220,7 +231,7 @@ def saying_disk_is_full(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise DiskFullError(NO_ROOM.format(out)) from error
 
@@ -254,3 +265,37 @@ def differences_of(there: Any, asked: Any, where: str = "") -> list[str]:
     texts = [json.dumps(value, ensure_ascii=False) for value in (there, asked)]
     short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
     return [f"{where}: {short[0]} there, {short[1]} asked for"]
+
+
+def session() -> dict[str, Any]:
+    """An entry of a run's sessions: when, where and with which versions a run was started or resumed."""
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "command": sys.argv,
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "node": platform.node(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the git checkout that this package is in; None if it is not in one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
+            return None  # installed in a folder that is inside another project's checkout
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described or None

@@ -111,7 +111,7 @@ class Learnt:
 def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
     """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
     for key in keys:
-        own, other = (json.dumps(facts.get(key), sort_keys=True) for facts in (about, settings))
+        own, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
         if own == other:
             continue
         if key == "weights":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import sys
 import time
 import traceback
@@ -26,7 +27,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cliploc._files import new_token
 from cliploc._process import give_back_memory, out_of_memory
 from cliploc.errors import CliplocError, UsageError
 from cliploc.localization import Localization
@@ -152,7 +152,7 @@ class Answers:
 
         async def in_turn() -> T:
             async with turn:
-                run: Run[T] = self._service.runs.begin(new_token(), work)
+                run: Run[T] = self._service.runs.begin(secrets.token_hex(8), work)
                 try:
                     return await asyncio.to_thread(run.result)
                 finally:

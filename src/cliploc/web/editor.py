@@ -14,13 +14,12 @@ from starlette.routing import Route
 from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.folder import NO_ROOM
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.runs.labelling import StaleReviewError
-from cliploc.runs.store import DiskFullError
+from cliploc.runs.store import FULL, DiskFullError
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown
@@ -104,17 +103,14 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         of_this_folder(request)
         return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-    @_refusing(409, folder)
-    def learn(request: Request) -> Response:
-        of_this_folder(request)
-        folder.learning.now()
-        return JSONResponse(folder.learning.state())
+    def telling(change: Callable[[], None]) -> Callable[[Request], Response]:
+        @_refusing(409, folder)
+        def tell(request: Request) -> Response:
+            of_this_folder(request)
+            change()
+            return learning(request)
 
-    @_refusing(409, folder)
-    def undo(request: Request) -> Response:
-        of_this_folder(request)
-        folder.learning.undo()
-        return JSONResponse(folder.learning.state())
+        return tell
 
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
@@ -129,8 +125,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning, methods=["GET"]),
-        Route("/learning", learn, methods=["POST"]),
-        Route("/learning/undo", undo, methods=["POST"]),
+        Route("/learning", telling(folder.learning.now), methods=["POST"]),
+        Route("/learning/undo", telling(folder.learning.undo), methods=["POST"]),
         Route("/images/{number:int}.jpg", showing(folder.picture)),
         Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
     ]
@@ -162,6 +158,6 @@ def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None
     except OSError as error:
         if written is None:
             raise
-        cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
+        cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
         said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
         raise RefusedError(507, said) from None

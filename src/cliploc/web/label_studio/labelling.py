@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from cliploc import prompts
 from cliploc.errors import UsageError
@@ -15,8 +15,6 @@ from cliploc.report.exports.labelstudio import Kind
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TAGS = "RectangleLabels, BrushLabels or PolygonLabels"
 MOST_CONFIG = 1_000_000  # characters
-MOST_ELEMENTS = 50_000
-MOST_DEEP = 100  # elements, one in the other
 MOST_LABELS = 1_000  # each is a name to look for in every picture
 MOST_WORDS = 10_000  # labels and synonyms; each costs the text tower as much as a label
 MOST_ENDS = 100  # pairs of a tag and a picture's; each gets every shape once more
@@ -44,36 +42,31 @@ class Labelling:
 
 def read_labelling(config: str) -> Labelling:
     """Reads a labelling interface."""
-    tags = _read(config)
+    images, tags = _read(config)
     words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
     index: dict[str, int] = {}  # what a label is called → its place among them
     controls: list[Control] = []
-    ends = said = 0
-    for tag in tags.controls:
+    for tag in tags:
         targets = [name.strip() for name in tag.to.split(",")]
-        pictures = {to: _key(tags.images[to], to) for to in targets if to in tags.images}
+        pictures = {to: _key(images[to], to) for to in targets if to in images}
         if not pictures:
             raise UsageError(f"expected {tag.name} {_shown(tag.own)} to name an Image in toName, got {_shown(tag.to)}")
-        ends += len(pictures)
-        if ends > MOST_ENDS:
-            raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
         labels: dict[int, str] = {}
         for label in tag.labels:
             asked = _words(label)
             if not asked:
                 continue
             first = asked[0]
-            values = words.setdefault(first, {})
-            said -= len(values)
-            values.update(dict.fromkeys(asked))
-            said += len(values)
+            words.setdefault(first, {}).update(dict.fromkeys(asked))
             labels[index.setdefault(first, len(index))] = label.get("alias") or label.get("value") or first
-            if len(words) > MOST_LABELS or said > MOST_WORDS:
-                raise UsageError(
-                    f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make "
-                    "several projects"
-                )
         controls.append(Control(tag.kind, tag.own, pictures, labels))
+    if sum(len(control.pictures) for control in controls) > MOST_ENDS:
+        raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
+    if len(words) > MOST_LABELS or sum(map(len, words.values())) > MOST_WORDS:
+        raise UsageError(
+            f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make several "
+            "projects"
+        )
     if not controls:
         raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
     if not words:
@@ -94,55 +87,29 @@ class _Tag:
     labels: list[Mapping[str, str]]  # the attributes of each
 
 
-class _Tags:
-    """What the parser meets, as its target; nothing else of the document is kept."""
-
-    def __init__(self) -> None:
-        self.images: dict[str, str] = {}  # name → value
-        self.controls: list[_Tag] = []
-        self._open: list[_Tag | None] = []  # of each element around, the nearest tag that has labels
-        self._elements = 0
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        """Called by the parser at the beginning of an element."""
-        self._elements += 1
-        if self._elements > MOST_ELEMENTS or len(self._open) >= MOST_DEEP:
-            raise UsageError(
-                f"expected a labelling interface of at most {MOST_ELEMENTS:,} elements, nested at most {MOST_DEEP} "
-                "deep, got more: make it smaller"
-            )
-        small = name.lower()
-        nearest = self._open[-1] if self._open else None
-        if small == "image":
-            self.images[attributes.get("name", "")] = attributes.get("value", "")
-        elif small == "label" and nearest is not None:
-            nearest.labels.append(attributes)
-        elif kind := next((kind_name for kind_name in KINDS if kind_name == small), None):
-            nearest = _Tag(kind, name, attributes.get("name", ""), attributes.get("toName", ""), [])
-            self.controls.append(nearest)
-        self._open.append(nearest)
-
-    def end(self, _: str) -> None:
-        """Called by the parser at the end of an element."""
-        self._open.pop()
-
-    def close(self) -> _Tags:
-        """Called by the parser at the end of the document."""
-        return self
-
-
-def _read(config: str) -> _Tags:
+def _read(config: str) -> tuple[dict[str, str], list[_Tag]]:
+    """The values of the pictures' tags by their names, and the tags that have labels, in their order."""
     if len(config) > MOST_CONFIG:
         raise UsageError(f"expected a labelling interface of at most {MOST_CONFIG:,} characters, got {len(config):,}")
     if "<!DOCTYPE" in config.upper() or "<!ENTITY" in config.upper():  # entities may grow without bound
         raise UsageError("expected a labelling interface without DOCTYPE and entities: remove them")
     try:
-        parser: Any = ET.XMLParser(target=_Tags())
-        parser.feed(config)
-        tags: _Tags = parser.close()
+        waiting: list[tuple[ET.Element, _Tag | None]] = [(ET.fromstring(config), None)]
     except (ET.ParseError, ValueError) as error:
         raise UsageError(f"expected the labelling interface as XML, got something else ({error})") from None
-    return tags
+    images, controls = dict[str, str](), list[_Tag]()
+    while waiting:
+        element, nearest = waiting.pop()  # and the nearest tag around it that has labels
+        small, attributes = element.tag.lower(), element.attrib
+        if small == "image":
+            images[attributes.get("name", "")] = attributes.get("value", "")
+        elif small == "label" and nearest is not None:
+            nearest.labels.append(attributes)
+        elif kind := next((kind_name for kind_name in KINDS if kind_name == small), None):
+            nearest = _Tag(kind, element.tag, attributes.get("name", ""), attributes.get("toName", ""), [])
+            controls.append(nearest)
+        waiting += [(child, nearest) for child in reversed(element)]
+    return images, controls
 
 
 def _shown(text: str) -> str:

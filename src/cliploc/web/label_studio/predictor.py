@@ -19,7 +19,6 @@ from cliploc.config import Options
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs.annotation_results import LEARNT
-from cliploc.jobs.folder import plain
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -66,7 +65,7 @@ class Predictor:
             )
         # Whose lessons would not hold for another model.
         described = {**self._localizer.describe(), "teaching": self._localizer.teaching()}
-        if (reason := misfit(drafts.settings, plain(described))) is not None:
+        if (reason := misfit(drafts.settings, described)) is not None:
             raise UsageError(
                 f"expected the model and settings of {drafts.out}, got others: {reason}: give those of its run"
             )

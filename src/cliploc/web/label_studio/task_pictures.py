@@ -7,14 +7,12 @@ import binascii
 import http.client
 import json
 import re
-import socket
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
@@ -59,7 +57,7 @@ class PictureSource:
         self._folder = None if folder is None else folder.resolve()
         self._studio = None if url is None else _studio(url)
         self._token, self._max_bytes = token, max_bytes
-        self._opener = urllib.request.build_opener(_NoRedirects, _TimedHeaders)
+        self._opener = urllib.request.build_opener(_NoRedirects)
 
     @contextmanager
     def picture(self, address: str, allowance: Allowance | None = None) -> Iterator[Path]:
@@ -105,10 +103,10 @@ class PictureSource:
         assert folder is not None
         try:
             path = (folder / name.lstrip("/")).resolve()
-            there = path.is_file()
+            there, inside = path.is_file(), folder in path.parents
         except (OSError, ValueError, RuntimeError):  # the last of links in a circle
-            raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path") from None
-        if folder not in path.parents:
+            there, inside = False, True
+        if not inside:
             raise InputError(f"{short(name)}: lies outside of the folder of --pictures: it is not read")
         if not there:
             raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path")
@@ -166,15 +164,11 @@ class PictureSource:
         content, chunk = bytearray(), b""
         if (left := end - time.monotonic()) <= 0:
             raise TimeoutError
-        try:
-            with self._opener.open(request, timeout=left) as answer:
-                while time.monotonic() < end and (chunk := answer.read1(CHUNK)):
-                    content += chunk
-                    if len(content) > self._max_bytes:
-                        raise InputError(self._too_large(said))
-        except (OSError, http.client.HTTPException):  # perhaps since its headers were cut off
-            if time.monotonic() < end:
-                raise
+        with self._opener.open(request, timeout=left) as answer:
+            while time.monotonic() < end and (chunk := answer.read1(CHUNK)):
+                content += chunk
+                if len(content) > self._max_bytes:
+                    raise InputError(self._too_large(said))
         if time.monotonic() >= end:
             raise TimeoutError
         return bytes(content)
@@ -206,31 +200,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """Returns None, which makes the redirect an `HTTPError`."""
-
-
-class _TimedHeaders(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Ends a connection whose headers take longer than the request's time in all."""
-
-    def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> http.client.HTTPResponse:
-        """Opens it, as the base class does."""
-        begun: list[http.client.HTTPConnection] = []
-
-        def connection(*args: Any, **more: Any) -> http.client.HTTPConnection:
-            begun.append(http_class(*args, **more))
-            return begun[0]
-
-        def end() -> None:
-            with suppress(AttributeError, IndexError, OSError):  # not connected yet, or closed already
-                # A TLS socket's own method would pull it away from its reader.
-                socket.socket.shutdown(begun[0].sock, socket.SHUT_RDWR)
-
-        timer = threading.Timer(req.timeout or 0.0, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            return super().do_open(connection, req, **http_conn_args)
-        finally:
-            timer.cancel()
 
 
 def _studio(url: str) -> SplitResult:
