@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,7 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path, FEWEST)
 
 
-def test_twenty_pictures_teach_and_one_fewer_do_not(job: Job, tmp_path: Path) -> None:
+def test_enough_pictures_teach_and_one_fewer_do_not(job: Job, tmp_path: Path) -> None:
     result = job.run()
     assert f"thing: drafts learnt from the {FEWEST} pictures that show it" in result.notes
     learns = job.fit()
@@ -501,3 +502,14 @@ def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_one
             assert (low < high) == known
             if known:
                 assert low == pytest.approx(float(own[2]))
+
+
+def test_a_flipped_bit_in_what_is_learnt_from_is_said(job: Job) -> None:
+    job.run()
+    with sqlite3.connect(job.out / "run.sqlite") as run:
+        [(picture, content)] = run.execute("SELECT picture, content FROM features LIMIT 1").fetchall()
+        flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+        run.execute("UPDATE features SET content = ? WHERE picture = ?", (flipped, picture))
+    job.correct(list(job.things)[:3])
+    with pytest.raises(UsageError, match="keeps to learn from is damaged: annotate the pictures into another --out"):
+        job.run()

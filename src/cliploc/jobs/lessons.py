@@ -56,7 +56,5 @@ class Lessons:
         found: dict[int, Lesson] = {}
         for start in range(0, len(pictures), TOGETHER):
             ids = [picture.id for picture in pictures[start : start + TOGETHER]]
-            marks = ", ".join("?" * len(ids))
-            rows = self._run.store.rows(f"SELECT picture, content FROM features WHERE picture IN ({marks})", *ids)
-            found |= {number: unpacked(content) for number, content in rows}
+            found |= {number: unpacked(content) for number, content in self._run.features(ids).items()}
         return [found[picture.id] for picture in pictures]

@@ -6,6 +6,7 @@ person's. Numbers of taught boxes follow the model's, so that a number says whic
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,8 @@ TABLES = (
     presence TEXT NOT NULL,                 -- JSON object: label that is taught, its chance
     PRIMARY KEY (picture, generation)) WITHOUT ROWID""",
     "CREATE TABLE learnt (generation INTEGER PRIMARY KEY, content BLOB NOT NULL)",  # learnt.safetensors
-    "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL)",
+    "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL, "
+    "checksum TEXT NOT NULL)",  # nobody would see a flipped bit in what teaching reads
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
@@ -299,8 +301,19 @@ class LabellingRun:
                 )  # fmt: skip
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
-                    self.store.insert("features", [(number, one.features)])
+                    self.store.insert("features", [(number, one.features, _checksum(one.features))])
             self._count()
+
+    def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
+        """Id of a picture → what teaching reads of it, for some that have it."""
+        marks = ", ".join("?" * len(pictures))
+        rows = self.store.rows(f"SELECT picture, content, checksum FROM features WHERE picture IN ({marks})", *pictures)
+        if any(_checksum(content) != checksum for _, content, checksum in rows):
+            raise UsageError(
+                f"what {self.store.path} keeps to learn from is damaged: annotate the pictures into another --out, and "
+                "--apply the exports there"
+            )
+        return {picture: content for picture, content, _ in rows}
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes pictures with all that belongs to them."""
@@ -551,6 +564,10 @@ def _refuse_earlier(out: Path) -> None:
         raise UsageError(
             f"{out} was made by cliploc 0.2: its exports hold its boxes; --apply them to a new run in another --out"
         )
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _json(value: Any) -> str:
