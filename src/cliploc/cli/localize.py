@@ -87,7 +87,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
             run.keep({"names": names, **_settings(localizer)})
     found = [name["found"] for record in run.records for name in record["names"]]
     kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if asked.save_maps else [])]
-    counted = f", {sum(found)} of {len(found)} names found"
+    counted = f", {sum(found)} of {len(found)} {'name' if len(found) == 1 else 'names'} found"
     return run.end(counted, ", ".join(kinds), _following(asked.photos, asked.prompt or (), words_of(given)))
 
 
