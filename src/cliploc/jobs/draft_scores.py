@@ -17,15 +17,26 @@ ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
 FEWEST = 10  # corrected boxes of a label, below which its figures suggest nothing
 
 
-def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> int:
-    """The number of corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`.
+@dataclass(frozen=True)
+class Work:
+    """What a person has to do with the drafts of one name in a picture."""
 
-    A draft without a box is deleted, a box without a draft is drawn, and a draft below `ADJUSTED` is adjusted.
-    """
+    delete: int  # drafts without a box
+    draw: int  # boxes without a draft
+    adjust: int  # drafts whose IoU with their box is below `ADJUSTED`
+
+    @property
+    def total(self) -> int:
+        """The number of corrections."""
+        return self.delete + self.draw + self.adjust
+
+
+def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
+    """The corrections of drafts `[n, 4]`, best first, that make them the boxes `[m, 4]`."""
     proposed, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)
     fits = fits_of(proposed, true)
     right = sum(fit >= IOU for fit in fits)
-    return len(proposed) - right + len(true) - right + sum(IOU <= fit < ADJUSTED for fit in fits)
+    return Work(len(proposed) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
 
 
 @dataclass(frozen=True)

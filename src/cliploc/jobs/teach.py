@@ -348,7 +348,7 @@ class _Name:
         counts = []
         for i, found in zip(self.compared, candidates, strict=True):
             drafts = found.take(choose(found, self.school.folder.rule, self.school.folder.prior).drafts)
-            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)))
+            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)).total)
         return np.array(counts, np.float64)
 
 
