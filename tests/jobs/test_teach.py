@@ -25,7 +25,7 @@ from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
-from cliploc.jobs.draft_scores import work_on
+from cliploc.jobs.draft_scores import Work, work_on
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
@@ -397,11 +397,12 @@ def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- pieces
 def test_corrections_to_make() -> None:
-    assert work_on([], [[0, 0, 9, 9]]) == 1
-    assert work_on([[0, 0, 9, 9]], []) == 1
+    assert work_on([], [[0, 0, 9, 9]]) == Work(0, 1, 0)
+    assert work_on([[0, 0, 9, 9]], []) == Work(1, 0, 0)
     # The better draft takes the box; the second has none left.
-    assert work_on([[0, 0, 10, 8], [0, 0, 10, 10]], [[0, 0, 10, 10]]) == 1
-    assert work_on([[0, 0, 10, 6]], [[0, 0, 10, 10]]) == 1
+    assert work_on([[0, 0, 10, 8], [0, 0, 10, 10]], [[0, 0, 10, 10]]) == Work(1, 0, 0)
+    assert work_on([[0, 0, 10, 6]], [[0, 0, 10, 10]]) == Work(0, 0, 1)
+    assert Work(1, 2, 3).total == 6
 
 
 def test_drafts_change_for_more_than_chance() -> None:
