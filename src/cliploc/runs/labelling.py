@@ -60,7 +60,7 @@ TABLES = (
     PRIMARY KEY (picture, generation)) WITHOUT ROWID""",
     "CREATE TABLE learnt (generation INTEGER PRIMARY KEY, content BLOB NOT NULL)",  # learnt.safetensors
     "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL, "
-    "checksum TEXT NOT NULL)",  # nobody would see a flipped bit in what teaching reads
+    "digest TEXT NOT NULL)",  # nobody would see a flipped bit in what teaching reads
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
@@ -307,7 +307,7 @@ class LabellingRun:
     def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
         """Id of a picture → what teaching reads of it, for some that have it."""
         marks = ", ".join("?" * len(pictures))
-        rows = self.store.rows(f"SELECT picture, content, checksum FROM features WHERE picture IN ({marks})", *pictures)
+        rows = self.store.rows(f"SELECT picture, content, digest FROM features WHERE picture IN ({marks})", *pictures)
         if any(_checksum(content) != checksum for _, content, checksum in rows):
             raise UsageError(
                 f"what {self.store.path} keeps to learn from is damaged: annotate the pictures into another --out, and "
