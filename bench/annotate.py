@@ -44,8 +44,8 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.report.exports import exports
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.labelling import LabellingRun
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Needs, Trace
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")

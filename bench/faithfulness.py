@@ -22,9 +22,9 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.turns import seconds
 from bench.vit_methods import machine
-from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Faithfulness, chosen_metrics
 from cliploc.localizer import Localizer
+from cliploc.options import FaithfulnessOptions
 from cliploc.prompts import imagenet_classes
 
 HEADER = (

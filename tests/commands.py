@@ -23,7 +23,7 @@ from unittest import mock
 from cliploc import backbones
 from cliploc.cli import main
 from cliploc.localizer import Localizer  # before `create` is replaced
-from cliploc.memory import Memory
+from cliploc.support.memory import Memory
 
 PHOTOS = Path(backbones.__file__).parents[1] / "demo_photos"
 CAT, COFFEE = PHOTOS / "cat.jpg", PHOTOS / "coffee.jpg"

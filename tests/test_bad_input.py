@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones, config
-from cliploc.config import FaithfulnessOptions, Options, SegmentationOptions, option_of
+from cliploc.options import FaithfulnessOptions, Options, SegmentationOptions, option_of
 from tests.commands import CAT, Outcome, cliploc_, nobody, process, refused
 from tests.test_images import OTHERS, REFUSED
 

@@ -11,14 +11,14 @@ from cliploc import prompts
 from cliploc.cli.photos import lines_of
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.labels import labels_of
-from cliploc.memory import Memory
 from cliploc.pipeline import presence as module
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.presence import Bank, bank_names, with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
-from cliploc.reporter import SILENT
+from cliploc.support.memory import Memory
+from cliploc.support.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
@@ -166,7 +166,7 @@ def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, te
 
 def test_annotate_always_asks_for_presence(gap):
     def worker(labels, **chosen):
-        from cliploc.config import Options
+        from cliploc.options import Options
 
         return AnnotateWorker(labels_of(labels), Options(model=gap, method="cam"), **chosen)
 

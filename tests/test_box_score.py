@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cliploc.boxes import BoxRule, boxes_from_maps, features_of, score_of, scored_boxes
 from cliploc.boxes.quality import BIAS, MOVED, WEIGHTS, Features
-from cliploc.config import MIN_SCORE
 from cliploc.geometry import iou_matrix
+from cliploc.options import MIN_SCORE
 
 LEVELS = [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over

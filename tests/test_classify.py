@@ -8,7 +8,7 @@ import torch
 
 from cliploc import backbones, prompts
 from cliploc.localizer import Localizer, classifier
-from cliploc.reporter import Reporter
+from cliploc.support.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import tower
 

@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from cliploc.config import (
+from cliploc.errors import UsageError
+from cliploc.options import (
     AnnotateOptions,
     FaithfulnessOptions,
     Option,
@@ -14,7 +15,6 @@ from cliploc.config import (
     option_of,
     parse_share,
 )
-from cliploc.errors import UsageError
 from cliploc.training.train_settings import TrainOptions
 
 

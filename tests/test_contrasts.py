@@ -12,12 +12,12 @@ from cliploc.calibration import OF_BOX
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, split_entries
 from cliploc.jobs.labels import labels_of
-from cliploc.memory import Memory
 from cliploc.pipeline.presence import Bank
 from cliploc.pipeline.texts import Texts
 from cliploc.prompts import parse
 from cliploc.saliency.cam import cam
 from cliploc.segmentation.protocol import protocol_for
+from cliploc.support.memory import Memory
 from cliploc.values import Boxes
 from tests.commands import CAT, create_once, document_of
 from tests.test_localizer import TERMS, build, photo

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliploc._imports import PACKAGES
+from cliploc.support.imports import PACKAGES
 from tests.commands import CAT, python
 
 OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][

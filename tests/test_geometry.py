@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from cliploc.config import POLICIES
 from cliploc.errors import InputError
 from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, Mosaic, iou_matrix, window_starts
+from cliploc.options import POLICIES
 
 policies = st.sampled_from(POLICIES)
 sides = st.integers(8, 3000)

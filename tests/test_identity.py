@@ -1,6 +1,6 @@
 """Two runs are the same only if everything that changes results is the same: every option is listed here once.
 
-Each option of `cliploc.config.OPTIONS`, and each other parameter of a function or command, either has a second value,
+Each option of `cliploc.options.OPTIONS`, and each other parameter of a function or command, either has a second value,
 with which the run must count as another one, or is harmless, with the reason. A parameter that is neither fails.
 """
 
@@ -22,15 +22,15 @@ from cliploc import backbones, config
 from cliploc.boxes import BoxRule
 from cliploc.calibration import own_calibration
 from cliploc.cli import main
-from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED
 from cliploc.jobs.task import OTHER_SAMPLES
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
+from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.recipes import recipe_of
+from cliploc.support.memory import Memory
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt
 from cliploc.teaching.sides import LENGTH
 from cliploc.web.service import Offer, Service

@@ -13,9 +13,9 @@ import torch
 from PIL import ExifTags, Image
 
 from cliploc import images
-from cliploc._files import demo_folder
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS, load, pictures_in
+from cliploc.support.files import demo_folder
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from cliploc._files import Inputs
 from cliploc.errors import UsageError
 from cliploc.jobs.annotate import annotate
+from cliploc.support.files import Inputs
 from tests.commands import CAT, refused, succeeded
 from tests.jobs.samples import wsol_folder
 

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from cliploc import backbones
-from cliploc.config import FOUND
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs import teach as teaching
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
 from cliploc.rle import decode, encode
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.teaching.learnt import Learnt, load_learnt

@@ -17,17 +17,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
+from cliploc.options import POLICIES
 from cliploc.pipeline import texts
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.prepare import DECODERS, Prepared
-from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.saliency.cam import cam
+from cliploc.support.memory import Memory
+from cliploc.support.reporter import Reporter
 from cliploc.text_cache import cache_folder
 from cliploc.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
-from cliploc.reporter import Reporter
+from cliploc.support.memory import Memory
+from cliploc.support.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same
 from tests.tiny import Counting, tower
 

@@ -9,9 +9,9 @@ import open_clip
 import pytest
 
 from cliploc.backbones import models
-from cliploc.config import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.errors import ModelError, UnknownNameError
 from cliploc.localizer import Localizer
+from cliploc.options import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
 from tests.commands import CAT, cliploc_, document_of, localizer_of, refused

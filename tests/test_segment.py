@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.config import SegmentationOptions
 from cliploc.errors import ModelError
 from cliploc.images import load
 from cliploc.localizer import Localizer
+from cliploc.options import SegmentationOptions
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.label_maps import draw_segments
 from cliploc.segmentation import Segmenter, protocol_for

@@ -27,7 +27,6 @@ import numpy.typing as npt
 
 from cliploc._terminal import Terminal
 from cliploc.cli.output import titled
-from cliploc.config import Options
 from cliploc.datasets import AskedDataset, AskedPicture, Draw, open_asked
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
@@ -37,6 +36,7 @@ from cliploc.jobs.labels import Labels
 from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
 from cliploc.jobs.task import class_entries
 from cliploc.jobs.teach import School
+from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray

@@ -29,9 +29,9 @@ from second_look_study import DATA, OUT, asked_of, unlifted
 from cliploc import backbones, prompts
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.calibration import OF_BOX, Calibration, Floats, own_calibration
-from cliploc.config import FOUND
 from cliploc.jobs.calibrate import examples_in
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
 
 MODEL = "mini"
 SETS = ("coco_tune", "imagenet_one_per_class")

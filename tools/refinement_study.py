@@ -33,11 +33,11 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.config import parse_list
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
+from cliploc.options import parse_list
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
 from cliploc.saliency import methods as registered

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.localizer import Localizer
+from cliploc.options import Options
 from cliploc.segmentation import Segmenter, protocol_of
 from cliploc.segmentation.regions import ColourRegions, Regions, voted
 

@@ -28,9 +28,9 @@ from cliploc.heads import SemanticHead, load_head, look
 from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
-from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.saliency._infra.attention import summed_attention
+from cliploc.support.reporter import Reporter
 from cliploc.tower import Backbone, Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.values import TextSet

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cliploc._imports import on_first_use
+from cliploc.support.imports import on_first_use
 
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from cliploc.config import Options
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
     from cliploc.jobs.annotate import annotate
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from cliploc.listing import list_datasets, list_exports, list_methods, list_metrics, list_models
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
-    from cliploc.memory import Memory
-    from cliploc.reporter import Reporter
+    from cliploc.options import Options
+    from cliploc.support.memory import Memory
+    from cliploc.support.reporter import Reporter
     from cliploc.values import Boxes, Masks
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
     __name__,
     {
-        "cliploc.config": ("Options",),
+        "cliploc.options": ("Options",),
         "cliploc.detector": ("Detector",),
         "cliploc.errors": (
             "CliplocError", "CliplocWarning", "InputError", "ModelError", "UnknownNameError", "UsageError",
@@ -48,8 +48,8 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),
-        "cliploc.memory": ("Memory",),
-        "cliploc.reporter": ("Reporter",),
+        "cliploc.support.memory": ("Memory",),
+        "cliploc.support.reporter": ("Reporter",),
         "cliploc.values": ("Boxes", "Masks"),
     },
 )  # fmt: skip

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's 
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
-    from cliploc.reporter import Reporter
+    from cliploc.support.reporter import Reporter
 
 GAP = 2  # columns between those of a table
 LEAST_BESIDE = 40  # columns in which a last column of words is wrapped beside the others, not below them
@@ -111,7 +111,7 @@ class Terminal:
     @contextmanager
     def progress(self, label: str, *, speed: bool = False) -> Iterator[Reporter]:
         """Shows on stderr what long work reports: lines, and on a terminal a bar, with its speed if asked for."""
-        from cliploc.reporter import Reporter, halved_note  # here: help needs neither
+        from cliploc.support.reporter import Reporter, halved_note  # here: help needs neither
 
         lines = Reporter(
             failed=lambda _, error: self.say(f"failed: {error}", style="red"),
@@ -177,7 +177,7 @@ class _Bar:
     def bank(self, done: int, left: int) -> None:
         """A bar of its own, below the other, for as long as it goes on."""
         if self._bank is None:
-            from cliploc.reporter import BANK
+            from cliploc.support.reporter import BANK
 
             self._bank = self._progress.add_task(BANK, total=done + left)
         self._progress.advance(self._bank, done)

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc._documents import DocumentError, parse_json, read_bytes
-from cliploc._files import user_path, write_whole
 from cliploc.errors import InputError
+from cliploc.support.documents import DocumentError, parse_json, read_bytes
+from cliploc.support.files import user_path, write_whole
 from cliploc.values import FloatArray
 
 KIND = "cliploc calibration"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc._files import demo_folder, write_whole
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
-from cliploc.reporter import Reporter
+from cliploc.support.files import demo_folder, write_whole
+from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU, FloatArray
 
 if TYPE_CHECKING:

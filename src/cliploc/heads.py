@@ -21,11 +21,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._documents import Width, parse_json
-from cliploc._files import user_path, write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
+from cliploc.support.documents import Width, parse_json
+from cliploc.support.files import user_path, write_output
 from cliploc.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head

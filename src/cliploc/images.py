@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cliploc._files import picture_path
-from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
+from cliploc.support.files import picture_path
+from cliploc.support.imports import install, not_installed
 
 MAX_PIXELS = 120_000_000
 BAND = 2**18  # pixels that are made RGB at once

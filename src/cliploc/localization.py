@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
-from cliploc.config import number, short
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import picture_bytes
 from cliploc.maps import as_tensor
+from cliploc.options import number, short
 from cliploc.rle import Rle, decode, encode
 from cliploc.values import Boxes, FloatArray, Masks, told_apart
 

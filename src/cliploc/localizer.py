@@ -16,11 +16,11 @@ from torch import Tensor
 from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
 from cliploc.calibration import load_calibration, own_calibration
-from cliploc.config import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.errors import ModelError, UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import TrainedHead
+from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.pipeline.flow import Flow, MaskedEncoder
 from cliploc.pipeline.prepare import DECODERS, OnError, Prepared, Request, Result, Unreadable, source_of, stacked
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
@@ -31,8 +31,8 @@ from cliploc.pipeline.texts import Texts, read_exemplars
 from cliploc.pipeline.threads import Ahead, own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
-from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 

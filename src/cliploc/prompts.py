@@ -17,9 +17,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc._documents import read_text
-from cliploc._files import user_path
 from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.support.documents import read_text
+from cliploc.support.files import user_path
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:

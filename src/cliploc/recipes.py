@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cliploc import backbones
-from cliploc.config import RECIPES, choice, words_of
+from cliploc.options import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
     from cliploc.tower import Backbone

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from huggingface_hub import snapshot_download
 
-from cliploc._files import user_path
-from cliploc._imports import install, not_installed
-from cliploc._process import out_of_memory
 from cliploc.backbones import from_pretrained, model_from_pretrained
 from cliploc.errors import MissingWeightsError, ModelError, UsageError, first_line
+from cliploc.support.files import user_path
+from cliploc.support.imports import install, not_installed
+from cliploc.support.process import out_of_memory
 from cliploc.tower import tensors_digest
 
 if TYPE_CHECKING:

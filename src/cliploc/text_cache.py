@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc._documents import read_bytes
-from cliploc._files import user_path, write_whole
+from cliploc.support.documents import read_bytes
+from cliploc.support.files import user_path, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor

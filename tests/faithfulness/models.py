@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Judged, Measured, OtherMaps, Scorer, chosen_metrics
+from cliploc.options import FaithfulnessOptions
 
 HW = (6, 8)
 

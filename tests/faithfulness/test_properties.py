@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Judged, Scorer, chosen_metrics, faithfulness_metrics
+from cliploc.options import FaithfulnessOptions
 from tests.faithfulness.models import HW, judged, picture, random_heat, weights
 
 BY_ORDER = ("deletion", "insertion", "positive", "negative", "road")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cliploc.config import BASELINES, FaithfulnessOptions
 from cliploc.errors import InputError, UsageError
 from cliploc.faithfulness import (
     Faithfulness,
@@ -19,6 +18,7 @@ from cliploc.faithfulness import (
     with_random_weights,
 )
 from cliploc.localizer import Localizer
+from cliploc.options import BASELINES, FaithfulnessOptions
 from tests.tiny import tower
 
 NAMES = ["red", "green", "blue", "a zebra"]

@@ -21,10 +21,8 @@ from PIL import Image
 
 import cliploc
 from cliploc import rle
-from cliploc._files import OF_FOLDER
 from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
-from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.annotate import annotate
@@ -33,12 +31,14 @@ from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
+from cliploc.options import Options
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
-from cliploc.reporter import Reporter
 from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.store import FILE, DiskFullError
+from cliploc.support.files import OF_FOLDER
+from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
 from tests.jobs.labelled import held
 from tests.jobs.samples import review_file

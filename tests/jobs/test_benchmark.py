@@ -22,7 +22,6 @@ pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
 
-from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
@@ -34,12 +33,13 @@ from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import row_schema
 from cliploc.localizer import Localizer
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
+from cliploc.options import BENCHMARK
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
-from cliploc.reporter import Reporter
 from cliploc.runs.evaluation import rows_in
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.saliency import baselines
+from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.jobs import samples
 from tests.jobs.samples import dataset, wsol_folder

@@ -15,7 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs import calibrate as job
 from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pictures
 from cliploc.jobs.plan import as_setting
-from cliploc.reporter import SILENT
+from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
 from tests.jobs.samples import boxes_folder, review_file

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones
-from cliploc._files import alone_in
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_results
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.report.exports import exports
-from cliploc.reporter import Reporter
 from cliploc.runs.labelling import Correction
 from cliploc.runs.store import FILE
+from cliploc.support.files import alone_in
+from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS
 from tests.jobs.labelled import correct, corrections, held
 from tests.jobs.samples import review_file

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.config import BENCHMARK
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs.engine import Part, Shard, run_here
-from cliploc.reporter import SILENT, Reporter
+from cliploc.options import BENCHMARK
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Sample
 from tests.datasets import labelled
 

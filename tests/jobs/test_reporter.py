@@ -16,13 +16,13 @@ pytest.importorskip("pyarrow")
 
 from cliploc import Reporter, annotate
 from cliploc._terminal import Terminal
-from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import CliplocError
 from cliploc.jobs.benchmark_localization import run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
+from cliploc.options import BENCHMARK
 from tests.commands import CAT
 from tests.jobs.samples import wsol_folder
 

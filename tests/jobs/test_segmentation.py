@@ -10,13 +10,13 @@ from PIL import Image
 
 pytest.importorskip("pyarrow")
 
-from cliploc.config import Options
 from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
 from cliploc.jobs.benchmark_segmentation import VERSION, evaluate_labels, row_schema, run_segmentation
 from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
+from cliploc.options import Options
 from cliploc.report import write_report
 from cliploc.runs.evaluation import rows_in
 from cliploc.segmentation import Segmenter, protocol_of

@@ -30,9 +30,9 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
-from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import decode, encode
 from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.teaching.learnt import load_learnt
 from tests.jobs.labelled import correct, taught
 from tests.teaching.planted import SIDE, Planted, planted

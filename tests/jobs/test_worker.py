@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
-from cliploc.config import BENCHMARK, FaithfulnessOptions
 from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
 from cliploc.exemplars import Exemplar
@@ -20,8 +19,9 @@ from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, from_parquet
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
-from cliploc.reporter import SILENT, Reporter
+from cliploc.options import BENCHMARK, FaithfulnessOptions
 from cliploc.segmentation import protocol_for
+from cliploc.support.reporter import SILENT, Reporter
 from tests.commands import python
 from tests.tiny import tower
 

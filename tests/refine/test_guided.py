@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
+from cliploc.options import POLICIES
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
 from tests.saliency.vits import photograph

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import cliploc.saliency
 from cliploc.backbones import models
-from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.jobs.benchmark_localization import unfit_for_setup
 from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context
+from cliploc.options import Options
 from cliploc.saliency import fitting, methods, unfit_reason
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service

@@ -9,9 +9,9 @@ import torch
 
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.reporter import Reporter
 from cliploc.saliency import find, methods, resolve_options
 from cliploc.saliency._infra.ensemble import rank
+from cliploc.support.reporter import Reporter
 from cliploc.tower import Needs
 from tests.saliency.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same

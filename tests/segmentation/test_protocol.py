@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc.config import SegmentationOptions
 from cliploc.datasets import classes_of
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.metrics import MeanIoU
+from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
-from cliploc.reporter import SILENT
 from cliploc.saliency import methods
 from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
 from cliploc.segmentation.segmenter import resized_hw
+from cliploc.support.reporter import SILENT
 from cliploc.tower import Needs
 from tests.segmentation import plain
 from tests.tolerances import assert_same_choice

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from cliploc.config import SegmentationOptions
 from cliploc.datasets import read_labels
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.localizer import Localizer
-from cliploc.reporter import SILENT
+from cliploc.options import SegmentationOptions
 from cliploc.segmentation import Segmenter, protocol_for
 from cliploc.segmentation.regions import ColourRegions, FileRegions, voted
+from cliploc.support.reporter import SILENT
 from tests.commands import COFFEE, cliploc_, create_once, document_of
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)

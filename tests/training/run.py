@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cliploc.reporter import Reporter
+from cliploc.support.reporter import Reporter
 from cliploc.training import TrainSettings, read_folder, train
 from tests.tiny import tower
 

@@ -23,7 +23,7 @@ from cliploc import Localizer
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HEADS, load_head
 from cliploc.prompts import embed, parse
-from cliploc.reporter import Reporter
+from cliploc.support.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache
 from cliploc.training.training_set import CROP, hold_out, view

@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
+from cliploc.options import MIN_SCORE, Options
 from cliploc.web.clients import Hosts
 from cliploc.web.label_studio.app import application
 from cliploc.web.label_studio.labelling import read_labelling

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.options import Options
 from cliploc.web.clients import Hosts
 from cliploc.web.label_studio.app import application
 from cliploc.web.label_studio.predictor import Predictor

@@ -17,7 +17,6 @@ from PIL import Image
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc import Localizer, backbones, rle
-from cliploc._files import alone_in
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import review_folder
@@ -27,6 +26,7 @@ from cliploc.jobs.apply import review_of
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester, options_of
 from cliploc.runs.labelling import LabellingRun
+from cliploc.support.files import alone_in
 from tests.commands import cliploc_
 from tests.jobs.labelled import held
 from tests.tiny import tower

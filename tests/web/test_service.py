@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones, rle
-from cliploc.config import MIN_SCORE
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
+from cliploc.options import MIN_SCORE
 from cliploc.recipes import recipe_of
-from cliploc.reporter import Reporter
 from cliploc.saliency import methods
+from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines

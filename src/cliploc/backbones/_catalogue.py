@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import user_path
-from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.registry import Registry
+from cliploc.support.files import user_path
+from cliploc.support.process import out_of_memory
 
 if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.tower import Backbone, Pooling, TowerKind

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._files import user_path
 from cliploc.backbones._catalogue import (
     QUERIES_KEYS,
     create,
@@ -19,6 +18,7 @@ from cliploc.backbones._catalogue import (
 from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.backbones._weights import timm_file
 from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.support.files import user_path
 from cliploc.tower import Backbone, Guide, Needs, tensors_digest
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cliploc.config import DTYPES, PRECISIONS
 from cliploc.errors import UsageError
+from cliploc.options import DTYPES, PRECISIONS
 from cliploc.tower import PositionRule
 
 Module = TypeVar("Module", bound=nn.Module)

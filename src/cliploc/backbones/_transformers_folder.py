@@ -14,9 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._documents import DocumentError, WeightIndex, read_json
-from cliploc._imports import install, not_installed
-from cliploc._process import out_of_memory
 from cliploc.backbones._checkpoints import blob_sha256, verify
 from cliploc.backbones._layers import (
     attention_weights,
@@ -28,6 +25,9 @@ from cliploc.backbones._layers import (
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
 from cliploc.backbones._word_shares import TextTower, word_shares
 from cliploc.errors import CliplocError, MissingWeightsError, ModelError, first_line
+from cliploc.support.documents import DocumentError, WeightIndex, read_json
+from cliploc.support.imports import install, not_installed
+from cliploc.support.process import out_of_memory
 from cliploc.tower import join_heads, split_heads
 from cliploc.values import Interpolation
 

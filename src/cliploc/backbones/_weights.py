@@ -18,11 +18,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from cliploc._documents import OpenClipConfig, read_json
-from cliploc._files import user_path
 from cliploc.backbones import _transformers_folder as transformers_folder
 from cliploc.backbones._checkpoints import SUFFIXES, verify
 from cliploc.errors import MissingWeightsError, ModelError, first_line
+from cliploc.support.documents import OpenClipConfig, read_json
+from cliploc.support.files import user_path
 
 CONFIG = "open_clip_config.json"
 # Names of open_clip's checkpoint in a repository or folder, the preferred one first.

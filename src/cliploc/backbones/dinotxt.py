@@ -20,13 +20,13 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._files import user_path
 from cliploc.backbones._catalogue import register_own
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, count_parts, first_tokens, rotation
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, UsageError
+from cliploc.support.files import user_path
 from cliploc.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 

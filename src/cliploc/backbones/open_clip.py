@@ -17,14 +17,14 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
-from cliploc._files import user_path
-from cliploc._imports import not_installed
 from cliploc.backbones import _checkpoints, _weights
 from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
 from cliploc.backbones._layers import resolve_precision
 from cliploc.backbones._open_clip_parts import adapters, published_preprocessing
 from cliploc.backbones._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError, first_line
+from cliploc.support.files import user_path
+from cliploc.support.imports import not_installed
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._documents import DocumentError, RadioSettings, checked
-from cliploc._files import user_path
 from cliploc.backbones._catalogue import create, register_own
 from cliploc.backbones._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.support.documents import DocumentError, RadioSettings, checked
+from cliploc.support.files import user_path
 from cliploc.tower import Backbone
 from cliploc.values import ResizePolicy
 

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._files import user_path
 from cliploc.backbones._catalogue import register_own
 from cliploc.backbones._checkpoints import Checkpoint, load_exactly, read_checkpoint
 from cliploc.backbones._layers import resolve_precision, with_fast_linears
 from cliploc.backbones._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.backbones._transformer import VisionTransformerBackbone
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.support.files import user_path
 from cliploc.values import Interpolation, ResizePolicy
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

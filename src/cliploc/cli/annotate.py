@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
 from cliploc.cli.output import (
@@ -18,9 +17,10 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.cli.servers import PORT, serve_drafts
-from cliploc.config import AnnotateOptions, Options
 from cliploc.errors import UsageError
-from cliploc.reporter import SILENT
+from cliploc.options import AnnotateOptions, Options
+from cliploc.support.imports import refuse_without
+from cliploc.support.reporter import SILENT
 
 
 class AnnotateFlags(EngineFlags, WithJson):

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import Inputs
-from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.commands import tasks
 from cliploc.cli.options import (
@@ -43,7 +41,8 @@ from cliploc.cli.output import (
     titled,
     writable,
 )
-from cliploc.config import (
+from cliploc.errors import UsageError
+from cliploc.options import (
     OF_LOCALIZATION,
     FaithfulnessOptions,
     Options,
@@ -51,8 +50,9 @@ from cliploc.config import (
     choice,
     parse_share,
 )
-from cliploc.errors import UsageError
-from cliploc.reporter import SILENT
+from cliploc.support.files import Inputs
+from cliploc.support.imports import refuse_without
+from cliploc.support.reporter import SILENT
 
 if TYPE_CHECKING:
     from cliploc.jobs.plan import ModelSetup, Setting

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cliploc.config import Group
+from cliploc.options import Group
 
 # As `cliploc --help` lists them, without importing them: each with the first line of its own help.
 LISTED = {

@@ -25,8 +25,8 @@ from cliploc.cli.options import (
     with_exemplars,
 )
 from cliploc.cli.photos import PhotoRun, lines_of, model_settings
-from cliploc.config import OPTIONS, Options
 from cliploc.errors import InputError, UsageError
+from cliploc.options import OPTIONS, Options
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cliploc.method import Method
     from cliploc.pipeline.prepare import Request, Result
     from cliploc.report import ModelResults
-    from cliploc.reporter import Reporter
+    from cliploc.support.reporter import Reporter
 
 OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # lists of its own; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
-from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
-from cliploc.config import DEFAULTS, Options, text_of
+from cliploc.options import DEFAULTS, Options, text_of
+from cliploc.support.files import Inputs, alone_in
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -19,7 +19,7 @@ from cliploc.cli.options import (
     refuse_unknown_dataset,
 )
 from cliploc.cli.output import DONE, SOME_FAILED, first_failures, print_result
-from cliploc.config import FaithfulnessOptions, Options, choice
+from cliploc.options import FaithfulnessOptions, Options, choice
 
 if TYPE_CHECKING:
     from cliploc.jobs.benchmark_segmentation import LabelsResult

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import Inputs, alone_in
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import (
     AS_PUBLISHED,
@@ -25,15 +24,16 @@ from cliploc.cli.options import (
     use_threads,
 )
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
-from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import UsageError
+from cliploc.options import FaithfulnessOptions, Options
+from cliploc.support.files import Inputs, alone_in
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.faithfulness import Faithfulness
     from cliploc.report.faithfulness_page import HotMap
-    from cliploc.reporter import Reporter
+    from cliploc.support.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json

@@ -12,8 +12,8 @@ import typer
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Flags, command, flag, refuse_unknown
 from cliploc.cli.output import DONE, facts, title_row
-from cliploc.config import RECIPES
 from cliploc.errors import ModelError, UsageError
+from cliploc.options import RECIPES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
-from cliploc.config import OPTIONS, Options, words_of
 from cliploc.errors import UsageError
+from cliploc.options import OPTIONS, Options, words_of
+from cliploc.support.files import DEMO
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization

@@ -1,4 +1,4 @@
-"""Flags of commands: fields of dataclasses, here and in `cliploc.config`, make a command's signature."""
+"""Flags of commands: fields of dataclasses, here and in `cliploc.options`, make a command's signature."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_
 
 import typer
 
-from cliploc._files import user_path
-from cliploc._imports import refuse_without
-from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
-from cliploc.config import (
+from cliploc.errors import UsageError
+from cliploc.exemplars import split_entries
+from cliploc.options import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
     SAM,
@@ -31,8 +30,9 @@ from cliploc.config import (
     short,
     text_of,
 )
-from cliploc.errors import UsageError
-from cliploc.exemplars import split_entries
+from cliploc.support.files import user_path
+from cliploc.support.imports import refuse_without
+from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
@@ -130,7 +130,7 @@ def command(
 
 
 def _text_flag(of: Field[Any], default: Any, without: str | None) -> inspect.Parameter:
-    """An option of `cliploc.config` as typer takes it: a flag, a text, or a list of texts."""
+    """An option of `cliploc.options` as typer takes it: a flag, a text, or a list of texts."""
     option = option_of(of)
     on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
     kind: Any = bool | None if on_off else list[str] | None if option.repeat else str | None
@@ -398,7 +398,7 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(parse_list(text))
-    from cliploc._documents import lines_of
+    from cliploc.support.documents import lines_of
 
     lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO, Inputs, alone_in, demo_names
 from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
@@ -25,7 +24,8 @@ from cliploc.cli.output import (
     write,
 )
 from cliploc.errors import CliplocError, UsageError
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.files import DEMO, Inputs, alone_in, demo_names
+from cliploc.support.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.text import Text
 
-    from cliploc.config import Options
     from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
+    from cliploc.options import Options
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import picture_path
 from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
-from cliploc.config import Options, SegmentationOptions
 from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.options import Options, SegmentationOptions
+from cliploc.support.files import picture_path
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
-    from cliploc.reporter import Reporter
     from cliploc.segmentation import Protocol, Segmenter
+    from cliploc.support.reporter import Reporter
 
 OF_SEGMENTER = (
     "model", "pretrained", "method", "method_options", "templates", "refine", "guide", "device", "precision",

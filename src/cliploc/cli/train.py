@@ -6,14 +6,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc._files import alone_writing
-from cliploc._imports import refuse_without
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
 from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
-from cliploc.config import Options, choice, words_of
 from cliploc.errors import UsageError
-from cliploc.reporter import SILENT
+from cliploc.options import Options, choice, words_of
+from cliploc.support.files import alone_writing
+from cliploc.support.imports import refuse_without
+from cliploc.support.reporter import SILENT
 from cliploc.training.train_settings import TrainOptions
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cliploc._files import user_path
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems, boxes_inside
 from cliploc.datasets._infra.labelled import (
     LabelFile,
@@ -31,6 +30,7 @@ from cliploc.datasets._infra.selection import (
     subsets,
 )
 from cliploc.errors import UsageError
+from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset
 
 

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliploc._documents import MOST_TEXT, finite, lines_of, read_xml, whole
 from cliploc.datasets._infra.candidates import Box, Problems
 from cliploc.datasets._infra.files import needed_folder, words
 from cliploc.datasets._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
+from cliploc.support.documents import MOST_TEXT, finite, lines_of, read_xml, whole
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 

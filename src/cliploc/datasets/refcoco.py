@@ -10,11 +10,11 @@ counts is the box of the phrase that the picture was asked for.
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import DocumentError, read_json
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import coco_format, json_object, needed_folder, reading
 from cliploc.datasets._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
 from cliploc.errors import UsageError
+from cliploc.support.documents import DocumentError, read_json
 
 BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
 PICTURES = ("train2014", "images/mscoco/images/train2014", "../images/mscoco/images/train2014", "../train2014")

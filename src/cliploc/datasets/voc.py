@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cliploc._documents import MOST_TEXT, finite, read_xml, whole
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import HELP, first_folder, picture_of, words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import InputError, UsageError
+from cliploc.support.documents import MOST_TEXT, finite, read_xml, whole
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")

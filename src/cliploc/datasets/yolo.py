@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from cliploc._documents import MOST_YAML, finite, read_text, read_yaml, whole
-from cliploc._files import files_below
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems, Size, picture_header, turned_wh
 from cliploc.datasets._infra.files import HELP, picture_of, reading
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import InputError, UsageError
+from cliploc.support.documents import MOST_YAML, finite, read_text, read_yaml, whole
+from cliploc.support.files import files_below
 from cliploc.values import ClassName
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from cliploc._imports import on_first_use
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
+from cliploc.support.imports import on_first_use
 
 if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
     from cliploc.faithfulness._infra.judged import (

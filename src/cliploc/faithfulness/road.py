@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc._imports import install, not_installed
 from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
+from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values
 DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of a pixel's neighbours

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._imports import install, not_installed
 from cliploc.detector import Detector
 from cliploc.localizer import Localizer
+from cliploc.support.imports import install, not_installed
 
 try:
     from autodistill.detection import CaptionOntology, DetectionBaseModel

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import prompts
-from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
+from cliploc.support.imports import install, not_installed
 
 try:
     import fiftyone as fo

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cliploc._imports import install, not_installed
 from cliploc.errors import UsageError
 from cliploc.faithfulness import (
     FaithfulnessMetric,
@@ -22,6 +21,7 @@ from cliploc.faithfulness import (
 )
 from cliploc.geometry import RESAMPLING
 from cliploc.localizer import Localizer
+from cliploc.support.imports import install, not_installed
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
 

@@ -13,8 +13,6 @@ from urllib.parse import quote
 import msgspec
 
 from cliploc import __version__, prompts
-from cliploc._files import Inputs, alone_in, user_path
-from cliploc.config import DEFAULTS, IMAGE_URL, OPTIONS, AnnotateOptions, Options, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
@@ -35,11 +33,20 @@ from cliploc.jobs.picture_files import (
 )
 from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
+from cliploc.options import (
+    DEFAULTS,
+    IMAGE_URL,
+    OPTIONS,
+    AnnotateOptions,
+    Options,
+    short,
+)
 from cliploc.registry import plugin_sources
 from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.labelling import Found, LabellingRun, settled_in
 from cliploc.runs.store import FILE, saying_disk_is_full
+from cliploc.support.files import Inputs, alone_in, user_path
+from cliploc.support.reporter import SILENT, Reporter
 
 OWN_FILES = (LEARNT, "summary.json", "draft_scores.json")  # files that every run may write
 
@@ -80,7 +87,7 @@ def annotate(
             run, which can be resumed.
         options: options of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names,
             background and filters are not among them, but arguments of this function.
-        **more: options of `cliploc.config.AnnotateOptions`, such as `formats=["yolo"]`, and single options of the
+        **more: options of `cliploc.options.AnnotateOptions`, such as `formats=["yolo"]`, and single options of the
             `Localizer`, such as `flip=True`, which override those of `options`.
 
     Returns:

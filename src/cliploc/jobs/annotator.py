@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
-from cliploc.config import DEFAULTS, Options
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
@@ -22,11 +21,12 @@ from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import PictureFile, digested
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
+from cliploc.options import DEFAULTS, Options
 from cliploc.pipeline.prepare import Request, Result
 from cliploc.pipeline.presence import VERSION as BANK_VERSION
-from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import encode
 from cliploc.runs.labelling import Candidate, Found
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray
 
 Groups = Literal["keep", "split", "drop"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import prompts, rle
-from cliploc._documents import SavedReview, read_json
 from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
 from cliploc.jobs import correction_masks
@@ -19,6 +18,7 @@ from cliploc.jobs.corrections import FORMATS, Corrections, clipped, read_correct
 from cliploc.jobs.drafts import choose, held_drafts
 from cliploc.polygons import draw_all, outlines_of
 from cliploc.runs.labelling import Candidates, Correction
+from cliploc.support.documents import SavedReview, read_json
 
 if TYPE_CHECKING:
     from cliploc.jobs.annotation_results import AnnotatedFolder

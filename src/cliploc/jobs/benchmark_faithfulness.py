@@ -9,7 +9,6 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
 from cliploc.jobs.engine import Spending, failure_reason
@@ -30,10 +29,11 @@ from cliploc.jobs.task import (
 from cliploc.jobs.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.metrics import DEFAULT, Bootstrap, checked_map, ratio
+from cliploc.options import FaithfulnessOptions, Options
 from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES, THUMB
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import Row
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 1  # of the format of manifest and summary

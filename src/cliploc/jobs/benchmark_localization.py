@@ -29,9 +29,9 @@ from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, j
 from cliploc.pipeline.prepare import Request, Result
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
-from cliploc.reporter import Reporter, halved_note
 from cliploc.runs.evaluation import Row
 from cliploc.saliency import find, fitting, unfit_reason
+from cliploc.support.reporter import Reporter, halved_note
 from cliploc.values import Dataset, FloatArray, Sample
 
 TOP = 5  # predictions stored for each picture

@@ -21,8 +21,8 @@ from cliploc.localization import Localization
 from cliploc.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.report.presence_page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
-from cliploc.reporter import Reporter
 from cliploc.runs.evaluation import Row
+from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU
 
 VERSION = 1  # of the format of manifest and summary

@@ -33,9 +33,9 @@ from cliploc.jobs.worker import PictureJudge
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import Row
 from cliploc.segmentation import Protocol, Segmenter
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 
 VERSION = 1  # of the format of manifest and summary

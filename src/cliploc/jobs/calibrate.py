@@ -25,9 +25,9 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.pipeline.second_look import best_of_names
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.labelling import LabellingRun
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted

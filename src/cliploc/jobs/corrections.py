@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import rle
-from cliploc._documents import MOST_TEXT, finite, read_bytes, read_json, read_text, read_xml, whole
 from cliploc.datasets.yolo import CLASS_LISTS, class_names
 from cliploc.errors import InputError, UsageError
 from cliploc.images import SUFFIXES, small_png
@@ -25,6 +24,15 @@ from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
 from cliploc.rle import Counts
 from cliploc.runs.labelling import Correction
+from cliploc.support.documents import (
+    MOST_TEXT,
+    finite,
+    read_bytes,
+    read_json,
+    read_text,
+    read_xml,
+    whole,
+)
 
 FORMATS = "what review.html saves, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)

@@ -11,8 +11,8 @@ import numpy as np
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.calibration import UNSURE, Floats, logit
-from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.geometry import iou_matrix
+from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.runs.labelling import Candidates, Correction
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from cliploc._process import out_of_memory
 from cliploc.errors import ModelError
-from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.support.process import out_of_memory
+from cliploc.support.reporter import SILENT, Reporter, halved_note
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from cliploc.metrics import (
     checked_map,
     joined,
 )
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
 Columns = dict[str, Any]

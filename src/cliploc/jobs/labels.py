@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc import prompts
-from cliploc.config import parse_share
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.options import parse_share
 
 BACKGROUND = "background:"
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")

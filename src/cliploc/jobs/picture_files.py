@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from cliploc._documents import lines_of
-from cliploc._files import DEMO, demo_names, picture_folder, picture_path, user_path
-from cliploc.config import short
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 from cliploc.jobs.engine import Shard
+from cliploc.options import short
 from cliploc.runs.labelling import files_of_run
 from cliploc.runs.store import FILE
+from cliploc.support.documents import lines_of
+from cliploc.support.files import DEMO, demo_names, picture_folder, picture_path, user_path
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
+from cliploc.options import BENCHMARK, Options
 from cliploc.recipes import Recipe
 
 if TYPE_CHECKING:

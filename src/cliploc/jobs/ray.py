@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from cliploc._imports import install, not_installed
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.registry import import_modules, named_modules
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.imports import install, not_installed
+from cliploc.support.reporter import SILENT, Reporter
 
 ERRORS: dict[str, type[CliplocError]] = {
     "usage": UsageError,

@@ -18,7 +18,6 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import alone_in, alone_writing
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, picture_bytes
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
@@ -30,6 +29,7 @@ from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
 from cliploc.runs.store import saying_disk_is_full
+from cliploc.support.files import alone_in, alone_writing
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
 PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB

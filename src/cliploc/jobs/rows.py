@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cliploc._files import write_whole
-from cliploc._imports import install, not_installed
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.metrics import all_metrics
 from cliploc.report.task_folder import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
+from cliploc.support.files import write_whole
+from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from cliploc import __version__
-from cliploc._files import alone_in, write_json
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.engine import (
@@ -31,9 +30,10 @@ from cliploc.jobs.rows import arrow, cells_of, from_parquet, place_of, table_of,
 from cliploc.jobs.worker import EvaluationWorker, JudgeOf
 from cliploc.metrics import DEFAULT, Bootstrap
 from cliploc.registry import plugin_sources
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.store import FILE, Store, saying_disk_is_full
+from cliploc.support.files import alone_in, write_json
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
 Manifest = Mapping[str, Any]

@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.calibration import UNSURE, Floats, logit
-from cliploc.config import FOUND, MIN_SCORE
 from cliploc.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.drafts import choose
 from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.redraw import Drawer, Drawing, OnMap, each
+from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
 from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn

@@ -26,8 +26,8 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.prepare import Request
 from cliploc.report.task_folder import THUMB
-from cliploc.reporter import SILENT, Reporter
 from cliploc.runs.evaluation import Row
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
 AHEAD = 2  # shards whose maps are judged while the model computes the next

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
-from cliploc.config import FOUND, Options, short
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
-from cliploc.memory import Memory, Remembered
 from cliploc.method import Context, TrainedHead
+from cliploc.options import FOUND, Options, short
 from cliploc.pipeline.prepare import (
     DECODERS,
     OnError,
@@ -57,8 +56,9 @@ from cliploc.pipeline.views import (
     window_embeddings,
 )
 from cliploc.refine import resolve_refinements
-from cliploc.reporter import Reporter
 from cliploc.saliency import raw_maps
+from cliploc.support.memory import Memory, Remembered
+from cliploc.support.reporter import Reporter
 from cliploc.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import Boxes, FloatArray, TextSet
 

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from cliploc import prompts
-from cliploc.config import choice
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.localization import Localization
+from cliploc.options import choice
 from cliploc.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 

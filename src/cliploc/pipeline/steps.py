@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError
 from cliploc.geometry import Frame, padding_least
 from cliploc.maps import min_max
-from cliploc.memory import Remembered
 from cliploc.method import Context, Method
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
@@ -29,6 +28,7 @@ from cliploc.pipeline.views import (
     by_view,
 )
 from cliploc.refine import LONGEST, Refinement
+from cliploc.support.memory import Remembered
 from cliploc.tower import Backbone, Needs
 from cliploc.values import FloatArray
 

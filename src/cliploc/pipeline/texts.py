@@ -18,8 +18,8 @@ from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
 from cliploc.geometry import Frame
 from cliploc.images import load
-from cliploc.memory import Memory
 from cliploc.pipeline.threads import own_modes
+from cliploc.support.memory import Memory
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 

@@ -12,8 +12,8 @@ from typing import Generic, Self, TypeAlias, TypeVar
 
 import torch
 
-from cliploc._process import halves, out_of_memory
 from cliploc.errors import ModelError, UsageError
+from cliploc.support.process import halves, out_of_memory
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from cliploc._imports import refuse_without
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
+from cliploc.support.imports import refuse_without
 from cliploc.tower import Backbone, Needs, TowerKind
 
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cliploc._imports import install, not_installed
 from cliploc.report import colours
 from cliploc.report.html import DARK, LIGHT, data_uri
+from cliploc.support.imports import install, not_installed
 
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.
 LINE_COLOURS = tuple(map(colours.as_hex, colours.LINE_COLOURS))

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 
 from cliploc.boxes import hot_levels
 from cliploc.boxes.outlines import outlines
-from cliploc.config import is_number, short
 from cliploc.errors import UsageError
 from cliploc.masks import ResizedMasks
+from cliploc.options import is_number, short
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray

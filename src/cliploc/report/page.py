@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cliploc._files import write_whole
 from cliploc.report import _draw
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, count, embedded
@@ -25,6 +24,7 @@ from cliploc.report.overlay import (
     scaled,
     verdict,
 )
+from cliploc.support.files import write_whole
 from cliploc.values import GOOD_IOU, FloatArray, told_apart
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from cliploc import rle
-from cliploc._files import write_whole
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError
 from cliploc.images import load
 from cliploc.report.colours import as_hex, distinct_colours, text_colour
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
+from cliploc.support.files import write_whole
 
 REVIEW_KIND = "cliploc review"
 SIDE = 640  # longest side of the pictures in the file

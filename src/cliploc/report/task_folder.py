@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import alone_in, write_output
-from cliploc._imports import install, not_installed
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
+from cliploc.support.files import alone_in, write_output
+from cliploc.support.imports import install, not_installed
 
 FILES = ("tables.csv", "tables.md", "report.html")
 THUMB = 28  # side of the small maps in the rows of a benchmark

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context
+from cliploc.options import is_whole, short
 from cliploc.saliency._infra.attention import dense_cosine, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import resized_values

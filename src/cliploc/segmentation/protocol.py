@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cliploc import prompts
-from cliploc.config import SegmentationOptions
 from cliploc.datasets import class_list
 from cliploc.errors import UsageError
+from cliploc.options import SegmentationOptions
 from cliploc.tower import PositionRule
 from cliploc.values import ClassName
 

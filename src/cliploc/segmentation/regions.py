@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import user_path
-from cliploc._imports import install, not_installed
-from cliploc.config import FILES, SAM
 from cliploc.datasets import read_labels
 from cliploc.errors import InputError, UsageError
+from cliploc.options import FILES, SAM
+from cliploc.support.files import user_path
+from cliploc.support.imports import install, not_installed
 
 Regions = npt.NDArray[np.int32]
 

@@ -18,22 +18,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._process import in_halves
-from cliploc.config import short
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
+from cliploc.options import short
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.threads import own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
-from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted
+from cliploc.support.process import in_halves
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone, Trace, as_transformer
 from cliploc.values import FloatArray
 

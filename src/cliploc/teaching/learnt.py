@@ -16,15 +16,15 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._documents import parse_json
-from cliploc._files import user_path
-from cliploc.config import FOUND
 from cliploc.errors import InputError
 from cliploc.geometry import padding_least
 from cliploc.maps import min_max
+from cliploc.options import FOUND
 from cliploc.prompts import CONTRAST
 from cliploc.refine.affinity import spread_along, with_details
 from cliploc.refine.level import leveled
+from cliploc.support.documents import parse_json
+from cliploc.support.files import user_path
 from cliploc.teaching.directions import projected
 from cliploc.teaching.lesson import Lesson
 from cliploc.teaching.sides import LENGTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cliploc._imports import on_first_use
+from cliploc.support.imports import on_first_use
 
 if TYPE_CHECKING:
     from cliploc.training.train_settings import TrainSettings

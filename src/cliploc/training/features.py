@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import Seen, look, seen_needs
 from cliploc.method import Context
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.files import write_output
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.training_set import LabelledPictures, view
 

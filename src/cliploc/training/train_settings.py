@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from cliploc.config import ProtocolOptions, choice, number, option, whole
 from cliploc.errors import UsageError
+from cliploc.options import ProtocolOptions, choice, number, option, whole
 
 if TYPE_CHECKING:
     from cliploc.heads import HeadKind, Start

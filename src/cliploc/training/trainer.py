@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._documents import DocumentError, parse_json
-from cliploc._files import user_path, write_output
-from cliploc._imports import install, not_installed
 from cliploc.backbones import resolve_precision
 from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.documents import DocumentError, parse_json
+from cliploc.support.files import user_path, write_output
+from cliploc.support.imports import install, not_installed
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache
 from cliploc.training.train_settings import TrainSettings

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._documents import lines_of
-from cliploc._files import files_below, user_path
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
+from cliploc.support.documents import lines_of
+from cliploc.support.files import files_below, user_path
 from cliploc.values import Interpolation, ResizePolicy
 
 CROP = 224 / 256  # side of a random crop, as a share of the resized picture's: 224 of 256, as published

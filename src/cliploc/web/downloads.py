@@ -18,8 +18,8 @@ from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_docum
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.label_maps import label_legend, label_picture
 from cliploc.report.overlay import fit_within, scaled
-from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import Rle, encode
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.web.service import title_of
 from cliploc.web.settings import FILE_SIDE, Settings, recipe_in
 

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc._documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.review_folder import ReviewFolder
@@ -20,6 +19,7 @@ from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
+from cliploc.support.documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown

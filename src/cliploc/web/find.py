@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.config import POLICIES, WAITING
 from cliploc.demo import demo_photos
-from cliploc.memory import Kept
+from cliploc.options import POLICIES, WAITING
 from cliploc.prompts import TEMPLATE_SETS
+from cliploc.support.memory import Kept
 from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate

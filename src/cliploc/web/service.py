@@ -15,7 +15,6 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
-from cliploc.config import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
 from cliploc.heads import read_config
@@ -23,12 +22,13 @@ from cliploc.images import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
-from cliploc.memory import Kept, Memory
+from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
-from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
+from cliploc.support.memory import Kept, Memory
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in

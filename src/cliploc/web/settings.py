@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import OPTIONS, RECIPES, SAM, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar
+from cliploc.options import (
+    OPTIONS,
+    RECIPES,
+    SAM,
+    Options,
+    choice,
+    number,
+    short,
+    words_of,
+)
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report.overlay import MAX_SIDE, OPACITY, fit_within
 

@@ -11,8 +11,8 @@ from cliploc.recipes import Recipe
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
-from cliploc.reporter import BANK
 from cliploc.saliency import find
+from cliploc.support.reporter import BANK
 from cliploc.web.service import SHOWN_SIDE, Service, title_of
 from cliploc.web.settings import NONE, Settings
 

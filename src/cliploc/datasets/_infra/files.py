@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import DocumentError, lines_of, read_json, read_text
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
+from cliploc.support.documents import DocumentError, lines_of, read_json, read_text
 
 HELP = "`cliploc datasets NAME` shows the layout"
 ENDINGS = [end for suffix in (".jpg", *sorted(SUFFIXES - {".jpg"})) for end in (suffix, suffix.upper())]

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc._files import user_path
 from cliploc.datasets._infra.candidates import Checker, Problems, Size
 from cliploc.datasets._infra.files import words
 from cliploc.datasets._infra.registration import DatasetReader, Readers
@@ -19,6 +18,7 @@ from cliploc.datasets._infra.selection import Draw, nothing_usable
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, open_picture
 from cliploc.polygons import Outline, draw
+from cliploc.support.files import user_path
 from cliploc.values import IGNORE, ClassName, DatasetSplit
 
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel

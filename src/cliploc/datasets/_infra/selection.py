@@ -10,9 +10,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from cliploc.config import is_whole, short
 from cliploc.datasets._infra.candidates import Problems, Size
 from cliploc.errors import UsageError
+from cliploc.options import is_whole, short
 from cliploc.registry import Registry
 from cliploc.values import ClassName, Dataset, DatasetSplit, FloatArray
 

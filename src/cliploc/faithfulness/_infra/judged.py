@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc._process import in_halves
-from cliploc.config import FaithfulnessOptions
 from cliploc.errors import ModelError
+from cliploc.options import FaithfulnessOptions
+from cliploc.support.process import in_halves
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's

@@ -22,7 +22,6 @@ from torch.overrides import TorchFunctionMode
 
 from cliploc import prompts
 from cliploc.boxes import hot_levels
-from cliploc.config import FaithfulnessOptions, short
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness._infra.judged import (
     PUBLISHED,
@@ -36,9 +35,10 @@ from cliploc.faithfulness._infra.judged import (
 )
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
+from cliploc.options import FaithfulnessOptions, short
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.threads import own_modes
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
 

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import short
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics._infra.contours import contour_boxes
+from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.values import FloatArray
 

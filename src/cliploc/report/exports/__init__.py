@@ -24,9 +24,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import short
 from cliploc.errors import UsageError
 from cliploc.images import READ_BY_ALL, load
+from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.rle import Rle
 from cliploc.values import FloatArray

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cliploc import rle
-from cliploc._files import write_whole
 from cliploc.boxes.outlines import outlines
 from cliploc.report.exports import Export, ExportSettings, Pictures, export, json_list, number
+from cliploc.support.files import write_whole
 
 
 @export

@@ -4,8 +4,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from cliploc import rle
-from cliploc._files import write_whole
 from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, export, rows
+from cliploc.support.files import write_whole
 
 
 @export

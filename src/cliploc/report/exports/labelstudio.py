@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import rle
-from cliploc._files import write_whole
 from cliploc.report.colours import as_hex, name_colour
 from cliploc.report.exports import (
     AnnotatedPicture,
@@ -22,6 +21,7 @@ from cliploc.report.exports import (
     number,
     rows,
 )
+from cliploc.support.files import write_whole
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
 FROM, TO = "label", "image"

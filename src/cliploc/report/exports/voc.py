@@ -8,7 +8,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc import rle
-from cliploc._files import write_folder_whole
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.report.exports import (
     AnnotatedPicture,
@@ -21,6 +20,7 @@ from cliploc.report.exports import (
     write_list,
     write_picture,
 )
+from cliploc.support.files import write_folder_whole
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from cliploc import rle
-from cliploc._files import write_folder_whole
 from cliploc.boxes.outlines import joined
 from cliploc.report.exports import (
     Export,
@@ -20,6 +19,7 @@ from cliploc.report.exports import (
     write_list,
     write_picture,
 )
+from cliploc.support.files import write_folder_whole
 
 
 @export

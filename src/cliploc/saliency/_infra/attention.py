@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context, TrainedHead
+from cliploc.options import is_whole, short
 from cliploc.tower import AttentionRule, DenseReading, Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]

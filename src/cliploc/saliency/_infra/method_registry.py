@@ -10,9 +10,9 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cliploc.config import short
 from cliploc.errors import UsageError
 from cliploc.method import Context, Family, Method
+from cliploc.options import short
 from cliploc.registry import Registry, module_names
 from cliploc.tower import Needs, Pooling, TowerKind
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from cliploc._documents import DocumentError, parse_json
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.support.documents import DocumentError, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate
 from cliploc.web.label_studio.labelling import read_labelling

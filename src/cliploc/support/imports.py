@@ -5,8 +5,8 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from cliploc._process import out_of_memory
 from cliploc.errors import CliplocError, UsageError
+from cliploc.support.process import out_of_memory
 
 # Extra of pyproject.toml → what its feature imports, for the features that are refused before anything is computed.
 PACKAGES = {

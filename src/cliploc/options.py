@@ -18,7 +18,7 @@ from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
 
 if TYPE_CHECKING:
-    from cliploc.memory import Memory
+    from cliploc.support.memory import Memory
     from cliploc.tower import Backbone, Guide
     from cliploc.values import ResizePolicy
 
