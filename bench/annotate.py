@@ -46,7 +46,7 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.report.exports import exports
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Needs, Trace
+from cliploc.towers.tower import Needs, Trace
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
 BATCH, TURN = 16, 480  # pictures; each turn has a run's start and end, of which a run of 1,000 pictures has one

@@ -33,7 +33,7 @@ from bench.vit_methods import PHOTOS, machine
 from cliploc import backbones
 from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 
 SIDE, CHANNELS = 224, 16
 GROWTH = {"prompts": (1, 10, 100), "images": (1, 8, 64), "input": (224, 336, 448), "channels": (16, 32, 64)}

@@ -28,7 +28,7 @@ def test_lists_hold_names_and_filter_them():
     assert set(cliploc.list_models()) < set(cliploc.list_models(usable=False))
     assert {"cam", "gem"} <= set(cliploc.list_methods())
     assert cliploc.list_methods(model="ViT-B/16") == cliploc.list_methods(model="ViT-B-16")
-    from cliploc.backbones import models
+    from cliploc.towers import models
 
     assert tuple(cliploc.list_methods(model="ViT-B-16")) == fitting(models.get("ViT-B-16"))
     perturbing = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from cliploc import __version__, config, report
 from cliploc._terminal import WIDE, Terminal, grid
-from cliploc.backbones import guides, models
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
@@ -29,6 +28,7 @@ from cliploc.refine import refinements
 from cliploc.report.exports import exports
 from cliploc.saliency import methods
 from cliploc.saliency._infra.method_registry import typed
+from cliploc.towers import guides, models
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from cliploc.backbones._checkpoints import read_checkpoint
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
@@ -21,6 +20,7 @@ from cliploc.images import load
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.teaching.learnt import load_learnt
+from cliploc.towers._checkpoints import read_checkpoint
 from tests.datasets import folders, labelled
 
 

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import save_file
 
 from cliploc.faithfulness import area
-from tests.backbones.small_clip import save_folder, small_clip
 from tests.commands import CAT, cliploc_, document_of, refused, succeeded
+from tests.towers.small_clip import save_folder, small_clip
 
 FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
 

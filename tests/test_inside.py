@@ -6,7 +6,7 @@ import torch
 
 from cliploc.errors import InputError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.commands import CAT
 from tests.tolerances import assert_rounded
 

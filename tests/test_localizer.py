@@ -29,7 +29,7 @@ from cliploc.saliency.cam import cam
 from cliploc.support.memory import Memory
 from cliploc.support.reporter import Reporter
 from cliploc.text_cache import cache_folder
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
 from tests.tiny import KINDS, context, default_dtype, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of

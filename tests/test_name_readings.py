@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cliploc import prompts
-from cliploc.backbones import create
 from cliploc.cli import main
 from cliploc.localizer import Localizer
 from cliploc.pipeline.texts import REMARKS, Texts
+from cliploc.towers import create
 
 ROOT = Path(__file__).parents[1]
 CAT = str(ROOT / "src/cliploc/demo_photos/cat.jpg")

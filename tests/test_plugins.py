@@ -15,7 +15,7 @@ from cliploc.metrics import JudgedMap, MeanMetric
 from cliploc.registry import named_modules
 from cliploc.report import write_report
 from cliploc.saliency import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
 from tests.jobs.samples import judged_here, wsol_folder
@@ -26,7 +26,7 @@ METHOD, METRIC, EXPORT = (OF_DOCUMENT[name] for name in ("method.py", "metric.py
 MODEL = """
 from dataclasses import replace
 
-from cliploc.backbones import create, models
+from cliploc.towers import create, models
 
 models.register(
     "my-mini", replace(models.get("mini"), name="my-mini", build=lambda *_: create("mini"), about="mini once more")

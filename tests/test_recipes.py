@@ -8,12 +8,12 @@ import numpy as np
 import open_clip
 import pytest
 
-from cliploc.backbones import models
 from cliploc.errors import ModelError, UnknownNameError
 from cliploc.localizer import Localizer
 from cliploc.options import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
+from cliploc.towers import models
 from tests.commands import CAT, cliploc_, document_of, localizer_of, refused
 from tests.tiny import KINDS, tower
 

@@ -17,7 +17,7 @@ from cliploc.pipeline.presence import with_windows
 from cliploc.pipeline.views import Joined, Look, StitchedFeatures
 from cliploc.refine.affinity import directions, spread_along
 from cliploc.saliency.cam import cam
-from cliploc.tower import Needs, Trace
+from cliploc.towers.tower import Needs, Trace
 from tests.test_localizer import TERMS, WIDE, build, photo, same
 from tests.tiny import context
 from tests.tolerances import STRETCHED, assert_rounded

@@ -89,7 +89,7 @@ def refine() -> None:
 def sam() -> None:
     import transformers
 
-    from cliploc.sam import SamMasks
+    from cliploc.towers.sam import SamMasks
 
     square = {"height": 64, "width": 64}
     config = transformers.SamConfig(

@@ -27,11 +27,11 @@ from build_everyday import FOLDS, REGIONS, read_regions
 from second_look_study import DATA, OUT, asked_of, unlifted
 
 from cliploc import backbones, prompts
-from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.calibration import OF_BOX, Calibration, Floats, own_calibration
 from cliploc.jobs.calibrate import examples_in
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
+from cliploc.towers._mini_text import MiniTextTower
 
 MODEL = "mini"
 SETS = ("coco_tune", "imagenet_one_per_class")

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
-from cliploc.backbones._dual_encoder import DualEncoder
-from cliploc.backbones.mini_vit import WEIGHTS, MiniVit
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.saliency import methods
-from cliploc.tower import Guide, Needs
+from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers.mini_vit import WEIGHTS, MiniVit
+from cliploc.towers.tower import Guide, Needs
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD, STUDY = ROOT / "docs/mini-vit.md", ROOT / "docs/studies/mini-vit.md"

@@ -41,7 +41,7 @@ from cliploc.options import parse_list
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
 from cliploc.saliency import methods as registered
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
-from cliploc.backbones.mini import Mini
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
@@ -36,7 +35,8 @@ from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.saliency._infra.channels import channel_maps
 from cliploc.saliency._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
-from cliploc.tower import Needs, Trace
+from cliploc.towers.mini import Mini
+from cliploc.towers.tower import Needs, Trace
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"

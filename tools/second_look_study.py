@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from cliploc import backbones, prompts
-from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.backbones.mini import WEIGHTS
 from cliploc.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
 from cliploc.jobs.calibrate import Examples, examples_in, fit
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.options import FOUND
+from cliploc.towers._mini_text import MiniTextTower
+from cliploc.towers.mini import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"

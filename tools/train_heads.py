@@ -31,7 +31,7 @@ from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curv
 from cliploc.saliency import methods
 from cliploc.saliency._infra.attention import summed_attention
 from cliploc.support.reporter import Reporter
-from cliploc.tower import Backbone, Needs
+from cliploc.towers.tower import Backbone, Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.values import TextSet
 

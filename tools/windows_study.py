@@ -23,7 +23,7 @@ from cliploc.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.refine.affinity import directions, spread_along
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 SCALES, WINDOWS = (1.43,), (1.5, 2.0)
 SETS = ("one", "small")

@@ -26,7 +26,7 @@ from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
 from cliploc.support.documents import Width, parse_json
 from cliploc.support.files import user_path, write_output
-from cliploc.tower import Backbone, Needs, TowerKind, tensors_digest
+from cliploc.towers.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head
 SAME_TOWER = 0.98  # cosine: the bundled models in bf16 have 0.994 with themselves, other weights far less

@@ -5,7 +5,7 @@ from typing import Literal
 from cliploc import backbones, datasets, metrics, saliency
 from cliploc.method import Family
 from cliploc.report import exports
-from cliploc.tower import TowerKind
+from cliploc.towers.tower import TowerKind
 from cliploc.values import Role
 
 

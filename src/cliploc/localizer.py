@@ -33,7 +33,7 @@ from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.saliency import find, resolve_options
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone, Needs
+from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
@@ -787,7 +787,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
         from cliploc.masks import GrabCutMasks
 
         return GrabCutMasks()
-    from cliploc.sam import SamMasks
+    from cliploc.towers.sam import SamMasks
 
     return SamMasks(name.removeprefix(SAM), device=checked_device(device))
 

@@ -1,6 +1,6 @@
 """What a saliency method is (`Method`), and all that it may look at (`Context`).
 
-The letters of the shapes are those of `cliploc.tower`.
+The letters of the shapes are those of `cliploc.towers.tower`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from cliploc.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
+from cliploc.towers.tower import (
+    BlockEnd,
+    DenseReading,
+    Needs,
+    Pooling,
+    TowerKind,
+    Trace,
+    as_transformer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cliploc.tower import Backbone, TransformerBackbone
+    from cliploc.towers.tower import Backbone, TransformerBackbone
 
 Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]
 

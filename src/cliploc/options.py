@@ -19,7 +19,7 @@ from cliploc.exemplars import Exemplar, exemplar_of
 
 if TYPE_CHECKING:
     from cliploc.support.memory import Memory
-    from cliploc.tower import Backbone, Guide
+    from cliploc.towers.tower import Backbone, Guide
     from cliploc.values import ResizePolicy
 
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")

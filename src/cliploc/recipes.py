@@ -16,7 +16,7 @@ from cliploc import backbones
 from cliploc.options import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
-    from cliploc.tower import Backbone
+    from cliploc.towers.tower import Backbone
 
 MEASURED = "chosen on sets for tuning: docs/recipes.md"
 POOLED = "chosen by how its attention pool reads the patches; unmeasured"

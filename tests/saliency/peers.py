@@ -9,9 +9,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones import create
 from cliploc.method import Context
-from cliploc.tower import Needs
+from cliploc.towers import create
+from cliploc.towers.tower import Needs
 from tests.saliency.vits import GRID, TEXTS, photograph, scenes
 from tests.tiny import raw_maps, tower
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones.open_clip_timm import TimmVit
-from cliploc.backbones.open_clip_vit import OpenClipVit
-from tests.backbones.seam import TEXT, perturb, pictures, tokenizer
-from tests.backbones.test_open_clip_timm import small_vit
+from cliploc.towers.open_clip_timm import TimmVit
+from cliploc.towers.open_clip_vit import OpenClipVit
 from tests.saliency.vits import scenes, tiny
 from tests.tiny import raw_maps, seeded
+from tests.towers.seam import TEXT, perturb, pictures, tokenizer
+from tests.towers.test_open_clip_timm import small_vit
 
 TOWERS = ("tiny", "open_clip", "siglip")
 Head = tuple[Tensor, Tensor, Tensor]  # q, k, v, each [T, d/H]

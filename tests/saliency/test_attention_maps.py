@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cliploc.saliency import methods
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.vits import AveragingVit, QueryingVit, assert_equation, plain_forward
 from tests.tiny import TinyVit
 

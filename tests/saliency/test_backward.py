@@ -15,7 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.saliency._infra.backward import LIBRA, Backward
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.plain_vit import PlainBlock, PlainVit, assert_equal, plain_vit
 from tests.saliency.vits import tiny
 from tests.tiny import tower

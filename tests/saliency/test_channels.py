@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.saliency._infra.channels import channel_gradients, channel_maps, channel_needs
-from cliploc.tower import Needs
-from tests.backbones.seam import tokenizer
-from tests.backbones.test_open_clip_timm import small_vit
+from cliploc.towers.open_clip_timm import TimmVit
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import GRID, Scene, tiny_scene
 from tests.saliency.test_score_cam import FAMILY, counted, ours_mask
 from tests.tiny import KINDS, tower
+from tests.towers.seam import tokenizer
+from tests.towers.test_open_clip_timm import small_vit
 
 VIT_ONLY = ("tokens", "heads", "keys", "queries", "values")
 BLOCKS = (-1, -2)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.vits import (
     AveragingVit,
     QueryingVit,

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import cliploc.saliency
-from cliploc.backbones import models
 from cliploc.errors import UsageError
 from cliploc.jobs.benchmark_localization import unfit_for_setup
 from cliploc.jobs.plan import ModelSetup
@@ -20,14 +19,15 @@ from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.options import Options
 from cliploc.saliency import fitting, methods, unfit_reason
-from cliploc.tower import Needs
+from cliploc.towers import models
+from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.backbones.seam import assert_state, state_of
 from tests.saliency.peers import min_max
 from tests.saliency.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, scenes, tiny
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
+from tests.towers.seam import assert_state, state_of
 
 TEXTS = ("red", "green", "a zebra", "blue")
 CASES = cases()
@@ -53,7 +53,7 @@ SLOW = {("score_cam", MINI_VIT)}
 every_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case not in SLOW])
 # What does not depend on the tower's weights or size.
 tiny_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in KINDS])
-# tests/backbones/seam.py asks of every ViT what a trace leaves behind, and not of the ResNet.
+# tests/towers/seam.py asks of every ViT what a trace leaves behind, and not of the ResNet.
 small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] != MINI_VIT])
 clip_case = pytest.mark.parametrize(
     ("name", "kind"), [case for case in CASES if case[1] == CUT_RESNET and methods.get(case[0]).reads_text]

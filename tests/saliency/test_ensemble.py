@@ -12,7 +12,7 @@ from cliploc.localizer import Localizer
 from cliploc.saliency import find, methods, resolve_options
 from cliploc.saliency._infra.ensemble import rank
 from cliploc.support.reporter import Reporter
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
 from tests.tiny import Counting, tower

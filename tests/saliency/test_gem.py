@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.backbones.seam import tokenizer
 from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, open_clip_model, plain_vit
 from tests.saliency.vits import ours, twelve_blocks
+from tests.towers.seam import tokenizer
 
 
 def unit(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchcam.methods import GradCAM, RefineCAM
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import CNNS, GRID, assert_same_maps, every_scene, min_max, tiny_scene
 
 

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchcam.methods import LeGrad
 
-from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.saliency import methods
-from cliploc.tower import Needs
-from tests.backbones.seam import pictures, tokenizer
-from tests.backbones.test_open_clip_timm import small_vit
+from cliploc.towers.open_clip_timm import TimmVit
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import assert_same_maps, min_max, over_input
 from tests.saliency.vits import (
     AveragingVit,
@@ -26,6 +24,8 @@ from tests.saliency.vits import (
     twelve_blocks,
 )
 from tests.tiny import TinyVit
+from tests.towers.seam import pictures, tokenizer
+from tests.towers.test_open_clip_timm import small_vit
 
 
 def sensitivity(backbone: Any, image: Tensor, direction: Tensor, blocks: int) -> Tensor:

@@ -10,15 +10,15 @@ import torch
 import torchcam.methods
 from torch import Tensor
 
-from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.errors import ModelError
 from cliploc.localizer import Localizer, best_device
 from cliploc.saliency import methods
-from tests.backbones.seam import tokenizer
+from cliploc.towers.open_clip_resnet import OpenClipResNet
 from tests.commands import CAT
 from tests.saliency.peers import Scene, WrappedClip, assert_same_maps, min_max, over_input
 from tests.saliency.towers import CUT_RESNET, clip_model, own
 from tests.saliency.vits import photograph
+from tests.towers.seam import tokenizer
 
 NAMES = ["a photo of a cat", "tree trunk"]  # with random weights, two that a map is not flat for
 # Two multiply rounding, on random weights most: Finer-CAM reads differences of nearly equal scores, RefineCAM is a

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import GRID, tiny_scene
 from tests.saliency.vits import tiny
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.tower import Trace
+from cliploc.towers.tower import Trace
 from tests.saliency.peers import WrappedClip, tiny_scene
 from tests.saliency.plain_vit import open_clip_model, plain_vit
 from tests.tiny import raw_maps

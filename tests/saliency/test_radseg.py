@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.tower import Needs
-from tests.backbones.seam import pictures
+from cliploc.towers.tower import Needs
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, attend, plain_vit
+from tests.towers.seam import pictures
 
 
 def alike(cosines: Tensor, factor: float) -> Tensor:
@@ -48,7 +48,7 @@ def test_places_attend_to_those_alike_in_the_block_and_after_it(kind: str, optio
 
 def test_the_projection_is_before_the_layer_scale() -> None:
     """DINO's blocks scale their branches; the authors read what is not scaled yet."""
-    from tests.backbones.test_dinotxt import SIDE, tiny
+    from tests.towers.test_dinotxt import SIDE, tiny
 
     tower = tiny("dinov3")
     trace = tower.trace(pictures(SIDE, SIDE), Needs(dense=1))

@@ -18,7 +18,7 @@ from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.saliency.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.tiny import KINDS, Counting, planted_image, tower
 from tests.tolerances import assert_rounded

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.backbones.mini_vit import MiniVit
-from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.saliency import methods
-from tests.backbones import small_clip
-from tests.backbones.seam import TEXT, perturb, tokenizer
+from cliploc.towers.mini_vit import MiniVit
+from cliploc.towers.open_clip_resnet import OpenClipResNet
 from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
+from tests.towers import small_clip
+from tests.towers.seam import TEXT, perturb, tokenizer
 
 CUT_RESNET = "cut RN50"  # one block a stage, 384 channels; RN50 itself is in test_open_clip_towers.py
 MINI_VIT = "mini-vit"  # its blocks have learnt what they do

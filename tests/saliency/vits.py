@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.method import Context
 from cliploc.saliency import methods
-from tests.backbones.seam import SENTENCES, TEXT, perturb, tokenizer
+from cliploc.towers.open_clip_vit import OpenClipVit
 from tests.tiny import TinyVit, planted_image, seeded, tower
 from tests.tiny import raw_maps as ours
+from tests.towers.seam import SENTENCES, TEXT, perturb, tokenizer
 
 GRID = (5, 6)
 TEXTS = ("red", "green", "a zebra")

@@ -22,7 +22,7 @@ from cliploc.saliency import methods
 from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
 from cliploc.segmentation.segmenter import resized_hw
 from cliploc.support.reporter import SILENT
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from tests.segmentation import plain
 from tests.tolerances import assert_same_choice
 

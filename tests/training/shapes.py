@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import VisionTransformerBackbone
 from tests.tiny import Block, BlockView, TinyVit, seeded
 
 CELL, CELLS = 8, 8  # pixels of a patch, patches of a side

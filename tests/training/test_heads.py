@@ -16,7 +16,6 @@ from scipy.signal import correlate2d
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.backbones import create
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import (
     HEADS,
@@ -33,6 +32,7 @@ from cliploc.heads import (
 )
 from cliploc.method import Context, TrainedHead
 from cliploc.saliency import methods
+from cliploc.towers import create
 from tests.saliency.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower
 

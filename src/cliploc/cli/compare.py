@@ -148,7 +148,7 @@ class _AskedModel:
     localizer: Localizer = field(init=False)  # once it is loaded
 
     def __post_init__(self) -> None:
-        from cliploc.backbones import models
+        from cliploc.towers import models
 
         name = str(self.options.model)
         if ":" not in name:  # the tower of a hub's or folder's model is known only once it is loaded

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from cliploc.backbones import ModelEntry
     from cliploc.registry import Registry
+    from cliploc.towers import ModelEntry
 
 T = TypeVar("T")
 
@@ -58,12 +58,12 @@ def models(asked: ModelsFlags) -> int:
         raise UsageError(
             f"expected --download with --pretrained {pretrained}, got none: add it, or leave --pretrained out"
         )
-    from cliploc.backbones import models as registry
+    from cliploc.towers import models as registry
 
     chosen = _chosen(registry, wanted := part.replace("/", "-"))
-    from cliploc.backbones import guides
     from cliploc.saliency import fitting
     from cliploc.saliency import methods as saliency
+    from cliploc.towers import guides
 
     terminal = Terminal()
 
@@ -107,7 +107,7 @@ def models(asked: ModelsFlags) -> int:
 
 def _download(name: str, pretrained: str | None) -> int:
     """Fetches a model's files into the caches by building it, which also shows that they fit together."""
-    from cliploc.backbones import create
+    from cliploc.towers import create
 
     if not name:
         raise UsageError("expected a model name with --download, got none: cliploc models lists them")

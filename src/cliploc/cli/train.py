@@ -63,8 +63,8 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc import training
-        from cliploc.backbones import create
         from cliploc.localizer import checked_device
+        from cliploc.towers import create
 
         use_threads(asked.threads)
         settings = training.TrainSettings(method=name, kind=asked.head, **chosen.given())  # type: ignore[arg-type]  # checked there

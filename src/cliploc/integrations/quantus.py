@@ -22,7 +22,7 @@ from cliploc.faithfulness import (
 from cliploc.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray
 
 try:

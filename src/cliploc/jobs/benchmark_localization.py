@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from cliploc import prompts
-from cliploc.backbones import models
 from cliploc.boxes import BoxRule
 from cliploc.heads import read_config
 from cliploc.jobs.engine import Shard, failure_reason
@@ -32,6 +31,7 @@ from cliploc.report.task_folder import FILES
 from cliploc.runs.evaluation import Row
 from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.support.reporter import Reporter, halved_note
+from cliploc.towers import models
 from cliploc.values import Dataset, FloatArray, Sample
 
 TOP = 5  # predictions stored for each picture

@@ -59,7 +59,7 @@ from cliploc.refine import resolve_refinements
 from cliploc.saliency import raw_maps
 from cliploc.support.memory import Memory, Remembered
 from cliploc.support.reporter import Reporter
-from cliploc.tower import Backbone, Guide, Needs, Trace
+from cliploc.towers.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import Boxes, FloatArray, TextSet
 
 if TYPE_CHECKING:

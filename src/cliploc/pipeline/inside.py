@@ -19,7 +19,14 @@ from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.threads import own_modes
 from cliploc.saliency import patches_of, raw_maps
 from cliploc.saliency.legrad import block_gradients
-from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
+from cliploc.towers.tower import (
+    Backbone,
+    Guide,
+    Needs,
+    Trace,
+    TransformerBackbone,
+    as_transformer,
+)
 
 V = TypeVar("V")
 
@@ -38,7 +45,7 @@ class Inside:
     raw: Tensor  # [P, h, w] float32, the method's map on the feature grid, before ReLU, scaling and refinements
     images: Tensor  # [1, 3, H, W] the normalised input
     frame: Frame  # how the picture lies in the input
-    trace: Trace  # all that the forward pass kept; see `cliploc.tower.Trace`
+    trace: Trace  # all that the forward pass kept; see `cliploc.towers.tower.Trace`
     backbone: Backbone  # the model
 
     @property

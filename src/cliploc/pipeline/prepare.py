@@ -23,7 +23,7 @@ from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.localization import Localization
 from cliploc.options import choice
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ class Bank:
     """The names that a localizer's names compete with; they are embedded when they are first needed.
 
     Example:
-        >>> from cliploc.backbones import create
+        >>> from cliploc.towers import create
         >>> bank = Bank(Texts(create("mini"), prompts.DEFAULT_TEMPLATES))
         >>> cat = bank.standing(torch.eye(1280)[:1], [("cat", "kitten")])
         >>> cat.presence.shape, bool(cat.rank >= 1)

@@ -29,7 +29,7 @@ from cliploc.pipeline.views import (
 )
 from cliploc.refine import LONGEST, Refinement
 from cliploc.support.memory import Remembered
-from cliploc.tower import Backbone, Needs
+from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Method, TrainedHead
 from cliploc.refine import Refinement
 from cliploc.saliency import EnsembleRule, find, fitting, resolve_options, unfit_reason
-from cliploc.tower import Backbone, Guide, Needs
+from cliploc.towers.tower import Backbone, Guide, Needs
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cliploc.geometry import Frame
 from cliploc.images import load
 from cliploc.pipeline.threads import own_modes
 from cliploc.support.memory import Memory
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
-from cliploc.tower import Trace
+from cliploc.towers.tower import Trace
 
 if TYPE_CHECKING:
     from cliploc.teaching.learnt import Redrawn

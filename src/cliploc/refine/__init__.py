@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 from cliploc.support.imports import refuse_without
-from cliploc.tower import Backbone, Needs, TowerKind
+from cliploc.towers.tower import Backbone, Needs, TowerKind
 
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name
     from torch import Tensor

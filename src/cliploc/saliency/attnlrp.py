@@ -13,7 +13,7 @@ from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.backward import ATTN_LRP, CONSTANT_ATTENTION, Backward, Rule, gamma_rule
 from cliploc.saliency._infra.gradients import batched_gradients, leaf
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 FIRST = Fraction(0)  # the first block
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from cliploc.method import Context
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @saliency(

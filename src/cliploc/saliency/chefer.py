@@ -7,7 +7,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, over_tokens, patches_of, pooled_tokens
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @saliency(

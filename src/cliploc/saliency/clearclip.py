@@ -5,7 +5,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading
+from cliploc.towers.tower import DenseReading
 
 
 @patch_cosines(

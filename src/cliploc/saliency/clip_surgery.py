@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, self_attention
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import DenseReading, Needs
+from cliploc.towers.tower import DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
 

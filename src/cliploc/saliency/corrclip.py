@@ -10,7 +10,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import on_guides_grid
-from cliploc.tower import DenseReading, Needs
+from cliploc.towers.tower import DenseReading, Needs
 
 LOWER = {12: 5, 24: 12, 32: 28}  # depth → how many of the lower blocks the spatial branch averages; else depth − 4
 

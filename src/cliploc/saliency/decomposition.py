@@ -8,7 +8,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 BLOCKS = 4  # the authors' late blocks, whose direct effects matter
 

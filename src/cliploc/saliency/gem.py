@@ -8,7 +8,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading, Needs
+from cliploc.towers.tower import DenseReading, Needs
 
 DEPTH = 6  # blocks that gem_torch edits by default
 

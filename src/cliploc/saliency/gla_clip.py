@@ -12,7 +12,7 @@ from cliploc.options import is_whole, short
 from cliploc.saliency._infra.attention import dense_cosine, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
 from cliploc.saliency.proxyclip import resized_values
-from cliploc.tower import DenseReading, Needs
+from cliploc.towers.tower import DenseReading, Needs
 
 
 @patch_cosines(

@@ -6,7 +6,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import batched_gradients, block_needs, leaf, map_gradients
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @saliency(

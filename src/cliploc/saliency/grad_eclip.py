@@ -8,7 +8,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import AttentionRule, DenseReading, Needs, join_heads, split_heads
+from cliploc.towers.tower import AttentionRule, DenseReading, Needs, join_heads, split_heads
 
 
 @saliency(

@@ -10,7 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import map_gradients
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 GAMMA = 2.0  # the paper's scale coefficient of the fusion
 

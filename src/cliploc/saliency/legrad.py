@@ -10,7 +10,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import BlockEnd, Needs
+from cliploc.towers.tower import BlockEnd, Needs
 
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 

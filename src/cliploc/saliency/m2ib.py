@@ -10,7 +10,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.gradients import HALF_PRECISION_SCALE, differentiable
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs, block_at
+from cliploc.towers.tower import Needs, block_at
 
 LATE = Fraction(5, 6)  # after block 10 of 12: the authors' `vlayer` 9 counts from 0
 START = 5.0  # of α: at first almost everything passes

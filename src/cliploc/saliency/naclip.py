@@ -6,7 +6,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading
+from cliploc.towers.tower import DenseReading
 
 
 @patch_cosines(

@@ -10,7 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import perturbed_embeddings
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 SMALLEST_SIDE = 0.05  # 39×39 windows
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @patch_cosines(

@@ -7,7 +7,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, dense_cosine
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading
+from cliploc.towers.tower import DenseReading
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
 EPSILON = 1e-6  # added to the diagonal before them

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import AttentionRule, DenseReading, Needs
+from cliploc.towers.tower import AttentionRule, DenseReading, Needs
 
 
 @patch_cosines(

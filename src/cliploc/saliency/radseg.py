@@ -8,7 +8,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, cosines, patches_of, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading, split_heads
+from cliploc.towers.tower import DenseReading, split_heads
 
 
 @patch_cosines(

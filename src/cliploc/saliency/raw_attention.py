@@ -6,7 +6,7 @@ from torch import Tensor
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, from_end, patches_of
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @saliency(

@@ -14,7 +14,7 @@ from cliploc.saliency._infra.method_registry import saliency
 from cliploc.saliency.grad_cam import grad_cam
 from cliploc.saliency.grad_cam_pp import grad_cam_pp
 from cliploc.saliency.layer_cam import layer_cam
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 Base: TypeAlias = Literal["grad_cam", "grad_cam_pp", "layer_cam"]
 

@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import dense_cosine, neighbourhood, self_attention
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import DenseReading, Needs, block_at
+from cliploc.towers.tower import DenseReading, Needs, block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
 

@@ -10,7 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import perturbed_embeddings
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
 SHOWN = 0.5  # probability that a cell shows the picture

@@ -13,7 +13,7 @@ from cliploc.saliency._infra.attention import (
     pooled_tokens,
 )
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 
 @saliency(

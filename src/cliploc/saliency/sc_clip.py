@@ -11,7 +11,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import attend, cosines, patches_of, softmax_from_zero
 from cliploc.saliency._infra.method_registry import patch_cosines
-from cliploc.tower import AttentionRule, DenseReading, Needs, block_at
+from cliploc.towers.tower import AttentionRule, DenseReading, Needs, block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
 EARLY, MIDDLE = Fraction(1, 3), Fraction(3, 4)  # blocks 4 and 9

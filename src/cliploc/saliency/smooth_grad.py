@@ -7,7 +7,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.gradients import on_grid, pixel_gradients
 from cliploc.saliency._infra.method_registry import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 SEED = 0
 

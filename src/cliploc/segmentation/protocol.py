@@ -13,7 +13,7 @@ from cliploc import prompts
 from cliploc.datasets import class_list
 from cliploc.errors import UsageError
 from cliploc.options import SegmentationOptions
-from cliploc.tower import PositionRule
+from cliploc.towers.tower import PositionRule
 from cliploc.values import ClassName
 
 TEMPLATES = "openai-80"  # for every set

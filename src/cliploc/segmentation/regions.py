@@ -1,4 +1,4 @@
-"""Regions of colours, of files or of Segment Anything (`cliploc.sam.SamRegions`), and their vote on a label map."""
+"""Regions of colours, of files or of Segment Anything (`cliploc.towers.sam.SamRegions`), and their vote on a label map."""
 
 import hashlib
 from pathlib import Path
@@ -37,7 +37,7 @@ def region_source(name: str | None, device: str = "cpu") -> RegionSource | None:
         return FileRegions(user_path(name.removeprefix(FILES)))
     if not name.startswith(SAM):
         return ColourRegions()
-    from cliploc.sam import SamRegions
+    from cliploc.towers.sam import SamRegions
 
     return SamRegions(name.removeprefix(SAM), device=device)
 

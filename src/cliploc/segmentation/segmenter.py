@@ -34,7 +34,7 @@ from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted
 from cliploc.support.process import in_halves
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone, Trace, as_transformer
+from cliploc.towers.tower import Backbone, Trace, as_transformer
 from cliploc.values import FloatArray
 
 R = TypeVar("R")

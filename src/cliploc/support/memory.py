@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cliploc.tower import Backbone, Needs, Trace
+from cliploc.towers.tower import Backbone, Needs, Trace
 
 V = TypeVar("V")
 B = TypeVar("B", bound="OfModel")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cliploc.geometry import Frame
 from cliploc.refine.affinity import directions
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray
 
 VERSION = 3  # of what is kept

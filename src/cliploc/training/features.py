@@ -20,7 +20,7 @@ from cliploc.heads import Seen, look, seen_needs
 from cliploc.method import Context
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.training.training_set import LabelledPictures, view
 
 FORMAT = 1  # raise it when the stored values change

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc.backbones import resolve_precision
 from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone
+from cliploc.towers import resolve_precision
+from cliploc.towers.tower import Backbone
 from cliploc.training.features import FeatureCache
 from cliploc.training.train_settings import TrainSettings
 from cliploc.training.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes

@@ -29,7 +29,7 @@ from cliploc.report.overlay import fit_within
 from cliploc.saliency import find, fitting
 from cliploc.support.memory import Kept, Memory
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 from cliploc.web.store import KEPT_SECONDS
@@ -219,7 +219,7 @@ class Service:
         self.max_pixels = max_pixels
         self.mask_sources: dict[str, MaskSource] = {"grabcut": GrabCutMasks()}
         if sam is not None:
-            from cliploc.sam import SamMasks  # an extra
+            from cliploc.towers.sam import SamMasks  # an extra
 
             self.mask_sources["sam"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe

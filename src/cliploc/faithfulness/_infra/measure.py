@@ -39,7 +39,7 @@ from cliploc.options import FaithfulnessOptions, short
 from cliploc.pipeline.prepare import Request
 from cliploc.pipeline.threads import own_modes
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray
 
 SEED = 0  # of the random tower

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context, TrainedHead
 from cliploc.options import is_whole, short
-from cliploc.tower import AttentionRule, DenseReading, Needs, Pooling
+from cliploc.towers.tower import AttentionRule, DenseReading, Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs

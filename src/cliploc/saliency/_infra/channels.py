@@ -11,7 +11,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import from_end
 from cliploc.saliency._infra.gradients import batched_gradients, leaf, map_gradients
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 Choice = Literal["features", "tokens", "heads", "keys", "queries", "values"]
 PROJECTIONS: tuple[Choice, ...] = ("queries", "keys", "values")  # in the order of `Trace.projections`

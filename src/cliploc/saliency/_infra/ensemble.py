@@ -13,7 +13,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.maps import min_max
 from cliploc.method import Context, Method
 from cliploc.saliency._infra.method_registry import methods, names_in
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 EnsembleRule = Literal["minmax", "rank"]
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import from_end
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
 

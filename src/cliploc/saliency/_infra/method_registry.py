@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from cliploc.method import Context, Family, Method
 from cliploc.options import short
 from cliploc.registry import Registry, module_names
-from cliploc.tower import Needs, Pooling, TowerKind
+from cliploc.towers.tower import Needs, Pooling, TowerKind
 
 if TYPE_CHECKING:
     from torch import Tensor
