@@ -31,8 +31,8 @@ from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import PHOTOS, machine
 from cliploc import backbones
-from cliploc.method import Context
-from cliploc.saliency import methods
+from cliploc.methods import methods
+from cliploc.methods._infra.method import Context
 from cliploc.towers.tower import Backbone
 
 SIDE, CHANNELS = 224, 16

@@ -39,8 +39,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.keep import headed, keep, precisions
 from bench.vit_methods import machine
 from cliploc import backbones
-from cliploc.method import Context
-from cliploc.saliency._infra.masked import masked_embeddings
+from cliploc.methods._infra.masked import masked_embeddings
+from cliploc.methods._infra.method import Context
 from cliploc.towers._layers import linear
 from cliploc.towers.tower import Backbone, Needs
 

@@ -19,8 +19,8 @@ import torch
 from torch.nn import functional as F
 
 from cliploc import backbones
-from cliploc.heads import HEADS, HeadConfig, Seen, look, seen_needs
-from cliploc.method import Context
+from cliploc.methods._infra.heads import HEADS, HeadConfig, Seen, look, seen_needs
+from cliploc.methods._infra.method import Context
 from cliploc.training.features import _tensors
 
 

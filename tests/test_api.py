@@ -13,8 +13,8 @@ from PIL import Image
 
 import cliploc
 from cliploc.errors import CliplocError
+from cliploc.methods import fitting
 from cliploc.runs.labelling import LabellingRun
-from cliploc.saliency import fitting
 
 DOCS = Path(__file__).parents[1] / "docs"
 HOSTILE = '<img src=x onerror="alert(1)">&</li><script>alert(2)</script>'

@@ -11,8 +11,8 @@ from PIL import Image
 
 from cliploc.errors import InputError
 from cliploc.localizer import Localizer
+from cliploc.methods import methods
 from cliploc.report import comparison as drawing
-from cliploc.saliency import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import write_head
 

@@ -12,10 +12,10 @@ from cliploc.calibration import OF_BOX
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, split_entries
 from cliploc.jobs.labels import labels_of
+from cliploc.methods.cam import cam
 from cliploc.pipeline.presence import Bank
 from cliploc.pipeline.texts import Texts
 from cliploc.prompts import parse
-from cliploc.saliency.cam import cam
 from cliploc.segmentation.protocol import protocol_for
 from cliploc.support.memory import Memory
 from cliploc.values import Boxes

@@ -15,10 +15,10 @@ from safetensors.torch import save
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
-from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
+from cliploc.methods._infra.heads import read_config
 from cliploc.teaching.learnt import load_learnt
 from cliploc.towers._checkpoints import read_checkpoint
 from tests.datasets import folders, labelled

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.methods import methods
+from cliploc.methods.cam import cam
 from cliploc.options import POLICIES
 from cliploc.pipeline import texts
 from cliploc.pipeline.flow import Flow
 from cliploc.pipeline.prepare import DECODERS, Prepared
-from cliploc.saliency import methods
-from cliploc.saliency.cam import cam
 from cliploc.support.memory import Memory
 from cliploc.support.reporter import Reporter
 from cliploc.text_cache import cache_folder

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
+from cliploc.methods import saliency
 from cliploc.metrics import JudgedMap, MeanMetric
 from cliploc.registry import named_modules
 from cliploc.report import write_report
-from cliploc.saliency import saliency
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused

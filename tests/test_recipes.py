@@ -10,9 +10,9 @@ import pytest
 
 from cliploc.errors import ModelError, UnknownNameError
 from cliploc.localizer import Localizer
+from cliploc.methods import fitting
 from cliploc.options import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.recipes import recipe_of
-from cliploc.saliency import fitting
 from cliploc.towers import models
 from tests.commands import CAT, cliploc_, document_of, localizer_of, refused
 from tests.tiny import KINDS, tower

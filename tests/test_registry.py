@@ -6,9 +6,9 @@ import pytest
 
 from cliploc.errors import UnknownNameError
 from cliploc.faithfulness import faithfulness_metrics
+from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
-from cliploc.saliency import methods
 from cliploc.towers import models
 from cliploc.towers._catalogue import model_sources
 from tests.commands import python
@@ -111,7 +111,7 @@ from cliploc.towers._catalogue import model_sources
 from cliploc.errors import UnknownNameError
 from cliploc.faithfulness import faithfulness_metrics
 from cliploc.refine import refinements
-from cliploc.saliency import methods
+from cliploc.methods import methods
 
 def known(registry):
     try:

@@ -12,11 +12,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.geometry import Frame, padding_least
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods.cam import cam
 from cliploc.pipeline.presence import with_windows
 from cliploc.pipeline.views import Joined, Look, StitchedFeatures
 from cliploc.refine.affinity import directions, spread_along
-from cliploc.saliency.cam import cam
 from cliploc.towers.tower import Needs, Trace
 from tests.test_localizer import TERMS, WIDE, build, photo, same
 from tests.tiny import context

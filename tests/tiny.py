@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
-from cliploc.method import Context
-from cliploc.saliency import methods
+from cliploc.methods import methods
+from cliploc.methods._infra.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
+from cliploc.methods._infra.method import Context
 from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.towers._layers import resize_positions
 from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone

@@ -23,8 +23,8 @@ from cliploc import backbones, saliency
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.methods import methods as registered
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
-from cliploc.saliency import methods as registered
 
 TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
 ROOT = Path(__file__).parents[1]

@@ -148,8 +148,8 @@ def commands_page() -> str:
 
 def methods_page() -> str:
     """Every saliency method, from its docstring, by family."""
-    from cliploc.method import Family
-    from cliploc.saliency import methods
+    from cliploc.methods import methods
+    from cliploc.methods._infra.method import Family
 
     lines = [
         "# Saliency methods: formula, source and options of each",

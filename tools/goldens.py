@@ -175,7 +175,7 @@ def write_raw_maps(out: Path) -> None:
     """Every method on every tower that the tests hold it to; those that need a guide get a random one."""
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
     import torch
-    from tests.saliency import towers
+    from tests.methods import towers
     from tests.tiny import context
 
     features = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -29,7 +29,7 @@ from windows_study import SCALES, WINDOWS, looked_at, refined_on_grid
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
 from cliploc.refine.level import PULL, SHRINK, WIDTH, levels
 
 SETS = ("one", "stretched", "enlarged", "small")

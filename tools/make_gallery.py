@@ -23,9 +23,9 @@ from cliploc.demo import DemoPhoto, demo_photos
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
-from cliploc.method import Method
+from cliploc.methods import methods, unfit_reason
+from cliploc.methods._infra.method import Method
 from cliploc.report.overlay import Panel, draw_names, file_name, scaled, sheet_of
-from cliploc.saliency import methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones, prompts
-from cliploc.method import Context
+from cliploc.methods import methods
+from cliploc.methods._infra.method import Context
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
-from cliploc.saliency import methods
 from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
 from cliploc.towers.mini import WEIGHTS, Mini

@@ -30,10 +30,10 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import methods
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
-from cliploc.saliency import methods
 from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers.mini_vit import WEIGHTS, MiniVit
 from cliploc.towers.tower import Guide, Needs

@@ -35,12 +35,12 @@ from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import methods as registered
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.options import parse_list
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
-from cliploc.saliency import methods as registered
 from cliploc.towers.tower import Needs
 
 ROOT = Path(__file__).parents[1]

@@ -30,11 +30,11 @@ from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
-from cliploc.saliency import methods
-from cliploc.saliency._infra.channels import channel_maps
-from cliploc.saliency._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
+from cliploc.methods import methods
+from cliploc.methods._infra.channels import channel_maps
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
+from cliploc.methods._infra.method import Context
 from cliploc.towers.mini import Mini
 from cliploc.towers.tower import Needs, Trace
 

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones, prompts
-from cliploc.heads import SemanticHead, load_head, look
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import methods
+from cliploc.methods._infra.attention import summed_attention
+from cliploc.methods._infra.heads import SemanticHead, load_head, look
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
-from cliploc.saliency import methods
-from cliploc.saliency._infra.attention import summed_attention
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.training import TrainSettings, read_csv, train

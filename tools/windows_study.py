@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cliploc.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
 from cliploc.refine.affinity import directions, spread_along
 from cliploc.towers.tower import Needs
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from cliploc import backbones, datasets, metrics, saliency
-from cliploc.method import Family
+from cliploc.methods._infra.method import Family
 from cliploc.report import exports
 from cliploc.towers.tower import TowerKind
 from cliploc.values import Role

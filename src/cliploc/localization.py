@@ -16,7 +16,7 @@ from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import picture_bytes
-from cliploc.maps import as_tensor
+from cliploc.methods._infra.maps import as_tensor
 from cliploc.options import number, short
 from cliploc.rle import Rle, decode, encode
 from cliploc.values import Boxes, FloatArray, Masks, told_apart

@@ -19,7 +19,8 @@ from cliploc.calibration import load_calibration, own_calibration
 from cliploc.errors import ModelError, UsageError
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
-from cliploc.method import TrainedHead
+from cliploc.methods import find, resolve_options
+from cliploc.methods._infra.method import TrainedHead
 from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.pipeline.flow import Flow, MaskedEncoder
 from cliploc.pipeline.prepare import DECODERS, OnError, Prepared, Request, Result, Unreadable, source_of, stacked
@@ -31,7 +32,6 @@ from cliploc.pipeline.texts import Texts, read_exemplars
 from cliploc.pipeline.threads import Ahead, own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
-from cliploc.saliency import find, resolve_options
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
@@ -112,7 +112,7 @@ class Localizer:
         head_file = None if given.head is None else os.fspath(given.head)
         trained_for = None
         if head_file is not None:
-            from cliploc.heads import load_head, read_config
+            from cliploc.methods._infra.heads import load_head, read_config
 
             trained_for = read_config(head_file).method
         named = given.method or trained_for

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, hot_levels, scored_regions
 from cliploc.geometry import Frame
-from cliploc.maps import as_tensor
+from cliploc.methods._infra.maps import as_tensor
 from cliploc.rle import BoolArray
 from cliploc.values import Boxes, FloatArray
 

@@ -32,13 +32,13 @@ from cliploc.jobs.judges import read_masks
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import row_schema
 from cliploc.localizer import Localizer
+from cliploc.methods import baselines
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.options import BENCHMARK
 from cliploc.pipeline import tasks
 from cliploc.pipeline.flow import Flow
 from cliploc.runs.evaluation import rows_in
 from cliploc.runs.store import FILE, DiskFullError
-from cliploc.saliency import baselines
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.jobs import samples

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from cliploc import backbones
 from cliploc.localizer import Localizer
-from cliploc.method import Context
+from cliploc.methods._infra.method import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
 from cliploc.refine.affinity import CUT, directions, spread_along
-from tests.saliency.peers import tiny_scene
+from tests.methods.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import KINDS, give_function, tower
 

@@ -10,7 +10,7 @@ from cliploc.localizer import Localizer
 from cliploc.options import POLICIES
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
-from tests.saliency.vits import photograph
+from tests.methods.vits import photograph
 from tests.tiny import give_function, tower
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 from cliploc.datasets import classes_of
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
-from cliploc.method import Context
+from cliploc.methods import methods
+from cliploc.methods._infra.method import Context
 from cliploc.metrics import MeanIoU
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
-from cliploc.saliency import methods
 from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
 from cliploc.segmentation.segmenter import resized_hw
 from cliploc.support.reporter import SILENT

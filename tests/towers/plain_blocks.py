@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.saliency import fitting
-from tests.saliency.vits import ours
+from cliploc.methods import fitting
+from tests.methods.vits import ours
 from tests.towers.seam import TransformerContract, pictures
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.faithfulness import with_random_weights
-from cliploc.saliency import fitting
+from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers._layers import attention_weights
 from cliploc.towers.tower import (

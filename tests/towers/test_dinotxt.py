@@ -27,7 +27,7 @@ from cliploc.towers._checkpoints import Checkpoint
 from cliploc.towers.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, Family, with_weights
 from cliploc.towers.tower import Needs
 from tests.commands import CAT, cliploc_
-from tests.saliency.vits import ours
+from tests.methods.vits import ours
 from tests.tolerances import assert_rounded
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract
 from tests.towers.seam import SENTENCES, pictures, refusing

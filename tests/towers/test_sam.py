@@ -17,7 +17,7 @@ from torch import Tensor
 from cliploc import Localizer
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.localization import Localization
-from cliploc.method import Context
+from cliploc.methods._infra.method import Context
 from cliploc.rle import decode
 from cliploc.towers.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
-from cliploc.saliency import fitting
+from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers.tips import Tips
 from tests.commands import cliploc_
-from tests.saliency.vits import ours
+from tests.methods.vits import ours
 from tests.tolerances import assert_rounded
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract
 from tests.towers.seam import SENTENCES, perturb, pictures, refusing

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.heads import (
+from cliploc.methods import methods
+from cliploc.methods._infra.heads import (
     HEADS,
     SAME_TOWER,
     HeadConfig,
@@ -30,10 +31,9 @@ from cliploc.heads import (
     save_head,
     tower_fingerprint,
 )
-from cliploc.method import Context, TrainedHead
-from cliploc.saliency import methods
+from cliploc.methods._infra.method import Context, TrainedHead
 from cliploc.towers import create
-from tests.saliency.vits import QueryingVit, plain_forward, scenes, tiny
+from tests.methods.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower
 
 GRID = (4, 5)

@@ -16,9 +16,9 @@ from cliploc import backbones, rle
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
+from cliploc.methods import methods
 from cliploc.options import MIN_SCORE
 from cliploc.recipes import recipe_of
-from cliploc.saliency import methods
 from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads

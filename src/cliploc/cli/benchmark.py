@@ -335,9 +335,9 @@ def _carried_out(
 
 def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
-    from cliploc.heads import read_config
+    from cliploc.methods import find
+    from cliploc.methods._infra.heads import read_config
     from cliploc.recipes import recipe_of
-    from cliploc.saliency import find
 
     recipe = setups[0].options.recipe  # that of all
     names = method_names(method)

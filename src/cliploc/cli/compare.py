@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from cliploc.localizer import Localizer
-    from cliploc.method import Method
+    from cliploc.methods._infra.method import Method
     from cliploc.pipeline.prepare import Request, Result
     from cliploc.report import ModelResults
     from cliploc.support.reporter import Reporter
@@ -60,8 +60,8 @@ def compare(asked: CompareFlags, options: Options) -> int:
     """
     refuse_unknown(asked.model or [], method_names(asked.method))
     from cliploc import prompts
+    from cliploc.methods import find
     from cliploc.report.comparison import refuse_too_many
-    from cliploc.saliency import find
 
     names = asked_names(asked.prompt, asked.classes)
     if not names:
@@ -155,7 +155,7 @@ class _AskedModel:
             self._know(models.get(name.replace("/", "-")))
 
     def _know(self, tower: Any) -> None:
-        from cliploc.saliency import unfit_reason
+        from cliploc.methods import unfit_reason
 
         self.tower = tower
         # Members of each method that have a trained head among the method's options.
@@ -192,7 +192,7 @@ def _asked_models(
     of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[_AskedModel]:
     """The models asked for; what is known to be unfit is refused before one is loaded."""
-    from cliploc.heads import read_config
+    from cliploc.methods._infra.heads import read_config
 
     head = None if options.head is None else read_config(str(options.head))
     if head is not None and head.method not in [
@@ -221,7 +221,7 @@ def _asked_models(
 
 def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -> None:
     """Refuses a method that fits none of the models, and a model that none of the methods fits."""
-    from cliploc.saliency import fitting, unfit_reason
+    from cliploc.methods import fitting, unfit_reason
 
     if any(model.tower is None for model in asked):
         return

@@ -80,8 +80,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     from cliploc import prompts
     from cliploc.images import load
     from cliploc.jobs.benchmark_faithfulness import BASELINES
+    from cliploc.methods import find
     from cliploc.recipes import recipe_of
-    from cliploc.saliency import find
 
     photo, prompt, among = asked.photo, asked.prompt, asked.among
     if not prompt:

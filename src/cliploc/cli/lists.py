@@ -61,8 +61,8 @@ def models(asked: ModelsFlags) -> int:
     from cliploc.towers import models as registry
 
     chosen = _chosen(registry, wanted := part.replace("/", "-"))
-    from cliploc.saliency import fitting
-    from cliploc.saliency import methods as saliency
+    from cliploc.methods import fitting
+    from cliploc.methods import methods as saliency
     from cliploc.towers import guides
 
     terminal = Terminal()
@@ -161,11 +161,11 @@ def _by(hw: tuple[int, int]) -> str:
 @command()
 def methods(asked: MethodsFlags) -> int:
     """List the saliency methods, with their options."""
-    from cliploc.saliency import methods as registry
+    from cliploc.methods import methods as registry
 
     chosen = _chosen(registry, asked.part)
     if asked.markdown:
-        from cliploc.method import Family
+        from cliploc.methods._infra.method import Family
 
         kinds = get_args(Family)
         typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")

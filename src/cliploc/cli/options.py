@@ -456,7 +456,7 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
 
 def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
-    from cliploc.saliency import find, resolve_options
+    from cliploc.methods import find, resolve_options
 
     chosen_methods = {name: find(name) for name in methods}
     chosen: dict[str, dict[str, str]] = {name: {} for name in methods}

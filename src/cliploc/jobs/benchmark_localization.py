@@ -17,19 +17,19 @@ import torch
 
 from cliploc import prompts
 from cliploc.boxes import BoxRule
-from cliploc.heads import read_config
 from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import row_schema
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
+from cliploc.methods import find, fitting, unfit_reason
+from cliploc.methods._infra.heads import read_config
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.pipeline.prepare import Request, Result
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
 from cliploc.runs.evaluation import Row
-from cliploc.saliency import find, fitting, unfit_reason
 from cliploc.support.reporter import Reporter, halved_note
 from cliploc.towers import models
 from cliploc.values import Dataset, FloatArray, Sample

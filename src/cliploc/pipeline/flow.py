@@ -26,7 +26,8 @@ from cliploc.calibration import Calibration
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
-from cliploc.method import Context, TrainedHead
+from cliploc.methods import raw_maps
+from cliploc.methods._infra.method import Context, TrainedHead
 from cliploc.options import FOUND, Options, short
 from cliploc.pipeline.prepare import (
     DECODERS,
@@ -56,7 +57,6 @@ from cliploc.pipeline.views import (
     window_embeddings,
 )
 from cliploc.refine import resolve_refinements
-from cliploc.saliency import raw_maps
 from cliploc.support.memory import Memory, Remembered
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace

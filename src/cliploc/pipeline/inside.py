@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.method import Context
+from cliploc.methods import patches_of, raw_maps
+from cliploc.methods._infra.method import Context
+from cliploc.methods.legrad import block_gradients
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.threads import own_modes
-from cliploc.saliency import patches_of, raw_maps
-from cliploc.saliency.legrad import block_gradients
 from cliploc.towers.tower import (
     Backbone,
     Guide,
@@ -110,7 +110,7 @@ class Inside:
         """LeGrad's map of a block by head, `[P, H, h, w]`: mean over queries of ReLU(∂s/∂A).
 
         s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
-        over heads is this block's map in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
+        over heads is this block's map in `cliploc.methods.legrad`. With an attention pool, A is the pool's.
         """
         with own_modes(self.backbone.device):
             with torch.enable_grad():

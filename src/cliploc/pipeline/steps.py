@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError
 from cliploc.geometry import Frame, padding_least
-from cliploc.maps import min_max
-from cliploc.method import Context, Method
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context, Method
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.views import (

@@ -8,9 +8,9 @@ from typing import Any
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.method import Method, TrainedHead
+from cliploc.methods import EnsembleRule, find, fitting, resolve_options, unfit_reason
+from cliploc.methods._infra.method import Method, TrainedHead
 from cliploc.refine import Refinement
-from cliploc.saliency import EnsembleRule, find, fitting, resolve_options, unfit_reason
 from cliploc.towers.tower import Backbone, Guide, Needs
 
 
@@ -124,7 +124,7 @@ class TaskMaker:
                 continue
             key = f"{member.name}.head" if method.members else "head"
             if isinstance(loaded.get(key), str | os.PathLike):
-                from cliploc.heads import load_head
+                from cliploc.methods._infra.heads import load_head
 
                 loaded[key] = load_head(loaded[key], self._backbone)
             elif loaded.get(key) is None and self._head is not None and self._head[1].method == member.name:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
 from cliploc.pipeline.prepare import Prepared
 from cliploc.towers.tower import Trace
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.refine import refinement
 from cliploc.towers.tower import Backbone, Needs
 

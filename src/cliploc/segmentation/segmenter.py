@@ -21,14 +21,14 @@ from cliploc import prompts
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import find, fitting, raw_maps
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.options import short
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.threads import own_modes
 from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
-from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.segmentation.protocol import Protocol
 from cliploc.segmentation.regions import Regions, region_source, voted

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
 from cliploc.refine.affinity import WINDOWS_CUT, exchanged, with_details
 from cliploc.teaching.lesson import Lesson, pooled
 

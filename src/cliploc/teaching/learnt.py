@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError
 from cliploc.geometry import padding_least
-from cliploc.maps import min_max
+from cliploc.methods._infra.maps import min_max
 from cliploc.options import FOUND
 from cliploc.prompts import CONTRAST
 from cliploc.refine.affinity import spread_along, with_details

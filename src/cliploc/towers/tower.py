@@ -200,7 +200,7 @@ class Backbone(Protocol):
     name: str  # its name in results, errors and lists
     kind: TowerKind  # of its image tower
     # How the tower's last features become one embedding. With `kind` it decides which methods run on the tower
-    # (`cliploc.saliency.unfit_reason`).
+    # (`cliploc.methods.unfit_reason`).
     pooling: Pooling
     input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
     stride: int  # pixels of the input along one cell of the feature grid

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cliploc.errors import InputError, UsageError
-from cliploc.heads import Seen, look, seen_needs
-from cliploc.method import Context
+from cliploc.methods._infra.heads import Seen, look, seen_needs
+from cliploc.methods._infra.method import Context
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone

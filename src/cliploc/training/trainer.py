@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc.errors import CliplocError, ModelError, UsageError
-from cliploc.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
+from cliploc.methods._infra.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed

@@ -17,16 +17,16 @@ from torch.overrides import TorchFunctionMode
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
-from cliploc.heads import read_config
 from cliploc.images import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
+from cliploc.methods import find, fitting
+from cliploc.methods._infra.heads import read_config
 from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
-from cliploc.saliency import find, fitting
 from cliploc.support.memory import Kept, Memory
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone

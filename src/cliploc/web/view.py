@@ -7,11 +7,11 @@ from typing import Any
 
 from cliploc.errors import CliplocError
 from cliploc.localization import Localization
+from cliploc.methods import find
 from cliploc.recipes import Recipe
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
-from cliploc.saliency import find
 from cliploc.support.reporter import BANK
 from cliploc.web.service import SHOWN_SIDE, Service, title_of
 from cliploc.web.settings import NONE, Settings
