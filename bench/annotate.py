@@ -32,14 +32,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from cliploc.images.reading.geometry import iou_matrix
+from cliploc.images.reading.reading import SUFFIXES
 
 from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.datasets import open_dataset
-from cliploc.geometry import iou_matrix
-from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.engine import MakeWorker, Part, Shard

@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from cliploc.images.reading.geometry import iou_matrix
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc.datasets import open_dataset
-from cliploc.geometry import iou_matrix
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester

@@ -14,7 +14,7 @@ from PIL import Image
 from cliploc import backbones, config
 from cliploc.options import FaithfulnessOptions, Options, SegmentationOptions, option_of
 from tests.commands import CAT, Outcome, cliploc_, nobody, process, refused
-from tests.test_images import OTHERS, REFUSED
+from tests.images.test_images import OTHERS, REFUSED
 
 
 def localize(*arguments: object) -> Outcome:
@@ -31,7 +31,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_broken_pictures_are_named_one_by_one_and_do_not_stop_the_good_ones(tmp_path):
-    """The other files that are refused are those of `tests/test_images.py`."""
+    """The other files that are refused are those of `tests/images/test_images.py`."""
     contents = {name: (data, text) for name, data, text in REFUSED}
     contents["EPS.jpg"] = OTHERS["EPS"]
     for name, (data, _) in contents.items():

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.reading import load
 from PIL import Image
 from safetensors.torch import save
 
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
-from cliploc.images import load
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.methods._infra.heads import read_config

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc.demo import IOU_RULE, demo_photos
-from cliploc.geometry import iou_matrix
 from tests.commands import Outcome, cliploc_
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.rle import decode, encode
 from PIL import Image
 from safetensors.torch import save
 
@@ -19,7 +20,6 @@ from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.annotator import LEAST_FIT
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
-from cliploc.rle import decode, encode
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.teaching.learnt import Learnt, load_learnt
 from cliploc.teaching.sides import LENGTH, READINGS

@@ -14,11 +14,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from cliploc.images.reading.geometry import Frame, iou_matrix
 from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
-from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods.cam import cam

@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from cliploc.images.reading.geometry import Frame
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +16,6 @@ from pycocotools import mask as coco
 from cliploc.boxes import BoxRule, labelled_boxes
 from cliploc.boxes.outlines import joined, outlines
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_of
 from cliploc.masks import GrabCutMasks
 from cliploc.report import to_document

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.geometry import Frame
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -24,7 +25,6 @@ from cliploc.calibration import (
     reliability,
 )
 from cliploc.errors import InputError
-from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.pipeline.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
 from cliploc.pipeline.second_look import SecondLook, best_of_names, mean_in, regions_of

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from cliploc.images.reading.reading import load
 from PIL import Image
 
 from cliploc.errors import ModelError
-from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.report.colours import NAME_COLOURS

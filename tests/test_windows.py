@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.geometry import Frame, padding_least
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, padding_least
 from cliploc.methods._infra.maps import min_max
 from cliploc.methods.cam import cam
 from cliploc.pipeline.presence import with_windows

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
 from cliploc._terminal import Terminal
 from cliploc.demo import DemoPhoto, demo_photos
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.methods import methods, unfit_reason
 from cliploc.methods._infra.method import Method

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cliploc.images.reading.reading import load
 from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.faithfulness import Faithfulness, chosen_metrics, spearman
 from cliploc.faithfulness.randomisation import SHARES
-from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.report.overlay import paint_map
 

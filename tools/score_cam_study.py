@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cliploc.images.reading.geometry import Frame, iou_matrix
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,7 +29,6 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods._infra.channels import channel_maps

@@ -31,11 +31,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.quality import BIAS, WEIGHTS, features_of, scored_boxes
-from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
 
 ROOT = Path(__file__).parents[1]

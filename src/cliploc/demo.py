@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc.geometry import iou_matrix
+from cliploc.images.reading.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
 from cliploc.support.files import demo_folder, write_whole
 from cliploc.support.reporter import Reporter

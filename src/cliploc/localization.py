@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
-from cliploc.images import picture_bytes
+from cliploc.images.reading.geometry import Frame
+from cliploc.images.reading.reading import picture_bytes
+from cliploc.images.reading.rle import Rle, decode, encode
 from cliploc.methods._infra.maps import as_tensor
 from cliploc.options import number, short
-from cliploc.rle import Rle, decode, encode
 from cliploc.values import Boxes, FloatArray, Masks, told_apart
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
 from cliploc.calibration import load_calibration, own_calibration
 from cliploc.errors import ModelError, UsageError
-from cliploc.images import ImageLike, Picture, pictures_in
+from cliploc.images.reading.reading import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.methods import find, resolve_options
 from cliploc.methods._infra.method import TrainedHead

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, hot_levels, scored_regions
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
+from cliploc.images.reading.rle import BoolArray
 from cliploc.methods._infra.maps import as_tensor
-from cliploc.rle import BoolArray
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:

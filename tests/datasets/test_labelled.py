@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from cliploc.images.reading.polygons import draw, draw_all, outlines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,7 +14,6 @@ from PIL import Image
 from cliploc.datasets import class_list, labelled_readers, open_labelled
 from cliploc.datasets._infra import candidates
 from cliploc.errors import InputError, UsageError
-from cliploc.polygons import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
 from tests.datasets import labelled
 from tests.datasets.folders import picture

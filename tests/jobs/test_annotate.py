@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.geometry import Frame
 from PIL import Image
 
 import cliploc
-from cliploc import rle
 from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.geometry import Frame
+from cliploc.images.reading import rle
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
 from cliploc.jobs.engine import Ready

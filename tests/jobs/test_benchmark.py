@@ -21,10 +21,10 @@ from PIL import Image
 pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
+from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder

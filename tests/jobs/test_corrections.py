@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
+from cliploc.images.reading.geometry import iou_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc import rle
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
+from cliploc.images.reading import rle
 from cliploc.jobs import correction_masks
 from cliploc.jobs.apply import correction_of, is_review
 from cliploc.jobs.corrections import Corrections, read_corrections

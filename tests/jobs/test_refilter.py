@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cliploc.images.reading.rle import encode
 from PIL import Image
 
 from cliploc import backbones
@@ -21,7 +22,6 @@ from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.pipeline.flow import Flow
 from cliploc.report.exports import exports
-from cliploc.rle import encode
 from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
 from tests.jobs.labelled import correct, held
 from tests.jobs.samples import review_file
@@ -106,7 +106,7 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
 
 def test_what_failed_is_tried_again_if_asked_and_its_last_reason_holds(root, tmp_path, monkeypatch):
     for least, retry, of_side in ((50, False, "50"), (55, True, "55"), (8, False, "55"), (8, True, None)):
-        monkeypatch.setattr("cliploc.images.MIN_SIDE", least)
+        monkeypatch.setattr("cliploc.images.reading.MIN_SIDE", least)
         result = annotate(root, LABELS, tmp_path / "out", retry=retry, **OPTIONS)
         assert [f"at least {of_side}×" in reason for reason in result.failed.values()] == [True] * (3 if of_side else 0)
     assert result.computed == 3

@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.geometry import Frame, iou_matrix
+from cliploc.images.reading.rle import decode, encode
 from msgspec.structs import replace as replaced
 from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
@@ -30,7 +31,6 @@ from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
 from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
-from cliploc.rle import decode, encode
 from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.teaching.learnt import load_learnt

@@ -12,8 +12,8 @@ import supervision
 import yaml
 from PIL import Image
 
-from cliploc import rle
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.images.reading import rle
 from cliploc.jobs.corrections import read_corrections
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.voc import palette

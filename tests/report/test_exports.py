@@ -12,12 +12,12 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
+from cliploc.images.reading.reading import load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.images import load
 from cliploc.report import exports as formats
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, FileNames, exports
 from tests.report.annotated import annotated, written

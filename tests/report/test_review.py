@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cliploc.images.reading.rle import encode
 from PIL import Image
 
 from cliploc.report.review_page import ReviewPicture, polygons_of, write_review
-from cliploc.rle import encode
 
 from .annotated import annotated
 from .test_page import CLOSING, EVIL, IMAGE, Reader

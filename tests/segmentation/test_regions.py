@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.reading import load
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,7 +13,6 @@ from PIL import Image
 
 from cliploc.datasets import read_labels
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.segmentation import Segmenter, protocol_for

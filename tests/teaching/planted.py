@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cliploc.images.reading.geometry import Frame
 
-from cliploc.geometry import Frame
 from cliploc.teaching.lesson import Lesson, keep
 from cliploc.values import FloatArray
 

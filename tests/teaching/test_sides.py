@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from cliploc.images.reading.geometry import Frame, iou_matrix
 from sklearn.linear_model import Ridge
 
-from cliploc.geometry import Frame, iou_matrix
 from cliploc.teaching.sides import LENGTH, READINGS, common, learnt, moved, offsets, readings
 
 FRAME = Frame.fit("squash", (80, 100), (80, 100))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.rle import decode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +19,6 @@ from cliploc import Localizer
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.localization import Localization
 from cliploc.methods._infra.method import Context
-from cliploc.rle import decode
 from cliploc.towers.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes
 from tests.commands import CAT, document_of, process, refused

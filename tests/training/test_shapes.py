@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import iou_matrix
 from cliploc.training import TrainSettings, read_folder, train
 from tests.training.shapes import PAIRS, SEEN, UNSEEN, Box, ShapeVit, random_tower, scene, write_folder
 

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
+from cliploc.images.reading.geometry import iou_matrix
+
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.options import Options
 from cliploc.web.clients import Hosts

@@ -16,9 +16,10 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import Localizer, backbones, rle
+from cliploc import Localizer, backbones
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
+from cliploc.images.reading import rle
 from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder

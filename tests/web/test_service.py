@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import backbones, rle
+from cliploc import backbones
 from cliploc.errors import ModelError, UsageError
+from cliploc.images.reading import rle
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks
 from cliploc.methods import methods

@@ -78,7 +78,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     """
     refuse_unknown([], method_names(asked.method))
     from cliploc import prompts
-    from cliploc.images import load
+    from cliploc.images.reading.reading import load
     from cliploc.jobs.benchmark_faithfulness import BASELINES
     from cliploc.methods import find
     from cliploc.recipes import recipe_of

@@ -110,7 +110,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
-    from cliploc import images
+    from cliploc.images.reading import reading as images
     from cliploc.report.label_maps import draw_segments, segmented_record
 
     protocol, localizer = segmenter.protocol, segmenter.localizer

@@ -10,7 +10,7 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import csv_rows
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.images import SUFFIXES
+from cliploc.images.reading.reading import SUFFIXES
 from cliploc.values import ClassName
 
 TABLE = "boxes.csv"

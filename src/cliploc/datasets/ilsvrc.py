@@ -16,7 +16,7 @@ from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets.voc import read_annotation
 from cliploc.datasets.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
 from cliploc.errors import InputError
-from cliploc.images import SUFFIXES
+from cliploc.images.reading.reading import SUFFIXES
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
 ANNOTATIONS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "ILSVRC2012_bbox_val_v3/val")

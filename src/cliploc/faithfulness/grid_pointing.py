@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cliploc.demo import demo_photos
 from cliploc.faithfulness import faithfulness_metric
 from cliploc.faithfulness._infra.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.images import load
+from cliploc.images.reading.reading import load
 
 CELLS = 2  # along each side
 

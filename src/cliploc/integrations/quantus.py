@@ -19,7 +19,7 @@ from cliploc.faithfulness import (
     faithfulness_metric,
     in_8_bits,
 )
-from cliploc.geometry import RESAMPLING
+from cliploc.images.reading.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
 from cliploc.towers.tower import Backbone

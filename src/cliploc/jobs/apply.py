@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc import prompts, rle
+from cliploc import prompts
 from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
+from cliploc.images.reading import rle
+from cliploc.images.reading.polygons import draw_all, outlines_of
 from cliploc.jobs import correction_masks
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.corrections import FORMATS, Corrections, clipped, read_corrections
 from cliploc.jobs.drafts import choose, held_drafts
-from cliploc.polygons import draw_all, outlines_of
 from cliploc.runs.labelling import Candidates, Correction
 from cliploc.support.documents import SavedReview, read_json
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
-from cliploc.geometry import iou_matrix
+from cliploc.images.reading.geometry import iou_matrix
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task

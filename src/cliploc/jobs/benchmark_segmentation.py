@@ -24,7 +24,7 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
-from cliploc.images import picture_bytes
+from cliploc.images.reading.reading import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, schema_of

@@ -11,7 +11,7 @@ import numpy as np
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.calibration import UNSURE, Floats, logit
-from cliploc.geometry import iou_matrix
+from cliploc.images.reading.geometry import iou_matrix
 from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.runs.labelling import Candidates, Correction
 

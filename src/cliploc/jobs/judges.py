@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, InputError
-from cliploc.images import open_picture
+from cliploc.images.reading.reading import open_picture
 from cliploc.metrics import SIDE, JudgedMap, judge_map, one_thread
 from cliploc.registry import import_modules, named_modules
 from cliploc.runs.evaluation import Row

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
 from cliploc.runs.labelling import LabellingRun, Picture
 from cliploc.teaching.lesson import Lesson
 

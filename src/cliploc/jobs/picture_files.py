@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
-from cliploc.images import SUFFIXES
+from cliploc.images.reading.reading import SUFFIXES
 from cliploc.jobs.engine import Shard
 from cliploc.options import short
 from cliploc.runs.labelling import files_of_run

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from cliploc.boxes import BoxRule
 from cliploc.calibration import UNSURE, Floats
+from cliploc.images.reading.rle import encode
 from cliploc.jobs.annotator import LEAST_FIT, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.masks import box_masks
 from cliploc.metrics import one_thread
-from cliploc.rle import encode
 from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
 from cliploc.teaching.directions import projected
 from cliploc.teaching.learnt import drawn

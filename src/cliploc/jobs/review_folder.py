@@ -19,7 +19,7 @@ from PIL import Image
 
 from cliploc import prompts
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load, picture_bytes
+from cliploc.images.reading.reading import load, picture_bytes
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections

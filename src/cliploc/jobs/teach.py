@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.calibration import UNSURE, Floats, logit
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.drafts import choose

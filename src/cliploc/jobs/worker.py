@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc.datasets import AskedPicture
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.geometry import iou_matrix
+from cliploc.images.reading.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
 from cliploc.jobs.picture_files import digested
 from cliploc.jobs.plan import ModelSetup, Setting

@@ -24,7 +24,7 @@ from torch import Tensor
 from cliploc.boxes import BoxRule
 from cliploc.calibration import Calibration
 from cliploc.errors import ModelError, UsageError
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
 from cliploc.methods import raw_maps
 from cliploc.methods._infra.method import Context, TrainedHead

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
 from cliploc.methods import patches_of, raw_maps
 from cliploc.methods._infra.method import Context
 from cliploc.methods.legrad import block_gradients

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cliploc import prompts
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.geometry import RESAMPLING, Frame
-from cliploc.images import ImageLike, Picture, load
+from cliploc.images.reading.geometry import RESAMPLING, Frame
+from cliploc.images.reading.reading import ImageLike, Picture, load
 from cliploc.localization import Localization
 from cliploc.options import choice
 from cliploc.towers.tower import Backbone

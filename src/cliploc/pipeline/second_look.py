@@ -17,7 +17,7 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.components import are_first
 from cliploc.boxes.quality import high_enough
 from cliploc.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
-from cliploc.geometry import Frame
+from cliploc.images.reading.geometry import Frame
 from cliploc.localization import NO_SCORE, absence
 from cliploc.pipeline.presence import Rivals
 from cliploc.values import Boxes, FloatArray

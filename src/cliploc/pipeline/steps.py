@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError
-from cliploc.geometry import Frame, padding_least
+from cliploc.images.reading.geometry import Frame, padding_least
 from cliploc.methods._infra.maps import min_max
 from cliploc.methods._infra.method import Context, Method
 from cliploc.pipeline.prepare import Prepared

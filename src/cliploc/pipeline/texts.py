@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
-from cliploc.geometry import Frame
-from cliploc.images import load
+from cliploc.images.reading.geometry import Frame
+from cliploc.images.reading.reading import load
 from cliploc.pipeline.threads import own_modes
 from cliploc.support.memory import Memory
 from cliploc.towers.tower import Backbone

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
+from cliploc.images.reading.geometry import Frame, MeanOnGrid, Mosaic, tiled
 from cliploc.methods._infra.maps import min_max
 from cliploc.pipeline.prepare import Prepared
 from cliploc.towers.tower import Trace

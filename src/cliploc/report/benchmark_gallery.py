@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc.errors import CliplocError
-from cliploc.images import load, picture_bytes
+from cliploc.images.reading.reading import load, picture_bytes
 from cliploc.report import _draw
 from cliploc.report.benchmark_data import BenchmarkRun, as_boxes, details
 from cliploc.report.html import data_uri, jpeg_uri
@@ -107,7 +107,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
     policy: ResizePolicy = about.get("resize") or "squash"
     if policy == "squash":
         return 0, 0, 1, 1
-    from cliploc.geometry import Frame  # imports torch
+    from cliploc.images.reading.geometry import Frame  # imports torch
 
     size = about.get("image_size") or (224, 224)
     height, width = (int(side) for side in (size if isinstance(size, Sequence) else (size, size)))

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cliploc.images import picture_bytes
+from cliploc.images.reading.reading import picture_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from cliploc.images.reading.rle import encode
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.report.document import described
 from cliploc.report.overlay import MAX_SIDE, fit_within
-from cliploc.rle import encode
 
 if TYPE_CHECKING:
-    from cliploc.images import Picture
+    from cliploc.images.reading.reading import Picture
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cliploc import rle
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError
-from cliploc.images import load
+from cliploc.images.reading import rle
+from cliploc.images.reading.reading import load
 from cliploc.report.colours import as_hex, distinct_colours, text_colour
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc.images import small_png
+from cliploc.images.reading.reading import small_png
 from cliploc.report.colours import INK, NAME_COLOURS, Colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load
+from cliploc.images.reading.reading import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import alone_in, write_output
 from cliploc.support.imports import install, not_installed

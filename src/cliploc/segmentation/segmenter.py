@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.geometry import window_starts
+from cliploc.images.reading.geometry import window_starts
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting, raw_maps
 from cliploc.methods._infra.maps import min_max
@@ -170,7 +170,9 @@ class Segmenter:
         # Taken as it is, not turned by EXIF data: the label map has its size.
         if not isinstance(picture, Image.Image) or picture.mode != "RGB":
             got = picture.mode if isinstance(picture, Image.Image) else type(picture).__name__
-            raise UsageError(f"expected a PIL image in RGB, got {got}: cliploc.images.load(picture).image makes one")
+            raise UsageError(
+                f"expected a PIL image in RGB, got {got}: cliploc.images.reading.load(picture).image makes one"
+            )
         if methods is None:
             return self.tasks
         if isinstance(methods, str) or not methods or not {*methods} <= {*self.tasks}:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import InputError
-from cliploc.geometry import padding_least
+from cliploc.images.reading.geometry import padding_least
 from cliploc.methods._infra.maps import min_max
 from cliploc.options import FOUND
 from cliploc.prompts import CONTRAST

@@ -11,8 +11,8 @@ from PIL import Image
 
 from cliploc import prompts
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
-from cliploc.images import SUFFIXES, load
+from cliploc.images.reading.geometry import Frame
+from cliploc.images.reading.reading import SUFFIXES, load
 from cliploc.support.documents import lines_of
 from cliploc.support.files import files_below, user_path
 from cliploc.values import Interpolation, ResizePolicy

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.exemplars import Exemplar
-from cliploc.images import Picture, Whole, load
+from cliploc.images.reading.reading import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.masks import GrabCutMasks

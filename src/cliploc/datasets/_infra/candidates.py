@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError
-from cliploc.images import open_picture, orientation
+from cliploc.images.reading.reading import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]

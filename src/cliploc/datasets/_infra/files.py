@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.errors import UsageError
-from cliploc.images import SUFFIXES
+from cliploc.images.reading.reading import SUFFIXES
 from cliploc.support.documents import DocumentError, lines_of, read_json, read_text
 
 HELP = "`cliploc datasets NAME` shows the layout"

@@ -16,8 +16,8 @@ from cliploc.datasets._infra.files import words
 from cliploc.datasets._infra.registration import DatasetReader, Readers
 from cliploc.datasets._infra.selection import Draw, nothing_usable
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load, open_picture
-from cliploc.polygons import Outline, draw
+from cliploc.images.reading.polygons import Outline, draw
+from cliploc.images.reading.reading import load, open_picture
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, ClassName, DatasetSplit
 

@@ -20,7 +20,7 @@ from cliploc.datasets._infra.labelled import (
     pictures_or_maps,
 )
 from cliploc.datasets._infra.registration import Split
-from cliploc.polygons import Outline, outlines_of
+from cliploc.images.reading.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
 

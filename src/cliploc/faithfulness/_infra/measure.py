@@ -33,7 +33,7 @@ from cliploc.faithfulness._infra.judged import (
     fill_of,
     in_8_bits,
 )
-from cliploc.images import ImageLike
+from cliploc.images.reading.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, short
 from cliploc.pipeline.prepare import Request

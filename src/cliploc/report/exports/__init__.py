@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.images import READ_BY_ALL, load
+from cliploc.images.reading.reading import READ_BY_ALL, load
+from cliploc.images.reading.rle import Rle
 from cliploc.options import short
 from cliploc.registry import Registry
-from cliploc.rle import Rle
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cliploc import rle
 from cliploc.boxes.outlines import outlines
+from cliploc.images.reading import rle
 from cliploc.report.exports import Export, ExportSettings, Pictures, export, json_list, number
 from cliploc.support.files import write_whole
 

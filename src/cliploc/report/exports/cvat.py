@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from cliploc import rle
+from cliploc.images.reading import rle
 from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, export, rows
 from cliploc.support.files import write_whole
 

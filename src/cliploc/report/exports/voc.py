@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc import rle
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.images.reading import rle
 from cliploc.report.exports import (
     AnnotatedPicture,
     Export,

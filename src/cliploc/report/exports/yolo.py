@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc import rle
 from cliploc.boxes.outlines import joined
+from cliploc.images.reading import rle
 from cliploc.report.exports import (
     Export,
     ExportSettings,

@@ -16,7 +16,7 @@ from PIL import Image
 from cliploc import __version__
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load
+from cliploc.images.reading.reading import load
 from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cliploc.images.reading.reading import MAX_PIXELS, load, pictures_in
 from PIL import ExifTags, Image
 
-from cliploc import images
 from cliploc.errors import InputError, UsageError
-from cliploc.images import MAX_PIXELS, load, pictures_in
+from cliploc.images.reading import reading as images
 from cliploc.support.files import demo_folder
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -282,7 +282,7 @@ def test_bands_of_a_picture_fit_together(mode, monkeypatch):
         image = Image.fromarray(rng.integers(0, 256, (12, 16, 4), np.uint8), "RGBA")
         image = image.convert({"PA": "P", "La": "LA"}.get(mode, mode)).convert(mode)
     whole = np.asarray(load(image).image)
-    monkeypatch.setattr("cliploc.images.BAND", 40)  # two rows
+    monkeypatch.setattr("cliploc.images.reading.BAND", 40)  # two rows
     np.testing.assert_array_equal(np.asarray(load(image).image), whole)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from msgspec import Meta
 from pycocotools import mask as coco
 
-from cliploc import rle
+from cliploc.images.reading import rle
 
 STEPS = 5  # that pycocotools takes along a pixel's side
 Mask = npt.NDArray[np.bool_]
@@ -20,7 +20,7 @@ Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
 
 
 def runs(outline: Outline, hw: tuple[int, int]) -> rle.Counts:
-    """The runs of the pixels inside an outline; see `cliploc.rle.runs`."""
+    """The runs of the pixels inside an outline; see `cliploc.images.rle.runs`."""
     if outline and outline[0] == "runs":
         return np.array(outline[1], np.int64)
     [code] = coco.frPyObjects([list(outline)], *hw)
