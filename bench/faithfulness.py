@@ -23,9 +23,9 @@ from bench.resident import peak_mib
 from bench.turns import seconds
 from bench.vit_methods import machine
 from cliploc.faithfulness import Faithfulness, chosen_metrics
+from cliploc.find.prompts import imagenet_classes
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
-from cliploc.prompts import imagenet_classes
 
 HEADER = (
     "| model | names | steps | pictures a round | bare, pictures/s of processor | ratio, processor | ratio, clock | "

@@ -65,7 +65,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
 
 def class_names(count: int) -> list[str]:
     """ImageNet's names; beyond them pairs of two."""
-    from cliploc.prompts import imagenet_classes
+    from cliploc.find.prompts import imagenet_classes
 
     own = [one.name for one in imagenet_classes()]
     more = [f"{a} {b}" for a, b in pairwise(own)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc import backbones, prompts
+from cliploc import backbones
+from cliploc.find import prompts
 from cliploc.localizer import Localizer, classifier
 from cliploc.support.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused

@@ -13,13 +13,13 @@ from cliploc.images.reading.reading import load
 from PIL import Image
 from safetensors.torch import save
 
-from cliploc.calibration import load_calibration, own_calibration
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
+from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.learnt import load_learnt
 from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.methods._infra.heads import read_config
-from cliploc.teaching.learnt import load_learnt
 from cliploc.towers._checkpoints import read_checkpoint
 from tests.datasets import folders, labelled
 

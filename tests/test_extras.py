@@ -21,7 +21,7 @@ ELSEWHERE = {  # extra → the test of its absence
     "heic": "tests/images/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
     "quantus": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "refine": "tests/refine/test_contract.py::test_a_package_that_is_missing_is_named",
-    "regions": "tests/segmentation/test_regions.py::test_what_cannot_be_is_one_line",
+    "regions": "tests/find/segmentation/test_regions.py::test_what_cannot_be_is_one_line",
     "sam": "tests/towers/test_sam.py",
     "segmentation": "tests/datasets/test_labelled.py::test_without_h5py_one_line_says_so",
 }

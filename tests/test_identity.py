@@ -19,20 +19,20 @@ from PIL import Image
 
 import cliploc
 from cliploc import backbones, config
-from cliploc.boxes import BoxRule
-from cliploc.calibration import own_calibration
 from cliploc.cli import main
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
+from cliploc.find.boxes import BoxRule
+from cliploc.find.calibration import own_calibration
+from cliploc.find.learnt import HOLDS_FOR, Learnt
+from cliploc.find.recipes import recipe_of
+from cliploc.find.sides import LENGTH
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED
 from cliploc.jobs.task import OTHER_SAMPLES
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
-from cliploc.recipes import recipe_of
 from cliploc.support.memory import Memory
-from cliploc.teaching.learnt import HOLDS_FOR, Learnt
-from cliploc.teaching.sides import LENGTH
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head

@@ -19,16 +19,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
+from cliploc.find import texts
+from cliploc.find.flow import Flow
+from cliploc.find.prepare import DECODERS, Prepared
+from cliploc.find.text_cache import cache_folder
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods.cam import cam
 from cliploc.options import POLICIES
-from cliploc.pipeline import texts
-from cliploc.pipeline.flow import Flow
-from cliploc.pipeline.prepare import DECODERS, Prepared
 from cliploc.support.memory import Memory
 from cliploc.support.reporter import Reporter
-from cliploc.text_cache import cache_folder
 from cliploc.towers.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
 from tests.tiny import KINDS, context, default_dtype, give_function, tower
@@ -464,7 +464,7 @@ def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
         localizer([WIDE, WIDE], ["red", "green", "blue"])
 
 
-CALLS = [  # lists of names that are refused themselves are in tests/test_prompts.py
+CALLS = [  # lists of names that are refused themselves are in tests/find/test_prompts.py
     (TALL, None, "expected a list of names, got NoneType: write them as ['cat', 'dog']"),
     ([TALL, WIDE], [["red"]], "expected a list of names for each of 2 pictures, got 1 lists"),
     ([TALL, WIDE], [["red"], []], "expected at least one name to look for, got none"),

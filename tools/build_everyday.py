@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import prompts
+from cliploc.find import prompts
 from cliploc.towers._mini_text import MiniTextTower, normalise
 from cliploc.towers.mini import Mini
 

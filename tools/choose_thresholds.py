@@ -21,7 +21,7 @@ import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc import backbones, saliency
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.localizer import Localizer
 from cliploc.methods import methods as registered
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map

@@ -19,7 +19,7 @@ import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.datasets import open_dataset
-from cliploc.exemplars import Exemplar
+from cliploc.find.exemplars import Exemplar
 from cliploc.localizer import Localizer
 from cliploc.values import Dataset, Sample
 

@@ -27,7 +27,7 @@ from recipe_study import SIDE, Photo, photos_of
 from torch.nn import functional as F
 from windows_study import SCALES, WINDOWS, looked_at, refined_on_grid
 
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.localizer import Localizer
 from cliploc.methods._infra.maps import min_max
 from cliploc.refine.level import PULL, SHRINK, WIDTH, levels

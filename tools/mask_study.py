@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.datasets import open_labelled
+from cliploc.find.masks import GrabCutMasks
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
 from cliploc.options import Options
 
 ROOT = Path(__file__).parents[1] / "../shared/data/coco_dev"

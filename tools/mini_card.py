@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones, prompts
+from cliploc import backbones
+from cliploc.find import prompts
 from cliploc.methods import methods
 from cliploc.methods._infra.method import Context
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map

@@ -27,7 +27,7 @@ import torch
 from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.localizer import Localizer
 
 ROOT = Path(__file__).parents[1]

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.localizer import Localizer
 from cliploc.methods import methods as registered
 from cliploc.methods._infra.maps import min_max

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.datasets import open_labelled
+from cliploc.find.segmentation import Segmenter, protocol_of
+from cliploc.find.segmentation.regions import ColourRegions, Regions, voted
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.segmentation import Segmenter, protocol_of
-from cliploc.segmentation.regions import ColourRegions, Regions, voted
 
 ROOT = Path(__file__).parents[1] / "../shared/data/coco_dev"
 IGNORE = 255

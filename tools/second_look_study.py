@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cliploc import backbones, prompts
-from cliploc.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
+from cliploc import backbones
+from cliploc.find import prompts
+from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
 from cliploc.jobs.calibrate import Examples, examples_in, fit
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
-from cliploc.calibration import Floats
+from cliploc.find.calibration import Floats
 from cliploc.jobs.drafts import DraftRule, Prior, choose, is_everywhere
 from cliploc.runs.labelling import Candidates, LabellingRun
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones, prompts
+from cliploc import backbones
+from cliploc.find import prompts
 from cliploc.methods import methods
 from cliploc.methods._infra.attention import summed_attention
 from cliploc.methods._infra.heads import SemanticHead, load_head, look

@@ -1,4 +1,4 @@
-"""`Localizer`: from pictures and names to heatmaps and boxes. The stages are in `cliploc.pipeline`."""
+"""`Localizer`: from pictures and names to heatmaps and boxes. The stages are in `cliploc.find`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,43 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cliploc import backbones, prompts
-from cliploc.boxes import BoxRule
-from cliploc.calibration import load_calibration, own_calibration
+from cliploc import backbones
 from cliploc.errors import ModelError, UsageError
+from cliploc.find import prompts
+from cliploc.find.boxes import BoxRule
+from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.flow import Flow, MaskedEncoder
+from cliploc.find.prepare import (
+    DECODERS,
+    OnError,
+    Prepared,
+    Request,
+    Result,
+    Unreadable,
+    source_of,
+    stacked,
+)
+from cliploc.find.presence import VERSION as BANK_VERSION
+from cliploc.find.presence import Bank
+from cliploc.find.recipes import recipe_of
+from cliploc.find.steps import refuse_nan
+from cliploc.find.tasks import members
+from cliploc.find.texts import Texts, read_exemplars
+from cliploc.find.threads import Ahead, own_modes
 from cliploc.images.reading.reading import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.methods import find, resolve_options
 from cliploc.methods._infra.method import TrainedHead
 from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
-from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.prepare import DECODERS, OnError, Prepared, Request, Result, Unreadable, source_of, stacked
-from cliploc.pipeline.presence import VERSION as BANK_VERSION
-from cliploc.pipeline.presence import Bank
-from cliploc.pipeline.steps import refuse_nan
-from cliploc.pipeline.tasks import members
-from cliploc.pipeline.texts import Texts, read_exemplars
-from cliploc.pipeline.threads import Ahead, own_modes
-from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
+    from cliploc.find.inside import Inside
+    from cliploc.find.text_cache import TextCache
     from cliploc.localization import MaskSource
-    from cliploc.pipeline.inside import Inside
-    from cliploc.text_cache import TextCache
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 
@@ -67,7 +77,7 @@ class Localizer:
         pretrained: which weights: a tag, a file, or "FILE@TAG", a file whose GELU and preprocessing are those of the
             tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; it runs as
-            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.recipes`.
+            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.find.recipes`.
         **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
             precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
 
@@ -147,7 +157,7 @@ class Localizer:
         cache = _text_cache_of(self.backbone) if given.text_cache else None
         learnt = None
         if given.learnt is not None:  # a file of another tower does not even fit
-            from cliploc.teaching.learnt import load_learnt
+            from cliploc.find.learnt import load_learnt
 
             learnt = load_learnt(given.learnt)
             of_tower = {"model": self.backbone.name, "weights": self._weights}
@@ -526,7 +536,7 @@ class Localizer:
             texts = prompts.parse(names, self.templates)
             request = Request(0, image, names)
             item = pipeline.preparation.prepare(request, texts, source_of(request))
-            from cliploc.pipeline.inside import look_inside
+            from cliploc.find.inside import look_inside
 
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
@@ -784,7 +794,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
     if name == "heat":
         return None
     if not name.startswith(SAM):
-        from cliploc.masks import GrabCutMasks
+        from cliploc.find.masks import GrabCutMasks
 
         return GrabCutMasks()
     from cliploc.towers.sam import SamMasks
@@ -796,7 +806,7 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """The cache of text embeddings on disk; None for the quick models of the package, and weights in memory."""
     if backbone.weights_file is None:
         return None
-    from cliploc.text_cache import TextCache, cache_folder
+    from cliploc.find.text_cache import TextCache, cache_folder
 
     folder = cache_folder()
     return None if folder is None else TextCache(folder, backbone.weights_id)

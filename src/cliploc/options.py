@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.exemplars import Exemplar, exemplar_of
+from cliploc.find.exemplars import Exemplar, exemplar_of
 
 if TYPE_CHECKING:
     from cliploc.support.memory import Memory
@@ -415,7 +415,7 @@ class Options:
     )
     exemplars: Sequence[str | Exemplar] = option(
         (), group="prompt", check=_checked_exemplars, python_only=True,
-        help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
+        help='Pictures that stand for names: `cliploc.find.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
         about="On the command line -p @cup.jpg. See docs/prompts.md.",
     )
     resize: ResizePolicy | None = option(
@@ -550,7 +550,7 @@ class Options:
     text_cache: bool = option(
         True, group="run", check=_flag("text_cache"),
         help="Cache the embeddings of names on disk.",
-        about="See `cliploc.text_cache`.",
+        about="See `cliploc.find.text_cache`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(

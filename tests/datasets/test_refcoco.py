@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cliploc import prompts
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 from tests.datasets.folders import boxes, instances, named, picture
 
 NAME, OTHER = "COCO_train2014_000000000009.jpg", "COCO_train2014_000000000005.jpg"

@@ -7,7 +7,7 @@ import pytest
 
 from cliploc.datasets import open_dataset, readers, subsets
 from cliploc.errors import UsageError
-from cliploc.prompts import imagenet_classes
+from cliploc.find.prompts import imagenet_classes
 from tests.datasets import folders
 
 DEV = Path(__file__).parents[2] / "../shared/data/ilsvrc_val_dev"

@@ -21,9 +21,11 @@ from cliploc.images.reading.geometry import Frame
 from PIL import Image
 
 import cliploc
-from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
-from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.find.boxes import BoxRule, boxes_from_maps, share_of_peak
+from cliploc.find.boxes.parts import around_others, split_region
+from cliploc.find.flow import Flow
+from cliploc.find.steps import Steps
 from cliploc.images.reading import rle
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
@@ -32,8 +34,6 @@ from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.pipeline.flow import Flow
-from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.store import FILE, DiskFullError

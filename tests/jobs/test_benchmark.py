@@ -25,6 +25,8 @@ from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
+from cliploc.find import tasks
+from cliploc.find.flow import Flow
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
@@ -35,8 +37,6 @@ from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.options import BENCHMARK
-from cliploc.pipeline import tasks
-from cliploc.pipeline.flow import Flow
 from cliploc.runs.evaluation import rows_in
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter

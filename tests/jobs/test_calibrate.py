@@ -9,9 +9,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from cliploc.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
 from cliploc.datasets import AskedPicture, Draw
 from cliploc.errors import UsageError
+from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
 from cliploc.jobs import calibrate as job
 from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pictures
 from cliploc.jobs.plan import as_setting

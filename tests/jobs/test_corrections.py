@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
+from cliploc.find.boxes.outlines import outlines
 from cliploc.images.reading import rle
 from cliploc.jobs import correction_masks
 from cliploc.jobs.apply import correction_of, is_review

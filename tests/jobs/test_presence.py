@@ -9,7 +9,7 @@ from sklearn import metrics
 
 pytest.importorskip("pyarrow")
 
-from cliploc.calibration import reliability
+from cliploc.find.calibration import reliability
 from cliploc.jobs.benchmark_presence import PresenceTally, row_schema
 from cliploc.jobs.task import summed_up
 from cliploc.metrics import Bootstrap

@@ -23,6 +23,7 @@ from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import UsageError
+from cliploc.find.learnt import load_learnt
 from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
@@ -33,9 +34,8 @@ from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
 from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.teaching.learnt import load_learnt
+from tests.find.teaching.planted import SIDE, Planted, planted
 from tests.jobs.labelled import correct, taught
-from tests.teaching.planted import SIDE, Planted, planted
 from tests.tiny import tower
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import UsageError
+from cliploc.find.second_look import Judgement
 from cliploc.localization import Localization
-from cliploc.pipeline.second_look import Judgement
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
 from cliploc.report.label_maps import label_picture

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
+from cliploc.find.recipes import recipe_of
 from cliploc.localizer import Localizer
-from cliploc.recipes import recipe_of
 from cliploc.towers import _checkpoints, _layers, _weights, create, models
 from cliploc.towers import open_clip as builder
 from cliploc.towers._catalogue import OWN

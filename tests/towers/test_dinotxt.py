@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.find.recipes import recipe_of
 from cliploc.localizer import Localizer
-from cliploc.recipes import recipe_of
 from cliploc.towers import create
 from cliploc.towers._checkpoints import Checkpoint
 from cliploc.towers.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, Family, with_weights

@@ -14,7 +14,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.prompts import OPENAI_80_TEMPLATES, imagenet_classes
+from cliploc.find.prompts import OPENAI_80_TEMPLATES, imagenet_classes
 from cliploc.towers._mini_text import MiniTextTower
 
 WEIGHTS = Path(__file__).parents[2] / "src/cliploc/towers/mini_weights"

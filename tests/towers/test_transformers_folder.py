@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
+from cliploc.find.recipes import recipe_of
 from cliploc.localizer import Localizer
-from cliploc.recipes import recipe_of
 from cliploc.towers import _weights, create
 from cliploc.towers.tower import Needs
 from tests.tiny import seeded

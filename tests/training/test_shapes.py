@@ -10,7 +10,7 @@ from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.training import TrainSettings, read_folder, train
 from tests.training.shapes import PAIRS, SEEN, UNSEEN, Box, ShapeVit, random_tower, scene, write_folder
 

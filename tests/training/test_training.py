@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.errors import ModelError, UsageError
+from cliploc.find.prompts import embed, parse
 from cliploc.methods._infra.heads import HEADS, load_head
-from cliploc.prompts import embed, parse
 from cliploc.support.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache

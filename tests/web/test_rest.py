@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from PIL import Image
 
 from cliploc import backbones
-from cliploc.exemplars import Exemplar
+from cliploc.find.exemplars import Exemplar
 from cliploc.localizer import Localizer
 from cliploc.web.runs import ENDING, STOPPED
 from cliploc.web.service import Offer, Service

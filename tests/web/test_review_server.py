@@ -17,8 +17,8 @@ from PIL import Image
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc import Localizer, backbones
-from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
+from cliploc.find.boxes import hot_levels
 from cliploc.images.reading import rle
 from cliploc.jobs import review_folder
 from cliploc.jobs.annotate import annotate

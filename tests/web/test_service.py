@@ -14,12 +14,12 @@ from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import ModelError, UsageError
+from cliploc.find.masks import GrabCutMasks
+from cliploc.find.recipes import recipe_of
 from cliploc.images.reading import rle
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
 from cliploc.methods import methods
 from cliploc.options import MIN_SCORE
-from cliploc.recipes import recipe_of
 from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.pipeline.second_look import Judgement
-from cliploc.recipes import recipe_of
+from cliploc.find.recipes import recipe_of
+from cliploc.find.second_look import Judgement
 from cliploc.values import Boxes
 from cliploc.web import view
 from cliploc.web.service import Offer, Service

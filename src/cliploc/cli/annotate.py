@@ -62,7 +62,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         raise UsageError("expected --json or --edit, got both: leave one out")
     if asked.edit:
         refuse_without("web", "review", "starlette", "uvicorn")
-    from cliploc import prompts
+    from cliploc.find import prompts
     from cliploc.jobs.labels import labels_of, read_labels
     from cliploc.jobs.picture_files import find_pictures
     from cliploc.report.exports import chosen_exports

@@ -55,9 +55,9 @@ from cliploc.support.imports import refuse_without
 from cliploc.support.reporter import SILENT
 
 if TYPE_CHECKING:
+    from cliploc.find.recipes import Recipe
     from cliploc.jobs.plan import ModelSetup, Setting
     from cliploc.jobs.task import BenchmarkResult
-    from cliploc.recipes import Recipe
 
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
@@ -168,8 +168,8 @@ def segmentation(asked: BenchmarkFlags, options: Options, protocol: Segmentation
     """
     setups = _setups(asked, _for_true_names(options), labelled=True, templates=SEGMENTATION_TEMPLATES)
     from cliploc.datasets import open_labelled
+    from cliploc.find.segmentation import protocol_of
     from cliploc.jobs import benchmark_segmentation as job
-    from cliploc.segmentation import protocol_of
 
     run = partial(job.run_segmentation, protocol=protocol_of(asked.dataset, protocol))
     return _carried_out(asked, _settings_without_boxes(asked, setups), run, open_labelled, job.TASK.files)
@@ -235,7 +235,7 @@ def _setups(
     refuse_without("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method))
     refuse_unknown_dataset(asked.dataset, labelled=labelled)
-    from cliploc import prompts
+    from cliploc.find import prompts
     from cliploc.jobs.plan import ModelSetup
 
     return [
@@ -335,9 +335,9 @@ def _carried_out(
 
 def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
+    from cliploc.find.recipes import recipe_of
     from cliploc.methods import find
     from cliploc.methods._infra.heads import read_config
-    from cliploc.recipes import recipe_of
 
     recipe = setups[0].options.recipe  # that of all
     names = method_names(method)

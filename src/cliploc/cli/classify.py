@@ -26,7 +26,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     given = asked_names(asked.prompt, asked.classes)
     names = given or asked_names(None, "imagenet")

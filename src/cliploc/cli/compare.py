@@ -31,9 +31,9 @@ from cliploc.options import OPTIONS, Options
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from cliploc.find.prepare import Request, Result
     from cliploc.localizer import Localizer
     from cliploc.methods._infra.method import Method
-    from cliploc.pipeline.prepare import Request, Result
     from cliploc.report import ModelResults
     from cliploc.support.reporter import Reporter
 
@@ -59,7 +59,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
     refuse_unknown(asked.model or [], method_names(asked.method))
-    from cliploc import prompts
+    from cliploc.find import prompts
     from cliploc.methods import find
     from cliploc.report.comparison import refuse_too_many
 
@@ -81,7 +81,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     others = (asked.classes, options.head, options.learnt, *(asked.pretrained or ()))
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others)
     with run.started(f"loading {', '.join(model.label for model in models)}") as reporter:
-        from cliploc.pipeline.prepare import Request
+        from cliploc.find.prepare import Request
 
         use_threads(asked.threads)
         for model in models:
@@ -176,8 +176,8 @@ class _AskedModel:
 
     def load(self) -> None:
         """Loads the model; raises what `Localizer` raises."""
+        from cliploc.find.recipes import recipe_of
         from cliploc.localizer import Localizer
-        from cliploc.recipes import recipe_of
 
         # A method is named, so that it runs as published. A head names its own.
         named = None if self.options.head is not None else recipe_of(self.options.model).method

@@ -144,9 +144,9 @@ def faithfulness(asked: FaithfulnessFlags, options: Options, protocol: Faithfuln
     """
     refuse_unknown_dataset(asked.dataset)
     names = metric_names(asked.metric)
-    from cliploc import prompts
     from cliploc.datasets import open_dataset
     from cliploc.faithfulness import chosen_metrics
+    from cliploc.find import prompts
     from cliploc.jobs.benchmark_faithfulness import evaluate_maps
 
     chosen_metrics(names, with_method=False)  # refused before a model is loaded

@@ -77,11 +77,11 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
     refuse_unknown([], method_names(asked.method))
-    from cliploc import prompts
+    from cliploc.find import prompts
+    from cliploc.find.recipes import recipe_of
     from cliploc.images.reading.reading import load
     from cliploc.jobs.benchmark_faithfulness import BASELINES
     from cliploc.methods import find
-    from cliploc.recipes import recipe_of
 
     photo, prompt, among = asked.photo, asked.prompt, asked.among
     if not prompt:

@@ -120,7 +120,7 @@ def _download(name: str, pretrained: str | None) -> int:
 
 
 def _about_model(model: ModelEntry, methods: Sequence[str]) -> RenderableType:
-    from cliploc.recipes import recipe_of
+    from cliploc.find.recipes import recipe_of
 
     size = "those of its file"
     try:

@@ -42,7 +42,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
 
     Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
     """
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     out, masks = asked.out, asked.masks or options.masks_by != "heat"
     if asked.save_maps and out is None:

@@ -14,7 +14,7 @@ import typer
 
 from cliploc.cli.commands import section
 from cliploc.errors import UsageError
-from cliploc.exemplars import split_entries
+from cliploc.find.exemplars import split_entries
 from cliploc.options import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
@@ -372,7 +372,7 @@ class EngineFlags(WithThreads):
 # -------------------------------------------------------------------------------------------------- what texts mean
 def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     """The names asked for, by `--prompt` or by `--classes`."""
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     if prompt and classes:
         raise UsageError("expected --prompt or --classes, got both: write all names into the file")

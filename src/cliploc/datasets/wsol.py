@@ -14,7 +14,7 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems, by, saf
 from cliploc.datasets._infra.files import csv_numbers, csv_rows, first_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.prompts import imagenet_classes
+from cliploc.find.prompts import imagenet_classes
 from cliploc.values import ClassName, Problem
 
 MAX_SIDE = 1_000_000  # pixels

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import prompts
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed

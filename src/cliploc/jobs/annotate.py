@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from cliploc import __version__, prompts
+from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
+from cliploc.find import prompts
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.jobs.annotator import RESERVED, AnnotateWorker

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc.calibration import Floats
+from cliploc.find.calibration import Floats
 from cliploc.images.reading.rle import Rle
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
@@ -31,7 +31,7 @@ from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
-LEARNT = "learnt.safetensors"  # see `cliploc.teaching.learnt`
+LEARNT = "learnt.safetensors"  # see `cliploc.find.learnt`
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
-from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import ModelError, UsageError
+from cliploc.find.boxes import BoxRule, features_of, score_of, share_of_peak
+from cliploc.find.boxes.parts import around_others, split_region
+from cliploc.find.prepare import Request, Result
+from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images.reading.geometry import Frame
 from cliploc.images.reading.rle import encode
 from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
@@ -23,8 +25,6 @@ from cliploc.jobs.picture_files import PictureFile, digested
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
-from cliploc.pipeline.prepare import Request, Result
-from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.runs.labelling import Candidate, Found
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray

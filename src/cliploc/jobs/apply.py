@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc import prompts
 from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 from cliploc.images.reading import rle
 from cliploc.images.reading.polygons import draw_all, outlines_of
 from cliploc.jobs import correction_masks

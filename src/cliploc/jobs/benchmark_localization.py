@@ -15,8 +15,9 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from cliploc import prompts
-from cliploc.boxes import BoxRule
+from cliploc.find import prompts
+from cliploc.find.boxes import BoxRule
+from cliploc.find.prepare import Request, Result
 from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
@@ -26,7 +27,6 @@ from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.methods import find, fitting, unfit_reason
 from cliploc.methods._infra.heads import read_config
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
-from cliploc.pipeline.prepare import Request, Result
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
 from cliploc.runs.evaluation import Row
@@ -146,7 +146,7 @@ class BoxJudge(Judge):
 
     def __init__(
         self,
-        classes: Sequence[str],  # each as `cliploc.prompts.parse` takes it, such as "cat|kitten"
+        classes: Sequence[str],  # each as `cliploc.find.prompts.parse` takes it, such as "cat|kitten"
         pool: Judges,
         maps: Path | None,  # folder to save score maps in; None to save none
         *of_setup: Any,  # see `Judge`

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.calibration import reliability
 from cliploc.datasets import AskedDataset
+from cliploc.find.calibration import reliability
 from cliploc.images.reading.geometry import iou_matrix
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc import prompts
 from cliploc.datasets import (
     IGNORE,
     LabelFile,
@@ -24,6 +23,8 @@ from cliploc.datasets import (
     read_labels,
 )
 from cliploc.errors import InputError, UsageError
+from cliploc.find import prompts
+from cliploc.find.segmentation import Protocol, Segmenter
 from cliploc.images.reading.reading import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.jobs.plan import ModelSetup, Setting
@@ -34,7 +35,6 @@ from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, avera
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
 from cliploc.runs.evaluation import Row
-from cliploc.segmentation import Protocol, Segmenter
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc import prompts
-from cliploc.calibration import OF_BOX, OF_NAME, Calibration, Floats, fit_logistic, reliability
 from cliploc.datasets import AskedDataset, AskedPicture, Draw
 from cliploc.errors import UsageError
+from cliploc.find import prompts
+from cliploc.find.calibration import (
+    OF_BOX,
+    OF_NAME,
+    Calibration,
+    Floats,
+    fit_logistic,
+    reliability,
+)
+from cliploc.find.second_look import best_of_names
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.picture_files import PictureFile, content_digest
 from cliploc.jobs.plan import Setting, as_setting
@@ -24,7 +32,6 @@ from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
-from cliploc.pipeline.second_look import best_of_names
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliploc import prompts
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.find import prompts
 from cliploc.options import parse_share
 
 BACKGROUND = "background:"
@@ -19,7 +19,7 @@ THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 class Labels:
     """The names to find and the names of the background."""
 
-    entries: tuple[str, ...]  # names to find, as `cliploc.prompts.parse` takes them, such as "cat|kitten"
+    entries: tuple[str, ...]  # names to find, as `cliploc.find.prompts.parse` takes them, such as "cat|kitten"
     # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
     thresholds: tuple[float | None, ...]
     background: tuple[str, ...] = ()  # names of the background

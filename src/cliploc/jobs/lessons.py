@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from cliploc.find.lesson import Lesson
 from cliploc.images.reading.geometry import Frame
 from cliploc.runs.labelling import LabellingRun, Picture
-from cliploc.teaching.lesson import Lesson
 
 TENSORS = ("heat", "places", "features", "embedding")
 TOGETHER = 500  # pictures of a query

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cliploc.errors import UsageError
+from cliploc.find.recipes import Recipe
 from cliploc.jobs.engine import Shard
 from cliploc.options import BENCHMARK, Options
-from cliploc.recipes import Recipe
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer

@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.boxes import BoxRule
-from cliploc.calibration import UNSURE, Floats
+from cliploc.find.boxes import BoxRule
+from cliploc.find.calibration import UNSURE, Floats
+from cliploc.find.directions import projected
+from cliploc.find.learnt import drawn
+from cliploc.find.lesson import Lesson
+from cliploc.find.masks import box_masks
+from cliploc.find.sides import moved, readings
 from cliploc.images.reading.rle import encode
 from cliploc.jobs.annotator import LEAST_FIT, grouped
 from cliploc.jobs.lessons import Lessons
 from cliploc.localization import boxes_of
-from cliploc.masks import box_masks
 from cliploc.metrics import one_thread
 from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
-from cliploc.teaching.directions import projected
-from cliploc.teaching.learnt import drawn
-from cliploc.teaching.lesson import Lesson
-from cliploc.teaching.sides import moved, readings
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc import prompts
 from cliploc.errors import InputError, UsageError
+from cliploc.find import prompts
 from cliploc.images.reading.reading import load, picture_bytes
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cliploc.boxes import share_of_peak
 from cliploc.errors import InputError
+from cliploc.find.boxes import share_of_peak
+from cliploc.find.masks import name_mask
 from cliploc.images.reading.reading import picture_bytes
 from cliploc.images.reading.rle import encode
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.masks import name_mask
 
 HEAT_SIDE = 480  # longest side of the heat that is shown
 # Options of the drafts that change what a suggestion shows. Weights are not among them: the model is loaded by name.

@@ -337,5 +337,5 @@ def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tu
 
 
 def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:
-    """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
+    """Each class of a dataset as `cliploc.find.prompts.parse` takes it: label → "cat|kitten"."""
     return tuple("|".join(class_name.synonyms) for class_name in dataset.classes)

@@ -1,6 +1,6 @@
 """An annotated folder teaches itself, and corrected pictures teach it: drafts drawn again, without the model.
 
-Of each name that can be taught a direction is fitted (`cliploc.teaching.directions`); with it the maps of all pictures
+Of each name that can be taught a direction is fitted (`cliploc.find.directions`); with it the maps of all pictures
 that nobody has reviewed are made again from their lessons, and boxes from these. Reviewed pictures stay as they are.
 """
 
@@ -21,7 +21,18 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.calibration import UNSURE, Floats, logit
+from cliploc.find.calibration import UNSURE, Floats, logit
+from cliploc.find.directions import (
+    Direction,
+    Pictures,
+    Whitening,
+    fit,
+    share_of_text,
+    stability,
+)
+from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
+from cliploc.find.lesson import Lesson, pooled
+from cliploc.find.sides import ALIKE, learnt, offsets
 from cliploc.images.reading.geometry import Frame
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.draft_scores import work_on
@@ -30,10 +41,6 @@ from cliploc.jobs.lessons import Lessons
 from cliploc.jobs.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
-from cliploc.teaching.directions import Direction, Pictures, Whitening, fit, share_of_text, stability
-from cliploc.teaching.learnt import HOLDS_FOR, Learnt, drawn
-from cliploc.teaching.lesson import Lesson, pooled
-from cliploc.teaching.sides import ALIKE, learnt, offsets
 from cliploc.values import FloatArray
 
 VERSION = 7  # of what is taught and drawn

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from cliploc import prompts
 from cliploc.datasets import AskedPicture
 from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.find import prompts
+from cliploc.find.prepare import Request
 from cliploc.images.reading.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
 from cliploc.jobs.picture_files import digested
@@ -24,7 +25,6 @@ from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.pipeline.prepare import Request
 from cliploc.report.task_folder import THUMB
 from cliploc.runs.evaluation import Row
 from cliploc.support.reporter import SILENT, Reporter

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.metrics._infra.metric import JudgedMap, MeanMetric, Number, checked_map, checked_masks, iou, metric
 from cliploc.values import FloatArray
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.methods._infra.method import Context
 from cliploc.refine import refinement
 from cliploc.towers.tower import Backbone, Needs, as_transformer

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError
+from cliploc.find.boxes.outlines import outlines
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import load
 from cliploc.report.colours import as_hex, distinct_colours, text_colour

@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import prompts
 from cliploc.errors import CliplocError, ModelError, UsageError
+from cliploc.find import prompts
 from cliploc.methods._infra.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output

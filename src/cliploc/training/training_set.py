@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliploc import prompts
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 from cliploc.images.reading.geometry import Frame
 from cliploc.images.reading.reading import SUFFIXES, load
 from cliploc.support.documents import lines_of

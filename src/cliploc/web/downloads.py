@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc.find.recipes import Recipe
 from cliploc.images.reading.rle import Rle, encode
 from cliploc.localization import Localization
-from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.label_maps import label_legend, label_picture

@@ -16,8 +16,8 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from cliploc.demo import demo_photos
+from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.options import POLICIES, WAITING
-from cliploc.prompts import TEMPLATE_SETS
 from cliploc.support.memory import Kept
 from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts, RefusedError

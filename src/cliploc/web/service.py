@@ -14,17 +14,17 @@ from typing import Any, Literal
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
-from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
-from cliploc.exemplars import Exemplar
+from cliploc.find.boxes import BoxRule
+from cliploc.find.exemplars import Exemplar
+from cliploc.find.masks import GrabCutMasks
+from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.reading.reading import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
 from cliploc.methods import find, fitting
 from cliploc.methods._infra.heads import read_config
 from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
-from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
 from cliploc.support.memory import Kept, Memory

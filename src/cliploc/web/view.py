@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.errors import CliplocError
+from cliploc.find.recipes import Recipe
 from cliploc.localization import Localization
 from cliploc.methods import find
-from cliploc.recipes import Recipe
 from cliploc.report.colours import NAME_COLOURS
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict

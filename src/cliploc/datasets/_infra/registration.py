@@ -86,7 +86,7 @@ reader = readers.reader
 
 
 # -------------------------------------------------- phrases as classes, where each thing has a sentence of its own
-SIGNS = str.maketrans(dict.fromkeys("|~@", " "))  # which mean something in a name; see `cliploc.prompts.parse`
+SIGNS = str.maketrans(dict.fromkeys("|~@", " "))  # which mean something in a name; see `cliploc.find.prompts.parse`
 PhraseRow: TypeAlias = tuple[str, str, Path, list[Box], Size]  # sample's id, phrase, picture, boxes, picture's size
 
 

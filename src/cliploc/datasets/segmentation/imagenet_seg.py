@@ -14,7 +14,7 @@ from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
 from cliploc.datasets._infra.registration import Split
 from cliploc.errors import InputError, UsageError
-from cliploc.prompts import imagenet_classes
+from cliploc.find.prompts import imagenet_classes
 from cliploc.support.imports import install, not_installed
 from cliploc.values import ClassName
 

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from cliploc import prompts
-from cliploc.boxes import hot_levels
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness._infra.judged import (
     PUBLISHED,
@@ -33,11 +31,13 @@ from cliploc.faithfulness._infra.judged import (
     fill_of,
     in_8_bits,
 )
+from cliploc.find import prompts
+from cliploc.find.boxes import hot_levels
+from cliploc.find.prepare import Request
+from cliploc.find.threads import own_modes
 from cliploc.images.reading.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, short
-from cliploc.pipeline.prepare import Request
-from cliploc.pipeline.threads import own_modes
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray

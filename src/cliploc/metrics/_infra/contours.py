@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.parts import climb, neighbours, root_of
+from cliploc.find.boxes.parts import climb, neighbours, root_of
 
 Levels = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]

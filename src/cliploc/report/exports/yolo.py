@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.boxes.outlines import joined
+from cliploc.find.boxes.outlines import joined
 from cliploc.images.reading import rle
 from cliploc.report.exports import (
     Export,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from cliploc import prompts
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 from cliploc.report.exports.labelstudio import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

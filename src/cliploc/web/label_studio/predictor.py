@@ -14,18 +14,18 @@ import numpy as np
 from PIL import Image
 
 from cliploc import __version__
-from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError, UsageError
+from cliploc.find.boxes.outlines import outlines
+from cliploc.find.learnt import load_learnt, misfit
+from cliploc.find.prepare import Request
 from cliploc.images.reading.reading import load
 from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.pipeline.prepare import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.support.memory import Memory
-from cliploc.teaching.learnt import load_learnt, misfit
 from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 

@@ -1,0 +1,285 @@
+"""Boxes of the connected hot regions of heatmaps, for all prompts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.find.boxes.parts import Parts, divide, outer_outlines
+from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.values import FloatArray
+
+FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
+MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How a heatmap becomes boxes."""
+
+    # τ; pixels strictly above τ·max are hot. "auto": Otsu's threshold of each map's positive values (Otsu 1979), for
+    # maps whose right τ is not known.
+    threshold: float | Literal["auto"] = 0.4
+    # "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule)
+    components: Literal["all", "largest"] = DEFAULTS.components
+    # regions smaller than this share of the map are dropped (VL-Score's paper: 0.001)
+    min_area: float = DEFAULTS.min_area
+    max_boxes: int | None = DEFAULTS.max_boxes  # the maximum number of boxes of a map, best first; None for all
+    # of two boxes of one map whose IoU is above this, the better stays; None for no suppression
+    nms_iou: float | None = DEFAULTS.nms_iou
+    connectivity: Literal[4, 8] = 8  # 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's)
+    # Unlike a localizer's defaults: published rules do not divide regions, and leave out no box for its score.
+    # a region is divided into a part for each peak whose prominence (height over the saddle to a higher peak) is at
+    # least this share of the map's maximum; 1: never. Parts are treated like regions: each has its own peak, and
+    # `components` and `min_area` apply to it. A region stays whole unless at least two of its parts reach `min_area`.
+    split_peaks: float = 1.0
+    # scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a map stays.
+    # All boxes without such a score (`boxes_from_maps`) stay.
+    min_score: float | Literal["auto"] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("components", "min_area", "max_boxes", "nms_iou"):
+            OPTIONS[name].check(getattr(self, name))
+        for name in ("threshold", "min_score"):  # never None: a rule has no recipe to take a value from
+            share_or_auto(name)(getattr(self, name))
+        number("split_peaks", 0, 1)(self.split_peaks)
+        if self.connectivity not in (4, 8):
+            raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
+
+
+@dataclass(frozen=True, eq=False)
+class MapBoxes:
+    """The boxes of P maps, best first within each."""
+
+    xyxy: FloatArray  # [n, 4] float32, map pixels, exclusive right and bottom edge
+    # [n] float32 in 0–1, by which they are ranked. Of `boxes_from_maps` the peak: the map's largest value inside the
+    # region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has IoU ≥ 0.5 with
+    # what the map is of.
+    score: FloatArray
+    index: npt.NDArray[np.int64]  # [n] integers: which map a box belongs to
+    region: npt.NDArray[np.int64]  # [n] integers: the number of a box's region in the labels of `labelled_boxes`
+
+
+def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
+    """The boxes of every map of `[P, H, W]`, non-negative; a map without positive values has no box."""
+    if maps.ndim != 3:
+        raise ValueError(f"expected maps [P, H, W], got {list(maps.shape)}")
+    starts = range(0, len(maps), MAPS_AT_ONCE)
+    return joined([_boxes(maps[start : start + MAPS_AT_ONCE], rule, start)[0] for start in starts])
+
+
+def joined(parts: Sequence[MapBoxes]) -> MapBoxes:
+    """The boxes of several lots of maps as one."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
+    return MapBoxes(
+        np.concatenate([part.xyxy for part in parts]),
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.region for part in parts]),
+    )
+
+
+def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
+    """The boxes of a map `[H, W]`, and labels `[H, W]`: 0, or the number of the region, also of one without a box."""
+    boxes, labels = _boxes(heat[None], rule, 0)
+    return boxes, labels[:-1]
+
+
+def hot_levels(maps: FloatArray, threshold: float | Literal["auto"], largest: FloatArray | None = None) -> FloatArray:
+    """The value above which pixels of each map `[P, H, W]` are hot; `largest`: the maxima `[P]`, where known."""
+    largest = maps.max(axis=(1, 2)) if largest is None else largest
+    if not isinstance(threshold, str):
+        return (threshold * largest).astype(np.float32)
+    chosen = np.zeros(len(maps), dtype=np.float32)
+    for i, (heat, top) in enumerate(zip(maps, largest, strict=True)):
+        if top > 0:
+            positive = heat[heat > 0]
+            levels = (positive / top * 255).astype(np.uint8)
+            level, _ = cv2.threshold(levels[None], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+            # The largest value of the lower class, so that "above it" is Otsu's upper class exactly; 0 where the
+            # positive values are all alike.
+            chosen[i] = positive[levels <= level].max(initial=0)
+    return chosen
+
+
+def share_of_peak(heat: FloatArray, threshold: float | Literal["auto"]) -> float:
+    """The threshold of a map `[H, W]` as a share of its maximum: the number itself, or for "auto" the map's own."""
+    if not isinstance(threshold, str):
+        return float(threshold)
+    top = float(heat.max(initial=0))
+    return float(hot_levels(heat[None], threshold)[0]) / top if top > 0 else 0.0
+
+
+def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
+    """The boxes of maps `[P, H, W]`, and the labels `[P · (H + 1), W]` of their regions."""
+    count, height, width = maps.shape
+    largest = maps.max(axis=(1, 2))  # [P]
+    thresholds = hot_levels(maps, rule.threshold, largest)  # [P]
+    # One empty row between maps keeps their regions apart, so that one call labels all of them.
+    stack = np.zeros((count, height + 1, width), dtype=np.uint8)
+    stack[:, :height] = maps > thresholds[:, None, None]
+    hot = stack.reshape(-1, width)
+    values = np.empty((count, height + 1, width), np.float32)
+    values[:, :height], values[:, height] = maps, 0
+    values = values.reshape(-1, width)
+    corners, area, peaks, labels = _measured(hot, values, rule.connectivity)
+    regions = _Regions(corners, area, peaks, corners[:, 1] // (height + 1), np.arange(1, len(area) + 1))
+    fewest = rule.min_area * height * width
+    if rule.split_peaks < 1:
+        least = (rule.split_peaks * largest).astype(np.float32)
+        regions = _divided(regions, values, labels, thresholds, least, fewest, rule.connectivity)
+    index = regions.index
+    peak = regions.peak / largest[index] if len(index) else regions.peak
+    xyxy = (regions.corners - np.outer(index * (height + 1), [0, 1, 0, 1])).astype(np.float32)
+    order = _chosen(xyxy, peak, regions, rule, fewest)
+    boxes = MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index, regions.region[order])
+    return boxes, labels.astype(np.int32, copy=False)
+
+
+def _chosen(
+    xyxy: FloatArray, peak: FloatArray, regions: _Regions, rule: BoxRule, fewest: float
+) -> npt.NDArray[np.intp]:
+    """The regions that give a box, best first within each map; of equal peaks `[n]` the larger region first."""
+    kept = np.flatnonzero(regions.area >= fewest)
+    area, index = regions.area[kept], regions.index[kept]
+    if rule.components == "largest":
+        return first_of_each(regions.index, kept[np.lexsort((-area, index))], 1)
+    order = kept[np.lexsort((-area, -peak[kept], index))]
+    if rule.nms_iou is not None and len(order) > len(np.unique(index)):
+        order = suppress(xyxy, regions.index, order, rule.nms_iou)
+    return order if rule.max_boxes is None else first_of_each(regions.index, order, rule.max_boxes)
+
+
+def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
+    """The first boxes of each map, by map number `[n]` and an order in which those of one map are side by side."""
+    of = index[order]
+    return order[np.arange(len(order)) - np.searchsorted(of, of) < most]
+
+
+def are_first(index: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.bool_]:
+    """Which boxes `[n]`, best first within each map, are among the first of theirs; all of them without a maximum."""
+    first = np.ones(len(index), bool)
+    if most is not None:
+        first[:] = False
+        first[first_of_each(index, np.arange(len(index)), most)] = True
+    return first
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""
+
+    corners: npt.NDArray[np.int64]
+    area: npt.NDArray[np.int64]
+    peak: FloatArray
+    index: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int64]
+
+
+def _divided(
+    regions: _Regions,
+    values: FloatArray,
+    labels: npt.NDArray[Any],
+    low: FloatArray,
+    least: FloatArray,
+    fewest: float,
+    connectivity: Literal[4, 8],
+) -> _Regions:
+    """Replaces regions with several parts of `fewest` pixels by these, in the labels too; `low`, `least` by map."""
+    whole = np.ones(len(regions.area), bool)
+    partitions: list[Parts] = []
+    count = len(regions.area)  # the parts' numbers follow the regions'
+    # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
+    large = regions.area >= max(3, 2 * fewest)
+    for region in np.flatnonzero(large & (regions.peak - low[regions.index] >= least[regions.index])):
+        left, top, right, bottom = regions.corners[region]
+        here = slice(top, bottom), slice(left, right)
+        of_map = regions.index[region]
+        parts = divide(values[here], labels[here] == region + 1, low[of_map], least[of_map], connectivity)
+        if parts is not None and (parts.area >= fewest).sum() > 1:
+            whole[region] = False
+            partitions.append(parts)
+            np.copyto(labels[here], parts.labels + count, where=parts.labels > 0, casting="same_kind")
+            count += len(parts.area)
+    if not partitions:
+        return regions
+    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in partitions]
+    corner = np.repeat(np.tile(regions.corners[divided, :2], 2), counts, axis=0)
+    return _Regions(
+        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
+        np.concatenate([regions.area[whole], *(parts.area for parts in partitions)]),
+        np.concatenate([regions.peak[whole], *(parts.peak for parts in partitions)]),
+        np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
+        np.concatenate([regions.region[whole], np.arange(len(regions.area) + 1, count + 1)]),
+    )
+
+
+def _measured(
+    hot: npt.NDArray[np.uint8], values: FloatArray, connectivity: Literal[4, 8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
+    """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
+    labels: npt.NDArray[Any]
+    lines = outer_outlines(hot) if connectivity == 8 else []
+    if len(lines) > FEW or connectivity == 4:
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
+        peaks = np.zeros(count, dtype=np.float32)
+        on = np.flatnonzero(labels)
+        np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
+        left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
+        return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
+    corners = corners_of(lines)
+    apart = len(corners) < 2  # then all that is hot in a region's box is the region
+    if not apart:
+        low, high = np.maximum(corners[:, None, :2], corners[:, :2]), np.minimum(corners[:, None, 2:], corners[:, 2:])
+        apart = int((high > low).all(axis=2).sum()) == len(corners)  # each box overlaps itself alone
+    if apart:
+        labels = np.zeros(hot.shape, np.int32)
+        lines.sort(key=lambda line: (line[0, 0, 1], line[0, 0, 0]))
+    else:
+        labels = cv2.connectedComponents(hot, connectivity=8)[1]
+        lines.sort(key=lambda line: labels[line[0, 0, 1], line[0, 0, 0]])
+    corners, area, peaks = corners_of(lines), np.zeros(len(lines), np.int64), np.zeros(len(lines), np.float32)
+    for region, (left, top, right, bottom) in enumerate(corners.tolist()):
+        here = slice(top, bottom), slice(left, right)
+        if apart:
+            inside = hot[here]
+            np.multiply(inside, region + 1, out=labels[here], dtype=np.int32)
+        else:
+            inside = (labels[here] == region + 1).view(np.uint8)
+        area[region] = cv2.countNonZero(inside)
+        peaks[region] = cv2.minMaxLoc(values[here], inside)[1]
+    return corners, area, peaks, labels
+
+
+def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
+    """The bounding rectangles `[n, 4]` of outlines, exclusive right and bottom edge."""
+    corners = np.array([cv2.boundingRect(line) for line in lines], np.int64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def suppress(
+    xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
+) -> npt.NDArray[np.int64]:
+    """Greedy non-maximum suppression within each map. In `order` each map's boxes are adjacent; the order is kept."""
+    boxes, map_of = xyxy[order].astype(np.float64), index[order]
+    left, top, right, bottom = boxes.T
+    area = (right - left) * (bottom - top)
+    ends = np.searchsorted(map_of, map_of, side="right")  # of the map that each box is of
+    kept = np.ones(len(order), dtype=bool)
+    for i, end in enumerate(ends.tolist()):
+        if kept[i] and i + 1 < end:
+            rest = slice(i + 1, end)
+            width = np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest])
+            height = np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest])
+            shared = width.clip(min=0) * height.clip(min=0)
+            kept[rest] &= shared / (area[i] + area[rest] - shared) <= iou
+    return order[kept]
