@@ -7,12 +7,12 @@ import pytest
 from cliploc.images.reading.reading import load
 from PIL import Image
 
+from cliploc.draw.colours import NAME_COLOURS
+from cliploc.draw.label_maps import draw_segments
 from cliploc.errors import ModelError
 from cliploc.find.segmentation import Segmenter, protocol_for
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
-from cliploc.report.colours import NAME_COLOURS
-from cliploc.report.label_maps import draw_segments
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, succeeded
 
 NAMES = ("-p", "cup|mug", "-p", "spoon")

@@ -21,11 +21,11 @@ from PIL import Image
 from cliploc import Localizer
 from cliploc._terminal import Terminal
 from cliploc.demo import DemoPhoto, demo_photos
+from cliploc.draw.overlay import Panel, draw_names, file_name, scaled, sheet_of
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.methods import methods, unfit_reason
 from cliploc.methods._infra.method import Method
-from cliploc.report.overlay import Panel, draw_names, file_name, scaled, sheet_of
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}

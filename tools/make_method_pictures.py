@@ -14,9 +14,9 @@ from pathlib import Path
 
 from cliploc import Localizer, Memory
 from cliploc.demo import demo_photos
+from cliploc.draw.overlay import draw_overlay, scaled
 from cliploc.errors import CliplocError
 from cliploc.methods import methods, unfit_reason
-from cliploc.report.overlay import draw_overlay, scaled
 
 OUT = Path(__file__).parents[1] / "docs/methods"
 PHOTO, NAME = "otters.jpg", "otter"

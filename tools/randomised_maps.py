@@ -16,10 +16,10 @@ import torch
 from cliploc.images.reading.reading import load
 from PIL import Image, ImageDraw, ImageFont
 
+from cliploc.draw.overlay import paint_map
 from cliploc.faithfulness import Faithfulness, chosen_metrics, spearman
 from cliploc.faithfulness.randomisation import SHARES
 from cliploc.localizer import Localizer
-from cliploc.report.overlay import paint_map
 
 SIDE, LINE, MARGIN = 150, 20, 6  # pixels
 

@@ -250,7 +250,7 @@ class Localization:
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
-        from cliploc.report.overlay import OPACITY, draw_overlay  # here: most callers never draw
+        from cliploc.draw.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cliploc.cli.photos import lines_of
+from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
@@ -16,7 +17,6 @@ from cliploc.find.texts import Texts
 from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.labels import labels_of
 from cliploc.report import to_document
-from cliploc.report.overlay import run_line, verdict
 from cliploc.support.memory import Memory
 from cliploc.support.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build

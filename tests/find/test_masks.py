@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
+from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
 from cliploc.find.boxes import BoxRule, labelled_boxes
 from cliploc.find.boxes.outlines import joined, outlines
 from cliploc.find.masks import GrabCutMasks
 from cliploc.localization import Localization, boxes_of
 from cliploc.report import to_document
-from cliploc.report.overlay import draw_names, scaled
 from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
 
 

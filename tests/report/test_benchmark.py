@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cliploc.draw.html import DARK, LIGHT
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, write_report
 from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.report.benchmark_gallery import Photographs, gallery_picture
 from cliploc.report.benchmark_page import class_bars
-from cliploc.report.html import DARK, LIGHT
 from cliploc.report.tables import csv_text
 from cliploc.report.task_folder import SettingResult
 from cliploc.runs.evaluation import open_run, rows_in

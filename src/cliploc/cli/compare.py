@@ -59,9 +59,9 @@ def compare(asked: CompareFlags, options: Options) -> int:
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
     refuse_unknown(asked.model or [], method_names(asked.method))
+    from cliploc.draw.comparison import refuse_too_many
     from cliploc.find import prompts
     from cliploc.methods import find
-    from cliploc.report.comparison import refuse_too_many
 
     names = asked_names(asked.prompt, asked.classes)
     if not names:

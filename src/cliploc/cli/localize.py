@@ -81,7 +81,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 _take(run, result, masks=masks, save_maps=asked.save_maps)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None and masks:
-                from cliploc.report.label_maps import label_legend
+                from cliploc.draw.label_maps import label_legend
 
                 write(run.folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
             run.keep({"names": names, **_settings(localizer)})
@@ -102,7 +102,7 @@ def _following(photos: Sequence[str], names: Sequence[str], options: Sequence[st
 
 def _all_are_drawn(names: list[str]) -> bool:
     """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
-    from cliploc.report.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
+    from cliploc.draw.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
 
     return len(names) <= MOST_PANELS
 

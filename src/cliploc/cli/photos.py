@@ -145,7 +145,7 @@ class PhotoRun:
 
     def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
         """Writes a picture's label map, of so many names, which the record then names."""
-        from cliploc.report.label_maps import label_picture
+        from cliploc.draw.label_maps import label_picture
 
         assert self.folder is not None
         record["label_map"] = name = self.names.of(source, "_labels")
@@ -163,7 +163,7 @@ class PhotoRun:
     # ---------------------------------------------------------------------------------------------------- at the end
     def keep(self, settings: Mapping[str, Any]) -> None:
         """Writes the document of the run so far."""
-        from cliploc.report.document import skipped_document, to_document
+        from cliploc.document import skipped_document, to_document
 
         document = to_document([], self._failures, settings)
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self._skipped)}

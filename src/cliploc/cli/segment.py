@@ -62,8 +62,8 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     others = (asked.classes, asked.prompts_file, options.pretrained)
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
+        from cliploc.draw.label_maps import label_legend
         from cliploc.find.segmentation import protocol_for
-        from cliploc.report.label_maps import label_legend
 
         protocol = protocol_for(names, around, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
@@ -110,8 +110,8 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
+    from cliploc.draw.label_maps import draw_segments, segmented_record
     from cliploc.images.reading import reading as images
-    from cliploc.report.label_maps import draw_segments, segmented_record
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
@@ -139,7 +139,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
-    from cliploc.report.label_maps import label_legend
+    from cliploc.draw.label_maps import label_legend
 
     method = localizer.method
     return {

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from cliploc.support.imports import on_first_use
 
 if TYPE_CHECKING:
+    from cliploc.document import classified_record, compared_record, to_document
+    from cliploc.draw.comparison import ModelResults, draw_comparison
+    from cliploc.draw.overlay import draw_overlay, panels
+    from cliploc.draw.page import PageItem, write_page
     from cliploc.report.benchmark_page import write_report
-    from cliploc.report.comparison import ModelResults, draw_comparison
-    from cliploc.report.document import classified_record, compared_record, to_document
-    from cliploc.report.overlay import draw_overlay, panels
-    from cliploc.report.page import PageItem, write_page
 
 __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.report.benchmark_page": ["write_report"],
-        "cliploc.report.comparison": ["ModelResults", "draw_comparison"],
-        "cliploc.report.document": ["classified_record", "compared_record", "to_document"],
-        "cliploc.report.overlay": ["draw_overlay", "panels"],
-        "cliploc.report.page": ["PageItem", "write_page"],
+        "cliploc.draw.comparison": ["ModelResults", "draw_comparison"],
+        "cliploc.document": ["classified_record", "compared_record", "to_document"],
+        "cliploc.draw.overlay": ["draw_overlay", "panels"],
+        "cliploc.draw.page": ["PageItem", "write_page"],
     },
 )

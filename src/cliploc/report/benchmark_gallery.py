@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc.draw import _draw
+from cliploc.draw.html import data_uri, jpeg_uri
+from cliploc.draw.overlay import OPACITY
 from cliploc.errors import CliplocError
 from cliploc.images.reading.reading import load, picture_bytes
-from cliploc.report import _draw
 from cliploc.report.benchmark_data import BenchmarkRun, as_boxes, details
-from cliploc.report.html import data_uri, jpeg_uri
-from cliploc.report.overlay import OPACITY
 from cliploc.report.tables import Cell, Table, decimal, percent
 from cliploc.report.task_folder import Floats, SettingResult, heat_of
 from cliploc.values import GOOD_IOU, ResizePolicy, told_apart

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cliploc.draw.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report import benchmark_tables as tables
@@ -16,7 +17,6 @@ from cliploc.report.benchmark_data import MISSES, BenchmarkRun, in_words, read_r
 from cliploc.report.benchmark_gallery import Photographs, confusion, galleries, studies
 from cliploc.report.faithfulness_page import write_faithfulness_report
 from cliploc.report.figures import Figure, figure, legend, look, plot
-from cliploc.report.html import LIGHT, REPORT_TEMPLATES, count
 from cliploc.report.presence_page import write_presence_report
 from cliploc.report.segmentation_page import write_segmentation_report
 from cliploc.report.tables import Cell, Table, counted, decimal, percent, to_markdown

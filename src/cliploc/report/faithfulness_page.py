@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc.draw.html import REPORT_TEMPLATES, embedded
+from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.report.figures import Figure, figure, legend, plot
-from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.report.tables import Cell, Table, number_cell, numbers_csv, numbers_table, to_markdown
 from cliploc.report.task_folder import TaskRun, heat_of, read_run, write_files
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cliploc.report import colours
-from cliploc.report.html import DARK, LIGHT, data_uri
+from cliploc.draw import colours
+from cliploc.draw.html import DARK, LIGHT, data_uri
 from cliploc.support.imports import install, not_installed
 
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cliploc.draw.html import LIGHT, REPORT_TEMPLATES
 from cliploc.report.figures import Figure, figure, legend, plot
-from cliploc.report.html import LIGHT, REPORT_TEMPLATES
 from cliploc.report.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
 from cliploc.report.task_folder import SettingResult, read_run, write_files
 

@@ -9,13 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cliploc.draw.colours import as_hex, distinct_colours, text_colour
+from cliploc.draw.html import REPORT_TEMPLATES, jpeg_uri
 from cliploc.errors import InputError
 from cliploc.find.boxes.outlines import outlines
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import load
-from cliploc.report.colours import as_hex, distinct_colours, text_colour
 from cliploc.report.exports import AnnotatedPicture
-from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 from cliploc.support.files import write_whole
 
 REVIEW_KIND = "cliploc review"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc.draw.colours import INK, NAME_COLOURS, Colour
+from cliploc.draw.html import REPORT_TEMPLATES, embedded
+from cliploc.draw.overlay import fit_within
 from cliploc.images.reading.reading import small_png
-from cliploc.report.colours import INK, NAME_COLOURS, Colour
-from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import fit_within
 from cliploc.report.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
 from cliploc.report.task_folder import TaskRun, read_run, write_files
 from cliploc.values import ignored_label

@@ -27,10 +27,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from cliploc.draw.html import jpeg_uri
 from cliploc.errors import CliplocError, UsageError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.report.html import jpeg_uri
 from cliploc.support.memory import Kept
 from cliploc.support.process import give_back_memory, out_of_memory
 from cliploc.support.reporter import Reporter

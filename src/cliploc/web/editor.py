@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from cliploc.draw.html import REPORT_TEMPLATES, data_uri
 from cliploc.errors import CliplocError
 from cliploc.jobs.correction_masks import UnusableError
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.jobs.suggest import Suggester
-from cliploc.report.html import REPORT_TEMPLATES, data_uri
 from cliploc.report.review_page import polygons_of, served_page
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
+from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.find.boxes import BoxRule
 from cliploc.find.exemplars import Exemplar
@@ -26,7 +27,6 @@ from cliploc.methods import find, fitting
 from cliploc.methods._infra.heads import read_config
 from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.refine import refinements, resolve_refinements
-from cliploc.report.overlay import fit_within
 from cliploc.support.memory import Kept, Memory
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone

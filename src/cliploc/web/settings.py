@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
 from cliploc.errors import UsageError
 from cliploc.find.exemplars import Exemplar
 from cliploc.find.prompts import TEMPLATE_SETS
@@ -26,7 +27,6 @@ from cliploc.options import (
     short,
     words_of,
 )
-from cliploc.report.overlay import MAX_SIDE, OPACITY, fit_within
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window

@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from cliploc.draw.colours import NAME_COLOURS
+from cliploc.draw.html import REPORT_TEMPLATES, Templates, count, embedded
+from cliploc.draw.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
 from cliploc.errors import CliplocError
 from cliploc.find.recipes import Recipe
 from cliploc.localization import Localization
 from cliploc.methods import find
-from cliploc.report.colours import NAME_COLOURS
-from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
-from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
 from cliploc.support.reporter import BANK
 from cliploc.web.service import SHOWN_SIDE, Service, title_of
 from cliploc.web.settings import NONE, Settings

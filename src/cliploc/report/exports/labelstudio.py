@@ -8,8 +8,8 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.draw.colours import as_hex, name_colour
 from cliploc.images.reading import rle
-from cliploc.report.colours import as_hex, name_colour
 from cliploc.report.exports import (
     AnnotatedPicture,
     Export,

@@ -13,8 +13,8 @@ from cliploc import __version__
 from cliploc.images.reading.rle import encode
 
 if TYPE_CHECKING:
+    from cliploc.draw.comparison import ModelResults
     from cliploc.localization import Localization
-    from cliploc.report.comparison import ModelResults
     from cliploc.values import Boxes
 
 MOST_SKIPPED = 1_000  # skipped files that a document lists
@@ -70,7 +70,7 @@ def classified_record(
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
     """One entry of "pictures" in the document of a comparison: "results" has each method on each model."""
-    from cliploc.report.comparison import peak_of
+    from cliploc.draw.comparison import peak_of
 
     results = [result for model in models for result in model.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]

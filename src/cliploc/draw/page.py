@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cliploc.report import _draw
-from cliploc.report.colours import name_colour
-from cliploc.report.html import REPORT_TEMPLATES, count, embedded
-from cliploc.report.overlay import (
+from cliploc.draw import _draw
+from cliploc.draw.colours import name_colour
+from cliploc.draw.html import REPORT_TEMPLATES, count, embedded
+from cliploc.draw.overlay import (
     draw_names,
     file_name,
     fit_within,

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.errors import UsageError
-from cliploc.find.second_look import Judgement
-from cliploc.localization import Localization
-from cliploc.report import _draw, draw_overlay
-from cliploc.report.colours import name_colour
-from cliploc.report.label_maps import label_picture
-from cliploc.report.overlay import (
+from cliploc.draw import _draw
+from cliploc.draw.colours import name_colour
+from cliploc.draw.label_maps import label_picture
+from cliploc.draw.overlay import (
     MAX_SIDE,
     MOST_PANELS,
     OPACITY,
@@ -22,6 +19,10 @@ from cliploc.report.overlay import (
     scaled,
     verdict,
 )
+from cliploc.errors import UsageError
+from cliploc.find.second_look import Judgement
+from cliploc.localization import Localization
+from cliploc.report import draw_overlay
 
 from .conftest import Build
 

@@ -6,7 +6,15 @@ import itertools
 import numpy as np
 import pytest
 
-from cliploc.report.colours import INK, NAME_COLOURS, PAPER, as_hex, distinct_colours, name_colour, text_colour
+from cliploc.draw.colours import (
+    INK,
+    NAME_COLOURS,
+    PAPER,
+    as_hex,
+    distinct_colours,
+    name_colour,
+    text_colour,
+)
 from cliploc.report.segmentation_page import example_colours
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).

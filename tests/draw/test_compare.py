@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.errors import UsageError
-from cliploc.report import comparison as compare
-from cliploc.report.comparison import (
+from cliploc.draw import comparison as compare
+from cliploc.draw.comparison import (
     CELL_SIDES,
     LARGEST_SIDE,
     MOST_CELLS,
@@ -19,7 +18,8 @@ from cliploc.report.comparison import (
     peak_of,
     refuse_too_many,
 )
-from tests.report.conftest import Build
+from cliploc.errors import UsageError
+from tests.draw.conftest import Build
 
 RED, NAMES = (200, 30, 40), ("cat", "dog", "bird")
 

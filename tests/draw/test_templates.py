@@ -8,7 +8,7 @@ from jinja2 import UndefinedError
 
 import cliploc.report
 import cliploc.web
-from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.draw.html import REPORT_TEMPLATES
 
 [TEMPLATES] = REPORT_TEMPLATES.folders
 PACKAGES = [Path(package.__file__).parent for package in (cliploc.report, cliploc.web)]

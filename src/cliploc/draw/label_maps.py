@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from cliploc.document import described
+from cliploc.draw import _draw
+from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
+from cliploc.draw.overlay import MAX_SIDE, fit_within
 from cliploc.images.reading.rle import encode
-from cliploc.report import _draw
-from cliploc.report.colours import INK, PAPER, Colour, as_hex, name_colour
-from cliploc.report.document import described
-from cliploc.report.overlay import MAX_SIDE, fit_within
 
 if TYPE_CHECKING:
     from cliploc.images.reading.reading import Picture

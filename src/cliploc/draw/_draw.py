@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cliploc.report.colours import INK, Colour, text_colour
+from cliploc.draw.colours import INK, Colour, text_colour
 from cliploc.values import FloatArray
 
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1, exclusive right and bottom edge

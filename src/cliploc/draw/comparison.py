@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cliploc.draw import _draw
+from cliploc.draw.colours import INK, PAPER, Colour
+from cliploc.draw.html import count
+from cliploc.draw.overlay import file_name, run_line, scaled
 from cliploc.errors import UsageError
-from cliploc.report import _draw
-from cliploc.report.colours import INK, PAPER, Colour
-from cliploc.report.html import count
-from cliploc.report.overlay import file_name, run_line, scaled
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
