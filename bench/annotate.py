@@ -40,10 +40,10 @@ from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.datasets import open_dataset
+from cliploc.formats import exports
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.report.exports import exports
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Needs, Trace

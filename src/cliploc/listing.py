@@ -3,8 +3,8 @@
 from typing import Literal
 
 from cliploc import backbones, datasets, metrics, saliency
+from cliploc import formats as exports
 from cliploc.methods._infra.method import Family
-from cliploc.report import exports
 from cliploc.towers.tower import TowerKind
 from cliploc.values import Role
 

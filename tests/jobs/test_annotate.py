@@ -26,6 +26,7 @@ from cliploc.find.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.find.boxes.parts import around_others, split_region
 from cliploc.find.flow import Flow
 from cliploc.find.steps import Steps
+from cliploc.formats import exports
 from cliploc.images.reading import rle
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
@@ -34,7 +35,6 @@ from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.report.exports import exports
 from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.files import OF_FOLDER

@@ -17,13 +17,13 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.find.boxes.outlines import outlines
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
+from cliploc.formats.labelstudio import brush, polygon_shape
 from cliploc.images.reading import rle
 from cliploc.jobs import correction_masks
 from cliploc.jobs.apply import correction_of, is_review
 from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
-from cliploc.report.exports.labelstudio import brush, polygon_shape
 from cliploc.runs.labelling import Candidate, Candidates, Correction
 from tests.report.annotated import annotated
 

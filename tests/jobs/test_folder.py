@@ -11,10 +11,10 @@ from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import UsageError
+from cliploc.formats import exports
 from cliploc.jobs import annotation_results
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.report.exports import exports
 from cliploc.runs.labelling import Correction
 from cliploc.runs.store import FILE
 from cliploc.support.files import alone_in

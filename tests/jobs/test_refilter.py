@@ -13,6 +13,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
+from cliploc.formats import exports
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.annotator import AnnotateWorker
@@ -21,7 +22,6 @@ from cliploc.jobs.draft_scores import score_drafts
 from cliploc.jobs.drafts import FEWEST
 from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.report.exports import exports
 from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
 from tests.jobs.labelled import correct, held
 from tests.jobs.samples import review_file

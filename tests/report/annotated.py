@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 
 
 def annotated(

@@ -30,7 +30,7 @@ from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
 from tests.commands import cliploc_, refused
-from tests.report.test_export_masks import unpacked
+from tests.formats.test_export_masks import unpacked
 from tests.tiny import tower
 from tests.web.asking import CAT, DEMO, running, sent
 

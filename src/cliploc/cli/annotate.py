@@ -63,9 +63,9 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if asked.edit:
         refuse_without("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
+    from cliploc.formats import chosen_exports
     from cliploc.jobs.labels import labels_of, read_labels
     from cliploc.jobs.picture_files import find_pictures
-    from cliploc.report.exports import chosen_exports
 
     chosen_exports(wanted.formats)
     # What is invalid is refused before a model is loaded.

@@ -15,6 +15,7 @@ import msgspec
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
+from cliploc.formats import Export, ExportSettings, chosen_exports, exports
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.jobs.annotator import RESERVED, AnnotateWorker
@@ -43,7 +44,6 @@ from cliploc.options import (
     short,
 )
 from cliploc.registry import plugin_sources
-from cliploc.report.exports import Export, ExportSettings, chosen_exports, exports
 from cliploc.runs.labelling import Found, LabellingRun, settled_in
 from cliploc.runs.store import FILE, saying_disk_is_full
 from cliploc.support.files import Inputs, alone_in, user_path

@@ -163,7 +163,7 @@ def of_voc(numbers: npt.NDArray[Any]) -> dict[int, Counts]:
 
 
 def of_brush(packed: Any, canvas: Canvas) -> Counts:
-    """The runs of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside."""
+    """The runs of Label Studio's brush; see `cliploc.formats.labelstudio.brush`. Half transparent is outside."""
     width, height = canvas.size_wh
     if not isinstance(packed, list):
         raise ValueError("a brush that is not a list of numbers")

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from cliploc.datasets.yolo import CLASS_LISTS, class_names
 from cliploc.errors import InputError, UsageError
+from cliploc.formats import PICTURES, flat_stem
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import SUFFIXES, small_png
 from cliploc.images.reading.rle import Counts
 from cliploc.jobs import correction_masks
 from cliploc.jobs.correction_masks import Canvas, UnusableError
-from cliploc.report.exports import PICTURES, flat_stem
 from cliploc.runs.labelling import Correction
 from cliploc.support.documents import (
     MOST_TEXT,

@@ -19,13 +19,13 @@ from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
+from cliploc.formats import exports
 from cliploc.images.reading.reading import load, picture_bytes
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
 from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, teach
-from cliploc.report.exports import exports
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
 from cliploc.runs.store import saying_disk_is_full

@@ -13,9 +13,9 @@ from cliploc.draw.colours import as_hex, distinct_colours, text_colour
 from cliploc.draw.html import REPORT_TEMPLATES, jpeg_uri
 from cliploc.errors import InputError
 from cliploc.find.boxes.outlines import outlines
+from cliploc.formats import AnnotatedPicture
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import load
-from cliploc.report.exports import AnnotatedPicture
 from cliploc.support.files import write_whole
 
 REVIEW_KIND = "cliploc review"

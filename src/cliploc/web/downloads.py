@@ -15,10 +15,10 @@ from PIL import Image
 from cliploc.draw.label_maps import label_legend, label_picture
 from cliploc.draw.overlay import fit_within, scaled
 from cliploc.find.recipes import Recipe
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.images.reading.rle import Rle, encode
 from cliploc.localization import Localization
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.web.service import title_of
 from cliploc.web.settings import FILE_SIDE, Settings, recipe_in

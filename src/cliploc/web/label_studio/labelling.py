@@ -10,7 +10,7 @@ from typing import get_args
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
-from cliploc.report.exports.labelstudio import Kind
+from cliploc.formats.labelstudio import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TAGS = "RectangleLabels, BrushLabels or PolygonLabels"

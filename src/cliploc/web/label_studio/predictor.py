@@ -18,13 +18,13 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find.boxes.outlines import outlines
 from cliploc.find.learnt import load_learnt, misfit
 from cliploc.find.prepare import Request
+from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.images.reading.reading import load
 from cliploc.jobs.annotation_results import LEARNT
 from cliploc.jobs.review_folder import ReviewFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.support.memory import Memory
 from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short

@@ -13,10 +13,10 @@ import yaml
 from PIL import Image
 
 from cliploc.errors import CliplocWarning, UsageError
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
+from cliploc.formats.voc import palette
 from cliploc.images.reading import rle
 from cliploc.jobs.corrections import read_corrections
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
-from cliploc.report.exports.voc import palette
 from tests.report.annotated import annotated, written
 
 NAMES = ("traffic light", "a: b", "猫")

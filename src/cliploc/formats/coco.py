@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from cliploc.find.boxes.outlines import outlines
+from cliploc.formats import (
+    Export,
+    ExportSettings,
+    Pictures,
+    export,
+    json_list,
+    number,
+)
 from cliploc.images.reading import rle
-from cliploc.report.exports import Export, ExportSettings, Pictures, export, json_list, number
 from cliploc.support.files import write_whole
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, chosen_exports, exports
+from cliploc.formats import AnnotatedPicture, ExportSettings, chosen_exports, exports
 from tests.report.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes", "=1+1", "a|b\ttab", "x" * 300)

@@ -17,9 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cliploc import formats
 from cliploc.errors import UsageError
-from cliploc.report import exports as formats
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, FileNames, exports
+from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
 from tests.report.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")

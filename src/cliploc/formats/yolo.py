@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cliploc.find.boxes.outlines import joined
-from cliploc.images.reading import rle
-from cliploc.report.exports import (
+from cliploc.formats import (
     Export,
     ExportSettings,
     FileNames,
@@ -19,6 +18,7 @@ from cliploc.report.exports import (
     write_list,
     write_picture,
 )
+from cliploc.images.reading import rle
 from cliploc.support.files import write_folder_whole
 
 

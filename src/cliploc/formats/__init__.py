@@ -155,7 +155,7 @@ class Export(ABC):
 
 
 exports: Registry[Export] = Registry(
-    "export", "cliploc.report.exports", "cliploc.exports", home=lambda export: type(export).__module__
+    "export", "cliploc.formats", "cliploc.exports", home=lambda export: type(export).__module__
 )
 E = TypeVar("E", bound=type[Export])
 

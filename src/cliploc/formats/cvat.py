@@ -3,8 +3,15 @@
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from cliploc.formats import (
+    Export,
+    ExportSettings,
+    Pictures,
+    attributes,
+    export,
+    rows,
+)
 from cliploc.images.reading import rle
-from cliploc.report.exports import Export, ExportSettings, Pictures, attributes, export, rows
 from cliploc.support.files import write_whole
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.draw.colours import as_hex, name_colour
-from cliploc.images.reading import rle
-from cliploc.report.exports import (
+from cliploc.formats import (
     AnnotatedPicture,
     Export,
     ExportSettings,
@@ -21,6 +20,7 @@ from cliploc.report.exports import (
     number,
     rows,
 )
+from cliploc.images.reading import rle
 from cliploc.support.files import write_whole
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]

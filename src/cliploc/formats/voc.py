@@ -8,8 +8,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.images.reading import rle
-from cliploc.report.exports import (
+from cliploc.formats import (
     AnnotatedPicture,
     Export,
     ExportSettings,
@@ -20,6 +19,7 @@ from cliploc.report.exports import (
     write_list,
     write_picture,
 )
+from cliploc.images.reading import rle
 from cliploc.support.files import write_folder_whole
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void

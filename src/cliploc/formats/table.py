@@ -4,7 +4,14 @@ import csv
 import math
 from pathlib import Path
 
-from cliploc.report.exports import Export, ExportSettings, Pictures, export, number, rows
+from cliploc.formats import (
+    Export,
+    ExportSettings,
+    Pictures,
+    export,
+    number,
+    rows,
+)
 from cliploc.support.files import write_whole
 
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
