@@ -67,7 +67,7 @@ $(LOWEST)/.ready: pyproject.toml Makefile
 
 # Alone, as a cluster's nodes take both processors.
 test-ray: $(READY)
-	$(BIN)/python -m pytest -n 0 -m ray tests/jobs/test_ray.py
+	$(BIN)/python -m pytest -n 0 -m ray tests/runs/test_ray.py
 
 # In a real browser; where there is none, a line says so. CLIPLOC_SCREENSHOTS=DIR leaves pictures of the pages in DIR:
 # those of docs/web are drawn so.

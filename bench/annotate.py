@@ -43,7 +43,7 @@ from cliploc.datasets import open_dataset
 from cliploc.formats import exports
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.engine import MakeWorker, Part, Shard
+from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Needs, Trace

@@ -23,11 +23,11 @@ from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun
 from cliploc.errors import ModelError
 from cliploc.formats import exports
-from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods._infra.method_registry import typed
 from cliploc.refine import refinements
+from cliploc.runs.picture_files import find_pictures
 from cliploc.towers import guides, models
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
 

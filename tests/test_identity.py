@@ -294,7 +294,7 @@ def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once:
 pytest.importorskip("pyarrow")
 
 from cliploc.jobs.benchmark_localization import run_benchmark  # noqa: E402
-from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
+from cliploc.runs.plan import ModelSetup, Setting  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))

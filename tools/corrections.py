@@ -33,11 +33,11 @@ from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.calibrate import reviewed_pictures
 from cliploc.jobs.draft_scores import work_on
 from cliploc.jobs.labels import Labels
-from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
 from cliploc.jobs.task import class_entries
 from cliploc.jobs.teach import School
 from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 

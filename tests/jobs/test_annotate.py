@@ -30,12 +30,12 @@ from cliploc.formats import exports
 from cliploc.images.reading import rle
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
-from cliploc.jobs.engine import Ready
 from cliploc.jobs.labels import labels_of, read_labels
-from cliploc.jobs.picture_files import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.options import Options
+from cliploc.runs.engine import Ready
 from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
+from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.files import OF_FOLDER
 from cliploc.support.reporter import Reporter

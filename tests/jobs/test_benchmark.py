@@ -31,13 +31,13 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.judges import read_masks
-from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import row_schema
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.options import BENCHMARK
 from cliploc.runs.evaluation import rows_in
+from cliploc.runs.plan import Grid, ModelSetup, shard_size
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded

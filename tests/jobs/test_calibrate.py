@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
 from cliploc.jobs import calibrate as job
 from cliploc.jobs.calibrate import Examples, ExamplesJudge, fitted, reviewed_pictures
-from cliploc.jobs.plan import as_setting
+from cliploc.runs.plan import as_setting
 from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded

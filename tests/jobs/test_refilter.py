@@ -20,8 +20,8 @@ from cliploc.jobs.annotator import AnnotateWorker
 from cliploc.jobs.apply import correction_of
 from cliploc.jobs.draft_scores import score_drafts
 from cliploc.jobs.drafts import FEWEST
-from cliploc.jobs.engine import run_here
 from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.runs.engine import run_here
 from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
 from tests.jobs.labelled import correct, held
 from tests.jobs.samples import review_file

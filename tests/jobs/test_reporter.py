@@ -20,9 +20,9 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import CliplocError
 from cliploc.jobs.benchmark_localization import run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
 from cliploc.options import BENCHMARK
+from cliploc.runs.plan import ModelSetup, Setting
 from tests.commands import CAT
 from tests.jobs.samples import wsol_folder
 

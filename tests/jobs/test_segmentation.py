@@ -14,12 +14,12 @@ from cliploc.datasets import open_labelled
 from cliploc.errors import UsageError
 from cliploc.find.segmentation import Segmenter, protocol_of
 from cliploc.jobs.benchmark_segmentation import VERSION, evaluate_labels, row_schema, run_segmentation
-from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.metrics import MeanIoU, average_precision
 from cliploc.options import Options
 from cliploc.report import write_report
 from cliploc.runs.evaluation import rows_in
+from cliploc.runs.plan import Grid, ModelSetup
 from tests.commands import cliploc_, document_of, succeeded
 from tests.datasets import labelled
 

@@ -28,11 +28,11 @@ from cliploc.jobs import redraw
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotation_results import AnnotateResult
 from cliploc.jobs.draft_scores import Work, work_on
-from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import content_digest
 from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
+from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
+from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
 from tests.jobs.labelled import correct, taught

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import cliploc.methods
 from cliploc.errors import UsageError
 from cliploc.jobs.benchmark_localization import unfit_for_setup
-from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.methods import fitting, methods, unfit_reason
 from cliploc.methods._infra.method import Context
 from cliploc.options import Options
+from cliploc.runs.plan import ModelSetup
 from cliploc.towers import models
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service

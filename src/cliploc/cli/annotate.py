@@ -65,7 +65,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     from cliploc.find import prompts
     from cliploc.formats import chosen_exports
     from cliploc.jobs.labels import labels_of, read_labels
-    from cliploc.jobs.picture_files import find_pictures
+    from cliploc.runs.picture_files import find_pictures
 
     chosen_exports(wanted.formats)
     # What is invalid is refused before a model is loaded.

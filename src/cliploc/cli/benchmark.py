@@ -56,8 +56,8 @@ from cliploc.support.reporter import SILENT
 
 if TYPE_CHECKING:
     from cliploc.find.recipes import Recipe
-    from cliploc.jobs.plan import ModelSetup, Setting
     from cliploc.jobs.task import BenchmarkResult
+    from cliploc.runs.plan import ModelSetup, Setting
 
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.datasets, which takes time to import
 SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
@@ -236,7 +236,7 @@ def _setups(
     refuse_unknown(asked.model or [], method_names(asked.method))
     refuse_unknown_dataset(asked.dataset, labelled=labelled)
     from cliploc.find import prompts
-    from cliploc.jobs.plan import ModelSetup
+    from cliploc.runs.plan import ModelSetup
 
     return [
         ModelSetup(
@@ -254,7 +254,7 @@ def _settings_of_boxes(
 ) -> _Plan:
     """The settings of a task with boxes, by their setups' recipes."""
     from cliploc.jobs.benchmark_localization import unfit_for_setup
-    from cliploc.jobs.plan import Grid
+    from cliploc.runs.plan import Grid
 
     methods, recipes = _methods_of(asked.method, setups)
     setups = list(setups)
@@ -277,7 +277,7 @@ def _settings_without_boxes(
 ) -> _Plan:
     """The settings of a task without boxes; without `--method`, the recipe's method."""
     from cliploc.jobs.benchmark_localization import unfit_for_setup
-    from cliploc.jobs.plan import Grid
+    from cliploc.runs.plan import Grid
 
     named, recipes = _methods_of(asked.method, setups)
     names = named or list(dict.fromkeys(recipe.method for recipe in recipes if recipe is not None))
@@ -295,9 +295,9 @@ def _carried_out(
     files: Sequence[str],
 ) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
-    from cliploc.jobs.picture_files import files_of
     from cliploc.jobs.task import EXPORTS
     from cliploc.report import write_report
+    from cliploc.runs.picture_files import files_of
     from cliploc.runs.store import FILE
 
     chosen, engine = asked.chosen(), asked.parsed()

@@ -35,7 +35,7 @@ from cliploc.support.imports import refuse_without
 from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
-    from cliploc.jobs.engine import Engine
+    from cliploc.runs.engine import Engine
 
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
@@ -356,14 +356,14 @@ class EngineFlags(WithThreads):
     def parsed(self) -> Engine:
         """The engine that runs the shards."""
         if self.engine == "local":
-            from cliploc.jobs.engine import run_here
+            from cliploc.runs.engine import run_here
 
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)
         if self.engine == "ray":
             refuse_without("ray", "engine ray")
-            from cliploc.jobs import ray
+            from cliploc.runs import ray
 
             return partial(ray.run, address=self.address, threads=self.threads)
         raise UsageError(f"expected --engine to be one of local, ray, got {self.engine!r}")

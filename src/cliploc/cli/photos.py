@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.text import Text
 
-    from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.options import Options
+    from cliploc.runs.picture_files import Skipped
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -67,7 +67,7 @@ class PhotoRun:
             # Not every shell replaces a pattern; an address with a "?" is none.
             pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
             if os.path.isdir(photo) or pattern:
-                from cliploc.jobs.picture_files import find_pictures
+                from cliploc.runs.picture_files import find_pictures
 
                 try:
                     listed = find_pictures(photo, self.folder)

@@ -21,19 +21,7 @@ from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateRes
 from cliploc.jobs.annotator import RESERVED, AnnotateWorker
 from cliploc.jobs.apply import apply_corrections, apply_review, is_review
 from cliploc.jobs.drafts import DraftRule
-from cliploc.jobs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here, saying_what_is_kept
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.picture_files import (
-    UNREAD,
-    FoundPictures,
-    PictureFile,
-    Skipped,
-    bad_name,
-    content_digest,
-    find_pictures,
-    stamp,
-)
-from cliploc.jobs.plan import SHARD, shard_size, shards_of
 from cliploc.jobs.teach import teach
 from cliploc.options import (
     DEFAULTS,
@@ -44,7 +32,27 @@ from cliploc.options import (
     short,
 )
 from cliploc.registry import plugin_sources
+from cliploc.runs.engine import (
+    Engine,
+    Notes,
+    Part,
+    Ready,
+    pictures_in_words,
+    run_here,
+    saying_what_is_kept,
+)
 from cliploc.runs.labelling import Found, LabellingRun, settled_in
+from cliploc.runs.picture_files import (
+    UNREAD,
+    FoundPictures,
+    PictureFile,
+    Skipped,
+    bad_name,
+    content_digest,
+    find_pictures,
+    stamp,
+)
+from cliploc.runs.plan import SHARD, shard_size, shards_of
 from cliploc.runs.store import FILE, saying_disk_is_full
 from cliploc.support.files import Inputs, alone_in, user_path
 from cliploc.support.reporter import SILENT, Reporter

@@ -23,10 +23,10 @@ from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.reading.rle import Rle
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
-from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
 from cliploc.options import MIN_SCORE
 from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
+from cliploc.runs.picture_files import PictureFile, Skipped, by_path
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
 

@@ -18,14 +18,14 @@ from cliploc.find.prepare import Request, Result
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images.reading.geometry import Frame
 from cliploc.images.reading.rle import encode
-from cliploc.jobs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.lessons import packed
-from cliploc.jobs.picture_files import PictureFile, digested
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
+from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.runs.labelling import Candidate, Found
+from cliploc.runs.picture_files import PictureFile, digested
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray
 

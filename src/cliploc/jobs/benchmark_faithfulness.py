@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, SeenPicture, chosen_metrics
-from cliploc.jobs.engine import Spending, failure_reason
 from cliploc.jobs.evaluate import folder_of, read_map
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import (
     BenchmarkResult,
@@ -32,7 +30,9 @@ from cliploc.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.report.tables import number_text
 from cliploc.report.task_folder import FILES, THUMB
+from cliploc.runs.engine import Spending, failure_reason
 from cliploc.runs.evaluation import Row
+from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, FloatArray, Sample
 

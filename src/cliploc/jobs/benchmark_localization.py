@@ -18,9 +18,7 @@ import torch
 from cliploc.find import prompts
 from cliploc.find.boxes import BoxRule
 from cliploc.find.prepare import Request, Result
-from cliploc.jobs.engine import Shard, failure_reason
 from cliploc.jobs.judges import JudgedMaps, Judges, MapsToJudge
-from cliploc.jobs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.jobs.rows import row_schema
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
@@ -29,7 +27,9 @@ from cliploc.methods._infra.heads import read_config
 from cliploc.metrics import SIDE, Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
+from cliploc.runs.engine import Shard, failure_reason
 from cliploc.runs.evaluation import Row
+from cliploc.runs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.support.reporter import Reporter, halved_note
 from cliploc.towers import models
 from cliploc.values import Dataset, FloatArray, Sample

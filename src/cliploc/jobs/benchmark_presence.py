@@ -13,7 +13,6 @@ import numpy.typing as npt
 from cliploc.datasets import AskedDataset
 from cliploc.find.calibration import reliability
 from cliploc.images.reading.geometry import iou_matrix
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, right_boxes
@@ -22,6 +21,7 @@ from cliploc.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.report.presence_page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.report.tables import number_text
 from cliploc.runs.evaluation import Row
+from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU
 

@@ -27,7 +27,6 @@ from cliploc.find import prompts
 from cliploc.find.segmentation import Protocol, Segmenter
 from cliploc.images.reading.reading import picture_bytes
 from cliploc.jobs.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import arrow, schema_of
 from cliploc.jobs.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.jobs.worker import PictureJudge
@@ -35,6 +34,7 @@ from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, avera
 from cliploc.report.tables import percent
 from cliploc.report.task_folder import FILES
 from cliploc.runs.evaluation import Row
+from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 

@@ -24,8 +24,6 @@ from cliploc.find.calibration import (
 )
 from cliploc.find.second_look import best_of_names
 from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.picture_files import PictureFile, content_digest
-from cliploc.jobs.plan import Setting, as_setting
 from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkTask, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
@@ -34,6 +32,8 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.picture_files import PictureFile, content_digest
+from cliploc.runs.plan import Setting, as_setting
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 

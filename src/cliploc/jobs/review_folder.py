@@ -24,10 +24,10 @@ from cliploc.images.reading.reading import load, picture_bytes
 from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.jobs.apply import matched, review_of
 from cliploc.jobs.corrections import Corrections
-from cliploc.jobs.picture_files import PictureFile, content_digest, stamp
 from cliploc.jobs.teach import FEWEST_REVIEWED, teach
 from cliploc.report.review_page import facts
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
+from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import saying_disk_is_full
 from cliploc.support.files import alone_in, alone_writing
 

@@ -12,7 +12,11 @@ from typing import Any, TypedDict
 from cliploc import __version__
 from cliploc.datasets import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs.engine import (
+from cliploc.jobs.rows import arrow, cells_of, from_parquet, place_of, table_of, write_parquet
+from cliploc.jobs.worker import EvaluationWorker, JudgeOf
+from cliploc.metrics import DEFAULT, Bootstrap
+from cliploc.registry import plugin_sources
+from cliploc.runs.engine import (
     Engine,
     Notes,
     Part,
@@ -24,13 +28,9 @@ from cliploc.jobs.engine import (
     saying_what_is_kept,
     spent_together,
 )
-from cliploc.jobs.picture_files import UNREAD, content_digest, stamp
-from cliploc.jobs.plan import ModelSetup, Setting, shards_of
-from cliploc.jobs.rows import arrow, cells_of, from_parquet, place_of, table_of, write_parquet
-from cliploc.jobs.worker import EvaluationWorker, JudgeOf
-from cliploc.metrics import DEFAULT, Bootstrap
-from cliploc.registry import plugin_sources
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
+from cliploc.runs.picture_files import UNREAD, content_digest, stamp
+from cliploc.runs.plan import ModelSetup, Setting, shards_of
 from cliploc.runs.store import FILE, Store, saying_disk_is_full
 from cliploc.support.files import alone_in, write_json
 from cliploc.support.reporter import SILENT, Reporter

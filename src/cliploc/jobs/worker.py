@@ -19,14 +19,21 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.reading.geometry import iou_matrix
-from cliploc.jobs.engine import Part, Shard, Spending, collect_halved, failure_reason, spent_together
-from cliploc.jobs.picture_files import digested
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import as_parquet, sample_facts, to_table
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.report.task_folder import THUMB
+from cliploc.runs.engine import (
+    Part,
+    Shard,
+    Spending,
+    collect_halved,
+    failure_reason,
+    spent_together,
+)
 from cliploc.runs.evaluation import Row
+from cliploc.runs.picture_files import digested
+from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
-from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.registry import import_modules, named_modules
+from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
 

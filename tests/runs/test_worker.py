@@ -16,11 +16,11 @@ from cliploc.find.exemplars import Exemplar
 from cliploc.find.segmentation import protocol_for
 from cliploc.jobs.benchmark_faithfulness import FaithfulnessJudge
 from cliploc.jobs.benchmark_segmentation import LabelMapJudge, row_schema
-from cliploc.jobs.engine import Part, Shard
-from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, from_parquet
 from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.options import BENCHMARK, FaithfulnessOptions
+from cliploc.runs.engine import Part, Shard
+from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
 from tests.commands import python
 from tests.tiny import tower

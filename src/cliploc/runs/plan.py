@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe
-from cliploc.jobs.engine import Shard
 from cliploc.options import BENCHMARK, Options
+from cliploc.runs.engine import Shard
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs.engine import Part, Shard, run_here
 from cliploc.options import BENCHMARK
+from cliploc.runs.engine import Part, Shard, run_here
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Sample
 from tests.datasets import labelled
@@ -26,10 +26,10 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 import torch  # noqa: E402 - after the skips
 
-from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
-from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
+from cliploc.runs import ray as engine  # noqa: E402
+from cliploc.runs.plan import Grid, ModelSetup  # noqa: E402
 from tests.commands import succeeded  # noqa: E402
 from tests.jobs.labelled import held  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
@@ -180,7 +180,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 import ray
 from cliploc.jobs import ray as engine
-from tests.jobs.test_ray import SHARDS, Labels
+from tests.runs.test_ray import SHARDS, Labels
 
 def full(part):
     raise OSError(28, "No space left on device")

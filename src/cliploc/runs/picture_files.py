@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeAlias
 from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
 from cliploc.images.reading.reading import SUFFIXES
-from cliploc.jobs.engine import Shard
 from cliploc.options import short
+from cliploc.runs.engine import Shard
 from cliploc.runs.labelling import files_of_run
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
