@@ -41,8 +41,8 @@ from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.datasets import open_dataset
 from cliploc.formats import exports
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
+from cliploc.label.annotate import annotate
+from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter

@@ -17,8 +17,8 @@ from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
 from cliploc.find.calibration import load_calibration, own_calibration
 from cliploc.find.learnt import load_learnt
-from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
+from cliploc.label.corrections import read_corrections
 from cliploc.methods._infra.heads import read_config
 from cliploc.towers._checkpoints import read_checkpoint
 from tests.datasets import folders, labelled

@@ -27,9 +27,9 @@ from cliploc.find.calibration import own_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.recipes import recipe_of
 from cliploc.find.sides import LENGTH
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED
 from cliploc.jobs.task import OTHER_SAMPLES
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.support.memory import Memory

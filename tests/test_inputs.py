@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.annotate import annotate
+from cliploc.label.annotate import annotate
 from cliploc.support.files import Inputs
 from tests.commands import CAT, refused, succeeded
 from tests.jobs.samples import wsol_folder

@@ -62,13 +62,13 @@ def quantus() -> None:
 def autodistill() -> None:
     from autodistill.detection import CaptionOntology
 
-    from cliploc.integrations.autodistill import Cliploc
+    from cliploc.label.autodistill import Cliploc
 
     assert len(Cliploc(CaptionOntology({"cat|kitten": "cat"})).predict(str(CAT)))
 
 
 def fiftyone() -> None:
-    from cliploc.integrations.fiftyone import OUTPUTS, CliplocConfig, CliplocModel
+    from cliploc.label.fiftyone import OUTPUTS, CliplocConfig, CliplocModel
 
     labels = CliplocModel(CliplocConfig(["cat"], OUTPUTS)).predict(np.asarray(Image.open(CAT)))
     assert labels["detections"].detections

@@ -18,7 +18,7 @@ import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.find.calibration import Floats
-from cliploc.jobs.drafts import DraftRule, Prior, choose, is_everywhere
+from cliploc.label.drafts import DraftRule, Prior, choose, is_everywhere
 from cliploc.runs.labelling import Candidates, LabellingRun
 
 SETS = (("person", "dog", "car"), ("dog", "person", "umbrella", "cake", "bicycle", "car", "boat", "bottle"))

@@ -19,8 +19,8 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
-    from cliploc.jobs.annotate import annotate
-    from cliploc.jobs.annotation_results import AnnotateResult
+    from cliploc.label.annotate import annotate
+    from cliploc.label.results import AnnotateResult
     from cliploc.listing import list_datasets, list_exports, list_methods, list_metrics, list_models
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
@@ -43,8 +43,8 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.errors": (
             "CliplocError", "CliplocWarning", "InputError", "ModelError", "UnknownNameError", "UsageError",
         ),
-        "cliploc.jobs.annotate": ("annotate",),
-        "cliploc.jobs.annotation_results": ("AnnotateResult",),
+        "cliploc.label.annotate": ("annotate",),
+        "cliploc.label.results": ("AnnotateResult",),
         "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),

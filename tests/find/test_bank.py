@@ -14,8 +14,8 @@ from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.find.presence import Bank, bank_names, with_windows
 from cliploc.find.texts import Texts
-from cliploc.jobs.annotator import AnnotateWorker
-from cliploc.jobs.labels import labels_of
+from cliploc.label.annotator import AnnotateWorker
+from cliploc.label.labels import labels_of
 from cliploc.report import to_document
 from cliploc.support.memory import Memory
 from cliploc.support.reporter import SILENT

@@ -15,7 +15,7 @@ from cliploc.find.presence import Bank
 from cliploc.find.prompts import parse
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.texts import Texts
-from cliploc.jobs.labels import labels_of
+from cliploc.label.labels import labels_of
 from cliploc.methods.cam import cam
 from cliploc.support.memory import Memory
 from cliploc.values import Boxes

@@ -16,15 +16,15 @@ from cliploc import backbones
 from cliploc.errors import InputError, UsageError
 from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.find.sides import LENGTH, READINGS
-from cliploc.jobs import teach as teaching
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import LEARNT
-from cliploc.jobs.annotator import LEAST_FIT
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import LEAST_FIT
+from cliploc.label.results import LEARNT
+from cliploc.label.teach import teach as teaching
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from tests.commands import document_of, refused
-from tests.jobs.labelled import correct
+from tests.label.labelled import correct
 from tests.tiny import tower
 
 NAMES = ["red|scarlet", "blicket"]  # the tiny towers know the colour, and not the other

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliploc.formats import AnnotatedPicture, ExportSettings, chosen_exports, exports
-from tests.report.annotated import annotated
+from tests.label.annotated import annotated
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes", "=1+1", "a|b\ttab", "x" * 300)
 HOSTILE = (

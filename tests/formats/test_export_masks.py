@@ -16,8 +16,8 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.voc import palette
 from cliploc.images.reading import rle
-from cliploc.jobs.corrections import read_corrections
-from tests.report.annotated import annotated, written
+from cliploc.label.corrections import read_corrections
+from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", "a: b", "猫")
 SIZE = (160, 120)  # width and height

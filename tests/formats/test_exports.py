@@ -20,7 +20,7 @@ from PIL import Image
 from cliploc import formats
 from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
-from tests.report.annotated import annotated, written
+from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (

@@ -27,11 +27,11 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
 from cliploc.find import tasks
 from cliploc.find.flow import Flow
-from cliploc.jobs.annotate import annotate
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.judges import read_masks
 from cliploc.jobs.rows import row_schema
+from cliploc.label.annotate import annotate
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.metrics import JudgedMap, PxAP, all_numbers

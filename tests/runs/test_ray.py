@@ -26,13 +26,13 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 import torch  # noqa: E402 - after the skips
 
-from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.label.annotate import annotate  # noqa: E402
 from cliploc.runs import ray as engine  # noqa: E402
 from cliploc.runs.plan import Grid, ModelSetup  # noqa: E402
 from tests.commands import succeeded  # noqa: E402
-from tests.jobs.labelled import held  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+from tests.label.labelled import held  # noqa: E402
 
 pytestmark = pytest.mark.ray
 

@@ -15,13 +15,13 @@ from PIL import Image
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc import backbones
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
-from cliploc.web import editor as review_editor
+from cliploc.label.annotate import annotate
+from cliploc.label.editor import app as review_editor
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester
+from cliploc.label.label_studio import app as backend
 from cliploc.web.clients import Hosts
 from cliploc.web.find import application
-from cliploc.web.label_studio import app as backend
 from tests.tiny import tower
 from tests.web.asking import FORM, running, service
 from tests.web.test_label_studio import predictor

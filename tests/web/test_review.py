@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cliploc.images.reading import rle
-from cliploc.jobs.annotate import annotate
+from cliploc.label.annotate import annotate
 from cliploc.runs.labelling import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS
 from tests.web.asking import sent

@@ -20,16 +20,16 @@ from cliploc import Localizer, backbones
 from cliploc.errors import UsageError
 from cliploc.find.boxes import hot_levels
 from cliploc.images.reading import rle
-from cliploc.jobs import review_folder
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.apply import review_of
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester, options_of
+from cliploc.label.annotate import annotate
+from cliploc.label.apply import review_of
+from cliploc.label.editor import review_folder
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester, options_of
+from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
 from cliploc.support.files import alone_in
 from tests.commands import cliploc_
-from tests.jobs.labelled import held
+from tests.label.labelled import held
 from tests.tiny import tower
 from tests.web.asking import get, sent
 from tests.web.review_server import corrections, served

@@ -137,9 +137,9 @@ def review(asked: ReviewFlags, options: Options) -> int:
 
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
     """Serves the editor until it is interrupted."""
-    from cliploc.jobs.review_folder import ReviewFolder
-    from cliploc.jobs.suggest import Suggester, options_of
-    from cliploc.web.editor import HOST, application
+    from cliploc.label.editor.app import HOST, application
+    from cliploc.label.editor.review_folder import ReviewFolder
+    from cliploc.label.editor.suggest import Suggester, options_of
     from cliploc.web.server import listen, run
 
     terminal = Terminal()
@@ -189,11 +189,11 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
         raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
     auth = None if asked.auth_env is None else _user_in(asked.auth_env)
     use_threads(asked.threads)
-    from cliploc.jobs.review_folder import ReviewFolder
+    from cliploc.label.editor.review_folder import ReviewFolder
+    from cliploc.label.label_studio.app import application
+    from cliploc.label.label_studio.predictor import Predictor
+    from cliploc.label.label_studio.task_pictures import PictureSource
     from cliploc.web.clients import Hosts
-    from cliploc.web.label_studio.app import application
-    from cliploc.web.label_studio.predictor import Predictor
-    from cliploc.web.label_studio.task_pictures import PictureSource
     from cliploc.web.server import listen, run
 
     terminal = Terminal()

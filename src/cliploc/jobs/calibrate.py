@@ -23,10 +23,10 @@ from cliploc.find.calibration import (
     reliability,
 )
 from cliploc.find.second_look import best_of_names
-from cliploc.jobs.annotation_results import AnnotatedFolder
 from cliploc.jobs.rows import arrow, columns_of_pictures, schema_of
 from cliploc.jobs.task import BenchmarkTask, class_entries, run_task
 from cliploc.jobs.worker import Asked, AskingJudge, Bools, right_boxes
+from cliploc.label.results import AnnotatedFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision

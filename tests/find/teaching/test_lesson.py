@@ -16,7 +16,7 @@ from cliploc.find.lesson import (
     taught_features,
 )
 from cliploc.find.prepare import Request
-from cliploc.jobs.lessons import packed, unpacked
+from cliploc.label.teach.lessons import packed, unpacked
 from cliploc.refine.affinity import WINDOWS_CUT
 from tests.commands import PHOTOS
 from tests.find.teaching.planted import planted

@@ -28,15 +28,15 @@ from cliploc.find.lesson import Lesson
 from cliploc.find.masks import box_masks
 from cliploc.find.sides import moved, readings
 from cliploc.images.reading.rle import encode
-from cliploc.jobs.annotator import LEAST_FIT, grouped
-from cliploc.jobs.lessons import Lessons
+from cliploc.label.annotator import LEAST_FIT, grouped
+from cliploc.label.teach.lessons import Lessons
 from cliploc.localization import boxes_of
 from cliploc.metrics import one_thread
 from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:
-    from cliploc.jobs.teach import Directions
+    from cliploc.label.teach.teach import Directions
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -175,7 +175,7 @@ def _begin() -> subprocess.Popen[bytes]:
     """A process that waits for its job: not a fork, which can hang; nor multiprocessing's, which runs scripts again."""
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {sys.path!r}; from cliploc.jobs.redraw import work; work()"
+        f"sys.path[:] = {sys.path!r}; from cliploc.label.teach.redraw import work; work()"
     )
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-I", "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)

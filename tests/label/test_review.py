@@ -9,7 +9,7 @@ import pytest
 from cliploc.images.reading.rle import encode
 from PIL import Image
 
-from cliploc.report.review_page import ReviewPicture, polygons_of, write_review
+from cliploc.label.editor.page import ReviewPicture, polygons_of, write_review
 
 from .annotated import annotated
 from .test_page import CLOSING, EVIL, IMAGE, Reader

@@ -12,16 +12,16 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.formats import exports
-from cliploc.jobs import annotation_results
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.label import results as annotation_results
+from cliploc.label.annotate import annotate
+from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.runs.labelling import Correction
 from cliploc.runs.store import FILE
 from cliploc.support.files import alone_in
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS
-from tests.jobs.labelled import correct, corrections, held
 from tests.jobs.samples import review_file
+from tests.label.labelled import correct, corrections, held
 from tests.tiny import tower
 
 LABELS = ["cat", "dog", "bee"]

@@ -13,10 +13,10 @@ from starlette.routing import Route
 
 from cliploc.draw.html import REPORT_TEMPLATES, data_uri
 from cliploc.errors import CliplocError
-from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
-from cliploc.report.review_page import polygons_of, served_page
+from cliploc.label.correction_masks import UnusableError
+from cliploc.label.editor.page import polygons_of, served_page
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
 from cliploc.support.documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json

@@ -18,8 +18,8 @@ from cliploc.find.prepare import Request, Result
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images.reading.geometry import Frame
 from cliploc.images.reading.rle import encode
-from cliploc.jobs.labels import Labels
-from cliploc.jobs.lessons import packed
+from cliploc.label.labels import Labels
+from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
@@ -42,7 +42,7 @@ class AnnotateWorker:
         self,
         labels: Labels,  # names and background
         options: Options,  # options of `Localizer`, except `RESERVED`, which the others set
-        # Which boxes become candidates; `cliploc.jobs.drafts` chooses among these.
+        # Which boxes become candidates; `cliploc.label.drafts` chooses among these.
         min_area: float = DEFAULTS.min_area,  # minimum area of a box's region, as a share of the picture
         # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split"
         # or "drop"

@@ -14,15 +14,15 @@ from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.images.reading import rle
 from cliploc.images.reading.polygons import draw_all, outlines_of
-from cliploc.jobs import correction_masks
-from cliploc.jobs.correction_masks import UnusableError
-from cliploc.jobs.corrections import FORMATS, Corrections, clipped, read_corrections
-from cliploc.jobs.drafts import choose, held_drafts
+from cliploc.label import correction_masks
+from cliploc.label.correction_masks import UnusableError
+from cliploc.label.corrections import FORMATS, Corrections, clipped, read_corrections
+from cliploc.label.drafts import choose, held_drafts
 from cliploc.runs.labelling import Candidates, Correction
 from cliploc.support.documents import SavedReview, read_json
 
 if TYPE_CHECKING:
-    from cliploc.jobs.annotation_results import AnnotatedFolder
+    from cliploc.label.results import AnnotatedFolder
 
 SAME = 0.01  # pixels; coordinates are kept in hundredths
 

@@ -21,10 +21,10 @@ from cliploc.draw.html import count
 from cliploc.find.calibration import Floats
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.reading.rle import Rle
-from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
+from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
+from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, held_drafts
+from cliploc.label.editor.page import ReviewPicture, write_review
 from cliploc.options import MIN_SCORE
-from cliploc.report.review_page import ReviewPicture, write_review
 from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 from cliploc.runs.picture_files import PictureFile, Skipped, by_path
 from cliploc.support.files import write_bytes, write_json
@@ -160,7 +160,7 @@ class AnnotatedFolder:
         self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
         self.skipped, self.unreadable = skipped, unreadable
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
-        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.jobs.labels.Labels.entries`
+        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.label.labels.Labels.entries`
         self.names = run.names
         self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
         self.pictures = run.pictures()  # of the run

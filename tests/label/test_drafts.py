@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
+from cliploc.label.drafts import (
+    FEWEST,
+    SHARES,
+    SPREAD,
+    DraftRule,
+    Prior,
+    choose,
+)
 from cliploc.runs.labelling import Candidate, Candidates
 
 NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it

@@ -64,7 +64,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         refuse_without("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
     from cliploc.formats import chosen_exports
-    from cliploc.jobs.labels import labels_of, read_labels
+    from cliploc.label.labels import labels_of, read_labels
     from cliploc.runs.picture_files import find_pictures
 
     chosen_exports(wanted.formats)
@@ -79,7 +79,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}", speed=True) as reporter:
-        from cliploc.jobs.annotate import annotate as run
+        from cliploc.label.annotate import annotate as run
 
         result = run(
             asked.pictures,

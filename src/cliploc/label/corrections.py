@@ -21,8 +21,8 @@ from cliploc.formats import PICTURES, flat_stem
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import SUFFIXES, small_png
 from cliploc.images.reading.rle import Counts
-from cliploc.jobs import correction_masks
-from cliploc.jobs.correction_masks import Canvas, UnusableError
+from cliploc.label import correction_masks
+from cliploc.label.correction_masks import Canvas, UnusableError
 from cliploc.runs.labelling import Correction
 from cliploc.support.documents import (
     MOST_TEXT,

@@ -34,11 +34,11 @@ from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.find.lesson import Lesson, pooled
 from cliploc.find.sides import ALIKE, learnt, offsets
 from cliploc.images.reading.geometry import Frame
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.draft_scores import work_on
-from cliploc.jobs.drafts import choose
-from cliploc.jobs.lessons import Lessons
-from cliploc.jobs.redraw import Drawer, Drawing, OnMap, each
+from cliploc.label.draft_scores import work_on
+from cliploc.label.drafts import choose
+from cliploc.label.results import AnnotatedFolder
+from cliploc.label.teach.lessons import Lessons
+from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.values import FloatArray

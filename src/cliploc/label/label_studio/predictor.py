@@ -20,14 +20,14 @@ from cliploc.find.learnt import load_learnt, misfit
 from cliploc.find.prepare import Request
 from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.images.reading.reading import load
-from cliploc.jobs.annotation_results import LEARNT
-from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.label_studio.labelling import Control, Labelling
+from cliploc.label.label_studio.task_pictures import Allowance, PictureSource, short
+from cliploc.label.results import LEARNT
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.support.memory import Memory
-from cliploc.web.label_studio.labelling import Control, Labelling
-from cliploc.web.label_studio.task_pictures import Allowance, PictureSource, short
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 SHOWN_REASONS = 5  # names in the line that says why nothing was found

@@ -28,9 +28,9 @@ from cliploc.find.flow import Flow
 from cliploc.find.steps import Steps
 from cliploc.formats import exports
 from cliploc.images.reading import rle
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import LEAST_FIT, AnnotateWorker, grouped
-from cliploc.jobs.labels import labels_of, read_labels
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import LEAST_FIT, AnnotateWorker, grouped
+from cliploc.label.labels import labels_of, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready
@@ -40,8 +40,8 @@ from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.files import OF_FOLDER
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
-from tests.jobs.labelled import held
 from tests.jobs.samples import review_file
+from tests.label.labelled import held
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]

@@ -20,12 +20,12 @@ from cliploc.find.boxes.outlines import outlines
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.labelstudio import brush, polygon_shape
 from cliploc.images.reading import rle
-from cliploc.jobs import correction_masks
-from cliploc.jobs.apply import correction_of, is_review
-from cliploc.jobs.corrections import Corrections, read_corrections
-from cliploc.jobs.draft_scores import Work, least_score, score_drafts, work_on
+from cliploc.label import correction_masks
+from cliploc.label.apply import correction_of, is_review
+from cliploc.label.corrections import Corrections, read_corrections
+from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.runs.labelling import Candidate, Candidates, Correction
-from tests.report.annotated import annotated
+from tests.label.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)

@@ -1,4 +1,4 @@
-"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.editor` serves it.
+"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.label.editor.app` serves it.
 
 It learns in a thread; touched pictures stay, and the drafts before the last refit are kept.
 """
@@ -21,11 +21,18 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import exports
 from cliploc.images.reading.reading import load, picture_bytes
-from cliploc.jobs.annotation_results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
-from cliploc.jobs.apply import matched, review_of
-from cliploc.jobs.corrections import Corrections
-from cliploc.jobs.teach import FEWEST_REVIEWED, teach
-from cliploc.report.review_page import facts
+from cliploc.label.apply import matched, review_of
+from cliploc.label.corrections import Corrections
+from cliploc.label.editor.page import facts
+from cliploc.label.results import (
+    LEARNT,
+    AnnotatedFolder,
+    AnnotateResult,
+    Written,
+    conclude,
+    write_learnt,
+)
+from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import saying_disk_is_full

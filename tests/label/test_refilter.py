@@ -14,17 +14,17 @@ from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
 from cliploc.formats import exports
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotateResult
-from cliploc.jobs.annotator import AnnotateWorker
-from cliploc.jobs.apply import correction_of
-from cliploc.jobs.draft_scores import score_drafts
-from cliploc.jobs.drafts import FEWEST
-from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import AnnotateWorker
+from cliploc.label.apply import correction_of
+from cliploc.label.draft_scores import score_drafts
+from cliploc.label.drafts import FEWEST
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.results import AnnotateResult
 from cliploc.runs.engine import run_here
 from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
-from tests.jobs.labelled import correct, held
 from tests.jobs.samples import review_file
+from tests.label.labelled import correct, held
 from tests.tiny import tower
 
 LABELS = ["red", "blue"]

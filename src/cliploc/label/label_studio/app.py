@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.label_studio.labelling import read_labelling
+from cliploc.label.label_studio.predictor import Predictor
+from cliploc.label.label_studio.task_pictures import short
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate
-from cliploc.web.label_studio.labelling import read_labelling
-from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.label_studio.task_pictures import short
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]

@@ -24,18 +24,27 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.errors import UsageError
 from cliploc.find.learnt import load_learnt
-from cliploc.jobs import redraw
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotateResult
-from cliploc.jobs.draft_scores import Work, work_on
-from cliploc.jobs.lessons import packed
-from cliploc.jobs.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
+from cliploc.label.annotate import annotate
+from cliploc.label.draft_scores import Work, work_on
+from cliploc.label.results import AnnotateResult
+from cliploc.label.teach import redraw
+from cliploc.label.teach.lessons import packed
+from cliploc.label.teach.teach import (
+    AGREED,
+    FEWEST,
+    FEWEST_REVIEWED,
+    Appearance,
+    School,
+    _inside,
+    _Presence,
+    gains,
+)
 from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
-from tests.jobs.labelled import correct, taught
+from tests.label.labelled import correct, taught
 from tests.tiny import tower
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
@@ -216,7 +225,7 @@ def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
 
 
 def test_reviewed_pictures_are_among_those_that_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cliploc.jobs.teach.MOST_TAUGHT", 5)
+    monkeypatch.setattr("cliploc.label.teach.teach.MOST_TAUGHT", 5)
     job = Job(tmp_path, 12)
     job.run()
     job.correct(list(job.things)[::3])
