@@ -39,7 +39,7 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
-from cliploc.datasets import open_dataset
+from cliploc.evaluate.data import open_dataset
 from cliploc.formats import exports
 from cliploc.label.annotate import annotate
 from cliploc.label.results import AnnotatedFolder

@@ -34,7 +34,7 @@ from cliploc.images.reading.geometry import iou_matrix
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
-from cliploc.datasets import open_dataset
+from cliploc.evaluate.data import open_dataset
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester

@@ -19,9 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from cliploc import backbones
+from cliploc.evaluate.train.features import _tensors
 from cliploc.methods._infra.heads import HEADS, HeadConfig, Seen, look, seen_needs
 from cliploc.methods._infra.method import Context
-from cliploc.training.features import _tensors
 
 
 def median_ms(call: Callable[[], Any], rounds: int, pictures: int) -> float:

@@ -96,7 +96,7 @@ def classes(size: int, recipe: str) -> dict[str, float]:
 def boxes(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
     import numpy as np
 
-    from cliploc.metrics import box_curve
+    from cliploc.evaluate.metrics import box_curve
 
     random = np.random.default_rng(0)
     corners = random.integers(0, 160, (size, 2))
@@ -109,7 +109,7 @@ def boxes(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
 
 
 def annotated(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
-    from cliploc.datasets import open_dataset
+    from cliploc.evaluate.data import open_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -87,7 +87,7 @@ def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """A new process that calls a function of a module, forked from one that has imported torch and our own modules."""
     context = multiprocessing.get_context("forkserver")
     # Read when the first process starts. A list of all models needs open_clip, which takes seconds to import.
-    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker", "open_clip"])
+    context.set_forkserver_preload(["tests.commands", "cliploc.evaluate.tasks.worker", "open_clip"])
     child = context.Process(target=function, args=arguments)
     child.start()
     return child

@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 
 from cliploc.errors import UsageError
+from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.options import (
     AnnotateOptions,
     FaithfulnessOptions,
@@ -15,7 +16,6 @@ from cliploc.options import (
     option_of,
     parse_share,
 )
-from cliploc.training.train_settings import TrainOptions
 
 
 @pytest.mark.parametrize(("text", "share"), [("0", 0.0), ("1", 1.0), ("0.3", 0.3), (" .5 ", 0.5), ("1e-2", 0.01)])

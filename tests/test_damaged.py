@@ -13,15 +13,15 @@ from cliploc.images.reading.reading import load
 from PIL import Image
 from safetensors.torch import save
 
-from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
+from cliploc.evaluate.data import open_dataset, open_labelled
+from cliploc.evaluate.tasks.evaluate import read_map
 from cliploc.find.calibration import load_calibration, own_calibration
 from cliploc.find.learnt import load_learnt
-from cliploc.jobs.evaluate import read_map
 from cliploc.label.corrections import read_corrections
 from cliploc.methods._infra.heads import read_config
 from cliploc.towers._checkpoints import read_checkpoint
-from tests.datasets import folders, labelled
+from tests.evaluate.data import folders, labelled
 
 
 def written(save: Callable[[io.BytesIO], object]) -> bytes:

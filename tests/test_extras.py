@@ -23,7 +23,7 @@ ELSEWHERE = {  # extra → the test of its absence
     "refine": "tests/refine/test_contract.py::test_a_package_that_is_missing_is_named",
     "regions": "tests/find/segmentation/test_regions.py::test_what_cannot_be_is_one_line",
     "sam": "tests/towers/test_sam.py",
-    "segmentation": "tests/datasets/test_labelled.py::test_without_h5py_one_line_says_so",
+    "segmentation": "tests/evaluate/data/test_labelled.py::test_without_h5py_one_line_says_so",
 }
 
 

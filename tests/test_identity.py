@@ -20,14 +20,14 @@ from PIL import Image
 import cliploc
 from cliploc import backbones, config
 from cliploc.cli import main
-from cliploc.datasets import subsets
 from cliploc.errors import UsageError
+from cliploc.evaluate.data import subsets
+from cliploc.evaluate.tasks.task import OTHER_SAMPLES
 from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import own_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.recipes import recipe_of
 from cliploc.find.sides import LENGTH
-from cliploc.jobs.task import OTHER_SAMPLES
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
@@ -293,9 +293,9 @@ def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once:
 # ---------------------------------------------------------------------------------------------------------- benchmark
 pytest.importorskip("pyarrow")
 
-from cliploc.jobs.benchmark_localization import run_benchmark  # noqa: E402
+from cliploc.evaluate.tasks.boxes.job import run_benchmark  # noqa: E402
 from cliploc.runs.plan import ModelSetup, Setting  # noqa: E402
-from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+from tests.evaluate.samples import dataset, wsol_folder  # noqa: E402
 
 SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))
 SETTING = Setting("one", 0, "cam")
@@ -400,10 +400,10 @@ def command(
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
     # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(
-        "cliploc.jobs.benchmark_localization.run_benchmark",
+        "cliploc.evaluate.tasks.boxes.job.run_benchmark",
         lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("cliploc.evaluate.tasks.boxes.page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first = dataset(root)

@@ -198,7 +198,7 @@ QUANTUS = {"resize": "squash", "min_presence": 0, "text_cache": False, "template
 
 def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.integrations.quantus import QuantusModel, explain
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain
 
     backbone = tower("gap_cnn", (6, 6))
     backbone.interpolation = "bilinear"
@@ -228,8 +228,8 @@ def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
 
 def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics
-    from cliploc.integrations.quantus import QuantusModel, explain, quantus_metric
+    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, faithfulness_metrics
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain, quantus_metric
 
     def flips() -> Any:
         return quantus.PixelFlipping(features_in_step=96, perturb_baseline="black", disable_warnings=True)
@@ -262,7 +262,7 @@ def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
 
 def test_what_quantus_cannot_have_is_refused() -> None:
     pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.integrations.quantus import QuantusModel
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel
 
     localizer = Localizer(model=tower("gap_cnn"), method="cam", **{**QUANTUS, "resize": "crop"})
     with pytest.raises(UsageError, match=r"^expected resize squash, got crop"):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
+from cliploc.evaluate.metrics import JudgedMap, MeanMetric
 from cliploc.methods import saliency
-from cliploc.metrics import JudgedMap, MeanMetric
 from cliploc.registry import named_modules
 from cliploc.report import write_report
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
-from tests.jobs.samples import judged_here, wsol_folder
+from tests.evaluate.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 OF_DOCUMENT = dict(re.findall(r"<!-- not run: [^\n]* (\w+\.py) -->\n```python\n(.*?)```", DOCUMENT, re.DOTALL))
@@ -33,7 +33,7 @@ models.register(
 )
 """
 DATASET = """
-from cliploc.datasets import Candidate, Found, Split, reader
+from cliploc.evaluate.data import Candidate, Found, Split, reader
 from cliploc.values import ClassName
 
 

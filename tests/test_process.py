@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs.rows import arrow
+from cliploc.evaluate.tasks.rows import arrow
 from cliploc.runs.engine import failure_reason
 from cliploc.support.process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory, wait_passively
 from tests.commands import CAT, cliploc_, python

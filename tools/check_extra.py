@@ -50,7 +50,7 @@ def annotate(*more: object) -> None:
 def quantus() -> None:
     from quantus import Sparseness
 
-    from cliploc.integrations.quantus import QuantusModel, explain
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain
 
     model = QuantusModel(cliploc.Localizer("mini", resize="squash"), ["cat", "dog"])
     x = model.pictures([Image.open(CAT)])
@@ -128,7 +128,7 @@ def ray() -> None:
 
 
 def segmentation() -> None:
-    from tests.datasets.labelled import imagenet_seg
+    from tests.evaluate.data.labelled import imagenet_seg
 
     options = ("--dataset", "imagenet_seg", "--root", imagenet_seg(OUT / "seg"), "--method", "cam")
     run("benchmark", "segmentation", *options, "--out", OUT / "benchmark")

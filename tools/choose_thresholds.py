@@ -21,10 +21,10 @@ import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc import backbones, saliency
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.localizer import Localizer
 from cliploc.methods import methods as registered
-from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 
 TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
 ROOT = Path(__file__).parents[1]

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from cliploc._terminal import Terminal
 from cliploc.cli.output import titled
-from cliploc.datasets import AskedDataset, AskedPicture, Draw, open_asked
-from cliploc.jobs.calibrate import reviewed_pictures
-from cliploc.jobs.task import class_entries
+from cliploc.evaluate.calibrate.job import reviewed_pictures
+from cliploc.evaluate.data import AskedDataset, AskedPicture, Draw, open_asked
+from cliploc.evaluate.tasks.task import class_entries
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
 from cliploc.label.labels import Labels

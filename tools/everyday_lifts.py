@@ -27,9 +27,9 @@ from build_everyday import FOLDS, REGIONS, read_regions
 from second_look_study import DATA, OUT, asked_of, unlifted
 
 from cliploc import backbones
+from cliploc.evaluate.calibrate.job import examples_in
 from cliploc.find import prompts
 from cliploc.find.calibration import OF_BOX, Calibration, Floats, own_calibration
-from cliploc.jobs.calibrate import examples_in
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower

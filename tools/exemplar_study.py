@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from cliploc.images.reading.geometry import iou_matrix
 
-from cliploc.datasets import open_dataset
+from cliploc.evaluate.data import open_dataset
 from cliploc.find.exemplars import Exemplar
 from cliploc.localizer import Localizer
 from cliploc.values import Dataset, Sample

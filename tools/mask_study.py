@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.datasets import open_labelled
+from cliploc.evaluate.data import open_labelled
 from cliploc.find.masks import GrabCutMasks
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer

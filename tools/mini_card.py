@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.find import prompts
 from cliploc.methods import methods
 from cliploc.methods._infra.method import Context
-from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
 from cliploc.towers.mini import WEIGHTS, Mini

@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
+from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods._infra.maps import min_max
 from cliploc.methods._infra.method import Context
-from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers.mini_vit import WEIGHTS, MiniVit
 from cliploc.towers.tower import Guide, Needs

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from cliploc import Localizer
-from cliploc.datasets import open_dataset
+from cliploc.evaluate.data import open_dataset
 from cliploc.find import prompts
 from cliploc.find.presence import KIN_SHARE, PASS_SHARE, Bank
 from cliploc.find.texts import Texts

@@ -17,8 +17,8 @@ from cliploc.images.reading.reading import load
 from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.draw.overlay import paint_map
-from cliploc.faithfulness import Faithfulness, chosen_metrics, spearman
-from cliploc.faithfulness.randomisation import SHARES
+from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, spearman
+from cliploc.evaluate.tasks.faithfulness.metrics.randomisation import SHARES
 from cliploc.localizer import Localizer
 
 SIDE, LINE, MARGIN = 150, 20, 6  # pixels

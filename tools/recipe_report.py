@@ -33,7 +33,7 @@ from cliploc.images.reading.reading import load
 from PIL import Image
 from second_look_study import asked_of
 
-from cliploc.datasets import open_dataset
+from cliploc.evaluate.data import open_dataset
 from cliploc.localizer import Localizer
 from cliploc.options import MIN_SCORE
 

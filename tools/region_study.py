@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.datasets import open_labelled
+from cliploc.evaluate.data import open_labelled
 from cliploc.find.segmentation import Segmenter, protocol_of
 from cliploc.find.segmentation.regions import ColourRegions, Regions, voted
 from cliploc.localizer import Localizer

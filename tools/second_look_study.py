@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from cliploc import backbones
+from cliploc.evaluate.calibrate.job import Examples, examples_in, fit
+from cliploc.evaluate.metrics import average_precision
 from cliploc.find import prompts
 from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
-from cliploc.jobs.calibrate import Examples, examples_in, fit
 from cliploc.localizer import Localizer
-from cliploc.metrics import average_precision
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers.mini import WEIGHTS

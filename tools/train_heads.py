@@ -24,16 +24,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import backbones
+from cliploc.evaluate.metrics import (
+    Bootstrap,
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    box_curve,
+    boxes_on_map,
+    largest_hits,
+)
+from cliploc.evaluate.train import TrainSettings, read_csv, train
 from cliploc.find import prompts
 from cliploc.methods import methods
 from cliploc.methods._infra.attention import summed_attention
 from cliploc.methods._infra.heads import SemanticHead, load_head, look
 from cliploc.methods._infra.maps import min_max
 from cliploc.methods._infra.method import Context
-from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Backbone, Needs
-from cliploc.training import TrainSettings, read_csv, train
 from cliploc.values import TextSet
 
 ROOT = Path(__file__).parents[1]

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from cliploc import backbones, datasets, metrics, saliency
+from cliploc import backbones, saliency
 from cliploc import formats as exports
+from cliploc.evaluate import data as datasets
+from cliploc.evaluate import metrics
 from cliploc.methods._infra.method import Family
 from cliploc.towers.tower import TowerKind
 from cliploc.values import Role
@@ -57,7 +59,7 @@ def list_methods(*, model: str | None = None, family: Family | None = None) -> l
 
 
 def list_datasets(*, role: Role | None = None) -> list[str]:
-    """The names that `cliploc.datasets.open_dataset` takes.
+    """The names that `cliploc.evaluate.data.open_dataset` takes.
 
     Args:
         role: only those with a split of this role: to "tune" a threshold on, or to "report" numbers on.

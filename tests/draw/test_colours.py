@@ -15,7 +15,7 @@ from cliploc.draw.colours import (
     name_colour,
     text_colour,
 )
-from cliploc.report.segmentation_page import example_colours
+from cliploc.evaluate.tasks.segmentation.page import example_colours
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).
 TO_CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]

@@ -40,7 +40,7 @@ from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.files import OF_FOLDER
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
-from tests.jobs.samples import review_file
+from tests.evaluate.samples import review_file
 from tests.label.labelled import held
 
 pytestmark = pytest.mark.usefixtures("one_model")

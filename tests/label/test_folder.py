@@ -20,7 +20,7 @@ from cliploc.runs.store import FILE
 from cliploc.support.files import alone_in
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS
-from tests.jobs.samples import review_file
+from tests.evaluate.samples import review_file
 from tests.label.labelled import correct, corrections, held
 from tests.tiny import tower
 

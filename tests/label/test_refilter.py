@@ -23,7 +23,7 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.results import AnnotateResult
 from cliploc.runs.engine import run_here
 from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
-from tests.jobs.samples import review_file
+from tests.evaluate.samples import review_file
 from tests.label.labelled import correct, held
 from tests.tiny import tower
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import cliploc.methods
 from cliploc.errors import UsageError
-from cliploc.jobs.benchmark_localization import unfit_for_setup
+from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
 from cliploc.localizer import Localizer
 from cliploc.methods import fitting, methods, unfit_reason
 from cliploc.methods._infra.method import Context

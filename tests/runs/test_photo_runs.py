@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from rich.progress import Progress, TaskID
 
-from cliploc.datasets import open_dataset
 from cliploc.errors import UsageError
-from cliploc.jobs.evaluate import evaluate_folder
+from cliploc.evaluate.data import open_dataset
+from cliploc.evaluate.tasks.evaluate import evaluate_folder
+from cliploc.evaluate.train import read_folder
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.runs.picture_files import find_pictures
-from cliploc.training import read_folder
 from tests.commands import CAT, COFFEE, cliploc_, document_of, refused, succeeded
 from tests.tiny import tower
 

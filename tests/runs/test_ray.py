@@ -18,7 +18,7 @@ from cliploc.options import BENCHMARK
 from cliploc.runs.engine import Part, Shard, run_here
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Sample
-from tests.datasets import labelled
+from tests.evaluate.data import labelled
 
 pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
@@ -26,12 +26,12 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 import torch  # noqa: E402 - after the skips
 
-from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.label.annotate import annotate  # noqa: E402
 from cliploc.runs import ray as engine  # noqa: E402
 from cliploc.runs.plan import Grid, ModelSetup  # noqa: E402
 from tests.commands import succeeded  # noqa: E402
-from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+from tests.evaluate.samples import dataset, wsol_folder  # noqa: E402
 from tests.label.labelled import held  # noqa: E402
 
 pytestmark = pytest.mark.ray

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
-from cliploc.datasets import LabelFile, LabelledPicture
 from cliploc.errors import InputError
+from cliploc.evaluate.data import LabelFile, LabelledPicture
+from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
+from cliploc.evaluate.tasks.rows import Row, from_parquet
+from cliploc.evaluate.tasks.segmentation.job import LabelMapJudge, row_schema
+from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
 from cliploc.find.exemplars import Exemplar
 from cliploc.find.segmentation import protocol_for
-from cliploc.jobs.benchmark_faithfulness import FaithfulnessJudge
-from cliploc.jobs.benchmark_segmentation import LabelMapJudge, row_schema
-from cliploc.jobs.rows import Row, from_parquet
-from cliploc.jobs.worker import EvaluationWorker, PictureJudge
 from cliploc.options import BENCHMARK, FaithfulnessOptions
 from cliploc.runs.engine import Part, Shard
 from cliploc.runs.plan import ModelSetup, Setting
@@ -96,7 +96,7 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
 
 def test_processes_that_judge_maps_import_no_torch() -> None:
     """It would take each of them seconds and hundreds of megabytes."""
-    code = "import sys, cliploc.jobs.judges; sys.exit('torch' in sys.modules)"
+    code = "import sys, cliploc.evaluate.tasks.judges; sys.exit('torch' in sys.modules)"
     assert python("-c", code, check=False).returncode == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from cliploc.report import PageItem, write_page, write_report
 from tests.draw.conftest import build  # noqa: F401
 from tests.draw.test_page import CLOSING, IMAGE
-from tests.report.benchmark_folder import CLASSES, make_folder
+from tests.evaluate.benchmark_folder import CLASSES, make_folder
 from tests.web.browsing import in_a_browser
 
 pytestmark = in_a_browser

@@ -124,7 +124,7 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
         if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
-            from cliploc.metrics import SIDE
+            from cliploc.evaluate.metrics import SIDE
 
             for index, of_name in enumerate(result.names):
                 [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))

@@ -422,7 +422,7 @@ def refuse_unknown(
 
 def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
     """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
-    from cliploc.datasets import labelled_readers, readers
+    from cliploc.evaluate.data import labelled_readers, readers
 
     (labelled_readers if labelled else readers).refuse_unknown(name)
 
@@ -446,7 +446,7 @@ def method_names(texts: Sequence[str] | None) -> list[str]:
 
 def metric_names(texts: Sequence[str] | None) -> list[str]:
     """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none."""
-    from cliploc.faithfulness import faithfulness_metrics
+    from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
 
     names = [name for text in texts or () for name in parse_list(text)]
     for name in names:

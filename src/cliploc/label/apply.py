@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc.datasets.yolo import CLASS_LISTS
 from cliploc.errors import UsageError
+from cliploc.evaluate.data.yolo import CLASS_LISTS
 from cliploc.find import prompts
 from cliploc.images.reading import rle
 from cliploc.images.reading.polygons import draw_all, outlines_of

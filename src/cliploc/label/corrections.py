@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.datasets.yolo import CLASS_LISTS, class_names
 from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.data.yolo import CLASS_LISTS, class_names
 from cliploc.formats import PICTURES, flat_stem
 from cliploc.images.reading import rle
 from cliploc.images.reading.reading import SUFFIXES, small_png

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from cliploc.draw.comparison import ModelResults, draw_comparison
     from cliploc.draw.overlay import draw_overlay, panels
     from cliploc.draw.page import PageItem, write_page
-    from cliploc.report.benchmark_page import write_report
+    from cliploc.evaluate.tasks.boxes.page import write_report
 
 __getattr__ = on_first_use(
     __name__,
     {
-        "cliploc.report.benchmark_page": ["write_report"],
+        "cliploc.evaluate.tasks.boxes.page": ["write_report"],
         "cliploc.draw.comparison": ["ModelResults", "draw_comparison"],
         "cliploc.document": ["classified_record", "compared_record", "to_document"],
         "cliploc.draw.overlay": ["draw_overlay", "panels"],

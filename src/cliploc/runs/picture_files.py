@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from cliploc.datasets import AskedPicture, LabelledPicture
 from cliploc.errors import UsageError
+from cliploc.evaluate.data import AskedPicture, LabelledPicture
 from cliploc.images.reading.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard

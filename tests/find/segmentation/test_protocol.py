@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc.datasets import classes_of
 from cliploc.errors import UsageError
+from cliploc.evaluate.data import classes_of
+from cliploc.evaluate.metrics import MeanIoU
 from cliploc.find.segmentation import (
     Protocol,
     Segmenter,
@@ -25,7 +26,6 @@ from cliploc.find.segmentation.segmenter import resized_hw
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods._infra.method import Context
-from cliploc.metrics import MeanIoU
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
 from cliploc.support.reporter import SILENT

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from cliploc.datasets import read_labels
 from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.data import read_labels
 from cliploc.find.segmentation import Segmenter, protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
 from cliploc.localizer import Localizer

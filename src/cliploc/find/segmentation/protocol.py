@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cliploc.datasets import class_list
 from cliploc.errors import UsageError
+from cliploc.evaluate.data import class_list
 from cliploc.find import prompts
 from cliploc.options import SegmentationOptions
 from cliploc.towers.tower import PositionRule

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc.datasets import read_labels
 from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.data import read_labels
 from cliploc.options import FILES, SAM
 from cliploc.support.files import user_path
 from cliploc.support.imports import install, not_installed

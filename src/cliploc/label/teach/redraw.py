@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc.evaluate.metrics import one_thread
 from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import UNSURE, Floats
 from cliploc.find.directions import projected
@@ -31,7 +32,6 @@ from cliploc.images.reading.rle import encode
 from cliploc.label.annotator import LEAST_FIT, grouped
 from cliploc.label.teach.lessons import Lessons
 from cliploc.localization import boxes_of
-from cliploc.metrics import one_thread
 from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray
 

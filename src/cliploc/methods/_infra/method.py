@@ -127,7 +127,7 @@ class Context:
 
 @runtime_checkable
 class TrainedHead(Protocol):
-    """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.training`."""
+    """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.evaluate.train`."""
 
     method: str  # the saliency method it is trained for
     tower_kind: TowerKind  # of the tower it is trained on

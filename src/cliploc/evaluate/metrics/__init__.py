@@ -1,0 +1,51 @@
+"""Metrics. A localisation metric registers itself (see `Metric`); `MeanIoU` is for label maps."""
+
+from cliploc.evaluate.metrics._infra.contours import contour_boxes, one_thread
+from cliploc.evaluate.metrics._infra.metric import (
+    CONVENTIONS,
+    DEFAULT,
+    SIDE,
+    TAUS,
+    Bootstrap,
+    BoxCurve,
+    Convention,
+    Interval,
+    JudgedMap,
+    MeanMetric,
+    Metric,
+    MetricSummary,
+    Number,
+    Score,
+    all_metrics,
+    all_numbers,
+    box_curve,
+    boxes_on_map,
+    check_header,
+    checked_map,
+    joined,
+    judge_map,
+    metric,
+    metrics,
+    ratio,
+)
+from cliploc.evaluate.metrics.coco_ap import CocoAP
+from cliploc.evaluate.metrics.max_box_acc import (
+    LARGEST_HITS,
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    MaxBoxAccV2,
+    hit_at,
+    largest_hits,
+    packed_hits,
+)
+from cliploc.evaluate.metrics.mean_metrics import (
+    EnergyInBoxes,
+    EnergyInMasks,
+    MeanBestIoU,
+    PointingGame,
+    RelevanceRank,
+    RelevanceRankMasks,
+    VLScoreRule,
+)
+from cliploc.evaluate.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.evaluate.metrics.pxap import PxAP
