@@ -23,7 +23,7 @@ from bench.keep import headed, keep
 from bench.turns import in_turns
 from bench.vit_methods import machine
 from cliploc import Localizer
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.find import prompts
 
 HEADER = ("| model | names | ms a picture without | with | of the time: by the clock | in processor time |",

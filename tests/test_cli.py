@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 from cliploc import __version__, config, report
-from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun
+from cliploc.cli.terminal import WIDE, Terminal, grid
 from cliploc.errors import ModelError
 from cliploc.formats import exports
 from cliploc.localizer import Localizer

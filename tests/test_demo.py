@@ -7,7 +7,7 @@ import pytest
 from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
-from cliploc.demo import IOU_RULE, demo_photos
+from cliploc.cli.demo_photos import IOU_RULE, demo_photos
 from tests.commands import Outcome, cliploc_
 
 

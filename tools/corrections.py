@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc._terminal import Terminal
 from cliploc.cli.output import titled
+from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.calibrate.job import reviewed_pictures
 from cliploc.evaluate.data import AskedDataset, AskedPicture, Draw, open_asked
 from cliploc.evaluate.tasks.task import class_entries

@@ -19,8 +19,8 @@ from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc._terminal import Terminal
-from cliploc.demo import DemoPhoto, demo_photos
+from cliploc.cli.demo_photos import DemoPhoto, demo_photos
+from cliploc.cli.terminal import Terminal
 from cliploc.draw.overlay import Panel, draw_names, file_name, scaled, sheet_of
 from cliploc.errors import UsageError
 from cliploc.localization import Localization

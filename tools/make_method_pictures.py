@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc import Localizer, Memory
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.draw.overlay import draw_overlay, scaled
 from cliploc.errors import CliplocError
 from cliploc.methods import methods, unfit_reason

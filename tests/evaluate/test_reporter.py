@@ -15,7 +15,7 @@ from rich.console import Console
 pytest.importorskip("pyarrow")
 
 from cliploc import Reporter, annotate
-from cliploc._terminal import Terminal
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import CliplocError
 from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.metrics import Bootstrap

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from cliploc import Localizer
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.towers import mini
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cliploc._terminal import printable, styled
 from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
 from cliploc.cli.photos import PhotoRun, model_settings
+from cliploc.cli.terminal import printable, styled
 from cliploc.options import Options
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precision", "batch_size", "text_cache")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import typer
 
-from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Flags, command, flag, refuse_unknown
 from cliploc.cli.output import DONE, facts, title_row
+from cliploc.cli.terminal import Terminal, grid
 from cliploc.errors import ModelError, UsageError
 from cliploc.options import RECIPES
 

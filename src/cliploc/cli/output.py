@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal, grid, printable, styled, write_out
+from cliploc.cli.terminal import Terminal, grid, printable, styled, write_out
 from cliploc.errors import CliplocError, UsageError
 from cliploc.support.files import write_output
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -23,6 +22,7 @@ from cliploc.cli.output import (
     writable,
     write,
 )
+from cliploc.cli.terminal import Terminal, grid, printable, styled
 from cliploc.errors import CliplocError, UsageError
 from cliploc.support.files import DEMO, Inputs, alone_in, demo_names
 from cliploc.support.reporter import SILENT, Reporter

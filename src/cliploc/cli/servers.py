@@ -4,9 +4,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from cliploc._terminal import Terminal
 from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
 from cliploc.cli.output import DONE, say_next
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import RECIPES, WAITING, Options, choice
 from cliploc.support.imports import refuse_without

@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc._terminal import Terminal
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
 from cliploc.cli.output import (
     DONE,
@@ -17,6 +16,7 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.cli.servers import PORT, serve_drafts
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import AnnotateOptions, Options
 from cliploc.support.imports import refuse_without

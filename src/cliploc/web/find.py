@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.options import POLICIES, WAITING
 from cliploc.support.memory import Kept

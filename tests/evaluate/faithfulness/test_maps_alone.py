@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
 from cliploc.evaluate.tasks.faithfulness.metrics.grid_pointing import cells
 from cliploc.localizer import Localizer

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal, styled
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
 from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
+from cliploc.cli.terminal import Terminal, styled
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal
 from cliploc.cli.commands import tasks
 from cliploc.cli.options import (
     DrawnFlags,
@@ -41,6 +40,7 @@ from cliploc.cli.output import (
     titled,
     writable,
 )
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import (
     OF_LOCALIZATION,

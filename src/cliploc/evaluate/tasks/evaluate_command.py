@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cliploc._terminal import Terminal, grid
 from cliploc.cli.commands import tasks
 from cliploc.cli.options import (
     MetricFlags,
@@ -19,6 +18,7 @@ from cliploc.cli.options import (
     refuse_unknown_dataset,
 )
 from cliploc.cli.output import DONE, SOME_FAILED, first_failures, print_result
+from cliploc.cli.terminal import Terminal, grid
 from cliploc.options import FaithfulnessOptions, Options, choice
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
 from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
+from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.options import Options, choice, words_of

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import (
     AS_PUBLISHED,
     MethodFlags,
@@ -24,6 +23,7 @@ from cliploc.cli.options import (
     use_threads,
 )
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
+from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.support.files import Inputs, alone_in

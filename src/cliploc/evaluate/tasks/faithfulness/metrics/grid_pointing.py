@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.demo import demo_photos
+from cliploc.cli.demo_photos import demo_photos
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     FaithfulnessMetric,
