@@ -32,15 +32,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import iou_matrix
-from cliploc.images.reading.reading import SUFFIXES
 
 from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
-from cliploc import backbones
+from cliploc import towers
 from cliploc.evaluate.data import open_dataset
 from cliploc.formats import exports
+from cliploc.images.geometry import iou_matrix
+from cliploc.images.reading import SUFFIXES
 from cliploc.label.annotate import annotate
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.engine import MakeWorker, Part, Shard
@@ -183,7 +183,7 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
     dataset = open_dataset("wsol", root, limit=limit)
     labels = list(range(len(dataset.classes)))
     random.Random(seed).shuffle(labels)
-    backbone = backbones.create("mini", None, "cpu")
+    backbone = towers.create("mini", None, "cpu")
     tallies: list[list[int]] = []  # a picture each
     for start in range(0, len(labels), TEN):
         ten = labels[start : start + TEN]

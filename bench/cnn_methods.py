@@ -44,8 +44,7 @@ from torch.nn import functional as F
 from bench.keep import headed, keep, precisions
 from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers import create
 from cliploc.towers.open_clip_resnet import OpenClipResNet
 from cliploc.towers.open_clip_vit import OpenClipVit

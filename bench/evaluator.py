@@ -25,7 +25,7 @@ from tests.evaluate.metrics import literal
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
-from cliploc.evaluate.metrics import TAUS, box_curve, contour_boxes, one_thread
+from cliploc.evaluate.metrics import TAUS, box_curve, contour_boxes
 
 
 def noisy_map(seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--taus", type=int, default=len(TAUS))
     parser.add_argument("--out", type=Path, help="write evaluator.json and evaluator.md here")
     options = parser.parse_args()
-    one_thread()
+    cv2.setNumThreads(1)
     about = machine(1)
     taus = TAUS[:: max(1, len(TAUS) // options.taus)]
     literal_maps = min(options.maps, options.literal_maps)

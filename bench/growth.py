@@ -30,9 +30,7 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import PHOTOS, machine
-from cliploc import backbones
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers.tower import Backbone
 
 SIDE, CHANNELS = 224, 16
@@ -123,7 +121,7 @@ def main(quick: bool = False, out: Path | None = None, threads: int = 1, rounds:
         if not method.startswith(only):
             continue
         if name not in towers:
-            towers[name] = backbones.create(name, None if name == "mini" else "random", device="cpu")
+            towers[name] = towers.create(name, None if name == "mini" else "random", device="cpu")
         with torch.no_grad():
             found = measure(towers[name], method, what, (QUICK if quick else GROWTH)[what], rounds)
         cells.append({"tower": name, "method": method, **found})

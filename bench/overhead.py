@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.reading import SUFFIXES, load
 
 from bench.resident import resident_mib
 from cliploc import Localizer, __version__
+from cliploc.images.reading import SUFFIXES, load
 from cliploc.towers.tower import Needs
 
 NAME = "dog"

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import machine
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.refine import Refinement, refinements
 from cliploc.towers import create
 

@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import iou_matrix
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc.evaluate.data import open_dataset
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester

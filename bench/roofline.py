@@ -38,9 +38,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.keep import headed, keep, precisions
 from bench.vit_methods import machine
-from cliploc import backbones
+from cliploc import towers
+from cliploc.methods import Context
 from cliploc.methods._infra.masked import masked_embeddings
-from cliploc.methods._infra.method import Context
 from cliploc.towers._layers import linear
 from cliploc.towers.tower import Backbone, Needs
 
@@ -92,7 +92,7 @@ class Products(TorchDispatchMode):
 
 
 def created(name: str, precision: str) -> Backbone:
-    return backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
+    return towers.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
 
 
 def peaks(dtype: torch.dtype) -> dict[str, Callable[[], float]]:

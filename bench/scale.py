@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.resident import peak_mib
 from cliploc.evaluate.tasks.boxes.job import TASK
+from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.rows import cells_of, table_of
 from cliploc.evaluate.tasks.task import conclude
-from cliploc.report import write_report
 from cliploc.runs.evaluation import BATCH, PICTURE, Row, open_run, rows_in
 from cliploc.runs.store import FILE
 

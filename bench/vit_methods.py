@@ -40,9 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.turns import in_turns, seconds
-from cliploc.methods import methods
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods, min_max
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers.open_clip_vit import OpenClipVit
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cliploc.images.reading.reading import SUFFIXES
 from torch import Tensor
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import Localizer
+from cliploc.images.reading import SUFFIXES
 from cliploc.towers import create
 from cliploc.towers.tower import Backbone, Needs, Trace
 

@@ -68,10 +68,10 @@ def test_the_localizer_loads_no_report_and_no_training() -> None:
     loaded = set(python("-c", "import sys, cliploc.localizer; print(*sys.modules)").stdout.split())
     assert "cliploc.localizer" in loaded
     heavy = (
-        "cliploc.report",
-        "cliploc.evaluate.train",
+        "cliploc.evaluate",
+        "cliploc.label",
         "cliploc.web",
-        "cliploc.jobs",
+        "cliploc.runs",
         "matplotlib",
         "jinja2",
         "open_clip",

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cliploc import backbones, config
+from cliploc import options as config
+from cliploc import towers
 from cliploc.options import FaithfulnessOptions, Options, SegmentationOptions, option_of
 from tests.commands import CAT, Outcome, cliploc_, nobody, process, refused
 from tests.images.test_images import OTHERS, REFUSED
@@ -189,7 +190,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tests.commands.create_once", never)
-    monkeypatch.setattr(backbones, "create", never)
+    monkeypatch.setattr(towers, "create", never)
     open_folder.chmod(0o555)
     for command in (["localize", CAT, "-p", "cat"], ["demo"]):
         with nobody():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.find import prompts
 from cliploc.localizer import Localizer, classifier
 from cliploc.support.reporter import Reporter
@@ -101,7 +101,7 @@ def test_class_and_template_files(command, tmp_path):
 
 def test_auto_precision_says_what_it_found(monkeypatch):
     monkeypatch.setattr("cliploc.towers._layers.native_bf16", lambda device: True)
-    monkeypatch.setattr("tests.commands.create_once", backbones.create)
+    monkeypatch.setattr("tests.commands.create_once", towers.create)
     document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
     assert document["settings"]["precision"] == "bf16"
 

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cliploc import __version__, config, report
+from cliploc import __version__, report
+from cliploc import options as config
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take

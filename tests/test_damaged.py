@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.reading import load
 from PIL import Image
 from safetensors.torch import save
 
@@ -17,9 +16,10 @@ from cliploc.errors import CliplocError
 from cliploc.evaluate.data import open_dataset, open_labelled
 from cliploc.evaluate.tasks.evaluate import read_map
 from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.heads import read_config
 from cliploc.find.learnt import load_learnt
+from cliploc.images.reading import load
 from cliploc.label.corrections import read_corrections
-from cliploc.methods._infra.heads import read_config
 from cliploc.towers._checkpoints import read_checkpoint
 from tests.evaluate.data import folders, labelled
 

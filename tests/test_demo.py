@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
-from cliploc.cli.demo_photos import IOU_RULE, demo_photos
+from cliploc.cli.demo_run import IOU_RULE
+from cliploc.images.demo import demo_photos
+from cliploc.images.geometry import iou_matrix
 from tests.commands import Outcome, cliploc_
 
 

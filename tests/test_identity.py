@@ -18,21 +18,22 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc import backbones, config
+from cliploc import options as config
+from cliploc import towers
+from cliploc.boxes import BoxRule
 from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import subsets
 from cliploc.evaluate.tasks.task import OTHER_SAMPLES
-from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import own_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
+from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
 from cliploc.find.sides import LENGTH
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
-from cliploc.support.memory import Memory
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head
@@ -46,13 +47,13 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
     """Tiny towers under the names of models: their weights depend on `pretrained`."""
     backbone = tower({"mini": "gap_cnn", "mini-vit": "vit"}[model], GRID, seed=0 if pretrained is None else 1)
     for part in backbone.children():
-        part.to(backbones.resolve_precision(precision, device))
+        part.to(towers.resolve_precision(precision, device))
     return backbone
 
 
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(towers, "create", create)
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +404,7 @@ def command(
         "cliploc.evaluate.tasks.boxes.job.run_benchmark",
         lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.evaluate.tasks.boxes.page.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first = dataset(root)

@@ -14,20 +14,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame, iou_matrix
 from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
+from cliploc.find.memory import Memory
 from cliploc.find.prepare import DECODERS, Prepared
 from cliploc.find.text_cache import cache_folder
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods.cam import cam
 from cliploc.options import POLICIES
-from cliploc.support.memory import Memory
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere

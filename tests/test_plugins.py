@@ -12,9 +12,9 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import JudgedMap, MeanMetric
+from cliploc.evaluate.tasks.page import write_report
 from cliploc.methods import saliency
 from cliploc.registry import named_modules
-from cliploc.report import write_report
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from cliploc.images.reading.reading import load
 from PIL import Image
 
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.label_maps import draw_segments
 from cliploc.errors import ModelError
 from cliploc.find.segmentation import Segmenter, protocol_for
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, succeeded

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc.find.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.methods import methods
-from cliploc.methods._infra.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.methods._infra.method import Context
 from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.towers._layers import resize_positions

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.localizer import Localizer
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
 from cliploc.towers.mini import MIXTURE_FILE, WEIGHTS
 from cliploc.towers.tower import Backbone, Needs

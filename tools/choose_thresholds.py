@@ -18,11 +18,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from cliploc.images.reading.geometry import iou_matrix
 
-from cliploc import backbones, saliency
+from cliploc import methods as saliency
+from cliploc import towers
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods as registered
 
@@ -60,7 +61,7 @@ def main() -> None:
     wnids = list(drawn)[: arguments.limit]
     print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default   MaxBoxAcc")
-    backbone = backbones.create(arguments.model, arguments.pretrained)
+    backbone = towers.create(arguments.model, arguments.pretrained)
     left_out = ("perturbation", "baseline")  # slow; nothing to choose
     fitting = saliency.fitting(backbone)  # not those that need a guide
     fast = [one.name for one in registered if one.name in fitting and one.family not in left_out]

@@ -27,17 +27,18 @@ import numpy.typing as npt
 
 from cliploc.cli.output import titled
 from cliploc.cli.terminal import Terminal
-from cliploc.evaluate.calibrate.job import reviewed_pictures
-from cliploc.evaluate.data import AskedDataset, AskedPicture, Draw, open_asked
+from cliploc.evaluate.calibrate import reviewed_pictures
+from cliploc.evaluate.data import AskedDataset, Draw, open_asked
 from cliploc.evaluate.tasks.task import class_entries
+from cliploc.find.labels import Labels
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
-from cliploc.label.labels import Labels
 from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.teach import School
 from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
+from cliploc.runs.samples import AskedPicture
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 

@@ -148,8 +148,7 @@ def commands_page() -> str:
 
 def methods_page() -> str:
     """Every saliency method, from its docstring, by family."""
-    from cliploc.methods import methods
-    from cliploc.methods._infra.method import Family
+    from cliploc.methods import Family, methods
 
     lines = [
         "# Saliency methods: formula, source and options of each",

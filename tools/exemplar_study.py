@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.evaluate.data import open_dataset
-from cliploc.find.exemplars import Exemplar
+from cliploc.images.exemplars import Exemplar
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.values import Dataset, Sample
 

@@ -130,7 +130,7 @@ def make_inputs(work: Path) -> None:
         for one in photos:
             shutil.copy(PHOTOS / one["file"], work / folder)
     (work / "coco/annotations").mkdir()
-    words = (ROOT / "src/cliploc/prompt_data/coco.txt").read_text(encoding="utf-8").splitlines()
+    words = (ROOT / "src/cliploc/find/prompt_data/coco.txt").read_text(encoding="utf-8").splitlines()
     names = [line.split("|")[0] for line in words if not line.startswith("#")]  # COCO's 80 categories
     (work / "coco/annotations/instances_val2017.json").write_text(coco(photos, names))
     variants = make_variants([one for one in photos if one["file"] in SEVERAL], work / "variants")

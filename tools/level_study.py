@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 from recipe_study import SIDE, Photo, photos_of
 from torch.nn import functional as F
 from windows_study import SCALES, WINDOWS, looked_at, refined_on_grid
 
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.methods._infra.maps import min_max
+from cliploc.methods import min_max
 from cliploc.refine.level import PULL, SHRINK, WIDTH, levels
 
 SETS = ("one", "stretched", "enlarged", "small")

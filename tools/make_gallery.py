@@ -15,17 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc.cli.demo_photos import DemoPhoto, demo_photos
 from cliploc.cli.terminal import Terminal
 from cliploc.draw.overlay import Panel, draw_names, file_name, scaled, sheet_of
 from cliploc.errors import UsageError
+from cliploc.images.demo import DemoPhoto, demo_photos
+from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
-from cliploc.methods import methods, unfit_reason
-from cliploc.methods._infra.method import Method
+from cliploc.methods import Method, methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc import Localizer, Memory
-from cliploc.cli.demo_photos import demo_photos
 from cliploc.draw.overlay import draw_overlay, scaled
 from cliploc.errors import CliplocError
+from cliploc.images.demo import demo_photos
 from cliploc.methods import methods, unfit_reason
 
 OUT = Path(__file__).parents[1] / "docs/methods"

@@ -22,11 +22,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.find import prompts
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
 from cliploc.towers.mini import WEIGHTS, Mini
@@ -167,7 +166,7 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
     """(page, name of the comment) → its tables."""
     names_of = load_names(data)
     names = [name for _, name in names_of]
-    mini = backbones.create("mini", device="cpu")
+    mini = towers.create("mini", device="cpu")
     assert isinstance(mini, Mini)
     facts = json.loads((WEIGHTS / "mini.json").read_text())
     paths, labels, truths = load_split(data / "ilsvrc_val_dev")

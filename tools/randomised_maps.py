@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.reading import load
 from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.draw.overlay import paint_map
 from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, spearman
 from cliploc.evaluate.tasks.faithfulness.metrics.randomisation import SHARES
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 
 SIDE, LINE, MARGIN = 150, 20, 6  # pixels

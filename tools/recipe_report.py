@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import iou_matrix
-from cliploc.images.reading.reading import load
 from PIL import Image
 from second_look_study import asked_of
 
 from cliploc.evaluate.data import open_dataset
+from cliploc.images.geometry import iou_matrix
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 from cliploc.options import MIN_SCORE
 

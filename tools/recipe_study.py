@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 
 ROOT = Path(__file__).parents[1]

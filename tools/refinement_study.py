@@ -26,18 +26,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import Frame, iou_matrix
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc import towers
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.methods import Context, min_max
 from cliploc.methods import methods as registered
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
 from cliploc.options import parse_list
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
@@ -257,7 +256,7 @@ def main() -> None:
     elif arguments.table == "threshold":
         threshold_table({f"{method}, {size}": (by_size[size], method, chosen) for method in methods for size in SIZES})
     else:
-        stride = backbones.create(arguments.model).stride
+        stride = towers.create(arguments.model).stride
         rows = {"guided": Variant(cell=stride), "A, then guided": replace(chosen, cell=stride)}
         if stride > 16:
             rows["A, then guided with the windows of a finer grid"] = replace(chosen, cell=16)

@@ -21,20 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import Frame, iou_matrix
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc import towers
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
+from cliploc.methods import Context, methods, min_max
 from cliploc.methods._infra.channels import channel_maps
-from cliploc.methods._infra.maps import min_max
 from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
-from cliploc.methods._infra.method import Context
 from cliploc.towers.mini import Mini
 from cliploc.towers.tower import Needs, Trace
 
@@ -124,8 +122,8 @@ def tuning_photos(limit: int | None) -> list[Photo]:
 
 def read(photos: list[Photo], cache: Path, precision: str) -> list[Picture]:
     """What the tower says of them; what the cache lacks is computed."""
-    mini = backbones.create("mini", device="cpu")
-    fast = backbones.create("mini", device="cpu", precision=precision)
+    mini = towers.create("mini", device="cpu")
+    fast = towers.create("mini", device="cpu", precision=precision)
     assert isinstance(mini, Mini)
     localizer = Localizer(mini)
     cache.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.find.calibration import Floats
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.drafts import DraftRule, Prior, choose, is_everywhere
 from cliploc.runs.labelling import Candidates, LabellingRun
 

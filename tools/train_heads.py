@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.evaluate.metrics import (
     Bootstrap,
     LocalizationAccuracy,
@@ -34,11 +34,9 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.train import TrainSettings, read_csv, train
 from cliploc.find import prompts
-from cliploc.methods import methods
+from cliploc.find.heads import SemanticHead, load_head, look
+from cliploc.methods import Context, methods, min_max
 from cliploc.methods._infra.attention import summed_attention
-from cliploc.methods._infra.heads import SemanticHead, load_head, look
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import TextSet
@@ -212,7 +210,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     write_csv(arguments.data, arguments.work / "train.csv")
     pictures = read_csv(arguments.work / "train.csv")
-    backbone = backbones.create(arguments.model)
+    backbone = towers.create(arguments.model)
     heads, notes = {}, []
     for method in ("ts_cam", "lctr"):
         for kind in ("open", "closed"):

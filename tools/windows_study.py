@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import Frame, Mosaic
 from recipe_study import SIDE, TAUS, Photo, curve, photos_of
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.images.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
-from cliploc.methods._infra.maps import min_max
+from cliploc.methods import min_max
 from cliploc.refine.affinity import directions, spread_along
 from cliploc.towers.tower import Needs
 

@@ -19,13 +19,16 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
+    from cliploc.evaluate.data import list_datasets
+    from cliploc.evaluate.metrics import list_metrics
+    from cliploc.find.listing import list_methods, list_models
+    from cliploc.find.memory import Memory
+    from cliploc.formats import list_exports
     from cliploc.label.annotate import annotate
     from cliploc.label.results import AnnotateResult
-    from cliploc.listing import list_datasets, list_exports, list_methods, list_metrics, list_models
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.options import Options
-    from cliploc.support.memory import Memory
     from cliploc.support.reporter import Reporter
     from cliploc.values import Boxes, Masks
 
@@ -45,10 +48,13 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         ),
         "cliploc.label.annotate": ("annotate",),
         "cliploc.label.results": ("AnnotateResult",),
-        "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
+        "cliploc.evaluate.data": ("list_datasets",),
+        "cliploc.evaluate.metrics": ("list_metrics",),
+        "cliploc.find.listing": ("list_methods", "list_models"),
+        "cliploc.formats": ("list_exports",),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),
-        "cliploc.support.memory": ("Memory",),
+        "cliploc.find.memory": ("Memory",),
         "cliploc.support.reporter": ("Reporter",),
         "cliploc.values": ("Boxes", "Masks"),
     },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc.images.reading.rle import encode
+from cliploc.images.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.draw.comparison import ModelResults

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.errors import UsageError
-from cliploc.find.boxes import BoxRule, scored_boxes
-from cliploc.images.reading.geometry import Frame
-from cliploc.images.reading.reading import picture_bytes
-from cliploc.images.reading.rle import Rle, decode, encode
-from cliploc.methods._infra.maps import as_tensor
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import picture_bytes
+from cliploc.images.rle import Rle, decode, encode
+from cliploc.methods import as_tensor
 from cliploc.options import number, short
 from cliploc.values import Boxes, FloatArray, Masks, told_apart
 
@@ -264,7 +264,7 @@ class Localization:
         Names that are not in the picture by the run's minimum stay so by a lower one.
         """
         if not isinstance(rule, BoxRule):
-            raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.find.boxes.BoxRule(0.3)")
+            raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         number("min_presence", 0, 1)(np.asarray(min_presence).item())
         self.refuse_without_maps()
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]

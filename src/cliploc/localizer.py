@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cliploc import backbones
+from cliploc import towers
+from cliploc.boxes import BoxRule
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import load_calibration, own_calibration
 from cliploc.find.flow import Flow, MaskedEncoder
 from cliploc.find.prepare import (
@@ -36,10 +36,9 @@ from cliploc.find.steps import refuse_nan
 from cliploc.find.tasks import members
 from cliploc.find.texts import Texts, read_exemplars
 from cliploc.find.threads import Ahead, own_modes
-from cliploc.images.reading.reading import ImageLike, Picture, pictures_in
+from cliploc.images.reading import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
-from cliploc.methods import find, resolve_options
-from cliploc.methods._infra.method import TrainedHead
+from cliploc.methods import TrainedHead, find, resolve_options
 from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
@@ -122,7 +121,7 @@ class Localizer:
         head_file = None if given.head is None else os.fspath(given.head)
         trained_for = None
         if head_file is not None:
-            from cliploc.methods._infra.heads import load_head, read_config
+            from cliploc.find.heads import load_head, read_config
 
             trained_for = read_config(head_file).method
         named = given.method or trained_for
@@ -143,13 +142,13 @@ class Localizer:
             prompts.parse(given.background, contrasts=False)
         find_refinements(given.refine or ())
         if isinstance(given.guide, str):
-            backbones.refuse_unknown_guide(given.guide)
+            towers.refuse_unknown_guide(given.guide)
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = tower
-        self.precision = backbones.precision_name(self.backbone.dtype)
+        self.precision = towers.precision_name(self.backbone.dtype)
         guide = given.guide
-        self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
+        self.guide = towers.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
         self.mask_source = _mask_source(given.masks_by, given.device)
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
@@ -347,7 +346,7 @@ class Localizer:
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's own.
-            lessons: whether results have what `cliploc.teaching` needs of their pictures.
+            lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
 
         Yields:
             For each request in order, its id with what was found, or with the error of a picture that cannot be read.
@@ -655,7 +654,7 @@ class Localizer:
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.teaching`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
         return self._own.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -786,7 +785,7 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
     """The model by its name, on the device asked for or the best."""
     checked = checked_device(device)
     with own_modes(checked):
-        return backbones.create(model, pretrained, checked, precision=precision)
+        return towers.create(model, pretrained, checked, precision=precision)
 
 
 def _mask_source(name: str, device: str | None) -> MaskSource | None:
@@ -815,7 +814,7 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
     """`encode_image` in another precision, by a copy of the tower if that precision is not its own."""
     if precision is None:
-        return MaskedEncoder(None, backbones.precision_name(backbone.dtype))
-    dtype = backbones.resolve_precision(precision, str(backbone.device))
-    name = backbones.precision_name(dtype)
+        return MaskedEncoder(None, towers.precision_name(backbone.dtype))
+    dtype = towers.resolve_precision(precision, str(backbone.device))
+    name = towers.precision_name(dtype)
     return MaskedEncoder(None if dtype == backbone.dtype else backbone.in_precision(dtype).encode_image, name)

@@ -15,10 +15,10 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.find.exemplars import Exemplar, exemplar_of
+from cliploc.images.exemplars import Exemplar, exemplar_of
 
 if TYPE_CHECKING:
-    from cliploc.support.memory import Memory
+    from cliploc.find.memory import Memory
     from cliploc.towers.tower import Backbone, Guide
     from cliploc.values import ResizePolicy
 
@@ -415,7 +415,7 @@ class Options:
     )
     exemplars: Sequence[str | Exemplar] = option(
         (), group="prompt", check=_checked_exemplars, python_only=True,
-        help='Pictures that stand for names: `cliploc.find.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
+        help='Pictures that stand for names: `cliploc.images.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
         about="On the command line -p @cup.jpg. See docs/prompts.md.",
     )
     resize: ResizePolicy | None = option(

@@ -2,9 +2,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from cliploc.images.reading.geometry import Frame
 from PIL import Image
 
+from cliploc.images.geometry import Frame
 from cliploc.localization import Localization
 from cliploc.values import Boxes, ResizePolicy
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cliploc
-from cliploc.report import to_document
+from cliploc.document import to_document
 
 from .conftest import Build
 

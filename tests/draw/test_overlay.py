@@ -14,6 +14,7 @@ from cliploc.draw.overlay import (
     _away,
     _heat,
     _paneled,
+    draw_overlay,
     panels,
     run_line,
     scaled,
@@ -22,7 +23,6 @@ from cliploc.draw.overlay import (
 from cliploc.errors import UsageError
 from cliploc.find.second_look import Judgement
 from cliploc.localization import Localization
-from cliploc.report import draw_overlay
 
 from .conftest import Build
 

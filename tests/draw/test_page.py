@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.report import PageItem, write_page
+from cliploc.draw.page import PageItem, write_page
 
 from .conftest import Build
 

@@ -21,7 +21,6 @@ from PIL import Image
 pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
-from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset
@@ -32,6 +31,7 @@ from cliploc.evaluate.tasks.judges import read_masks
 from cliploc.evaluate.tasks.rows import row_schema
 from cliploc.find import tasks
 from cliploc.find.flow import Flow
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
@@ -63,7 +63,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def judged_here(monkeypatch):
     """Commands start no process that judges, and draw no report's figures."""
-    monkeypatch.setattr("cliploc.evaluate.tasks.boxes.page.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)
     with samples.judged_here():
         yield
 

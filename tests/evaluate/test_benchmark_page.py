@@ -17,10 +17,9 @@ from cliploc.evaluate.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.evaluate.tasks.boxes import data as benchmark_data
 from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.evaluate.tasks.boxes.gallery import Photographs, gallery_picture
-from cliploc.evaluate.tasks.boxes.page import class_bars
+from cliploc.evaluate.tasks.page import class_bars, write_report
 from cliploc.evaluate.tasks.tables import csv_text
 from cliploc.evaluate.tasks.task_folder import SettingResult
-from cliploc.report import write_report
 from cliploc.runs.evaluation import open_run, rows_in
 
 from .benchmark_folder import CLASSES, WNIDS, make_folder

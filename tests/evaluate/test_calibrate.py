@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.calibrate import job
-from cliploc.evaluate.calibrate.job import Examples, ExamplesJudge, fitted, reviewed_pictures
-from cliploc.evaluate.data import AskedPicture, Draw
+from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted, job, reviewed_pictures
+from cliploc.evaluate.data import Draw
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
 from cliploc.runs.plan import as_setting
+from cliploc.runs.samples import AskedPicture
 from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded

@@ -10,8 +10,8 @@ import pytest
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.faithfulness.job import ValueTally, mean_curves
 from cliploc.evaluate.tasks.faithfulness.metrics import area
+from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.task import summed_up
-from cliploc.report import write_report
 from cliploc.runs.evaluation import open_run, rows_in
 from tests.commands import cliploc_, document_of, succeeded
 from tests.evaluate.samples import judged_here, wsol_folder
@@ -98,7 +98,7 @@ def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
 
 def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
     """The same maps, saved and read again."""
-    monkeypatch.setattr("cliploc.evaluate.tasks.boxes.page.write_report", lambda *_, **__: None)  # figures take long
+    monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)  # figures take long
     with judged_here():
         localized = cliploc_(
             "benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",

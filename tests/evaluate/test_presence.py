@@ -10,11 +10,11 @@ from sklearn import metrics
 pytest.importorskip("pyarrow")
 
 from cliploc.evaluate.metrics import Bootstrap
+from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.presence.job import PresenceTally, row_schema
 from cliploc.evaluate.tasks.presence.page import things_text
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.find.calibration import reliability
-from cliploc.report import write_report
 from cliploc.runs.evaluation import rows_in
 from tests.commands import cliploc_, localizer_of
 from tests.evaluate.samples import coco_folder

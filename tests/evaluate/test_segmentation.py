@@ -13,11 +13,11 @@ pytest.importorskip("pyarrow")
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
+from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.segmentation.job import VERSION, evaluate_labels, row_schema, run_segmentation
 from cliploc.find.segmentation import Segmenter, protocol_of
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.report import write_report
 from cliploc.runs.evaluation import rows_in
 from cliploc.runs.plan import Grid, ModelSetup
 from tests.commands import cliploc_, document_of, succeeded

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from cliploc.cli.photos import lines_of
+from cliploc.document import to_document
 from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
+from cliploc.find.labels import labels_of
+from cliploc.find.memory import Memory
 from cliploc.find.prepare import Request
 from cliploc.find.presence import Bank, bank_names, with_windows
 from cliploc.find.texts import Texts
 from cliploc.label.annotator import AnnotateWorker
-from cliploc.label.labels import labels_of
-from cliploc.report import to_document
-from cliploc.support.memory import Memory
 from cliploc.support.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build
 

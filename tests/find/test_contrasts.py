@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from cliploc import Localizer
+from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import OF_BOX
-from cliploc.find.exemplars import Exemplar, split_entries
+from cliploc.find.labels import labels_of
+from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank
 from cliploc.find.prompts import parse
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.texts import Texts
-from cliploc.label.labels import labels_of
+from cliploc.images.exemplars import Exemplar, split_entries
 from cliploc.methods.cam import cam
-from cliploc.support.memory import Memory
 from cliploc.values import Boxes
 from tests.commands import CAT, create_once, document_of
 from tests.test_localizer import TERMS, build, photo

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.rle import decode, encode
 from PIL import Image
 from safetensors.torch import save
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.errors import InputError, UsageError
 from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.find.sides import LENGTH, READINGS
+from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import LEAST_FIT
 from cliploc.label.results import LEARNT
@@ -45,7 +45,7 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
 
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(towers, "create", create)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: pytest.MonkeyPatch) -> Run:
-    patch.setattr(backbones, "create", create)
+    patch.setattr(towers, "create", create)
     # Whether teaching is worth it is not asked here. Sides are moved far enough to be seen.
     patch.setattr(teaching, "gains", lambda *_: True)
     patch.setattr(teaching, "learnt", lambda pairs: SIDES)

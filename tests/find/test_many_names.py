@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.boxes import BoxRule
 from cliploc.find.views import at_once
 from cliploc.localizer import Localizer
 from tests.test_localizer import WIDE, build, photo, same

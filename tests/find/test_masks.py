@@ -7,19 +7,19 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from cliploc.images.reading.geometry import Frame
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
+from cliploc.boxes import BoxRule, labelled_boxes
+from cliploc.boxes.outlines import joined, outlines
+from cliploc.document import to_document
 from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
-from cliploc.find.boxes import BoxRule, labelled_boxes
-from cliploc.find.boxes.outlines import joined, outlines
 from cliploc.find.masks import GrabCutMasks
+from cliploc.images.geometry import Frame
 from cliploc.localization import Localization, boxes_of
-from cliploc.report import to_document
 from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
 
 

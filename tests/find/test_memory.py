@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from cliploc.find.memory import Memory
 from cliploc.localizer import Localizer
-from cliploc.support.memory import Memory
 from cliploc.support.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same
 from tests.tiny import Counting, tower

@@ -6,14 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from cliploc.boxes import BoxRule
 from cliploc.errors import InputError
 from cliploc.find import prompts
-from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
@@ -28,6 +27,7 @@ from cliploc.find.calibration import (
 from cliploc.find.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
 from cliploc.find.second_look import SecondLook, best_of_names, mean_in, regions_of
 from cliploc.find.texts import Texts
+from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.values import Boxes
 from tests.commands import CAT, create_once, localizer_of

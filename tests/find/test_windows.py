@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame, padding_least
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.find.presence import with_windows
 from cliploc.find.views import Joined, Look, StitchedFeatures
+from cliploc.images.geometry import Frame, padding_least
 from cliploc.methods._infra.maps import min_max
 from cliploc.methods.cam import cam
 from cliploc.refine.affinity import directions, spread_along

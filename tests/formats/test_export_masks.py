@@ -15,7 +15,7 @@ from PIL import Image
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.voc import palette
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.label.corrections import read_corrections
 from tests.label.annotated import annotated, written
 

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from cliploc.images.reading.reading import load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +19,7 @@ from PIL import Image
 from cliploc import formats
 from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
+from cliploc.images.reading import load
 from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")

@@ -5,14 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import (
-    MAX_ASPECT_RATIO,
-    PAD_COLOUR,
-    Frame,
-    Mosaic,
-    iou_matrix,
-    window_starts,
-)
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -20,6 +12,14 @@ from torch.nn import functional as F
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from cliploc.errors import InputError
+from cliploc.images.geometry import (
+    MAX_ASPECT_RATIO,
+    PAD_COLOUR,
+    Frame,
+    Mosaic,
+    iou_matrix,
+    window_starts,
+)
 from cliploc.options import POLICIES
 
 policies = st.sampled_from(POLICIES)

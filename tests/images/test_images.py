@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.reading import MAX_PIXELS, load, pictures_in
 from PIL import ExifTags, Image
 
 from cliploc.errors import InputError, UsageError
+from cliploc.images.reading import MAX_PIXELS, load, pictures_in
 from cliploc.images.reading import reading as images
 from cliploc.support.files import demo_folder
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from cliploc.errors import InputError
-from cliploc.images.reading import rle
+from cliploc.images import rle
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over
 MASKS = seeds.map(lambda rng: rng.random(rng.integers(1, 31, 2)) < rng.random())

@@ -17,20 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame
 from PIL import Image
 
 import cliploc
+from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
+from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.find.boxes import BoxRule, boxes_from_maps, share_of_peak
-from cliploc.find.boxes.parts import around_others, split_region
 from cliploc.find.flow import Flow
+from cliploc.find.labels import labels_of, read_labels
 from cliploc.find.steps import Steps
 from cliploc.formats import exports
-from cliploc.images.reading import rle
+from cliploc.images import rle
+from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import LEAST_FIT, AnnotateWorker, grouped
-from cliploc.label.labels import labels_of, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready

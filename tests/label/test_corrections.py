@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
-from cliploc.images.reading.geometry import iou_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
-from cliploc.find.boxes.outlines import outlines
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.labelstudio import brush, polygon_shape
-from cliploc.images.reading import rle
+from cliploc.images import rle
+from cliploc.images.geometry import iou_matrix
 from cliploc.label import correction_masks
 from cliploc.label.apply import correction_of, is_review
 from cliploc.label.corrections import Corrections, read_corrections

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.errors import UsageError
 from cliploc.formats import exports
 from cliploc.label import results as annotation_results
@@ -34,7 +34,7 @@ OPTIONS |= {"min_presence": 0, "min_score": 0}
 def tiny():
     made = tower("gap_cnn", (8, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", lambda *_, **__: made)
+        patch.setattr(towers, "create", lambda *_, **__: made)
         yield
 
 

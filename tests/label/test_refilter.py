@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cliploc.images.reading.rle import encode
 from PIL import Image
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
 from cliploc.formats import exports
+from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import AnnotateWorker
 from cliploc.label.apply import correction_of
@@ -49,7 +49,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         return Found(picture, digest, None, 60, 40, [], own["presence"], boxes)
 
     monkeypatch.setattr(AnnotateWorker, "_found", found)
-    monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
+    monkeypatch.setattr(towers, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
 
 
 def photos(root: Path, *names: str) -> Path:

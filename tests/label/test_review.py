@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cliploc.images.reading.rle import encode
 from PIL import Image
 
+from cliploc.images.rle import encode
 from cliploc.label.editor.page import ReviewPicture, polygons_of, write_review
 
 from .annotated import annotated

@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame, iou_matrix
-from cliploc.images.reading.rle import decode, encode
 from msgspec.structs import replace as replaced
 from PIL import Image
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.errors import UsageError
 from cliploc.find.learnt import load_learnt
+from cliploc.images.geometry import Frame, iou_matrix
+from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
@@ -52,7 +52,7 @@ OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
+    monkeypatch.setattr(towers, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
 
 
 def engine_of(

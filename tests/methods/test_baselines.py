@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.find.boxes import BoxRule
+from cliploc.boxes import BoxRule
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines, methods
 from tests.tiny import context, tower

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame
 from torch.nn import functional as F
 
+from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.options import POLICIES
 from cliploc.refine import refinements

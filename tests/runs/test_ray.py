@@ -179,7 +179,7 @@ FULL = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import ray
-from cliploc.jobs import ray as engine
+from cliploc.runs import ray as engine
 from tests.runs.test_ray import SHARDS, Labels
 
 def full(part):

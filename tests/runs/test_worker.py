@@ -11,16 +11,17 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from cliploc.errors import InputError
-from cliploc.evaluate.data import LabelFile, LabelledPicture
+from cliploc.evaluate.data import LabelFile
 from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
 from cliploc.evaluate.tasks.rows import Row, from_parquet
 from cliploc.evaluate.tasks.segmentation.job import LabelMapJudge, row_schema
 from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
-from cliploc.find.exemplars import Exemplar
 from cliploc.find.segmentation import protocol_for
+from cliploc.images.exemplars import Exemplar
 from cliploc.options import BENCHMARK, FaithfulnessOptions
 from cliploc.runs.engine import Part, Shard
 from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs.samples import LabelledPicture
 from cliploc.support.reporter import SILENT, Reporter
 from tests.commands import python
 from tests.tiny import tower

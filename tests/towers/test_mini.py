@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from cliploc.images.reading.geometry import Frame
 from PIL import Image
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cliploc.errors import UsageError
+from cliploc.images.geometry import Frame
 from cliploc.towers.mini import MIXTURE_FILE, WEIGHTS, EfficientNetLite0, Mini, _ReLU6
 from cliploc.towers.tower import MIXTURE, Needs
 from tests.tiny import tower

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from cliploc.images.reading.geometry import Frame
 from PIL import Image
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from cliploc import Localizer
-from cliploc.cli.demo_photos import demo_photos
+from cliploc.images.demo import demo_photos
+from cliploc.images.geometry import Frame
 from cliploc.towers import mini
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers.mini_vit import WEIGHTS, HybridBlocks, MiniVit, PreNormBlock, load_stem

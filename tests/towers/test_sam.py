@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.rle import decode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cliploc import Localizer
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.images.rle import decode
 from cliploc.localization import Localization
 from cliploc.methods._infra.method import Context
 from cliploc.towers.sam import SamMasks, SamRegions, points_of

@@ -8,7 +8,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from cliploc.images.reading.geometry import Frame
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.recipes import recipe_of
+from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.towers import _weights, create
 from cliploc.towers.tower import Needs

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.find.exemplars import Exemplar
+from cliploc.images.exemplars import Exemplar
 from cliploc.towers._open_clip_parts import OpenClipText
 from cliploc.towers.open_clip_resnet import OpenClipResNet
 from tests.commands import CAT

@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.label.annotate import annotate
 from cliploc.label.editor import app as review_editor
 from cliploc.label.editor.review_folder import ReviewFolder
@@ -74,7 +74,7 @@ def editor(folder: Path, _: None) -> Iterator[tuple[Any, Posts]]:
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / "photos/a.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create)
+        patch.setattr(towers, "create", create)
         annotate(folder / "photos", LABELS, folder / "done", **OPTIONS)
         with ReviewFolder.opened(folder / "done") as opened:
             yield review_editor.application(opened, Suggester("mini", device="cpu", recipe="fast")), REVIEW

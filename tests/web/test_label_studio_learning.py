@@ -11,9 +11,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.images.reading.geometry import iou_matrix
-
 from cliploc.errors import UsageError
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.app import application
 from cliploc.label.label_studio.predictor import Predictor

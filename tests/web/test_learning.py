@@ -13,9 +13,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.images.reading.geometry import iou_matrix
-
 from cliploc.find.learnt import load_learnt
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.editor import review_folder
 from cliploc.label.results import AnnotatedFolder

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cliploc.report import PageItem, write_page, write_report
+from cliploc.draw.page import PageItem, write_page
+from cliploc.evaluate.tasks.page import write_report
 from tests.draw.conftest import build  # noqa: F401
 from tests.draw.test_page import CLOSING, IMAGE
 from tests.evaluate.benchmark_folder import CLASSES, make_folder

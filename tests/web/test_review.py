@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.label.annotate import annotate
 from cliploc.runs.labelling import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS

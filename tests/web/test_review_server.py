@@ -16,10 +16,10 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import Localizer, backbones
+from cliploc import Localizer, towers
+from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
-from cliploc.find.boxes import hot_levels
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.label.annotate import annotate
 from cliploc.label.apply import review_of
 from cliploc.label.editor import review_folder
@@ -46,7 +46,7 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(towers, "create", create)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def done(tmp_path_factory) -> tuple[Path, Path]:
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(root / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create)
+        patch.setattr(towers, "create", create)
         annotate(root, LABELS, root.parent / "done", masks=True, **OPTIONS)
     return root, root.parent / "done"
 

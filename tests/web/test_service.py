@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.masks import GrabCutMasks
 from cliploc.find.recipes import recipe_of
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.options import MIN_SCORE
@@ -118,7 +118,7 @@ def test_a_model_is_loaded_once_for_all_and_again_after_an_error(monkeypatch):
 
     service = Service([Offer("mini")], device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(backbones, "create", broken)
+        patch.setattr(towers, "create", broken)
         waiting = [service.load("mini") for _ in range(5)]
         go_on.set()
         for one in waiting:

@@ -36,8 +36,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
     with run.started(f"loading {options.model}") as reporter:
         from rich.cells import cell_len, set_cell_size
 
+        from cliploc.document import classified_record
         from cliploc.localizer import classifier
-        from cliploc.report import classified_record
 
         use_threads(asked.threads)
         localizer = classifier(**options.given())

@@ -31,10 +31,10 @@ from cliploc.options import OPTIONS, Options
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from cliploc.draw.comparison import ModelResults
     from cliploc.find.prepare import Request, Result
     from cliploc.localizer import Localizer
-    from cliploc.methods._infra.method import Method
-    from cliploc.report import ModelResults
+    from cliploc.methods import Method
     from cliploc.support.reporter import Reporter
 
 OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # lists of its own; no masks
@@ -108,7 +108,8 @@ def _take(
     titles: Mapping[str, str],
 ) -> None:
     """One picture is done, by all models; `titles` has the methods in the order of the rows."""
-    from cliploc.report import compared_record, draw_comparison
+    from cliploc.document import compared_record
+    from cliploc.draw.comparison import draw_comparison
 
     def rows() -> Iterator[Sequence[str | Text]]:
         """Those of `lines_of`, after model and method; a single model is not named."""
@@ -192,7 +193,7 @@ def _asked_models(
     of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[_AskedModel]:
     """The models asked for; what is known to be unfit is refused before one is loaded."""
-    from cliploc.methods._infra.heads import read_config
+    from cliploc.find.heads import read_config
 
     head = None if options.head is None else read_config(str(options.head))
     if head is not None and head.method not in [
@@ -247,7 +248,7 @@ def _compared(
     asked: Sequence[_AskedModel], requests: Sequence[Request], reporter: Reporter
 ) -> Iterator[tuple[str, list[ModelResults], dict[str, InputError]]]:
     """For each picture the methods' results on each model, and the errors of models that cannot use it."""
-    from cliploc.report import ModelResults
+    from cliploc.draw.comparison import ModelResults
 
     with ExitStack() as stack:
         streams: list[Iterator[Result]] = [

@@ -10,6 +10,7 @@ from cliploc import __version__
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.cli.terminal import Terminal, printable, styled
+from cliploc.images.demo import demo_photos
 from cliploc.options import DEFAULTS, Options, text_of
 from cliploc.support.files import Inputs, alone_in
 
@@ -29,11 +30,10 @@ class DemoFlags(WithThreads):
 @command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(asked: DemoFlags, options: Options) -> int:
     """Try cliploc on the pictures that it includes."""
-    from cliploc.cli.demo_photos import (
+    from cliploc.cli.demo_run import (
         CLIP_HINT,
         IOU_RULE,
         PAGE,
-        demo_photos,
         overlay_of,
         run_demo,
     )

@@ -165,7 +165,7 @@ def methods(asked: MethodsFlags) -> int:
 
     chosen = _chosen(registry, asked.part)
     if asked.markdown:
-        from cliploc.methods._infra.method import Family
+        from cliploc.methods import Family
 
         kinds = get_args(Family)
         typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")

@@ -124,10 +124,10 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
         if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
-            from cliploc.evaluate.metrics import SIDE
+            from cliploc.values import WSOL_SIDE
 
             for index, of_name in enumerate(result.names):
-                [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
+                [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((WSOL_SIDE, WSOL_SIDE))
                 file = run.names.heatmap(of_name, run.ids[source])
                 content = io.BytesIO()
                 np.save(content, heat)

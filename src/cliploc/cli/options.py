@@ -14,7 +14,7 @@ import typer
 
 from cliploc.cli.commands import section
 from cliploc.errors import UsageError
-from cliploc.find.exemplars import split_entries
+from cliploc.images.exemplars import split_entries
 from cliploc.options import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
@@ -265,7 +265,7 @@ class FilePhotoFlags(PhotoFlags):
         names = asked_names(self.prompt, self.classes)
         if self.prompts_file is None:
             return names, []
-        from cliploc.label.labels import read_labels
+        from cliploc.find.labels import read_labels
 
         labels = read_labels(self.prompts_file)
         for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
@@ -408,23 +408,17 @@ def refuse_unknown(
     models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = (), guides: Iterable[str] = ()
 ) -> None:
     """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second."""
-    from cliploc import backbones, refine, saliency
+    from cliploc import methods as saliency
+    from cliploc import refine, towers
 
     for model in models:
-        backbones.refuse_unknown(model)
+        towers.refuse_unknown(model)
     for method in methods:
         saliency.refuse_unknown(method)
     for refinement in refinements:
         refine.refinements.refuse_unknown(refinement)
     for guide in guides:
-        backbones.refuse_unknown_guide(guide)
-
-
-def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
-    """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
-    from cliploc.evaluate.data import labelled_readers, readers
-
-    (labelled_readers if labelled else readers).refuse_unknown(name)
+        towers.refuse_unknown_guide(guide)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:
@@ -442,16 +436,6 @@ def method_names(texts: Sequence[str] | None) -> list[str]:
     if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
-
-
-def metric_names(texts: Sequence[str] | None) -> list[str]:
-    """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none."""
-    from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
-
-    names = [name for text in texts or () for name in parse_list(text)]
-    for name in names:
-        faithfulness_metrics.refuse_unknown(name)
-    return names or list(FAITHFULNESS_METRICS)
 
 
 def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:

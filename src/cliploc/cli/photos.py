@@ -247,7 +247,7 @@ def _short(stem: str) -> str:
 
 def encoded(image: Image.Image, name: str) -> bytes:
     """A picture as the content of a file of this name."""
-    from cliploc.images.reading.reading import picture_bytes
+    from cliploc.images.reading import picture_bytes
 
     if name.endswith(".jpg"):
         return picture_bytes(image, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters stay crisp

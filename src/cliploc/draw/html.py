@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cliploc.images.reading.reading import picture_bytes
+from cliploc.images.reading import picture_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,10 +27,10 @@ DARK = {
 
 
 class Templates:
-    """The templates in some folders."""
+    """The templates in some folders, after which those of all pages are looked up."""
 
     def __init__(self, *folders: Path) -> None:
-        self.folders = folders
+        self.folders = (*folders, Path(__file__).with_name("templates"))
 
     def render(self, template: str, **values: Any) -> str:
         """Returns a template filled with these values."""
@@ -63,7 +63,7 @@ class Templates:
         return environment
 
 
-REPORT_TEMPLATES = Templates(Path(__file__).with_name("templates"))
+TEMPLATES = Templates()
 
 
 def data_uri(data: bytes, kind: str) -> str:

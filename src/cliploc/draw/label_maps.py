@@ -14,10 +14,10 @@ from cliploc.document import described
 from cliploc.draw import _draw
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
-from cliploc.images.reading.rle import encode
+from cliploc.images.rle import encode
 
 if TYPE_CHECKING:
-    from cliploc.images.reading.reading import Picture
+    from cliploc.images.reading import Picture
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct

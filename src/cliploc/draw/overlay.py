@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from cliploc.boxes import hot_levels
+from cliploc.boxes.outlines import outlines
 from cliploc.draw import _draw
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
-from cliploc.find.boxes import hot_levels
-from cliploc.find.boxes.outlines import outlines
 from cliploc.find.masks import ResizedMasks
 from cliploc.options import is_number, short
 from cliploc.values import FloatArray

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cliploc.draw import _draw
 from cliploc.draw.colours import name_colour
-from cliploc.draw.html import REPORT_TEMPLATES, count, embedded
+from cliploc.draw.html import TEMPLATES, count, embedded
 from cliploc.draw.overlay import (
     draw_names,
     file_name,
@@ -61,7 +61,7 @@ def write_page(
     summary = f"{count(len(items), 'picture')}, {count(asked, 'name')} asked for"
     if ious := [iou for item in items for iou in item.ious.values() if iou is not None]:
         summary += f"; mean IoU of the best boxes with the true ones {np.mean(ious):.2f}"
-    page = REPORT_TEMPLATES.render(
+    page = TEMPLATES.render(
         "page.html",
         title=title,
         settings=settings,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.find.lesson import Lesson, pooled
-from cliploc.methods._infra.maps import min_max
+from cliploc.methods import min_max
 from cliploc.refine.affinity import WINDOWS_CUT, exchanged, with_details
 
 # Chosen on one labelling job, the raccoon pictures; tools/corrections.py.

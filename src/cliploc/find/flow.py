@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc.boxes import BoxRule
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.boxes import BoxRule
 from cliploc.find.calibration import Calibration
+from cliploc.find.memory import Memory, Remembered
 from cliploc.find.prepare import (
     DECODERS,
     OnError,
@@ -51,13 +52,11 @@ from cliploc.find.views import (
     whole_look,
     window_embeddings,
 )
-from cliploc.images.reading.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
-from cliploc.methods import raw_maps
-from cliploc.methods._infra.method import Context, TrainedHead
+from cliploc.methods import Context, TrainedHead, raw_maps
 from cliploc.options import FOUND, Options, short
 from cliploc.refine import resolve_refinements
-from cliploc.support.memory import Memory, Remembered
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import Boxes, FloatArray, TextSet

@@ -15,9 +15,8 @@ from cliploc.find.prepare import Prepared
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
 from cliploc.find.threads import own_modes
-from cliploc.images.reading.geometry import Frame
-from cliploc.methods import patches_of, raw_maps
-from cliploc.methods._infra.method import Context
+from cliploc.images.geometry import Frame
+from cliploc.methods import Context, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients
 from cliploc.towers.tower import (
     Backbone,

@@ -21,8 +21,8 @@ from cliploc.find.directions import projected
 from cliploc.find.lesson import Lesson
 from cliploc.find.prompts import CONTRAST
 from cliploc.find.sides import LENGTH
-from cliploc.images.reading.geometry import padding_least
-from cliploc.methods._infra.maps import min_max
+from cliploc.images.geometry import padding_least
+from cliploc.methods import min_max
 from cliploc.options import FOUND
 from cliploc.refine.affinity import spread_along, with_details
 from cliploc.refine.level import leveled

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.images.reading.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.refine.affinity import directions
 from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray

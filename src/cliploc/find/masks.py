@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.find.boxes import BoxRule, hot_levels, scored_regions
-from cliploc.images.reading.geometry import Frame
-from cliploc.images.reading.rle import BoolArray
-from cliploc.methods._infra.maps import as_tensor
+from cliploc.boxes import BoxRule, hot_levels, scored_regions
+from cliploc.images.geometry import Frame
+from cliploc.images.rle import BoolArray
+from cliploc.methods import as_tensor
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.images.reading.geometry import RESAMPLING, Frame
-from cliploc.images.reading.reading import ImageLike, Picture, load
+from cliploc.images.geometry import RESAMPLING, Frame
+from cliploc.images.reading import ImageLike, Picture, load
 from cliploc.localization import Localization
 from cliploc.options import choice
 from cliploc.towers.tower import Backbone

@@ -33,7 +33,7 @@ CONTRAST = "~"  # between a name and what it is told from
 
 def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
     """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
-    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
+    lines = (resources.files("cliploc.find") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
     return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
 
 
@@ -136,7 +136,7 @@ class ImageNetClass:
 
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """ImageNet's 1,000 classes by label, in OpenAI's names (Radford 2021), but for four, two of which occur twice."""
-    table = (resources.files("cliploc") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
+    table = (resources.files("cliploc.find") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
     classes = []
     for row in csv.DictReader(table.splitlines()):
         others = tuple(word for word in row["words"].split(", ") if word.casefold() != row["name"].casefold())

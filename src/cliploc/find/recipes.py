@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.options import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
 def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """A model's recipe: its own, else its kind of tower's, whose configuration is read."""
     choice("recipe", RECIPES)(name)
-    known, tower = (model, backbones.structure_of(model)) if isinstance(model, str) else (model.name, model)
+    known, tower = (model, towers.structure_of(model)) if isinstance(model, str) else (model.name, model)
     kind = "any"  # of tower: by its structure, whatever it is called
     if tower is not None:
         special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}

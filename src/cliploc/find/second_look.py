@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.find.boxes import BoxRule
-from cliploc.find.boxes.components import are_first
-from cliploc.find.boxes.quality import high_enough
+from cliploc.boxes import BoxRule
+from cliploc.boxes.components import are_first
+from cliploc.boxes.quality import high_enough
 from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
 from cliploc.find.presence import Rivals
-from cliploc.images.reading.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.localization import NO_SCORE, absence
 from cliploc.values import Boxes, FloatArray
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cliploc.find.calibration import Floats
-from cliploc.images.reading.geometry import Frame, iou_matrix
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.values import FloatArray
 
 ALIKE = 0.4  # IoU from which a draft is compared with a box

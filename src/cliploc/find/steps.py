@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError
+from cliploc.find.memory import Remembered
 from cliploc.find.prepare import Prepared
 from cliploc.find.tasks import Task
 from cliploc.find.views import (
@@ -24,11 +25,9 @@ from cliploc.find.views import (
     at_once,
     by_view,
 )
-from cliploc.images.reading.geometry import Frame, padding_least
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context, Method
+from cliploc.images.geometry import Frame, padding_least
+from cliploc.methods import Context, Method, min_max
 from cliploc.refine import LONGEST, Refinement
-from cliploc.support.memory import Remembered
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import FloatArray
 

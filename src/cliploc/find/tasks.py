@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.boxes import BoxRule
-from cliploc.methods import EnsembleRule, find, fitting, resolve_options, unfit_reason
-from cliploc.methods._infra.method import Method, TrainedHead
+from cliploc.methods import EnsembleRule, Method, TrainedHead, find, fitting, resolve_options, unfit_reason
 from cliploc.refine import Refinement
 from cliploc.towers.tower import Backbone, Guide, Needs
 
@@ -124,7 +123,7 @@ class TaskMaker:
                 continue
             key = f"{member.name}.head" if method.members else "head"
             if isinstance(loaded.get(key), str | os.PathLike):
-                from cliploc.methods._infra.heads import load_head
+                from cliploc.find.heads import load_head
 
                 loaded[key] = load_head(loaded[key], self._backbone)
             elif loaded.get(key) is None and self._head is not None and self._head[1].method == member.name:

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.find.exemplars import Exemplar, exemplar_of
+from cliploc.find.memory import Memory
 from cliploc.find.threads import own_modes
-from cliploc.images.reading.geometry import Frame
-from cliploc.images.reading.reading import load
-from cliploc.support.memory import Memory
+from cliploc.images.exemplars import Exemplar, exemplar_of
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import load
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 

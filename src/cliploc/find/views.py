@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.find.prepare import Prepared
-from cliploc.images.reading.geometry import Frame, MeanOnGrid, Mosaic, tiled
-from cliploc.methods._infra.maps import min_max
+from cliploc.images.geometry import Frame, MeanOnGrid, Mosaic, tiled
+from cliploc.methods import min_max
 from cliploc.towers.tower import Trace
 
 if TYPE_CHECKING:

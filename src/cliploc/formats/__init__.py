@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.images.reading.reading import READ_BY_ALL, load
-from cliploc.images.reading.rle import Rle
+from cliploc.images.reading import READ_BY_ALL, load
+from cliploc.images.rle import Rle
 from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.values import FloatArray
@@ -256,3 +256,13 @@ def write_list(folder: Path, files: Iterable[tuple[str, str]]) -> None:
     """Writes which file in an export is which picture: pairs of the file's name and the picture's."""
     with (folder / PICTURES).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("file", "picture"), *files])
+
+
+def list_exports() -> list[str]:
+    """The names of the formats that `annotate(formats=…)` writes.
+
+    Example:
+        >>> list_exports()
+        ['coco', 'csv', 'cvat', 'labelstudio', 'voc', 'yolo']
+    """
+    return exports.names()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.find.boxes.outlines import outlines
+from cliploc.boxes.outlines import outlines
 from cliploc.formats import (
     Export,
     ExportSettings,
@@ -16,7 +16,7 @@ from cliploc.formats import (
     json_list,
     number,
 )
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.support.files import write_whole
 
 

@@ -11,7 +11,7 @@ from cliploc.formats import (
     export,
     rows,
 )
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.support.files import write_whole
 
 

@@ -20,7 +20,7 @@ from cliploc.formats import (
     number,
     rows,
 )
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.support.files import write_whole
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]

@@ -19,7 +19,7 @@ from cliploc.formats import (
     write_list,
     write_picture,
 )
-from cliploc.images.reading import rle
+from cliploc.images import rle
 from cliploc.support.files import write_folder_whole
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void

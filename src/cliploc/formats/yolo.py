@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.find.boxes.outlines import joined
+from cliploc.boxes.outlines import joined
 from cliploc.formats import (
     Export,
     ExportSettings,
@@ -18,8 +18,11 @@ from cliploc.formats import (
     write_list,
     write_picture,
 )
-from cliploc.images.reading import rle
+from cliploc.images import rle
+from cliploc.support.documents import MOST_YAML, read_text, read_yaml, whole
 from cliploc.support.files import write_folder_whole
+
+CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
 
 @export
@@ -71,3 +74,13 @@ def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
         points = polygon + np.array([left, top], np.float32) - 0.25
         points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
         yield " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])
+
+
+def class_names(described: Path) -> dict[int, str]:
+    """Number → name of each class in one of `CLASS_LISTS`."""
+    plain = described.suffix == ".txt"
+    listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
+    return {number: name for number, name in names.items() if name.strip()}

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from msgspec import Meta
 from pycocotools import mask as coco
 
-from cliploc.images.reading import rle
+from cliploc.images import rle
 
 STEPS = 5  # that pycocotools takes along a pixel's side
 Mask = npt.NDArray[np.bool_]

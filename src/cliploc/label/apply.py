@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data.yolo import CLASS_LISTS
 from cliploc.find import prompts
-from cliploc.images.reading import rle
-from cliploc.images.reading.polygons import draw_all, outlines_of
+from cliploc.formats.yolo import CLASS_LISTS
+from cliploc.images import rle
+from cliploc.images.polygons import draw_all, outlines_of
 from cliploc.label import correction_masks
 from cliploc.label.correction_masks import UnusableError
 from cliploc.label.corrections import FORMATS, Corrections, clipped, read_corrections

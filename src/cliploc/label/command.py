@@ -15,9 +15,9 @@ from cliploc.cli.output import (
     titled,
     writable,
 )
-from cliploc.cli.servers import PORT, serve_drafts
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
+from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
 from cliploc.support.imports import refuse_without
 from cliploc.support.reporter import SILENT
@@ -63,8 +63,8 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if asked.edit:
         refuse_without("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
+    from cliploc.find.labels import labels_of, read_labels
     from cliploc.formats import chosen_exports
-    from cliploc.label.labels import labels_of, read_labels
     from cliploc.runs.picture_files import find_pictures
 
     chosen_exports(wanted.formats)

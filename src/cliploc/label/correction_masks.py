@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.images.reading import polygons, rle
-from cliploc.images.reading.rle import BoolArray, Counts
+from cliploc.images import polygons, rle
+from cliploc.images.rle import BoolArray, Counts
 from cliploc.runs.labelling import Candidates, Correction
 
 MOST_PIXELS = 2_000_000_000  # work on the masks of one picture, some seconds

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data.yolo import CLASS_LISTS, class_names
 from cliploc.formats import PICTURES, flat_stem
-from cliploc.images.reading import rle
-from cliploc.images.reading.reading import SUFFIXES, small_png
-from cliploc.images.reading.rle import Counts
+from cliploc.formats.yolo import CLASS_LISTS, class_names
+from cliploc.images import rle
+from cliploc.images.reading import SUFFIXES, small_png
+from cliploc.images.rle import Counts
 from cliploc.label import correction_masks
 from cliploc.label.correction_masks import Canvas, UnusableError
 from cliploc.runs.labelling import Correction

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.images.reading.geometry import iou_matrix
+from cliploc.images.geometry import iou_matrix
 from cliploc.runs.labelling import Candidates, Correction
 
 IOU = 0.5

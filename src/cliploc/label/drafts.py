@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from cliploc.find.boxes import high_enough
-from cliploc.find.boxes.components import are_first
+from cliploc.boxes import high_enough
+from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, Floats, logit
-from cliploc.images.reading.geometry import iou_matrix
+from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.runs.labelling import Candidates, Correction
 

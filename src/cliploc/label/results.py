@@ -20,7 +20,7 @@ from cliploc.document import skipped_document
 from cliploc.draw.html import count
 from cliploc.find.calibration import Floats
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
-from cliploc.images.reading.rle import Rle
+from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, held_drafts
 from cliploc.label.editor.page import ReviewPicture, write_review
@@ -160,7 +160,7 @@ class AnnotatedFolder:
         self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
         self.skipped, self.unreadable = skipped, unreadable
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
-        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.label.labels.Labels.entries`
+        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.labels.Labels.entries`
         self.names = run.names
         self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
         self.pictures = run.pictures()  # of the run

@@ -9,6 +9,8 @@ from cliploc.support.imports import on_first_use
 if TYPE_CHECKING:
     from cliploc.methods._infra.attention import mean_attention, patches_of
     from cliploc.methods._infra.ensemble import EnsembleRule, find, raw_maps
+    from cliploc.methods._infra.maps import as_tensor, min_max
+    from cliploc.methods._infra.method import Context, Family, Method, TrainedHead
     from cliploc.methods._infra.method_registry import (
         baselines,
         fitting,
@@ -24,6 +26,8 @@ __getattr__ = on_first_use(
     {
         "cliploc.methods._infra.attention": ["mean_attention", "patches_of"],
         "cliploc.methods._infra.ensemble": ["EnsembleRule", "find", "raw_maps"],
+        "cliploc.methods._infra.maps": ["as_tensor", "min_max"],
+        "cliploc.methods._infra.method": ["Context", "Family", "Method", "TrainedHead"],
         "cliploc.methods._infra.method_registry": [
             "baselines", "fitting", "methods", "refuse_unknown", "resolve_options", "saliency", "unfit_reason",
         ],

@@ -14,7 +14,7 @@ from cliploc.towers.tower import Backbone, Needs, TowerKind
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name
     from torch import Tensor
 
-    from cliploc.methods._infra.method import Context
+    from cliploc.methods import Context
 
 LONGEST = 1024  # most pixels on the longer side of the picture that a step works on: a map takes up to 4 MB
 

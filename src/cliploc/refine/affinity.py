@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, min_max
 from cliploc.refine import refinement
 from cliploc.towers.tower import Backbone, Needs
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.find.boxes import BoxRule, boxes_from_maps
-from cliploc.methods._infra.method import Context
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.methods import Context
 from cliploc.refine import refinement
 from cliploc.towers.tower import Backbone, Needs, as_transformer
 

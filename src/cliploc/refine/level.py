@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
 from cliploc.towers.tower import Needs
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
 from cliploc.refine._propagation import normalized, propagate
 from cliploc.refine.affinity import directions

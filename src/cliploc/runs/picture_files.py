@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import AskedPicture, LabelledPicture
-from cliploc.images.reading.reading import SUFFIXES
+from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard
 from cliploc.runs.labelling import files_of_run
+from cliploc.runs.samples import AskedPicture, LabelledPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
 from cliploc.support.files import DEMO, demo_names, picture_folder, picture_path, user_path

@@ -30,7 +30,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 def demo_folder() -> Path:
     """The folder of the photographs that the package ships."""
-    return Path(__file__).parent / "demo_photos"
+    return Path(__file__).parents[1] / "demo_photos"
 
 
 def demo_names() -> list[str]:

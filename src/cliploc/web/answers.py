@@ -29,9 +29,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cliploc.draw.html import jpeg_uri
 from cliploc.errors import CliplocError, UsageError
+from cliploc.find.memory import Kept
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.support.memory import Kept
 from cliploc.support.process import give_back_memory, out_of_memory
 from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view

@@ -14,20 +14,20 @@ from typing import Any, Literal
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
+from cliploc.boxes import BoxRule
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
-from cliploc.find.boxes import BoxRule
-from cliploc.find.exemplars import Exemplar
+from cliploc.find.heads import read_config
 from cliploc.find.masks import GrabCutMasks
+from cliploc.find.memory import Kept, Memory
 from cliploc.find.recipes import Recipe, recipe_of
-from cliploc.images.reading.reading import Picture, Whole, load
+from cliploc.images.exemplars import Exemplar
+from cliploc.images.reading import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
-from cliploc.methods._infra.heads import read_config
 from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.refine import refinements, resolve_refinements
-from cliploc.support.memory import Kept, Memory
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs

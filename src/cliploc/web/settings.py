@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
 from cliploc.errors import UsageError
-from cliploc.find.exemplars import Exemplar
 from cliploc.find.prompts import TEMPLATE_SETS
+from cliploc.images.exemplars import Exemplar
 from cliploc.options import (
     OPTIONS,
     RECIPES,
@@ -264,7 +264,7 @@ def python_lines(
     exemplar: str = "",
 ) -> str:
     """The lines of a Python script that gives the same heatmaps and boxes."""
-    lines = ["import cliploc", *(["from cliploc.find.exemplars import Exemplar"] if exemplar else []), ""]
+    lines = ["import cliploc", *(["from cliploc.images.exemplars import Exemplar"] if exemplar else []), ""]
     shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
     drawn = {} if settings.masks_source is None else {"masks_by": settings.masks_source}
     for place, (method, threshold) in enumerate(rules):

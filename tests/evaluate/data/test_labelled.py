@@ -6,14 +6,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from cliploc.images.reading.polygons import draw, draw_all, outlines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import class_list, labelled_readers, open_labelled
+from cliploc.evaluate.data import labelled_readers, open_labelled
 from cliploc.evaluate.data._infra import candidates
+from cliploc.find.segmentation.classes import class_list
+from cliploc.images.polygons import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
 from tests.evaluate.data import labelled
 from tests.evaluate.data.folders import picture

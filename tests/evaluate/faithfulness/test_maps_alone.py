@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.cli.demo_photos import demo_photos
 from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
 from cliploc.evaluate.tasks.faithfulness.metrics.grid_pointing import cells
+from cliploc.images.demo import demo_photos
 from cliploc.localizer import Localizer
 from tests.evaluate.faithfulness.models import judged, other_maps, picture, random_heat, weights
 from tests.tiny import tower

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.methods import methods
-from cliploc.methods._infra.heads import (
+from cliploc.find.heads import (
     HEADS,
     SAME_TOWER,
     HeadConfig,
@@ -31,6 +30,7 @@ from cliploc.methods._infra.heads import (
     save_head,
     tower_fingerprint,
 )
+from cliploc.methods import methods
 from cliploc.methods._infra.method import Context, TrainedHead
 from cliploc.towers import create
 from tests.methods.vits import QueryingVit, plain_forward, scenes, tiny

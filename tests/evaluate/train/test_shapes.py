@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cliploc.images.reading.geometry import iou_matrix
 from PIL import Image
 
 from cliploc import Localizer
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.evaluate.train import TrainSettings, read_folder, train
-from cliploc.find.boxes import BoxRule, boxes_from_maps
+from cliploc.images.geometry import iou_matrix
 from tests.evaluate.train.shapes import PAIRS, SEEN, UNSEEN, Box, ShapeVit, random_tower, scene, write_folder
 
 TAUS = [0.05 * step for step in range(4, 18)]

@@ -31,8 +31,8 @@ from cliploc.evaluate.train import (
 )
 from cliploc.evaluate.train.features import FeatureCache
 from cliploc.evaluate.train.training_set import CROP, hold_out, view
+from cliploc.find.heads import HEADS, load_head
 from cliploc.find.prompts import embed, parse
-from cliploc.methods._infra.heads import HEADS, load_head
 from cliploc.support.reporter import Reporter
 from tests.commands import CAT, begun, refused, succeeded
 from tests.evaluate.samples import wsol_folder

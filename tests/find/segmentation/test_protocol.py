@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import classes_of
 from cliploc.evaluate.metrics import MeanIoU
 from cliploc.find.segmentation import (
     Protocol,
@@ -22,6 +21,7 @@ from cliploc.find.segmentation import (
     protocol_names,
     protocol_of,
 )
+from cliploc.find.segmentation.classes import classes_of
 from cliploc.find.segmentation.segmenter import resized_hw
 from cliploc.localizer import Localizer
 from cliploc.methods import methods

@@ -5,16 +5,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cliploc.images.reading.reading import load
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import read_labels
 from cliploc.find.segmentation import Segmenter, protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
+from cliploc.images.label_maps import read_labels
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.support.reporter import SILENT

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from cliploc.images.reading.geometry import Frame
 
 from cliploc.find.lesson import Lesson, keep
+from cliploc.images.geometry import Frame
 from cliploc.values import FloatArray
 
 SIDE, CELLS = 96, 12  # pixels of a picture, and cells of its grid

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from cliploc.images.reading.geometry import Frame, iou_matrix
 from sklearn.linear_model import Ridge
 
 from cliploc.find.sides import (
@@ -14,6 +13,7 @@ from cliploc.find.sides import (
     offsets,
     readings,
 )
+from cliploc.images.geometry import Frame, iou_matrix
 
 FRAME = Frame.fit("squash", (80, 100), (80, 100))
 NOTHING = np.zeros((1, 4, READINGS))

@@ -15,21 +15,15 @@ from cliploc.evaluate.data._infra.candidates import (
 from cliploc.evaluate.data._infra.labelled import (
     LabelFile,
     LabelledDataset,
-    LabelledPicture,
     LabelledReader,
-    LabelMap,
-    class_list,
-    classes_of,
     labelled_reader,
     labelled_readers,
     open_labelled,
-    read_labels,
 )
 from cliploc.evaluate.data._infra.registration import Found, Reader, Split, reader, readers
 from cliploc.evaluate.data._infra.selection import (
     NEGATIVES,
     AskedDataset,
-    AskedPicture,
     Draw,
     Subset,
     asked_pictures,
@@ -38,7 +32,7 @@ from cliploc.evaluate.data._infra.selection import (
     subsets,
 )
 from cliploc.support.files import user_path
-from cliploc.values import IGNORE, Dataset
+from cliploc.values import IGNORE, Dataset, Role
 
 
 def open_dataset(
@@ -114,3 +108,16 @@ def open_asked(
     whole = subset is None and classes is None
     names = range(len(dataset.classes)) if whole else {sample.label for sample in dataset.samples}
     return asked_pictures(dataset, negatives, names, draw)
+
+
+def list_datasets(*, role: Role | None = None) -> list[str]:
+    """The names that `cliploc.evaluate.data.open_dataset` takes.
+
+    Args:
+        role: only those with a split of this role: to "tune" a threshold on, or to "report" numbers on.
+
+    Example:
+        >>> "voc" in list_datasets(role="report")
+        True
+    """
+    return [entry.name for entry in readers if role is None or role in {split.role for split in entry.splits}]

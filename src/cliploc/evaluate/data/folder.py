@@ -6,12 +6,11 @@ Boxes are edges, right and bottom exclusive, in pixels of the picture as it is s
 from collections import Counter
 from pathlib import Path
 
-from cliploc.images.reading.reading import SUFFIXES
-
 from cliploc.errors import UsageError
 from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems
 from cliploc.evaluate.data._infra.files import csv_rows
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.images.reading import SUFFIXES
 from cliploc.values import ClassName
 
 TABLE = "boxes.csv"

@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cliploc.images.reading.reading import SUFFIXES
-
 from cliploc.errors import InputError
 from cliploc.evaluate.data._infra.candidates import Candidate, Problems
 from cliploc.evaluate.data._infra.files import needed_folder
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
 from cliploc.evaluate.data.voc import read_annotation
 from cliploc.evaluate.data.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
+from cliploc.images.reading import SUFFIXES
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
 ANNOTATIONS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "ILSVRC2012_bbox_val_v3/val")

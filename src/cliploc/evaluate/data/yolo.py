@@ -19,11 +19,11 @@ from cliploc.evaluate.data._infra.candidates import (
 )
 from cliploc.evaluate.data._infra.files import HELP, picture_of, reading
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.support.documents import MOST_YAML, finite, read_text, read_yaml, whole
+from cliploc.formats.yolo import CLASS_LISTS, class_names
+from cliploc.support.documents import finite, read_text, whole
 from cliploc.support.files import files_below
 from cliploc.values import ClassName
 
-CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its folders
 
 
@@ -86,16 +86,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         for label in sorted(boxes):
             candidates.append(Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
     return Found(tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates)
-
-
-def class_names(described: Path) -> dict[int, str]:
-    """Number → name of each class in one of `CLASS_LISTS`."""
-    plain = described.suffix == ".txt"
-    listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
-    return {number: name for number, name in names.items() if name.strip()}
 
 
 def _picture_of(root: Path, text: Path) -> Path:

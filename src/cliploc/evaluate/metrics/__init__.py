@@ -1,10 +1,11 @@
 """Metrics. A localisation metric registers itself (see `Metric`); `MeanIoU` is for label maps."""
 
-from cliploc.evaluate.metrics._infra.contours import contour_boxes, one_thread
+from typing import Literal
+
+from cliploc.evaluate.metrics._infra.contours import contour_boxes
 from cliploc.evaluate.metrics._infra.metric import (
     CONVENTIONS,
     DEFAULT,
-    SIDE,
     TAUS,
     Bootstrap,
     BoxCurve,
@@ -49,3 +50,16 @@ from cliploc.evaluate.metrics.mean_metrics import (
 )
 from cliploc.evaluate.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.evaluate.metrics.pxap import PxAP
+
+
+def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]:
+    """The names of the metrics that a benchmark computes, in the order of its tables.
+
+    Args:
+        truth: only those that compare with this truth: "boxes" or "masks".
+
+    Example:
+        >>> list_metrics(truth="masks")
+        ['pxap', 'energy_in_masks', 'relevance_rank_masks']
+    """
+    return [each.name for each in all_metrics(truth)]

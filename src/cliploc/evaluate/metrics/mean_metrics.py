@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.evaluate.metrics._infra.metric import (
     JudgedMap,
     MeanMetric,
@@ -14,7 +15,6 @@ from cliploc.evaluate.metrics._infra.metric import (
     iou,
     metric,
 )
-from cliploc.find.boxes import BoxRule, boxes_from_maps
 from cliploc.values import FloatArray
 
 TOLERANCE = 15  # pixels beside a box, of the pointing game

@@ -23,12 +23,10 @@ from cliploc.cli.options import (
     flag,
     in_words,
     method_names,
-    metric_names,
     options_of_methods,
     pair_weights,
     rare,
     refuse_unknown,
-    refuse_unknown_dataset,
 )
 from cliploc.cli.output import (
     DONE,
@@ -42,6 +40,7 @@ from cliploc.cli.output import (
 )
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
+from cliploc.evaluate.tasks.flags import metric_names, refuse_unknown_dataset
 from cliploc.options import (
     OF_LOCALIZATION,
     FaithfulnessOptions,
@@ -149,7 +148,7 @@ def boxes(asked: BoxesFlags, options: Options) -> int:
     Example: cliploc benchmark boxes --dataset wsol --root data --method cam,layer_cam --out results
     """
     setups = _setups(asked, _for_true_names(options))
-    from cliploc import saliency
+    from cliploc import methods as saliency
     from cliploc.evaluate.data import open_dataset
     from cliploc.evaluate.tasks.boxes import job
 
@@ -295,8 +294,8 @@ def _carried_out(
     files: Sequence[str],
 ) -> int:
     """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
+    from cliploc.evaluate.tasks.page import write_report
     from cliploc.evaluate.tasks.task import EXPORTS
-    from cliploc.report import write_report
     from cliploc.runs.picture_files import files_of
     from cliploc.runs.store import FILE
 
@@ -335,9 +334,9 @@ def _carried_out(
 
 def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
+    from cliploc.find.heads import read_config
     from cliploc.find.recipes import recipe_of
     from cliploc.methods import find
-    from cliploc.methods._infra.heads import read_config
 
     recipe = setups[0].options.recipe  # that of all
     names = method_names(method)

@@ -13,12 +13,11 @@ from cliploc.cli.options import (
     WithJson,
     command,
     flag,
-    metric_names,
     rare,
-    refuse_unknown_dataset,
 )
 from cliploc.cli.output import DONE, SOME_FAILED, first_failures, print_result
 from cliploc.cli.terminal import Terminal, grid
+from cliploc.evaluate.tasks.flags import metric_names, refuse_unknown_dataset
 from cliploc.options import FaithfulnessOptions, Options, choice
 
 if TYPE_CHECKING:

@@ -13,15 +13,16 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from cliploc.images.reading.reading import open_picture
 
 from cliploc.errors import CliplocWarning, InputError
-from cliploc.evaluate.metrics import SIDE, JudgedMap, judge_map, one_thread
+from cliploc.evaluate.metrics import JudgedMap, judge_map
+from cliploc.images.reading import open_picture
 from cliploc.registry import import_modules, named_modules
 from cliploc.runs.evaluation import Row
-from cliploc.values import FloatArray, Sample
+from cliploc.values import WSOL_SIDE, FloatArray, Sample
 
 JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none
 
@@ -82,7 +83,7 @@ def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArra
 def _mask(path: Path) -> npt.NDArray[np.bool_]:
     with open_picture(path) as opened:
         grey = np.asarray(opened.image.convert("L"))
-    y, x = ((np.arange(SIDE) * (size / SIDE)).astype(np.intp) for size in grey.shape)
+    y, x = ((np.arange(WSOL_SIDE) * (size / WSOL_SIDE)).astype(np.intp) for size in grey.shape)
     return grey[np.ix_(y, x)] > 0
 
 
@@ -116,7 +117,7 @@ def processes(count: int) -> ProcessPoolExecutor:
 
 def _start(modules: Sequence[str]) -> None:
     """A judging process: one thread, ignores Ctrl-C, ends with its parent process."""
-    one_thread()
+    cv2.setNumThreads(1)  # as many processes as cores
     warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
     import_modules(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

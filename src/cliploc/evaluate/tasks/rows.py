@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import AskedPicture, LabelledPicture
 from cliploc.evaluate.metrics import all_metrics
 from cliploc.evaluate.tasks.task_folder import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
+from cliploc.runs.samples import AskedPicture, LabelledPicture
 from cliploc.support.files import write_whole
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample

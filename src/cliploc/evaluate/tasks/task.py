@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
-from cliploc.evaluate.data import AskedDataset, AskedPicture, LabelledDataset, LabelledPicture, subsets
+from cliploc.evaluate.data import AskedDataset, LabelledDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks.rows import (
     arrow,
@@ -38,6 +38,7 @@ from cliploc.runs.engine import (
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
+from cliploc.runs.samples import AskedPicture, LabelledPicture
 from cliploc.runs.store import FILE, Store, saying_disk_is_full
 from cliploc.support.files import alone_in, write_json
 from cliploc.support.reporter import SILENT, Reporter

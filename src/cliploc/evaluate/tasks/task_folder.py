@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cliploc.images.reading.reading import load
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
+from cliploc.images.reading import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import alone_in, write_output
 from cliploc.support.imports import install, not_installed

@@ -12,15 +12,14 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from cliploc.images.reading.geometry import iou_matrix
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.evaluate.data import AskedPicture
 from cliploc.evaluate.tasks.rows import as_parquet, sample_facts, to_table
 from cliploc.evaluate.tasks.task_folder import THUMB
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
+from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.runs.engine import (
@@ -34,6 +33,7 @@ from cliploc.runs.engine import (
 from cliploc.runs.evaluation import Row
 from cliploc.runs.picture_files import digested
 from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs.samples import AskedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 

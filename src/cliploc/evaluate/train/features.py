@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.train.training_set import LabelledPictures, view
-from cliploc.methods._infra.heads import Seen, look, seen_needs
-from cliploc.methods._infra.method import Context
+from cliploc.find.heads import Seen, look, seen_needs
+from cliploc.methods import Context
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone

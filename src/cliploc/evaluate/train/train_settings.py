@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.options import ProtocolOptions, choice, number, option, whole
 
 if TYPE_CHECKING:
-    from cliploc.methods._infra.heads import HeadKind, Start
+    from cliploc.find.heads import HeadKind, Start
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
 OWN = "the method's own"

@@ -24,7 +24,7 @@ from cliploc.evaluate.train.features import FeatureCache
 from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.find import prompts
-from cliploc.methods._infra.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
+from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed

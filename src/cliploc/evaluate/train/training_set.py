@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cliploc.images.reading.geometry import Frame
-from cliploc.images.reading.reading import SUFFIXES, load
 from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import SUFFIXES, load
 from cliploc.support.documents import lines_of
 from cliploc.support.files import files_below, user_path
 from cliploc.values import Interpolation, ResizePolicy

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import class_list
 from cliploc.find import prompts
+from cliploc.find.segmentation.classes import class_list
 from cliploc.options import SegmentationOptions
 from cliploc.towers.tower import PositionRule
 from cliploc.values import ClassName

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import or_
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -25,17 +25,17 @@ from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.regions import Regions, region_source, voted
 from cliploc.find.tasks import Task
 from cliploc.find.threads import own_modes
-from cliploc.images.reading.geometry import window_starts
-from cliploc.localizer import Localizer
-from cliploc.methods import find, fitting, raw_maps
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
+from cliploc.images.geometry import window_starts
+from cliploc.methods import Context, find, fitting, min_max, raw_maps
 from cliploc.options import short
 from cliploc.refine import LONGEST, Refinement
 from cliploc.support.process import in_halves
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Trace, as_transformer
 from cliploc.values import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
 
 R = TypeVar("R")
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.draw.html import REPORT_TEMPLATES, data_uri
+from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
 from cliploc.label.correction_masks import UnusableError
-from cliploc.label.editor.page import polygons_of, served_page
+from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
 from cliploc.runs.labelling import StaleReviewError
@@ -122,7 +122,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}", state, methods=["GET"]),
         Route("/pictures/{number:int}", answering(saved), methods=["POST"]),
         Route("/pictures/{number:int}/suggestion", answering(suggested), methods=["POST"]),
-        *asset_routes(REPORT_TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
+        *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning, methods=["GET"]),
         Route("/learning", telling(folder.learning.now), methods=["POST"]),

@@ -9,16 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cliploc.boxes.outlines import outlines
 from cliploc.draw.colours import as_hex, distinct_colours, text_colour
-from cliploc.draw.html import REPORT_TEMPLATES, jpeg_uri
+from cliploc.draw.html import Templates, jpeg_uri
 from cliploc.errors import InputError
-from cliploc.find.boxes.outlines import outlines
 from cliploc.formats import AnnotatedPicture
-from cliploc.images.reading import rle
-from cliploc.images.reading.reading import load
+from cliploc.images import rle
+from cliploc.images.reading import load
 from cliploc.support.files import write_whole
 
 REVIEW_KIND = "cliploc review"
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
 SIDE = 640  # longest side of the pictures in the file
 JPEG_QUALITY = 78
 FINEST = 0.004  # of a mask's longer side: corners of its outline that are nearer to the line are left out
@@ -136,7 +137,7 @@ def write_review(
 
     def fill(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
-            REPORT_TEMPLATES.render_to(
+            TEMPLATES.render_to(
                 file,
                 "review.html",
                 title="Review of draft boxes",
@@ -152,7 +153,7 @@ def write_review(
 
 def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
     """The editor as a server gives it: without pictures, which it asks for."""
-    return REPORT_TEMPLATES.render(
+    return TEMPLATES.render(
         "review.html",
         title="Review of draft boxes",
         server=True,

@@ -20,7 +20,7 @@ from PIL import Image
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import exports
-from cliploc.images.reading.reading import load, picture_bytes
+from cliploc.images.reading import load, picture_bytes
 from cliploc.label.apply import matched, review_of
 from cliploc.label.corrections import Corrections
 from cliploc.label.editor.page import facts

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cliploc.boxes import share_of_peak
 from cliploc.errors import InputError
-from cliploc.find.boxes import share_of_peak
 from cliploc.find.masks import name_mask
-from cliploc.images.reading.reading import picture_bytes
-from cliploc.images.reading.rle import encode
+from cliploc.images.reading import picture_bytes
+from cliploc.images.rle import encode
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 

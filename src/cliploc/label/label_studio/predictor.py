@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from cliploc import __version__
+from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError, UsageError
-from cliploc.find.boxes.outlines import outlines
 from cliploc.find.learnt import load_learnt, misfit
+from cliploc.find.memory import Memory
 from cliploc.find.prepare import Request
 from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
-from cliploc.images.reading.reading import load
+from cliploc.images.reading import load
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.labelling import Control, Labelling
 from cliploc.label.label_studio.task_pictures import Allowance, PictureSource, short
@@ -27,7 +28,6 @@ from cliploc.label.results import LEARNT
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.support.memory import Memory
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 SHOWN_REASONS = 5  # names in the line that says why nothing was found

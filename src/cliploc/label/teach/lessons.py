@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 
 from cliploc.find.lesson import Lesson
-from cliploc.images.reading.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.runs.labelling import LabellingRun, Picture
 
 TENSORS = ("heat", "places", "features", "embedding")

@@ -15,20 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import cv2
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.evaluate.metrics import one_thread
-from cliploc.find.boxes import BoxRule
+from cliploc.boxes import BoxRule
 from cliploc.find.calibration import UNSURE, Floats
 from cliploc.find.directions import projected
 from cliploc.find.learnt import drawn
 from cliploc.find.lesson import Lesson
 from cliploc.find.masks import box_masks
 from cliploc.find.sides import moved, readings
-from cliploc.images.reading.rle import encode
+from cliploc.images.rle import encode
 from cliploc.label.annotator import LEAST_FIT, grouped
 from cliploc.label.teach.lessons import Lessons
 from cliploc.localization import boxes_of
@@ -185,7 +185,7 @@ def work() -> None:
     """Draws in a process of its own: a `Drawer` and lots of pictures from its input, their boxes a lot."""
     out, sys.stdout = sys.stdout.buffer, sys.stderr
     torch.set_num_threads(1)
-    one_thread()
+    cv2.setNumThreads(1)  # as many processes as cores
     drawer, several = pickle.load(sys.stdin.buffer)
     for pictures in several:
         drawn = msgspec.msgpack.encode(drawer.draw(pictures))

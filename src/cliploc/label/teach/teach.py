@@ -33,7 +33,7 @@ from cliploc.find.directions import (
 from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.find.lesson import Lesson, pooled
 from cliploc.find.sides import ALIKE, learnt, offsets
-from cliploc.images.reading.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from cliploc.images.reading.reading import open_picture, orientation
 
 from cliploc.errors import InputError
+from cliploc.images.reading import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cliploc.images.reading.reading import SUFFIXES
-
 from cliploc.errors import UsageError
+from cliploc.images.reading import SUFFIXES
 from cliploc.support.documents import DocumentError, lines_of, read_json, read_text
 
 HELP = "`cliploc datasets NAME` shows the layout"

@@ -1,48 +1,23 @@
 """Pictures with a label map: a class for every pixel. Readers for segmentation give these."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from cliploc.images.reading.polygons import Outline, draw
-from cliploc.images.reading.reading import load, open_picture
-from PIL import Image
 
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import UsageError
 from cliploc.evaluate.data._infra.candidates import Checker, Problems, Size
 from cliploc.evaluate.data._infra.files import words
 from cliploc.evaluate.data._infra.registration import DatasetReader, Readers
 from cliploc.evaluate.data._infra.selection import Draw, nothing_usable
+from cliploc.images.label_maps import LabelMap, read_labels
+from cliploc.images.polygons import Outline, draw
+from cliploc.runs.samples import LabelledDataset, LabelledPicture
 from cliploc.support.files import user_path
-from cliploc.values import IGNORE, ClassName, DatasetSplit
-
-GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
-BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
-WITHOUT_BACKGROUND = {"voc20": "voc21", "context59": "context60"}  # set → the set that has its classes and a background
-LabelMap = npt.NDArray[np.int32]
-
-
-class TrueLabels(Protocol):
-    """Where the true label map of a picture comes from."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that it is read from, beside the picture's."""
-        ...
-
-    @property
-    def facts(self) -> list[Any]:
-        """What distinguishes it from another label map, as plain values without the dataset's folder."""
-        ...
-
-    def read(self) -> LabelMap:
-        """`[H, W]` labels; 255 for pixels that do not count."""
-        ...
+from cliploc.values import IGNORE, ClassName
 
 
 @dataclass(frozen=True)
@@ -91,61 +66,6 @@ class Outlines:
             for outline in outlines:
                 labels[draw(outline, (height, width))] = label
         return labels
-
-
-@dataclass(frozen=True)
-class LabelledPicture:
-    """A picture with a true label map."""
-
-    id: str  # unique in its dataset; may hold sub-folders
-    path: Path  # the picture, or the file that it is in
-    size_wh: Size  # width and height of the picture and of its label map; 0, 0 until the picture's file is checked
-    truth: TrueLabels  # its label map
-    # what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes
-    name: str | None = None
-    decode: Callable[[], Image.Image] | None = None  # reads the picture, if `path` is not a picture file
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of this picture alone; none of a file that holds all pictures."""
-        return () if self.decode is not None else (self.path, *self.truth.files)
-
-    def picture(self) -> Image.Image:
-        """The picture, RGB."""
-        return load(self.path).image if self.decode is None else self.decode()
-
-
-LabelledDataset: TypeAlias = DatasetSplit[LabelledPicture]
-
-
-# ----------------------------------------------------------------------------------------------------------- label maps
-def read_labels(path: Path) -> LabelMap:
-    """A picture file as labels `[H, W]`; a palette's colours are not used."""
-    with open_picture(path) as opened:
-        if opened.image.mode not in GREY:
-            raise InputError(
-                f"{path}: expected a label map, one number per pixel, got an image of mode {opened.image.mode}: save "
-                "labels as a grey or palette PNG"
-            )
-        return np.asarray(opened.image).astype(np.int32)
-
-
-def class_list(name: str) -> tuple[ClassName, ...]:
-    """The classes of a segmentation set with their synonyms, in the order of the labels."""
-    file = f"{WITHOUT_BACKGROUND.get(name, name)}.txt"
-    text = (resources.files("cliploc.datasets") / "class_lists" / file).read_text(encoding="utf-8")
-    first, *others = classes_of(text.splitlines())
-    if name in WITHOUT_BACKGROUND:
-        return tuple(others)
-    if name in BACKGROUND_WORDS:
-        first = ClassName("background", first.synonyms)
-    return (first, *others)
-
-
-def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
-    """Classes out of lines, each a name and its synonyms, separated by ", "."""
-    split = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines if line.strip()]
-    return tuple(ClassName(words[0], words) for words in split)
 
 
 # -------------------------------------------------------------------------------------------------------------- readers

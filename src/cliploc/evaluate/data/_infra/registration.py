@@ -80,7 +80,7 @@ class Readers(Registry[DatasetReader[F]]):
 
 Reader: TypeAlias = DatasetReader[Found]
 readers: Readers[Found] = Readers(
-    "dataset", "cliploc.datasets", "cliploc.datasets", home=lambda reader: reader.read.__module__
+    "dataset", "cliploc.evaluate.data", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
 reader = readers.reader
 

@@ -3,18 +3,19 @@
 import difflib
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Problems, Size
+from cliploc.evaluate.data._infra.candidates import Problems
 from cliploc.options import is_whole, short
 from cliploc.registry import Registry
-from cliploc.values import ClassName, Dataset, DatasetSplit, FloatArray
+from cliploc.runs.samples import AskedDataset, AskedPicture
+from cliploc.values import ClassName, Dataset, FloatArray
 
 C = TypeVar("C")
 S = TypeVar("S")
@@ -124,18 +125,6 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
 
 
 # -------------------------------------------------------------------------------------------- names asked in pictures
-@dataclass(frozen=True)
-class AskedPicture:
-    """A picture with the names to ask."""
-
-    id: str  # its path below the dataset's folder
-    path: Path
-    size_wh: Size  # of the original picture, to which the boxes belong
-    labels: tuple[int, ...]  # to ask, in order
-    truth: Mapping[int, FloatArray]  # label → its boxes `[m, 4]`, of those that are there
-
-
-AskedDataset: TypeAlias = DatasetSplit[AskedPicture]
 
 
 def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> AskedDataset:

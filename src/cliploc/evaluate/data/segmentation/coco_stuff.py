@@ -4,8 +4,9 @@ from pathlib import Path
 
 from cliploc.evaluate.data._infra.candidates import Problems
 from cliploc.evaluate.data._infra.files import needed_folder
-from cliploc.evaluate.data._infra.labelled import Labelled, class_list, labelled_reader, pictures_or_maps
+from cliploc.evaluate.data._infra.labelled import Labelled, labelled_reader, pictures_or_maps
 from cliploc.evaluate.data._infra.registration import Split
+from cliploc.find.segmentation.classes import class_list
 
 SUFFIX = "_labelTrainIds.png"
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.find.boxes.parts import climb, neighbours, root_of
+from cliploc.boxes.parts import climb, neighbours, root_of
 
 Levels = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
@@ -154,11 +154,6 @@ def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
         places[region] = parts
         regions[t] = sides.T * np.array([-1, -1, 1, 1])
     return regions
-
-
-def one_thread() -> None:
-    """Makes OpenCV use one thread in this process, for workers that are as many as the cores."""
-    cv2.setNumThreads(1)
 
 
 # ------------------------------------------------------------------------ the regions of a map at all of its thresholds

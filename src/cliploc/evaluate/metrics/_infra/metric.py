@@ -22,12 +22,11 @@ from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics._infra.contours import contour_boxes
 from cliploc.options import short
 from cliploc.registry import Registry
-from cliploc.values import FloatArray
+from cliploc.values import WSOL_SIDE, FloatArray
 
 Floats = npt.NDArray[np.float64]
 Convention = Literal["wsoleval", "exact"]
 CONVENTIONS: tuple[Convention, ...] = ("wsoleval", "exact")
-SIDE = 224  # pixels of the maps that the WSOL evaluation compares
 MAX_PIXELS = 25_000_000  # of a map
 PAIRS = 2**18  # pairs of boxes that are compared at once: 2 MB for each of the arrays
 TAUS: Floats = np.arange(0, 1, 0.001)  # the thresholds τ that are tried
@@ -101,8 +100,10 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention
     if convention not in CONVENTIONS:
         raise UsageError(f"expected convention to be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     size = "×".join(map(str, shape)) or "a single number"
-    if convention == "wsoleval" and shape != (SIDE, SIDE):
-        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {size}: resize it, or use the exact convention")
+    if convention == "wsoleval" and shape != (WSOL_SIDE, WSOL_SIDE):
+        raise InputError(
+            f"expected a map of {WSOL_SIDE}×{WSOL_SIDE}, got {size}: resize it, or use the exact convention"
+        )
     if len(shape) != 2 or not math.prod(shape):
         raise InputError(f"expected a map of height × width, got {size}: save one map per file")
     if math.prod(shape) > MAX_PIXELS:
@@ -387,7 +388,7 @@ class MeanMetric(Metric):
 
 
 metrics: Registry[type[Metric]] = Registry(
-    "metric", "cliploc.metrics", "cliploc.metrics", home=lambda cls: cls.__module__
+    "metric", "cliploc.evaluate.metrics", "cliploc.metrics", home=lambda cls: cls.__module__
 )
 M = TypeVar("M", bound=type[Metric])
 

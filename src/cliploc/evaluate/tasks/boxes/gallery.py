@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cliploc.images.reading.reading import load, picture_bytes
 from PIL import Image
 
 from cliploc.draw import _draw
@@ -19,6 +18,7 @@ from cliploc.errors import CliplocError
 from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, as_boxes, details
 from cliploc.evaluate.tasks.tables import Cell, Table, decimal, percent
 from cliploc.evaluate.tasks.task_folder import Floats, SettingResult, heat_of
+from cliploc.images.reading import load, picture_bytes
 from cliploc.values import GOOD_IOU, ResizePolicy, told_apart
 
 SIDE = 240  # longest side of a photograph in the page
@@ -107,7 +107,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
     policy: ResizePolicy = about.get("resize") or "squash"
     if policy == "squash":
         return 0, 0, 1, 1
-    from cliploc.images.reading.geometry import Frame  # imports torch
+    from cliploc.images.geometry import Frame  # imports torch
 
     size = about.get("image_size") or (224, 224)
     height, width = (int(side) for side in (size if isinstance(size, Sequence) else (size, size)))

@@ -15,8 +15,8 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
+from cliploc.boxes import BoxRule
 from cliploc.evaluate.metrics import (
-    SIDE,
     Bootstrap,
     Metric,
     all_metrics,
@@ -39,16 +39,15 @@ from cliploc.evaluate.tasks.task import (
 from cliploc.evaluate.tasks.task_folder import FILES
 from cliploc.evaluate.tasks.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.find import prompts
-from cliploc.find.boxes import BoxRule
+from cliploc.find.heads import read_config
 from cliploc.find.prepare import Request, Result
 from cliploc.methods import find, fitting, unfit_reason
-from cliploc.methods._infra.heads import read_config
 from cliploc.runs.engine import Shard, failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import SHARD, ModelSetup, Setting, shard_size
 from cliploc.support.reporter import Reporter, halved_note
 from cliploc.towers import models
-from cliploc.values import Dataset, FloatArray, Sample
+from cliploc.values import WSOL_SIDE, Dataset, FloatArray, Sample
 
 TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
@@ -306,7 +305,7 @@ class BoxJudge(Judge):
         maps = []
         for method in methods:
             localization = result.found[method.name]
-            maps.append(localization.maps_over_picture((SIDE, SIDE))[0])
+            maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
             small = thumb(localization.maps[0])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
             for rule in method.rules:

@@ -77,11 +77,10 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
     refuse_unknown([], method_names(asked.method))
-    from cliploc.images.reading.reading import load
-
     from cliploc.evaluate.tasks.faithfulness.job import BASELINES
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
+    from cliploc.images.reading import load
     from cliploc.methods import find
 
     photo, prompt, among = asked.photo, asked.prompt, asked.among

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc.draw.html import REPORT_TEMPLATES, embedded
+from cliploc.draw.html import embedded
 from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
 from cliploc.evaluate.tasks.tables import (
@@ -22,6 +22,7 @@ from cliploc.evaluate.tasks.tables import (
     to_markdown,
 )
 from cliploc.evaluate.tasks.task_folder import TaskRun, heat_of, read_run, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -70,7 +71,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         if lines:
             words = name.replace("_", " ")
             curves.append((words, draw_curves(lines, words, axis["label"], axis["places"])))
-    page = REPORT_TEMPLATES.render(
+    page = TEMPLATES.render(
         "faithfulness.html",
         title=title,
         about=run.facts({}, of_protocol),
@@ -204,7 +205,7 @@ def explanation_page(
                 "words": Table(f"Words of {name}", {"word": "", "share": ""}, words, {"word"}),
             }
         )
-    return REPORT_TEMPLATES.render(
+    return TEMPLATES.render(
         "explain.html",
         title=title,
         photograph=embedded(small, "the picture", quality=85),

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from cliploc.images.reading.geometry import RESAMPLING
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from cliploc.evaluate.tasks.faithfulness.metrics import (
     faithfulness_metric,
     in_8_bits,
 )
+from cliploc.images.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
 from cliploc.towers.tower import Backbone

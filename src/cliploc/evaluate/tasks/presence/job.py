@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
-from cliploc.images.reading.geometry import iou_matrix
 
 from cliploc.evaluate.data import AskedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
@@ -28,6 +27,7 @@ from cliploc.evaluate.tasks.task import (
 )
 from cliploc.evaluate.tasks.worker import Asked, AskingJudge, right_boxes
 from cliploc.find.calibration import reliability
+from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc.draw.html import LIGHT, REPORT_TEMPLATES
+from cliploc.draw.html import LIGHT
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
 from cliploc.evaluate.tasks.tables import (
     Cell,
@@ -15,6 +15,7 @@ from cliploc.evaluate.tasks.tables import (
     to_markdown,
 )
 from cliploc.evaluate.tasks.task_folder import SettingResult, read_run, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning
@@ -65,7 +66,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     there = [setting for setting in run.settings if setting.numbers.get("reliability")]
     said = "on the dashed line, a score is the chance that a box is right"
-    page = REPORT_TEMPLATES.render(
+    page = TEMPLATES.render(
         "presence.html",
         title=title,
         about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),

@@ -10,20 +10,10 @@ from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
-from cliploc.images.reading.reading import picture_bytes
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import (
-    IGNORE,
-    LabelFile,
-    LabelledDataset,
-    LabelledPicture,
-    LabelMap,
-    classes_of,
-    open_labelled,
-    read_labels,
-)
+from cliploc.evaluate.data import IGNORE, LabelFile, LabelledDataset, open_labelled
 from cliploc.evaluate.metrics import (
     Bootstrap,
     MeanIoU,
@@ -48,8 +38,12 @@ from cliploc.evaluate.tasks.task_folder import FILES
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
 from cliploc.find.segmentation import Protocol, Segmenter
+from cliploc.find.segmentation.classes import classes_of
+from cliploc.images.label_maps import LabelMap, read_labels
+from cliploc.images.reading import picture_bytes
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs.samples import LabelledPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 

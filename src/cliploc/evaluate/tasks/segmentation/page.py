@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cliploc.images.reading.reading import small_png
 from PIL import Image
 
 from cliploc.draw.colours import INK, NAME_COLOURS, Colour
-from cliploc.draw.html import REPORT_TEMPLATES, embedded
+from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.evaluate.tasks.tables import (
     Cell,
@@ -21,6 +20,8 @@ from cliploc.evaluate.tasks.tables import (
     to_markdown,
 )
 from cliploc.evaluate.tasks.task_folder import TaskRun, read_run, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
+from cliploc.images.reading import small_png
 from cliploc.values import ignored_label
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
@@ -53,7 +54,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
-    page = REPORT_TEMPLATES.render(
+    page = TEMPLATES.render(
         "segmentation.html",
         title=title,
         about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),

@@ -46,10 +46,10 @@ __getattr__ = on_first_use(
 
 faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
     "faithfulness metric",
-    "cliploc.faithfulness",
+    "cliploc.evaluate.tasks.faithfulness.metrics",
     "cliploc.faithfulness",
     home=lambda cls: cls.__module__,
-    listed=lambda: module_names("cliploc.faithfulness"),  # each file has its metric's name
+    listed=lambda: module_names("cliploc.evaluate.tasks.faithfulness.metrics"),  # each file has its metric's name
 )
 M = TypeVar("M", bound="type[FaithfulnessMetric]")
 

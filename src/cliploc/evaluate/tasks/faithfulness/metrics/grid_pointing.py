@@ -7,12 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from cliploc.images.reading.reading import load
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.cli.demo_photos import demo_photos
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     FaithfulnessMetric,
@@ -20,6 +18,8 @@ from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     Judged,
     Measured,
 )
+from cliploc.images.demo import demo_photos
+from cliploc.images.reading import load
 
 CELLS = 2  # along each side
 

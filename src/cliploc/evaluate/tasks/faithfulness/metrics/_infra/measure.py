@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from cliploc.images.reading.reading import ImageLike
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from cliploc.boxes import hot_levels
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     PUBLISHED,
@@ -33,9 +33,9 @@ from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     in_8_bits,
 )
 from cliploc.find import prompts
-from cliploc.find.boxes import hot_levels
 from cliploc.find.prepare import Request
 from cliploc.find.threads import own_modes
+from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, short
 from cliploc.support.reporter import SILENT, Reporter

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
-from cliploc.find.exemplars import Exemplar, exemplar_of, split_entries
+from cliploc.images.exemplars import Exemplar, exemplar_of, split_entries
 from cliploc.localizer import Localizer
 from cliploc.web.settings import from_mapping
 from tests.commands import CAT, COFFEE, document_of, refused, succeeded

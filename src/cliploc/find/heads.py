@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.methods import mean_attention, patches_of
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, mean_attention, patches_of
 from cliploc.support.documents import Width, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.towers.tower import Backbone, Needs, TowerKind, tensors_digest

@@ -1,20 +1,17 @@
-"""The demo: the photographs of the package through one localizer, compared with boxes drawn by hand."""
+"""The demo's rows and page: the photographs of the package through one localizer, compared with boxes by hand."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cliploc.images.reading.geometry import iou_matrix
+from cliploc.images.demo import DemoPhoto, demo_photos
+from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
-from cliploc.support.files import demo_folder, write_whole
+from cliploc.support.files import write_whole
 from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU, FloatArray
 
@@ -26,16 +23,6 @@ CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo 
 IOU_RULE = (
     "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but has no box."
 )
-
-
-@dataclass(frozen=True)
-class DemoPhoto:
-    """One photograph of the package."""
-
-    path: Path  # the file
-    ask: tuple[str, ...]  # the names to look for; some are not in it
-    truth: dict[str, FloatArray]  # name → its true boxes, [k, 4] xyxy; a name left out is not in the picture
-    credit: str  # title, author, licence
 
 
 @dataclass(frozen=True)
@@ -61,22 +48,6 @@ class DemoRow:
         return self.iou is not None and self.iou < GOOD_IOU
 
 
-def demo_photos() -> Iterator[DemoPhoto]:
-    """The photographs that the package ships, with names to ask and true boxes."""
-    folder = demo_folder()
-    for entry in json.loads((folder / "photos.json").read_text(encoding="utf-8")):
-        names = dict.fromkeys(box["name"] for box in entry["boxes"])
-        yield DemoPhoto(
-            path=folder / entry["file"],
-            ask=tuple(entry["ask"]),
-            truth={
-                name: np.array([box["xyxy"] for box in entry["boxes"] if box["name"] == name], dtype=np.float32)
-                for name in names
-            },
-            credit=f"{entry['title']}. {entry['author']}. {entry['licence']}. {entry['origin']}",
-        )
-
-
 def overlay_of(photo: DemoPhoto, out: Path) -> Path:
     """Where the demo writes a photograph's overlay."""
     return out / f"{photo.path.stem}.jpg"
@@ -94,7 +65,8 @@ def run_demo(
     Returns:
         A row for each photo and name, and the IoUs of the other model's boxes, by `IOU_RULE`.
     """
-    from cliploc.report import PageItem, panels, write_page
+    from cliploc.draw.overlay import panels
+    from cliploc.draw.page import PageItem, write_page
 
     photos = list(demo_photos())
     paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cliploc.images.reading.geometry import iou_matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploc.find.boxes import BoxRule, boxes_from_maps, features_of, score_of, scored_boxes
-from cliploc.find.boxes.quality import BIAS, MOVED, WEIGHTS, Features
+from cliploc.boxes import BoxRule, boxes_from_maps, features_of, score_of, scored_boxes
+from cliploc.boxes.quality import BIAS, MOVED, WEIGHTS, Features
+from cliploc.images.geometry import iou_matrix
 from cliploc.options import MIN_SCORE
 
 LEVELS = [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]

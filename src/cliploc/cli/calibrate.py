@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
+from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print_result, say_next, say_problems, titled
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
@@ -18,8 +19,8 @@ from cliploc.support.files import Inputs, alone_writing
 from cliploc.support.imports import refuse_without
 
 if TYPE_CHECKING:
-    from cliploc.evaluate.data import AskedDataset
     from cliploc.localizer import Localizer
+    from cliploc.runs.samples import AskedDataset
     from cliploc.support.reporter import Reporter
 
 
@@ -30,7 +31,9 @@ TRUTHS = f"coco|voc|yolo|{REVIEWED}"
 def refuse_truth(truth: str, asked: SampleFlags) -> None:
     """Refuses an unknown layout of pictures with true boxes, and options that it does not have."""
     if truth != REVIEWED:
-        refuse_unknown_dataset(truth)
+        from cliploc.evaluate.data import readers
+
+        readers.refuse_unknown(truth)
         return
     for name in ("--split", "--subset", "--classes"):
         if name in asked.given():
@@ -43,9 +46,10 @@ def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
 
     if truth != REVIEWED:
         return open_asked(truth, folder, asked.split, **asked.chosen())
-    from cliploc.evaluate.calibrate.job import reviewed_pictures
+    from cliploc.label.reviewed import reviewed_pictures
 
-    return reviewed_pictures(folder, Draw(asked.limit, asked.sample, asked.seed))
+    dataset = reviewed_pictures(folder)
+    return replace(dataset, samples=Draw(asked.limit, asked.sample, asked.seed).of(dataset.samples, lambda one: one))
 
 
 class TruthFlags(SampleFlags, WithThreads, WithJson):
@@ -71,7 +75,7 @@ def _learning(
         say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
-        from cliploc.evaluate.calibrate.job import UnfitError
+        from cliploc.evaluate.calibrate import UnfitError
         from cliploc.localizer import Localizer
         from cliploc.runs.store import FILE
 
@@ -105,7 +109,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     refuse_truth(asked.truth, asked)
     out, terminal = asked.out, Terminal()
     with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):
-        from cliploc.evaluate.calibrate.job import calibrate as fitted
+        from cliploc.evaluate.calibrate import calibrate as fitted
 
         result = fitted(localizer, dataset, work, reporter)
         result.calibration.save(out)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes.parts import Parts, divide, outer_outlines
 from cliploc.errors import UsageError
-from cliploc.find.boxes.parts import Parts, divide, outer_outlines
 from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.values import FloatArray
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.draw.html import LIGHT, REPORT_TEMPLATES, count
+from cliploc.draw.html import LIGHT, count
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import TAUS
 from cliploc.evaluate.tasks.boxes import table as tables
@@ -28,6 +28,7 @@ from cliploc.evaluate.tasks.tables import (
     to_markdown,
 )
 from cliploc.evaluate.tasks.task_folder import Floats, SettingResult, worth, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
 from cliploc.runs.evaluation import open_run
 
 MOST_DRAWN = 8  # settings in one figure, and histograms
@@ -104,7 +105,7 @@ def page(run: BenchmarkRun, numbers: Table, pictures: bool) -> str:
         Section("numbers", "All numbers", numbers.title, {"table": numbers}),
         *(sections(run, evaluated, photographs) if evaluated else []),
     ]
-    return REPORT_TEMPLATES.render(
+    return TEMPLATES.render(
         "benchmark.html",
         title=f"Benchmark: {tables.dataset_line(run)}",
         about={key: value for key, value in facts.items() if value},

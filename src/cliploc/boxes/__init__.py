@@ -1,6 +1,6 @@
 """Boxes of heatmaps: threshold, connected components, a score for each box, non-maximum suppression."""
 
-from cliploc.find.boxes.components import (
+from cliploc.boxes.components import (
     BoxRule,
     MapBoxes,
     boxes_from_maps,
@@ -8,4 +8,4 @@ from cliploc.find.boxes.components import (
     labelled_boxes,
     share_of_peak,
 )
-from cliploc.find.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
+from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.find.boxes.components import (
+from cliploc.boxes.components import (
     BoxRule,
     MapBoxes,
     boxes_from_maps,
@@ -18,7 +18,7 @@ from cliploc.find.boxes.components import (
     labelled_boxes,
     suppress,
 )
-from cliploc.find.boxes.parts import may_divide, outer_outlines
+from cliploc.boxes.parts import may_divide, outer_outlines
 from cliploc.options import MIN_SCORE
 from cliploc.values import FloatArray
 

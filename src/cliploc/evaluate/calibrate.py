@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import AskedDataset, AskedPicture, Draw
+from cliploc.evaluate.data import AskedDataset
 from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
 from cliploc.evaluate.tasks.worker import Asked, AskingJudge, Bools, right_boxes
-from cliploc.find import prompts
 from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
@@ -27,15 +26,11 @@ from cliploc.find.calibration import (
     reliability,
 )
 from cliploc.find.second_look import best_of_names
-from cliploc.label.results import AnnotatedFolder
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import Row, rows_in
-from cliploc.runs.labelling import LabellingRun
-from cliploc.runs.picture_files import PictureFile, content_digest
 from cliploc.runs.plan import Setting, as_setting
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import ClassName, Problem
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others
@@ -227,29 +222,3 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
         sum(len(picture.right) for picture in pictures),
         right,
     )
-
-
-def reviewed_pictures(out: Path, draw: Draw) -> AskedDataset:
-    """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
-    pictures, problems = [], []
-    with LabellingRun.open(out) as run:
-        folder = AnnotatedFolder(run)
-        folder.show([PictureFile(name, folder.root / name) for name in folder.pictures])
-        finished, texts = folder.finished(), prompts.parse(folder.labels)
-    for file in folder.annotated():
-        if file.id not in finished:
-            continue
-        if content_digest(file) != folder.pictures[file.id].checksum:
-            problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
-            continue
-        truth: dict[int, list[Sequence[float]]] = {}
-        for box, label in zip(*finished[file.id], strict=True):
-            truth.setdefault(label, []).append(box)
-        boxes = {label: np.array(of_label, np.float32) for label, of_label in truth.items()}
-        size = folder.pictures[file.id].size_wh
-        pictures.append(AskedPicture(file.id, file.path, size, tuple(range(len(texts))), boxes))
-    if not pictures:
-        raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
-    classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
-    samples = draw.of(pictures, lambda picture: picture)
-    return AskedDataset("reviewed", out, "reviewed", "tune", classes, samples, tuple(problems))
