@@ -11,12 +11,16 @@ import msgspec
 import numpy as np
 
 from cliploc import formats
-from cliploc.boxes.outlines import outlines
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
 from cliploc.support.files import write_whole
 
 Id = int | str
+
+
+def order(one: Id) -> tuple[bool, Id]:
+    """A key to sort ids by: numbers before texts."""
+    return isinstance(one, str), one
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -55,11 +59,15 @@ class Annotation(msgspec.Struct):
     area: float | None = None
     iscrowd: int = 0
 
+    def __post_init__(self) -> None:
+        if self.bbox and len(self.bbox) != 4:
+            raise ValueError(f"expected a bbox of four numbers, got {len(self.bbox)}")
+
     @property
     def xyxy(self) -> Box:
         """The bbox, x, y, width and height from 0, as edges."""
-        if not self.bbox or len(self.bbox) != 4:
-            raise ValueError("a bbox without four numbers")
+        if not self.bbox:
+            raise ValueError("a shape in it has no box")
         x, y, width, height = self.bbox
         return x, y, x + width, y + height
 
@@ -156,6 +164,8 @@ class Coco(formats.Export):
 
 def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:
     """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths in any case."""
+    from cliploc.boxes.outlines import outlines  # its package needs torch
+
     area = int(rle.counts_of(code)[1::2].sum())
     part, left, top = rle.part_of(code) if polygons else (np.zeros((0, 0), bool), 0, 0)
     rings = outlines(part)

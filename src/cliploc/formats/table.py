@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from cliploc import formats
-from cliploc.errors import UsageError
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
-from cliploc.support.documents import finite, read_text
+from cliploc.support.documents import read_text
 from cliploc.support.files import write_whole
 
 EDGES = ("x0", "y0", "x1", "y1")
@@ -21,21 +20,22 @@ def read(path: Path) -> LabelSet:
     """A table with at least the columns path, label and edges; a line without edges is a picture without boxes."""
     table = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
     if missing := [column for column in ("path", "label", *EDGES) if column not in (table.fieldnames or ())]:
-        raise UsageError(f"expected {path} to begin with a line of columns, got none called {missing[0]}: write it")
+        raise ValueError(f"expected it to begin with the line path,label,x0,y0,x1,y1, found no {missing[0]}: write it")
     pictures: dict[str, list[LabelledBox]] = {}
     sizes: dict[str, formats.Size | None] = {}
     for place, row in enumerate(table, start=2):
+        name, label, *edges = ((row[key] or "").strip() for key in ("path", "label", *EDGES))
+        if not name or (any(edges) and not label):
+            raise ValueError(f"row {place}: expected a path and a label, got {name!r} and {label!r}: fill it in")
+        of_picture = pictures.setdefault(name, [])
         try:
-            name, size = (row["path"] or "").strip(), (row.get("width"), row.get("height"))
-            of_picture = pictures.setdefault(name, [])
-            sizes[name] = (int(size[0]), int(size[1])) if size[0] and size[1] else None
-            if any(edges := [(row[edge] or "").strip() for edge in EDGES]):
-                x0, y0, x1, y1 = map(finite, edges)
-                of_picture.append(LabelledBox(str(place), (row["label"] or "").strip(), (x0, y0, x1, y1)))
+            sizes[name] = (int(row["width"]), int(row["height"])) if row.get("width") and row.get("height") else None
+            if any(edges):
+                x0, y0, x1, y1 = map(float, edges)
+                of_picture.append(LabelledBox(str(place), label, (x0, y0, x1, y1)))
         except ValueError:
-            raise UsageError(
-                f"{path}, row {place}: expected four numbers, got {','.join(edges)}: correct the line"
-            ) from None
+            cells = ",".join(edges)
+            raise ValueError(f"row {place}: expected four numbers, got {cells}: correct the line") from None
 
     def boxes(name: str, *_: object) -> Iterable[LabelledBox]:
         return pictures[name]

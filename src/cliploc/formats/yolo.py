@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from cliploc import formats
-from cliploc.boxes.outlines import joined
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.support.documents import MOST_YAML, finite, read_text, read_yaml, whole
@@ -133,6 +132,8 @@ class Yolo(formats.Export):
 
 def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
     """A mask's lines: polygons a quarter of a pixel inside corners, for readers that round down or round."""
+    from cliploc.boxes.outlines import joined  # its package needs torch
+
     height, width = code["size"]
     part, left, top = rle.part_of(code)
     for polygon in joined(part):
