@@ -13,8 +13,8 @@ import torch
 from PIL import ExifTags, Image
 
 from cliploc.errors import InputError, UsageError
+from cliploc.images import reading as images
 from cliploc.images.reading import MAX_PIXELS, load, pictures_in
-from cliploc.images.reading import reading as images
 from cliploc.support.files import demo_folder
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

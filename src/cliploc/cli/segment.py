@@ -111,7 +111,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
     from cliploc.draw.label_maps import draw_segments, segmented_record
-    from cliploc.images.reading import reading as images
+    from cliploc.images import reading as images
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
