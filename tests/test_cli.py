@@ -54,10 +54,10 @@ def imported(*arguments: object) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (("-c", "import cliploc"), 4),
-        (("-m", "cliploc", "--help"), 12),
-        (("-m", "cliploc", "localize", "--help"), 15),
-        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 53),
+        (("-c", "import cliploc"), 5),
+        (("-m", "cliploc", "--help"), 14),
+        (("-m", "cliploc", "localize", "--help"), 17),
+        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 60),
     ],
     ids=["import", "help", "help of a command", "localize"],
 )
@@ -229,7 +229,7 @@ def test_a_command_imports_the_modules_of_no_other():
     script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
     done = python("-c", script).stdout.split()
     modules = {name.removeprefix("cliploc.cli.") for name in done if name.startswith("cliploc.cli.")}
-    assert modules == {"commands", "localize", "options", "output", "photos"}
+    assert modules == {"commands", "localize", "options", "output", "photos", "terminal"}
 
 
 def test_commands_are_listed_with_the_first_line_of_their_help():
