@@ -60,6 +60,7 @@ class Segmenter:
         regions: what divides pictures into regions; None where every pixel keeps its own label.
 
     Example:
+        >>> from cliploc import Localizer
         >>> from cliploc.find.segmentation.segmenter import Segmenter
         >>> from cliploc.find.segmentation.protocol import protocol_of
         >>> segmenter = Segmenter(Localizer("mini"), protocol_of("voc21"), {"cam": {}})
