@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import PHOTOS, machine
+from cliploc import towers
 from cliploc.methods import Context, methods
 from cliploc.towers.tower import Backbone
 
