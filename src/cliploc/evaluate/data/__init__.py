@@ -21,7 +21,6 @@ from cliploc.evaluate.data._infra.registration import (
 )
 from cliploc.evaluate.data._infra.selection import (
     NEGATIVES,
-    AskedDataset,
     Draw,
     Subset,
     asked_pictures,
@@ -30,7 +29,7 @@ from cliploc.evaluate.data._infra.selection import (
     subsets,
 )
 from cliploc.formats import Box
-from cliploc.runs.samples import LabelledDataset
+from cliploc.runs.samples import AskedDataset, LabelledDataset
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset, Role
 
