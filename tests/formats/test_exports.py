@@ -16,8 +16,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc import formats
-from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
 from cliploc.images.reading import load
 from tests.label.annotated import annotated, written
@@ -281,25 +279,6 @@ def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
         assert len(seen) == 2 * len(set(ids))
         # Also where a file system takes large letters for small ones, and an accent for a letter with it.
         assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in seen}) == len(seen)
-
-
-def test_many_pictures_of_one_stem_are_not_numbered_from_1_each(monkeypatch, tmp_path):
-    placed, tried = formats._placed, []
-    monkeypatch.setattr(formats, "_placed", lambda stem, ending: tried.append(stem) or placed(stem, ending))
-    names = FileNames(tmp_path)
-    files = [names.of(annotated(f"a.{n}", tmp_path / "a", (8, 8)), "*.txt")[0].name for n in range(1, 101)]
-    assert (files[0], files[-1], len(tried)) == ("a.txt", "a-100.txt", 100)
-
-
-def test_a_path_outside_of_the_folder_is_refused(tmp_path):
-    """The last guard, should a name get that far: here by a link in the folder."""
-    outside, folder = tmp_path / "outside", tmp_path / "out"
-    outside.mkdir()
-    folder.mkdir()
-    (folder / "labels").symlink_to(outside)
-    with pytest.raises(UsageError, match="expected a file inside the export's folder"):
-        FileNames(folder).of(annotated("data/a.jpg", tmp_path / "a.jpg", (8, 8)), "labels/*.xml")
-    assert list(outside.iterdir()) == []
 
 
 def test_voc_boxes_of_the_last_half_pixel_stay_in_the_picture(pictures, tmp_path):

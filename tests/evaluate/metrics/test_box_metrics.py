@@ -243,7 +243,7 @@ def test_what_cannot_be_computed_is_refused():
         counted(LocalizationAccuracy(), curve, None, [1])
     metric = LocalizationAccuracy()
     counted(metric, curve, 1, [1])
-    with pytest.raises(UsageError, match="expected 1 predictions, got 2: give as many for all"):
+    with pytest.raises(UsageError, match="expected 1 predictions, got 2: write as many for all"):
         counted(metric, BoxCurve("b", np.ones(1), np.ones(1)), 1, [1, 2])
     with pytest.raises(UsageError, match="threshold from 0 to 1"):
         MeanBestIoU(1.5)

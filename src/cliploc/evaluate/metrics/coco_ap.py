@@ -54,10 +54,10 @@ class CocoAP:
         if picture in of_label:
             raise UsageError(f"{picture} occurs twice with the same name: evaluate it once")
         self._pictures.add(picture)
-        given, true = (np.asarray(boxes_of, np.float64).reshape(-1, 4) for boxes_of in (boxes, truth))
+        found, true = (np.asarray(of, np.float64).reshape(-1, 4) for of in (boxes, truth))
         values = np.asarray(scores, np.float64)
         order = np.argsort(-values, kind="stable")[:MOST_BOXES]
-        of_label[picture] = _Judged(values[order], matches(iou(given[order], true, 0)), len(true))
+        of_label[picture] = _Judged(values[order], matches(iou(found[order], true, 0)), len(true))
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> tuple[dict[str, float], dict[str, Interval]]:
         """The numbers of `NUMBERS` from 0 to 1, and their intervals; empty where nothing is true."""

@@ -23,10 +23,10 @@ from cliploc.evaluate.metrics._infra.metric import (
     Row,
     Score,
     by_class,
+    check_any,
+    check_new,
     level,
     metric,
-    refuse_empty,
-    refuse_twice,
     threshold_note,
 )
 
@@ -101,7 +101,7 @@ class MaxBoxAcc(Metric):
 
     def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
         """Counts one image by its `packed_hits` and its map's highest level; a second time is an error."""
-        refuse_twice(image_id, self._rows)
+        check_new(image_id, self._rows)
         self._rows[image_id] = (highest, label, np.frombuffer(packed, np.uint8))
 
     @property
@@ -137,7 +137,7 @@ class MaxBoxAcc(Metric):
 
     def replicated(self, bootstrap: Bootstrap = DEFAULT) -> tuple[MaxBoxAccResult, npt.NDArray[np.floating] | None]:
         """The result so far, and the accuracy in each bootstrap replicate, `[r]`; None when there are no replicates."""
-        n = refuse_empty(len(self))
+        n = check_any(len(self))
         right, column = self.distinct(TAUS)  # [n, U], [1000]
         curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
@@ -286,17 +286,15 @@ class LocalizationAccuracy(Metric):
         return largest_hits(curve) | at_tau
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
-        if predictions is not None:
-            if label is None:
-                raise UsageError(f"{sample_id} has predictions but no true class: give its label")
-            if not len(predictions) or self._depth not in (None, len(predictions)):
-                wanted = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
-                raise UsageError(f"{sample_id}: {wanted}: give as many for all")
         self._boxes.add(sample_id, columns, label, None)
         if predictions is not None:
+            if label is None:
+                raise UsageError(f"{sample_id} has predictions but no true class: add its label")
+            if not len(predictions) or self._depth not in (None, len(predictions)):
+                expected = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
+                raise UsageError(f"{sample_id}: {expected}: write as many for all")
             self._depth = len(predictions)
-            order = list(predictions)
-            self._rank[sample_id] = order.index(label) if label in order else None
+            self._rank[sample_id] = list(predictions).index(label) if label in predictions else None
 
     def _at(self, tau: float, bootstrap: Bootstrap) -> tuple[dict[str, Score], dict[int, float]]:
         """The numbers at a τ, those of the Top-k where there are so many predictions; and GT-known of each class."""
@@ -315,16 +313,16 @@ class LocalizationAccuracy(Metric):
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""
-        n, oracle = refuse_empty(len(self._boxes)), self.threshold is None
+        n, oracle = check_any(len(self._boxes)), self.threshold is None
         best = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()])
         tau = best if self.threshold is None else self.threshold
-        (at_own, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
+        (at_tau, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
         where = threshold_note(tau, oracle)
         of = "" if len(self._rank) == n else f"of {len(self._rank)} pictures with predictions"
         notes = {"gt_known": where, **{name: f"{where}, {of}".strip(", ") for name in LOCATED[1:]}}
         nothing = Score(None)
         scores = {
-            name: replace(at_own.get(name, nothing), note=notes.get(name, of)) for name in (*LOCATED, *CLASSIFIED)
+            name: replace(at_tau.get(name, nothing), note=notes.get(name, of)) for name in (*LOCATED, *CLASSIFIED)
         }
         # GT-known at the best τ is MaxBoxAcc.
         scores |= {f"{name}_oracle": at_best.get(name, nothing) for name in LOCATED}

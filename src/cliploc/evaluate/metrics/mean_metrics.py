@@ -150,8 +150,8 @@ class RelevanceRankMasks(MeanMetric):
 
     def value_of(self, judged: JudgedMap) -> float:
         mask, outside = checked_masks(judged)
-        there = mask | outside
-        return rank_accuracy(checked_map(judged.heat, "exact")[there], mask[there])
+        counted = mask | outside
+        return rank_accuracy(checked_map(judged.heat, "exact")[counted], mask[counted])
 
 
 def rank_accuracy(heat: FloatArray, inside: npt.NDArray[np.bool_]) -> float:

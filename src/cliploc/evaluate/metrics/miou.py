@@ -12,10 +12,10 @@ from cliploc.evaluate.metrics._infra.metric import (
     POISSON_REPLICATES,
     Bootstrap,
     Interval,
+    check_any,
+    check_new,
     poisson_draws,
     ratio,
-    refuse_empty,
-    refuse_twice,
 )
 from cliploc.values import ignored_label
 
@@ -48,10 +48,10 @@ def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int) -
         raise InputError(f"{image_id}: expected labels from 0 to {classes - 1}, got {wrong}: compare with the classes")
     row = np.where((actual >= 0) & (actual < classes), actual, classes)  # the last row: no class
     counts = np.bincount(row * classes + guess, minlength=(classes + 1) * classes)
-    (there,) = counts.nonzero()
-    true = there // classes
+    (pairs,) = counts.nonzero()
+    true = pairs // classes
     return PixelPairs(
-        np.where(true == classes, -1, true).astype(np.int16), (there % classes).astype(np.int16), counts[there]
+        np.where(true == classes, -1, true).astype(np.int16), (pairs % classes).astype(np.int16), counts[pairs]
     )
 
 
@@ -104,7 +104,7 @@ class MeanIoU:
 
     def restore(self, image_id: str, pairs: PixelPairs) -> None:
         """Counts one image by its pairs; a second time is a `UsageError`."""
-        refuse_twice(image_id, self._ids)
+        check_new(image_id, self._ids)
         self._ids.add(image_id)
         np.add.at(self._confusion, (pairs.true, pairs.predicted), pairs.pixels)  # row −1 is the last
         draws = poisson_draws(image_id)
@@ -118,7 +118,7 @@ class MeanIoU:
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MeanIoUResult:
         """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates."""
-        n = refuse_empty(len(self._ids))
+        n = check_any(len(self._ids))
         intersection = self._confusion[:-1].diagonal()  # [K]
         predicted, true = self._confusion.sum(axis=0), self._confusion[:-1].sum(axis=1)  # [K]
         iou = ratio(intersection, predicted + true - intersection)

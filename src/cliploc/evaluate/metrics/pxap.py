@@ -19,12 +19,12 @@ from cliploc.evaluate.metrics._infra.metric import (
     Number,
     Row,
     Score,
+    check_any,
+    check_new,
     checked_map,
     checked_masks,
     metric,
     poisson_draws,
-    refuse_empty,
-    refuse_twice,
 )
 
 EDGES = np.append(TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
@@ -70,7 +70,7 @@ class PxAP(Metric):
         return {"pxap": zlib.compress(np.concatenate(counts).astype("<u4").tobytes())}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        refuse_twice(sample_id, self._ids)
+        check_new(sample_id, self._ids)
         self._ids.add(sample_id)
         counts = np.frombuffer(zlib.decompress(columns["pxap"]), "<u4").astype(np.int64)
         true, false = np.split(counts, 2)
@@ -80,7 +80,7 @@ class PxAP(Metric):
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
         """PxAP. Its interval has 200 replicates for any `bootstrap` that has replicates."""
-        refuse_empty(len(self))
+        check_any(len(self))
         if not self._true[0].any():
             raise UsageError("expected masks with an object, got only empty ones: check the mask files")
         interval = None
