@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from cliploc.evaluate.data import open_dataset
-from cliploc.evaluate.data._infra.candidates import clipped, turned, turned_wh
+from cliploc.evaluate.data._samples import clipped, turned, turned_wh
 from tests.evaluate.data import folders
 
 SIDES = st.integers(1, 3000)

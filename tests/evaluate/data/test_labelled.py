@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import labelled_readers, open_labelled
-from cliploc.evaluate.data._infra import candidates
+from cliploc.evaluate.data import _samples, labelled_readers, open_labelled
 from cliploc.find.segmentation.classes import class_list
 from cliploc.images.polygons import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
@@ -174,7 +173,7 @@ def test_limits_draws_and_errors(tmp_path):
 
 def test_a_limit_opens_only_the_pictures_asked_for(tmp_path):
     root = labelled.voc(tmp_path)
-    with mock.patch.object(candidates, "picture_header", wraps=candidates.picture_header) as read:
+    with mock.patch.object(_samples, "picture_header", wraps=_samples.picture_header) as read:
         [one] = open_labelled("voc21", root, limit=1).samples
     assert [call.args[0] for call in read.call_args_list] == [one.path, *one.truth.files]
 

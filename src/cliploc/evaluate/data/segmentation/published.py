@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import words
-from cliploc.evaluate.data._infra.labelled import ids_in, pictures_with_maps
-from cliploc.evaluate.data._infra.registration import Labelled, Split, labelled_reader
+from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, words
+from cliploc.evaluate.data._labelled import ids_in, pictures_with_maps
 from cliploc.find.segmentation.classes import class_list
 
 
