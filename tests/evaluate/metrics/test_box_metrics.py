@@ -12,17 +12,15 @@ from cliploc.evaluate.metrics import (
     TAUS,
     Bootstrap,
     BoxCurve,
-    LocalizationAccuracy,
     MaxBoxAcc,
-    MaxBoxAccV2,
-    MeanBestIoU,
     box_curve,
     boxes_on_map,
     contour_boxes,
     largest_hits,
-    packed_hits,
 )
-from cliploc.evaluate.metrics._infra import contours
+from cliploc.evaluate.metrics import _contours as contours
+from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy, MaxBoxAccV2, packed_hits
+from cliploc.evaluate.metrics.mean_metrics import MeanBestIoU
 from tests.evaluate.metrics import literal
 
 NONE = Bootstrap(replicates=0)

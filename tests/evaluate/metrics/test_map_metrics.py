@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics import (
-    Bootstrap,
+from cliploc.evaluate.metrics import Bootstrap, JudgedMap, PxAP
+from cliploc.evaluate.metrics.mean_metrics import (
     EnergyInBoxes,
     EnergyInMasks,
-    JudgedMap,
     MeanBestIoU,
     PointingGame,
-    PxAP,
     RelevanceRank,
     RelevanceRankMasks,
     VLScoreRule,

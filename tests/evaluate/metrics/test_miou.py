@@ -7,7 +7,7 @@ import pytest
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, MeanIoU, average_precision, pixel_pairs
-from cliploc.evaluate.metrics._infra.metric import poisson_draws
+from cliploc.evaluate.metrics._base import poisson_draws
 
 
 def label_maps(count: int, classes: int, seed: int = 0) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics._infra.contours import contour_boxes
+from cliploc.evaluate.metrics._contours import contour_boxes
 from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.values import WSOL_SIDE, FloatArray
