@@ -126,6 +126,8 @@ def reading(path: Path, missing: str = "") -> Iterator[None]:
         raise UsageError(missing or f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not text in UTF-8 with values in columns: write it again") from error
 
 
 def coco_document(path: Path, again: str = "download", missing: str = "") -> coco.Document:
@@ -139,15 +141,24 @@ def coco_document(path: Path, again: str = "download", missing: str = "") -> coc
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
     """The rows of a comma-separated file without empty lines; each must have `cells` cells, unless None."""
-    try:
-        with reading(path):
-            lines = read_text(path).splitlines(keepends=True)
-        rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(lines), start=1) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not comma-separated text in UTF-8: write it again") from error
+    with reading(path):
+        rows = enumerate(csv.reader(read_text(path).splitlines(keepends=True)), start=1)
+        return _of_length(path, [(i, [cell.strip() for cell in row]) for i, row in rows if row], cells)
+
+
+def words(path: Path, cells: int) -> list[list[str]]:
+    """The rows of a text file with so many cells separated by spaces; the last cell may contain spaces."""
+    with reading(path):
+        lines = enumerate(lines_of(path), start=1)
+        return _of_length(
+            path, [(i, line.strip().split(maxsplit=cells - 1)) for i, line in lines if line.strip()], cells
+        )
+
+
+def _of_length(path: Path, rows: list[tuple[int, list[str]]], cells: int | None) -> list[list[str]]:
     for i, row in rows:
         if cells is not None and len(row) != cells:
-            raise UsageError(f"{path}, line {i}: expected {cells} values with commas, got {len(row)}: correct the line")
+            raise UsageError(f"{path}, line {i}: expected {cells} values, got {len(row)}: correct the line")
     return [row for _, row in rows]
 
 
@@ -163,24 +174,6 @@ def csv_numbers(path: Path, count: int, kind: type[float] = int) -> list[tuple[s
             what = "integers" if kind is int else "numbers"
             got = ",".join(cells)[:60]
             raise UsageError(f"{path}, row {i}: expected {what}, got {got}: correct the line") from None
-    return rows
-
-
-def words(path: Path, count: int, again: str = "write") -> list[tuple[str, ...]]:
-    """The rows of a text file with `count` cells separated by spaces; the last cell may contain spaces."""
-    try:
-        with reading(path):
-            lines = lines_of(path)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not text in UTF-8: {again} it again") from error
-    rows = []
-    for i, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        cells = tuple(line.strip().split(maxsplit=count - 1))
-        if len(cells) != count:
-            raise UsageError(f"{path}, line {i}: expected {count} values, got {len(cells)}: correct the line")
-        rows.append(cells)
     return rows
 
 

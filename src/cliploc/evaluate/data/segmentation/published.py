@@ -96,9 +96,7 @@ annotations/val2017/000000000139_labelTrainIds.png     label maps, 0–170, 255 
 
 def _listed(lists: str) -> Callable[[Path, str], list[str]]:
     """The ids in a list of a year's challenge."""
-    return lambda base, split: [
-        text.split()[0] for (text,) in words(base / "ImageSets" / lists / f"{split}.txt", 1, "download")
-    ]
+    return lambda base, split: [text.split()[0] for [text] in words(base / "ImageSets" / lists / f"{split}.txt", 1)]
 
 
 WITHOUT = "the same pictures without the background, whose pixels do not count"
