@@ -185,7 +185,7 @@ def test_top_k_by_hand():
     assert metrics[0.4].summarise(True, NONE).facts["with_predictions"] == 4
 
 
-def test_a_tie_is_right_and_the_smallest_best_threshold_is_told():
+def test_a_tie_is_right_and_the_smallest_best_threshold_is_named():
     metric = MaxBoxAcc()
     metric.update(BoxCurve("a", np.array([0.1, 0.5, 0.5, 0]), np.zeros(4)), 7)
     metric.update(BoxCurve("b", np.array([0.1, 0.2, 0.5, 0]), np.zeros(4)), 8)
