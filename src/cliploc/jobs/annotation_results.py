@@ -19,6 +19,7 @@ from cliploc import __version__
 from cliploc._files import write_bytes, write_json
 from cliploc.calibration import Floats
 from cliploc.config import MIN_SCORE
+from cliploc.errors import InputError
 from cliploc.jobs.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.jobs.drafts import Chosen, DraftRule, Prior, choose, held_drafts
 from cliploc.jobs.picture_files import PictureFile, Skipped, by_path
@@ -169,6 +170,8 @@ class AnnotatedFolder:
 
     def at(self, run: LabellingRun) -> AnnotatedFolder:
         """The same pictures in another state of the run, with the rule of that."""
+        if run.names != self.names:
+            raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
         other.run, other.rule = run, DraftRule(**run.store["drafts"])
