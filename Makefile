@@ -38,7 +38,7 @@ test: $(READY)
 # The kernels of older processors, as far as this one has them: results of other shapes, batches and numbers of names are
 # compared, which need not agree to the bit. Only the tests that compare: all would take several times as long. Where
 # there is no AVX-512, those of AVX2 are what `make test` runs.
-KERNEL_TESTS := tests/saliency tests/refine tests/backbones tests/teaching tests/test_learnt.py tests/test_localizer.py tests/test_windows.py tests/test_many_names.py
+KERNEL_TESTS := tests/methods tests/refine tests/towers tests/find/teaching tests/find/test_learnt.py tests/test_localizer.py tests/find/test_windows.py tests/find/test_many_names.py
 COMPARING := batch or prompts or names or equation or alone or apart or at_once or same or depend or twice or one_by_one or hosts \
 	or are_timms or are_open_clips or reproduced or calibrated or resumes
 
@@ -52,7 +52,7 @@ test-kernels: $(READY)
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
 # command. Without starlette, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
 LOWEST := .venv-lowest
-LOWEST_TESTS := $(filter-out tests/test_bench.py,$(wildcard tests/test_*.py)) tests/backbones tests/report
+LOWEST_TESTS := $(filter-out tests/test_bench.py,$(wildcard tests/test_*.py)) tests/towers tests/report
 NEEDS_KORNIA := --deselect tests/test_cli.py::test_options_reach_the_localizer
 
 test-lowest: $(LOWEST)/.ready
@@ -67,7 +67,7 @@ $(LOWEST)/.ready: pyproject.toml Makefile
 
 # Alone, as a cluster's nodes take both processors.
 test-ray: $(READY)
-	$(BIN)/python -m pytest -n 0 -m ray tests/jobs/test_ray.py
+	$(BIN)/python -m pytest -n 0 -m ray tests/runs/test_ray.py
 
 # In a real browser; where there is none, a line says so. CLIPLOC_SCREENSHOTS=DIR leaves pictures of the pages in DIR:
 # those of docs/web are drawn so.

@@ -36,17 +36,17 @@ import torch
 from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.vit_methods import machine
-from cliploc import backbones
-from cliploc.datasets import open_dataset
-from cliploc.geometry import iou_matrix
-from cliploc.images import SUFFIXES
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.report.exports import exports
-from cliploc.reporter import SILENT, Reporter
+from cliploc import towers
+from cliploc.evaluate.data import open_dataset
+from cliploc.formats import exports
+from cliploc.images.geometry import iou_matrix
+from cliploc.images.reading import SUFFIXES
+from cliploc.label.annotate import annotate
+from cliploc.label.results import AnnotatedFolder
+from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.labelling import LabellingRun
-from cliploc.tower import Needs, Trace
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.towers.tower import Needs, Trace
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
 BATCH, TURN = 16, 480  # pictures; each turn has a run's start and end, of which a run of 1,000 pictures has one
@@ -183,7 +183,7 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
     dataset = open_dataset("wsol", root, limit=limit)
     labels = list(range(len(dataset.classes)))
     random.Random(seed).shuffle(labels)
-    backbone = backbones.create("mini", None, "cpu")
+    backbone = towers.create("mini", None, "cpu")
     tallies: list[list[int]] = []  # a picture each
     for start in range(0, len(labels), TEN):
         ten = labels[start : start + TEN]

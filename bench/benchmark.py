@@ -30,15 +30,15 @@ from pathlib import Path
 import torch
 
 from cliploc import __version__
-from cliploc.config import BENCHMARK
-from cliploc.datasets import open_dataset
-from cliploc.jobs.benchmark_localization import run_benchmark, unfit_for_setup
-from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.rows import cells_of, from_parquet, row_schema, table_of
-from cliploc.jobs.worker import EvaluationWorker
-from cliploc.reporter import SILENT, Reporter
+from cliploc.evaluate.data import open_dataset
+from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup
+from cliploc.evaluate.tasks.rows import cells_of, from_parquet, row_schema, table_of
+from cliploc.evaluate.tasks.worker import EvaluationWorker
+from cliploc.options import BENCHMARK
+from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.evaluation import PICTURE, open_run
+from cliploc.runs.plan import Grid, ModelSetup
+from cliploc.support.reporter import SILENT, Reporter
 
 BATCH = 16
 

@@ -44,12 +44,11 @@ from torch.nn import functional as F
 from bench.keep import headed, keep, precisions
 from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
-from cliploc.backbones import create
-from cliploc.backbones.open_clip_resnet import OpenClipResNet
-from cliploc.backbones.open_clip_vit import OpenClipVit
-from cliploc.method import Context
-from cliploc.saliency import methods
-from cliploc.tower import Backbone, Needs
+from cliploc.methods import Context, methods
+from cliploc.towers import create
+from cliploc.towers.open_clip_resnet import OpenClipResNet
+from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers.tower import Backbone, Needs
 
 INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"
 SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64, "patch_size": None}

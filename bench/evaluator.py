@@ -5,7 +5,7 @@
 Two kinds of maps, seeded: "smooth", a grid of 14×14 random numbers enlarged to 224×224 as towers' maps are, and
 "noisy", three blobs under noise. One true box each, one core; boxes only, the IoU is not timed. The literal
 evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
-(tests/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
+(tests/evaluate/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
 numbers are compared there.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tests.metrics import literal
+from tests.evaluate.metrics import literal
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
-from cliploc.metrics import TAUS, box_curve, contour_boxes, one_thread
+from cliploc.evaluate.metrics import TAUS, box_curve, contour_boxes
 
 
 def noisy_map(seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--taus", type=int, default=len(TAUS))
     parser.add_argument("--out", type=Path, help="write evaluator.json and evaluator.md here")
     options = parser.parse_args()
-    one_thread()
+    cv2.setNumThreads(1)
     about = machine(1)
     taus = TAUS[:: max(1, len(TAUS) // options.taus)]
     literal_maps = min(options.maps, options.literal_maps)

@@ -22,10 +22,10 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.turns import seconds
 from bench.vit_methods import machine
-from cliploc.config import FaithfulnessOptions
-from cliploc.faithfulness import Faithfulness, chosen_metrics
+from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
+from cliploc.find.prompts import imagenet_classes
 from cliploc.localizer import Localizer
-from cliploc.prompts import imagenet_classes
+from cliploc.options import FaithfulnessOptions
 
 HEADER = (
     "| model | names | steps | pictures a round | bare, pictures/s of processor | ratio, processor | ratio, clock | "

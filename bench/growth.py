@@ -30,10 +30,8 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import PHOTOS, machine
-from cliploc import backbones
-from cliploc.method import Context
-from cliploc.saliency import methods
-from cliploc.tower import Backbone
+from cliploc.methods import Context, methods
+from cliploc.towers.tower import Backbone
 
 SIDE, CHANNELS = 224, 16
 GROWTH = {"prompts": (1, 10, 100), "images": (1, 8, 64), "input": (224, 336, 448), "channels": (16, 32, 64)}
@@ -123,7 +121,7 @@ def main(quick: bool = False, out: Path | None = None, threads: int = 1, rounds:
         if not method.startswith(only):
             continue
         if name not in towers:
-            towers[name] = backbones.create(name, None if name == "mini" else "random", device="cpu")
+            towers[name] = towers.create(name, None if name == "mini" else "random", device="cpu")
         with torch.no_grad():
             found = measure(towers[name], method, what, (QUICK if quick else GROWTH)[what], rounds)
         cells.append({"tower": name, "method": method, **found})

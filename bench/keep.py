@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cliploc.backbones._layers import native_bf16
+from cliploc.towers._layers import native_bf16
 
 
 def keep(out: Path | None, name: str, document: dict[str, Any], markdown: str) -> None:

@@ -28,7 +28,7 @@ def peak_gb() -> float:
 
 def named(count: int) -> list[str]:
     """So many names, all different."""
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     things = [one.name for one in prompts.imagenet_classes()]
     return [*THINGS, *(f"{look} {thing}".strip() for look in LOOKS[1:] for thing in things)][:count]

@@ -27,8 +27,8 @@ import torch
 
 from bench.resident import resident_mib
 from cliploc import Localizer, __version__
-from cliploc.images import SUFFIXES, load
-from cliploc.tower import Needs
+from cliploc.images.reading import SUFFIXES, load
+from cliploc.towers.tower import Needs
 
 NAME = "dog"
 

@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import machine
-from cliploc.backbones import create
-from cliploc.method import Context
+from cliploc.methods import Context
 from cliploc.refine import Refinement, refinements
+from cliploc.towers import create
 
 WIDTH, HEIGHT = 500, 375
 INPUT_HW = (384, 512)

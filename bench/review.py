@@ -33,11 +33,11 @@ import torch
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
-from cliploc.datasets import open_dataset
-from cliploc.geometry import iou_matrix
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
+from cliploc.evaluate.data import open_dataset
+from cliploc.images.geometry import iou_matrix
+from cliploc.label.annotate import annotate
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester
 
 HIT, GOOD = 0.5, 0.9  # IoU from which a draft belongs to a true box, and is left as it is
 EDGE = 1.5  # pixels of the screen that a drag stays inside the picture
@@ -45,7 +45,7 @@ EDGE = 1.5  # pixels of the screen that a drag stays inside the picture
 
 @contextmanager
 def served(out: Path) -> Iterator[str]:
-    from cliploc.web.editor import application
+    from cliploc.label.editor.app import application
     from cliploc.web.server import Listener
 
     with ReviewFolder.opened(out) as folder:

@@ -5,7 +5,7 @@
 
 CLIP RN50 and ViT-B/32 with random weights and `mini`, at 224, float32, and bfloat16 where the processor has it, by
 processor seconds; the matrix product is 2,048 × 2,048 × 2,048 of the same precision, in turn: as the towers multiply
-(`cliploc.backbones._layers`), of which the share is taken, and torch's own. FLOPs are those of the convolutions, matrix
+(`cliploc.towers._layers`), of which the share is taken, and torch's own. FLOPs are those of the convolutions, matrix
 products and attention that are run (a multiplication and an addition are two). A masked forward is one with the mask
 made and multiplied.
 
@@ -38,11 +38,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.keep import headed, keep, precisions
 from bench.vit_methods import machine
-from cliploc import backbones
-from cliploc.backbones._layers import linear
-from cliploc.method import Context
-from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.tower import Backbone, Needs
+from cliploc import towers
+from cliploc.methods import Context
+from cliploc.methods._infra.masked import masked_embeddings
+from cliploc.towers._layers import linear
+from cliploc.towers.tower import Backbone, Needs
 
 aten = torch.ops.aten
 SIDE = 2048
@@ -92,7 +92,7 @@ class Products(TorchDispatchMode):
 
 
 def created(name: str, precision: str) -> Backbone:
-    return backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
+    return towers.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
 
 
 def peaks(dtype: torch.dtype) -> dict[str, Callable[[], float]]:

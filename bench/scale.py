@@ -16,10 +16,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from bench.resident import peak_mib
-from cliploc.jobs.benchmark_localization import TASK
-from cliploc.jobs.rows import cells_of, table_of
-from cliploc.jobs.task import conclude
-from cliploc.report import write_report
+from cliploc.evaluate.tasks.boxes.job import TASK
+from cliploc.evaluate.tasks.page import write_report
+from cliploc.evaluate.tasks.rows import cells_of, table_of
+from cliploc.evaluate.tasks.task import conclude
 from cliploc.runs.evaluation import BATCH, PICTURE, Row, open_run, rows_in
 from cliploc.runs.store import FILE
 

@@ -22,8 +22,9 @@ import torch
 from bench.keep import headed, keep
 from bench.turns import in_turns
 from bench.vit_methods import machine
-from cliploc import Localizer, prompts
-from cliploc.demo import demo_photos
+from cliploc import Localizer
+from cliploc.find import prompts
+from cliploc.images.demo import demo_photos
 
 HEADER = ("| model | names | ms a picture without | with | of the time: by the clock | in processor time |",
           "|---|---|---|---|---|---|")  # fmt: skip

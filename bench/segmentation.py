@@ -27,10 +27,10 @@ from PIL import Image
 
 from bench.keep import headed, keep
 from bench.resident import peak_mib
+from cliploc.find.segmentation import Segmenter, protocol_names, protocol_of
+from cliploc.find.segmentation.segmenter import resized_hw
 from cliploc.localizer import Localizer
-from cliploc.segmentation import Segmenter, protocol_names, protocol_of
-from cliploc.segmentation.segmenter import resized_hw
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 SIZES = {"cityscapes": (2048, 1024), "ade20k": (683, 512)}  # width and height
 USUAL = (640, 480)  # of the other sets

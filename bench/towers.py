@@ -24,7 +24,7 @@ from bench.turns import in_turns
 if TYPE_CHECKING:
     import torch
 
-    from cliploc.tower import Backbone
+    from cliploc.towers.tower import Backbone
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -33,8 +33,8 @@ def our_tower(model_name: str, precision: str) -> Backbone:
     """As `create(model_name, "random", …)`, but without the tokenizer, which for SigLIP is a file on Hugging Face."""
     import open_clip
 
-    from cliploc.backbones._layers import resolve_precision
-    from cliploc.backbones.open_clip import wrap
+    from cliploc.towers._layers import resolve_precision
+    from cliploc.towers.open_clip import wrap
 
     model = open_clip.create_model(model_name)
     backbone: Backbone = wrap(model, None, model_name, resolve_precision(precision, "cpu"))

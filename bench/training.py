@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from cliploc import backbones
-from cliploc.heads import HEADS, HeadConfig, Seen, look, seen_needs
-from cliploc.method import Context
-from cliploc.training.features import _tensors
+from cliploc import towers
+from cliploc.evaluate.train.features import _tensors
+from cliploc.find.heads import HEADS, HeadConfig, Seen, look, seen_needs
+from cliploc.methods import Context
 
 
 def median_ms(call: Callable[[], Any], rounds: int, pictures: int) -> float:
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    backbone = backbones.create(options.model, "random" if options.model not in ("mini", "mini-vit") else None)
+    backbone = towers.create(options.model, "random" if options.model not in ("mini", "mini-vit") else None)
     images = torch.randn(4, 3, *backbone.input_hw)
 
     def features(dense: bool) -> Seen:

@@ -40,11 +40,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.turns import in_turns, seconds
-from cliploc.backbones._layers import resolve_precision
-from cliploc.backbones.open_clip_vit import OpenClipVit
-from cliploc.maps import min_max
-from cliploc.method import Context
-from cliploc.saliency import methods
+from cliploc.methods import Context, methods, min_max
+from cliploc.towers._layers import resolve_precision
+from cliploc.towers.open_clip_vit import OpenClipVit
 
 THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
 PHOTOS = ("cat", "dogs", "osprey", "bee", "coffee", "otters", "drum", "fig")

@@ -48,7 +48,7 @@ from PIL import Image
 from bench.keep import headed, keep
 from bench.resident import resident_mib
 from bench.vit_methods import machine
-from cliploc.prompts import imagenet_classes
+from cliploc.find.prompts import imagenet_classes
 
 NAME = "dog"  # of photographs that were not there before
 PATCH = 24  # pixels

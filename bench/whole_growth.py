@@ -65,7 +65,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
 
 def class_names(count: int) -> list[str]:
     """ImageNet's names; beyond them pairs of two."""
-    from cliploc.prompts import imagenet_classes
+    from cliploc.find.prompts import imagenet_classes
 
     own = [one.name for one in imagenet_classes()]
     more = [f"{a} {b}" for a, b in pairwise(own)]
@@ -96,7 +96,7 @@ def classes(size: int, recipe: str) -> dict[str, float]:
 def boxes(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
     import numpy as np
 
-    from cliploc.metrics import box_curve
+    from cliploc.evaluate.metrics import box_curve
 
     random = np.random.default_rng(0)
     corners = random.integers(0, 160, (size, 2))
@@ -109,7 +109,7 @@ def boxes(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
 
 
 def annotated(size: int, recipe: str) -> dict[str, float]:  # noqa: ARG001
-    from cliploc.datasets import open_dataset
+    from cliploc.evaluate.data import open_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

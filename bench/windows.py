@@ -26,9 +26,9 @@ from torch import Tensor
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import Localizer
-from cliploc.backbones import create
-from cliploc.images import SUFFIXES
-from cliploc.tower import Backbone, Needs, Trace
+from cliploc.images.reading import SUFFIXES
+from cliploc.towers import create
+from cliploc.towers.tower import Backbone, Needs, Trace
 
 NAMES = ("cat", "dog", "bird", "bee", "bridge", "cup", "drum", "fruit", "rocket", "brush")
 HEADER = (

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 from unittest import mock
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.cli import main
+from cliploc.find.memory import Memory
 from cliploc.localizer import Localizer  # before `create` is replaced
-from cliploc.memory import Memory
 
-PHOTOS = Path(backbones.__file__).parents[1] / "demo_photos"
+PHOTOS = Path(towers.__file__).parents[1] / "demo_photos"
 CAT, COFFEE = PHOTOS / "cat.jpg", PHOTOS / "coffee.jpg"
 seen = functools.cache(Memory)
 Answer = TypeVar("Answer")
-_made = functools.cache(backbones.create)
+_made = functools.cache(towers.create)
 
 
 def create_once(
@@ -50,7 +50,7 @@ def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
     """What the command says, and its exit code; without what it writes to `stdout`, where one is given."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with (
-        mock.patch.object(backbones, "create", create_once),
+        mock.patch.object(towers, "create", create_once),
         contextlib.redirect_stdout(stdout or out),
         contextlib.redirect_stderr(err),
     ):
@@ -87,7 +87,7 @@ def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """A new process that calls a function of a module, forked from one that has imported torch and our own modules."""
     context = multiprocessing.get_context("forkserver")
     # Read when the first process starts. A list of all models needs open_clip, which takes seconds to import.
-    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker", "open_clip"])
+    context.set_forkserver_preload(["tests.commands", "cliploc.evaluate.tasks.worker", "open_clip"])
     child = context.Process(target=function, args=arguments)
     child.start()
     return child

@@ -98,11 +98,11 @@ def backbones() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def one_model() -> Iterator[None]:
     """Each model is made once for all tests and fixtures of a module."""
-    from cliploc import backbones
+    from cliploc import towers
     from tests.commands import create_once
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create_once)
+        patch.setattr(towers, "create", create_once)
         yield
 
 

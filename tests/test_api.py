@@ -13,8 +13,8 @@ from PIL import Image
 
 import cliploc
 from cliploc.errors import CliplocError
+from cliploc.methods import fitting
 from cliploc.runs.labelling import LabellingRun
-from cliploc.saliency import fitting
 
 DOCS = Path(__file__).parents[1] / "docs"
 HOSTILE = '<img src=x onerror="alert(1)">&</li><script>alert(2)</script>'
@@ -28,7 +28,7 @@ def test_lists_hold_names_and_filter_them():
     assert set(cliploc.list_models()) < set(cliploc.list_models(usable=False))
     assert {"cam", "gem"} <= set(cliploc.list_methods())
     assert cliploc.list_methods(model="ViT-B/16") == cliploc.list_methods(model="ViT-B-16")
-    from cliploc.backbones import models
+    from cliploc.towers import models
 
     assert tuple(cliploc.list_methods(model="ViT-B-16")) == fitting(models.get("ViT-B-16"))
     perturbing = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cliploc import backbones, config
-from cliploc.config import FaithfulnessOptions, Options, SegmentationOptions, option_of
+from cliploc import options as config
+from cliploc import towers
+from cliploc.options import FaithfulnessOptions, Options, SegmentationOptions, option_of
 from tests.commands import CAT, Outcome, cliploc_, nobody, process, refused
-from tests.test_images import OTHERS, REFUSED
+from tests.images.test_images import OTHERS, REFUSED
 
 
 def localize(*arguments: object) -> Outcome:
@@ -31,7 +32,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_broken_pictures_are_named_one_by_one_and_do_not_stop_the_good_ones(tmp_path):
-    """The other files that are refused are those of `tests/test_images.py`."""
+    """The other files that are refused are those of `tests/images/test_images.py`."""
     contents = {name: (data, text) for name, data, text in REFUSED}
     contents["EPS.jpg"] = OTHERS["EPS"]
     for name, (data, _) in contents.items():
@@ -189,7 +190,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tests.commands.create_once", never)
-    monkeypatch.setattr(backbones, "create", never)
+    monkeypatch.setattr(towers, "create", never)
     open_folder.chmod(0o555)
     for command in (["localize", CAT, "-p", "cat"], ["demo"]):
         with nobody():

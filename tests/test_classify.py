@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc import backbones, prompts
+from cliploc import towers
+from cliploc.find import prompts
 from cliploc.localizer import Localizer, classifier
-from cliploc.reporter import Reporter
+from cliploc.support.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import tower
 
@@ -99,8 +100,8 @@ def test_class_and_template_files(command, tmp_path):
 
 
 def test_auto_precision_says_what_it_found(monkeypatch):
-    monkeypatch.setattr("cliploc.backbones._layers.native_bf16", lambda device: True)
-    monkeypatch.setattr("tests.commands.create_once", backbones.create)
+    monkeypatch.setattr("cliploc.towers._layers.native_bf16", lambda device: True)
+    monkeypatch.setattr("tests.commands.create_once", towers.create)
     document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
     assert document["settings"]["precision"] == "bf16"
 
@@ -141,7 +142,7 @@ def test_a_batch_is_halved_and_a_photo_for_which_the_model_gives_no_number_fails
 def test_a_tower_without_cam_is_classified_all_the_same(monkeypatch):
     """`classify` needs no saliency method, so that one that fits only CNNs must not stand in its way."""
     vit = tower("vit")
-    monkeypatch.setattr("cliploc.backbones.create", lambda *arguments, **options: vit)
+    monkeypatch.setattr("cliploc.towers.create", lambda *arguments, **options: vit)
     localizer = classifier("any", device="cpu")
     assert "vit" in localizer.method.towers
     found = localizer.classify(CAT, ["red", "green"])

@@ -15,20 +15,21 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cliploc import __version__, config, report
-from cliploc._terminal import WIDE, Terminal, grid
-from cliploc.backbones import guides, models
+from cliploc import __version__, report
+from cliploc import options as config
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun
+from cliploc.cli.terminal import WIDE, Terminal, grid
 from cliploc.errors import ModelError
-from cliploc.jobs.picture_files import find_pictures
+from cliploc.formats import exports
 from cliploc.localizer import Localizer
+from cliploc.methods import methods
+from cliploc.methods._infra.method_registry import typed
 from cliploc.refine import refinements
-from cliploc.report.exports import exports
-from cliploc.saliency import methods
-from cliploc.saliency._infra.method_registry import typed
+from cliploc.runs.picture_files import find_pictures
+from cliploc.towers import guides, models
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliploc.draw import comparison as drawing
 from cliploc.errors import InputError
 from cliploc.localizer import Localizer
-from cliploc.report import comparison as drawing
-from cliploc.saliency import methods
+from cliploc.methods import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import write_head
 

@@ -5,7 +5,9 @@ from dataclasses import fields
 
 import pytest
 
-from cliploc.config import (
+from cliploc.errors import UsageError
+from cliploc.evaluate.train.train_settings import TrainOptions
+from cliploc.options import (
     AnnotateOptions,
     FaithfulnessOptions,
     Option,
@@ -14,8 +16,6 @@ from cliploc.config import (
     option_of,
     parse_share,
 )
-from cliploc.errors import UsageError
-from cliploc.training.train_settings import TrainOptions
 
 
 @pytest.mark.parametrize(("text", "share"), [("0", 0.0), ("1", 1.0), ("0.3", 0.3), (" .5 ", 0.5), ("1e-2", 0.01)])

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from cliploc.backbones._checkpoints import read_checkpoint
-from cliploc.calibration import load_calibration, own_calibration
-from cliploc.datasets import open_dataset, open_labelled
 from cliploc.errors import CliplocError
-from cliploc.heads import read_config
-from cliploc.images import load
-from cliploc.jobs.corrections import read_corrections
-from cliploc.jobs.evaluate import read_map
-from cliploc.teaching.learnt import load_learnt
-from tests.datasets import folders, labelled
+from cliploc.evaluate.data import open_dataset, open_labelled
+from cliploc.evaluate.tasks.evaluate import read_map
+from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.heads import read_config
+from cliploc.find.learnt import load_learnt
+from cliploc.images.reading import load
+from cliploc.label.corrections import read_corrections
+from cliploc.towers._checkpoints import read_checkpoint
+from tests.evaluate.data import folders, labelled
 
 
 def written(save: Callable[[io.BytesIO], object]) -> bytes:

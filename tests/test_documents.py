@@ -2,7 +2,7 @@
 
 import pytest
 
-from cliploc._documents import DocumentError, parse_json, read_bytes, read_text
+from cliploc.support.documents import DocumentError, parse_json, read_bytes, read_text
 
 
 def test_a_file_is_read_and_lines_end_alike(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from cliploc.faithfulness import area
-from tests.backbones.small_clip import save_folder, small_clip
+from cliploc.evaluate.tasks.faithfulness.metrics import area
 from tests.commands import CAT, cliploc_, document_of, refused, succeeded
+from tests.towers.small_clip import save_folder, small_clip
 
 FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
 

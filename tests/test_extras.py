@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliploc._imports import PACKAGES
+from cliploc.support.imports import PACKAGES
 from tests.commands import CAT, python
 
 OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
@@ -18,12 +18,12 @@ FOR_DEVELOPERS = {"dev", "docs", "release", "test"}
 ELSEWHERE = {  # extra → the test of its absence
     "autodistill": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "fiftyone": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
-    "heic": "tests/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
+    "heic": "tests/images/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
     "quantus": "tests/test_integrations.py::test_without_the_library_one_line_says_what_to_install",
     "refine": "tests/refine/test_contract.py::test_a_package_that_is_missing_is_named",
-    "regions": "tests/segmentation/test_regions.py::test_what_cannot_be_is_one_line",
-    "sam": "tests/test_sam.py",
-    "segmentation": "tests/datasets/test_labelled.py::test_without_h5py_one_line_says_so",
+    "regions": "tests/find/segmentation/test_regions.py::test_what_cannot_be_is_one_line",
+    "sam": "tests/towers/test_sam.py",
+    "segmentation": "tests/evaluate/data/test_labelled.py::test_without_h5py_one_line_says_so",
 }
 
 

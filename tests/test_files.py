@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cliploc import _files
-from cliploc._files import alone_in, alone_writing, write_folder_whole, write_whole
 from cliploc.errors import UsageError
+from cliploc.support import files as _files
+from cliploc.support.files import alone_in, alone_writing, write_folder_whole, write_whole
 from tests.commands import CAT, begun, refused
 
 

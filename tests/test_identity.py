@@ -1,6 +1,6 @@
 """Two runs are the same only if everything that changes results is the same: every option is listed here once.
 
-Each option of `cliploc.config.OPTIONS`, and each other parameter of a function or command, either has a second value,
+Each option of `cliploc.options.OPTIONS`, and each other parameter of a function or command, either has a second value,
 with which the run must count as another one, or is harmless, with the reason. A parameter that is neither fails.
 """
 
@@ -18,21 +18,22 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc import backbones, config
+from cliploc import options as config
+from cliploc import towers
 from cliploc.boxes import BoxRule
-from cliploc.calibration import own_calibration
 from cliploc.cli import main
-from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS
-from cliploc.datasets import subsets
 from cliploc.errors import UsageError
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import RESERVED
-from cliploc.jobs.task import OTHER_SAMPLES
+from cliploc.evaluate.data import subsets
+from cliploc.evaluate.tasks.task import OTHER_SAMPLES
+from cliploc.find.calibration import own_calibration
+from cliploc.find.learnt import HOLDS_FOR, Learnt
+from cliploc.find.memory import Memory
+from cliploc.find.recipes import recipe_of
+from cliploc.find.sides import LENGTH
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
-from cliploc.recipes import recipe_of
-from cliploc.teaching.learnt import HOLDS_FOR, Learnt
-from cliploc.teaching.sides import LENGTH
+from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head
@@ -46,13 +47,13 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
     """Tiny towers under the names of models: their weights depend on `pretrained`."""
     backbone = tower({"mini": "gap_cnn", "mini-vit": "vit"}[model], GRID, seed=0 if pretrained is None else 1)
     for part in backbone.children():
-        part.to(backbones.resolve_precision(precision, device))
+        part.to(towers.resolve_precision(precision, device))
     return backbone
 
 
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(towers, "create", create)
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +294,9 @@ def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once:
 # ---------------------------------------------------------------------------------------------------------- benchmark
 pytest.importorskip("pyarrow")
 
-from cliploc.jobs.benchmark_localization import run_benchmark  # noqa: E402
-from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
-from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+from cliploc.evaluate.tasks.boxes.job import run_benchmark  # noqa: E402
+from cliploc.runs.plan import ModelSetup, Setting  # noqa: E402
+from tests.evaluate.samples import dataset, wsol_folder  # noqa: E402
 
 SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))
 SETTING = Setting("one", 0, "cam")
@@ -400,10 +401,10 @@ def command(
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
     # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(
-        "cliploc.jobs.benchmark_localization.run_benchmark",
+        "cliploc.evaluate.tasks.boxes.job.run_benchmark",
         lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
     )
-    monkeypatch.setattr("cliploc.report.benchmark_page.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first = dataset(root)

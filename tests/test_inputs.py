@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from cliploc._files import Inputs
 from cliploc.errors import UsageError
-from cliploc.jobs.annotate import annotate
+from cliploc.label.annotate import annotate
+from cliploc.support.files import Inputs
 from tests.commands import CAT, refused, succeeded
-from tests.jobs.samples import wsol_folder
+from tests.evaluate.samples import wsol_folder
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LINKS = {"hard": os.link, "symbolic": os.symlink}

@@ -16,6 +16,11 @@ from cliploc.localizer import Localizer
 from tests.tiny import tower
 
 SOURCE = Path(__file__).parents[1] / "integrations/fiftyone"
+HOMES = {
+    "fiftyone": "cliploc.label.fiftyone",
+    "autodistill": "cliploc.label.autodistill",
+    "quantus": "cliploc.evaluate.tasks.faithfulness.quantus",
+}
 NAMES = ["red|dark red", "blue thing"]
 OPTIONS = {"method": "cam", "min_presence": 0, "text_cache": False, "threshold": 0.5, "templates": ("{}",)}
 
@@ -63,7 +68,7 @@ def stand_ins() -> dict[str, ModuleType]:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module of `cliploc.integrations`, with its library or the stand-in."""
+    """The module that needs a library, with that or its stand-in."""
 
     def loaded(name: str) -> Any:
         try:
@@ -71,7 +76,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
         except ImportError:
             for key, made in stand_ins().items():
                 monkeypatch.setitem(sys.modules, key, made)
-        mine = f"cliploc.integrations.{name}"
+        mine = HOMES[name]
         monkeypatch.delitem(sys.modules, mine, raising=False)
         found = importlib.import_module(mine)
         monkeypatch.delitem(sys.modules, mine)  # the next test may have another library
@@ -83,9 +88,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("name", ["fiftyone", "autodistill", "quantus"])
 def test_without_the_library_one_line_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"cliploc.integrations.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, HOMES[name], raising=False)
     with pytest.raises(UsageError, match=rf"pip install 'cliploc\[{name}\]'"):
-        importlib.import_module(f"cliploc.integrations.{name}")
+        importlib.import_module(HOMES[name])
 
 
 def test_fiftyone_gets_the_localizers_boxes_masks_and_maps(library: Any) -> None:
@@ -198,7 +203,7 @@ QUANTUS = {"resize": "squash", "min_presence": 0, "text_cache": False, "template
 
 def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.integrations.quantus import QuantusModel, explain
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain
 
     backbone = tower("gap_cnn", (6, 6))
     backbone.interpolation = "bilinear"
@@ -228,8 +233,8 @@ def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
 
 def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.faithfulness import Faithfulness, chosen_metrics, faithfulness_metrics
-    from cliploc.integrations.quantus import QuantusModel, explain, quantus_metric
+    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, faithfulness_metrics
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain, quantus_metric
 
     def flips() -> Any:
         return quantus.PixelFlipping(features_in_step=96, perturb_baseline="black", disable_warnings=True)
@@ -262,7 +267,7 @@ def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
 
 def test_what_quantus_cannot_have_is_refused() -> None:
     pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.integrations.quantus import QuantusModel
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel
 
     localizer = Localizer(model=tower("gap_cnn"), method="cam", **{**QUANTUS, "resize": "crop"})
     with pytest.raises(UsageError, match=r"^expected resize squash, got crop"):

@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
-from cliploc.geometry import Frame, iou_matrix
+from cliploc.find import texts
+from cliploc.find.flow import Flow
+from cliploc.find.memory import Memory
+from cliploc.find.prepare import DECODERS, Prepared
+from cliploc.find.text_cache import cache_folder
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.memory import Memory
-from cliploc.pipeline import texts
-from cliploc.pipeline.flow import Flow
-from cliploc.pipeline.prepare import DECODERS, Prepared
-from cliploc.reporter import Reporter
-from cliploc.saliency import methods
-from cliploc.saliency.cam import cam
-from cliploc.text_cache import cache_folder
-from cliploc.tower import Needs
+from cliploc.methods import methods
+from cliploc.methods.cam import cam
+from cliploc.options import POLICIES
+from cliploc.support.reporter import Reporter
+from cliploc.towers.tower import Needs
 from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
 from tests.tiny import KINDS, context, default_dtype, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of
@@ -464,7 +464,7 @@ def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
         localizer([WIDE, WIDE], ["red", "green", "blue"])
 
 
-CALLS = [  # lists of names that are refused themselves are in tests/test_prompts.py
+CALLS = [  # lists of names that are refused themselves are in tests/find/test_prompts.py
     (TALL, None, "expected a list of names, got NoneType: write them as ['cat', 'dog']"),
     ([TALL, WIDE], [["red"]], "expected a list of names for each of 2 pictures, got 1 lists"),
     ([TALL, WIDE], [["red"], []], "expected at least one name to look for, got none"),

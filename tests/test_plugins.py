@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.metrics import JudgedMap, MeanMetric
+from cliploc.evaluate.metrics import JudgedMap, MeanMetric
+from cliploc.evaluate.tasks.page import write_report
+from cliploc.methods import saliency
 from cliploc.registry import named_modules
-from cliploc.report import write_report
-from cliploc.saliency import saliency
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
-from tests.jobs.samples import judged_here, wsol_folder
+from tests.evaluate.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 OF_DOCUMENT = dict(re.findall(r"<!-- not run: [^\n]* (\w+\.py) -->\n```python\n(.*?)```", DOCUMENT, re.DOTALL))
@@ -26,14 +26,14 @@ METHOD, METRIC, EXPORT = (OF_DOCUMENT[name] for name in ("method.py", "metric.py
 MODEL = """
 from dataclasses import replace
 
-from cliploc.backbones import create, models
+from cliploc.towers import create, models
 
 models.register(
     "my-mini", replace(models.get("mini"), name="my-mini", build=lambda *_: create("mini"), about="mini once more")
 )
 """
 DATASET = """
-from cliploc.datasets import Candidate, Found, Split, reader
+from cliploc.evaluate.data import Candidate, Found, Split, reader
 from cliploc.values import ClassName
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from cliploc._process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory, wait_passively
 from cliploc.errors import ModelError, UsageError
-from cliploc.jobs.engine import failure_reason
-from cliploc.jobs.rows import arrow
+from cliploc.evaluate.tasks.rows import arrow
+from cliploc.runs.engine import failure_reason
+from cliploc.support.process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory, wait_passively
 from tests.commands import CAT, cliploc_, python
 
 WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
@@ -49,9 +49,7 @@ def test_threads_of_the_command_sleep_while_they_wait():
 
 @pytest.mark.parametrize("own", [{}, *({name: "1"} for name in WAITING)], ids=lambda own: next(iter(own), "none"))
 def test_a_variable_of_the_user_leaves_all_others_alone(own):
-    code = (
-        "import os, sys, cliploc._process as p; print(p.wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
-    )
+    code = "import os, sys, cliploc.support.process as p; print(p.wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
     inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
     expected = own or PASSIVE
     words = [str(not own), *(expected.get(name, "None") for name in WAITING)]

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from cliploc.backbones import models
-from cliploc.backbones._catalogue import model_sources
 from cliploc.errors import UnknownNameError
-from cliploc.faithfulness import faithfulness_metrics
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
+from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
-from cliploc.saliency import methods
+from cliploc.towers import models
+from cliploc.towers._catalogue import model_sources
 from tests.commands import python
 
 
@@ -106,12 +106,12 @@ def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package)
 
 WITHOUT_IMPORT = """
 import json, sys
-from cliploc.backbones import models
-from cliploc.backbones._catalogue import model_sources
+from cliploc.towers import models
+from cliploc.towers._catalogue import model_sources
 from cliploc.errors import UnknownNameError
-from cliploc.faithfulness import faithfulness_metrics
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
 from cliploc.refine import refinements
-from cliploc.saliency import methods
+from cliploc.methods import methods
 
 def known(registry):
     try:

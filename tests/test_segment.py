@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.config import SegmentationOptions
+from cliploc.draw.colours import NAME_COLOURS
+from cliploc.draw.label_maps import draw_segments
 from cliploc.errors import ModelError
-from cliploc.images import load
+from cliploc.find.segmentation import Segmenter, protocol_for
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
-from cliploc.report.colours import NAME_COLOURS
-from cliploc.report.label_maps import draw_segments
-from cliploc.segmentation import Segmenter, protocol_for
+from cliploc.options import SegmentationOptions
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, succeeded
 
 NAMES = ("-p", "cup|mug", "-p", "spoon")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cliploc._terminal import Terminal
+from cliploc.cli.terminal import Terminal
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 CLIPLOC = f"{sys.executable} -m cliploc"

@@ -11,7 +11,7 @@ import yaml
 from tools import docs_site as site
 
 import cliploc
-from cliploc.report.exports import exports
+from cliploc.formats import exports
 from tests.commands import cliploc_
 
 ROOT = Path(__file__).parents[1]

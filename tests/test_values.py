@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc.errors import UsageError
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 from cliploc.values import Boxes, ignored_label, told_apart
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
-from cliploc.backbones._layers import resize_positions
-from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone
-from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
-from cliploc.method import Context
-from cliploc.saliency import methods
-from cliploc.tower import Backbone, Needs
+from cliploc.find.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
+from cliploc.methods import methods
+from cliploc.methods._infra.method import Context
+from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
+from cliploc.towers._layers import resize_positions
+from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.towers.tower import Backbone, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 SIDE = 4  # pixels of one grid cell

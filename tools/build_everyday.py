@@ -40,9 +40,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import prompts
-from cliploc.backbones._mini_text import MiniTextTower, normalise
-from cliploc.backbones.mini import Mini
+from cliploc.find import prompts
+from cliploc.towers._mini_text import MiniTextTower, normalise
+from cliploc.towers.mini import Mini
 
 REGIONS = ROOT / "tools/everyday_regions.txt"
 STUDY = ROOT / "docs/studies/mini.md"

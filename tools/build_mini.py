@@ -1,4 +1,4 @@
-"""Builds `mini`, the dual encoder that ships inside the package (src/cliploc/backbones/mini_weights).
+"""Builds `mini`, the dual encoder that ships inside the package (src/cliploc/towers/mini_weights).
 
     python tools/build_mini.py            # 8 to 15 minutes on 2 cores; a second run 4, to the same bytes
 
@@ -57,10 +57,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.backbones._mini_text import MiniTextTower, normalise
+from cliploc.towers._mini_text import MiniTextTower, normalise
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "src/cliploc/backbones/mini_weights"
+OUT = ROOT / "src/cliploc/towers/mini_weights"
 
 # Lexicographer files of WordNet (lexnames(5WN)): which kinds of thing a picture can show.
 ANIMAL, ARTIFACT, COMMUNICATION, FOOD, OBJECT, PERSON, PLANT = 5, 6, 10, 13, 17, 18, 20

@@ -37,8 +37,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones.mini import MEAN, STD, Mini
-from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, load_stem
+from cliploc.towers.mini import MEAN, STD, Mini
+from cliploc.towers.mini_vit import WEIGHTS, HybridBlocks, load_stem
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 224

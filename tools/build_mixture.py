@@ -28,11 +28,11 @@ from scipy.linalg import eigh
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.backbones.mini import MIXTURE_FILE, WEIGHTS
 from cliploc.localizer import Localizer
-from cliploc.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
-from cliploc.tower import Backbone, Needs
+from cliploc.towers.mini import MIXTURE_FILE, WEIGHTS
+from cliploc.towers.tower import Backbone, Needs
 
 ROOT = Path(__file__).parents[1]
 COCO_TUNE = ROOT / "../shared/data/coco_tune"

@@ -50,7 +50,7 @@ def annotate(*more: object) -> None:
 def quantus() -> None:
     from quantus import Sparseness
 
-    from cliploc.integrations.quantus import QuantusModel, explain
+    from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain
 
     model = QuantusModel(cliploc.Localizer("mini", resize="squash"), ["cat", "dog"])
     x = model.pictures([Image.open(CAT)])
@@ -62,13 +62,13 @@ def quantus() -> None:
 def autodistill() -> None:
     from autodistill.detection import CaptionOntology
 
-    from cliploc.integrations.autodistill import Cliploc
+    from cliploc.label.autodistill import Cliploc
 
     assert len(Cliploc(CaptionOntology({"cat|kitten": "cat"})).predict(str(CAT)))
 
 
 def fiftyone() -> None:
-    from cliploc.integrations.fiftyone import OUTPUTS, CliplocConfig, CliplocModel
+    from cliploc.label.fiftyone import OUTPUTS, CliplocConfig, CliplocModel
 
     labels = CliplocModel(CliplocConfig(["cat"], OUTPUTS)).predict(np.asarray(Image.open(CAT)))
     assert labels["detections"].detections
@@ -89,7 +89,7 @@ def refine() -> None:
 def sam() -> None:
     import transformers
 
-    from cliploc.sam import SamMasks
+    from cliploc.towers.sam import SamMasks
 
     square = {"height": 64, "width": 64}
     config = transformers.SamConfig(
@@ -128,7 +128,7 @@ def ray() -> None:
 
 
 def segmentation() -> None:
-    from tests.datasets.labelled import imagenet_seg
+    from tests.evaluate.data.labelled import imagenet_seg
 
     options = ("--dataset", "imagenet_seg", "--root", imagenet_seg(OUT / "seg"), "--method", "cam")
     run("benchmark", "segmentation", *options, "--out", OUT / "benchmark")

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc import backbones, saliency
+from cliploc import methods as saliency
+from cliploc import towers
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import iou_matrix
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
-from cliploc.saliency import methods as registered
+from cliploc.methods import methods as registered
 
 TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def main() -> None:
     wnids = list(drawn)[: arguments.limit]
     print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default   MaxBoxAcc")
-    backbone = backbones.create(arguments.model, arguments.pretrained)
+    backbone = towers.create(arguments.model, arguments.pretrained)
     left_out = ("perturbation", "baseline")  # slow; nothing to choose
     fitting = saliency.fitting(backbone)  # not those that need a guide
     fast = [one.name for one in registered if one.name in fitting and one.family not in left_out]

@@ -6,7 +6,7 @@ FOLDER has pictures with true boxes: `--truth` is their layout, a name of `clipl
 of `cliploc annotate`. The pictures are annotated into OUT, which a stopped run resumes. Then a person is played who
 reviews K of them without mistakes: in random order, and in the order that `cliploc review` suggests, each for several
 draws. Counted is what there is to do in the pictures that are left: drafts to delete, boxes to draw, and drafts with an
-IoU of 0.5 to 0.7 to adjust. The constants of `cliploc.jobs.teach` were chosen by this table, on the raccoons.
+IoU of 0.5 to 0.7 to adjust. The constants of `cliploc.label.teach.teach` were chosen by this table, on the raccoons.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc._terminal import Terminal
 from cliploc.cli.output import titled
-from cliploc.config import Options
-from cliploc.datasets import AskedDataset, AskedPicture, Draw, open_asked
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.calibrate import reviewed_pictures
-from cliploc.jobs.draft_scores import work_on
-from cliploc.jobs.labels import Labels
-from cliploc.jobs.picture_files import FoundPictures, PictureFile, by_path
-from cliploc.jobs.task import class_entries
-from cliploc.jobs.teach import School
+from cliploc.cli.terminal import Terminal
+from cliploc.evaluate.calibrate import reviewed_pictures
+from cliploc.evaluate.data import AskedDataset, Draw, open_asked
+from cliploc.evaluate.tasks.task import class_entries
+from cliploc.find.labels import Labels
+from cliploc.label.annotate import annotate
+from cliploc.label.draft_scores import work_on
+from cliploc.label.results import AnnotatedFolder
+from cliploc.label.teach.teach import School
+from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
+from cliploc.runs.samples import AskedPicture
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 

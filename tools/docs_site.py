@@ -148,8 +148,7 @@ def commands_page() -> str:
 
 def methods_page() -> str:
     """Every saliency method, from its docstring, by family."""
-    from cliploc.method import Family
-    from cliploc.saliency import methods
+    from cliploc.methods import Family, methods
 
     lines = [
         "# Saliency methods: formula, source and options of each",
@@ -180,7 +179,7 @@ def methods_page() -> str:
 
 def datasets_page() -> str:
     """Every dataset that can be read: where to get it, its splits and its files."""
-    from cliploc.datasets import labelled_readers, readers
+    from cliploc.evaluate.data import labelled_readers, readers
 
     lines = [
         "# Datasets: splits and files of each",
@@ -205,10 +204,10 @@ def datasets_page() -> str:
 
 def tables_page() -> str:
     """The columns of the Parquet files that benchmarks write, from their schemas."""
-    from cliploc.jobs import benchmark_faithfulness as faithfulness
-    from cliploc.jobs import benchmark_presence as presence
-    from cliploc.jobs import benchmark_segmentation as segmentation
-    from cliploc.jobs import rows
+    from cliploc.evaluate.tasks import rows
+    from cliploc.evaluate.tasks.faithfulness import job as faithfulness
+    from cliploc.evaluate.tasks.presence import job as presence
+    from cliploc.evaluate.tasks.segmentation import job as segmentation
 
     tables = {
         "Localization": (rows.row_schema(), "benchmark.md#a-row"),

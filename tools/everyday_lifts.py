@@ -10,7 +10,7 @@ printed is also of lifts that were learnt without it. No number is reported on t
 
     python tools/build_everyday.py --folds /tmp/folds
     python tools/everyday_lifts.py --folds /tmp/folds --cache /tmp/lifts            # prints how lifts hold
-    python tools/everyday_lifts.py --folds /tmp/folds --cache /tmp/lifts --write    # src/cliploc/calibrations.json
+    python tools/everyday_lifts.py --folds /tmp/folds --cache /tmp/lifts --write    # src/cliploc/find/calibrations.json
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import torch
 from build_everyday import FOLDS, REGIONS, read_regions
 from second_look_study import DATA, OUT, asked_of, unlifted
 
-from cliploc import backbones, prompts
-from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.calibration import OF_BOX, Calibration, Floats, own_calibration
-from cliploc.config import FOUND
-from cliploc.jobs.calibrate import examples_in
+from cliploc import towers
+from cliploc.evaluate.calibrate import examples_in
+from cliploc.find import prompts
+from cliploc.find.calibration import OF_BOX, Calibration, Floats, own_calibration
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
+from cliploc.towers._mini_text import MiniTextTower
 
 MODEL = "mini"
 SETS = ("coco_tune", "imagenet_one_per_class")
@@ -80,7 +81,7 @@ def asked(name: str, folds: Path, cache: Path, anchors: Sequence[str]) -> Asked:
         calibration = unlifted(MODEL, cache)
         localizers = []
         for fold in range(FOLDS):
-            tower = backbones.create(MODEL)
+            tower = towers.create(MODEL)
             tower.text = MiniTextTower.load(folds / str(fold))  # type: ignore[attr-defined]
             localizers.append(Localizer(tower, min_presence=0, calibration=calibration))  # so all names get boxes
         parts = []

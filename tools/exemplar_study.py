@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.datasets import open_dataset
-from cliploc.exemplars import Exemplar
-from cliploc.geometry import iou_matrix
+from cliploc.evaluate.data import open_dataset
+from cliploc.images.exemplars import Exemplar
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.values import Dataset, Sample
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from cliploc.faithfulness import chosen_metrics
-from cliploc.jobs.benchmark_faithfulness import NUMBER_COLUMNS, ValueTally
-from cliploc.jobs.task import summed_up
+from cliploc.evaluate.tasks.faithfulness.job import NUMBER_COLUMNS, ValueTally
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.task import summed_up
 from cliploc.runs.evaluation import rows_in
 
 DRAWS = 2000

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cliploc.faithfulness import Scores, area
-from cliploc.faithfulness.deletion import along
+from cliploc.evaluate.tasks.faithfulness.metrics import Scores, area
+from cliploc.evaluate.tasks.faithfulness.metrics.deletion import along
 from cliploc.runs.evaluation import rows_in
 
 ALL = 224

@@ -130,7 +130,7 @@ def make_inputs(work: Path) -> None:
         for one in photos:
             shutil.copy(PHOTOS / one["file"], work / folder)
     (work / "coco/annotations").mkdir()
-    words = (ROOT / "src/cliploc/prompt_data/coco.txt").read_text(encoding="utf-8").splitlines()
+    words = (ROOT / "src/cliploc/find/prompt_data/coco.txt").read_text(encoding="utf-8").splitlines()
     names = [line.split("|")[0] for line in words if not line.startswith("#")]  # COCO's 80 categories
     (work / "coco/annotations/instances_val2017.json").write_text(coco(photos, names))
     variants = make_variants([one for one in photos if one["file"] in SEVERAL], work / "variants")
@@ -175,7 +175,7 @@ def write_raw_maps(out: Path) -> None:
     """Every method on every tower that the tests hold it to; those that need a guide get a random one."""
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
     import torch
-    from tests.saliency import towers
+    from tests.methods import towers
     from tests.tiny import context
 
     features = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from windows_study import SCALES, WINDOWS, looked_at, refined_on_grid
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import iou_matrix
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
+from cliploc.methods import min_max
 from cliploc.refine.level import PULL, SHRINK, WIDTH, levels
 
 SETS = ("one", "stretched", "enlarged", "small")

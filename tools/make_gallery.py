@@ -18,14 +18,13 @@ from typing import Any
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc._terminal import Terminal
-from cliploc.demo import DemoPhoto, demo_photos
+from cliploc.cli.terminal import Terminal
+from cliploc.draw.overlay import Panel, draw_names, file_name, scaled, sheet_of
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
+from cliploc.images.demo import DemoPhoto, demo_photos
+from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
-from cliploc.method import Method
-from cliploc.report.overlay import Panel, draw_names, file_name, scaled, sheet_of
-from cliploc.saliency import methods, unfit_reason
+from cliploc.methods import Method, methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc import Localizer, Memory
-from cliploc.demo import demo_photos
+from cliploc.draw.overlay import draw_overlay, scaled
 from cliploc.errors import CliplocError
-from cliploc.report.overlay import draw_overlay, scaled
-from cliploc.saliency import methods, unfit_reason
+from cliploc.images.demo import demo_photos
+from cliploc.methods import methods, unfit_reason
 
 OUT = Path(__file__).parents[1] / "docs/methods"
 PHOTO, NAME = "otters.jpg", "otter"

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import Options
-from cliploc.datasets import open_labelled
+from cliploc.evaluate.data import open_labelled
+from cliploc.find.masks import GrabCutMasks
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
+from cliploc.options import Options
 
 ROOT = Path(__file__).parents[1] / "../shared/data/coco_dev"
 FOUND = 0.3  # IoU from which the map has found the thing

@@ -22,18 +22,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones, prompts
-from cliploc.backbones._dual_encoder import DualEncoder
-from cliploc.backbones._mini_text import MiniTextTower, Reading, normalise
-from cliploc.backbones.mini import WEIGHTS, Mini
-from cliploc.method import Context
-from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
-from cliploc.saliency import methods
+from cliploc import towers
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
+from cliploc.find import prompts
+from cliploc.methods import Context, methods
+from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
+from cliploc.towers.mini import WEIGHTS, Mini
 from cliploc.values import TextSet
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD, STUDY = ROOT / "docs/mini.md", ROOT / "docs/studies/mini.md"
-WORDS = ROOT / "tests/backbones/everyday_words.csv"
+WORDS = ROOT / "tests/towers/everyday_words.csv"
 TEMPLATE = "a photo of a {}."
 SIDE = 224
 
@@ -166,7 +166,7 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
     """(page, name of the comment) → its tables."""
     names_of = load_names(data)
     names = [name for _, name in names_of]
-    mini = backbones.create("mini", device="cpu")
+    mini = towers.create("mini", device="cpu")
     assert isinstance(mini, Mini)
     facts = json.loads((WEIGHTS / "mini.json").read_text())
     paths, labels, truths = load_split(data / "ilsvrc_val_dev")
@@ -213,7 +213,7 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
 {row("names that WordNet has", "val", True)} {folds["one", True][0]:.3f} / {folds["one", True][1]:.3f} |
 {row("the same names by static vectors alone", "val", False)} {folds["one", False][0]:.3f} / {folds["one", False][1]:.3f} |""",
         (STUDY, "words"): f"""
-Everyday words (tests/backbones/everyday_words.csv): {len(words["right"])} of {len(words["right"]) + len(words["wrong"])} rank a class of
+Everyday words (tests/towers/everyday_words.csv): {len(words["right"])} of {len(words["right"]) + len(words["wrong"])} rank a class of
 theirs first; wrong: {wrong}. {len(words["unknown"])} of {len(words["unknown"]) + len(words["not unknown"])} words without anything like
 them in ImageNet are said to be unknown; not: {odd}. {len(words["everyday"])} more are everyday names now.""",
         (STUDY, "presence"): f"""

@@ -28,15 +28,13 @@ from recipe_report import best_boxes, pictures_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
-from cliploc.backbones._dual_encoder import DualEncoder
-from cliploc.backbones.mini_vit import WEIGHTS, MiniVit
+from cliploc import towers
+from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
-from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
-from cliploc.saliency import methods
-from cliploc.tower import Guide, Needs
+from cliploc.methods import Context, methods, min_max
+from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers.mini_vit import WEIGHTS, MiniVit
+from cliploc.towers.tower import Guide, Needs
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD, STUDY = ROOT / "docs/mini-vit.md", ROOT / "docs/studies/mini-vit.md"
@@ -234,7 +232,7 @@ def line(row: Row, found: Mapping[str, Found], larger: Mapping[str, Found] | Non
 
 def lines(data: Path, work: Path, names: Sequence[str]) -> str:
     """The rows of some methods alone, to be added to the card."""
-    model, guide = backbones.create("mini-vit", device="cpu"), backbones.create_guide(GUIDE)
+    model, guide = towers.create("mini-vit", device="cpu"), towers.create_guide(GUIDE)
     assert isinstance(model, MiniVit)
     paths, labels, truths = load_split(data / "ilsvrc_val_dev")
     texts = model.encode_text([TEMPLATE.format(name) for _, name in load_names(data)])[labels]
@@ -248,12 +246,12 @@ def lines(data: Path, work: Path, names: Sequence[str]) -> str:
 def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
     """(page, name of the comment) → its tables."""
     names = [name for _, name in load_names(data)]
-    model = backbones.create("mini-vit", device="cpu")
+    model = towers.create("mini-vit", device="cpu")
     assert isinstance(model, MiniVit)
     facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
     paths, labels, truths = load_split(data / "ilsvrc_val_dev")
     texts = model.encode_text([TEMPLATE.format(name) for name in names])  # [1000, 1280]
-    teacher = embedded(backbones.create("mini", device="cpu"), paths, 224, work)
+    teacher = embedded(towers.create("mini", device="cpu"), paths, 224, work)
     images = embedded(model, paths, 224, work)
     large = top_k(embedded(model, paths, 448, work), texts, labels)
     named = []
@@ -269,7 +267,7 @@ def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
     own[torch.arange(len(labels)), labels] = True
     wanted = texts[labels]
     some = SLOW_PICTURES
-    guide = backbones.create_guide(GUIDE)
+    guide = towers.create_guide(GUIDE)
     at224, at448 = (localisation(model, guide, fast_rows(), paths, wanted, truths, side, work) for side in (224, 448))
     masked = localisation(model, guide, SLOW, paths[:some], wanted[:some], truths[:some], 224, work)
     held, agreed = facts["presence_held_out"], facts["agreement_held_out"]

@@ -27,10 +27,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cliploc import Localizer, prompts
-from cliploc.datasets import open_dataset
-from cliploc.pipeline.presence import KIN_SHARE, PASS_SHARE, Bank
-from cliploc.pipeline.texts import Texts
+from cliploc import Localizer
+from cliploc.evaluate.data import open_dataset
+from cliploc.find import prompts
+from cliploc.find.presence import KIN_SHARE, PASS_SHARE, Bank
+from cliploc.find.texts import Texts
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"

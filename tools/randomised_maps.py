@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cliploc.faithfulness import Faithfulness, chosen_metrics, spearman
-from cliploc.faithfulness.randomisation import SHARES
-from cliploc.images import load
+from cliploc.draw.overlay import paint_map
+from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, spearman
+from cliploc.evaluate.tasks.faithfulness.metrics.randomisation import SHARES
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
-from cliploc.report.overlay import paint_map
 
 SIDE, LINE, MARGIN = 150, 20, 6  # pixels
 

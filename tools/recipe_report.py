@@ -31,11 +31,11 @@ import torch
 from PIL import Image
 from second_look_study import asked_of
 
-from cliploc.config import MIN_SCORE
-from cliploc.datasets import open_dataset
-from cliploc.geometry import iou_matrix
-from cliploc.images import load
+from cliploc.evaluate.data import open_dataset
+from cliploc.images.geometry import iou_matrix
+from cliploc.images.reading import load
 from cliploc.localizer import Localizer
+from cliploc.options import MIN_SCORE
 
 RUNS: dict[str, dict[str, Any]] = {
     "CAM alone": {"method": "cam"},

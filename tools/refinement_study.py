@@ -31,17 +31,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.config import parse_list
-from cliploc.geometry import Frame, iou_matrix
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import Context, min_max
+from cliploc.methods import methods as registered
+from cliploc.options import parse_list
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
-from cliploc.saliency import methods as registered
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
@@ -257,7 +256,7 @@ def main() -> None:
     elif arguments.table == "threshold":
         threshold_table({f"{method}, {size}": (by_size[size], method, chosen) for method in methods for size in SIZES})
     else:
-        stride = backbones.create(arguments.model).stride
+        stride = towers.create(arguments.model).stride
         rows = {"guided": Variant(cell=stride), "A, then guided": replace(chosen, cell=stride)}
         if stride > 16:
             rows["A, then guided with the windows of a finer grid"] = replace(chosen, cell=16)

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import Options
-from cliploc.datasets import open_labelled
+from cliploc.evaluate.data import open_labelled
+from cliploc.find.segmentation import Segmenter, protocol_of
+from cliploc.find.segmentation.regions import ColourRegions, Regions, voted
 from cliploc.localizer import Localizer
-from cliploc.segmentation import Segmenter, protocol_of
-from cliploc.segmentation.regions import ColourRegions, Regions, voted
+from cliploc.options import Options
 
 ROOT = Path(__file__).parents[1] / "../shared/data/coco_dev"
 IGNORE = 255

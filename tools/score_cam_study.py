@@ -26,17 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones
-from cliploc.backbones.mini import Mini
+from cliploc import towers
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import Frame, iou_matrix
+from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
-from cliploc.method import Context
-from cliploc.saliency import methods
-from cliploc.saliency._infra.channels import channel_maps
-from cliploc.saliency._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
-from cliploc.tower import Needs, Trace
+from cliploc.methods import Context, methods, min_max
+from cliploc.methods._infra.channels import channel_maps
+from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
+from cliploc.towers.mini import Mini
+from cliploc.towers.tower import Needs, Trace
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
@@ -124,8 +122,8 @@ def tuning_photos(limit: int | None) -> list[Photo]:
 
 def read(photos: list[Photo], cache: Path, precision: str) -> list[Picture]:
     """What the tower says of them; what the cache lacks is computed."""
-    mini = backbones.create("mini", device="cpu")
-    fast = backbones.create("mini", device="cpu", precision=precision)
+    mini = towers.create("mini", device="cpu")
+    fast = towers.create("mini", device="cpu", precision=precision)
     assert isinstance(mini, Mini)
     localizer = Localizer(mini)
     cache.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from PIL import Image
 
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.quality import BIAS, WEIGHTS, features_of, scored_boxes
-from cliploc.geometry import iou_matrix
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ A name that is there in a picture of one thing counts twice: such pictures are m
 show, and the 20 others stand for the names that nobody asks.
 
     python tools/second_look_study.py --cache /tmp/looks          # prints it
-    python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes it to src/cliploc/calibrations.json
+    python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes it to src/cliploc/find/calibrations.json
     python tools/second_look_study.py --cache /tmp/looks --report # of the package's, on pictures that only report
     python tools/second_look_study.py --cache /tmp/looks --features  # what boxes' scores gain by each feature
 """
@@ -26,18 +26,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cliploc import backbones, prompts
-from cliploc.backbones._mini_text import MiniTextTower
-from cliploc.backbones.mini import WEIGHTS
-from cliploc.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
-from cliploc.config import FOUND
-from cliploc.jobs.calibrate import Examples, examples_in, fit
+from cliploc import towers
+from cliploc.evaluate.calibrate import Examples, examples_in, fit
+from cliploc.evaluate.metrics import average_precision
+from cliploc.find import prompts
+from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
 from cliploc.localizer import Localizer
-from cliploc.metrics import average_precision
+from cliploc.options import FOUND
+from cliploc.towers._mini_text import MiniTextTower
+from cliploc.towers.mini import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"
-OUT = ROOT / "src/cliploc/calibrations.json"
+OUT = ROOT / "src/cliploc/find/calibrations.json"
 MODELS = ("mini", "mini-vit")
 REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
@@ -117,7 +118,7 @@ def examples(model: str, name: str, cache: Path) -> list[Examples]:
     file, columns = cache / f"{model}-{name}.npz", [one.name for one in fields(Examples)]
     if not file.exists():
         torch.set_num_threads(1)
-        tower, calibration = backbones.create(model), None
+        tower, calibration = towers.create(model), None
         if name == "coco_tune":  # the anchors of everyday names were learnt from these pictures
             tower.text = MiniTextTower.load(WEIGHTS, everyday=False)  # type: ignore[attr-defined]
             calibration = unlifted(model, cache)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.calibration import Floats
-from cliploc.geometry import iou_matrix
-from cliploc.jobs.drafts import DraftRule, Prior, choose, is_everywhere
+from cliploc.find.calibration import Floats
+from cliploc.images.geometry import iou_matrix
+from cliploc.label.drafts import DraftRule, Prior, choose, is_everywhere
 from cliploc.runs.labelling import Candidates, LabellingRun
 
 SETS = (("person", "dog", "car"), ("dog", "person", "umbrella", "cake", "bicycle", "car", "boat", "bottle"))

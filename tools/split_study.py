@@ -35,7 +35,7 @@ import torch
 from PIL import Image, ImageOps
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.geometry import iou_matrix
+from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 
 ROOT = Path(__file__).parents[1]

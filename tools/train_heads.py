@@ -23,16 +23,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import backbones, prompts
-from cliploc.heads import SemanticHead, load_head, look
-from cliploc.maps import min_max
-from cliploc.method import Context
-from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
-from cliploc.reporter import Reporter
-from cliploc.saliency import methods
-from cliploc.saliency._infra.attention import summed_attention
-from cliploc.tower import Backbone, Needs
-from cliploc.training import TrainSettings, read_csv, train
+from cliploc import towers
+from cliploc.evaluate.metrics import (
+    Bootstrap,
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    box_curve,
+    boxes_on_map,
+    largest_hits,
+)
+from cliploc.evaluate.train import TrainSettings, read_csv, train
+from cliploc.find import prompts
+from cliploc.find.heads import SemanticHead, load_head, look
+from cliploc.methods import Context, methods, min_max
+from cliploc.methods._infra.attention import summed_attention
+from cliploc.support.reporter import Reporter
+from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import TextSet
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +210,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     write_csv(arguments.data, arguments.work / "train.csv")
     pictures = read_csv(arguments.work / "train.csv")
-    backbone = backbones.create(arguments.model)
+    backbone = towers.create(arguments.model)
     heads, notes = {}, []
     for method in ("ts_cam", "lctr"):
         for kind in ("open", "closed"):

@@ -19,11 +19,11 @@ from recipe_study import SIDE, TAUS, Photo, curve, photos_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, Mosaic
+from cliploc.images.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
-from cliploc.maps import min_max
+from cliploc.methods import min_max
 from cliploc.refine.affinity import directions, spread_along
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 SCALES, WINDOWS = (1.43,), (1.5, 2.0)
 SETS = ("one", "small")

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cliploc._imports import on_first_use
+from cliploc.support.imports import on_first_use
 
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from cliploc.config import Options
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
-    from cliploc.jobs.annotate import annotate
-    from cliploc.jobs.annotation_results import AnnotateResult
-    from cliploc.listing import list_datasets, list_exports, list_methods, list_metrics, list_models
+    from cliploc.evaluate.data import list_datasets
+    from cliploc.evaluate.metrics import list_metrics
+    from cliploc.find.listing import list_methods, list_models
+    from cliploc.find.memory import Memory
+    from cliploc.formats import list_exports
+    from cliploc.label.annotate import annotate
+    from cliploc.label.results import AnnotateResult
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
-    from cliploc.memory import Memory
-    from cliploc.reporter import Reporter
+    from cliploc.options import Options
+    from cliploc.support.reporter import Reporter
     from cliploc.values import Boxes, Masks
 
 __all__ = [
@@ -38,18 +41,21 @@ __all__ = [
 __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
     __name__,
     {
-        "cliploc.config": ("Options",),
+        "cliploc.options": ("Options",),
         "cliploc.detector": ("Detector",),
         "cliploc.errors": (
             "CliplocError", "CliplocWarning", "InputError", "ModelError", "UnknownNameError", "UsageError",
         ),
-        "cliploc.jobs.annotate": ("annotate",),
-        "cliploc.jobs.annotation_results": ("AnnotateResult",),
-        "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
+        "cliploc.label.annotate": ("annotate",),
+        "cliploc.label.results": ("AnnotateResult",),
+        "cliploc.evaluate.data": ("list_datasets",),
+        "cliploc.evaluate.metrics": ("list_metrics",),
+        "cliploc.find.listing": ("list_methods", "list_models"),
+        "cliploc.formats": ("list_exports",),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),
-        "cliploc.memory": ("Memory",),
-        "cliploc.reporter": ("Reporter",),
+        "cliploc.find.memory": ("Memory",),
+        "cliploc.support.reporter": ("Reporter",),
         "cliploc.values": ("Boxes", "Masks"),
     },
 )  # fmt: skip

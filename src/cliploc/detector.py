@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cliploc import prompts
 from cliploc.errors import UsageError
+from cliploc.find import prompts
 
 if TYPE_CHECKING:
     from supervision import Detections

@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
-from cliploc.config import number, short
 from cliploc.errors import UsageError
-from cliploc.geometry import Frame
-from cliploc.images import picture_bytes
-from cliploc.maps import as_tensor
-from cliploc.rle import Rle, decode, encode
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import picture_bytes
+from cliploc.images.rle import Rle, decode, encode
+from cliploc.methods import as_tensor
+from cliploc.options import number, short
 from cliploc.values import Boxes, FloatArray, Masks, told_apart
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.pipeline.second_look import Judgement, SecondLook
+    from cliploc.find.second_look import Judgement, SecondLook
 
 PresenceRule = Literal["calibrated", "bank"]
 Verdict = Literal["found", "unsure", "not found"]
@@ -74,8 +74,8 @@ class Localization:
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
-            `cliploc.teaching.sides`); None where no name was learnt.
-        mask_source: what draws the masks (`cliploc.masks.GrabCutMasks`, `cliploc.sam.SamMasks`); None: the heat.
+            `cliploc.find.sides`); None where no name was learnt.
+        mask_source: what draws the masks (`cliploc.find.masks.GrabCutMasks`, `cliploc.towers.sam.SamMasks`); None: the heat.
         maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 
@@ -163,7 +163,7 @@ class Localization:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         if self.mask_source is not None:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
-        from cliploc.masks import box_masks  # here, as below: most callers ask for no mask
+        from cliploc.find.masks import box_masks  # here, as below: most callers ask for no mask
 
         self.refuse_without_maps()
         return box_masks(self.frame, self.maps, self.boxes, self.box_rule)
@@ -179,14 +179,14 @@ class Localization:
                 if self.boxes.label[box] == index:
                     mask |= decode(self._drawn[box])
             return mask
-        from cliploc.masks import name_mask
+        from cliploc.find.masks import name_mask
 
         self.refuse_without_maps()
         return name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
-        from cliploc.masks import label_map
+        from cliploc.find.masks import label_map
 
         self.refuse_without_maps()
         mask_of = None if self.mask_source is None else self.name_mask
@@ -250,7 +250,7 @@ class Localization:
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
-        from cliploc.report.overlay import OPACITY, draw_overlay  # here: most callers never draw
+        from cliploc.draw.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
@@ -342,7 +342,7 @@ def boxes_of(
     label = asked[on_map.index]
     xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
     if sides is not None:
-        from cliploc.teaching.sides import moved, readings
+        from cliploc.find.sides import moved, readings
 
         for p in np.unique(label):
             own = xyxy[label == p]

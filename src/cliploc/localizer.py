@@ -1,4 +1,4 @@
-"""`Localizer`: from pictures and names to heatmaps and boxes. The stages are in `cliploc.pipeline`."""
+"""`Localizer`: from pictures and names to heatmaps and boxes. The stages are in `cliploc.find`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,42 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cliploc import backbones, prompts
+from cliploc import towers
 from cliploc.boxes import BoxRule
-from cliploc.calibration import load_calibration, own_calibration
-from cliploc.config import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.errors import ModelError, UsageError
-from cliploc.images import ImageLike, Picture, pictures_in
+from cliploc.find import prompts
+from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.flow import Flow, MaskedEncoder
+from cliploc.find.prepare import (
+    DECODERS,
+    OnError,
+    Prepared,
+    Request,
+    Result,
+    Unreadable,
+    source_of,
+    stacked,
+)
+from cliploc.find.presence import VERSION as BANK_VERSION
+from cliploc.find.presence import Bank
+from cliploc.find.recipes import recipe_of
+from cliploc.find.steps import refuse_nan
+from cliploc.find.tasks import members
+from cliploc.find.texts import Texts, read_exemplars
+from cliploc.find.threads import Ahead, own_modes
+from cliploc.images.reading import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
-from cliploc.method import TrainedHead
-from cliploc.pipeline.flow import Flow, MaskedEncoder
-from cliploc.pipeline.prepare import DECODERS, OnError, Prepared, Request, Result, Unreadable, source_of, stacked
-from cliploc.pipeline.presence import VERSION as BANK_VERSION
-from cliploc.pipeline.presence import Bank
-from cliploc.pipeline.steps import refuse_nan
-from cliploc.pipeline.tasks import members
-from cliploc.pipeline.texts import Texts, read_exemplars
-from cliploc.pipeline.threads import Ahead, own_modes
-from cliploc.recipes import recipe_of
+from cliploc.methods import TrainedHead, find, resolve_options
+from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
 from cliploc.refine import find_refinements
-from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import find, resolve_options
-from cliploc.tower import Backbone, Needs
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
+    from cliploc.find.inside import Inside
+    from cliploc.find.text_cache import TextCache
     from cliploc.localization import MaskSource
-    from cliploc.pipeline.inside import Inside
-    from cliploc.text_cache import TextCache
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 
@@ -67,7 +76,7 @@ class Localizer:
         pretrained: which weights: a tag, a file, or "FILE@TAG", a file whose GELU and preprocessing are those of the
             tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; it runs as
-            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.recipes`.
+            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.find.recipes`.
         **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
             precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
 
@@ -112,7 +121,7 @@ class Localizer:
         head_file = None if given.head is None else os.fspath(given.head)
         trained_for = None
         if head_file is not None:
-            from cliploc.heads import load_head, read_config
+            from cliploc.find.heads import load_head, read_config
 
             trained_for = read_config(head_file).method
         named = given.method or trained_for
@@ -133,13 +142,13 @@ class Localizer:
             prompts.parse(given.background, contrasts=False)
         find_refinements(given.refine or ())
         if isinstance(given.guide, str):
-            backbones.refuse_unknown_guide(given.guide)
+            towers.refuse_unknown_guide(given.guide)
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = tower
-        self.precision = backbones.precision_name(self.backbone.dtype)
+        self.precision = towers.precision_name(self.backbone.dtype)
         guide = given.guide
-        self.guide = backbones.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
+        self.guide = towers.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
         self.mask_source = _mask_source(given.masks_by, given.device)
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
@@ -147,7 +156,7 @@ class Localizer:
         cache = _text_cache_of(self.backbone) if given.text_cache else None
         learnt = None
         if given.learnt is not None:  # a file of another tower does not even fit
-            from cliploc.teaching.learnt import load_learnt
+            from cliploc.find.learnt import load_learnt
 
             learnt = load_learnt(given.learnt)
             of_tower = {"model": self.backbone.name, "weights": self._weights}
@@ -313,7 +322,7 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        from cliploc.report.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
+        from cliploc.draw.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
         prompts.refuse_no_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
@@ -337,7 +346,7 @@ class Localizer:
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's own.
-            lessons: whether results have what `cliploc.teaching` needs of their pictures.
+            lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
 
         Yields:
             For each request in order, its id with what was found, or with the error of a picture that cannot be read.
@@ -526,7 +535,7 @@ class Localizer:
             texts = prompts.parse(names, self.templates)
             request = Request(0, image, names)
             item = pipeline.preparation.prepare(request, texts, source_of(request))
-            from cliploc.pipeline.inside import look_inside
+            from cliploc.find.inside import look_inside
 
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
@@ -645,7 +654,7 @@ class Localizer:
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.teaching`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
         return self._own.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -776,7 +785,7 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
     """The model by its name, on the device asked for or the best."""
     checked = checked_device(device)
     with own_modes(checked):
-        return backbones.create(model, pretrained, checked, precision=precision)
+        return towers.create(model, pretrained, checked, precision=precision)
 
 
 def _mask_source(name: str, device: str | None) -> MaskSource | None:
@@ -784,10 +793,10 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
     if name == "heat":
         return None
     if not name.startswith(SAM):
-        from cliploc.masks import GrabCutMasks
+        from cliploc.find.masks import GrabCutMasks
 
         return GrabCutMasks()
-    from cliploc.sam import SamMasks
+    from cliploc.towers.sam import SamMasks
 
     return SamMasks(name.removeprefix(SAM), device=checked_device(device))
 
@@ -796,7 +805,7 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """The cache of text embeddings on disk; None for the quick models of the package, and weights in memory."""
     if backbone.weights_file is None:
         return None
-    from cliploc.text_cache import TextCache, cache_folder
+    from cliploc.find.text_cache import TextCache, cache_folder
 
     folder = cache_folder()
     return None if folder is None else TextCache(folder, backbone.weights_id)
@@ -805,7 +814,7 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
     """`encode_image` in another precision, by a copy of the tower if that precision is not its own."""
     if precision is None:
-        return MaskedEncoder(None, backbones.precision_name(backbone.dtype))
-    dtype = backbones.resolve_precision(precision, str(backbone.device))
-    name = backbones.precision_name(dtype)
+        return MaskedEncoder(None, towers.precision_name(backbone.dtype))
+    dtype = towers.resolve_precision(precision, str(backbone.device))
+    name = towers.precision_name(dtype)
     return MaskedEncoder(None if dtype == backbone.dtype else backbone.in_precision(dtype).encode_image, name)

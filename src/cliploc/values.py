@@ -18,6 +18,7 @@ from cliploc.errors import UsageError
 FloatArray = npt.NDArray[np.float32]
 ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
+WSOL_SIDE = 224  # pixels of the maps that the WSOL evaluation compares
 GOOD_IOU = 0.5  # from which a box counts as right
 IGNORE = 255  # in a label map, the label of pixels that do not count; see `ignored_label`
 

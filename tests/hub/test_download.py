@@ -8,10 +8,10 @@ import sys
 import pytest
 from safetensors.torch import save
 
-from tests.backbones.small_clip import save_folder, small_clip
-from tests.backbones.test_transformers_folder import byte_pairs, model_of
 from tests.commands import CAT
 from tests.hub.server import Hub
+from tests.towers.small_clip import save_folder, small_clip
+from tests.towers.test_transformers_folder import byte_pairs, model_of
 
 # Commands, one after the other in one process, whose imports take longer than they.
 RUNNER = """

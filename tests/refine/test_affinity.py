@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc import backbones
+from cliploc import towers
 from cliploc.localizer import Localizer
-from cliploc.method import Context
+from cliploc.methods._infra.method import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
 from cliploc.refine.affinity import CUT, directions, spread_along
-from tests.saliency.peers import tiny_scene
+from tests.methods.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import KINDS, give_function, tower
 
@@ -96,7 +96,7 @@ def test_it_works_on_the_grid_of_the_middle_stage() -> None:
 
 @pytest.mark.parametrize(("model", "grid"), [("mini", (14, 20)), ("mini-vit", (14, 20))])
 def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[int, int]) -> None:
-    backbone = backbones.create(model)
+    backbone = towers.create(model)
     images = torch.zeros(1, 3, 224, 320)
     trace = backbone.trace(images, affinity.needs(backbone))
     assert affinity.grid(Context(lambda: images, torch.zeros(1, 1, 1), trace, backbone)) == grid

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cliploc.config import POLICIES
-from cliploc.geometry import Frame
+from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
+from cliploc.options import POLICIES
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
-from tests.saliency.vits import photograph
+from tests.methods.vits import photograph
 from tests.tiny import give_function, tower
 
 

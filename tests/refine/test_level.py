@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.level import levels
-from tests.saliency.peers import tiny_scene
+from tests.methods.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import tower
 from tests.tolerances import assert_rounded

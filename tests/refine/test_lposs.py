@@ -13,7 +13,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import _neighbours, lposs, refinements
 from cliploc.refine._propagation import ALPHA, STEPS, normalized, propagate
 from cliploc.refine.lposs_plus import gathered, neighbour_weights
-from tests.saliency.peers import tiny_scene
+from tests.methods.peers import tiny_scene
 from tests.tiny import KINDS, tower
 from tests.tolerances import assert_rounded
 

@@ -5,11 +5,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context
 from cliploc.refine import refinements
 from cliploc.refine.caa import transition, walk
-from tests.saliency.peers import GRID, Scene, tiny_scene
+from tests.methods.peers import GRID, Scene, tiny_scene
 
 H, W = GRID
 N = H * W

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
+from cliploc.label.annotate import annotate
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester
 from tests.commands import PHOTOS
-from tests.jobs.labelled import corrections
+from tests.label.labelled import corrections
 from tests.web.asking import running
 
 __all__ = ["corrections", "make", "served"]
@@ -23,7 +23,7 @@ OPTIONS = {"device": "cpu", "recipe": "fast", "image_size": 352, "formats": ["co
 @contextlib.contextmanager
 def served(out: Path, port: int = 0) -> Iterator[str]:
     """The editor of a run's folder → its address."""
-    from cliploc.web.editor import application  # here: it needs the extra `web`
+    from cliploc.label.editor.app import application  # here: it needs the extra `web`
 
     suggester = Suggester("mini", device="cpu", recipe="fast")
     with ReviewFolder.opened(out) as folder, running(application(folder, suggester), port) as address:

@@ -14,14 +14,14 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import backbones
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester
-from cliploc.web import editor as review_editor
+from cliploc import towers
+from cliploc.label.annotate import annotate
+from cliploc.label.editor import app as review_editor
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester
+from cliploc.label.label_studio import app as backend
 from cliploc.web.clients import Hosts
 from cliploc.web.find import application
-from cliploc.web.label_studio import app as backend
 from tests.tiny import tower
 from tests.web.asking import FORM, running, service
 from tests.web.test_label_studio import predictor
@@ -74,7 +74,7 @@ def editor(folder: Path, _: None) -> Iterator[tuple[Any, Posts]]:
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / "photos/a.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create)
+        patch.setattr(towers, "create", create)
         annotate(folder / "photos", LABELS, folder / "done", **OPTIONS)
         with ReviewFolder.opened(folder / "done") as opened:
             yield review_editor.application(opened, Suggester("mini", device="cpu", recipe="fast")), REVIEW

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import InputError
-from cliploc.memory import Kept
+from cliploc.find.memory import Kept
 from cliploc.web.service import Offer, Service
 
 

@@ -21,16 +21,16 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.label.label_studio.app import application
+from cliploc.label.label_studio.labelling import read_labelling
+from cliploc.label.label_studio.predictor import Predictor
+from cliploc.label.label_studio.task_pictures import Allowance, PictureSource
 from cliploc.localizer import Localizer
+from cliploc.options import MIN_SCORE, Options
 from cliploc.web.clients import Hosts
-from cliploc.web.label_studio.app import application
-from cliploc.web.label_studio.labelling import read_labelling
-from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.label_studio.task_pictures import Allowance, PictureSource
 from tests.commands import cliploc_, refused
-from tests.report.test_export_masks import unpacked
+from tests.formats.test_export_masks import unpacked
 from tests.tiny import tower
 from tests.web.asking import CAT, DEMO, running, sent
 
@@ -232,7 +232,7 @@ def test_others_get_an_answer_while_an_interface_is_read(server, monkeypatch):
         assert go_on.wait(30)
         return read_labelling(config)
 
-    monkeypatch.setattr("cliploc.web.label_studio.app.read_labelling", slow)
+    monkeypatch.setattr("cliploc.label.label_studio.app.read_labelling", slow)
     answers: list[int] = []
     asking = threading.Thread(target=lambda: answers.append(sent(f"{server[0]}/setup", {"schema": CONFIG})[0]))
     asking.start()

@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.config import Options
 from cliploc.errors import UsageError
-from cliploc.geometry import iou_matrix
-from cliploc.jobs.review_folder import ReviewFolder
+from cliploc.images.geometry import iou_matrix
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.label_studio.app import application
+from cliploc.label.label_studio.predictor import Predictor
+from cliploc.label.label_studio.task_pictures import PictureSource
+from cliploc.options import Options
 from cliploc.web.clients import Hosts
-from cliploc.web.label_studio.app import application
-from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.label_studio.task_pictures import PictureSource
 from tests.commands import cliploc_
 from tests.web.asking import running, sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, corrections, make

@@ -13,14 +13,14 @@ import pytest
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.geometry import iou_matrix
-from cliploc.jobs import review_folder
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.teach import teach
+from cliploc.find.learnt import load_learnt
+from cliploc.images.geometry import iou_matrix
+from cliploc.label.annotate import annotate
+from cliploc.label.editor import review_folder
+from cliploc.label.results import AnnotatedFolder
+from cliploc.label.teach.teach import teach
 from cliploc.runs.labelling import LabellingRun
-from cliploc.teaching.learnt import load_learnt
-from tests.jobs.labelled import held, taught
+from tests.label.labelled import held, taught
 from tests.web.asking import sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, make, served
 

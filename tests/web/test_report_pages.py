@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from cliploc.report import PageItem, write_page, write_report
-from tests.report.benchmark_folder import CLASSES, make_folder
-from tests.report.conftest import build  # noqa: F401
-from tests.report.test_page import CLOSING, IMAGE
+from cliploc.draw.page import PageItem, write_page
+from cliploc.evaluate.tasks.page import write_report
+from tests.draw.conftest import build  # noqa: F401
+from tests.draw.test_page import CLOSING, IMAGE
+from tests.evaluate.benchmark_folder import CLASSES, make_folder
 from tests.web.browsing import in_a_browser
 
 pytestmark = in_a_browser

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 from PIL import Image
 
-from cliploc import backbones
-from cliploc.exemplars import Exemplar
+from cliploc import towers
+from cliploc.images.exemplars import Exemplar
 from cliploc.localizer import Localizer
 from cliploc.web.runs import ENDING, STOPPED
 from cliploc.web.service import Offer, Service
@@ -147,7 +147,7 @@ def test_more_than_may_wait_are_refused_and_the_end_of_the_server_is_soon_and_si
 
 
 def test_a_model_that_loads_makes_nobody_wait_who_asks_for_another(tmp_path, monkeypatch):
-    create, begun, go_on = backbones.create, threading.Event(), threading.Event()
+    create, begun, go_on = towers.create, threading.Event(), threading.Event()
 
     def slow(model, *args, **options):
         if model == "mini-vit":
@@ -155,7 +155,7 @@ def test_a_model_that_loads_makes_nobody_wait_who_asks_for_another(tmp_path, mon
             assert go_on.wait(60)
         return create(model, *args, **options)
 
-    monkeypatch.setattr(backbones, "create", slow)
+    monkeypatch.setattr(towers, "create", slow)
     for address in started(Service([Offer("mini"), Offer("mini-vit")], device="cpu"), tmp_path, queue=12):
 
         def ask_for(model: str, address: str = address) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from cliploc import rle
-from cliploc.jobs.annotate import annotate
+from cliploc.images import rle
+from cliploc.label.annotate import annotate
 from cliploc.runs.labelling import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS
 from tests.web.asking import sent

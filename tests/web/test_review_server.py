@@ -16,19 +16,20 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc import Localizer, backbones, rle
-from cliploc._files import alone_in
+from cliploc import Localizer, towers
 from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
-from cliploc.jobs import review_folder
-from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotation_results import AnnotatedFolder
-from cliploc.jobs.apply import review_of
-from cliploc.jobs.review_folder import ReviewFolder
-from cliploc.jobs.suggest import Suggester, options_of
+from cliploc.images import rle
+from cliploc.label.annotate import annotate
+from cliploc.label.apply import review_of
+from cliploc.label.editor import review_folder
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.editor.suggest import Suggester, options_of
+from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
+from cliploc.support.files import alone_in
 from tests.commands import cliploc_
-from tests.jobs.labelled import held
+from tests.label.labelled import held
 from tests.tiny import tower
 from tests.web.asking import get, sent
 from tests.web.review_server import corrections, served
@@ -45,7 +46,7 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(towers, "create", create)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def done(tmp_path_factory) -> tuple[Path, Path]:
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(root / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "create", create)
+        patch.setattr(towers, "create", create)
         annotate(root, LABELS, root.parent / "done", masks=True, **OPTIONS)
     return root, root.parent / "done"
 

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import backbones, rle
-from cliploc.config import MIN_SCORE
+from cliploc import towers
 from cliploc.errors import ModelError, UsageError
+from cliploc.find.masks import GrabCutMasks
+from cliploc.find.recipes import recipe_of
+from cliploc.images import rle
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
-from cliploc.recipes import recipe_of
-from cliploc.reporter import Reporter
-from cliploc.saliency import methods
+from cliploc.methods import methods
+from cliploc.options import MIN_SCORE
+from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
@@ -117,7 +118,7 @@ def test_a_model_is_loaded_once_for_all_and_again_after_an_error(monkeypatch):
 
     service = Service([Offer("mini")], device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(backbones, "create", broken)
+        patch.setattr(towers, "create", broken)
         waiting = [service.load("mini") for _ in range(5)]
         go_on.set()
         for one in waiting:

@@ -63,7 +63,7 @@ def test_an_exemplar_is_among_the_names_and_in_the_lines():
     assert from_query(to_query(settings)) == settings
     rules = [({"method": "cam"}, 0.3)]
     lines = python_lines(settings, "a.jpg", {"model": "mini"}, rules, "cup.jpg")
-    assert "from cliploc.exemplars import Exemplar\n" in lines
+    assert "from cliploc.images.exemplars import Exemplar\n" in lines
     assert "exemplars=[Exemplar(name='cup', image='cup.jpg', box=(1.0, 2.0, 30.0, 40.5), with_text=False)]" in lines
     assert "--prompt=spoon '--prompt=cup=@cup.jpg[1,2,30,40.5]'" in command_lines(
         settings, "a.jpg", {}, rules, "cup.jpg"

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.pipeline.second_look import Judgement
-from cliploc.recipes import recipe_of
+from cliploc.find.recipes import recipe_of
+from cliploc.find.second_look import Judgement
 from cliploc.values import Boxes
 from cliploc.web import view
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import Settings
 from tests.commands import CAT
-from tests.report.conftest import build  # noqa: F401
-from tests.report.test_page import CLOSING, IMAGE, Reader
+from tests.draw.conftest import build  # noqa: F401
+from tests.draw.test_page import CLOSING, IMAGE, Reader
 
 TEMPLATE = "\" onload='alert(3)' {{ 7 * 7 }}{% raw %}"
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.parts import Parts, divide, outer_outlines
-from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.errors import UsageError
+from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.values import FloatArray
 
 FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster

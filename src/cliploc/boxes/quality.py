@@ -19,7 +19,7 @@ from cliploc.boxes.components import (
     suppress,
 )
 from cliploc.boxes.parts import may_divide, outer_outlines
-from cliploc.config import MIN_SCORE
+from cliploc.options import MIN_SCORE
 from cliploc.values import FloatArray
 
 Floats = npt.NDArray[np.float64]

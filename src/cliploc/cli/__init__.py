@@ -16,13 +16,13 @@ from typing import Annotated
 import typer
 
 from cliploc import __version__
-from cliploc._imports import NO_ROOM_TO_LOAD
-from cliploc._process import out_of_memory, wait_passively
-from cliploc._terminal import OutputError, write_out
 from cliploc.cli.commands import NAMES, CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
+from cliploc.cli.terminal import OutputError, write_out
 from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules, plugin_in
+from cliploc.support.imports import NO_ROOM_TO_LOAD
+from cliploc.support.process import out_of_memory, wait_passively
 
 EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)  # in a command's help
 

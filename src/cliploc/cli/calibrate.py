@@ -6,21 +6,22 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc._files import Inputs, alone_writing
-from cliploc._imports import refuse_without
-from cliploc._terminal import Terminal
-from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, refuse_unknown_dataset, use_threads
+from cliploc.cli.options import SampleFlags, WithJson, WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print_result, say_next, say_problems, titled
-from cliploc.config import Options, words_of
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
+from cliploc.options import Options, words_of
+from cliploc.support.files import Inputs, alone_writing
+from cliploc.support.imports import refuse_without
 
 if TYPE_CHECKING:
-    from cliploc.datasets import AskedDataset
     from cliploc.localizer import Localizer
-    from cliploc.reporter import Reporter
+    from cliploc.runs.samples import AskedDataset
+    from cliploc.support.reporter import Reporter
 
 
 REVIEWED = "reviewed"
@@ -30,7 +31,9 @@ TRUTHS = f"coco|voc|yolo|{REVIEWED}"
 def refuse_truth(truth: str, asked: SampleFlags) -> None:
     """Refuses an unknown layout of pictures with true boxes, and options that it does not have."""
     if truth != REVIEWED:
-        refuse_unknown_dataset(truth)
+        from cliploc.evaluate.data import readers
+
+        readers.refuse_unknown(truth)
         return
     for name in ("--split", "--subset", "--classes"):
         if name in asked.given():
@@ -39,13 +42,14 @@ def refuse_truth(truth: str, asked: SampleFlags) -> None:
 
 def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
-    from cliploc.datasets import Draw, open_asked
+    from cliploc.evaluate.data import Draw, open_asked
 
     if truth != REVIEWED:
         return open_asked(truth, folder, asked.split, **asked.chosen())
-    from cliploc.jobs.calibrate import reviewed_pictures
+    from cliploc.label.reviewed import reviewed_pictures
 
-    return reviewed_pictures(folder, Draw(asked.limit, asked.sample, asked.seed))
+    dataset = reviewed_pictures(folder)
+    return replace(dataset, samples=Draw(asked.limit, asked.sample, asked.seed).of(dataset.samples, lambda one: one))
 
 
 class TruthFlags(SampleFlags, WithThreads, WithJson):
@@ -64,14 +68,14 @@ def _learning(
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
     with alone_writing(out), terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
-        from cliploc.datasets import BY_DESIGN
+        from cliploc.evaluate.data import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)
         Inputs(sample.path for sample in dataset.samples).refuse([out])
         say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
-        from cliploc.jobs.calibrate import UnfitError
+        from cliploc.evaluate.calibrate import UnfitError
         from cliploc.localizer import Localizer
         from cliploc.runs.store import FILE
 
@@ -105,7 +109,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     refuse_truth(asked.truth, asked)
     out, terminal = asked.out, Terminal()
     with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):
-        from cliploc.jobs.calibrate import calibrate as fitted
+        from cliploc.evaluate.calibrate import calibrate as fitted
 
         result = fitted(localizer, dataset, work, reporter)
         result.calibration.save(out)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cliploc._terminal import printable, styled
 from cliploc.cli.options import PhotoFlags, asked_names, command, flag, refuse_exemplars, use_threads
 from cliploc.cli.photos import PhotoRun, model_settings
-from cliploc.config import Options
+from cliploc.cli.terminal import printable, styled
+from cliploc.options import Options
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precision", "batch_size", "text_cache")
 
@@ -26,7 +26,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     given = asked_names(asked.prompt, asked.classes)
     names = given or asked_names(None, "imagenet")
@@ -36,8 +36,8 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
     with run.started(f"loading {options.model}") as reporter:
         from rich.cells import cell_len, set_cell_size
 
+        from cliploc.document import classified_record
         from cliploc.localizer import classifier
-        from cliploc.report import classified_record
 
         use_threads(asked.threads)
         localizer = classifier(**options.given())

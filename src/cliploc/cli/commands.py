@@ -9,7 +9,7 @@ from typing import Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cliploc.config import Group
+from cliploc.options import Group
 
 # As `cliploc --help` lists them, without importing them: each with the first line of its own help.
 LISTED = {
@@ -42,10 +42,18 @@ LISTED = {
     },
 }
 NAMES = [name for names in LISTED.values() for name in names]
-LISTS = ("models", "methods")
-HOMES = {  # the others' modules have their names
-    **dict.fromkeys(LISTS, "lists"),
-    **dict.fromkeys(("serve", "review", "label-studio"), "servers"),
+HOMES = {  # the others' modules stand beside this one and have their names
+    "models": "cliploc.cli.lists",
+    "methods": "cliploc.cli.lists",
+    "serve": "cliploc.web.command",
+    "annotate": "cliploc.label.command",
+    "review": "cliploc.label.editor.command",
+    "label-studio": "cliploc.label.label_studio.command",
+    "benchmark": "cliploc.evaluate.tasks.benchmark_command",
+    "evaluate": "cliploc.evaluate.tasks.evaluate_command",
+    "explain": "cliploc.evaluate.tasks.faithfulness.explain",
+    "train": "cliploc.evaluate.train.command",
+    "datasets": "cliploc.evaluate.data._command",
 }
 TITLES = {group: {"prompt": "Input", "method": "Model"}.get(group, group.capitalize()) for group in get_args(Group)}
 LAST = ("--json", "--debug", "--help")  # parameters that come last in a command's help
@@ -136,7 +144,7 @@ def tasks(help_text: str, *functions: Callable[..., int]) -> typer.Typer:
 def command_of(name: str) -> TyperCommand | SectionedGroup:
     """A command, whose module is imported now."""
     plain = name.replace("-", "_")
-    made = getattr(importlib.import_module(f"cliploc.cli.{HOMES.get(name, plain)}"), plain)
+    made = getattr(importlib.import_module(HOMES.get(name, f"cliploc.cli.{plain}")), plain)
     if not isinstance(made, typer.Typer):
         alone = plain_app()
         alone.command(name, cls=SectionedCommand)(made)

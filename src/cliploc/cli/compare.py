@@ -25,17 +25,17 @@ from cliploc.cli.options import (
     with_exemplars,
 )
 from cliploc.cli.photos import PhotoRun, lines_of, model_settings
-from cliploc.config import OPTIONS, Options
 from cliploc.errors import InputError, UsageError
+from cliploc.options import OPTIONS, Options
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from cliploc.draw.comparison import ModelResults
+    from cliploc.find.prepare import Request, Result
     from cliploc.localizer import Localizer
-    from cliploc.method import Method
-    from cliploc.pipeline.prepare import Request, Result
-    from cliploc.report import ModelResults
-    from cliploc.reporter import Reporter
+    from cliploc.methods import Method
+    from cliploc.support.reporter import Reporter
 
 OWN = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # lists of its own; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
@@ -59,9 +59,9 @@ def compare(asked: CompareFlags, options: Options) -> int:
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
     refuse_unknown(asked.model or [], method_names(asked.method))
-    from cliploc import prompts
-    from cliploc.report.comparison import refuse_too_many
-    from cliploc.saliency import find
+    from cliploc.draw.comparison import refuse_too_many
+    from cliploc.find import prompts
+    from cliploc.methods import find
 
     names = asked_names(asked.prompt, asked.classes)
     if not names:
@@ -81,7 +81,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     others = (asked.classes, options.head, options.learnt, *(asked.pretrained or ()))
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others)
     with run.started(f"loading {', '.join(model.label for model in models)}") as reporter:
-        from cliploc.pipeline.prepare import Request
+        from cliploc.find.prepare import Request
 
         use_threads(asked.threads)
         for model in models:
@@ -108,7 +108,8 @@ def _take(
     titles: Mapping[str, str],
 ) -> None:
     """One picture is done, by all models; `titles` has the methods in the order of the rows."""
-    from cliploc.report import compared_record, draw_comparison
+    from cliploc.document import compared_record
+    from cliploc.draw.comparison import draw_comparison
 
     def rows() -> Iterator[Sequence[str | Text]]:
         """Those of `lines_of`, after model and method; a single model is not named."""
@@ -148,14 +149,14 @@ class _AskedModel:
     localizer: Localizer = field(init=False)  # once it is loaded
 
     def __post_init__(self) -> None:
-        from cliploc.backbones import models
+        from cliploc.towers import models
 
         name = str(self.options.model)
         if ":" not in name:  # the tower of a hub's or folder's model is known only once it is loaded
             self._know(models.get(name.replace("/", "-")))
 
     def _know(self, tower: Any) -> None:
-        from cliploc.saliency import unfit_reason
+        from cliploc.methods import unfit_reason
 
         self.tower = tower
         # Members of each method that have a trained head among the method's options.
@@ -176,8 +177,8 @@ class _AskedModel:
 
     def load(self) -> None:
         """Loads the model; raises what `Localizer` raises."""
+        from cliploc.find.recipes import recipe_of
         from cliploc.localizer import Localizer
-        from cliploc.recipes import recipe_of
 
         # A method is named, so that it runs as published. A head names its own.
         named = None if self.options.head is not None else recipe_of(self.options.model).method
@@ -192,7 +193,7 @@ def _asked_models(
     of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[_AskedModel]:
     """The models asked for; what is known to be unfit is refused before one is loaded."""
-    from cliploc.heads import read_config
+    from cliploc.find.heads import read_config
 
     head = None if options.head is None else read_config(str(options.head))
     if head is not None and head.method not in [
@@ -221,7 +222,7 @@ def _asked_models(
 
 def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -> None:
     """Refuses a method that fits none of the models, and a model that none of the methods fits."""
-    from cliploc.saliency import fitting, unfit_reason
+    from cliploc.methods import fitting, unfit_reason
 
     if any(model.tower is None for model in asked):
         return
@@ -247,7 +248,7 @@ def _compared(
     asked: Sequence[_AskedModel], requests: Sequence[Request], reporter: Reporter
 ) -> Iterator[tuple[str, list[ModelResults], dict[str, InputError]]]:
     """For each picture the methods' results on each model, and the errors of models that cannot use it."""
-    from cliploc.report import ModelResults
+    from cliploc.draw.comparison import ModelResults
 
     with ExitStack() as stack:
         streams: list[Iterator[Result]] = [

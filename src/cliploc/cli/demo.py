@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
-from cliploc._files import Inputs, alone_in
-from cliploc._terminal import Terminal, printable, styled
 from cliploc.cli.options import WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
-from cliploc.config import DEFAULTS, Options, text_of
+from cliploc.cli.terminal import Terminal, printable, styled
+from cliploc.images.demo import demo_photos
+from cliploc.options import DEFAULTS, Options, text_of
+from cliploc.support.files import Inputs, alone_in
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,7 +30,13 @@ class DemoFlags(WithThreads):
 @command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(asked: DemoFlags, options: Options) -> int:
     """Try cliploc on the pictures that it includes."""
-    from cliploc.demo import CLIP_HINT, IOU_RULE, PAGE, demo_photos, overlay_of, run_demo
+    from cliploc.cli.demo_run import (
+        CLIP_HINT,
+        IOU_RULE,
+        PAGE,
+        overlay_of,
+        run_demo,
+    )
 
     folder, photos = writable(asked.out), list(demo_photos())
     Inputs(photo.path for photo in photos).refuse([folder / PAGE, *(overlay_of(photo, folder) for photo in photos)])

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import typer
 
-from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Flags, command, flag, refuse_unknown
 from cliploc.cli.output import DONE, facts, title_row
-from cliploc.config import RECIPES
+from cliploc.cli.terminal import Terminal, grid
 from cliploc.errors import ModelError, UsageError
+from cliploc.options import RECIPES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from cliploc.backbones import ModelEntry
     from cliploc.registry import Registry
+    from cliploc.towers import ModelEntry
 
 T = TypeVar("T")
 
@@ -58,12 +58,12 @@ def models(asked: ModelsFlags) -> int:
         raise UsageError(
             f"expected --download with --pretrained {pretrained}, got none: add it, or leave --pretrained out"
         )
-    from cliploc.backbones import models as registry
+    from cliploc.towers import models as registry
 
     chosen = _chosen(registry, wanted := part.replace("/", "-"))
-    from cliploc.backbones import guides
-    from cliploc.saliency import fitting
-    from cliploc.saliency import methods as saliency
+    from cliploc.methods import fitting
+    from cliploc.methods import methods as saliency
+    from cliploc.towers import guides
 
     terminal = Terminal()
 
@@ -107,7 +107,7 @@ def models(asked: ModelsFlags) -> int:
 
 def _download(name: str, pretrained: str | None) -> int:
     """Fetches a model's files into the caches by building it, which also shows that they fit together."""
-    from cliploc.backbones import create
+    from cliploc.towers import create
 
     if not name:
         raise UsageError("expected a model name with --download, got none: cliploc models lists them")
@@ -120,7 +120,7 @@ def _download(name: str, pretrained: str | None) -> int:
 
 
 def _about_model(model: ModelEntry, methods: Sequence[str]) -> RenderableType:
-    from cliploc.recipes import recipe_of
+    from cliploc.find.recipes import recipe_of
 
     size = "those of its file"
     try:
@@ -161,11 +161,11 @@ def _by(hw: tuple[int, int]) -> str:
 @command()
 def methods(asked: MethodsFlags) -> int:
     """List the saliency methods, with their options."""
-    from cliploc.saliency import methods as registry
+    from cliploc.methods import methods as registry
 
     chosen = _chosen(registry, asked.part)
     if asked.markdown:
-        from cliploc.method import Family
+        from cliploc.methods import Family
 
         kinds = get_args(Family)
         typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")

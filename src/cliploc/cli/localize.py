@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO
 from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
-from cliploc.config import OPTIONS, Options, words_of
 from cliploc.errors import UsageError
+from cliploc.options import OPTIONS, Options, words_of
+from cliploc.support.files import DEMO
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -42,7 +42,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
 
     Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
     """
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     out, masks = asked.out, asked.masks or options.masks_by != "heat"
     if asked.save_maps and out is None:
@@ -81,7 +81,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
                 _take(run, result, masks=masks, save_maps=asked.save_maps)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None and masks:
-                from cliploc.report.label_maps import label_legend
+                from cliploc.draw.label_maps import label_legend
 
                 write(run.folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
             run.keep({"names": names, **_settings(localizer)})
@@ -102,7 +102,7 @@ def _following(photos: Sequence[str], names: Sequence[str], options: Sequence[st
 
 def _all_are_drawn(names: list[str]) -> bool:
     """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
-    from cliploc.report.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
+    from cliploc.draw.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
 
     return len(names) <= MOST_PANELS
 
@@ -124,10 +124,10 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
         if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
-            from cliploc.metrics import SIDE
+            from cliploc.values import WSOL_SIDE
 
             for index, of_name in enumerate(result.names):
-                [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
+                [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((WSOL_SIDE, WSOL_SIDE))
                 file = run.names.heatmap(of_name, run.ids[source])
                 content = io.BytesIO()
                 np.save(content, heat)

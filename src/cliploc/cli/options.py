@@ -1,4 +1,4 @@
-"""Flags of commands: fields of dataclasses, here and in `cliploc.config`, make a command's signature."""
+"""Flags of commands: fields of dataclasses, here and in `cliploc.options`, make a command's signature."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_
 
 import typer
 
-from cliploc._files import user_path
-from cliploc._imports import refuse_without
-from cliploc._process import MAX_THREADS
 from cliploc.cli.commands import section
-from cliploc.config import (
+from cliploc.errors import UsageError
+from cliploc.images.exemplars import split_entries
+from cliploc.options import (
     DEFAULTS,
     FAITHFULNESS_METRICS,
     SAM,
@@ -31,11 +30,12 @@ from cliploc.config import (
     short,
     text_of,
 )
-from cliploc.errors import UsageError
-from cliploc.exemplars import split_entries
+from cliploc.support.files import user_path
+from cliploc.support.imports import refuse_without
+from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
-    from cliploc.jobs.engine import Engine
+    from cliploc.runs.engine import Engine
 
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
 MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
@@ -130,7 +130,7 @@ def command(
 
 
 def _text_flag(of: Field[Any], default: Any, without: str | None) -> inspect.Parameter:
-    """An option of `cliploc.config` as typer takes it: a flag, a text, or a list of texts."""
+    """An option of `cliploc.options` as typer takes it: a flag, a text, or a list of texts."""
     option = option_of(of)
     on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
     kind: Any = bool | None if on_off else list[str] | None if option.repeat else str | None
@@ -265,7 +265,7 @@ class FilePhotoFlags(PhotoFlags):
         names = asked_names(self.prompt, self.classes)
         if self.prompts_file is None:
             return names, []
-        from cliploc.jobs.labels import read_labels
+        from cliploc.find.labels import read_labels
 
         labels = read_labels(self.prompts_file)
         for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
@@ -356,14 +356,14 @@ class EngineFlags(WithThreads):
     def parsed(self) -> Engine:
         """The engine that runs the shards."""
         if self.engine == "local":
-            from cliploc.jobs.engine import run_here
+            from cliploc.runs.engine import run_here
 
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)
         if self.engine == "ray":
             refuse_without("ray", "engine ray")
-            from cliploc.jobs import ray
+            from cliploc.runs import ray
 
             return partial(ray.run, address=self.address, threads=self.threads)
         raise UsageError(f"expected --engine to be one of local, ray, got {self.engine!r}")
@@ -372,7 +372,7 @@ class EngineFlags(WithThreads):
 # -------------------------------------------------------------------------------------------------- what texts mean
 def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     """The names asked for, by `--prompt` or by `--classes`."""
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     if prompt and classes:
         raise UsageError("expected --prompt or --classes, got both: write all names into the file")
@@ -398,7 +398,7 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(parse_list(text))
-    from cliploc._documents import lines_of
+    from cliploc.support.documents import lines_of
 
     lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]
@@ -408,23 +408,17 @@ def refuse_unknown(
     models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = (), guides: Iterable[str] = ()
 ) -> None:
     """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second."""
-    from cliploc import backbones, refine, saliency
+    from cliploc import methods as saliency
+    from cliploc import refine, towers
 
     for model in models:
-        backbones.refuse_unknown(model)
+        towers.refuse_unknown(model)
     for method in methods:
         saliency.refuse_unknown(method)
     for refinement in refinements:
         refine.refinements.refuse_unknown(refinement)
     for guide in guides:
-        backbones.refuse_unknown_guide(guide)
-
-
-def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
-    """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
-    from cliploc.datasets import labelled_readers, readers
-
-    (labelled_readers if labelled else readers).refuse_unknown(name)
+        towers.refuse_unknown_guide(guide)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:
@@ -444,19 +438,9 @@ def method_names(texts: Sequence[str] | None) -> list[str]:
     return names
 
 
-def metric_names(texts: Sequence[str] | None) -> list[str]:
-    """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none."""
-    from cliploc.faithfulness import faithfulness_metrics
-
-    names = [name for text in texts or () for name in parse_list(text)]
-    for name in names:
-        faithfulness_metrics.refuse_unknown(name)
-    return names or list(FAITHFULNESS_METRICS)
-
-
 def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
-    from cliploc.saliency import find, resolve_options
+    from cliploc.methods import find, resolve_options
 
     chosen_methods = {name: find(name) for name in methods}
     chosen: dict[str, dict[str, str]] = {name: {} for name in methods}

@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import write_output
-from cliploc._terminal import Terminal, grid, printable, styled, write_out
+from cliploc.cli.terminal import Terminal, grid, printable, styled, write_out
 from cliploc.errors import CliplocError, UsageError
+from cliploc.support.files import write_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from cliploc.reporter import Reporter
+    from cliploc.support.reporter import Reporter
     from cliploc.values import Problem
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import DEMO, Inputs, alone_in, demo_names
-from cliploc._terminal import Terminal, grid, printable, styled
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -24,8 +22,10 @@ from cliploc.cli.output import (
     writable,
     write,
 )
+from cliploc.cli.terminal import Terminal, grid, printable, styled
 from cliploc.errors import CliplocError, UsageError
-from cliploc.reporter import SILENT, Reporter
+from cliploc.support.files import DEMO, Inputs, alone_in, demo_names
+from cliploc.support.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.text import Text
 
-    from cliploc.config import Options
-    from cliploc.jobs.picture_files import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
+    from cliploc.options import Options
+    from cliploc.runs.picture_files import Skipped
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -67,7 +67,7 @@ class PhotoRun:
             # Not every shell replaces a pattern; an address with a "?" is none.
             pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
             if os.path.isdir(photo) or pattern:
-                from cliploc.jobs.picture_files import find_pictures
+                from cliploc.runs.picture_files import find_pictures
 
                 try:
                     listed = find_pictures(photo, self.folder)
@@ -145,7 +145,7 @@ class PhotoRun:
 
     def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
         """Writes a picture's label map, of so many names, which the record then names."""
-        from cliploc.report.label_maps import label_picture
+        from cliploc.draw.label_maps import label_picture
 
         assert self.folder is not None
         record["label_map"] = name = self.names.of(source, "_labels")
@@ -163,7 +163,7 @@ class PhotoRun:
     # ---------------------------------------------------------------------------------------------------- at the end
     def keep(self, settings: Mapping[str, Any]) -> None:
         """Writes the document of the run so far."""
-        from cliploc.report.document import skipped_document, to_document
+        from cliploc.document import skipped_document, to_document
 
         document = to_document([], self._failures, settings)
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self._skipped)}
@@ -247,7 +247,7 @@ def _short(stem: str) -> str:
 
 def encoded(image: Image.Image, name: str) -> bytes:
     """A picture as the content of a file of this name."""
-    from cliploc.images import picture_bytes
+    from cliploc.images.reading import picture_bytes
 
     if name.endswith(".jpg"):
         return picture_bytes(image, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters stay crisp

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc._files import picture_path
 from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
-from cliploc.config import Options, SegmentationOptions
 from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.options import Options, SegmentationOptions
+from cliploc.support.files import picture_path
 
 if TYPE_CHECKING:
+    from cliploc.find.segmentation import Protocol, Segmenter
     from cliploc.localizer import Localizer
-    from cliploc.reporter import Reporter
-    from cliploc.segmentation import Protocol, Segmenter
+    from cliploc.support.reporter import Reporter
 
 OF_SEGMENTER = (
     "model", "pretrained", "method", "method_options", "templates", "refine", "guide", "device", "precision",
@@ -48,7 +48,7 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
 
     Example: cliploc segment street.jpg -p bicycle -p "car|van" --model mini-vit --out segmented
     """
-    from cliploc import prompts
+    from cliploc.find import prompts
 
     if asked.rle and asked.out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
@@ -62,8 +62,8 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     others = (asked.classes, asked.prompts_file, options.pretrained)
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
-        from cliploc.report.label_maps import label_legend
-        from cliploc.segmentation import protocol_for
+        from cliploc.draw.label_maps import label_legend
+        from cliploc.find.segmentation import protocol_for
 
         protocol = protocol_for(names, around, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
@@ -88,10 +88,10 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
 
 def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
     """The model and its segmenter; the recipe's method where none is named, without the recipe's refinements."""
+    from cliploc.find.recipes import recipe_of
+    from cliploc.find.segmentation import Segmenter, segmenting_methods
+    from cliploc.find.segmentation.protocol import TEMPLATES
     from cliploc.localizer import Localizer
-    from cliploc.recipes import recipe_of
-    from cliploc.segmentation import Segmenter, segmenting_methods
-    from cliploc.segmentation.protocol import TEMPLATES
 
     method = options.method or recipe_of(str(options.model)).method
     localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).given())
@@ -110,8 +110,8 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
-    from cliploc import images
-    from cliploc.report.label_maps import draw_segments, segmented_record
+    from cliploc.draw.label_maps import draw_segments, segmented_record
+    from cliploc.images.reading import reading as images
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
@@ -139,7 +139,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
-    from cliploc.report.label_maps import label_legend
+    from cliploc.draw.label_maps import label_legend
 
     method = localizer.method
     return {

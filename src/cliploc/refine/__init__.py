@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from cliploc._imports import refuse_without
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
-from cliploc.tower import Backbone, Needs, TowerKind
+from cliploc.support.imports import refuse_without
+from cliploc.towers.tower import Backbone, Needs, TowerKind
 
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name
     from torch import Tensor
 
-    from cliploc.method import Context
+    from cliploc.methods import Context
 
 LONGEST = 1024  # most pixels on the longer side of the picture that a step works on: a map takes up to 4 MB
 

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from cliploc.maps import min_max
-from cliploc.method import Context
+from cliploc.methods import Context, min_max
 from cliploc.refine import refinement
-from cliploc.tower import Backbone, Needs
+from cliploc.towers.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
 # With the features of windows, which differ more from place to place; tools/windows_study.py.

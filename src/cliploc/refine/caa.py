@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
-from cliploc.tower import Backbone, Needs, as_transformer
+from cliploc.towers.tower import Backbone, Needs, as_transformer
 
 BLOCKS = 8  # the paper's
 BOXES = BoxRule(threshold=0.4, min_area=0, nms_iou=None)  # the authors' threshold

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.refine import refinement
-from cliploc.tower import Backbone
+from cliploc.towers.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
 SAMPLES = 16  # pixels on either side of a window's centre; more hardly change the fitted line

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from cliploc.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 # All chosen on the tuning pictures; tools/level_study.py, docs/studies/refinement.md.
 WIDTH = 0.08  # standard deviation by which heat is smoothed, so that the area has a slope at every level

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.method import Context
+from cliploc.methods import Context
 from cliploc.refine import refinement
 from cliploc.refine._propagation import normalized, propagate
 from cliploc.refine.affinity import directions
-from cliploc.tower import Needs
+from cliploc.towers.tower import Needs
 
 POWER = 3  # γ of the paper
 SIGMA = 0.01  # for each pixel of distance

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc.calibration import Floats
 from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.find.calibration import Floats
 from cliploc.runs.store import FILE, Store
 
 KIND, VERSION = "annotate", 1

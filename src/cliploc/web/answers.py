@@ -27,13 +27,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cliploc._process import give_back_memory, out_of_memory
+from cliploc.draw.html import jpeg_uri
 from cliploc.errors import CliplocError, UsageError
+from cliploc.find.memory import Kept
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.memory import Kept
-from cliploc.report.html import jpeg_uri
-from cliploc.reporter import Reporter
+from cliploc.support.process import give_back_memory, out_of_memory
+from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.clients import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc.document import to_document
+from cliploc.draw.comparison import ModelResults, draw_comparison
+from cliploc.draw.label_maps import label_legend, label_picture
+from cliploc.draw.overlay import draw_overlay, fit_within, scaled
+from cliploc.find.recipes import Recipe
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
+from cliploc.images.rle import Rle, encode
 from cliploc.localization import Localization
-from cliploc.recipes import Recipe
-from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
-from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
-from cliploc.report.label_maps import label_legend, label_picture
-from cliploc.report.overlay import fit_within, scaled
-from cliploc.reporter import SILENT, Reporter
-from cliploc.rle import Rle, encode
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.web.service import title_of
 from cliploc.web.settings import FILE_SIDE, Settings, recipe_in
 

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.config import POLICIES, WAITING
-from cliploc.demo import demo_photos
-from cliploc.memory import Kept
-from cliploc.prompts import TEMPLATE_SETS
+from cliploc.find.memory import Kept
+from cliploc.find.prompts import TEMPLATE_SETS
+from cliploc.images.demo import demo_photos
+from cliploc.options import POLICIES, WAITING
 from cliploc.web.answers import Answers
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from cliploc.errors import UsageError
-from cliploc.reporter import Reporter
+from cliploc.support.reporter import Reporter
 
 T = TypeVar("T")
 Work = Callable[[Reporter], T]

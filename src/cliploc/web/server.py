@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from cliploc.draw.colours import NAME_COLOURS, as_hex
+from cliploc.draw.html import TEMPLATES, Templates
 from cliploc.errors import UsageError
-from cliploc.report.colours import NAME_COLOURS, as_hex
-from cliploc.report.html import REPORT_TEMPLATES, Templates
 
 TYPES = {"css": "text/css", "js": "text/javascript"}
 BASE = "base.css"  # every page's
@@ -87,7 +87,7 @@ def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
 
     # The colours of pages, of names in legends, and what all pages share.
     chips = "".join(f".name-{place} {{ background: {as_hex(colour)}; }}\n" for place, colour in enumerate(NAME_COLOURS))
-    base = REPORT_TEMPLATES.render("colours.css") + REPORT_TEMPLATES.asset(BASE) + chips
+    base = TEMPLATES.render("colours.css") + TEMPLATES.asset(BASE) + chips
     return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
 
 

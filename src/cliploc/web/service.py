@@ -15,21 +15,21 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
-from cliploc.config import MIN_SCORE, RECIPES, UNREFINED
+from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
-from cliploc.exemplars import Exemplar
-from cliploc.heads import read_config
-from cliploc.images import Picture, Whole, load
+from cliploc.find.heads import read_config
+from cliploc.find.masks import GrabCutMasks
+from cliploc.find.memory import Kept, Memory
+from cliploc.find.recipes import Recipe, recipe_of
+from cliploc.images.exemplars import Exemplar
+from cliploc.images.reading import Picture, Whole, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
-from cliploc.masks import GrabCutMasks
-from cliploc.memory import Kept, Memory
-from cliploc.recipes import Recipe, recipe_of
+from cliploc.methods import find, fitting
+from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.refine import refinements, resolve_refinements
-from cliploc.report.overlay import fit_within
-from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import find, fitting
-from cliploc.tower import Backbone
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 from cliploc.web.store import KEPT_SECONDS
@@ -219,7 +219,7 @@ class Service:
         self.max_pixels = max_pixels
         self.mask_sources: dict[str, MaskSource] = {"grabcut": GrabCutMasks()}
         if sam is not None:
-            from cliploc.sam import SamMasks  # an extra
+            from cliploc.towers.sam import SamMasks  # an extra
 
             self.mask_sources["sam"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe

@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import OPTIONS, RECIPES, SAM, Options, choice, number, short, words_of
+from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
 from cliploc.errors import UsageError
-from cliploc.exemplars import Exemplar
-from cliploc.prompts import TEMPLATE_SETS
-from cliploc.report.overlay import MAX_SIDE, OPACITY, fit_within
+from cliploc.find.prompts import TEMPLATE_SETS
+from cliploc.images.exemplars import Exemplar
+from cliploc.options import (
+    OPTIONS,
+    RECIPES,
+    SAM,
+    Options,
+    choice,
+    number,
+    short,
+    words_of,
+)
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
@@ -255,7 +264,7 @@ def python_lines(
     exemplar: str = "",
 ) -> str:
     """The lines of a Python script that gives the same heatmaps and boxes."""
-    lines = ["import cliploc", *(["from cliploc.exemplars import Exemplar"] if exemplar else []), ""]
+    lines = ["import cliploc", *(["from cliploc.images.exemplars import Exemplar"] if exemplar else []), ""]
     shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
     drawn = {} if settings.masks_source is None else {"masks_by": settings.masks_source}
     for place, (method, threshold) in enumerate(rules):

@@ -5,21 +5,21 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from cliploc.draw.colours import NAME_COLOURS
+from cliploc.draw.html import Templates, count, embedded
+from cliploc.draw.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
 from cliploc.errors import CliplocError
+from cliploc.find.recipes import Recipe
 from cliploc.localization import Localization
-from cliploc.recipes import Recipe
-from cliploc.report.colours import NAME_COLOURS
-from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
-from cliploc.report.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
-from cliploc.reporter import BANK
-from cliploc.saliency import find
+from cliploc.methods import find
+from cliploc.support.reporter import BANK
 from cliploc.web.service import SHOWN_SIDE, Service, title_of
 from cliploc.web.settings import NONE, Settings
 
 JPEG_QUALITY = 85
 Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
 HERE = Path(__file__).parent
-TEMPLATES = Templates(HERE / "templates", HERE / "static", *REPORT_TEMPLATES.folders)
+TEMPLATES = Templates(HERE / "templates", HERE / "static")
 
 
 def menu_of(service: Service, settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""HTML from Jinja2 templates. Every value is escaped; a missing value is an error."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from cliploc.images.reading import picture_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# The colours of every page and its figures: CSS variables in base.html, a matplotlib style in figures.py.
+LIGHT = {
+    "paper": "#fff", "ink": "#16181d", "soft": "#555c68", "line": "#d9dde4", "card": "#f5f6f8", "link": "#0b57d0",
+    "right": "#0a6b3d", "wrong": "#a8320a",
+}  # fmt: skip
+DARK = {
+    "paper": "#14161a", "ink": "#eceef2", "soft": "#a9b1bd", "line": "#343a44", "card": "#1d2026", "link": "#8ab4f8",
+    "right": "#6fd19b", "wrong": "#ff9c73",
+}  # fmt: skip
+
+
+class Templates:
+    """The templates in some folders, after which those of all pages are looked up."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = (*folders, Path(__file__).with_name("templates"))
+
+    def render(self, template: str, **values: Any) -> str:
+        """Returns a template filled with these values."""
+        return self._environment.get_template(template).render(values)
+
+    def render_to(self, file: IO[str], template: str, **values: Any) -> None:
+        """Writes a filled template piece by piece, so that values given as iterators need not be in memory at once."""
+        file.writelines(self._environment.get_template(template).generate(values))
+
+    def asset(self, name: str) -> str:
+        """Returns a style sheet or script unchanged."""
+        path = next(folder / name for folder in self.folders if (folder / name).is_file())
+        return path.read_text(encoding="utf-8")
+
+    @cached_property
+    def _environment(self) -> Environment:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: only code that writes HTML needs it
+
+        environment = Environment(
+            loader=FileSystemLoader(self.folders),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters.update(count=count, decimal=decimal)
+        environment.globals.update(asset=self.asset, light=LIGHT, dark=DARK)
+        environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+        return environment
+
+
+TEMPLATES = Templates()
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes of this media type as a data URI."""
+    return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
+
+
+def jpeg_uri(image: Image.Image, **options: Any) -> str:
+    """A picture as a JPEG data URI; the options are Pillow's."""
+    return data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
+
+
+def embedded(image: Image.Image, alt: str, **options: Any) -> dict[str, Any]:
+    """A picture as the macro `picture` shows it: data URI, size and alternative text; the options are Pillow's."""
+    return {"uri": jpeg_uri(image, **options), "width": image.width, "height": image.height, "alt": alt}
+
+
+def decimal(value: Any, decimals: int) -> str:
+    """A number with this many decimals, or a dash for None, NaN and infinity."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 photo", "2,000 photos", and "2 boxes" with a plural."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"

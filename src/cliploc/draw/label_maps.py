@@ -1,0 +1,133 @@
+"""Label maps: as PNG pictures with a legend of their values, drawn on the photograph, and as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from cliploc.document import described
+from cliploc.draw import _draw
+from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
+from cliploc.draw.overlay import MAX_SIDE, fit_within
+from cliploc.images.rle import encode
+
+if TYPE_CHECKING:
+    from cliploc.images.reading import Picture
+
+MOST = 255  # names that a palette can hold, besides the background
+OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
+LEAST_SIDE = 320  # of the drawing's width, so that the legend can be read below tiny photographs
+LABELLED = 0.01  # share of the photograph from which a name is written on it, too
+GAP, SIZE, LINE = 12, 16, 24  # of the legend
+GREY: Colour = (80, 80, 80)
+Labels = npt.NDArray[np.integer[Any]]
+
+
+def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
+    """A label map `[H, W]` as palette picture in the names' colours; grey of 16 bits with more than 255 names."""
+    if names > MOST:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([0, 0, 0, *(channel for index in range(names) for channel in name_colour(index))])
+    return picture
+
+
+def label_legend(names: Sequence[str]) -> dict[str, Any]:
+    """Which value of a label map is which name, and its colour."""
+    background = {"value": 0, "name": None, "colour": "#000000"}
+    values = [{"value": i + 1, "name": name, "colour": as_hex(name_colour(i))} for i, name in enumerate(names)]
+    return {"labels": [background, *values]}
+
+
+def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
+    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
+    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
+    entries = []
+    for value, name in enumerate(names):
+        entry = {"name": name, "value": value, "pixels": counts[value], "share": round(counts[value] / labels.size, 6)}
+        entries.append(entry | ({"mask": encode(labels == value)} if masks else {}))
+    return described(picture.source, picture.image.size, picture.notes) | {"names": entries}
+
+
+def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run: str = "") -> Image.Image:
+    """Each name's pixels in its colour, names of 1 % and more written on it, a legend below; 1,600 pixels."""
+    width, height = fit_within(image.size, MAX_SIDE)
+    scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples
+    width, height = width * scale, height * scale
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
+        for new, old in zip((height, width), labels.shape, strict=True)
+    )
+    shown = labels[rows][:, columns]  # [height, width]
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    photo = np.asarray(image.convert("RGB").resize((width, height), resampling, reducing_gap=3.0), np.float32)
+    colours: list[Colour] = [(0, 0, 0), *(name_colour(index) for index in range(len(names) - 1))]
+    drawn = photo * (1 - OPACITY) + np.array(colours, np.float32)[shown] * OPACITY
+    # Borders are lines of two pixels: one whose right or lower neighbour has another label, and that neighbour.
+    across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
+    for half, border in ((drawn[:, 1:], across), (drawn[:, :-1], across), (drawn[1:], down), (drawn[:-1], down)):
+        half[border] = PAPER
+    drawing = Image.fromarray(drawn.round().astype(np.uint8))
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    order = [int(value) for value in np.argsort(-counts, kind="stable") if counts[value]]
+    plates = _draw.Plates(drawing, max(11, round(0.8 * _draw.text_size(drawing.size))))
+    for value in order:
+        if not value or counts[value] < LABELLED * labels.size:
+            continue  # the background, or too small to be written on
+        # The name is in the middle of its largest area.
+        inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too
+        away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(away.argmax()), away.shape)
+        others = np.flatnonzero(inside[y + 1] == 0) - 1  # columns of this row, those just outside the photo among them
+        place = int(np.searchsorted(others, x))
+        left, right = int(others[place - 1]), int(others[place])
+        plates.centred(((left + right) // 2, int(y)), right - left - 1, names[value], colours[value])
+    return _with_legend(drawing, order, counts, names, colours, run)
+
+
+def _with_legend(
+    drawing: Image.Image,
+    order: Sequence[int],
+    counts: npt.NDArray[np.intp],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    run: str,
+) -> Image.Image:
+    """The drawing with a legend below: each name that has pixels, largest first, then those without, and the run."""
+    width = max(LEAST_SIDE, drawing.width)
+    placed: list[tuple[int, int, int, str]] = []  # value, x, row, words
+    x, row, total = GAP, 0, counts.sum()
+    for value in order:
+        keep = f" {100 * counts[value] / total:.1f} %"
+        name = _draw.clean(names[value])
+        font = _draw.caption_font(name + keep, SIZE)
+        words = _draw.shorten(name, font, width - 2 * GAP - LINE, keep)
+        wide = LINE + round(font.getlength(words)) + 2 * GAP
+        if x > GAP and x + wide - GAP > width:
+            x, row = GAP, row + 1
+        placed.append((value, x, row, words))
+        x += wide
+    absent = [names[value] for value in range(1, len(names)) if not counts[value]]
+    remarks = [f"no pixel: {', '.join(absent)}"] if absent else []
+    remarks += [run] if run else []
+    lines: list[str] = []
+    for text in map(_draw.clean, remarks):
+        lines += _draw.wrap(text, _draw.caption_font(text, SIZE - 2), width - 2 * GAP, 3)
+    top = drawing.height + GAP
+    sheet = Image.new("RGB", (width, top + (row + 1 + len(lines)) * LINE + GAP // 2), PAPER)
+    sheet.paste(drawing, ((width - drawing.width) // 2, 0))
+    draw = ImageDraw.Draw(sheet)
+    for value, x, at, words in placed:
+        middle = top + at * LINE + LINE // 2
+        chip = (x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2)
+        draw.rectangle(chip, fill=colours[value], outline=INK)
+        draw.text((x + LINE, middle), words, fill=INK, font=_draw.caption_font(words, SIZE), anchor="lm")
+    for number, words in enumerate(lines, start=row + 1):
+        middle = top + number * LINE + LINE // 2
+        draw.text((GAP, middle), words, fill=GREY, font=_draw.caption_font(words, SIZE - 2), anchor="lm")
+    return sheet

@@ -1,0 +1,224 @@
+"""Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.evaluate.data import AskedDataset
+from cliploc.evaluate.metrics import average_precision
+from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
+from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
+from cliploc.evaluate.tasks.worker import Asked, AskingJudge, Bools, right_boxes
+from cliploc.find.calibration import (
+    OF_BOX,
+    OF_NAME,
+    Calibration,
+    Floats,
+    fit_logistic,
+    reliability,
+)
+from cliploc.find.second_look import best_of_names
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+from cliploc.runs.evaluation import Row, rows_in
+from cliploc.runs.plan import Setting, as_setting
+from cliploc.support.reporter import SILENT, Reporter
+
+FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
+FOLDS = 5  # of pictures; each is measured by a fit to the others
+SHARD = 8  # pictures that are computed and written together
+WITH_AND_WITHOUT = "take pictures with and without each name"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a second look reads in pictures, and what is true."""
+
+    of_boxes: Floats  # [n, F] of boxes
+    right: Bools  # [n] whether the box has IoU ≥ 0.5 with a thing of its name
+    box_there: Bools  # [n] whether its name is there
+    of_names: Floats  # [m, F] the best of each name's boxes
+    there: Bools  # [m] whether the name is there
+    of_all: Floats  # [k, 2] of all names asked, without their boxes
+    all_there: Bools  # [k]
+
+    @classmethod
+    def together(cls, parts: Iterable[Examples]) -> Examples:
+        """The examples of several sets or pictures as one."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+def examples_in(localization: Localization, names: Sequence[str], truth: Mapping[int, npt.NDArray[Any]]) -> Examples:
+    """The examples of one picture; `truth`: place among the names → true boxes `[m, 4]`, of those that are there."""
+    assert localization.second_look is not None
+    assert localization.judged is not None
+    boxes = replace(localization.judged.candidates, score=localization.judged.fit)
+    features = localization.second_look.features(boxes)
+    there = np.array([p in truth for p in range(len(names))], bool)
+    labels, best = best_of_names(features, boxes.label)
+    right = right_boxes(boxes, truth)
+    return Examples(features, right, there[boxes.label], best, there[labels], localization.second_look.of_names, there)
+
+
+def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
+    """The calibration of greatest likelihood; `weights`: of each set's names that are there, beside 1 for others."""
+    every = Examples.together(parts)
+
+    def counted(there: Callable[[Examples], Bools]) -> Floats:
+        return np.concatenate([np.where(there(part), by, 1.0) for part, by in zip(parts, weights, strict=True)])
+
+    return Calibration(
+        right=fit_logistic(every.of_boxes, every.right, counted(lambda part: part.box_there)),
+        there=fit_logistic(every.of_names, every.there, counted(lambda part: part.there)),
+        first=fit_logistic(every.of_all, every.all_there, counted(lambda part: part.all_there)),
+        models=tuple(models),
+        about=about,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+class UnfitError(UsageError):
+    """Pictures do not suffice to fit."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """How chances hold in pictures."""
+
+    box_error: float  # expected calibration error of the scores of boxes
+    box_precision: float  # average precision of boxes by score
+    name_error: float  # expected calibration error of presence, of names with boxes
+
+    @classmethod
+    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Held:
+        """Of these pictures, each by its own calibration."""
+        every = Examples.together(pictures)
+        score = np.concatenate([calibration.right(own.of_boxes) for own, calibration in zip(pictures, by, strict=True)])
+        presence = np.concatenate(
+            [calibration.there(own.of_names) for own, calibration in zip(pictures, by, strict=True)]
+        )
+        return cls(
+            reliability(score, every.right), average_precision(score, every.right), reliability(presence, every.there)
+        )
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration, and how it holds in pictures that it was not fitted to."""
+
+    calibration: Calibration  # fitted to all pictures
+    before: Held  # by the calibration that the localizer had
+    after: Held  # each picture by a calibration that was fitted to other folds
+    pictures: int
+    boxes: int
+    right: int  # number of boxes that are right
+
+    def document(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        return {**asdict(self), "calibration": self.calibration.document()}
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """A header, then a row for each number."""
+        titles = {
+            "box_error": "boxes: expected calibration error of scores",
+            "box_precision": "boxes: average precision by score",
+            "name_error": "names: expected calibration error of presence",
+        }
+        before, after = asdict(self.before), asdict(self.after)
+        rows = [(title, f"{before[key]:.3f}", f"{after[key]:.3f}") for key, title in titles.items()]
+        return [("on pictures that were not in the fit", "before", "after"), *rows]
+
+
+def row_schema() -> Any:
+    """The columns of a row, one for each picture: its `Examples`."""
+    pa = arrow()
+    flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
+    columns = {column.name: features if column.name.startswith("of_") else flags for column in fields(Examples)}
+    return schema_of(**columns_of_pictures(), **columns)
+
+
+TASK = BenchmarkTask("calibration", 2, (), row_schema)
+
+
+class ExamplesJudge(AskingJudge):
+    """Makes the examples of pictures."""
+
+    keep_maps = True  # the second look goes with the maps
+
+    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+        if heat is None:
+            return {column.name: [] for column in fields(Examples)}
+        examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
+        return {name: values.tolist() for name, values in vars(examples).items()}
+
+
+def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
+    """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
+    refuse_few(dataset)
+    # Said before hours of work, not after.
+    if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
+        raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
+    setup, setting = as_setting(localizer)
+    judge_of = partial(ExamplesJudge, class_entries(dataset))
+    run_task(
+        TASK, judge_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
+    )  # fmt: skip
+    pictures = [
+        Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
+        for row in rows_in(out)
+        if row["status"] == "ok" and row["all_there"]
+    ]
+    reporter.phase("fit")
+    about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
+    return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+
+
+def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
+    """A column of a row as `Examples` has it, also where it is empty."""
+    if not name.startswith("of_"):
+        return np.array(values, bool)
+    return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
+
+
+def refuse_few(dataset: AskedDataset) -> None:
+    """Refuses too few pictures before a model runs."""
+    if len(dataset) < FEWEST_PICTURES:
+        raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")
+
+
+def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about: str) -> Calibrated:
+    """The calibration of these examples, and how it holds in pictures of other folds, beside `before`."""
+    right = sum(int(picture.right.sum()) for picture in pictures)
+    if len(pictures) < FEWEST_PICTURES or right < FEWEST_RIGHT:
+        raise UnfitError(
+            f"expected at least {FEWEST_PICTURES} pictures and {FEWEST_RIGHT} right boxes to fit, got {len(pictures)} "
+            f"and {right}: take more pictures"
+        )
+    models, folds = (model,), []
+    for fold in range(FOLDS):
+        others = Examples.together(picture for i, picture in enumerate(pictures) if i % FOLDS != fold)
+        for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
+                           ("names with boxes that are there", others.there)):  # fmt: skip
+            if true.all() or not true.any():
+                raise UnfitError(
+                    f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
+                    f"{FOLDS - 1} of {FOLDS} folds: {WITH_AND_WITHOUT}"
+                )
+        folds.append(fit([others], [1.0], models, about))
+    return Calibrated(
+        replace(fit([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts),  # as in the examples
+        Held.of(pictures, [before] * len(pictures)),
+        Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
+        len(pictures),
+        sum(len(picture.right) for picture in pictures),
+        right,
+    )

@@ -1,0 +1,81 @@
+"""Flickr30k Entities (Plummer et al. 2015): a sample for each phrase of each sentence that has a box.
+
+Pixels are counted from 1 in the XML, as in VOC, and the last one is included: xmin … xmax are the edges xmin − 1 …
+xmax. A phrase may have several boxes; one of them is enough (the "any" protocol). Phrases of the whole scene, and of
+what cannot be seen, have no box and are left out, as in the authors' evaluation. Every phrase is a class.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cliploc.evaluate.data._infra.candidates import Box, Problems
+from cliploc.evaluate.data._infra.files import needed_folder, words
+from cliploc.evaluate.data._infra.registration import (
+    Found,
+    PhraseRow,
+    Split,
+    found_phrases,
+    plain_phrase,
+    reader,
+)
+from cliploc.support.documents import MOST_TEXT, finite, lines_of, read_xml, whole
+
+PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
+
+
+@reader(
+    "flickr30k",
+    title="Flickr30k Entities",
+    about="31,783 pictures with five sentences each, whose phrases have boxes",
+    source="sentences and boxes: github.com/BryanPlummer/flickr30k_entities; pictures: "
+    "shannon.cs.illinois.edu/DenotationGraph (ask by their form)",
+    splits=(
+        Split("test", "report", "1,000 pictures"),
+        Split("val", "tune", "1,000 pictures"),
+        Split("train", "tune", "29,783 pictures"),
+    ),
+    layout="""
+test.txt                    one picture's number per line
+Sentences/36979.txt         one sentence per line: [/EN#40120/people Two men] …
+Annotations/36979.xml       the size, and one object per box
+                            (both folders: as annotations.zip holds them)
+flickr30k-images/36979.jpg  the pictures (also: flickr30k_images/, images/)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Reads a split. Sample ids are picture, sentence and place of the phrase in it: 36979/0/1."""
+    numbers = [row[0] for row in words(root / f"{split}.txt", 1)]
+    sentences, boxes_in = (needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
+    pictures = needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
+    rows: list[PhraseRow] = []
+    for number in numbers:
+        try:
+            size, boxes = _boxes(boxes_in / f"{number}.xml")
+            for place, entity, phrase in _phrases(sentences / f"{number}.txt"):
+                if phrase and entity in boxes:
+                    rows.append((f"{number}/{place}", phrase, pictures / f"{number}.jpg", boxes[entity], size))
+        except (OSError, ValueError) as error:
+            problems.add("broken annotation", number, f"its sentences or boxes cannot be read ({error}): left out")
+    return found_phrases(rows)
+
+
+def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Sentence and place, entity, and words of each phrase."""
+    for i, line in enumerate(line for line in lines_of(path) if line.strip()):
+        for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
+            yield f"{i}/{j}", entity, plain_phrase(phrase)
+
+
+def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
+    """The size, and the boxes of each entity; an object may be several entities."""
+    root = read_xml(path, MOST_TEXT)
+    size = whole(root.findtext("size/width") or ""), whole(root.findtext("size/height") or "")
+    boxes: dict[str, list[Box]] = {}
+    for thing in root.iter("object"):
+        if (box := thing.find("bndbox")) is None:
+            continue
+        x0, y0, x1, y1 = (finite(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
+        for name in thing.findall("name"):
+            boxes.setdefault((name.text or "").strip(), []).append((x0 - 1, y0 - 1, x1, y1))
+    return size, boxes

@@ -1,0 +1,101 @@
+"""ImageNetV2's threshold-0.7 pictures (Recht et al. 2019) with the boxes of the WSOL evaluation (Choe et al. 2020).
+
+The pictures were released under two sets of names: first 0/0.jpeg … 0/9.jpeg, later 0/a31041fd….jpeg. WSOL metadata
+exist for both. Their mapping.txt relates the names, so that either metadata can be used with either pictures. Boxes are
+edges in original pixels, unchanged: in the released ImageNetV2_boxes.txt they reach 500, 375 on a 500×375 picture, in
+the metadata width − 1 and height − 1, so 499 and 374.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from cliploc.errors import UsageError
+from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems
+from cliploc.evaluate.data._infra.files import HELP, csv_rows
+from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
+
+PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
+METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
+BOXES = ("ImageNetV2_boxes.txt", "release/ImageNetV2_boxes.txt")
+MAPPING = "mapping.txt"
+
+
+@reader(
+    "imagenetv2",
+    title="ImageNetV2 with WSOL boxes",
+    about="10,000 new pictures of ILSVRC's 1,000 classes: to choose thresholds on",
+    source="pictures: huggingface.co/datasets/vaishaal/ImageNetV2 (imagenetv2-threshold0.7.tar.gz); boxes: "
+    "github.com/clovaai/wsolevaluation (metadata/ILSVRC/val, or release/ImageNetV2_boxes.txt)",
+    splits=(Split("threshold0.7", "tune", "the pictures that at least 70 % of people would choose; the boxed ones"),),
+    layout="""
+val2/0/0.jpeg or val2/0/a31041fd….jpeg   the pictures of either release; class
+                                         folders 0 … 999 or WordNet ids
+                                         (or imagenetv2-threshold0.7/,
+                                         imagenetv2-threshold0.7-format-val/)
+and either
+metadata/ILSVRC/val/*.txt                the WSOL evaluation's metadata; with
+                                         mapping.txt, of either naming
+or
+ImageNetV2_boxes.txt                     the released boxes; beside them
+                                         mapping.txt for the later pictures
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
+    """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
+    classes = imagenet_class_names()
+    pictures = _pictures(root)
+    metadata = metadata_folder(root, METADATA)
+    release = next((root / place for place in BOXES if (root / place).is_file()), None)
+    if metadata is not None:
+        claims = claims_of_metadata(metadata, problems)
+    elif release is not None:
+        claims = _of_release(release, problems)
+    else:
+        raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
+    beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
+    mapping = next((place for place in beside if place.is_file()), None)
+    rows = [] if mapping is None else csv_rows(mapping, 2)
+    # Each picture's name → its name in the other release, in both directions.
+    other = {a: b for row in rows for a, b in (row, reversed(row))}
+    candidates = []
+    for image_id, label, size_wh, boxes in claims:
+        name = image_id.removeprefix("val2/")
+        folder, file = name.split("/")[0], name.split("/")[-1]
+        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
+        if wnid and folder not in (str(label), wnid):
+            reason = f"annotated as {label}, but in the folder {folder}: left out"
+            problems.add("label mismatch", f"val2/{name}", reason)
+            continue
+        files = [spelling.split("/")[-1] for spelling in (name, other.get(f"{label}/{file}")) if spelling]
+        places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
+        path = next((place for place in places if place.is_file()), places[0])
+        hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
+        candidates.append(Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint))
+    return Found(classes, candidates)
+
+
+def _pictures(root: Path) -> Path:
+    for place in PICTURES:  # a part of the dataset may have any of the classes
+        if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
+            return root / place
+    raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")
+
+
+def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
+    boxes: dict[str, list[Box]] = {}
+    for i, (name, *cells) in enumerate(csv_rows(path, 5), start=1):
+        if (name, i) == ("image_id", 1):
+            continue
+        try:
+            boxes.setdefault(name, []).append(cast(Box, tuple(float(cell) for cell in cells)))
+        except ValueError:
+            raise UsageError(f"{path}, row {i}: expected numbers, got {','.join(cells)}: correct the line") from None
+    for name, of_name in boxes.items():
+        label = name.split("/")[0]
+        if label.isdecimal():
+            yield name, int(label), None, tuple(of_name)
+        else:
+            problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")

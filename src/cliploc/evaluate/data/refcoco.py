@@ -1,0 +1,93 @@
+"""RefCOCO, RefCOCO+ (Yu et al. 2016) and RefCOCOg (Mao et al. 2016): a phrase for one thing; a sample for each phrase.
+
+Read from refer's layout. Its refs(unc).p is a pickle, which can run any code when it is read: convert it once, on a
+machine that you trust with it, to JSON.
+
+A bbox is that of COCO: x, y, width, height from 0. Every phrase is a class, so a prediction means nothing here; what
+counts is the box of the phrase that the picture was asked for.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cliploc.errors import UsageError
+from cliploc.evaluate.data._infra.candidates import Problems
+from cliploc.evaluate.data._infra.files import coco_format, json_object, needed_folder, reading
+from cliploc.evaluate.data._infra.registration import (
+    Found,
+    PhraseRow,
+    Split,
+    found_phrases,
+    plain_phrase,
+    reader,
+)
+from cliploc.support.documents import DocumentError, read_json
+
+BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
+PICTURES = ("train2014", "images/mscoco/images/train2014", "../images/mscoco/images/train2014", "../train2014")
+CONVERT = (
+    'a pickle can run code, so cliploc reads its JSON: python -c "import json, pickle; '
+    "json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs(unc).json', 'w'))\""
+)
+
+
+@reader(
+    "refcoco",
+    title="RefCOCO, RefCOCO+ or RefCOCOg",
+    about="phrases that mean one thing in a picture of COCO; which of the three, the folder says",
+    source="github.com/lichengunc/refer (refcoco.zip, refcoco+.zip, refcocog.zip); COCO's 2014 train images",
+    splits=(
+        Split("val", "report", "1,500 pictures (RefCOCOg: 1,300)"),
+        Split("testA", "report", "750 pictures with several people (not RefCOCOg)"),
+        Split("testB", "report", "750 pictures with several other things (not RefCOCOg)"),
+        Split("test", "report", "2,600 pictures (RefCOCOg only)"),
+        Split("train", "tune", "about 17,000 pictures"),
+    ),
+    layout="""
+instances.json     as in refer's folder refcoco, refcoco+ or refcocog
+refs(unc).json     the list in refs(unc).p, as JSON (RefCOCOg: refs(umd).json):
+                   convert the pickle yourself, as it can run code
+train2014/*.jpg    COCO's pictures (or images/mscoco/images/train2014, here or
+                   beside this folder)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""
+    path = next((root / f"refs({by}).json" for by in BY if (root / f"refs({by}).json").is_file()), None)
+    if path is None:
+        pickled = next((refs_file for by in BY if (refs_file := root / f"refs({by}).p").is_file()), None)
+        if pickled is not None:
+            raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
+        raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
+    try:
+        with reading(path):
+            refs: list[dict[str, Any]] = read_json(path, list[dict[str, Any]])
+    except DocumentError as error:
+        raise UsageError(f"{path} is not a JSON list ({error}): convert it again") from None
+    document = json_object(root / "instances.json")
+    pictures = needed_folder(root, PICTURES, "pictures").resolve()
+    with coco_format(root / "instances.json", "download"):
+        images = {int(image["id"]): image for image in document["images"]}
+        things = {int(thing["id"]): thing for thing in document["annotations"]}
+    with coco_format(path, "convert"):
+        rows: list[PhraseRow] = []
+        for ref in sorted((ref for ref in refs if ref["split"] == split), key=lambda ref: int(ref["image_id"])):
+            source = f"ref {ref['ref_id']}"
+            image, thing = images.get(int(ref["image_id"])), things.get(int(ref["ann_id"]))
+            if image is None or thing is None:
+                problems.add("metadata", source, "its image or annotation is not in instances.json: left out")
+                continue
+            x, y, width, height = map(float, thing["bbox"])
+            size = (int(image["width"]), int(image["height"]))
+            for place, sentence in enumerate(ref["sentences"]):
+                name = f"{Path(image['file_name']).stem}/{ref['ref_id']}/{place}"
+                if not (phrase := plain_phrase(sentence["sent"])):
+                    problems.add("empty annotation", name, "a phrase without a word: left out")
+                    continue
+                rows.append(
+                    (name, phrase, pictures / image["file_name"], [(x, y, x + width, y + height)], size)
+                )  # fmt: skip
+    if not rows:
+        there = ", ".join(sorted({str(ref["split"]) for ref in refs})) or "none"
+        raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {there}")
+    return found_phrases(rows)

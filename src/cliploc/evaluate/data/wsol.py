@@ -1,0 +1,163 @@
+"""A folder in the layout of the public WSOL evaluation (Choe et al. 2020), and the reader of its metadata files.
+
+Boxes are the metadata's numbers, unchanged: edges in original pixels. The public files limit them to width − 1 and
+height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cliploc.errors import UsageError
+from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems, by, safe_id
+from cliploc.evaluate.data._infra.files import csv_numbers, csv_rows, first_folder
+from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.find.prompts import imagenet_classes
+from cliploc.values import ClassName, Problem
+
+MAX_SIDE = 1_000_000  # pixels
+MAX_BOXES = 1_000  # of one image; each is compared with all boxes of the image's map
+Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # image, label, size, boxes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The metadata of one image: label, size, and boxes in original pixels, unchanged."""
+
+    image_id: str
+    label: int
+    size_wh: tuple[int, int]
+    xyxy: tuple[Box, ...]
+
+
+@reader(
+    "wsol",
+    title="a folder in the WSOL layout",
+    about="pictures, original or already resized, with boxes in original pixels",
+    source="yours; the metadata files are those of the public WSOL evaluation: github.com/clovaai/wsolevaluation",
+    splits=(
+        Split("report", "report", "all of the folder, to report numbers on"),
+        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+    ),
+    layout="""
+metadata/image_ids.txt     one IMAGE per line: its path below the root
+metadata/class_labels.txt  IMAGE,LABEL
+metadata/image_sizes.txt   IMAGE,WIDTH,HEIGHT of the original
+metadata/localization.txt  IMAGE,X0,Y0,X1,Y1 in original pixels, one per line
+synsets.csv                label,wnid,synset_words: one class per line
+IMAGE                      the pictures, of any size
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
+    """Reads the folder. Sample ids are the pictures' paths below the root."""
+    _, truths = read_metadata(root / "metadata", problems.met.append)
+    candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
+    path = root / "synsets.csv"
+    rows = csv_rows(path, 3)
+    if not rows or rows[0] != ["label", "wnid", "synset_words"]:
+        raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
+    if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
+        raise UsageError(f"expected the labels 0, 1, 2 … in {path}, in order: sort and complete it")
+    known = (
+        {class_name.wnid: class_name for class_name in imagenet_class_names()}
+        if any(row[1] for row in rows[1:])
+        else {}
+    )
+    classes = []
+    for _, wnid, words in rows[1:]:
+        synonyms = tuple(word.strip() for word in words.split(","))
+        classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
+    return Found(tuple(classes), candidates)
+
+
+def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
+    """All ids of the four WSOL metadata files, and what is of images in all; `leave_out` gets every problem."""
+
+    def refuse(image_id: str, reason: str) -> None:
+        leave_out(Problem("metadata", image_id, reason))
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"expected a folder of metadata, found none at {folder}: check the path")
+    listed = [row[0] for row in csv_rows(folder / "image_ids.txt", 1)]
+    if not listed:
+        raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
+    labels: dict[str, tuple[float, ...]] = {}
+    sizes: dict[str, tuple[float, ...]] = {}
+    for table, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
+        for key, values in csv_numbers(path, count):
+            if table.setdefault(key, values) != values:
+                refuse(key, f"two different lines in {path.name}, the first is used: correct the file")
+    boxes: dict[str, list[Box]] = {}
+    for key, box in csv_numbers(folder / "localization.txt", 4, whole=False):
+        boxes.setdefault(key, []).append(cast(Box, box))
+    for key, count in Counter(listed).items():
+        if count > 1:
+            refuse(key, f"{count} times in image_ids.txt: counted once")
+    asked = list(dict.fromkeys(listed))
+    known = set(asked)
+    files: tuple[tuple[str, Mapping[str, object]], ...]
+    files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
+    for name, there in files:
+        for key in there:
+            if key not in known:
+                refuse(key, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
+    truths = []
+    for key in asked:
+        absent = [name for name, there in files if key not in there]
+        if absent:
+            refuse(key, f"not in {absent[0]}.txt: add its line")
+        elif not safe_id(key):
+            refuse(key, "expected an image id that stays inside the folder of maps: use a relative path")
+        elif not all(1 <= side <= MAX_SIDE for side in sizes[key]):
+            came = f"got {by(sizes[key])}: correct image_sizes.txt"
+            refuse(key, f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}")
+        elif len(boxes[key]) > MAX_BOXES:
+            refuse(key, f"expected at most {MAX_BOXES} boxes, got {len(boxes[key])}: correct localization.txt")
+        else:
+            width, height = map(int, sizes[key])
+            truths.append(Truth(key, int(labels[key][0]), (width, height), tuple(boxes[key])))
+    return asked, truths
+
+
+def metadata_folder(root: Path, places: Iterable[str]) -> Path | None:
+    """The first of these folders below the root with metadata, or None."""
+    return first_folder(root, [place for place in places if (root / place / "image_ids.txt").is_file()])
+
+
+def claims_of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
+    """What the metadata say of each image."""
+    for truth in read_metadata(folder, problems.met.append)[1]:
+        yield truth.image_id, truth.label, truth.size_wh, truth.xyxy
+
+
+def imagenet_class_names() -> tuple[ClassName, ...]:
+    """ILSVRC's classes in the order of their labels, with the names and synonyms that prompts use."""
+    return tuple(
+        ClassName(class_name.name, (class_name.name, *class_name.synonyms), class_name.wnid)
+        for class_name in imagenet_classes()
+    )
+
+
+def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
+    """Reads predictions, lines `image_id,class,class,…`, best first; a first line with image_id is skipped."""
+    path = Path(path)
+    rows = csv_rows(path)
+    if rows and rows[0][0] == "image_id":
+        rows = rows[1:]
+    if not rows:
+        raise UsageError(f"expected predictions in {path}, found none: write one line image_id,class,class,… per image")
+    ranked: dict[str, list[int]] = {}
+    for i, (image_id, *cells) in enumerate(rows, start=1):
+        try:
+            classes = [int(cell) for cell in cells]
+        except ValueError:
+            raise UsageError(f"{path}, row {i}: expected classes as whole numbers, got {','.join(cells)}") from None
+        if not classes or len(cells) != len(rows[0]) - 1:
+            wanted = f"{len(rows[0]) - 1} classes as in the first row" if len(rows[0]) > 1 else "at least one class"
+            raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: correct the line")
+        if ranked.setdefault(image_id, classes) != classes:
+            leave_out(Problem("prediction", image_id, "two different lines, the first is used: correct the file"))
+    return ranked

@@ -1,0 +1,237 @@
+"""Evaluates a folder that any tool filled; of score maps, against WSOL metadata."""
+
+import math
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.data import boxes_inside
+from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
+from cliploc.evaluate.metrics import (
+    DEFAULT,
+    Bootstrap,
+    Convention,
+    Interval,
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    all_metrics,
+    all_numbers,
+    check_header,
+    checked_map,
+    joined,
+)
+from cliploc.evaluate.tasks.judges import processes
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Problem
+
+Columns = dict[str, Any]
+S = TypeVar("S")
+J = TypeVar("J")
+
+
+# --------------------------------------------------------------------------------------------------------- any folder
+class LeftOut:
+    """What an evaluation leaves out; each problem is told when it is met."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.problems: list[Problem] = []
+
+    def __call__(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        self._reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
+
+
+def folder_of(what: str, folder: str | Path) -> Path:
+    """The folder of what is evaluated."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"expected a folder of {what}, found none at {folder}: check the path")
+    return Path(folder)
+
+
+def judged(
+    samples: Sequence[S],
+    judge: Callable[[S], J | Problem],
+    leave_out: Callable[[Problem], None],
+    reporter: Reporter,
+    workers: int = 1,  # processes; with several, `judge` is sent to them
+) -> Iterator[tuple[S, J]]:
+    """Each sample with what is judged of it, but for those with a problem."""
+    reporter.phase("maps")
+    reporter.start(len(samples), len(samples))
+    with ExitStack() as stack:
+        every: Iterator[J | Problem] = map(judge, samples)
+        if (count := min(workers, len(samples))) > 1:
+            every = stack.enter_context(processes(count)).map(judge, samples, chunksize=8)
+        for sample, outcome in zip(samples, every, strict=True):
+            reporter.images(1)
+            if isinstance(outcome, Problem):
+                leave_out(outcome)
+            else:
+                yield sample, outcome
+
+
+@dataclass(frozen=True)
+class EvaluatedFolder:
+    """What all results for a folder of maps have."""
+
+    asked: int  # number of images with ground truth
+    evaluated: int  # number of images that the numbers are of
+    problems: tuple[Problem, ...]  # everything that was left out
+
+    def counts(self) -> dict[str, int]:
+        """The number of problems of each kind."""
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+    def left_out(self) -> dict[str, Any]:
+        """The problems, as `--json` prints them."""
+        return {
+            "problems": self.counts(),
+            "failed": [asdict(problem) for problem in self.problems],
+        }
+
+
+# --------------------------------------------------------------------------------------------------------- score maps
+@dataclass(frozen=True)
+class FolderResult(EvaluatedFolder):
+    """The result for a folder of score maps."""
+
+    summaries: tuple[MetricSummary, ...]  # the summary of each metric
+
+    def document(self, convention: Convention) -> dict[str, Any]:
+        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
+        numbers, facts, per_class = joined(self.summaries)
+        return {
+            "schema_version": 1,
+            **numbers,
+            **facts,
+            "convention": convention,
+            "images": self.asked,
+            "evaluated": self.evaluated,
+            "per_class": per_class,
+            **self.left_out(),
+        }
+
+    def lines(self) -> list[tuple[str, str, str, str]]:
+        """A row for each number: name, percent, 95 % interval, and a note on its τ."""
+        scores = {key: score for summary in self.summaries for key, score in summary.scores.items()}
+        return [
+            (number.title, f"{100 * score.value:.2f} %", _ends(score.interval), score.note)
+            for key, number in all_numbers().items()
+            if (score := scores.get(key)) is not None and score.value is not None
+        ]
+
+
+def _ends(interval: Interval) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}"
+
+
+def evaluate_folder(
+    maps: str | Path,
+    metadata: str | Path,
+    *,
+    convention: Convention = "wsoleval",
+    threshold: float | None = None,
+    predictions: str | Path | None = None,
+    workers: int = 1,
+    bootstrap: Bootstrap = DEFAULT,
+    reporter: Reporter = SILENT,
+) -> FolderResult:
+    """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
+    leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
+    asked, listed = read_metadata(metadata, leave_out)
+    truths = []
+    for truth in listed:
+        boxes, met = boxes_inside(truth.xyxy, truth.size_wh)
+        for _, reason in met:
+            leave_out(Problem("metadata", truth.image_id, reason))
+        if boxes:
+            truths.append(replace(truth, xyxy=tuple(boxes)))
+    ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
+    known = {f"{image_id}.npy" for image_id in asked}
+    for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
+        leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
+    for image_id in sorted(ranked.keys() - set(asked)):
+        leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
+    metrics = _metrics(threshold)
+    evaluated = 0
+    judge = partial(_judge_map, maps, convention, threshold)
+    for truth, columns in judged(truths, judge, leave_out, reporter, workers):
+        evaluated += 1
+        if predictions is not None and truth.image_id not in ranked:
+            leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
+        for metric in metrics:
+            metric.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
+    if not evaluated:
+        raise UsageError(f"none of {len(asked)} pictures could be evaluated: check {maps} and {metadata}")
+    summaries = tuple(metric.summarise(False, bootstrap) for metric in metrics)
+    return FolderResult(len(asked), evaluated, tuple(leave_out.problems), summaries)
+
+
+def _metrics(threshold: float | None) -> list[Metric]:
+    """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
+    return [
+        metric.at(threshold)
+        for metric in all_metrics("boxes")
+        if threshold is not None or not metric.needs_threshold or metric.chooses_threshold
+    ]
+
+
+def _judge_map(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
+    """The metrics' columns of one map, or its problem."""
+    path = maps / f"{truth.image_id}.npy"
+    try:
+        heat = checked_map(read_map(path, convention), convention)
+        judged = JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
+        columns: Columns = {}
+        for metric in _metrics(threshold):
+            columns |= metric.judge(judged)
+        return columns
+    except InputError as error:
+        return Problem("map", truth.image_id, str(error))
+    except MemoryError:
+        return Problem("map", truth.image_id, f"not enough memory for {path}: make the map smaller")
+
+
+def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
+    """Reads the array of a file; the header is checked before memory is allocated for the array."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise InputError(f"{path} is not a regular file: write the map with numpy.save")
+        with path.open("rb") as file:
+            shape, dtype = _header(file, path)
+            check_header(shape, dtype, convention)
+            expected, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+            if there < expected:
+                raise InputError(f"{path} is cut off ({there} of {expected} bytes of numbers): write it again")
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"expected a map at {path}, found none: make it, or leave the picture out") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}): write it again") from error
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    try:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[np.lib.format.read_magic(file)](file)
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise ValueError("no array of numbers")
+        return shape, dtype
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
+        raise InputError(f"{path} is not a .npy file of numbers: write it with numpy.save") from error

@@ -1,0 +1,30 @@
+"""Average drop: how much of the score is lost when only what the map marks is seen."""
+
+from typing import ClassVar
+
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+)
+
+
+@faithfulness_metric
+class AverageDrop(FaithfulnessMetric):
+    """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
+
+    Normalised values are multiplied with heat in 0–1. The paper gives a percentage, we a share. A name that fits so
+    much worse than another that Y is 0 as a float has nothing to lose: its drop is 0.
+    """
+
+    name = "average_drop"
+    position = 5
+    paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
+    numbers: ClassVar = {
+        "average_drop": FaithfulNumber("average drop ↓", "probability lost when the map masks the picture", "low")
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        return Measured({"average_drop": judged.drop})

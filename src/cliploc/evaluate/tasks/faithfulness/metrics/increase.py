@@ -1,0 +1,26 @@
+"""Increase in confidence: how often the score grows when only what the map marks is seen."""
+
+from typing import ClassVar
+
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+)
+
+
+@faithfulness_metric
+class Increase(FaithfulnessMetric):
+    """1 where Y < O, else 0, with Y and O of `average_drop`. The paper gives a percentage of pictures, we a share."""
+
+    name = "increase"
+    position = 6
+    paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
+    numbers: ClassVar = {
+        "increase": FaithfulNumber("increase ↑", "pictures that score higher when the map masks them", "high")
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        return Measured({"increase": float(judged.masked.probability > judged.whole.probability)})

@@ -1,0 +1,32 @@
+"""Insertion: how fast the score rises when the hottest pixels are shown."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import Axis, FaithfulNumber, Judged, Make, Scores
+from cliploc.evaluate.tasks.faithfulness.metrics.deletion import Deletion
+
+
+@faithfulness_metric
+class Insertion(Deletion):
+    """The area under the score of a blurred picture while its hottest pixels are uncovered; RISE's protocol.
+
+    The blur is a convolution of the normalised picture with an 11×11 Gaussian of σ 5, reflected at the kernel's edges,
+    with zeros beyond the picture's. Steps, score and area are those of `deletion`.
+    """
+
+    name = "insertion"
+    position = 2
+    numbers: ClassVar = {
+        "insertion": FaithfulNumber(
+            "insertion ↑", "area under the probability while the hottest pixels are added", "high"
+        ),
+        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same for the cosine alone", "high", shown=False),
+    }
+    curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
+    fill = "blur"
+
+    def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
+        """The same from none of the picture to the whole of it."""
+        return (judged.empty(fill), judged.whole), judged.keeping

@@ -1,0 +1,29 @@
+"""Negative perturbation: how long the prediction stays right when the coldest pixels are removed."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import Axis, FaithfulNumber, Judged, Make
+from cliploc.evaluate.tasks.faithfulness.metrics.positive import TENTHS, Positive
+
+
+@faithfulness_metric
+class Negative(Positive):
+    """The area under the zero-shot top-1 accuracy when the coldest 10, 20 … 90 % of the pixels are black.
+
+    As `positive`, from the other end of the map.
+    """
+
+    name = "negative"
+    position = 4
+    numbers: ClassVar = {
+        "negative": FaithfulNumber(
+            "negative ↑", "area under the top-1 accuracy while the coldest pixels are removed", "high"
+        )
+    }
+    curves: ClassVar = {"negative": Axis("share of pixels removed", TENTHS)}
+
+    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+        """Makes pictures, each without so many of its coldest pixels."""
+        return judged.keeping([judged.pixels - pixels for pixels in gone], fill)

@@ -1,0 +1,47 @@
+"""Positive perturbation: how soon the prediction becomes wrong when the hottest pixels are removed."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+    Axis,
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Make,
+    Measured,
+    area,
+)
+
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
+
+
+@faithfulness_metric
+class Positive(FaithfulnessMetric):
+    """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
+
+    Black is zero before normalisation. The prediction is compared with the true name, or, where that is not known, with
+    the model's own prediction for the whole picture. The area is that of the nine accuracies at equal distances,
+    divided by their range: between 0 and 1.
+    """
+
+    name = "positive"
+    position = 3
+    paper = "Chefer et al. 2021, Transformer Interpretability Beyond Attention Visualization, CVPR"
+    numbers: ClassVar = {
+        "positive": FaithfulNumber(
+            "positive ↓", "area under the top-1 accuracy while the hottest pixels are removed", "low"
+        )
+    }
+    curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
+
+    def measure(self, judged: Judged) -> Measured:
+        gone = [int(judged.pixels * share) for share in TENTHS]
+        scores = judged.scores(len(gone), self.without(judged, gone, judged.options.baseline or "black"))
+        right = (scores.first == judged.meant).float().tolist()
+        return Measured({self.name: area(right)}, {self.name: right})
+
+    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+        """Makes pictures, each without so many of its hottest pixels."""
+        return judged.removing(gone, fill)

@@ -1,0 +1,131 @@
+"""Processes that compare maps with the truth while the model computes; they import no torch, so they start at once."""
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import CliplocWarning, InputError
+from cliploc.evaluate.metrics import JudgedMap, judge_map
+from cliploc.images.reading import open_picture
+from cliploc.registry import import_modules, named_modules
+from cliploc.runs.evaluation import Row
+from cliploc.values import WSOL_SIDE, FloatArray, Sample
+
+JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none
+
+
+@dataclass(frozen=True)
+class MapsToJudge:
+    """A job for a judge: one sample's maps, with the thresholds and files of each."""
+
+    sample: Sample
+    maps: FloatArray  # [S, 224, 224]
+    thresholds: list[list[float]]
+    files: list[list[Path]]  # that the maps are saved in
+
+
+def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
+    """Saves and judges the maps of each job."""
+    results: list[JudgedMaps] = []
+    for job in jobs:
+        for heat, paths in zip(job.maps, job.files, strict=True):
+            for path in paths:  # for `cliploc evaluate`; as float32, so that it gives exactly the same numbers
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = io.BytesIO()
+                np.save(content, heat)  # not into the file: numpy would not report a full disk
+                with path.open("wb") as file:  # whole before its row is there; without a row it is written again
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+        try:
+            results.append(judge_sample(job.sample, job.maps, job.thresholds))
+        except InputError as error:
+            results.append(str(error))
+    return results
+
+
+def judge_sample(
+    sample: Sample,
+    maps: FloatArray,  # [S, 224, 224] in 0–1 over the whole picture
+    thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
+) -> list[list[Row]]:
+    """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""
+    if not len(sample.boxes_xyxy) and not sample.masks:
+        raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
+    mask, ignore = read_masks(sample)
+    return [
+        list(judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), taus))
+        for heat, taus in zip(maps, thresholds, strict=True)
+    ]
+
+
+def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
+    """The masks `[224, 224]` of instances, and of ignored pixels, as Choe et al. 2020; None if there is none."""
+    if not sample.masks:
+        return None, None
+    true = np.logical_or.reduce([_mask(path) for path in sample.masks])
+    return true, None if sample.ignore is None else _mask(sample.ignore)
+
+
+def _mask(path: Path) -> npt.NDArray[np.bool_]:
+    with open_picture(path) as opened:
+        grey = np.asarray(opened.image.convert("L"))
+    y, x = ((np.arange(WSOL_SIDE) * (size / WSOL_SIDE)).astype(np.intp) for size in grey.shape)
+    return grey[np.ix_(y, x)] > 0
+
+
+class Judges:
+    """A pool of judges, which starts with the first job; with a count of 0, a thread of this process judges."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool: Executor | None = None
+
+    def submit(self, jobs: Sequence[MapsToJudge]) -> Future[list[JudgedMaps]]:
+        """Has jobs judged; several at once, as each sending makes the thread of the model wait."""
+        if self._pool is None:
+            self._pool = processes(self._count) if self._count else ThreadPoolExecutor(1)
+        return self._pool.submit(judge_maps, jobs)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Judges, (self._count,)  # another machine starts its own
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Judging processes; spawned, not forked: a fork of a process with threads can hang."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (named_modules(),))
+
+
+def _start(modules: Sequence[str]) -> None:
+    """A judging process: one thread, ignores Ctrl-C, ends with its parent process."""
+    cv2.setNumThreads(1)  # as many processes as cores
+    warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
+    import_modules(modules)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,120 @@
+"""Writes a presence benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cliploc.draw.html import LIGHT
+from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
+from cliploc.evaluate.tasks.tables import (
+    Cell,
+    Table,
+    csv_text,
+    numbers_csv,
+    numbers_table,
+    to_markdown,
+)
+from cliploc.evaluate.tasks.task_folder import SettingResult, read_run, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
+
+FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
+NUMBERS = {  # key → title and meaning
+    "recall": ("recall", "share of the names that are there that are found"),
+    "precision": ("precision", "share of the names found that are there"),
+    "false_finds": ("absent found", "share of the names that are not there that are found"),
+    "f1": ("F1", "harmonic mean of recall and precision"),
+    "mcc": ("MCC", "Matthews correlation of found and there"),
+    "unsure": ("unsure", "share of the names asked that are unsure"),
+    "ap50": ("box AP50", "COCO's average precision at IoU 0.5: recall of all true boxes, mean over names"),
+    "average_precision": (
+        "AP of proposed",
+        "average precision of all proposed boxes by score; its recall is of the right ones among them",
+    ),
+    "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
+}
+LOSSES = {  # what becomes of a true box, in the order in which it is asked
+    "unknown": ("unknown name", "the model does not know the name"),
+    "presence": ("presence", "the name's presence is below the minimum"),
+    "missed": ("missed", "no box that was proposed for the name has IoU ≥ 0.1 with it"),
+    "edges": ("edges", "the best box that was proposed has IoU ≥ 0.1, and below 0.5"),
+    "score": ("score", "a box with IoU ≥ 0.5 was proposed, and left out for its score"),
+    "found": ("found", "a box of the result has IoU ≥ 0.5 with it"),
+}
+COUNTS = {
+    "names": "names asked that the model knows",
+    "names_there": "of these, there",
+    "unknown": "names asked that the model does not know; not in the numbers",
+    "boxes": "all boxes of all names",
+    "right_boxes": "of these, right",
+}
+NEGATIVES = {
+    "random": "drawn at random, as many as names are there",
+    "popular": "the most frequent of the split, as many as names are there",
+    "confusable": "those most often together with the names that are there, as many as these",
+    "all": "all names of the dataset",
+}
+
+
+def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
+    """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
+    run = read_run(folder, lambda _, numbers: numbers.get("mcc"))
+    title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
+    rows = [
+        [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings
+    ]
+    things = Table("Where true boxes are lost", columns, rows, {"setting"})
+    table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
+    there = [setting for setting in run.settings if setting.numbers.get("reliability")]
+    said = "on the dashed line, a score is the chance that a box is right"
+    page = TEMPLATES.render(
+        "presence.html",
+        title=title,
+        about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
+        table=table,
+        numbers=list(NUMBERS.values()),
+        things=things,
+        losses=list(LOSSES.values()),
+        curves=[(said, _reliability(there))] if there else [],
+        legend=legend((setting.index, setting.label) for setting in run.settings),
+        **run.ending(),
+    )
+
+    def things_columns(setting: SettingResult) -> dict[str, Any]:
+        return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
+
+    # A row for each setting and bin of scores.
+    bins = [{"setting": setting.id, **own} for setting in there for own in setting.numbers["reliability"]]
+    texts = (
+        numbers_csv(run, NUMBERS, COUNTS, things_columns),
+        to_markdown(title, [table, things]),
+        csv_text(bins or [dict.fromkeys(("setting", "boxes", "score", "right"))]),
+        page,
+    )
+    return write_files(folder, texts, FILES)
+
+
+def things_text(numbers: Mapping[str, Any], key: str) -> str:
+    """The share of true boxes with an outcome, and their number."""
+    things = numbers.get("things")
+    if not things or not sum(things.values()):
+        return "–"
+    return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
+
+
+def _reliability(there: Sequence[SettingResult]) -> Figure:
+    """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
+        for setting in there:
+            bins = setting.numbers["reliability"]
+            x, y = ([own[key] for own in bins] for key in ("score", "right"))
+            plot(axes, setting.index, x, y, marked=True)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
+
+    said = "; ".join(
+        f"{setting.label}: "
+        + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in setting.numbers["reliability"])
+        for setting in there
+    )
+    return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))

@@ -1,0 +1,363 @@
+"""`run_segmentation`: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, Unpack
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.data import IGNORE, LabelFile, LabelledDataset, open_labelled
+from cliploc.evaluate.metrics import (
+    Bootstrap,
+    MeanIoU,
+    MeanIoUResult,
+    PixelPairs,
+    average_precision,
+    pixel_pairs,
+)
+from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
+from cliploc.evaluate.tasks.rows import arrow, schema_of
+from cliploc.evaluate.tasks.tables import percent
+from cliploc.evaluate.tasks.task import (
+    BenchmarkResult,
+    BenchmarkTask,
+    How,
+    Manifest,
+    Summary,
+    Tally,
+    run_task,
+)
+from cliploc.evaluate.tasks.task_folder import FILES
+from cliploc.evaluate.tasks.worker import PictureJudge
+from cliploc.find import prompts
+from cliploc.find.segmentation import Protocol, Segmenter
+from cliploc.find.segmentation.classes import classes_of
+from cliploc.images.label_maps import LabelMap, read_labels
+from cliploc.images.reading import picture_bytes
+from cliploc.runs.evaluation import Row
+from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs.samples import LabelledPicture
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import ClassName, Problem
+
+VERSION = 1  # of the format of manifest and summary
+SHARD = 16  # pictures that are computed and written together
+NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
+PREVIEW = 120  # longer side in pixels of the label maps kept for the report
+SUFFIX = ".png"  # of label maps made by other tools
+OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
+# The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
+IDENTITY = (
+    "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
+    "masked_precision", "guide", "batch_size",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ the task
+def row_schema() -> Any:
+    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
+    pa = arrow()
+    text, labels = pa.string(), pa.list_(pa.int16())
+    return schema_of(
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
+        width=pa.int32(), height=pa.int32(), status=text, reason=text,
+        # Each pair of a true and a predicted class that occurs, and its pixels; true −1 is a label of no class.
+        true=labels, predicted=labels, pixels=pa.list_(pa.int64()), average_precision=pa.float64(),
+        # Small label maps as PNG, for the report.
+        preview=pa.binary(), true_preview=pa.binary(),
+    )  # fmt: skip
+
+
+def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+    shown = {**NUMBERS, "mean_average_precision": "mAP"}
+    keys = [key for key in shown if any(numbers.get(key) is not None for numbers in summary.values())]
+    rows = [("setting", *(shown[key] for key in keys))]
+    return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
+
+
+def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+    lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
+    if known := {numbers["known_classes"] for numbers in summary.values() if "known_classes" in numbers}:
+        lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
+    return lines
+
+
+TASK = BenchmarkTask(
+    "segmentation",
+    VERSION,
+    FILES,
+    row_schema,
+    lambda: NUMBER_COLUMNS,
+    lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
+    _table,
+    _legend,
+)
+
+
+def run_segmentation(
+    dataset: LabelledDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    protocol: Protocol,
+    shard: int = SHARD,
+    **how: Unpack[How],
+) -> BenchmarkResult:
+    """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
+    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": protocol.describe()}
+    return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+
+
+# ----------------------------------------------------------------------------------------------------------- the judge
+@dataclass(frozen=True)
+class _Read:
+    """A picture with its true label map."""
+
+    sample: LabelledPicture
+    picture: Image.Image
+    truth: LabelMap
+
+
+# A label map that a method made, and the average precision of its scores where the protocol has one.
+_Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
+
+
+class LabelMapJudge(PictureJudge):
+    """Compares a `Segmenter`'s label maps with true ones."""
+
+    def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
+        super().__init__(*of_setup)
+        self.refuse_thresholds("segmentation")
+        self.segmenter = Segmenter(self.localizer, protocol, self.methods)
+        self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
+        if self.known is not None:
+            known = f"it can predict {len(self.known)} of {len(protocol.classes)} classes"
+            self.say_unknown([*self.segmenter.unknown], "the names", known)
+
+    def describe(self, setting: Setting) -> dict[str, Any]:
+        cosines = self.segmenter.tasks[setting.method].method.cosines
+        weights = self.segmenter.backbone.weights_id
+        regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
+        return self.described_by(
+            setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions
+        )
+
+    def read(self, sample: LabelledPicture) -> _Read:
+        return _Read(sample, sample.picture(), sample.truth.read())
+
+    def look(self, sample: LabelledPicture, read: _Read) -> _Read:
+        picture, truth, protocol = read.picture, read.truth, self.segmenter.protocol
+        if (picture.height, picture.width) != truth.shape:
+            raise InputError(
+                f"{sample.id}: expected a label map of {picture.width}×{picture.height} pixels, got "
+                f"{truth.shape[1]}×{truth.shape[0]}: correct it"
+            )
+        if not protocol.one_thing:
+            return read
+        side = (protocol.short_side, protocol.short_side)
+        small = Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST)
+        return _Read(sample, picture, np.asarray(small))
+
+    def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
+        if not self.segmenter.protocol.one_thing:
+            made = self.segmenter.label_maps(seen.picture, methods, reporter, name=seen.sample.id)
+            return {name: (labels, None) for name, labels in made.items()}
+        assert seen.sample.name is not None
+        counted = seen.truth != IGNORE
+        true = seen.truth[counted]
+        labelled: dict[str, _Labelled] = {}
+        for name, heat in self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter).items():
+            # Against the one-hot mask.
+            precision = average_precision(
+                np.stack([1 - heat[counted], heat[counted]]), np.stack([true == 0, true != 0])
+            )
+            labelled[name] = (heat > heat.mean()).astype(np.int16), precision
+        return labelled
+
+    def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
+        labels, precision = heat
+        pairs = pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
+        return {
+            "true": pairs.true.tolist(),
+            "predicted": pairs.predicted.tolist(),
+            "pixels": pairs.pixels.tolist(),
+            "average_precision": precision,
+            "preview": preview(labels),
+            "true_preview": preview(seen.truth),
+        }
+
+
+def preview(labels: npt.NDArray[Any]) -> bytes:
+    """A label map as a small PNG, subsampled."""
+    step = max(1, -(-max(labels.shape) // PREVIEW))
+    kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
+    small = Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind))
+    return picture_bytes(small, "PNG", optimize=True)
+
+
+# -------------------------------------------------------------------------------------------------------- the numbers
+class PixelTally(Tally):
+    """Counts the rows of one setting; `known` as in `numbers_of`."""
+
+    def __init__(self, names: Sequence[str], known: Sequence[int] | None) -> None:
+        self._names, self._known, self._metric = names, known, MeanIoU(len(names))
+        self._precisions: list[float] = []
+
+    def add(self, row: Row) -> None:
+        pairs = (np.array(row[key], kind) for key, kind in (("true", "i2"), ("predicted", "i2"), ("pixels", "i8")))
+        self._metric.restore(row["sample"], PixelPairs(*pairs))
+        if row["average_precision"] is not None:
+            self._precisions.append(row["average_precision"])
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+        if not len(self._metric):
+            return dict(counts)
+        numbers = numbers_of(self._metric.compute(bootstrap), self._names, self._known, self._precisions)
+        return {**numbers, **counts}
+
+
+def numbers_of(
+    result: MeanIoUResult,
+    names: Sequence[str],
+    known: Sequence[int] | None = None,  # labels that the model can predict; None: all
+    precisions: Sequence[float] = (),  # average precision of each picture, where each has one object
+) -> Summary:
+    """The numbers in percent (None: there is none), `per_class`, `confused`, and `miou_known` of known classes."""
+    confusion = result.confusion
+    true = confusion[:-1].sum(axis=1)
+    per_class = {
+        str(label): {
+            "name": name,
+            "iou": _percent(result.iou[label]),
+            "accuracy": _percent(result.accuracy[label]),
+            "pixels": int(true[label]),
+        }
+        for label, name in enumerate(names)
+    }
+    wrong = confusion[:-1] - np.diag(confusion[:-1].diagonal())
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    confused = [
+        {"true": int(t), "predicted": int(p), "pixels": int(wrong[t, p]), "share": _percent(wrong[t, p] / true[t])}
+        for t, p in zip(*np.unravel_index(worst, wrong.shape), strict=True)
+        if wrong[t, p]
+    ]
+    interval = None if result.interval is None else [100 * end for end in result.interval]
+    of_known: dict[str, Any] = {}
+    if known is not None and len(known) < len(names):
+        there = [result.iou[label] for label in known if np.isfinite(result.iou[label])]
+        of_known = {"miou_known": _percent(np.mean(there)) if there else None, "known_classes": len(known)}
+    return {
+        "miou": _percent(result.miou),
+        **of_known,
+        "mean_accuracy": _percent(result.mean_accuracy),
+        "pixel_accuracy": _percent(result.pixel_accuracy),
+        **({"mean_average_precision": _percent(np.mean(precisions))} if len(precisions) else {}),
+        "confidence_95": {"miou": interval} if interval else {},
+        "classes": int(np.isfinite(result.iou).sum()),
+        "per_class": per_class,
+        "confused": confused,
+    }
+
+
+def _percent(share: Any) -> float | None:
+    return 100 * float(share) if np.isfinite(share) else None
+
+
+# --------------------------------------------------------------------------------------- label maps made by other tools
+@dataclass(frozen=True)
+class LabelsResult(EvaluatedFolder):
+    """The result for a folder of label maps."""
+
+    numbers: Summary  # see `numbers_of`
+
+    def document(self) -> dict[str, Any]:
+        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
+        counts = {"images": self.asked, "evaluated": self.evaluated}
+        return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """A row for each number: name, percent, 95 % interval."""
+        ends = self.numbers["confidence_95"].get("miou")
+        return [
+            (title, f"{self.numbers[key]:.2f} %", f"{ends[0]:.2f}–{ends[1]:.2f}" if key == "miou" and ends else "")
+            for key, title in NUMBERS.items()
+            if self.numbers.get(key) is not None
+        ]
+
+
+def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
+    """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
+    paths = sorted(folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
+    classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
+    if not paths:
+        raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
+    ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
+    return classes, [
+        LabelledPicture(picture_id, path, (0, 0), LabelFile(path)) for picture_id, path in zip(ids, paths, strict=True)
+    ]
+
+
+def evaluate_labels(
+    predictions: str | Path,
+    *,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    truth: str | Path | None = None,
+    class_list: str | Path | None = None,
+    reporter: Reporter = SILENT,
+) -> LabelsResult:
+    """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
+    leave_out, predictions = LeftOut(reporter), folder_of("label maps", predictions)
+    for place in (predictions, *([Path(truth)] if truth is not None else [])):
+        if place.name == OBJECTS:
+            raise UsageError(
+                f"expected label maps of classes, got {place}, whose values are numbers of objects: "
+                f"use {place.with_name('SegmentationClass')}"
+            )
+    samples: Sequence[LabelledPicture]
+    if dataset is not None and root is not None and truth is None:
+        labelled = open_labelled(dataset, root, split)
+        classes, samples = labelled.classes, labelled.samples
+        if any(sample.name is not None for sample in samples):
+            raise UsageError(
+                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark segmentation"
+            )
+        for problem in labelled.problems:
+            leave_out(problem)
+    elif truth is not None and class_list is not None and dataset is None:
+        classes, samples = folder_of_truths(Path(truth), Path(class_list))
+    else:
+        raise UsageError(
+            "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
+        )
+    known = {f"{sample.id}{SUFFIX}" for sample in samples}
+    there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
+    for name in sorted(there - known):
+        leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
+
+    def pairs_of(picture: LabelledPicture) -> PixelPairs | Problem:
+        path = predictions / f"{picture.id}{SUFFIX}"
+        if not path.is_file():
+            return Problem("prediction", picture.id, f"expected a label map at {path}, found none: not in the numbers")
+        try:
+            return pixel_pairs(picture.id, read_labels(path), picture.truth.read(), len(classes))
+        except InputError as error:
+            return Problem("prediction", picture.id, str(error))
+
+    metric = MeanIoU(len(classes))
+    for sample, pairs in judged(samples, pairs_of, leave_out, reporter):
+        metric.restore(sample.id, pairs)
+    if not len(metric):
+        raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
+    numbers = numbers_of(metric.compute(), [class_name.name for class_name in classes])
+    return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)

@@ -1,0 +1,134 @@
+"""Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cliploc.draw.colours import INK, NAME_COLOURS, Colour
+from cliploc.draw.html import embedded
+from cliploc.draw.overlay import fit_within
+from cliploc.evaluate.tasks.tables import (
+    Cell,
+    Table,
+    counted,
+    numbers_csv,
+    percent,
+    to_markdown,
+)
+from cliploc.evaluate.tasks.task_folder import TaskRun, read_run, write_files
+from cliploc.evaluate.tasks.templates import TEMPLATES
+from cliploc.images.reading import small_png
+from cliploc.values import ignored_label
+
+NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
+EXAMPLES = 6  # pictures, spread over the set
+SHOWN_SETTINGS = 6  # beside each example, best first
+SIDE = 240  # longer side in pixels of examples
+
+
+def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
+    """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
+    run = read_run(folder, lambda _, numbers: numbers.get("miou"))
+    classes = [str(entry["name"]) for entry in run.dataset["classes"]]  # label → name
+    tables = [_numbers(run)]
+    if run.settings:
+        columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
+        rows = []
+        for label, name in enumerate(classes):
+            of_class = [(setting.numbers.get("per_class") or {}).get(str(label)) or {} for setting in run.settings]
+            if pixels := max(numbers.get("pixels", 0) for numbers in of_class):  # it is in the true maps
+                rows.append([Cell(name), counted(pixels), *(percent(numbers.get("iou")) for numbers in of_class)])
+        tables.append(Table("IoU of each class", columns, rows, {"class"}))
+    confused = None  # the pairs of classes with the most wrong pixels, by the best setting
+    if confusing := next((setting for setting in run.settings if setting.numbers.get("confused")), None):
+        rows = []
+        for pair in confusing.numbers["confused"]:
+            names = (Cell(classes[pair["true"]]), Cell(classes[pair["predicted"]]))
+            rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
+        columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
+        confused = Table(f"What {confusing.id} confuses most", columns, rows, {"is", "called"})
+    title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
+    shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
+    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
+    page = TEMPLATES.render(
+        "segmentation.html",
+        title=title,
+        about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
+        numbers=tables[0],
+        per_class=tables[1:],
+        confused=confused,
+        examples=_examples(run, classes, pictures),
+        **run.ending(),
+    )
+    csv = numbers_csv(
+        run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
+    )
+    return write_files(folder, (csv, to_markdown(title, tables), page))
+
+
+def _numbers(run: TaskRun) -> Table:
+    columns = {
+        "setting": "",
+        "steps": "refinements",
+        "mIoU": "mean over classes of Σ intersection / Σ union over the whole set",
+        "mIoU known": "over the classes that the model knows",
+        "mAcc": "mean over classes of Σ intersection / Σ true pixels",
+        "pixel acc": "share of pixels with the right label",
+        "mAP": "mean average precision of the maps; ImageNet-Segmentation only",
+        "pictures": "",
+    }
+    rows = [
+        [
+            Cell(setting.id),
+            Cell(", ".join(setting.about.get("refine") or []) or "–"),
+            percent(setting.number("miou"), setting.interval("miou")),
+            *(percent(setting.number(key)) for key in NUMBERS[1:]),
+            counted(setting.numbers["evaluated"]),
+        ]
+        for setting in run.settings
+    ]
+    return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
+
+
+def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
+    """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
+    shown = [setting.id for setting in run.settings[:SHOWN_SETTINGS]]
+    status = run.read_rows(["sample", "setting", "status"])
+    samples = list(dict.fromkeys(row["sample"] for row in status if row["status"] == "ok" and row["setting"] in shown))
+    places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
+    chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
+    columns = ["path", "preview", "true_preview", "width", "height"]
+    rows = run.rows_of_samples(columns, chosen)
+    made = []
+    for sample in chosen:
+        there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]
+        first = there[0][1]
+        maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
+        colours = example_colours(maps.values(), ignored_label(len(classes)))
+        size = fit_within((first["width"], first["height"]), SIDE)
+        photograph = run.photograph(first, size) if pictures else None
+        figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
+        table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
+        for label, colour in colours.items():
+            table[label] = colour
+        for name, label_map in maps.items():
+            drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
+            figures.append((name, embedded(drawn, f"{sample}: {name}", quality=85)))
+        legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
+        made.append({"sample": sample, "figures": figures, "legend": legend})
+    return made
+
+
+def example_colours(maps: Iterable[np.ndarray[Any, Any]], ignored: int) -> dict[int, Colour]:
+    """The colour of each label of a picture: the most frequent have one of their own, the others are black."""
+    pixels = Counter(label for label_map in maps for label in label_map.ravel().tolist() if label != ignored)
+    most = sorted(label for label, _ in pixels.most_common(len(NAME_COLOURS)))
+    return dict(zip(most, NAME_COLOURS, strict=False)) | dict.fromkeys(sorted(pixels.keys() - set(most)), INK)
+
+
+def _labels(png: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(small_png(png, 1024))

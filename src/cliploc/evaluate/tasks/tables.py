@@ -1,0 +1,150 @@
+"""The tables of all reports: on the page, as Markdown and CSV."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cliploc.evaluate.metrics import all_numbers
+from cliploc.evaluate.tasks.task_folder import SettingResult, TaskRun, pandas
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str  # the text that is shown
+    value: float | None = None  # the value to sort by; None for text
+    ends: tuple[float, float] | None = None  # the 95 % interval
+
+    def plain(self) -> str:
+        """Text and interval in one line."""
+        ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
+        return f"{self.text}{ends}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table."""
+
+    title: str  # its heading
+    columns: Mapping[str, str]  # title → explanation ("" for none)
+    rows: Sequence[Sequence[Cell]]
+    words: Collection[str]  # the columns of words; the others have numbers
+    notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
+
+    @property
+    def numeric(self) -> frozenset[str]:
+        """The columns of numbers."""
+        return frozenset(self.columns).difference(self.words)
+
+    @property
+    def highest(self) -> Mapping[str, float]:
+        """Column → its highest number; empty for a single row."""
+        if len(self.rows) < 2:
+            return {}
+        best_of = {number.title for number in all_numbers().values()}
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
+        values_of = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
+        return {title: max(values) for title, values in values_of.items() if values and title in best_of}
+
+
+def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
+    """A percentage with two decimals, as the field prints it; a dash for none."""
+    return decimal(value, 2, ends)
+
+
+def decimal(value: float | None, decimals: int, ends: tuple[float, float] | None = None) -> Cell:
+    """A number with so many decimals; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:.{decimals}f}", value, ends)
+
+
+def counted(value: float | None) -> Cell:
+    """How many; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:,.0f}", value)
+
+
+def number_text(value: float | None) -> str:
+    """A number in a table, three decimals; tiny ones in powers of ten."""
+    return number_cell(value).text
+
+
+def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
+    """A number with its interval, three decimals; tiny ones in powers of ten."""
+    if value is None:
+        return Cell("–")
+    form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
+    interval = "" if ends is None else f" ({ends[0]:{form}}–{ends[1]:{form}})"
+    return Cell(f"{value:{form}}{interval}", value)
+
+
+def numbers_table(
+    run: TaskRun,
+    numbers: Mapping[str, tuple[str, str]],
+    counts: Mapping[str, tuple[str, str]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
+    rows = [
+        [
+            Cell(setting.id),
+            *(number_cell(setting.number(key), setting.interval(key)) for key in numbers),
+            *(counted(setting.number(key)) for key in counts),
+        ]
+        for setting in run.settings
+    ]
+    columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
+    return Table("All numbers, with 95 % intervals", columns, rows, {"setting"}, notes)
+
+
+def numbers_csv(
+    run: TaskRun,
+    numbers: Iterable[str],
+    counts: Iterable[str],
+    more: Callable[[SettingResult], Mapping[str, Any]] = lambda _: {},  # further columns of a setting
+) -> str:
+    """A row for each setting: unrounded numbers, the ends of their intervals, counts, and the dataset."""
+    return csv_text(
+        [
+            {
+                **setting.named,
+                **setting.columns(numbers),
+                **{key: setting.numbers.get(key) for key in (*counts, "evaluated")},
+                "failed": len(setting.numbers["failed"]),
+                **more(setting),
+                "dataset": run.dataset["name"],
+                "split": run.dataset["split"],
+            }
+            for setting in run.settings
+        ]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- as files
+def to_markdown(title: str, tables: Sequence[Table]) -> str:
+    """The tables as one Markdown document."""
+    lines = [f"# {_md(title)}", ""]
+    for table in tables:
+        rule = ["---:" if title in table.numeric else "---" for title in table.columns]
+        lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
+        lines += [_pipe(_md(cell.plain()) for cell in row) for row in table.rows]
+        lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
+    return "\n".join(lines)
+
+
+def _pipe(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md(text: str) -> str:
+    text = " ".join(text.split())
+    for mark in "\\|*_`[]<>":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with the columns that the first one has, but without empty ones; numbers are not rounded."""
+    columns = list(rows[0]) if rows else None
+    frame = pandas().DataFrame(list(rows), columns=columns, dtype=object).dropna(how="all")
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text

@@ -1,0 +1,349 @@
+"""Runs a benchmark, whatever it measures: one file that keeps its rows, resuming, replaced pictures, and an engine."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+from cliploc import __version__
+from cliploc.errors import CliplocError, UsageError
+from cliploc.evaluate.data import AskedDataset, LabelledDataset, subsets
+from cliploc.evaluate.metrics import DEFAULT, Bootstrap
+from cliploc.evaluate.tasks.rows import (
+    arrow,
+    cells_of,
+    from_parquet,
+    place_of,
+    table_of,
+    write_parquet,
+)
+from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
+from cliploc.registry import plugin_sources
+from cliploc.runs.engine import (
+    Engine,
+    Notes,
+    Part,
+    Ready,
+    Shard,
+    Spending,
+    pictures_in_words,
+    run_here,
+    saying_what_is_kept,
+    spent_together,
+)
+from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
+from cliploc.runs.picture_files import UNREAD, content_digest, stamp
+from cliploc.runs.plan import ModelSetup, Setting, shards_of
+from cliploc.runs.samples import AskedPicture, LabelledPicture
+from cliploc.runs.store import FILE, Store, saying_disk_is_full
+from cliploc.support.files import alone_in, write_json
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Dataset, DatasetSplit, Sample
+
+Manifest = Mapping[str, Any]
+Summary = dict[str, Any]
+COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
+EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
+HERE = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
+SAMPLES = ("samples", "samples_sha256")
+OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
+
+
+class Tally:
+    """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
+
+    def add(self, row: Row) -> None:
+        """Counts the row of a picture that did not fail."""
+
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
+        """The numbers, with these counts of pictures among them."""
+        return dict(counts)
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """What a benchmark measures: the columns of its rows, and what is made of them."""
+
+    kind: str  # as its manifest has it
+    version: int  # of the format of manifest and summary
+    files: Sequence[str]  # names of the files of its report
+    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
+    columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
+    # makes what counts the rows of a setting, by its entry
+    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
+    # a header, then a row for each setting; and lines that explain the table
+    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
+    legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []
+
+
+class How(TypedDict, total=False):
+    """How every task runs, besides what it measures."""
+
+    engine: Engine
+    asked: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """The result of a benchmark run."""
+
+    task: BenchmarkTask  # what was measured
+    manifest: Manifest  # as the run was begun
+    out: Path  # the run's folder
+    summary: dict[str, Summary]  # setting → numbers
+    notes: tuple[str, ...]  # remarks on the run: halved batches, unknown names, settings that failed
+    samples: int  # number of samples that were asked for
+    computed: int  # number of shards that this call computed; the others were done before
+    resumed: bool  # whether shards were done before
+    spent: Spending  # what the shards cost that this call computed
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Sample → why it is not in the numbers, of all settings."""
+        failed: dict[str, str] = {}
+        for numbers in self.summary.values():
+            for failure in numbers["failed"]:
+                failed.setdefault(failure["sample"], failure["reason"])
+        return failed
+
+    def document(self) -> dict[str, Any]:
+        """The result as in summary.json."""
+        return _document(self.task, self.summary)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The table of settings: a header, then a row for each."""
+        return self.task.table(self.summary, self.manifest)
+
+    def legend(self) -> list[str]:
+        """The lines below the table that explain its numbers."""
+        return self.task.legend(self.summary, self.manifest)
+
+    def costs(self) -> list[str]:
+        """What each metric cost for one map, of what this call computed; work that is shared is of the first."""
+        return [
+            f"{name}: {passes / maps:.1f} passes of the tower and {seconds / maps:.2f} s of processor time a map"
+            for name, (maps, passes, seconds) in self.spent.items()
+        ]
+
+    def closing(self, seconds: float) -> str:
+        """The line printed at the end of a run."""
+        done = min((numbers["evaluated"] for numbers in self.summary.values()), default=0)
+        again = ", resumed" if self.resumed else ""
+        failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
+        return (
+            f"{done} of {self.samples} samples × {len(self.summary)} settings done{again}, {seconds:.1f} s{failed}; "
+            f"results in {self.out}"
+        )
+
+
+def run_task(
+    task: BenchmarkTask,
+    judge_of: JudgeOf,
+    dataset: Dataset | LabelledDataset | AskedDataset,
+    setups: Sequence[ModelSetup],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    shard_size: int,
+    entries: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+    asked: Mapping[str, Any] | None = None,
+    engine: Engine = run_here,
+    reporter: Reporter = SILENT,
+    phase: str = "benchmark",
+) -> BenchmarkResult:
+    """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
+    arrow()
+    shards = tuple(shards_of(dataset.samples, shard_size))
+    make_worker = partial(EvaluationWorker, judge_of, task.schema, dataset.root, tuple(setups), tuple(settings))
+    notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
+    described = worker.describe()
+    manifest = {
+        "schema_version": task.version,
+        "kind": task.kind,
+        "cliploc_version": __version__,
+        **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
+        "dataset": dataset_entry(dataset, asked or {}),
+        "settings": {setting["id"]: setting for setting in described},
+        "shard_size": shard_size,
+        **(entries or {}),
+    }
+    notes.add(worker.notes)
+    schema = task.schema()
+    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
+        stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
+        there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
+        changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
+        if changed:
+            pictures = pictures_in_words([name for names in changed.values() for name in names])
+            again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
+            notes.add([f"replaced since they were computed: {pictures}; {again}"])
+            with run.transaction():
+                for index in changed:
+                    _forget(run, shards[index])
+            there -= changed.keys()
+        todo = [shard for shard in shards if shard.index not in there]
+        # Taken before any picture is read.
+        stamps = {sample.id: stamp(sample) for shard in todo for sample in shard.samples}
+        left = len(stamps)
+        passes = len({setting.setup for setting in settings})  # how often each sample is looked at
+        reporter.phase(phase)
+        reporter.start(passes * left, passes * len(dataset.samples))
+        done, spent = 0, dict[str, tuple[int, int, float]]()
+
+        def keep(part: Part) -> None:
+            nonlocal done, left, spent
+            rows, samples = from_parquet(part.content), shards[part.index].samples
+            digests = {row["sample"]: row["blake2b"] for row in rows}
+            places = enumerate((sample.id for sample in samples), part.index * shard_size)
+            with run.transaction():
+                _forget(run, shards[part.index])  # a person may have deleted some of it
+                run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
+                run.insert("row", cells_of(rows, schema))
+            done, left, spent = done + 1, left - len(samples), spent_together([spent, part.spent])
+            notes.add(part.notes)
+            # Each sample with its different reasons, for any number of settings.
+            for sample, reason in dict.fromkeys(
+                (row["sample"], row["reason"]) for row in rows if row["status"] != "ok"
+            ):
+                reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
+
+        run.begin_session()
+        every = len(dataset.samples)
+        with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
+            engine(todo, Ready(make_worker, worker), keep, reporter)
+        reporter.phase("summary")
+        summary = conclude(out, run, task)
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there), spent)
+
+
+def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
+    """The file of a run: new, or of the same settings and samples."""
+    taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
+    if taken and "manifest.json" not in taken and not (out / FILE).exists():  # with one: `open_run` refuses it
+        raise UsageError(
+            f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
+            "choose another --out"
+        )
+    schema, dataset = task.schema(), dict(manifest["dataset"])
+    here = {key: dataset.pop(key) for key in HERE if key in dataset}
+    samples = {key: dataset.pop(key) for key in SAMPLES}
+    run = open_run(out, (PICTURE, table_of(schema)))
+    try:
+        with run.transaction():
+            run.keep("manifest", {**manifest, "dataset": dataset})
+            # Compared last: it follows from others, such as a limit.
+            if run.get("samples", samples) != samples:
+                raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
+            if others := sorted({*schema.names} ^ {*columns_of(run)}):
+                raise UsageError(
+                    f"{out} holds rows with other columns ({', '.join(others)}): use the same plugins, or choose "
+                    "another --out"
+                )
+            run["samples"], run["here"] = samples, here
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
+    """Computes the numbers of all rows, and writes them and what other programs read."""
+    manifest = manifest_of(run)
+    tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
+    summary = summed_up(rows_in(out, task.columns()), tallies)
+    run["summary"] = summary
+    write_json(out / "summary.json", _document(task, summary))
+    write_json(out / "manifest.json", manifest)
+    write_parquet(out / "rows.parquet", rows_in(out), task.schema())
+    return summary
+
+
+def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+    """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
+    failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
+    evaluated = dict.fromkeys(tallies, 0)
+    image_of: dict[str, str] = {}
+    for row in rows:
+        image_of[row["sample"]] = row.get("path") or row["sample"]
+        if row["status"] != "ok":
+            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
+        else:
+            evaluated[row["setting"]] += 1
+            tallies[row["setting"]].add(row)
+    bootstrap = replace(bootstrap, image_of=image_of)
+    return {
+        name: {
+            **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),
+            "failed": failed[name],
+        }
+        for name, tally in tallies.items()
+    }
+
+
+def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, Any]:
+    return {"schema_version": task.version, "settings": summary}
+
+
+def _forget(run: Store, shard: Shard) -> None:
+    for sample in shard.samples:
+        run.write("DELETE FROM row WHERE sample = ?", sample.id)
+        run.write("DELETE FROM picture WHERE sample = ?", sample.id)
+
+
+def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
+    """The samples of a shard whose files were replaced since it was computed."""
+    changed = []
+    for sample in shard.samples:
+        [(digest,)] = run.rows("SELECT blake2b FROM picture WHERE sample = ?", sample.id)
+        # A disk that failed leaves the stamps as they are.
+        if (stamps[sample.id] != stamp(sample) or digest == UNREAD) and digest != content_digest(sample):
+            changed.append(sample.id)
+    return changed
+
+
+# ---------------------------------------------------------------------------------------------------------- the dataset
+def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
+    digest = hashlib.sha256()
+    for sample in dataset.samples:
+        digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
+    explained: dict[str, Any] = {}
+    if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
+        # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
+        reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
+        wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+        explained["reasons"] = dict(reasons) if wanted else {}
+    return {
+        "name": dataset.name,
+        "root": dataset.root.resolve(),
+        "split": dataset.split,
+        "role": dataset.role,
+        **asked,
+        "samples": len(dataset),
+        "samples_sha256": digest.hexdigest(),
+        "classes": [asdict(class_name) for class_name in dataset.classes],
+        **explained,
+        "problems": [asdict(problem) for problem in dataset.problems],
+    }
+
+
+def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:
+    """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
+    if isinstance(sample, LabelledPicture):
+        return sample.id, sample.size_wh, sample.name, sample.truth.facts
+    if isinstance(sample, AskedPicture):
+        truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
+        return sample.id, sample.size_wh, sample.labels, truth
+    masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
+    return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
+
+
+def class_entries(dataset: DatasetSplit[Any]) -> tuple[str, ...]:
+    """Each class of a dataset as `cliploc.find.prompts.parse` takes it: label → "cat|kitten"."""
+    return tuple("|".join(class_name.synonyms) for class_name in dataset.classes)

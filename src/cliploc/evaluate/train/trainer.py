@@ -1,0 +1,413 @@
+"""Trains a head on cached features from image labels; resumed from an epoch's checkpoint, the same head."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import CliplocError, ModelError, UsageError
+from cliploc.evaluate.train.features import FeatureCache
+from cliploc.evaluate.train.train_settings import TrainSettings
+from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
+from cliploc.find import prompts
+from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
+from cliploc.support.documents import DocumentError, parse_json
+from cliploc.support.files import user_path, write_output
+from cliploc.support.imports import install, not_installed
+from cliploc.support.reporter import SILENT, Reporter
+from cliploc.towers import resolve_precision
+from cliploc.towers.tower import Backbone
+from cliploc.values import TextSet
+
+REDRAW = 30.0  # seconds between two drawings of the curves
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The numbers of one epoch."""
+
+    epoch: int  # its number, from 1
+    lr: float  # learning rate at its end
+    loss: float  # mean cross-entropy in training
+    train_accuracy: float  # top-1 accuracy in training
+    accuracy: float | None  # top-1 accuracy on the held-out part; None without one
+
+    def line(self, of: int) -> str:
+        """The epoch as a line for the terminal."""
+        held = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
+        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{held}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training."""
+
+    head: SemanticHead  # the head of the best epoch, on the CPU
+    history: tuple[Epoch, ...]  # the numbers of all epochs
+    best: int  # the epoch of the head: the best on the held-out part, or the last
+    parts: PictureSplit  # the split of the pictures
+    problems: tuple[str, ...]  # a line for each picture that this process left out
+
+
+def train(
+    backbone: Backbone,
+    pictures: LabelledPictures,
+    out: str | Path,
+    settings: TrainSettings,
+    *,
+    features: str | Path | None = None,
+    input_hw: tuple[int, int] | None = None,
+    templates: Sequence[str] | str | None = None,
+    pretrained: str | None = None,
+    restart: bool = False,
+    tensorboard: bool = False,
+    reporter: Reporter = SILENT,
+) -> Trained:
+    """Trains a head and saves it.
+
+    Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch, `history.csv` and `curves.png`.
+    Started again with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
+    runs this function; only the main process writes.
+
+    A class of which no picture can be read is left out, so the head does not know it. In training a picture counts once
+    per epoch for the reporter.
+
+    Args:
+        features: folder of the cached features; None for `features` beside `out`.
+        input_hw: height and width of the tower's input; None for the tower's own.
+        templates: prompt templates that an open head is trained with; as for `Localizer`.
+        tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
+    """
+    out, sentences = user_path(out), prompts.resolve_templates(templates)
+    if input_hw is not None:
+        backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
+    accelerator = _accelerator(backbone, settings)
+    first = bool(accelerator.is_main_process)
+    problems: list[str] = []
+
+    def leave_out(picture: str, error: CliplocError) -> None:
+        problems.append(str(error))
+        reporter.failed(picture, error)
+
+    cache = FeatureCache(
+        user_path(features or out.parent / "features"),
+        backbone,
+        pictures,
+        dense=settings.kind == "open" and settings.start == "zero-shot",
+        augmentations=settings.augmentations,
+        input_hw=input_hw or backbone.input_hw,
+    )
+    cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
+    accelerator.wait_for_everyone()
+    usable = cache.usable()
+    asked_for, pictures = pictures.classes, only_usable_classes(pictures, usable)
+    parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
+    text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
+    config = HeadConfig(
+        method=settings.method,
+        kind=settings.kind,
+        classes=pictures.classes,
+        channels=cache.channels,
+        embedding_size=backbone.embedding_size,
+        logit_scale=float(backbone.logit_scale),
+        tower=backbone.name,
+        tower_kind=backbone.kind,
+        weights=backbone.weights_id,
+        start=settings.start,
+        unit_places=settings.unit_places,
+        experts=settings.experts,
+        pretrained=pretrained,
+        templates=sentences,
+        training=asdict(settings),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        head = HEADS[settings.method](config)
+    run = _Training(settings, cache, pictures.labels, parts, text, head, accelerator)
+
+    folder = out.with_name(out.name + ".training")
+    checkpoint = folder / "checkpoint.safetensors"
+    says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
+    asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
+    if not restart:
+        run.resume(checkpoint, asked)
+    record = _Record(folder, settings, tensorboard) if first else None
+    reporter.phase("training")
+    if first and (unread := [words[0] for words in asked_for if words not in pictures.classes]):
+        reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
+    reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
+    while len(run.history) < settings.epochs and not run.out_of_patience:
+        epoch = run.epoch(reporter)
+        if record is not None:
+            record.write(run.history)  # before the checkpoint: after a kill between the two, the epoch is done again
+            run.save(checkpoint, asked)
+            reporter.note(epoch.line(settings.epochs))
+    accelerator.wait_for_everyone()
+
+    best = replace(config, training={**asdict(settings), "history": [asdict(epoch) for epoch in run.history]})
+    trained = HEADS[settings.method](best)
+    trained.load_state_dict(run.best_weights)
+    trained.eval().requires_grad_(False)
+    if record is not None:
+        record.draw(run.history)
+        save_head(out, trained, tower_fingerprint(backbone))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
+
+
+def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise not_installed(error, install("train", "train")) from None
+    cpu = backbone.device.type == "cpu"
+    if cpu and settings.mixed_precision == "fp16":
+        raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
+    return Accelerator(cpu=cpu)
+
+
+@torch.no_grad()
+def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[str]) -> Tensor:
+    """The classes' text embeddings, `[classes, D]`, from the synonyms that the model knows."""
+    synonyms = []
+    for words in pictures.classes:
+        reasons = [backbone.unknown_reason(word) for word in words]
+        if all(reasons):
+            raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
+        synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
+    texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
+    return prompts.embed(texts, backbone.encode_text)
+
+
+class _Training:
+    """The state of a training between two epochs, with the step to the next."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        cache: FeatureCache,
+        labels: tuple[int, ...],
+        parts: PictureSplit,
+        text: Tensor | None,
+        head: SemanticHead,
+        accelerator: Any,
+    ) -> None:
+        self.model = accelerator.prepare(head)  # on its device, and averaging gradients over processes
+        self.settings, self.cache, self.labels, self.parts = settings, cache, labels, parts
+        self.text, self.accelerator = text, accelerator
+        self.history: list[Epoch] = []
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] = {}
+        s = settings
+        if s.optimizer == "adamw":
+            adamw = torch.optim.AdamW(head.parameters(), s.lr, weight_decay=s.weight_decay)
+            self.optimizer: torch.optim.Optimizer = adamw
+        else:
+            self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
+        # Mixed precision is not left to accelerate, which has one setting for all trainings in a process.
+        full = s.mixed_precision == "no"
+        self.half = None if full else resolve_precision(s.mixed_precision, str(accelerator.device))
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
+        self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
+        # The classes to choose from: rows of `text`, columns of a closed head's logits.
+        self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
+        self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
+        self.steps_an_epoch = math.ceil(len(parts.train) / (s.batch_size * s.accumulate))
+
+    @property
+    def head(self) -> SemanticHead:
+        head: SemanticHead = self.accelerator.unwrap_model(self.model)
+        return head
+
+    @property
+    def out_of_patience(self) -> bool:
+        return len(self.history) - self.best_epoch >= self.settings.patience  # without a held-out part the last is best
+
+    # ------------------------------------------------------------------------------------------------------ one epoch
+    def epoch(self, reporter: Reporter) -> Epoch:
+        """Trains on the training part once, then computes the accuracy on the held-out part."""
+        number, s = len(self.history), self.settings
+        which = number % (s.augmentations + 1)
+        order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
+        batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
+        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
+        for step in range(self.steps_an_epoch):
+            micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
+            done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
+            if s.schedule == "cosine":
+                lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
+            else:
+                lr = s.lr * 0.1 ** (done // (s.step_epochs * self.steps_an_epoch))
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.zero_grad()
+            for index, batch in enumerate(micro):
+                last = index == len(micro) - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                    sums += self._backward(batch, which, len(micro))
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            reporter.images(sum(map(len, micro)))
+        loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
+        accuracy = self._accuracy() if self.parts.held_out else None
+        if not math.isfinite(loss):
+            raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
+        self.history.append(Epoch(number + 1, lr, loss / count, right / count, accuracy))
+        best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
+        if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
+            self.best_epoch = number + 1
+            self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
+        return self.history[-1]
+
+    def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
+        """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
+        share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
+        logits, target = self._logits(share.tolist(), which, self.train_columns)
+        loss = F.cross_entropy(logits, target)
+        self.scaler.scale(loss / micro).backward()  # type: ignore[no-untyped-call]
+        right = (logits.argmax(dim=1) == target).sum()
+        return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
+
+    def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
+        device = self.accelerator.device
+        seen = self.cache.rows(numbers, which, device)
+        text = None if self.text is None else self.text[columns]
+        with torch.autocast(device.type, self.half, enabled=self.half is not None):
+            logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
+        logits = logits[:, columns] if text is None else logits
+        labels = torch.tensor([self.labels[number] for number in numbers], device=device)
+        return logits, torch.searchsorted(columns, labels)
+
+    @torch.no_grad()
+    def _accuracy(self) -> float:
+        """Top-1 accuracy on the held-out part, in the plain view."""
+        mine = self.parts.held_out[self.rank :: self.processes]
+        right = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, len(mine), self.settings.batch_size):
+            numbers = list(mine[start : start + self.settings.batch_size])
+            logits, target = self._logits(numbers, 0, self.held_columns)
+            right += (logits.argmax(dim=1) == target).sum()
+        return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
+
+    # ------------------------------------------------------------------------------------------------ save and resume
+    def save(self, path: Path, asked: str) -> None:
+        """Writes a checkpoint: everything that the next epoch depends on."""
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        metadata = {
+            "asked": asked,
+            "history": json.dumps([asdict(epoch) for epoch in self.history]),
+            "best_epoch": str(self.best_epoch),
+            "scaler": json.dumps(self.scaler.state_dict()),
+        }
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+        write_output(path, content, "--out")
+
+    def resume(self, path: Path, asked: str) -> None:
+        """Loads the checkpoint, if there is one."""
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
+        if metadata.get("asked") != asked:
+            raise UsageError(
+                f"{path.parent} holds a training with other settings, pictures or weights: "
+                f"use --restart to start again, or another --out"
+            )
+        try:
+            history = parse_json(metadata["history"], list[Epoch])
+            best, kept = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _under("optimizer.", tensors).items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.head.load_state_dict(_under("head.", tensors))
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if kept:
+                self.scaler.load_state_dict(kept)
+        except (DocumentError, KeyError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
+        self.history, self.best_epoch = [Epoch(**epoch) for epoch in history], best
+        self.best_weights = _under("best.", tensors)
+
+
+def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+# ------------------------------------------------------------------------------------------------------------- reports
+class _Record:
+    """The files that show how a training goes: a table, curves, and TensorBoard's events where they are asked for."""
+
+    def __init__(self, folder: Path, settings: TrainSettings, tensorboard: bool) -> None:
+        self._folder, self._settings = folder, settings
+        self._board, self._drawn = None, time.monotonic()
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError:
+                raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
+            self._board = SummaryWriter(str(folder))
+
+    def write(self, history: Sequence[Epoch]) -> None:
+        """Writes the files after an epoch."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in history)
+        write_output(self._folder / "history.csv", table.getvalue().encode(), "--out")
+        if time.monotonic() - self._drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
+            self.draw(history)
+            self._drawn = time.monotonic()
+        if self._board is not None:
+            last = history[-1]
+            for name, value in asdict(last).items():
+                if name != "epoch" and value is not None:
+                    self._board.add_scalar(name, value, last.epoch)
+            self._board.flush()
+
+    def draw(self, history: Sequence[Epoch]) -> None:
+        """Draws loss and accuracy over epochs."""
+        from matplotlib.figure import Figure
+
+        settings = self._settings
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        epochs = [epoch.epoch for epoch in history]
+        loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
+        loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
+        accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
+        if history[0].accuracy is not None:
+            held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
+            accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
+        accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+        accuracy.legend()
+        for axes in (loss, accuracy):
+            axes.grid(alpha=0.3)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=110)
+        write_output(self._folder / "curves.png", image.getvalue(), "--out")

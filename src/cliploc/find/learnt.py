@@ -1,0 +1,211 @@
+"""What was learnt of names, as a small file: a direction in the tower's features for each; and maps drawn with it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from msgspec import Meta, Struct
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import InputError
+from cliploc.find.directions import projected
+from cliploc.find.lesson import Lesson
+from cliploc.find.prompts import CONTRAST
+from cliploc.find.sides import LENGTH
+from cliploc.images.geometry import padding_least
+from cliploc.methods import min_max
+from cliploc.options import FOUND
+from cliploc.refine.affinity import spread_along, with_details
+from cliploc.refine.level import leveled
+from cliploc.support.documents import parse_json
+from cliploc.support.files import user_path
+from cliploc.values import FloatArray
+
+KIND, VERSION = "cliploc learnt", 2
+TENSORS = ("weights", "bias", "share", "embedding", "sides", "alike")  # of a file
+# Of a run's settings, those that a file holds for.
+HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
+
+SURE = 0.95  # chance of a name in a picture that is as like those with it as three quarters of them are
+# Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
+# docs/studies/teaching.md.
+CUT = 0.3
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Directions of P names in features `[c]`; see `cliploc.find.directions`."""
+
+    names: tuple[str, ...]
+    weights: Tensor  # [P, c] float32
+    bias: Tensor  # [P] float32
+    share: tuple[float, ...]  # [P] the share of the map from the text in the new one; 0: the model knows no such name
+    embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name
+    sides: Tensor  # [P, LENGTH] float32, how the sides of boxes are moved; see `cliploc.find.sides`
+    # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
+    about: Mapping[str, Any]
+    # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
+    # pictures that look alike need not show it.
+    alike: Tensor
+
+    def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
+        """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
+        low, high = self.alike[list(rows)].to(embedding).T
+        cosines = F.normalize(self.embedding[list(rows)].to(embedding), dim=1) @ F.normalize(embedding, dim=0)
+        steps = (cosines - low) / (high - low)  # 0 where a name is found just so, 1 where it is sure
+        least, most = torch.tensor([FOUND, SURE]).to(embedding).logit()
+        return torch.sigmoid(least + steps * (most - least))
+
+    def row(self, word: str) -> int | None:
+        """The row of a name, by the first of its words; None if it is not among them. Case does not matter.
+
+        Example:
+            >>> some = torch.zeros(2, 3)
+            >>> learnt = Learnt(("cup~bowl", "Cat"), some, some[:, 0], (0.5, 0.0), some, some, {}, some)
+            >>> learnt.row("cat"), learnt.row("cup"), learnt.row("dog")
+            (1, 0, None)
+        """
+        return self._rows.get(word.casefold())
+
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        """First word → row; of two names with the same one, the first name's."""
+        words = [name.partition(CONTRAST)[0].casefold() for name in self.names]
+        return {word: row for row, word in reversed([*enumerate(words)])}
+
+    def digest(self) -> str:
+        """A digest of what maps depend on, for the identity of a run."""
+        digest = hashlib.sha256(json.dumps([self.names, self.share]).encode())
+        for tensor in (self.weights, self.bias, self.embedding, self.sides, self.alike):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
+        """Why it does not hold for a run with these settings, in words; None if it does."""
+        return misfit(self.about, settings, keys)
+
+    def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
+        """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
+        if self.weights.shape[1] != len(features):
+            raise InputError(
+                f"expected what was learnt of {len(features)} features, got {self.weights.shape[1]}: teach it again"
+            )
+        return projected(self.weights[list(names)].to(features), self.bias[list(names)].to(features), features)
+
+    def content(self) -> bytes:
+        """It as safetensors."""
+        tensors = {key: torch.as_tensor(getattr(self, key)).contiguous() for key in TENSORS}
+        facts = {"kind": KIND, "version": VERSION, "names": list(self.names), "about": dict(self.about)}
+        return save(tensors, {"cliploc": json.dumps(facts, sort_keys=True)})
+
+
+def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
+    """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
+    for key in keys:
+        own, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
+        if own == other:
+            continue
+        if key == "weights":
+            return f"it was learnt with other weights of {about.get('model')}"
+        if key == "teaching":
+            return "it was learnt by another version of cliploc"
+        return f"it was learnt with {key} {own}, and {key} is {other} here"
+    return None
+
+
+class _Facts(Struct):
+    kind: Literal["cliploc learnt"]
+    version: int
+    names: Annotated[list[str], Meta(min_length=1)]
+    about: dict[str, Any]
+
+
+def load_learnt(path: str | os.PathLike[str]) -> Learnt:
+    """Reads the file of `Learnt.save`.
+
+    Raises:
+        InputError: no such file, or not one of these.
+    """
+    path = user_path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
+            if facts["version"] != VERSION:
+                raise InputError(
+                    f"{path}: expected what this version of cliploc has learnt, got a file of another "
+                    "version of cliploc: annotate its folder again"
+                )
+            tensors = [file.get_tensor(key).float() for key in TENSORS]
+        names, about = tuple(facts["names"]), facts["about"]
+        weights, bias, share, embedding, sides, alike = tensors
+        axes, lengths = [tensor.ndim for tensor in tensors], {len(tensor) for tensor in tensors}
+        if axes != [2, 1, 1, 2, 2, 2] or lengths != {len(names)}:
+            raise ValueError("tensors of other sizes")
+        finite = all(tensor.isfinite().all() for tensor in tensors[:-1])
+        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not finite:
+            raise ValueError("values that cannot be used")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
+        raise InputError(
+            f"{path}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): check the path"
+        ) from None
+    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)
+
+
+# --------------------------------------------------------------------------------------------------- maps drawn with it
+def drawn(
+    lessons: Sequence[Lesson],  # of B pictures with the same grids
+    names: Sequence[int],  # the numbers of the p names
+    like: Tensor,  # [B, p, h′, w′] how like each name each place is, in 0–1
+    share: Sequence[float],  # [p] of the map of the text in the result
+    level: float | None,  # τ of the step `level`; None without it
+    cut: float = CUT,  # of `affinity`
+) -> Iterator[Tensor]:
+    """For each picture maps `[p, H, W]` in 0–1 over the first scale's input; they do not depend on the others."""
+    # Drafts of a folder and results with a file of what was learnt are drawn here, so that both are the same.
+    heat = torch.stack([torch.stack([lesson.map_of(p) for p in names]) for lesson in lessons])  # [B, p, h, w]
+    taught = F.interpolate(like, (heat.shape[-2], heat.shape[-1]), mode="bilinear")
+    of_text = torch.tensor(share, device=heat.device)[:, None, None]
+    maps = min_max(of_text * min_max(heat.float()) + (1 - of_text) * taught)
+    frames = [lesson.frame for lesson in lessons]
+    spread = [  # one by one: a picture's pairs of places fit into the fast memory, those of several do not
+        with_details(spread_along(lesson.directions()[None], maps[i : i + 1], cut), maps[i : i + 1])
+        for i, lesson in enumerate(lessons)
+    ]
+    maps = min_max(padding_least(torch.cat(spread), frames, False))
+    if level is not None:
+        maps = min_max(padding_least(leveled(maps, level), frames, False))
+    for raw, frame in zip(maps, frames, strict=True):
+        yield min_max(frame.sampling_of_whole(frame, raw).over_input(raw))
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """The names of a picture whose maps are drawn by what was learnt."""
+
+    learnt: Learnt
+    lesson: Lesson  # with the maps of those that are asked for
+    rows: Mapping[int, tuple[int, float]]  # the number of a name → its row, and the share of the text's map
+    level: float | None  # τ of the step `level`; None without it
+
+    def sides(self, count: int) -> FloatArray:
+        """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.find.sides`."""
+        sides = np.zeros((count, LENGTH), np.float32)
+        for p, (row, _) in self.rows.items():
+            sides[p] = self.learnt.sides[row].numpy()
+        return sides
+
+    def maps(self, names: Sequence[int]) -> Tensor:
+        """Maps `[p, H, W]` in 0–1 of some of the names over the first scale's input."""
+        rows, share = [self.rows[p][0] for p in names], [self.rows[p][1] for p in names]
+        like = self.learnt.project(self.lesson.maps_of_features(), rows)
+        return next(drawn([self.lesson], names, like[None], share, self.level))

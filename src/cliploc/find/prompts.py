@@ -1,0 +1,240 @@
+"""Names → sentences → one text embedding per name.
+
+"Embed every (name, template), L2-normalise each, average over both, normalise again" (Radford 2021, section 3.1.4; the
+average over synonyms as in VL-Score, Gao & Wang 2022).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.support.documents import read_text
+from cliploc.support.files import user_path
+from cliploc.values import TextSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
+AT_ONCE = 256  # sentences that the text tower takes at once
+CONTRAST = "~"  # between a name and what it is told from
+
+
+def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
+    lines = (resources.files("cliploc.find") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
+
+
+OPENAI_80_TEMPLATES = tuple(template for (template,) in _packaged_entries("openai-80.txt"))
+# The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
+OPENAI_7_TEMPLATES = (
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
+    "art of the {}.", "a photo of the small {}.",
+)  # fmt: skip
+TEMPLATE_SETS = {
+    "default": DEFAULT_TEMPLATES,
+    "openai-80": OPENAI_80_TEMPLATES,
+    "openai-7": OPENAI_7_TEMPLATES,
+    "name-only": ("{}",),
+}
+
+
+def refuse_no_list(names: object) -> None:
+    """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters."""
+    if isinstance(names, str):
+        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+    if not isinstance(names, Sequence) or isinstance(names, bytes | bytearray):
+        raise UsageError(f"expected a list of names, got {type(names).__name__}: write them as ['cat', 'dog']")
+
+
+def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
+    """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
+    refuse_no_list(names)
+    synonyms, told_from = [], []
+    for entry in names:
+        if not isinstance(entry, str):
+            raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
+        if entry.count(CONTRAST) > 1:
+            raise UsageError(f"expected one contrast of a name, got more ({entry[:40]!r}): write them as a~b|c")
+        if CONTRAST in entry and not contrasts:
+            raise UsageError(
+                f"expected a name without a contrast here, got {entry[:40]!r}: leave it out from {CONTRAST} on"
+            )
+        name, *contrast = (_words(side, entry) for side in entry.split(CONTRAST))
+        synonyms.append(name)
+        told_from.append(contrast[0] if contrast else ())
+        own = set(map(str.casefold, name))
+        if both := [word for word in told_from[-1] if word.casefold() in own]:
+            raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
+    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, told_from, strict=True))
+    for label, times in Counter(labels).items():
+        if times > 1:
+            raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
+    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(told_from))
+
+
+def _words(side: str, entry: str) -> tuple[str, ...]:
+    """The synonyms in a side of an entry."""
+    words = tuple(" ".join(word.split()) for word in side.split("|"))
+    if not all(words):
+        raise UsageError(f"expected a name, got an empty one ({entry[:40]!r}): leave it out or fill it in")
+    for word in words:
+        if len(word) > MAX_NAME_LENGTH:
+            raise UsageError(
+                f"expected a name of at most {MAX_NAME_LENGTH} characters, got {len(word)} ({word[:20]}…): shorten it"
+            )
+    return words
+
+
+def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The sentences meant by a set's name, a file's path, a single template, a list of these, or None (the default)."""
+    if templates is None:
+        return DEFAULT_TEMPLATES
+    if isinstance(templates, str):
+        if templates in TEMPLATE_SETS:
+            return TEMPLATE_SETS[templates]
+        if "{}" not in templates:
+            if templates.endswith(".txt"):
+                return read_templates(templates)
+            raise UsageError(
+                f"expected a template with {{}} for the name, or one of {', '.join(TEMPLATE_SETS)}, or a .txt file of "
+                f"templates; got {templates!r}"
+            )
+        return (templates,)
+    if not templates:
+        raise UsageError("expected at least one template, got none: leave the option out for the default")
+    if not all(isinstance(template, str) for template in templates):
+        raise UsageError(f"expected templates as a list of texts, got {templates!r}")
+    return tuple(sentence for template in templates for sentence in resolve_templates(template))
+
+
+@dataclass(frozen=True)
+class ImageNetClass:
+    """One of ILSVRC's 1,000 classes."""
+
+    wnid: str  # WordNet id, "n01440764"
+    name: str  # a short English name, unique among the 1,000
+    synonyms: tuple[str, ...]  # WordNet's words for it, in its order, without those that equal the name
+
+    @property
+    def entry(self) -> str:
+        """Name and synonyms as `parse` takes them."""
+        return "|".join((self.name, *self.synonyms))
+
+
+def imagenet_classes() -> tuple[ImageNetClass, ...]:
+    """ImageNet's 1,000 classes by label, in OpenAI's names (Radford 2021), but for four, two of which occur twice."""
+    table = (resources.files("cliploc.find") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
+    classes = []
+    for row in csv.DictReader(table.splitlines()):
+        others = tuple(word for word in row["words"].split(", ") if word.casefold() != row["name"].casefold())
+        classes.append(ImageNetClass(row["wnid"], row["name"], others))
+    return tuple(classes)
+
+
+def coco_names() -> tuple[tuple[str, ...], ...]:
+    """COCO's 80 categories, each name with other words for the same thing."""
+    return _packaged_entries("coco.txt")
+
+
+def no_object_sentences() -> tuple[tuple[str, ...], ...]:
+    """Sentences for a picture without objects, each with the words that it nevertheless names."""
+    return _packaged_entries("no_object.txt")
+
+
+def read_classes(path: str | Path) -> list[str]:
+    """Names for `parse`, one a line: `name|synonym`, or a WordNet id, words after it; # is a comment."""
+    entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
+    warn_of_commas(entries, f"{path}: ")
+    return entries
+
+
+def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
+    """Warns once if names hold commas, as commas do not separate names."""
+    held = [entry for entry in entries if "," in entry.partition("@")[0]]  # the part of a picture has commas, too
+    if held:
+        others = len(held) - 1
+        more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
+        warnings.warn(
+            f"{where}{held[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
+            CliplocWarning,
+            stacklevel=3,
+        )
+
+
+def class_entry(line: str, where: str = "") -> str:
+    """A line of `read_classes` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
+    match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
+    if match is None:
+        return line
+    if match.group(2):
+        return "|".join(word.strip() for word in match.group(2).split(","))
+    if line not in imagenet_entries():
+        raise UsageError(f"{where}{line} is not one of ImageNet's 1,000 classes: write its name after the id")
+    return imagenet_entries()[line]
+
+
+@functools.cache
+def imagenet_entries() -> dict[str, str]:
+    """WordNet id of each of ImageNet's classes → its name and synonyms as `parse` takes them."""
+    return {known.wnid: known.entry for known in imagenet_classes()}
+
+
+def read_templates(path: str | Path) -> tuple[str, ...]:
+    """Templates, one a line, each with one `{}` where the name goes; # is a comment."""
+    templates = []
+    for number, line in read_lines(path, "templates"):
+        if line.count("{}") != 1:
+            raise UsageError(f"{path}, line {number}: expected a template with one {{}} for the name, got {line!r}")
+        templates.append(line)
+    return tuple(templates)
+
+
+def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a UTF-8 text with their numbers, without empty lines and comments."""
+    try:
+        text = read_text(user_path(path))
+    except UnicodeDecodeError:
+        raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"expected a file of {what}, one per line, but {path} cannot be read: {reason}: check the path"
+            + (", or give names with -p" if what == "names" else "")
+        ) from None
+    lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
+    kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not kept:
+        raise UsageError(f"expected {what} in {path}, one per line, found none: fill it in")
+    return kept
+
+
+def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+    """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
+    import torch
+    from torch.nn import functional as F
+
+    sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
+    parts = [sentences[start : start + AT_ONCE] for start in range(0, len(sentences), AT_ONCE)]
+    each = F.normalize(torch.cat([*map(encode, parts)]).float(), dim=-1)  # [Σ synonyms · templates, D]
+    if not (numbers := each.isfinite().all(dim=1)).all():
+        raise ModelError(
+            f"the model gave an embedding that is not a number for {sentences[int(numbers.int().argmin())]!r}: use a "
+            "higher precision or check the weights"
+        )
+    counts = [len(words) * len(texts.templates) for words in texts.synonyms]
+    if len(each) > len(counts):
+        each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
+    return F.normalize(each, dim=-1)

@@ -1,0 +1,331 @@
+"""Names become embeddings, each once: by their words, or by pictures that stand for them (exemplars)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import InputError, UsageError
+from cliploc.find import prompts
+from cliploc.find.memory import Memory
+from cliploc.find.threads import own_modes
+from cliploc.images.exemplars import Exemplar, exemplar_of
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import load
+from cliploc.towers.tower import Backbone
+from cliploc.values import TextSet
+
+if TYPE_CHECKING:
+    from cliploc.find.learnt import Learnt
+    from cliploc.find.text_cache import TextCache
+
+KEPT_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
+NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
+REMARKS = 5  # on names, in a note each; more are only counted
+ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
+
+
+class Texts:
+    """Embeds names with one model and templates; exemplars and `learnt` pictures stand for names, caches for work."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        templates: tuple[str, ...],
+        background: Sequence[str] = (),
+        cache: TextCache | None = None,
+        memory: Memory | None = None,
+        exemplars: Mapping[str, Sequence[Crop]] | None = None,
+        learnt: Learnt | None = None,
+    ) -> None:
+        self.backbone, self.templates, self.learnt = backbone, templates, learnt
+        self._cache, self._memory, self._exemplars = cache, memory, exemplars or {}
+        self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
+        self._embeddings: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
+        self._remarks: dict[str, str | None] = {}
+        self._most = KEPT_NAMES
+        texts = prompts.parse(background, templates, contrasts=False) if background else None
+        for words in () if texts is None else texts.synonyms:
+            if reason := self.unknown_reason(words):
+                raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
+        self.background_synonyms = () if texts is None else texts.synonyms
+        self.background = None if texts is None else self.embed(texts)  # [K, D]
+
+    def embed(self, texts: TextSet) -> Tensor:
+        """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
+        with own_modes(self.backbone.device):  # what is made is kept: also when only names are asked for
+            spoken = [words for words in texts.synonyms if self._reads_text(words)]
+            written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
+            rows = []
+            for words in texts.synonyms:
+                shown = self._of_pictures(words)
+                if shown is None:
+                    rows.append(written[words])
+                else:
+                    rows.append(F.normalize(shown + written[words] if words in written else shown, dim=-1))
+            return torch.stack(rows)
+
+    def _reads_text(self, words: tuple[str, ...]) -> bool:
+        crops = self._exemplars.get(words[0])
+        if crops:
+            return crops[0].exemplar.with_text and self._known_words(words)[1] is None
+        return not self.by_exemplars(words)
+
+    def learnt_row(self, words: tuple[str, ...]) -> int | None:
+        """The row of a name in what was learnt; None if it is not there."""
+        return None if self.learnt is None else self.learnt.row(words[0])
+
+    def _of_pictures(self, words: tuple[str, ...]) -> Tensor | None:
+        """`[D]` the sum of the embeddings of the pictures that stand for a name; None where none do."""
+        name, row = words[0], self.learnt_row(words)
+        if name not in self._exemplars:
+            if self.learnt is None or row is None or not self.by_exemplars(words):
+                return None
+            return self.learnt.embedding[row].to(self.backbone.device)
+        if name not in self._shown:
+            self._shown[name] = embed_crops(self._exemplars[name], self.backbone).sum(dim=0)
+        return self._shown[name]
+
+    def by_exemplars(self, words: tuple[str, ...]) -> bool:
+        """Whether pictures stand for a name, so that no presence score is calibrated for it."""
+        if words[0] in self._exemplars:
+            return True
+        row = self.learnt_row(words)
+        if self.learnt is None or row is None:
+            return False
+        return self.learnt.share[row] == 0 or self._known_words(words)[1] is not None
+
+    def presence_unknown(self, words: tuple[str, ...]) -> bool:
+        """Whether the model cannot say if a name is in a picture, as it does not know it; it may have been learnt."""
+        learnt = self.by_exemplars(words) and self.learnt_row(words) is not None
+        return learnt or self.unknown_reason(words) is not None
+
+    def learnt_presence(self, texts: TextSet, embedding: Tensor) -> Tensor:
+        """The chance that names are in a picture `[D]`, by what was learnt: `[P]`; NaN of those where nothing was."""
+        chances = embedding.new_full((len(texts),), torch.nan)
+        if self.learnt is not None:
+            rows = {p: row for p, words in enumerate(texts.synonyms) if (row := self.learnt_row(words)) is not None}
+            chances[[*rows]] = self.learnt.chances(embedding, [*rows.values()])
+        return chances
+
+    def remarks(self, texts: TextSet) -> tuple[str, ...]:
+        """Notes for a result with these names: how they are read (`readings`), and on exemplars and learnt names."""
+        shown = [words for words in texts.synonyms if self.by_exemplars(words)]
+        learnt = [words[0] for words in shown if self.presence_unknown(words) and not self._tells_presence(words)]
+        others = [words[0] for words in shown if not self.presence_unknown(words)]
+        said = [*self.readings(texts)]
+        if learnt:
+            said.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
+        if others:
+            said.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
+        return tuple(said)
+
+    def _tells_presence(self, words: tuple[str, ...]) -> bool:
+        """Whether what was learnt of a name tells if it is in a picture."""
+        row = self.learnt_row(words)
+        return self.learnt is not None and row is not None and bool(self.learnt.alike[row].isfinite().all())
+
+    def readings(self, texts: TextSet) -> tuple[str, ...]:
+        """How names and contrasts are read that the model does not read as they stand, each in one line."""
+        read: list[str | None] = []
+        for words in texts.synonyms + texts.contrasts:
+            if words and self._reads_text(words):
+                read += map(self._remark, words)
+                if self._known_words(words)[1] is None:
+                    read += [self._known_words((word,))[1] for word in words]  # of those that are left out
+        said = list(dict.fromkeys(filter(None, read)))
+        if len(said) > REMARKS:
+            said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
+        return tuple(said)
+
+    def _remark(self, word: str) -> str | None:
+        """How the model reads a name; None if it does as it stands. Asked once."""
+        remarks = self._remarks  # another thread may forget
+        if word not in remarks:
+            remarks[word] = self.backbone.remark(word)
+        return remarks[word]
+
+    @property
+    def exemplar_facts(self) -> dict[str, list[str]]:
+        """Name → checksums of its exemplars, and "text" where its text counts too: part of a run's identity."""
+        return {
+            name: [*(crop.digest for crop in crops), *(["text"] if crops[0].exemplar.with_text else [])]
+            for name, crops in self._exemplars.items()
+        }
+
+    def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
+        """`[P, D]` unit norm of names by their words."""
+        self._most = max(self._most, 2 * len(synonyms))
+        if max(len(self._known), len(self._remarks)) > self._most:
+            self._embeddings, self._known, self._remarks = {}, {}, {}
+        known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
+        for words in dict.fromkeys(known):
+            if words not in embeddings and (kept := self._recalled(words)) is not None:
+                embeddings[words] = kept
+        new = [words for words in dict.fromkeys(known) if words not in embeddings]
+        for start in range(0, len(new), NAMES_AT_ONCE):
+            part = new[start : start + NAMES_AT_ONCE]
+            texts = TextSet(tuple(words[0] for words in part), tuple(part), self.templates)
+            fresh = prompts.embed(texts, self.backbone.encode_text)
+            embeddings.update(zip(part, fresh, strict=True))
+            for words, embedding in zip(part, fresh, strict=True):
+                if self._cache is not None:
+                    self._cache.put(words, self.templates, embedding)
+                if self._memory is not None:
+                    self._memory.keep_text(self.backbone, words, self.templates, embedding)
+        return torch.stack([embeddings[words] for words in known])
+
+    def embed_together(
+        self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
+    ) -> Tensor:
+        """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
+        with own_modes(self.backbone.device):
+            key = tuple("|".join(words) for words in texts.synonyms)
+            kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
+            size = self.backbone.embedding_size
+            if kept is None and cache is not None:
+                kept = cache.get(key, self.templates, len(key) * size)
+            if kept is None:
+                told(0)
+                made = []
+                for start in range(0, len(key), NAMES_AT_ONCE):
+                    part = texts.synonyms[start : start + NAMES_AT_ONCE]
+                    some = TextSet(tuple(words[0] for words in part), part, self.templates)
+                    made.append(prompts.embed(some, self.backbone.encode_text))
+                    told(len(part))
+                kept = torch.cat(made).flatten()
+                if cache is not None:
+                    cache.put(key, self.templates, kept)
+            if self._memory is not None:
+                self._memory.keep_text(self.backbone, key, self.templates, kept)
+            return kept.to(self.backbone.device).view(len(key), size)
+
+    def beside(self, templates: tuple[str, ...]) -> Texts:
+        """A `Texts` with other templates and without a background, with the same cache and memory."""
+        if templates == self.templates:
+            return self
+        return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars, self.learnt)
+
+    def contrasts(self, texts: TextSet) -> Tensor | None:
+        """`[P, D]` unit norm: what each name is told from, NaN for a name without a contrast; None if none has one."""
+        some = tuple(words for words in texts.contrasts if words)
+        if not some:
+            return None
+        embeddings = self.embed(TextSet(tuple(words[0] for words in some), some, self.templates))
+        rows = embeddings.new_full((len(texts), embeddings.shape[1]), torch.nan)
+        rows[[bool(words) for words in texts.contrasts]] = embeddings
+        return rows
+
+    def directions(self, texts: TextSet) -> Tensor:
+        """`[P, D]`, what methods explain: each name minus its contrast, the background's mean, or the mean of both."""
+        names, contrasts = self.embed(texts), self.contrasts(texts)
+        against = [] if contrasts is None else [contrasts]
+        if self.background is not None:
+            against.append(self.background.mean(dim=0).expand_as(names))
+        return names - torch.stack(against).nanmean(dim=0).nan_to_num(0.0) if against else names
+
+    def empty_name(self, texts: TextSet | None = None) -> Tensor:
+        """`[P, D]` for `Context.redundant`: the empty name's embedding, or zero where something else is subtracted."""
+        empty = self.embed(TextSet(("",), (("",),), self.templates))
+        if self.background is not None:
+            empty = torch.zeros_like(empty)
+        bare = [not words for words in texts.contrasts] if texts else [True]
+        return empty * torch.tensor(bare).to(empty)[:, None]
+
+    def unknown_reasons(self, texts: TextSet) -> tuple[str | None, ...]:
+        """For each name, why the model cannot know it or tell it from its contrast; None when it can."""
+        reasons = [self.unknown_reason(words) for words in texts.synonyms]
+        contrasts = self.contrasts(texts)
+        if contrasts is None:
+            return tuple(reasons)
+        alike = ((contrasts * self.embed(texts)).sum(dim=1) > ALIKE).tolist()
+        for p, words in enumerate(texts.contrasts):
+            if words and reasons[p] is None:
+                said = (
+                    f"{self.backbone.name} reads {texts.synonyms[p][0]!r} and {words[0]!r} alike: name another contrast"
+                )
+                reasons[p] = self.unknown_reason(words) or (said if alike[p] else None)
+        return tuple(reasons)
+
+    def unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        """Why the model cannot know a name by any of its synonyms; None when it can, or when pictures stand for it."""
+        if not self._reads_text(words):
+            return None
+        return self._known_words(words)[1]
+
+    def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+        """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
+        asked = self._known  # another thread may forget
+        if words not in asked:
+            reasons = [self.backbone.unknown_reason(word) for word in words]
+            known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
+            asked[words] = (known or words, None if known else reasons[0])
+        return asked[words]
+
+    def _recalled(self, words: tuple[str, ...]) -> Tensor | None:
+        """A name's embedding in memory or on disk, if it is there."""
+        kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
+        if kept is None and self._cache is not None:
+            kept = self._cache.get(words, self.templates, self.backbone.embedding_size)
+        return None if kept is None else kept.to(self.backbone.device)
+
+
+# -------------------------------------------------------------------------------------------------------- exemplars
+@dataclass(frozen=True)
+class Crop:
+    """An exemplar's pixels."""
+
+    exemplar: Exemplar  # what was asked for
+    image: Image.Image  # RGB, upright, cut to the box
+    digest: str  # SHA-256 of the pixels, which is part of a run's identity; the path is not
+
+
+def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]:
+    """Name → its exemplars' pixels."""
+    crops: dict[str, list[Crop]] = {}
+    for given in exemplars:
+        exemplar = exemplar_of(given) if isinstance(given, str) else given
+        source = f"the exemplar of {exemplar.name!r}"
+        try:
+            image = load(exemplar.image, source).image
+        except InputError as error:
+            raise InputError(f"{error} (an exemplar of {exemplar.name!r})") from None
+        if exemplar.box is not None:
+            x0, y0, x1, y1 = (round(edge) for edge in exemplar.box)
+            if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
+                raise UsageError(
+                    f"expected the box of {source} inside its {image.width}×{image.height} pixels, got "
+                    f"{[x0, y0, x1, y1]}"
+                )
+            image = image.crop((x0, y0, x1, y1))
+        digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+        beside = crops.setdefault(exemplar.name, [])
+        if beside and beside[0].exemplar.with_text != exemplar.with_text:
+            raise UsageError(
+                f"expected all exemplars of {exemplar.name!r} with its text or without, got both: choose one"
+            )
+        beside.append(Crop(exemplar, image, digest))
+    return crops
+
+
+def embed_crops(crops: Sequence[Crop], backbone: Backbone) -> Tensor:
+    """`[n, D]` float32, unit norm: each crop is fitted to the model's input as any picture is."""
+    rows = []
+    for crop in crops:
+        try:
+            frame = Frame.fit(backbone.resize_policy, (crop.image.height, crop.image.width), backbone.input_hw)
+        except InputError:  # too narrow to be cropped or padded: stretched
+            frame = Frame.fit("squash", (crop.image.height, crop.image.width), backbone.input_hw)
+        pixels = np.asarray(frame.apply(crop.image, backbone.interpolation)).transpose(2, 0, 1).copy()
+        images = torch.from_numpy(pixels)[None].to(backbone.device).float() / 255  # [1, 3, H, W]
+        rows.append(F.normalize(backbone.encode_image(backbone.normalize(images)).float(), dim=-1)[0])
+    return torch.stack(rows)

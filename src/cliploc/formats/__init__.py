@@ -1,0 +1,268 @@
+"""Export formats: boxes in files for other tools. Each format is one file that registers itself; see `Export`.
+
+`annotate`, the page's downloads and the documents read the registry. So a new format is one file
+here and its test.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.images.reading import READ_BY_ALL, load
+from cliploc.images.rle import Rle
+from cliploc.options import short
+from cliploc.registry import Registry
+from cliploc.values import FloatArray
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedPicture:
+    """One picture with its boxes."""
+
+    number: int  # its number in the export, from 1
+    name: str  # its path below the annotated folder, with slashes
+    path: Path  # the file
+    size_wh: tuple[int, int]  # width and height of the upright picture
+    xyxy: FloatArray  # [n, 4] float32, upright original pixels, exclusive right and bottom edge
+    score: FloatArray  # [n] in 0–1: the estimated chance that a box is right
+    label: npt.NDArray[np.int64]  # [n] indices into the names
+    # [n] the number of each box among all boxes found in the picture; dropping boxes does not change it
+    box_ids: tuple[int, ...]
+    groups: tuple[bool, ...]  # [n] whether a box seems to contain several things
+    margin: float  # distance of the nearest name's certainty from its threshold: how certain the picture is
+    # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
+    certainty: FloatArray | None = None
+    masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
+
+    def detections(self) -> Detections:
+        """The boxes as `supervision`'s `Detections`, for its writers."""
+        import supervision
+
+        if not len(self.xyxy):
+            return supervision.Detections.empty()
+        return supervision.Detections(
+            xyxy=self.xyxy.astype(np.float64), confidence=self.score.copy(), class_id=self.label.astype(int)
+        )
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What an export writes besides the boxes."""
+
+    names: tuple[str, ...]  # names of the labels
+    model: str  # the model and method that made the boxes
+    image_url: str  # prefix of a picture's path, for a tool that loads pictures by address (Label Studio)
+    masks: bool = False  # whether masks are written; then every box of the pictures has one
+    polygons: bool = False  # whether masks are polygons where the format has run lengths too
+    copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
+
+
+def json_list(file: IO[str], items: Iterable[Any]) -> None:
+    """Writes a JSON array with one item per line, from an iterator; plain ASCII, which every reader accepts."""
+    file.write("[")
+    for number, item in enumerate(items):
+        file.write(f"{',' if number else ''}\n{json.dumps(item, allow_nan=False)}")
+    file.write("\n]")
+
+
+def attributes(**values: object) -> str:
+    """The attributes of an XML element, quoted."""
+    return " ".join(f"{key}={quoteattr(str(value))}" for key, value in values.items())
+
+
+def number(value: float) -> float:
+    """Rounds a coordinate or score for writing: to hundredths of a pixel or thousandths of a percent."""
+    return round(float(value), 4)
+
+
+def rows(picture: AnnotatedPicture) -> Iterator[tuple[list[float], float, int]]:
+    """Yields the box, score and label of each box of a picture."""
+    for box, score, label in zip(picture.xyxy.astype(float).tolist(), picture.score, picture.label, strict=True):
+        yield box, float(score), int(label)
+
+
+Need = Literal["image_url", "picture_files", "polygons"]
+Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
+
+
+class Export(ABC):
+    """A format that other tools read: writes all pictures of a run with their boxes.
+
+    Attributes:
+        name: as typed after `--format`.
+        about: one line that describes it and names the tool that reads it.
+        files: names of the files that it always writes in the given folder.
+        folders: names of the folders that it always writes there.
+        needs: what it needs besides the boxes: "image_url" or "polygons" of the settings, or "picture_files", the
+            pictures and "copies" of the settings.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    folders: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of everything that it writes."""
+        return (*self.files, *self.folders)
+
+    def check(self, settings: ExportSettings) -> None:  # noqa: B027 - most formats can write anything
+        """Refuses what the format cannot hold, before anything is computed.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+
+    @abstractmethod
+    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes `files` and `folders` into a folder, each atomically; existing ones are replaced.
+
+        The same pictures and settings give the same bytes.
+
+        Args:
+            pictures: returns the pictures in order; each call starts from the first.
+            settings: names, model and address prefix.
+            folder: an existing folder.
+        """
+
+    def write_all(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes them, and refuses a format that leaves one out."""
+        self.write(pictures, settings, folder)
+        if missing := [name for name in self.outputs if not (folder / name).exists()]:
+            raise UsageError(f"expected {missing[0]} from the format {self.name}, found no such file: correct it")
+
+
+exports: Registry[Export] = Registry(
+    "export", "cliploc.formats", "cliploc.exports", home=lambda export: type(export).__module__
+)
+E = TypeVar("E", bound=type[Export])
+
+
+def export(cls: E) -> E:
+    """Registers a class as an export format."""
+    exports.register(cls.name, cls())
+    return cls
+
+
+def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
+    """The formats of these names, each once."""
+    if not isinstance(names, str | Sequence):
+        raise UsageError(f"expected a list of formats, got {short(names)}: write ['coco']")
+    asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    if not asked:
+        raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")
+    return tuple(exports.get(name) for name in asked)
+
+
+PICTURES = "pictures.csv"  # the list's name
+
+
+class FileNames:
+    """Unique names in one folder by stem, as most readers know them: `cats/a.jpg` → `cats__a`, then `cats__a-2`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._files: set[str] = set()
+        self._last: dict[tuple[str, ...], int] = {}  # stem and endings → the number that they had last
+
+    def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
+        """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
+        stem = flat_stem(picture.name)
+        for number in count(self._last.get((stem, *endings), 0) + 1):
+            numbered = stem if number == 1 else f"{stem}-{number}"
+            files = [_placed(numbered, ending) for ending in endings]
+            if not {_folded(file) for file in files} & self._files:
+                break
+        self._last[stem, *endings] = number
+        self._files |= {_folded(file) for file in files}
+        paths = [self._folder / file for file in files]
+        for path in paths:
+            if self._folder not in path.resolve().parents:  # for any reason
+                raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return paths
+
+
+def flat_stem(name: str) -> str:
+    """The stem of `FileNames` for a single picture; what lists, YAML or file systems misread becomes `_`."""
+    *folders, last = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")] or ["_"]
+    stem = re.sub(r"""[\s"'#<>:|?*]""", "_", "__".join([*folders, PurePosixPath(last).stem]))
+    while len(stem.encode()) > 200:  # most file systems allow 255 bytes, and an ending and a number are added
+        stem = stem[1:]
+    return f"_{stem}" if stem.startswith(".") or not stem else stem
+
+
+def _safe(part: str) -> str:
+    """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
+    letters = "".join(
+        "_" if letter == "\\" or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in part
+    )
+    letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
+    return letters if letters.strip(" .") else "_" * len(letters)
+
+
+def _placed(stem: str, ending: str) -> PurePosixPath:
+    """The path of a picture's file: `labels/*.txt` and `a` give `labels/a.txt`."""
+    folder, _, suffix = ending.partition("*")
+    return PurePosixPath(folder) / _safe(f"{stem}{suffix}")
+
+
+def _folded(path: PurePosixPath) -> str:
+    """A key that is equal for names that some file systems treat as equal (case, composed letters)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
+
+
+def file_suffix(picture: AnnotatedPicture) -> str:
+    """The extension of a picture's file in an export, in small letters; `.png` for formats that few readers know."""
+    suffix = picture.path.suffix.lower()
+    return suffix if suffix in READ_BY_ALL else ".png"
+
+
+def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
+    """Links a picture into an export, or copies it; one in a format that few readers know is always converted."""
+    if picture.path.suffix.lower() not in READ_BY_ALL:
+        load(picture.path).image.save(file)
+        return
+    if not copies:
+        with suppress(OSError, NotImplementedError):
+            os.symlink(picture.path.absolute(), file)
+            return
+    shutil.copyfile(picture.path, file)
+
+
+def write_list(folder: Path, files: Iterable[tuple[str, str]]) -> None:
+    """Writes which file in an export is which picture: pairs of the file's name and the picture's."""
+    with (folder / PICTURES).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file", "picture"), *files])
+
+
+def list_exports() -> list[str]:
+    """The names of the formats that `annotate(formats=…)` writes.
+
+    Example:
+        >>> list_exports()
+        ['coco', 'csv', 'cvat', 'labelstudio', 'voc', 'yolo']
+    """
+    return exports.names()

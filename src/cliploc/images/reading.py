@@ -1,0 +1,291 @@
+"""Any file or array → an upright RGB picture, or one line why not; only `open_picture` opens picture files."""
+
+import contextlib
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Union
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cliploc.errors import InputError, UsageError
+from cliploc.support.files import picture_path
+from cliploc.support.imports import install, not_installed
+
+MAX_PIXELS = 120_000_000
+BAND = 2**18  # pixels that are made RGB at once
+MIN_SIDE = 8  # in a smaller picture there is nothing to localize
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
+        *(".heic", ".heif"),  # also without pillow-heif: then each such file fails with the advice to install it
+    }
+)
+# Those that the readers of YOLO's and VOC's layouts look for; supervision's are the fewest.
+READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
+# Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
+# Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is known of a picture that only a smaller copy is kept of."""
+
+    size: tuple[int, int]  # width and height
+    checksum: bytes  # see `Picture.checksum`
+    read: Callable[[], Image.Image]  # decodes it again
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, or a smaller copy that stands for it until its pixels are needed."""
+
+    source: str  # the file's path as given, or a name for a picture from memory
+    image: Image.Image  # upright (EXIF orientation applied) RGB
+    notes: tuple[str, ...] = ()  # what was done to it that a user may want to know
+    whole: Whole | None = None  # what `image` is a smaller copy of; None where it is the picture itself
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the whole picture."""
+        return self.image.size if self.whole is None else self.whole.size
+
+    @property
+    def pixels(self) -> Image.Image:
+        """The whole picture, decoded again where only a copy is kept."""
+        return self.image if self.whole is None else self.whole.read()
+
+    @cached_property
+    def checksum(self) -> bytes:
+        """Tells pictures with other pixels apart."""
+        if self.whole is not None:
+            return self.whole.checksum
+        pixels = np.asarray(self.image)
+        digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
+
+
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", Picture]
+
+
+def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`."""
+    if isinstance(images, np.ndarray):
+        # With its channels first it is one picture, too, which is refused, and not three or four of greys.
+        single = images.ndim < 3 or (images.ndim == 3 and not {3, 4}.isdisjoint((images.shape[0], images.shape[-1])))
+        return [images] if single else images
+    return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
+
+
+def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Path, PIL image or array `[H, W(, 3 | 4)]` (uint8, or 0–1) → upright RGB on white; nothing given is changed."""
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, Image.Image):
+        _check_size(image, source, max_pixels)
+        return _upright_rgb(image, source)
+    if isinstance(image, np.ndarray):
+        return load(_from_array(image, source), source, max_pixels)
+    if hasattr(image, "__array__"):  # a tensor: neither the order of its channels nor its range is known
+        raise InputError(
+            f"{source}: expected a path, a PIL image or a numpy array, got {type(image).__name__}: make it an array "
+            "[H, W, 3] of uint8"
+        )
+    if not isinstance(image, str | os.PathLike):
+        raise UsageError(f"expected a path, a PIL image or a numpy array, got {type(image).__name__}")
+    with open_picture(image, max_pixels) as opened:
+        return _upright_rgb(opened.image, opened.source, opened.notes)
+
+
+@contextlib.contextmanager
+def open_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
+    """Opens a file by its content, its size checked before decoding; errors in the block become `InputError`."""
+    name = os.fspath(path)
+    checked = _checked_file(picture_path(path), name)
+    try:
+        with checked.open("rb") as file, _opened(file, name) as image:
+            _check_size(image, name, max_pixels)
+            yield Picture(name, image, _frames_note(image))
+    except InputError:
+        raise
+    except PermissionError:
+        raise InputError(f"{name}: permission denied: change its permissions") from None
+    except Image.DecompressionBombError:
+        raise InputError(_too_large(name, "more than 178 million", max_pixels)) from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not a picture that can be read: expected JPEG, PNG, WebP or similar") from None
+    except MemoryError:
+        raise InputError(f"{name}: not enough memory to decode it: make it smaller") from None
+    except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
+        raise _damaged(name, error) from None
+
+
+def small_png(content: bytes, longest: int) -> Image.Image:
+    """A PNG that cliploc itself stored among its results, in the mode that it was stored in."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if max(image.size) > longest:
+                raise InputError(_too_large("a stored PNG", f"{image.width}×{image.height}", longest**2))
+            image.load()
+            return image.copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged("a stored PNG", error) from None
+
+
+def picture_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as the content of a file of this format; the options are Pillow's."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
+    """The picture of a file, by the reader of its format; nothing is decoded."""
+    if "HEIF" in Image.OPEN or not _is_heic(file):
+        try:
+            return _by_pillow(file)
+        except UnidentifiedImageError:
+            Image.init()  # the readers of rarer formats, which take time to import
+            file.seek(0)
+            return _by_pillow(file)
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise not_installed(error, install("heic", f"{name}: a HEIC picture, which"), InputError) from None
+    # Not registered with Pillow, which would change what everybody else in this process can open.
+    reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
+    return reader(file)
+
+
+def _by_pillow(file: BinaryIO) -> Image.Image:
+    Image.preinit()
+    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def _is_heic(file: BinaryIO) -> bool:
+    """Whether a file says at its start that it is of the same container as AVIF, but not AVIF; its position stays."""
+    start = file.read(64)
+    file.seek(0)
+    return start[4:8] == b"ftyp" and b"avif" not in start and b"avis" not in start
+
+
+def _checked_file(path: Path, name: str) -> Path:
+    """The path, if it is a file with something in it."""
+    if not name:
+        raise InputError("expected a picture's path, got an empty one: check the path")
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise InputError(f"{name}: permission denied for its folder: change its permissions") from None
+    except (OSError, ValueError):  # also a name too long for the system, or with a null character
+        advice = "download the picture first" if "://" in name else "check the path"
+        raise InputError(f"{name}: no such file: {advice}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{name}: is a folder, expected a picture: name its files, such as {name.rstrip('/')}/*.jpg")
+    if status.st_size == 0:
+        raise InputError(f"{name}: the file is empty (0 bytes): download it again")
+    return path
+
+
+def _check_size(image: Image.Image, source: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(_too_large(source, f"{width}×{height}", max_pixels))
+
+
+def _frames_note(image: Image.Image) -> tuple[str, ...]:
+    """The note on a file with several frames; they are not counted, which takes minutes where a file has very many."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):  # the first: a camera's, with a preview
+        return ()
+    return (f"{'animated' if image.format in ANIMATED else 'holds several pictures'}: the first is used",)
+
+
+def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -> Picture:
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"{source}: {width}×{height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}: use a larger picture"
+        )
+    try:
+        image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
+        upright = image
+        with contextlib.suppress(Exception):  # an unreadable orientation is none: the picture itself is fine
+            upright = image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+        return Picture(source, _rgb(upright), notes)
+    except MemoryError:
+        raise InputError(f"{source}: not enough memory to decode {width}×{height} pixels: make it smaller") from None
+    except Exception as error:  # Pillow's plugins raise whatever they trip over
+        raise _damaged(source, error) from None
+
+
+def orientation(image: Image.Image) -> int:
+    """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _damaged(source: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return InputError(f"{source}: damaged ({reason}): download it again")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A copy in RGB. Greys of 16 bits and transparency are made so band by band: their steps need far more memory."""
+    of_greys = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    # PNG's tRNS may make RGB transparent, too.
+    if not of_greys and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")  # a copy, also where it is RGB already
+    width, height = image.size
+    rows = max(1, BAND // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    scale = 1.0  # what greys are multiplied by, so that white is 255
+    if of_greys:
+        most = max(_greys(image.crop(band)).max() for band in bands)
+        if image.mode == "F" and most <= 1:
+            scale = 255.0
+        elif image.mode not in ("I", "F") or most > 255:  # else 8 bits: Pillow does not say which the 32 bits hold
+            scale = 255.0 / 65535.0
+    made = Image.new("RGB", image.size)
+    for band in bands:
+        part = image.crop(band)
+        if of_greys:
+            part = Image.fromarray((_greys(part) * scale).clip(0, 255).round().astype(np.uint8))
+        else:
+            rgba = (part.convert("LA") if image.mode == "La" else part).convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        made.paste(part.convert("RGB"), band[:2])
+    return made
+
+
+def _greys(image: Image.Image) -> npt.NDArray[np.float64]:
+    """Values `[H, W]` of more than 8 bits."""
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
+
+
+def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InputError(
+            f"{source}: expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}: put channels last"
+        )
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    if np.issubdtype(array.dtype, np.floating):
+        values = array.astype(np.float64)
+        if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > 1:
+            raise InputError(f"{source}: expected floats in 0–1, got values outside: divide 8-bit values by 255")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    raise InputError(f"{source}: expected an array of uint8 or floats in 0–1, got {array.dtype}: convert it")
+
+
+def _too_large(source: str, size: str, max_pixels: int) -> str:
+    return f"{source}: {size} pixels, expected at most {max_pixels / 1e6:g} million: make it smaller first"

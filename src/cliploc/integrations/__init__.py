@@ -1,1 +1,0 @@
-"""cliploc where another library expects a model of its own kind; each file needs its library."""

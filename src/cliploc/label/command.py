@@ -1,0 +1,104 @@
+"""`cliploc annotate`: draft boxes for a folder of pictures."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
+from cliploc.cli.output import (
+    DONE,
+    NOTHING_DONE,
+    SOME_FAILED,
+    print_result,
+    say_failures,
+    say_next,
+    titled,
+    writable,
+)
+from cliploc.cli.terminal import Terminal
+from cliploc.errors import UsageError
+from cliploc.label.editor.command import PORT, serve_drafts
+from cliploc.options import AnnotateOptions, Options
+from cliploc.support.imports import refuse_without
+from cliploc.support.reporter import SILENT
+
+
+class AnnotateFlags(EngineFlags, WithJson):
+    """What `annotate` has besides the options of `Localizer`."""
+
+    pictures: str = flag(
+        "A folder with its sub-folders, a pattern in quotes, or a .txt list of files.",
+        metavar="FOLDER",
+        positional=True,
+    )
+    prompt: list[str] | None = flag(
+        'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
+    )
+    labels: Path | None = flag(
+        "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
+        None,
+        metavar="FILE",
+        flags=("--labels", "--prompts-file"),
+    )
+    out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
+    edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
+
+
+@command(
+    leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
+    defaults={"min_score": "auto"},  # as `localize` has it, also for a named method
+)
+def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) -> int:
+    """Label a folder of pictures with draft boxes.
+
+    Other tools read the boxes, and people correct them. If the run is stopped, the same command resumes it.
+
+    Example: cliploc annotate photos -p dog -p "beach umbrella" --out drafts
+    """
+    if (asked.labels is None) == (not asked.prompt):
+        given = "neither" if asked.labels is None else "both"
+        raise UsageError(f"expected names with -p NAME, or a file of them with --labels, got {given}")
+    if asked.edit and asked.as_json:
+        raise UsageError("expected --json or --edit, got both: leave one out")
+    if asked.edit:
+        refuse_without("web", "review", "starlette", "uvicorn")
+    from cliploc.find import prompts
+    from cliploc.find.labels import labels_of, read_labels
+    from cliploc.formats import chosen_exports
+    from cliploc.runs.picture_files import find_pictures
+
+    chosen_exports(wanted.formats)
+    # What is invalid is refused before a model is loaded.
+    names = labels_of(asked.prompt or ()) if asked.labels is None else read_labels(asked.labels)
+    entries, options = with_exemplars(names.entries, options)
+    names = replace(names, entries=tuple(entries))
+    find_pictures(asked.pictures)
+    prompts.resolve_templates(options.templates)
+    engine = asked.parsed()
+    folder = writable(asked.out)
+    terminal = Terminal()
+    start_time = time.perf_counter()
+    with terminal.progress(f"loading {options.model}", speed=True) as reporter:
+        from cliploc.label.annotate import annotate as run
+
+        result = run(
+            asked.pictures,
+            names,
+            folder,
+            engine=engine,
+            reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
+            **wanted.given(),
+            **options.given(),
+        )
+    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
+    say_failures(terminal, result.failed)
+    for name, reason in result.not_applied.items():
+        terminal.say(f"not corrected: {name}: {reason}", style="red")
+    for line in result.closing(time.perf_counter() - start_time):
+        terminal.say(line, style="dim")
+    if len(result.failed) == result.pictures:
+        return NOTHING_DONE
+    say_next(terminal, ("cliploc", "review", asked.out), quiet=asked.as_json or asked.edit)
+    if asked.edit:
+        serve_drafts(folder, PORT, None, options.pretrained, options.device)
+    return SOME_FAILED if result.failed or result.not_applied else DONE

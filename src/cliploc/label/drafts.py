@@ -1,0 +1,172 @@
+"""Chooses drafts and unsure boxes; chances follow what is known of the folder: `cliploc help annotate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cliploc.boxes import high_enough
+from cliploc.boxes.components import are_first
+from cliploc.find.calibration import UNSURE, Floats, logit
+from cliploc.images.geometry import iou_matrix
+from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.runs.labelling import Candidates, Correction
+
+FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
+SHARES = (0.01, 0.98)  # the least and the greatest of a name; no picture's chance becomes 0 or 1 by the others
+SPREAD = 0.5  # standard deviation of shifts before anything is reviewed; chosen on coco_tune
+MOST_SHIFT = 30.0
+
+
+@dataclass(frozen=True)
+class DraftRule:
+    """What makes a candidate a draft. A run can get another one without computing anything again."""
+
+    thresholds: tuple[float, ...]  # [P] the minimum presence of each name
+    min_score: float | Literal["auto"] = "auto"  # minimum score of a box, as in `cliploc.Options`
+    max_boxes: int | None = DEFAULTS.max_boxes  # maximum number of boxes of a name in a picture, best first
+    # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
+    nms_across: float | None = None
+    unsure: bool = False  # whether exports have the unsure boxes, too
+    shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        object.__setattr__(self, "shares", tuple(self.shares))
+        OPTIONS["max_boxes"].check(self.max_boxes)
+        share_or_auto("min_score")(self.min_score)
+        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """How far the chances of names are off in the folder, as its pictures have in common."""
+
+    shifts: Floats  # [P] what is added to the log odds of each name
+    everywhere: bool = False  # whether the only name is taken to be in all pictures
+
+    @classmethod
+    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Prior:
+        """By the chances `[n, P]` of names, NaN of unknown ones, in the pictures of the folder.
+
+        `shares`: what a person said of each name, or None. `true` `[n, P]`: 1 or 0 in reviewed pictures, else NaN.
+        """
+        seen = ~np.isnan(true).any(axis=1)
+        share = np.array([np.nan if value is None else value for value in shares], np.float64)
+        everywhere = len(share) == 1 and bool(np.isnan(share[0])) and is_everywhere(presence[:, 0])
+        if everywhere:
+            share[0] = (1 + true[seen].sum()) / (1 + seen.sum())
+        share = share.clip(*SHARES)
+        said, log_odds = ~np.isnan(share), logit(np.nan_to_num(presence, nan=0.5))
+        start = np.zeros(len(share))
+        # The chances add up to the share.
+        start[said] = _solved(lambda moved: share[said] - _chances(log_odds[:, said] + moved).mean(axis=0), said.sum())
+        # The most likely shift by the reviewed pictures, normally distributed before.
+        shifts = _solved(
+            lambda moved: (true[seen] - _chances(log_odds[seen] + moved)).sum(axis=0) - (moved - start) / SPREAD**2,
+            len(share),
+        )
+        return cls(np.where(np.isnan(presence).any(axis=0), 0.0, shifts.round(4)), everywhere)
+
+    def adjusted(self, presence: Floats) -> Floats:
+        """The chances `[…, P]` of names in pictures of this folder."""
+        there = presence * np.exp(self.shifts)
+        adjusted: Floats = np.where(self.shifts == 0, presence, there / (there + (1 - presence)))
+        return adjusted
+
+
+def is_everywhere(chance: Floats) -> bool:
+    """Whether a name may be in all pictures, by its chances in them: in most it is not absent, and they are one heap.
+
+    One heap: Sarle's coefficient of bimodality, (skewness² + 1) / kurtosis, is at most that of a uniform distribution.
+    """
+    if len(chance) < FEWEST or not UNSURE <= np.median(chance) < 1:  # 1: learnt without text
+        return False
+    centred = (logit(chance) - logit(chance).mean()).round(6)  # of equal chances 0
+    second, third, fourth = (float((centred**power).mean()) for power in (2, 3, 4))
+    return third**2 + second**3 <= 5 / 9 * fourth * second
+
+
+def _chances(log_odds: Floats) -> Floats:
+    chances: Floats = 1 / (1 + np.exp(-log_odds))
+    return chances
+
+
+def _solved(falling: Callable[[Floats], Floats], count: int) -> Floats:
+    """Where functions that fall are 0, `[count]`, by bisection."""
+    low, high = np.full(count, -MOST_SHIFT), np.full(count, MOST_SHIFT)
+    for _ in range(50):
+        middle = (low + high) / 2
+        right = falling(middle) > 0
+        low, high = np.where(right, middle, low), np.where(right, high, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is shown of a picture's n candidates; they are known by their numbers."""
+
+    drafts: tuple[int, ...]  # best first
+    unsure: tuple[int, ...]  # best first
+    scores: Floats  # [n] the chances that they are right, in this folder
+    presence: Floats  # [P] the same of names; NaN of names that the model does not know
+    margin: float  # how far the nearest name is from its threshold; 0 if the picture should be looked at first
+
+    def shown(self, unsure: bool) -> list[int]:
+        """The drafts, and `unsure` boxes, best first."""
+        return self.ordered([*self.drafts, *self.unsure] if unsure else self.drafts)
+
+    def ordered(self, boxes: Sequence[int]) -> list[int]:
+        """Boxes, best first."""
+        return sorted(boxes, key=lambda i: (-self.scores[i], i))
+
+
+def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
+    """Chooses among the candidates of a picture; without a prior, presence and scores are no chances."""
+    presence, label = found.presence, found.labels
+    score, there = found.scores.copy(), presence
+    if prior is not None:
+        there = prior.adjusted(presence)
+        missing = 1 - presence
+        moved = np.divide((there - presence).clip(min=0), missing, out=np.zeros_like(there), where=missing > 0)[label]
+        score = (1 - moved) * score + moved * found.fits
+    order = np.lexsort((-score, label))  # a stable sort
+    if found.taught:  # of a name that is taught only these boxes count
+        names, by_teaching = [*found.taught], np.arange(len(label)) >= found.untaught
+        there = there.copy()
+        there[names] = [*found.taught.values()]
+        if prior is not None:  # without a second look a score is conditional
+            score[by_teaching] *= there[label[by_teaching]]
+        order = order[(by_teaching == np.isin(label, names))[order]]
+    low, of = score[order].astype(np.float32), label[order]
+    kept = are_first(of, rule.max_boxes)
+    thresholds = np.array(rule.thresholds, np.float64)
+    draft = kept & (there >= thresholds)[of] & high_enough(low, of, rule.min_score)
+    rank = score if prior is not None else score * there[label]
+    drafts = order[draft].tolist()
+    drafts.sort(key=lambda i: (-rank[i], i))
+    if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
+        apart: list[int] = []
+        for i in drafts:
+            rivals = [other for other in apart if label[other] != label[i]]
+            if not rivals or iou_matrix(found.xyxy[[i]], found.xyxy[rivals]).max() <= rule.nms_across:
+                apart.append(i)
+        drafts = apart
+    unsure: list[int] = []
+    if prior is not None:
+        maybe = np.fmax(presence, there) >= UNSURE  # what is rare in the folder is not hidden for that
+        unsure = order[kept & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
+        unsure.sort(key=lambda i: (-score[i], i))
+    first = bool(found.several[drafts].any()) or (bool(unsure) and not drafts)
+    nearest = np.abs(there - thresholds)
+    margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
+    return Chosen(tuple(drafts), tuple(unsure), score, there, margin)
+
+
+def held_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
+    """Drafts as the boxes that hold."""
+    own = found.take(ids)
+    return Correction(own.xyxy.tolist(), own.labels.tolist(), None if own.masks is None else list(own.masks), list(ids))

@@ -1,0 +1,60 @@
+"""`cliploc review`: the editor in a browser."""
+
+import contextlib
+from pathlib import Path
+
+from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
+from cliploc.cli.output import DONE, say_next
+from cliploc.cli.terminal import Terminal
+from cliploc.options import Options
+from cliploc.support.imports import refuse_without
+
+PORT = 7861
+
+
+class ReviewFlags(WithThreads):
+    """What `review` has besides the device."""
+
+    drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
+    port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
+    model: str | None = flag(
+        "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
+    )
+    pretrained: str | None = flag("Its weights.", None, metavar="TAG|FILE|own", group="model")
+
+
+@command(only=("device",))
+def review(asked: ReviewFlags, options: Options) -> int:
+    """Correct draft boxes in a browser.
+
+    Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
+    run's files again. Needs cliploc[web].
+
+    Example: cliploc review drafts
+    """
+    refuse_without("web", "review", "starlette", "uvicorn")
+    use_threads(asked.threads)
+    if asked.model is not None:
+        refuse_unknown([asked.model])
+    serve_drafts(asked.drafts, asked.port, asked.model, asked.pretrained, options.device)
+    return DONE
+
+
+def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
+    """Serves the editor until it is interrupted."""
+    from cliploc.label.editor.app import HOST, application
+    from cliploc.label.editor.review_folder import ReviewFolder
+    from cliploc.label.editor.suggest import Suggester, options_of
+    from cliploc.web.server import listen, run
+
+    terminal = Terminal()
+    with ReviewFolder.opened(drafts) as folder:
+        own = folder.settings
+        name, found_by = (model, {}) if model is not None else (str(own["model"]), options_of(own))
+        suggester = Suggester(name, pretrained=pretrained, device=device, **found_by)
+        how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
+        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
+        app = application(folder, suggester)
+        with contextlib.suppress(KeyboardInterrupt), listen(HOST, port) as listening:  # how a server is ended
+            run(app, HOST, listening, terminal.data)
+    say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")

@@ -1,0 +1,343 @@
+"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.label.editor.app` serves it.
+
+It learns in a thread; touched pictures stay, and the drafts before the last refit are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cliploc.errors import InputError, UsageError
+from cliploc.find import prompts
+from cliploc.formats import exports
+from cliploc.images.reading import load, picture_bytes
+from cliploc.label.apply import matched, review_of
+from cliploc.label.corrections import Corrections
+from cliploc.label.editor.page import facts
+from cliploc.label.results import (
+    LEARNT,
+    AnnotatedFolder,
+    AnnotateResult,
+    Written,
+    conclude,
+    write_learnt,
+)
+from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
+from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
+from cliploc.runs.picture_files import PictureFile, content_digest, stamp
+from cliploc.runs.store import saying_disk_is_full
+from cliploc.support.files import alone_in, alone_writing
+
+PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
+PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
+JPEG_QUALITY = 85
+EVERY = 3  # reviewed pictures, after which the folder learns again
+
+
+class ReviewFolder:
+    """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it."""
+
+    def __init__(self, run: LabellingRun) -> None:
+        self.run, self.out = run, run.store.path.parent
+        self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
+        self._folder = AnnotatedFolder(run)
+        self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
+        names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
+        files = (PictureFile(name, self._folder.root / name) for name in names)
+        self._folder.show([file for file in files if file.path.is_file()])
+        self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
+        if not self.pictures:
+            raise UsageError(
+                f"expected the annotated pictures of {self.out} below {self._folder.root}, found none of them: put the "
+                "pictures back, or annotate them first"
+            )
+        numbered = [(picture.id, self._folder.pictures[picture.id].checksum) for picture in self.pictures]
+        identity = json.dumps([os.path.realpath(self.out), self._folder.id, numbered]).encode()
+        self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
+        self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
+        self.learning = Learning(self)
+        self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
+        self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path) -> Iterator[ReviewFolder]:
+        """The folder, until this ends; others may have it open, too."""
+        with LabellingRun.open(out) as run:
+            opened = cls(run)
+            opened.learning.consider()
+            try:
+                yield opened
+            finally:
+                opened.learning.end()
+
+    @property
+    def writable(self) -> bool:
+        """Whether something can be saved, as far as that can be known before."""
+        return self.run.store.writable
+
+    # ----------------------------------------------------------------------------------------------------------- shown
+    def facts(self) -> dict[str, Any]:
+        """What the editor knows of the run."""
+        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
+        return facts(labels, self.names, self._folder.id, self.masks)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Of each picture what the list shows."""
+        changed = self.learning.changed
+        return [{**entry, "changed": entry["name"] in changed} for entry in self._entries()]
+
+    def state(self, number: int) -> dict[str, Any]:
+        """Everything of one picture."""
+        with self.snapshot() as now:
+            return now.reviewed(self.pictures[number], number + 1).state()
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
+        with self.snapshot() as now:
+            states = now.run.states()
+            for number, picture in enumerate(self.pictures):
+                entry, (_, revision, generation) = self._listed.get(number), states.get(picture.id, ("", 0, 0))
+                of_now = revision, now.drawn(picture.id, generation)
+                if entry is None or (picture.id in states and (entry["revision"], entry["drawn"]) != of_now):
+                    entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
+                yield entry
+
+    def label_of(self, name: str) -> int:
+        """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
+        label, own = prompts.parse([name]).names[0].casefold(), [one.casefold() for one in self.names]
+        if label not in own:
+            raise InputError(
+                f"expected a label of this run, got {label!r}: type one; other words may follow it, as in cat|kitten"
+            )
+        return own.index(label)
+
+    def upright(self, number: int) -> Image.Image:
+        """The picture."""
+        picture = self.pictures[number]
+        now = stamp(picture)
+        image = load(picture.path, str(picture.path)).image
+        if self._unchanged.get(number) != now:
+            if content_digest(picture) != self._folder.pictures[picture.id].checksum:
+                raise InputError(
+                    f"{picture.id} was replaced since it was annotated: run the same `cliploc annotate` again"
+                )
+            self._unchanged[number] = now
+        return image
+
+    def _jpeg(self, number: int, *, side: int) -> bytes:
+        image = self.upright(number)
+        image.thumbnail((side, side))
+        return picture_bytes(image, "JPEG", quality=JPEG_QUALITY)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[AnnotatedFolder]:
+        """The folder of now, which stays as it is while others save."""
+        with self.run.snapshot() as state:
+            yield self._folder.at(state)
+
+    def weigh(self) -> None:
+        """Lets the reviewed pictures count for the others."""
+        self._folder.weigh()
+        self._listed = {}
+
+    # ----------------------------------------------------------------------------------------------------------- saved
+    def save(self, number: int, saved: Mapping[str, Any]) -> int:
+        """Saves what a person did with a picture; once this returns, it is on the disk."""
+        name, revision = self.pictures[number].id, None
+        while revision is None:  # again where other drafts came meanwhile
+            seen = self._folder.saved(name)
+            refuse_stale(seen.revision, saved["revision"])
+            # Takes seconds for many polygons: others save meanwhile.
+            correction = review_of(self._folder, name, saved)
+            revision = self.run.save(self._folder.pictures[name], saved["status"], correction, seen)
+        self.learning.consider()
+        return revision
+
+    def correct(self, tasks: Sequence[Mapping[str, Any]], files: Sequence[Path] = ()) -> Corrections:
+        """Saves the annotations of tasks of Label Studio as the reviewed boxes of their pictures.
+
+        `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
+        """
+        with self.snapshot() as now:
+            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
+        known = {content_digest(PictureFile(str(file), file)) for file in files}
+        for name in [*read.pictures] if known else ():
+            if self._folder.pictures[name].checksum not in known:
+                read.problems[name] = "the picture of this name in this run is another file"
+                del read.pictures[name]
+        with self.run.store.transaction():
+            for name, correction in read.pictures.items():
+                self.run.save(self._folder.pictures[name], "reviewed", correction)
+        self.learning.consider()
+        return read
+
+    def write_exports(self) -> AnnotateResult:
+        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
+        store = self.run.store
+        if (written := store.get("written")) is None:
+            raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
+        with alone_in(self.out), saying_disk_is_full(self.out):
+            self.weigh()  # the list shows what is exported
+            there = [file for file in self._folder.found if file.path.is_file()]
+            folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
+            formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
+            return conclude(folder, formats, Written(**written))
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+class _EndedError(Exception):
+    """The editor ends."""
+
+
+class Learning:
+    """Teaches a folder while it is reviewed, and goes back to the drafts before. Threads may share it."""
+
+    def __init__(self, folder: ReviewFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()  # of what follows
+        self._thread: threading.Thread | None = None
+        self._ended = self._wanted = self._again = False
+        self._failed = self._note = ""
+        self._reviewed = self._now.reviewed  # pictures at the last refit
+
+    @property
+    def possible(self) -> bool:
+        """Whether this run can be taught."""
+        return "teaching" in self._folder.settings and self._folder.writable
+
+    @property
+    def _now(self) -> Generation:
+        """What the drafts of now were made of."""
+        return [Generation(), *self._folder.run.generations][-1]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The pictures whose drafts the last refit changed."""
+        return frozenset(self._now.changed)
+
+    # ----------------------------------------------------------------------------------------------------- what is said
+    def state(self) -> dict[str, Any]:
+        """What the page shows of it."""
+        finished, now = self._folder.run.count_finished(), self._now
+        with self._lock:
+            working = self._thread is not None
+            return {
+                "working": working,
+                "said": self._said(now, finished),
+                "names": now.lines(),
+                "failed": self._failed,
+                "drafts": f"{now.of} {now.undone}",  # changes with them
+                "changed": len(now.changed),
+                "undo": bool(now.changed) and not working,
+                "ready": finished >= FEWEST_REVIEWED and not working,
+            }
+
+    def _said(self, now: Generation, finished: int) -> str:
+        if self._thread is not None:
+            return "Learning from your corrections …"
+        if self._note and finished == self._reviewed:
+            return self._note
+        if finished < FEWEST_REVIEWED and not any(taught.used for taught in now.names.values()):
+            return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
+        more = max(1, self._reviewed + EVERY - finished)
+        pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
+        if now.undone:
+            return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
+        used = [taught for taught in now.names.values() if taught.used]
+        if not used:
+            return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
+        if not (reviewed := max(taught.reviewed for taught in used)):
+            return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
+        before, after = (sum(getattr(taught, key) for taught in used if taught.reviewed) for key in ("before", "after"))
+        return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
+
+    # ----------------------------------------------------------------------------------------------------------- learnt
+    def consider(self) -> None:
+        """Begins to learn in the background where enough was reviewed since it last did."""
+        if self._due() and self.possible:  # the second asks the disk
+            self._begin(again=False)
+
+    def now(self) -> None:
+        """Begins to learn in the background, as a person asked for it."""
+        if not self.possible:
+            raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
+        if (finished := self._folder.run.count_finished()) < FEWEST_REVIEWED:
+            raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
+        self._begin(again=True)
+
+    def end(self) -> None:
+        """Nothing is learnt any more; waits for what is being learnt."""
+        with self._lock:
+            self._ended, thread = True, self._thread
+        if thread is not None:
+            thread.join()
+
+    def _due(self) -> bool:
+        return self._folder.run.count_finished() >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
+
+    def _begin(self, again: bool) -> None:
+        with self._lock:
+            self._wanted, self._again = True, self._again or again
+            if not self._ended and self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="learning from corrections")
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if self._ended or not self._wanted:
+                    self._thread = None
+                    return
+                again, self._wanted, self._again = self._again, False, False
+            if again or self._due():  # what was wanted meanwhile may have been learnt by now
+                self._learn(again)
+
+    def _learn(self, again: bool) -> None:
+        run, before, failed = self._folder.run, self._now, ""
+        finished = run.count_finished()
+        try:
+            with self._folder.snapshot() as folder:
+                folder.weigh()  # by all that is reviewed now
+                teach(folder, again, write=run, stop=self._stop)
+            self._folder.weigh()
+            self._write_learnt()
+        except _EndedError:
+            return
+        except Exception as error:  # the editor goes on, whatever a full disk makes it trip over
+            failed = f"Not learnt: {getattr(error, 'strerror', None) or error}"
+        with self._lock:
+            self._failed, self._reviewed = failed, finished
+            self._note = "" if failed or self._now != before else "Nothing new to learn from."
+
+    def _stop(self) -> None:
+        if self._ended:
+            raise _EndedError
+
+    def _write_learnt(self) -> None:
+        with alone_writing(self._folder.out / LEARNT):
+            write_learnt(self._folder.out, self._folder.run.learnt())
+
+    def undo(self) -> None:
+        """Goes back to the drafts before the last refit, but for pictures that somebody has touched since."""
+        run = self._folder.run
+        with self._lock:
+            if self._thread is not None:
+                raise UsageError("it is learning right now: wait until it has learnt, then undo that")
+            if not self._now.changed:
+                raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
+            finished = run.count_finished()
+            run.undo(finished)
+            self._folder.weigh()
+            self._reviewed, self._note, self._failed = finished, "", ""
+            self._write_learnt()

@@ -1,0 +1,178 @@
+"""Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from cliploc.errors import CliplocError, UsageError
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.label_studio.labelling import read_labelling
+from cliploc.label.label_studio.predictor import Predictor
+from cliploc.label.label_studio.task_pictures import short
+from cliploc.support.documents import DocumentError, parse_json
+from cliploc.web.clients import Hosts, RefusedError
+from cliploc.web.guard import Gate
+
+MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
+Say = Callable[[str], None]
+
+
+class StudioTask(Struct):
+    """A task as Label Studio sends it."""
+
+    data: dict[str, Any]
+    id: int | str | None = None
+
+
+class PredictRequest(Struct):
+    """The body of /predict."""
+
+    tasks: Annotated[list[StudioTask], Meta(max_length=MOST_TASKS)]
+    label_config: str
+
+
+class SetupRequest(Struct):
+    """The body of /setup."""
+
+    schema: str
+
+
+def application(
+    predictor: Predictor,
+    hosts: Hosts,
+    auth: tuple[str, str] | None = None,  # basic authentication, which Label Studio has for ML backends
+    max_bytes: int = 64_000_000,
+    queue: int = 32,
+    say: Say = print,  # is called with each line that a user may want to read
+    drafts: ReviewFolder | None = None,
+) -> Gate:
+    """The backend as an ASGI application; more requests for predictions than may wait are refused."""
+    return Gate(_routes(predictor, queue, say, drafts), hosts, auth=auth, max_body=max_bytes)
+
+
+def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
+    waiting = 0
+    connected = list[str]()  # what was said of the last interface: Label Studio sends it again with each task
+    turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
+
+    # What a request holds is read off the event loop, which would else answer nobody meanwhile.
+    async def read(request: Request, kind: Any) -> Any:
+        try:
+            return await asyncio.to_thread(parse_json, await request.body(), kind)
+        except DocumentError as error:
+            raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
+
+    async def version() -> str:
+        return await asyncio.to_thread(lambda: predictor.version)  # which may have learnt since
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": await version()})
+
+    async def setup(request: Request) -> JSONResponse:
+        asked = await read(request, SetupRequest)
+        labelling = await asyncio.to_thread(read_labelling, asked["schema"])
+        unknown = await asyncio.to_thread(predictor.unknown, labelling)
+        nonlocal connected
+        lines = [f"connected: {', '.join(labelling.entries)}"]
+        lines += [f"never gets boxes: {reason}" for reason in unknown.values()]
+        for line in lines if lines != connected else ():
+            say(line)
+        connected = lines
+        return JSONResponse({"model_version": await version()})
+
+    async def predict(request: Request) -> JSONResponse:
+        nonlocal waiting
+        asked = await read(request, PredictRequest)
+        labelling = await asyncio.to_thread(read_labelling, asked["label_config"])
+        if waiting > queue:
+            raise RefusedError(503, "Too many requests wait for predictions: try again in a minute.")
+        waiting += 1
+        try:
+            async with turn:
+                made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
+        finally:
+            waiting -= 1
+        for line in (*made.errors.values(), *made.empty):
+            say(line)
+        if made.errors and not any(made.results):
+            more = f" (and {len(made.errors) - 1:,} more tasks)" if len(made.errors) > 1 else ""
+            raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
+        # A task without a prediction has an empty list of them, so that an error is not stored as "nothing there".
+        results = [[] if result is None else result for result in made.results]
+        return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": made.version})
+
+    async def webhook(request: Request) -> JSONResponse:
+        event = await read(request, Event)
+        said = ["it learns with --learn only"]
+        if drafts is not None:
+            said = await asyncio.to_thread(learn, drafts, event, predictor)
+            for line in said:
+                say(line)
+        return JSONResponse({"status": "ok", "result": "; ".join(said)}, 201)
+
+    async def nothing(_: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    async def versions(_: Request) -> JSONResponse:
+        return JSONResponse({"versions": [await version()]})
+
+    async def wrong(_: Request, error: Exception) -> JSONResponse:
+        status = error.status if isinstance(error, RefusedError) else 400 if isinstance(error, UsageError) else 500
+        if isinstance(error, UsageError):  # Label Studio itself shows no more than the status
+            say(str(error))
+        return JSONResponse({"error": str(error), "detail": str(error)}, status)
+
+    return Starlette(
+        routes=[
+            Route("/", health),
+            Route("/health", health),
+            Route("/setup", setup, methods=["POST"]),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/webhook", webhook, methods=["POST"]),
+            Route("/train", webhook, methods=["POST"]),
+            Route("/versions", versions, methods=["GET", "POST"]),
+            Route("/metrics", nothing),
+        ],
+        exception_handlers={CliplocError: wrong, RefusedError: wrong},
+    )
+
+
+ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
+TRAIN = "START_TRAINING"
+
+
+class Event(Struct):
+    """The body of /webhook and /train, as far as it is used."""
+
+    action: str = TRAIN
+    task: Any = {}
+    annotation: Any = None  # only `ANNOTATED` has one with its task; ANNOTATIONS_CREATED has lists of both
+    annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
+
+
+def learn(folder: ReviewFolder, event: Mapping[str, Any], predictor: Predictor) -> list[str]:
+    """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
+    action, tasks, task = event.get("action", TRAIN), event.get("annotations", []), event.get("task", {})
+    files = list[Path]()
+    if action in ANNOTATED and isinstance(task, dict):
+        files = predictor.files_of(task)
+        tasks = [{**task, "annotations": [event.get("annotation")]}]
+    elif action != TRAIN:
+        return []
+    said = []
+    try:
+        read = folder.correct(tasks, files)
+        said += [f"{name}: corrected" for name in read.pictures]
+        said += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
+        if action == TRAIN:
+            folder.learning.now()
+    except CliplocError as error:
+        said.append(str(error))
+    return [*said, folder.learning.state()["said"]]

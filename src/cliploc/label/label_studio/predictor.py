@@ -1,0 +1,216 @@
+"""Makes predictions for Label Studio's tasks with one localizer, which embeds each name only once."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cliploc import __version__
+from cliploc.boxes.outlines import outlines
+from cliploc.errors import InputError, UsageError
+from cliploc.find.learnt import load_learnt, misfit
+from cliploc.find.memory import Memory
+from cliploc.find.prepare import Request
+from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
+from cliploc.images.reading import load
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.label_studio.labelling import Control, Labelling
+from cliploc.label.label_studio.task_pictures import Allowance, PictureSource, short
+from cliploc.label.results import LEARNT
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+from cliploc.options import Options
+
+MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
+SHOWN_REASONS = 5  # names in the line that says why nothing was found
+COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for a request's tasks."""
+
+    results: list[dict[str, Any] | None]  # a prediction for each task; None where there is none
+    errors: dict[int, str]  # index of a task → why it has none
+    empty: list[str]  # a line for each task in which nothing was found, with the reasons
+    version: str  # of the model and its lessons
+
+
+class Predictor:
+    """One model behind Label Studio's requests, which are answered one after the other."""
+
+    def __init__(
+        self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
+    ) -> None:
+        self._options, self._pictures, self._max_pixels = options.but(memory=Memory(MEMORY)), pictures, max_pixels
+        self._localizer = Localizer(**self._options.given())
+        self._learnt: str | None = None  # a digest of the lessons that it has
+        self._drafts = drafts
+        self._one_at_a_time = threading.Lock()
+        self._ended = threading.Event()
+        if drafts is None:
+            return
+        if not drafts.learning.possible:
+            raise UsageError(
+                f"expected --learn as a folder that can learn, got {drafts.out}: annotate the pictures with --teach "
+                "on, into a folder that can be written"
+            )
+        # Whose lessons would not hold for another model.
+        described = {**self._localizer.describe(), "teaching": self._localizer.teaching()}
+        if (reason := misfit(drafts.settings, described)) is not None:
+            raise UsageError(
+                f"expected the model and settings of {drafts.out}, got others: {reason}: give those of its run"
+            )
+
+    @property
+    def version(self) -> str:
+        """For Label Studio: other settings or lessons have another version, so that it asks again."""
+        described = self._now().describe()
+        digest = hashlib.sha256(json.dumps(described, default=str, sort_keys=True).encode()).hexdigest()[:8]
+        return f"cliploc {__version__} {described['model']} {described['method']} {digest}"
+
+    def _now(self) -> Localizer:
+        """The localizer with the lessons of now, of the same model."""
+        if self._drafts is not None:
+            path = self._drafts.out / LEARNT
+            learnt = load_learnt(path).digest() if path.exists() else None
+            if learnt != self._learnt:
+                lessons = None if learnt is None else path
+                options = self._options.but(model=self._localizer.backbone, pretrained=None, learnt=lessons)
+                self._localizer, self._learnt = Localizer(**options.given()), learnt
+        return self._localizer
+
+    def end(self) -> None:
+        """No further task is begun."""
+        self._ended.set()
+
+    def files_of(self, task: Mapping[str, Any]) -> list[Path]:
+        """The files of a task's pictures on this machine; none where its `path` says which picture of a run it is."""
+        data, files = task.get("data"), list[Path]()
+        if isinstance(data, Mapping) and "path" not in data:
+            for address in data.values():
+                with suppress(InputError):
+                    if isinstance(address, str) and (file := self._pictures.local(address)) is not None:
+                        files.append(file)
+        return files
+
+    def unknown(self, labelling: Labelling) -> dict[str, str]:
+        """Labels that the model cannot know → why."""
+        unknown = self._now().unknown_names(labelling.entries)
+        if len(unknown) == len(labelling.entries) and self._drafts is None:
+            raise UsageError(f"expected a label that the model knows: {next(iter(unknown.values()))}")
+        return dict(unknown)
+
+    def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
+        """Predictions for the tasks, in their order."""
+        self.unknown(labelling)
+        version = self.version
+        localizer = self._localizer
+        keys = list(dict.fromkeys(key for control in labelling.controls for key in control.pictures.values()))
+        shapes: dict[int, list[dict[str, Any]]] = {}
+        reasons: dict[int, list[str]] = {}  # index of a task → why its names were not found
+        errors: dict[int, str] = {}
+        allowance = Allowance()
+        asked: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
+
+        def requests() -> Iterator[Request]:
+            for place, task in enumerate(tasks):
+                for key in keys:
+                    if self._ended.is_set() or place in errors:
+                        continue
+                    try:
+                        request = self._request(place, key, task, labelling, allowance)
+                    except InputError as error:
+                        errors[place] = str(error)
+                    else:
+                        asked[request.id] = (place, key)
+                        yield request
+
+        with self._one_at_a_time, closing(localizer.run(requests(), absent_maps=False)) as results:
+            for result in results:
+                place, key = asked[result.id]
+                if result.error is not None:
+                    errors[place] = str(result.error)
+                    continue
+                (localization,) = result.found.values()
+                absent = zip(localization.names, localization.reasons, strict=True)
+                reasons.setdefault(place, []).extend(f"{name}: {why}" for name, why in absent if why is not None)
+                there = shapes.setdefault(place, [])
+                for control in labelling.controls:
+                    there += _shapes(localization, control, key, len(there))
+        made: list[dict[str, Any] | None] = [None] * len(tasks)
+        for place, whole in shapes.items():
+            if place not in errors:  # tasks can be sorted by their least certain shape
+                score = {"score": min(shape["score"] for shape in whole)} if whole else {}
+                made[place] = {"model_version": version, "result": whole, **score}
+        empty = [
+            f"{_called(tasks[place], place)}: nothing was found: {'; '.join(reasons[place][:SHOWN_REASONS])}"
+            for place, whole in shapes.items()
+            if not whole and place not in errors
+        ]
+        return Predictions(made, errors, empty, version)
+
+    def _request(
+        self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
+    ) -> Request:
+        named = _called(task, place)
+        data = task.get("data")
+        address = data.get(key) if isinstance(data, Mapping) else None
+        if not isinstance(address, str) or not address:
+            raise InputError(f"{named}: expected the address of a picture in {key!r}, found none: check the task")
+        try:
+            with self._pictures.picture(address, allowance) as path:
+                image = _loaded(path, self._max_pixels)
+        except InputError as error:
+            raise InputError(f"{named}: {error}") from None
+        return Request((place, key), image, labelling.entries, named)
+
+
+def _called(task: Mapping[str, Any], place: int) -> str:
+    """A task in a message."""
+    return f"task {short(str(task.get('id', place + 1)))}"
+
+
+def _loaded(path: Path, max_pixels: int) -> Image.Image:
+    try:
+        return load(path, max_pixels=max_pixels).image
+    except InputError as error:  # a visitor must not learn where files lie on this machine
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
+
+
+def _shapes(localization: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
+    """What a control gets of one picture; ids go on from those before."""
+    size: tuple[int, int] = localization.image.size
+    masks = {} if control.kind == "rectanglelabels" else dict(localization.box_masks())
+
+    def make(box: int) -> Iterator[dict[str, Any]]:
+        if control.kind == "rectanglelabels":
+            yield rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
+        elif control.kind == "polygonlabels":  # of its pieces, without holes, with as few corners as people can drag
+            far = max(1.0, COARSE * max(masks[box].shape))
+            for ring in (line for line in outlines(masks[box]) if not line.hole):
+                corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]  # [k, 2]
+                yield polygon_shape(np.asarray(corners if len(corners) >= 3 else ring.points, np.float32), size)
+        elif masks[box].any():
+            yield brush_shape(masks[box])
+
+    shapes: list[dict[str, Any]] = []
+    for to, of_picture in control.pictures.items():
+        if of_picture != key:
+            continue
+        for box, (score, name) in enumerate(
+            zip(localization.boxes.score, localization.boxes.label.tolist(), strict=True)
+        ):
+            for shape in make(box) if name in control.labels else ():
+                id_in_task = f"c{before + len(shapes)}"
+                ends = (control.name, to)
+                shapes.append(region(id_in_task, control.kind, ends, size, shape, control.labels[name], float(score)))
+    return shapes

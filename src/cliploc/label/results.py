@@ -1,0 +1,513 @@
+"""An annotated folder as a whole: drafts and corrections together, and the files that show them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cliploc import __version__
+from cliploc.document import skipped_document
+from cliploc.draw.html import count
+from cliploc.errors import InputError
+from cliploc.find.calibration import Floats
+from cliploc.formats import AnnotatedPicture, Export, ExportSettings
+from cliploc.images.rle import Rle
+from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
+from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, held_drafts
+from cliploc.label.editor.page import ReviewPicture, write_review
+from cliploc.options import MIN_SCORE
+from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
+from cliploc.runs.picture_files import PictureFile, Skipped, by_path
+from cliploc.support.files import write_bytes, write_json
+from cliploc.support.reporter import SILENT, Reporter
+
+SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
+LEARNT = "learnt.safetensors"  # see `cliploc.find.learnt`
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """The result of an annotation run.
+
+    Attributes:
+        out: the run's folder.
+        pictures: number of pictures.
+        boxes: label → number of its boxes.
+        unsure: label → number of boxes that may be right, which exports have only if they are asked for.
+        with_label: label → number of pictures with it.
+        empty: number of pictures without boxes.
+        failed: picture → why it failed.
+        groups: number of boxes that seem to contain several things.
+        reviewed: number of pictures that were reviewed.
+        files: format → its files, written by this call or up to date before it.
+        computed: number of pictures that this call annotated; the others were done before, or failed.
+        notes: remarks on the run.
+        skipped: files that were left out, and why.
+        run: id of the names and settings that the boxes were made with, as in review.html.
+        corrected: number of pictures whose boxes are those of a corrected set.
+        not_applied: picture, as the corrected set of this call names it → why it was left as it is.
+        draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
+            was corrected completely.
+        scored: number of pictures that these scores are of; those that a person edited but did not mark as reviewed do
+            not count.
+    """
+
+    out: Path
+    pictures: int
+    boxes: Mapping[str, int]
+    unsure: Mapping[str, int]
+    with_label: Mapping[str, int]
+    empty: int
+    failed: Mapping[str, str]
+    groups: int
+    reviewed: int
+    files: Mapping[str, tuple[str, ...]]
+    computed: int
+    notes: tuple[str, ...]
+    skipped: Sequence[Skipped] = ()
+    run: str = ""
+    corrected: int = 0
+    not_applied: Mapping[str, str] = field(default_factory=dict)
+    draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
+    scored: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """The result as in summary.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "pictures": self.pictures,
+            "labels": {
+                name: {
+                    "boxes": self.boxes[name],
+                    "unsure": self.unsure[name],
+                    "pictures": self.with_label[name],
+                }
+                for name in self.boxes
+            },
+            "without_boxes": self.empty,
+            "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
+            "skipped": skipped_document(self.skipped),
+            "boxes_round_several": self.groups,
+            "pictures_reviewed": self.reviewed,
+            "pictures_corrected": self.corrected,
+            "files": {name: list(files) for name, files in self.files.items()},
+        }
+
+    def closing(self, seconds: float) -> list[str]:
+        """The lines printed at the end of a run."""
+        done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
+        words = [f"{done:,} of {count(self.pictures, 'picture')} done, {self.computed:,} of them now, {seconds:.1f} s"]
+        words.append(f"{count(boxes, 'box', 'boxes')}; {count(self.empty, 'picture')} without any")
+        if self.failed:
+            words.append(f"{len(self.failed):,} failed: see summary.json")
+        lines = ["; ".join(words)]
+        if unsure := sum(self.unsure.values()):
+            lines.append(
+                f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
+            )
+        if self.groups:
+            lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
+        if self.reviewed:
+            lines.append(f"{count(self.reviewed, 'picture')} reviewed")
+        if self.corrected:
+            lines.append(f"{count(self.corrected, 'picture')} corrected")
+        if self.draft_scores:
+            lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
+        for name, scores in self.draft_scores.items():
+            if not scores.drafts and not scores.true:
+                continue
+            words = [f"{name or 'all labels'}: {scores.right} of {scores.drafts} drafts right"]
+            words.append(f"{scores.right} of {scores.true} boxes found")
+            if scores.min_score is not None:
+                outcome = f"{scores.kept_right} of {scores.kept} right, {scores.kept_right} of {scores.true} found"
+                words.append(f"best with --min-score {np.float32(scores.min_score)!s} ({outcome})")
+            lines.append("; ".join(words))
+        if not boxes and len(self.failed) < self.pictures:
+            editor = f"`cliploc review {self.out}`"
+            lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
+        return [*lines, f"written to {self.out}: {', '.join(file for names in self.files.values() for file in names)}"]
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """The table of labels: a header, then a row for each label."""
+        lines = [
+            (name, f"{boxes:,}", f"{self.unsure[name]:,}", f"{self.with_label[name]:,}")
+            for name, boxes in self.boxes.items()
+        ]
+        return [("label", "drafts", "unsure", "pictures"), *lines]
+
+
+class AnnotatedFolder:
+    """An annotated folder: everything that the exports, the summary and the review page show."""
+
+    def __init__(
+        self,
+        run: LabellingRun,
+        files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
+        skipped: Sequence[Skipped] | None = None,  # None: as an earlier call found it
+        unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it cannot be read now
+    ) -> None:
+        """Shows these pictures of a run."""
+        self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
+        self.skipped, self.unreadable = skipped, unreadable
+        self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
+        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.labels.Labels.entries`
+        self.names = run.names
+        self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
+        self.pictures = run.pictures()  # of the run
+        self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
+        self.show(files)
+
+    def at(self, run: LabellingRun) -> AnnotatedFolder:
+        """The same pictures in another state of the run, with the rule of that."""
+        if run.names != self.names:
+            raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
+        _ = self.prior  # what is known of the folder is that of now
+        other = copy.copy(self)
+        other.run, other.rule = run, DraftRule(**run.store["drafts"])
+        return other
+
+    @property
+    def id(self) -> str:
+        """The id of its names and settings."""
+        return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:16]
+
+    @property
+    def masks(self) -> bool:
+        """Whether its boxes have masks."""
+        return self.run.masks
+
+    def show(self, files: Sequence[PictureFile]) -> None:
+        """Takes these pictures; what is known of how common names are is of them alone."""
+        self.found = sorted(files, key=by_path)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Lets what is reviewed now count for the other pictures."""
+        self.__dict__.pop("prior", None)
+
+    @functools.cached_property
+    def prior(self) -> Prior | None:
+        """How far chances are off in this folder; None without a second look: then presence is no chance."""
+        if "second_look" not in self.settings:
+            return None
+        presence, true = self._known()
+        return Prior.of(presence, self.rule.shares or [None] * len(self.names), true) if len(presence) else None
+
+    def _known(self) -> tuple[Floats, Floats]:
+        """Of each picture `[n, P]` the chances of names, and whether they are there; NaN: unknown, not reviewed."""
+        names = [file.id for file in self.found if file.id in self.pictures and self.pictures[file.id].error is None]
+        true, reviewed = np.full((len(names), len(self.names)), np.nan), self.run.reviewed()
+        for i, name in enumerate(names):
+            if name in reviewed and (correction := self.saved(name).correction) is not None:
+                true[i] = np.isin(range(len(self.names)), correction.labels)
+        return np.array([self.pictures[name].presence for name in names], np.float64).reshape(true.shape), true
+
+    def candidates(self, name: str, taught: bool = True) -> Candidates:
+        """The candidates of a picture, without those that teaching found if they are not asked for."""
+        picture = self.pictures[name]
+        found, more = self.run.candidates(picture), None
+        if taught and self.taught_instead is not None:
+            more = self.taught_instead.get(name)
+        elif taught:
+            more = self.run.taught(picture, self.saved(name).generation)
+        return found if more is None else found.with_taught(more)
+
+    def saved(self, name: str) -> Saved:
+        """What a person did with a picture."""
+        return self.run.saved(self.pictures[name])
+
+    def drawn(self, name: str, generation: int) -> str:
+        """A word that changes with a picture's drafts: their numbers are of these. It begins with the file's."""
+        return f"{self.pictures[name].checksum[:16]}-{generation}"
+
+    def chances(self, name: str) -> Floats:
+        """The chances `[P]` of the names in a picture without what teaching found."""
+        presence = self.pictures[name].presence
+        return presence if self.prior is None else self.prior.adjusted(presence)
+
+    def chosen(self, name: str, taught: bool = True) -> Chosen:
+        """Which of a picture's candidates are drafts, and which are unsure."""
+        return choose(self.candidates(name, taught), self.rule, self.prior)
+
+    def drafts(self, name: str, unsure: bool = False) -> Candidates:
+        """A picture's drafts alone, best first, and its unsure boxes behind them."""
+        found = self.candidates(name)
+        chosen = choose(found, self.rule, self.prior)
+        ids = [*chosen.drafts, *(chosen.unsure if unsure else ())]
+        return replace(found.take(ids), scores=chosen.scores[ids])
+
+    def annotated(self) -> list[PictureFile]:
+        """The pictures that did not fail."""
+        return [file for file in self.found if self.pictures[file.id].error is None]
+
+    def exported(self) -> Iterator[AnnotatedPicture]:
+        """Yields the pictures that did not fail, by path, as reviewed and corrected."""
+        for number, file in enumerate(self.annotated(), start=1):
+            yield self._exported(file, number)[0]
+
+    def _exported(self, file: PictureFile, number: int) -> tuple[AnnotatedPicture, Chosen, Candidates, Saved]:
+        """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
+        found, saved = self.candidates(file.id), self.saved(file.id)
+        chosen, correction = choose(found, self.rule, self.prior), saved.correction
+        if correction is None:
+            return self._with_drafts(file, number, found, chosen, chosen.shown(self.rule.unsure)), chosen, found, saved
+        count, total = len(correction.boxes), len(found.labels)
+        ones = np.ones(count, np.float32)
+        picture = replace(
+            self._with_drafts(file, number, found, chosen, ()),
+            xyxy=np.array(correction.boxes, np.float32).reshape(-1, 4),
+            score=ones,
+            label=np.array(correction.labels, np.int64),
+            box_ids=tuple(range(total, total + count)),  # numbers that follow those of the drafts
+            groups=(False,) * count,
+            certainty=ones,
+            masks=_rle(found.size_wh, correction.masks),
+        )
+        return picture, chosen, found, saved
+
+    def _with_drafts(
+        self, file: PictureFile, number: int, found: Candidates, chosen: Chosen, ids: Sequence[int]
+    ) -> AnnotatedPicture:
+        """A picture with these of its candidates."""
+        own = found.take(ids)
+        return AnnotatedPicture(
+            number,
+            file.id,
+            file.path,
+            found.size_wh,
+            own.xyxy.astype(np.float32),
+            chosen.scores[[*ids]].astype(np.float32),
+            own.labels,
+            tuple(ids),
+            tuple(own.several.tolist()),
+            chosen.margin,
+            chosen.presence[own.labels].astype(np.float32),
+            _rle(found.size_wh, own.masks),
+        )
+
+    def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
+        """The drafts of the corrected pictures that are finished, with what holds there."""
+        reviewed = self.run.reviewed()
+        names = [file.id for file in self.annotated() if file.id in reviewed]
+        return [(self.drafts(name), held) for name in names if (held := self.saved(name).correction) is not None]
+
+    def draft_scores(self) -> tuple[dict[str, LabelScore], int]:
+        """How drafts did against the boxes of so many corrected pictures: of all labels as "", then of each."""
+        pairs = self._corrected_drafts()
+        if not pairs:
+            return {}, 0
+        every, each = score_drafts(pairs, len(self.names))
+        return {"": every, **dict(zip(self.names, each, strict=True))}, len(pairs)
+
+    def shares(self) -> dict[str, float]:
+        """About the share of pictures with each label that the model knows by its text."""
+        if self.prior is None:
+            return {}
+        presence, true = self._known()
+        chances = np.where(np.isnan(true), self.prior.adjusted(presence), true).mean(axis=0)
+        # Of names that were learnt from boxes alone nothing says that a picture lacks them.
+        by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
+        return {name: float(share) for name, share, said in zip(self.names, chances, by_text, strict=True) if said}
+
+    def keep_promise(self, most_false: float) -> str:
+        """Raises the minimum score so that so few drafts are wrong; what is said of it."""
+        rule, auto = self.rule, self.rule.min_score == "auto"
+        self.rule = replace(rule, min_score=MIN_SCORE) if auto else rule  # it is only raised
+        pairs = self._corrected_drafts()
+        kept = least_score(pairs, len(self.names), most_false)
+        if kept is None:
+            self.rule = rule
+            return (
+                f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
+                f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
+            )
+        score, count, wrong = kept
+        self.rule = replace(rule, min_score=score)
+        return (
+            f"--max-false {most_false:g}: drafts from a score of {score:.2f} on; of {count:,} such drafts on "
+            f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
+        )
+
+    def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
+        """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
+        boxes_of, reviewed = {}, self.run.reviewed()
+        for name in (file.id for file in self.annotated() if file.id in reviewed):
+            held = self.saved(name).correction or self._held(name)
+            boxes_of[name] = held.boxes, held.labels
+        return boxes_of
+
+    def _held(self, name: str) -> Correction:
+        """The boxes that hold where a person corrected none."""
+        found = self.candidates(name)
+        return held_drafts(found, choose(found, self.rule, self.prior).shown(self.rule.unsure))
+
+    def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
+        """A picture as the editor shows it: all drafts, and the boxes that hold now."""
+        found, saved = self.candidates(file.id), self.saved(file.id)
+        chosen = choose(found, self.rule, self.prior)
+        correction = saved.correction or held_drafts(found, chosen.shown(self.rule.unsure))
+        origins = correction.drafts or [None] * len(correction.boxes)
+        kept = [] if saved.correction is None else [i for i in origins if i is not None and i < len(found.labels)]
+        # Those that a review shows: also the ones that somebody kept under another rule.
+        shown = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *kept}])
+        return ReviewPicture(
+            self._with_drafts(file, number, found, chosen, shown),
+            frozenset(chosen.unsure),
+            correction.boxes,
+            correction.labels,
+            origins,
+            correction.masks,
+            saved.status,
+            saved.revision,
+            self.drawn(file.id, saved.generation),
+        )
+
+
+def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:
+    return tuple({"size": [size_wh[1], size_wh[0]], "counts": mask or ""} for mask in masks or ())
+
+
+def left_out_of(folder: AnnotatedFolder) -> list[str]:
+    """The annotated pictures that are there, but not among those of this call."""
+    names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
+    return sorted(name for name in names if (folder.root / name).is_file())
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a call writes besides the formats' own: the editor writes the same again."""
+
+    image_url: str
+    polygons: bool
+    copy: bool
+    review: int  # number of pictures of the review page
+
+
+def conclude(
+    folder: AnnotatedFolder,
+    formats: Sequence[Export],
+    written: Written,
+    *,
+    computed: int = 0,  # number of pictures that this call annotated
+    notes: tuple[str, ...] = (),
+    reporter: Reporter = SILENT,
+) -> AnnotateResult:
+    """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
+    run, out = folder.run, folder.out
+    shown = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
+    run.change(written=asdict(written), shown=shown, drafts=asdict(folder.rule))
+    if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
+        run.store["skipped"], run.store["left_out"] = list(folder.skipped), left_out_of(folder)
+        run.store["unreadable"] = dict(folder.unreadable)
+    with run.snapshot() as state:
+        now, changes = folder.at(state), state.changes
+        now.skipped = [Skipped(*one) for one in state.store["skipped"]]
+        made_by = f"cliploc {__version__} {now.settings['model']} {now.settings['method']}"
+        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.polygons, written.copy)
+
+        def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
+            if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):
+                reporter.phase(f"writing {name}")
+                write()
+                run.exported(name, changes)
+
+        for form in formats:
+            needed = settings if "image_url" in form.needs else replace(settings, image_url="")
+            needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
+            needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
+            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, needed, out))
+        if written.review:
+            update("review.html", ["review.html"], functools.partial(_write_page, now, settings, written.review))
+        files = {form.name: list(form.outputs) for form in formats}
+        files |= {"review": ["review.html"]} if written.review else {}
+        result = _counted(now, files, computed, notes)
+        write_learnt(out, state.learnt())
+        _write_scores(out, result)
+        document = {**result.document(), "left_out": state.store["left_out"]}
+        write_json(out / "summary.json", document)
+    return result
+
+
+def _write_page(folder: AnnotatedFolder, settings: ExportSettings, most: int) -> None:
+    good = [(file, number) for number, file in enumerate(folder.annotated(), start=1)]
+    # The least certain first; pictures reviewed before come last.
+    good.sort(key=lambda pair: (folder.saved(pair[0].id).status != "none", folder.chosen(pair[0].id).margin))
+    shown = [folder.reviewed(file, number) for file, number in good[:most]]
+    write_review(folder.out / "review.html", shown, settings.names, folder.id, len(folder.found), settings.masks)
+
+
+def write_learnt(out: Path, content: bytes | None) -> None:
+    """Writes what was learnt of a run, or removes it."""
+    path = out / LEARNT
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_bytes(path, content)
+
+
+def _counted(
+    folder: AnnotatedFolder, files: Mapping[str, Sequence[str]], computed: int, notes: tuple[str, ...]
+) -> AnnotateResult:
+    boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
+    empty = groups = reviewed = corrected = 0
+    for number, file in enumerate(folder.annotated(), start=1):
+        picture, chosen, found, saved = folder._exported(file, number)
+        labels = Counter(folder.names[label] for label in picture.label.tolist())
+        boxes.update(labels)
+        with_label.update(labels.keys())
+        empty += not labels
+        groups += sum(picture.groups)
+        reviewed += saved.status != "none"
+        corrected += saved.correction is not None
+        if saved.correction is None:
+            left = {*chosen.unsure} - {*picture.box_ids}
+            unsure.update(folder.names[found.labels[i]] for i in left)
+    scores, scored = folder.draft_scores()
+    failed = {file.id: why for file in folder.found if (why := folder.pictures[file.id].error) is not None}
+    return AnnotateResult(
+        folder.out,
+        len(folder.found) + len(folder.unreadable),
+        {name: boxes[name] for name in folder.names},
+        {name: unsure[name] for name in folder.names},
+        {name: with_label[name] for name in folder.names},
+        empty,
+        {**folder.unreadable, **failed},
+        groups,
+        reviewed,
+        {name: tuple(names) for name, names in files.items()},
+        computed,
+        notes,
+        folder.skipped or (),
+        folder.id,
+        corrected,
+        draft_scores=scores,
+        scored=scored,
+    )
+
+
+def _write_scores(out: Path, result: AnnotateResult) -> None:
+    """Writes draft_scores.json where it is not up to date; without corrected pictures there is none."""
+    path = out / "draft_scores.json"
+    if not result.draft_scores:
+        path.unlink(missing_ok=True)
+        return
+    every, *labels = result.draft_scores.items()
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "pictures": result.scored,
+        "iou": IOU,
+        "all": every[1].document(),
+        "labels": {name: scores.document() for name, scores in labels},
+    }
+    write_json(path, document)

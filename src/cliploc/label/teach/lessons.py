@@ -1,0 +1,60 @@
+"""What teaching reads of a run's pictures, a blob of safetensors each; read as needed, as all may not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from cliploc.find.lesson import Lesson
+from cliploc.images.geometry import Frame
+from cliploc.runs.labelling import LabellingRun, Picture
+
+TENSORS = ("heat", "places", "features", "embedding")
+TOGETHER = 500  # pictures of a query
+
+
+def packed(lesson: Lesson) -> bytes:
+    """A lesson as safetensors."""
+    f = lesson.frame
+    return save(
+        {
+            "names": torch.tensor(lesson.names, dtype=torch.int32),
+            "scale": torch.tensor(lesson.scale, dtype=torch.float32),
+            "frame": torch.tensor([*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy], dtype=torch.int32),
+            **{key: getattr(lesson, key).contiguous() for key in TENSORS},
+        }
+    )
+
+
+def unpacked(content: bytes) -> Lesson:
+    """A lesson of such bytes."""
+    tensors = load(content)
+    heat, places, features, embedding = (tensors[key] for key in TENSORS)
+    sizes = tensors["frame"].tolist()
+    frame = Frame(*((sizes[i], sizes[i + 1]) for i in range(0, 8, 2)))
+    names = tuple(tensors["names"].tolist())
+    return Lesson(names, heat, places, features, float(tensors["scale"]), embedding, frame)
+
+
+class Lessons:
+    """The lessons of a run by picture; it can be sent to another process, which opens the run for itself."""
+
+    def __init__(self, run: LabellingRun) -> None:
+        self._out, self._run = run.store.path.parent, run
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_out": self._out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._out, self._run = state["_out"], LabellingRun.open(state["_out"])
+
+    def each(self, pictures: Sequence[Picture]) -> list[Lesson]:
+        """The lessons of some pictures."""
+        found: dict[int, Lesson] = {}
+        for start in range(0, len(pictures), TOGETHER):
+            ids = [picture.id for picture in pictures[start : start + TOGETHER]]
+            found |= {number: unpacked(content) for number, content in self._run.features(ids).items()}
+        return [found[picture.id] for picture in pictures]

@@ -1,0 +1,199 @@
+"""Pictures drawn again from their lessons with what was learnt: in threads, or many pictures by processes of their own.
+
+Most of the work holds Python's lock, so threads share one core. The rows do not depend on who draws them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliploc.boxes import BoxRule
+from cliploc.find.calibration import UNSURE, Floats
+from cliploc.find.directions import projected
+from cliploc.find.learnt import drawn
+from cliploc.find.lesson import Lesson
+from cliploc.find.masks import box_masks
+from cliploc.find.sides import moved, readings
+from cliploc.images.rle import encode
+from cliploc.label.annotator import LEAST_FIT, grouped
+from cliploc.label.teach.lessons import Lessons
+from cliploc.localization import boxes_of
+from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
+from cliploc.values import Boxes, FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.label.teach.teach import Directions
+
+A = TypeVar("A")
+B = TypeVar("B")
+TOGETHER = 32  # pictures that are drawn together: a query of their lessons
+FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
+SIZE = 8  # bytes before what a process writes, which say how many follow
+MOST_PROCESSES = 4  # each has a torch of its own
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How boxes are made of taught maps, as a run's settings have it."""
+
+    rule: BoxRule
+    level: float | None  # τ of the step `level`; None without it
+    groups: str
+    masks: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Drawing:
+        """That of a run."""
+        rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
+        level = settings["teaching"]["level"]
+        return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
+
+    def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
+        """The boxes of a name's map `[H, W]`, best first."""
+        every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        kept = every.score >= LEAST_FIT
+        kept[:1] = True
+        boxes = grouped(lesson.frame, heat, (every.xyxy[kept], every.score[kept]), p, self.rule, self.groups)
+        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
+        return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
+
+    def boxes(
+        self,
+        lesson: Lesson,
+        found: Mapping[int, OnMap],  # of the taught names that may be there
+        sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
+    ) -> list[Candidate]:
+        """A picture's boxes of the taught names."""
+        made: list[Candidate] = []
+        for p, one in found.items():
+            xyxy, count = moved(one.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
+            masks: list[str | None] = [None] * count
+            if self.masks:
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                drawn_masks = box_masks(lesson.frame, one.heat[None], on_map, self.rule)
+                masks = [encode(mask)["counts"] for _, mask in drawn_masks]
+            for box, corners, mask in zip(one.boxes, xyxy.tolist(), masks, strict=True):
+                x0, y0, x1, y1 = (round(side, 2) for side in corners)
+                fit = round(box.fit, 4)
+                made.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.several, mask))
+        return made
+
+
+@dataclass(frozen=True)
+class OnMap:
+    """One name's boxes in a picture, before their sides are moved."""
+
+    heat: FloatArray  # [H, W] the map that they are of
+    boxes: Sequence[Candidate]  # best first
+    xyxy: FloatArray  # [n, 4] the same
+    read: Floats  # at their sides; see `teaching.sides`
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws the pictures of a run with the directions of its names; can be sent to another process."""
+
+    lessons: Lessons
+    drawing: Drawing
+    known: Directions
+    pictures: Sequence[Picture]
+    chances: Sequence[Mapping[int, float]]  # of each: label → the chance of a taught name before it was taught
+
+    def rows(self) -> Iterator[TaughtPicture]:
+        """The taught names of each picture, in order."""
+        pictures = range(len(self.pictures))
+        several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
+        count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
+        if count < 2:
+            yield from itertools.chain.from_iterable(each(self.draw, several))
+            return
+        begun: list[subprocess.Popen[bytes]] = []
+        try:
+            with contextlib.suppress(OSError):  # those that there are do it
+                for _ in range(count):
+                    begun.append(_begin())
+            for k, process in enumerate(begun):  # each draws every so many-th of these lots
+                assert process.stdin is not None
+                with contextlib.suppress(OSError), process.stdin as job:
+                    pickle.dump((self, several[k :: len(begun)]), job)
+            for number, lot in enumerate(several):
+                source = begun[number % len(begun)].stdout if begun else None
+                size = b"" if source is None else source.read(SIZE)
+                drawn = b"" if source is None or len(size) < SIZE else source.read(int.from_bytes(size))
+                whole = len(size) == SIZE and len(drawn) == int.from_bytes(size)
+                # What is not delivered is drawn here.
+                yield from msgspec.msgpack.decode(drawn, type=list[TaughtPicture]) if whole else self.draw(lot)
+        finally:
+            for process in begun:
+                with process:
+                    process.kill()
+
+    def draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
+        """Some of the pictures; those with the same names are drawn together, which is faster."""
+        lessons, presence = self.lessons.each([self.pictures[i] for i in pictures]), list[dict[int, float]]()
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
+            chances: dict[int, float] = {}  # of each taught name
+            for p, chance in self.chances[picture].items():
+                corrected = self.known.presence.get(p)
+                chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
+            presence.append(chances)
+            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
+            alike.setdefault(labels, []).append(i)
+        rows: dict[int, TaughtPicture] = {}
+        for labels, ids in alike.items():
+            maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
+            if labels:
+                directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
+                weights, bias = self.known.whitening.unwhitened(directions)
+                some = [lessons[i] for i in ids]
+                like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
+                maps = drawn(some, labels, like, share, self.drawing.level)
+            for i, of_picture in zip(ids, maps, strict=False):
+                pairs = zip(labels, of_picture.numpy(), strict=True)
+                found = {p: self.drawing.found(lessons[i], p, heat) for p, heat in pairs}
+                name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
+                rows[i] = TaughtPicture(name, presence[i], boxes)
+        return [rows[i] for i in range(len(pictures))]
+
+
+def _begin() -> subprocess.Popen[bytes]:
+    """A process that waits for its job: not a fork, which can hang; nor multiprocessing's, which runs scripts again."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"sys.path[:] = {sys.path!r}; from cliploc.label.teach.redraw import work; work()"
+    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-I", "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+
+
+def work() -> None:
+    """Draws in a process of its own: a `Drawer` and lots of pictures from its input, their boxes a lot."""
+    out, sys.stdout = sys.stdout.buffer, sys.stderr
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # as many processes as cores
+    drawer, several = pickle.load(sys.stdin.buffer)
+    for pictures in several:
+        drawn = msgspec.msgpack.encode(drawer.draw(pictures))
+        out.write(len(drawn).to_bytes(SIZE) + drawn)
+        out.flush()
+
+
+def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The results of some work on pictures, in order, made by several threads."""
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        yield from pool.map(work, items)

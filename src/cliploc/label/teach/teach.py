@@ -1,0 +1,427 @@
+"""An annotated folder teaches itself, and corrected pictures teach it: drafts drawn again, without the model.
+
+Of each name that can be taught a direction is fitted (`cliploc.find.directions`); with it the maps of all pictures
+that nobody has reviewed are made again from their lessons, and boxes from these. Reviewed pictures stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.find.calibration import UNSURE, Floats, logit
+from cliploc.find.directions import (
+    Direction,
+    Pictures,
+    Whitening,
+    fit,
+    share_of_text,
+    stability,
+)
+from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
+from cliploc.find.lesson import Lesson, pooled
+from cliploc.find.sides import ALIKE, learnt, offsets
+from cliploc.images.geometry import Frame
+from cliploc.label.draft_scores import work_on
+from cliploc.label.drafts import choose
+from cliploc.label.results import AnnotatedFolder
+from cliploc.label.teach.lessons import Lessons
+from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
+from cliploc.options import FOUND, MIN_SCORE
+from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
+from cliploc.values import FloatArray
+
+VERSION = 7  # of what is taught and drawn
+FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse
+# Chosen on the raccoon pictures and on the names of coco_tune; tools/corrections.py.
+COMMON = 0.5  # share of the pictures that show it, at least
+AGREE = 0.76  # how far two halves of its pictures must teach the same; see `stability`
+MOVED = 0.5  # pixels; a box that moved by less is the same draft
+FEWEST_REVIEWED = 3  # pictures, and boxes in them, from which corrections teach
+ERRORS = 1.0  # standard errors of the saved corrections, by which drafts must be better than those of before
+AGREED = 3.0  # saved corrections that speak for drafts which the folder itself has taught, as its pictures agree
+USUAL, PRIOR = 1.0, 2  # the usual deviation of a picture's saved corrections; it counts as so many pictures
+FEWEST_ALIKE = 10  # pictures with a name, from which a new picture that looks like them is said to show it
+LEFT_BEHIND = 0.05  # share of these that may look less alike than a picture in which it is found
+ODD = 0.1  # the same, tried next: so one or two odd pictures do not hide what the others say
+DOUBTED = 0.25  # and than one in which it is sure
+MOST_ALIKE = 0.1  # share of the pictures without the name that may look as alike
+# The cosine with the mean of a folder that unrelated pictures do not reach (99 % of coco_tune, with the raccoons), for
+# folders in which fewer than `FEWEST_ALIKE` pictures are without the name.
+UNRELATED = {"mini": 0.15, "mini-vit": 0.21}
+MOST_TAUGHT = 600  # pictures that teach; more change little
+MOST_LEFT_OUT = 60  # reviewed pictures on which both kinds of drafts are compared
+
+
+def teach(
+    folder: AnnotatedFolder,
+    again: bool = False,  # whether drafts that a person went back from are made again before more is reviewed
+    begun: Callable[[], None] = lambda: None,  # called if there is something to do
+    write: LabellingRun | None = None,  # where the drafts are written, if the folder is a state that stays
+    stop: Callable[[], None] = lambda: None,  # called for each picture; may raise an error
+) -> Generation:
+    """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
+    school = School(folder)
+    of, before = school.stamp(), folder.run.generations[-1:]
+    for last in before:
+        undone = not again and folder.run.count_finished() <= last.reviewed
+        if undone if last.undone else last.of == of:
+            return last
+    if school.asked:
+        begun()
+    names, known = school.names()
+    made = Generation(of=of, names=names, reviewed=len(school.reviewed))
+    if not names and not any(last.names for last in before):  # there is nothing to say, and nothing to take back
+        return made
+    taught: dict[str, TaughtPicture] = {}
+    for drawn_again in school.rows(known):
+        taught[drawn_again.picture] = drawn_again
+        stop()
+    learnt = None if known is None else known.learnt(folder.settings, names).content()
+    if write is not None:
+        made = replace(made, changed=_changed(folder, taught))
+    (write or folder.run).teach(made, {folder.pictures[name]: one for name, one in taught.items()}, learnt)
+    return made
+
+
+def _changed(folder: AnnotatedFolder, taught: Mapping[str, TaughtPicture]) -> list[str]:
+    """The pictures that nobody has touched, and that have other drafts with these."""
+    other = folder.at(folder.run)
+    other.taught_instead = taught
+    names = [picture.id for picture in folder.annotated() if not folder.saved(picture.id).touched]
+    return [name for name in names if not _alike(folder.drafts(name), other.drafts(name))]
+
+
+def _alike(one: Candidates, other: Candidates) -> bool:
+    """Whether drafts are the same."""
+    if sorted(one.labels.tolist()) != sorted(other.labels.tolist()):
+        return False
+    pairs = (sorted(zip(its.labels.tolist(), its.xyxy.tolist(), strict=True)) for its in (one, other))
+    of_one, of_other = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
+    return bool((np.abs(of_one - of_other) <= MOVED).all())
+
+
+class _Presence:
+    """The chance of a name, corrected by a Gaussian process on embeddings for what is wrong in reviewed pictures."""
+
+    OFFSET, NOISE = 0.2, 0.5  # what all pictures have in common; how far one review may be by chance
+
+    def __init__(self, mean: Tensor, embeddings: Tensor, before: Floats, true: Sequence[bool]) -> None:
+        self._mean, self._seen = mean, F.normalize(embeddings - mean, dim=1)  # [D], [K, D]
+        self._missing = np.where(true, 1.0, -1.0) - _squashed(before)  # [K]
+        self._alike = (self._seen @ self._seen.T).double().numpy() + self.OFFSET  # [K, K]
+        self._weights = self._solved(np.arange(len(self._missing)))
+
+    def _solved(self, ids: npt.NDArray[np.int64]) -> Floats:
+        alike = self._alike[np.ix_(ids, ids)] + self.NOISE * np.eye(len(ids))
+        return np.linalg.solve(alike, self._missing[ids]).astype(np.float64)
+
+    def __call__(self, embedding: Tensor, before: float) -> float:
+        """The chance of a picture."""
+        alike = (self._seen @ F.normalize(embedding.float() - self._mean, dim=0)).numpy() + self.OFFSET  # [K]
+        return _chance(float(_squashed(np.array([before]))[0] + alike @ self._weights))
+
+    def without(self, k: int, before: float) -> float:
+        """The chance of reviewed picture `k` as if it were not reviewed."""
+        others = np.delete(np.arange(len(self._missing)), k)
+        change = float(self._alike[k, others] @ self._solved(others))
+        return _chance(float(_squashed(np.array([before]))[0]) + change)
+
+
+def _squashed(chance: Floats) -> Floats:
+    """Chances as −1 to 1; one that is not known is 0."""
+    squashed: Floats = (logit(np.nan_to_num(chance, nan=0.5)) / 4).clip(-1, 1)
+    return squashed
+
+
+def _chance(squashed: float) -> float:
+    return 1 / (1 + math.exp(-4 * squashed))
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How the pictures look that show a name."""
+
+    mean: Tensor  # [D] their mean embedding, unit norm
+    own: Tensor  # [n] cosine of each with the mean of the others
+    others: Tensor  # [m] cosines of pictures without it with their mean
+
+    @classmethod
+    def of(cls, own: Tensor, without: Tensor) -> Appearance:
+        """By the embeddings `[n, D]`, unit norm, of pictures that show it, and of pictures that do not."""
+        total = own.sum(dim=0)
+        mean = F.normalize(total, dim=0)
+        return cls(mean, F.cosine_similarity(own, total - own, dim=1), without @ mean)
+
+    def alike(self, settings: Mapping[str, Any]) -> Tensor:
+        """`[2]`, see `Learnt.alike`; NaN where others look alike too, or too few pictures say that they do not."""
+        unrelated = UNRELATED.get(settings["model"], math.inf)
+        unknown, tested = torch.full((2,), torch.nan), len(self.others) >= FEWEST_ALIKE
+        if len(self.own) < FEWEST_ALIKE:
+            return unknown
+        for left, way in ((LEFT_BEHIND, "linear"), (ODD, "higher")):
+            low, high = cosines = self.own.quantile(torch.tensor([left, DOUBTED]), interpolation=way)
+            apart = int((self.others >= low).sum()) <= MOST_ALIKE * len(self.others)
+            if apart and low < high and (tested or low >= unrelated):
+                return cosines
+        return unknown
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of the names that are taught."""
+
+    whitening: Whitening
+    directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
+    presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
+    sides: Mapping[int, Floats]  # label → how the sides of its boxes are moved; see `teaching.sides`
+    names: tuple[str, ...]
+    seen: Mapping[int, Appearance]
+
+    def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
+        """As a file has it."""
+        about = {key: settings[key] for key in HOLDS_FOR if key in settings}
+        about["reviewed"] = {name: outcome.reviewed for name, outcome in names.items()}
+        directions, shares = zip(*self.directions.values(), strict=True)
+        weights, bias = self.whitening.unwhitened(directions)
+        seen = [self.seen[p] for p in self.directions]
+        embedding, alike = (
+            torch.stack([lesson.mean for lesson in seen]),
+            torch.stack([lesson.alike(settings) for lesson in seen]),
+        )
+        sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
+        names_of_rows = tuple(self.names[p] for p in self.directions)
+        return Learnt(names_of_rows, weights, bias, shares, embedding, sides, about, alike)
+
+
+class School:
+    """The pictures of a run that can teach or be taught."""
+
+    def __init__(self, folder: AnnotatedFolder) -> None:
+        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.run)
+        self.pictures = [file.id for file in folder.annotated()]
+        self.reviewed = folder.finished()
+        self._unseen = [picture for picture in self.pictures if not folder.saved(picture).touched]
+        self._plain = {picture: folder.chances(picture) for picture in self.pictures}
+
+    @cached_property
+    def asked(self) -> list[int]:
+        """The names that may be taught."""
+        return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
+
+    def stamp(self) -> str:
+        """A digest of all that the drafts depend on, but for those of reviewed pictures."""
+        folder = self.folder
+        shifts = None if folder.prior is None else [*folder.prior.shifts]
+        facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        rule = asdict(folder.rule) if self.reviewed else None  # of the drafts that learnt ones are compared with
+        digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
+        for picture in self.pictures:
+            digest.update(folder.pictures[picture].checksum.encode())
+        return digest.hexdigest()
+
+    def chance(self, picture: str, p: int) -> float:
+        """That a name is in a picture, before it is taught; NaN of names that the model does not know."""
+        # One that it finds in no picture ("part 4711", read as "part") is as if it did not know it.
+        return float(self._plain[picture][p]) if p in self._found else math.nan
+
+    def names(self) -> tuple[dict[str, Taught], Directions | None]:
+        """What becomes of each name, and the directions of those whose drafts are used."""
+        if not self.asked:
+            return {}, None
+        # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
+        # is drawn from them at random then stays the same, too, and the gate does not open by chance.
+        # And it does not depend on what the files are called.
+        ordered = sorted(self.pictures, key=lambda picture: (self.folder.pictures[picture].checksum, picture))
+        kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
+        chosen = [picture for picture in ordered if picture in kept]
+        lessons = self.lessons.each([self.folder.pictures[picture] for picture in chosen])
+        whitening = Whitening.of(lessons)
+        pictures = Pictures.of(lessons, whitening)
+        of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
+        ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
+        directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
+        presence = {p: way.presence for p, way in ways.items() if way.presence is not None}
+        sides = {p: way.sides for p, way in ways.items()}
+        outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
+        if not ways:
+            return outcomes, None
+        seen = {p: of_names[p].seen() for p in ways}
+        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
+
+    @cached_property
+    def _found(self) -> frozenset[int]:
+        """The names that the model finds in a picture at least, also if drafts need a higher presence than usual."""
+        least = [min(low, FOUND) for low in self.folder.rule.thresholds]
+        return frozenset(p for p, low in enumerate(least) if any(chances[p] >= low for chances in self._plain.values()))
+
+    @cached_property
+    def common(self) -> frozenset[int]:
+        """The names that are common enough to be taught before anything is reviewed."""
+        shares, names = self.folder.shares(), enumerate(self.folder.names)
+        often = [p for p, name in names if shares.get(name, 0.0) >= COMMON]
+        return frozenset(p for p in often if sum(chances[p] >= FOUND for chances in self._plain.values()) >= FEWEST)
+
+    def enough(self, p: int) -> bool:
+        """Whether enough of a name is reviewed."""
+        boxes = sum(labels.count(p) for _, labels in self.reviewed.values())
+        return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
+
+    # --------------------------------------------------------------------------------------------------------- drawn
+    def rows(self, known: Directions | None) -> Iterator[TaughtPicture]:
+        """The taught names, picture by picture; what somebody has seen stays."""
+        if known is not None:
+            chances = [{p: self.chance(picture, p) for p in known.directions} for picture in self._unseen]
+            pictures = [self.folder.pictures[picture] for picture in self._unseen]
+            yield from Drawer(self.lessons, self.drawing, known, pictures, chances).rows()
+
+
+class _Name:
+    """One name, taught by the folder and by reviewed pictures; and which of its drafts are used."""
+
+    def __init__(
+        self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
+    ) -> None:
+        self.school, self.p, self.chosen, self.lessons, self.pictures = school, p, chosen, lessons, pictures
+        self.chances = np.array([school.chance(picture, p) for picture in chosen])
+        self.known = not np.isnan(self.chances).all()
+        self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
+        there = zip(self.chances, lessons, strict=True)
+        shown = [bool(chance >= FOUND) and p in lesson.names for chance, lesson in there]
+        self.uses = torch.tensor(shown) if self.known else torch.ones(len(chosen), dtype=torch.bool)
+        self.reviewed = (
+            [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
+        )
+        self.compared = self.reviewed[:MOST_LEFT_OUT]
+        self.agreement = stability(pictures, self.heat, self.uses) if p in school.common else None
+        self.way, self.outcome = self._outcome()
+
+    def true(self, i: int) -> FloatArray:
+        """The boxes `[m, 4]` of a reviewed picture."""
+        boxes, labels = self.school.reviewed[self.chosen[i]]
+        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self.p]).reshape(-1, 4)
+
+    def seen(self) -> Appearance:
+        """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
+        shows = self.uses & self.known
+        shows[self.reviewed] = torch.tensor([len(self.true(i)) > 0 for i in self.reviewed], dtype=torch.bool)
+        others = torch.from_numpy(self.chances < UNSURE)  # none of a name that the model does not know
+        others[self.reviewed] = ~shows[self.reviewed]
+        each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self.lessons]), dim=1)  # [n, D]
+        return Appearance.of(each[shows], each[others])
+
+    def _outcome(self) -> tuple[_Way | None, Taught]:
+        """The way that is used, and what to say of it."""
+        count, shown, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
+        of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
+        by_folder = f"drafts learnt from the {shown:,} pictures that show it"
+        if not count:
+            why = by_folder if of_folder else "not learnt: its pictures do not agree where it is"
+            return of_folder, Taught(0, shown, of_folder is not None, why, None, None, 0, self.agreement)
+        names = [self.chosen[i] for i in self.compared]
+        before = self._work([self.school.folder.candidates(picture, taught=False) for picture in names])
+        if of_folder is not None:
+            of_itself = self._work(of_folder.rows())
+            if gains(before, of_itself, given=AGREED):
+                before = of_itself
+            else:
+                of_folder = None
+        of_reviewed = _Way(self, self.reviewed)
+        after = self._work(of_reviewed.rows())
+        numbers = int(before.sum()), int(after.sum()), seen, self.agreement
+        measured = f"{numbers[0]:,} → {numbers[1]:,} corrections on {'pictures' if seen == count else seen} left out"
+        # Of a name that the model does not know there are no drafts to lose: any gain will do.
+        if gains(before, after, ERRORS if self.known else 0):
+            why = f"drafts learnt from {count:,} reviewed pictures: {measured}"
+            return of_reviewed, Taught(count, shown, True, why, *numbers)
+        why = f"{by_folder if of_folder else 'drafts as the model finds them'}; with {count:,} reviewed ones {measured}"
+        return of_folder, Taught(0, shown, of_folder is not None, why, *numbers)
+
+    def _work(self, candidates: Sequence[Candidates]) -> Floats:
+        """The corrections `[n]` of the drafts that the run's rule chooses in the compared pictures."""
+        counts = []
+        for i, found in zip(self.compared, candidates, strict=True):
+            drafts = found.take(choose(found, self.school.folder.rule, self.school.folder.prior).drafts)
+            counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)).total)
+        return np.array(counts, np.float64)
+
+
+class _Way:
+    """What the pictures teach of a name, some of them reviewed; none: the folder by itself."""
+
+    def __init__(self, name: _Name, reviewed: Sequence[int]) -> None:
+        self._name, self._reviewed = name, reviewed
+        pictures, lessons = name.pictures, name.lessons
+        inside = {i: _inside(lessons[i].frame, name.true(i), pictures.grid) for i in reviewed}
+        self.fitted = fit(pictures, name.heat, name.uses, inside, name.known)
+        self.share = share_of_text(len(reviewed), name.known)
+        self.presence: _Presence | None = None
+        if reviewed:
+            embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
+            true = [len(name.true(i)) > 0 for i in reviewed]
+            self.presence = _Presence(embeddings.mean(dim=0), embeddings[reviewed], name.chances[reviewed], true)
+        self._found = [*each(self._left_out, range(len(name.compared)))]
+        self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
+        for i, (chance, found) in zip(name.compared if reviewed else (), self._found, strict=False):
+            likely = np.array([box.fit >= MIN_SCORE for box in found.boxes], bool) & (chance >= FOUND)
+            away, iou = offsets(found.xyxy[likely], name.true(i))
+            self._pairs.append((away[iou >= ALIKE], found.read[likely][iou >= ALIKE]))
+        self.sides = learnt(self._pairs)
+
+    def rows(self) -> list[Candidates]:
+        """The compared pictures' candidates with the taught boxes of the name, each as if it were not reviewed."""
+        name, rows = self._name, list[Candidates]()
+        folder, drawing = name.school.folder, name.school.drawing
+        for k, (i, (chance, found)) in enumerate(zip(name.compared, self._found, strict=True)):
+            sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
+            there = {name.p: found} if chance >= UNSURE else {}
+            picture, boxes = name.chosen[i], drawing.boxes(name.lessons[i], there, {name.p: sides})
+            taught = TaughtPicture(picture, {name.p: chance}, boxes)
+            rows.append(folder.candidates(picture, taught=False).with_taught(taught))
+        return rows
+
+    def _left_out(self, k: int) -> tuple[float, OnMap]:
+        """The chance and the boxes of a compared picture as if it were not reviewed, before their sides are moved."""
+        name, i = self._name, self._name.compared[k]
+        chance, direction = float(name.chances[i]), self.fitted.direction
+        if self.presence is not None:
+            chance = self.presence.without(k, chance)
+            direction = self.fitted.without(i, name.pictures, bool(name.uses[i]))
+        like = direction(name.pictures.whitened[i]).view(1, 1, *name.pictures.grid)
+        [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.school.drawing.level)
+        return round(chance, 4), name.school.drawing.found(name.lessons[i], name.p, maps[0].numpy())
+
+
+def gains(before: Floats, after: Floats, errors: float = ERRORS, given: float = 0) -> bool:
+    """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors of the mean."""
+    saved = before - after
+    count = len(saved)
+    squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
+    error = math.sqrt(squares / (count - 1 + PRIOR) / count)
+    return float(saved.sum() + given) / count > errors * error
+
+
+def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell that lies in boxes `[m, 4]` of the picture, `[h·w]`."""
+    height, width = frame.input_hw
+    on_grid = frame.to_input(boxes) / np.array([width, height] * 2) * np.array([grid[1], grid[0]] * 2)  # [m, 4]
+    rows, columns = np.arange(grid[0]), np.arange(grid[1])
+    covered = np.zeros(grid, np.float32)
+    for x0, y0, x1, y1 in on_grid:
+        down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)
+        across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)
+        covered = np.maximum(covered, down[:, None] * across[None])
+    return torch.from_numpy(covered).flatten().float()

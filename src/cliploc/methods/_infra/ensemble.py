@@ -1,0 +1,89 @@
+"""Ensembles of methods: "gem+legrad" is a `Method` whose map is the mean of both maps, from one forward pass."""
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import ModelError, UsageError
+from cliploc.methods._infra.maps import min_max
+from cliploc.methods._infra.method import Context, Method
+from cliploc.methods._infra.method_registry import methods, names_in
+from cliploc.towers.tower import Needs
+
+EnsembleRule = Literal["minmax", "rank"]
+
+
+def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
+    """A method, or an ensemble by "+": towers of all, mean threshold, maps by "minmax" or "rank", then the mean."""
+    names = names_in(spec)
+    members = tuple(methods.get(name) for name in names)
+    if len(members) == 1:
+        return members[0]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"expected each method of an ensemble once, got {name!r} {names.count(name)} times: name it once"
+            )
+    scaled = min_max if rule == "minmax" else rank
+
+    def needs(**options: Any) -> Needs:
+        return reduce(or_, (m.needs(**_own(m, options)) for m in members))
+
+    def ensemble(ctx: Context, **options: Any) -> Tensor:
+        raw = [raw_maps(m, ctx, _own(m, options)) for m in members]  # each [B, P, h, w] of its own grid
+        maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
+        finest = max((m.shape[-2], m.shape[-1]) for m in maps)
+        maps = [F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps]
+        return torch.stack(maps).mean(dim=0)
+
+    return Method(
+        name="+".join(names),
+        function=ensemble,
+        title=" + ".join(m.title for m in members),
+        paper="; ".join(m.paper for m in members),
+        family="ensemble",
+        towers=frozenset.intersection(*(m.towers for m in members)),
+        needs=needs,
+        relu=False,
+        threshold=sum(m.threshold for m in members) / len(members),
+        options={f"{m.name}.{option}": default for m in members for option, default in m.options.items()},
+        prompts_interact=any(m.prompts_interact for m in members),
+        reads_text=any(m.reads_text for m in members),
+        reads_picture=any(m.reads_picture for m in members),
+        members=members,
+        poolings=frozenset.intersection(*(m.poolings for m in members)),
+    )
+
+
+def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor:
+    """The raw maps of a batch, `[B, P, h, w]` float32, as the method's function returns them."""
+    maps = method.function(ctx, **options)
+    wanted = tuple(ctx.text.shape[:2])
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != wanted:
+        got = f"one of shape {list(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise ModelError(
+            f"expected {method.name} to return a tensor [B, P, h, w] with B = {wanted[0]} pictures and P = {wanted[1]} "
+            f"names, got {got}: correct the method"
+        )
+    return maps.float()
+
+
+def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{member.name}."
+    return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
+
+
+def rank(maps: Tensor) -> Tensor:
+    """Each place's rank in `[..., H, W]`, over 0–1, equal values their mean; a constant map is 0, NaN stays."""
+    flat = maps.flatten(-2).contiguous()  # some are one map for all names
+    order = flat.sort(dim=-1).values
+    below = torch.searchsorted(order, flat, side="left")
+    upto = torch.searchsorted(order, flat, side="right")
+    ranks = (below + upto - 1) / (2 * max(1, flat.shape[-1] - 1))  # float32 in 0–1
+    ranks = ranks * (flat.amax(-1, keepdim=True) > flat.amin(-1, keepdim=True))
+    return torch.where(flat.isfinite(), ranks, torch.nan).view_as(maps)

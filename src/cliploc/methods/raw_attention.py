@@ -1,0 +1,33 @@
+"""Raw attention: where the class token of one block looks; the same for every prompt."""
+
+import torch
+from torch import Tensor
+
+from cliploc.methods._infra.attention import QUERIED, class_attention, for_every_prompt, from_end, patches_of
+from cliploc.methods._infra.method import Context
+from cliploc.methods._infra.method_registry import saliency
+from cliploc.towers.tower import Needs
+
+
+@saliency(
+    "raw_attention",
+    title="Raw attention",
+    paper="Dosovitskiy et al. 2021, An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, ICLR",
+    family="attention",
+    towers=("vit",),
+    poolings=QUERIED,
+    needs=lambda block=-1: Needs(attention=from_end(block)),
+    threshold=0.3,
+    reads_text=False,
+)
+def raw_attention(ctx: Context, block: int = -1) -> Tensor:  # [B, P, h, w]
+    """map = mean_H A^l[class token → patches] of one block, the same for every prompt: a baseline, not an explanation.
+
+    A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then mean_H
+    of the pool's attention, for any `block`. With average pooling no single query attends to the patches.
+
+    Args:
+        block: counted from the end, −1 is the last.
+    """
+    with torch.no_grad():
+        return for_every_prompt(ctx, patches_of(ctx, class_attention(ctx, block)))

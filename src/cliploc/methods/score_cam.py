@@ -1,0 +1,51 @@
+"""Score-CAM: channels weighted by the similarity of the picture seen through them."""
+
+import torch
+from torch import Tensor
+
+from cliploc.methods._infra.channels import Choice, channel_maps, channel_needs
+from cliploc.methods._infra.gradients import resolve_temperature
+from cliploc.methods._infra.masked import MASKED_TIMES_OWN, masked_embeddings
+from cliploc.methods._infra.method import Context
+from cliploc.methods._infra.method_registry import saliency
+
+
+@saliency(
+    "score_cam",
+    title="Score-CAM",
+    paper="Wang et al. 2020, Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW",
+    family="perturbation",
+    towers=("cnn", "vit"),
+    needs=channel_needs,
+    relu=True,
+    threshold=0.25,
+)
+def score_cam(
+    ctx: Context,
+    temperature: float | None = None,
+    channels: Choice = "features",
+    block: int = -1,
+    components: int | None = None,
+) -> Tensor:  # [B, P, h, w]
+    """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
+
+    M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
+    differ by only about 0.1: without a temperature, which the paper's logits do not need, their softmax is nearly
+    uniform, and at the model's own a few channels have all the weight: our default is four times that
+    (docs/studies/performance.md). A constant channel makes no mask and gets the baseline's score; channels with the
+    same mask share one forward pass, as all prompts do. On a ViT, A are the patch tokens that enter the last block.
+
+    Peers differ in the upsampling: `pytorch_grad_cam.ScoreCAM` aligns corners; `torchcam.methods.ScoreCAM` normalises
+    before it upsamples. The latter's baseline is the whole picture, which makes no difference to the softmax.
+
+    Args:
+        temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
+        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
+        block: the stage (CNN) or block (ViT), −1 for the last.
+        components: how many principal components of these maps to use instead of the maps; None for the maps.
+    """
+    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
+    maps = channel_maps(ctx, channels, block, components)
+    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
+    weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
+    return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

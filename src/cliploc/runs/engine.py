@@ -1,0 +1,164 @@
+"""Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from cliploc.errors import ModelError
+from cliploc.support.process import out_of_memory
+from cliploc.support.reporter import SILENT, Reporter, halved_note
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A group of samples that are computed together."""
+
+    index: int  # its place in the run, and the name of its part
+    # a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes: `Sample` in
+    # a benchmark, `PictureFile` in an annotation.
+    samples: tuple[Any, ...]
+
+
+# What costs something → how many maps it judged, pictures that passed the tower for it, and seconds of processor time.
+Spending: TypeAlias = Mapping[str, tuple[int, int, float]]
+
+
+def spent_together(several: Iterable[Spending]) -> dict[str, tuple[int, int, float]]:
+    """The sums for each name."""
+    total: dict[str, tuple[int, int, float]] = {}
+    for spent in several:
+        for name, (maps, passes, seconds) in spent.items():
+            before = total.get(name, (0, 0, 0.0))
+            total[name] = before[0] + maps, before[1] + passes, before[2] + seconds
+    return total
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of a shard."""
+
+    index: int  # index of the shard
+    # Parquet in a benchmark (see `cliploc.evaluate.tasks.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
+    content: bytes
+    notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
+    spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
+
+
+class Worker(Protocol):
+    """Holds the models and turns shards into parts."""
+
+    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
+        """Yields the parts of shards, in order; pictures are read a few shards ahead."""
+        ...
+
+    def close(self) -> None:
+        """Ends the worker's own processes and threads."""
+        ...
+
+
+# A picklable function that makes a worker, in the process in which it works.
+MakeWorker: TypeAlias = Callable[[], Worker]
+
+
+class Ready:
+    """Returns the worker that this process has made already; in another process a new one is made."""
+
+    def __init__(self, make: MakeWorker, worker: Worker | None = None) -> None:
+        self._make, self._worker = make, worker
+
+    def __call__(self) -> Worker:
+        """The worker."""
+        worker, self._worker = self._worker, None
+        return worker if worker is not None else self._make()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make, "_worker": None}
+
+
+class Engine(Protocol):
+    """Runs the shards of a run."""
+
+    def __call__(
+        self,
+        shards: Sequence[Shard],
+        make_worker: MakeWorker,
+        on_part: Callable[[Part], None],
+        reporter: Reporter = SILENT,
+    ) -> None:
+        """Calls `on_part` with every shard's part, once, in this process, in any order; its exception ends the run."""
+        ...
+
+
+def run_here(
+    shards: Sequence[Shard],
+    make_worker: MakeWorker,
+    on_part: Callable[[Part], None],
+    reporter: Reporter = SILENT,
+    *,
+    threads: int | None = None,  # of the model; None for torch's default
+) -> None:
+    """The engine `local`: runs shards in this process; see `Engine`."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with closing(make_worker()) as worker, closing(worker.stream(shards, reporter)) as parts:
+            for part in parts:
+                on_part(part)
+    finally:
+        torch.set_num_threads(before)
+
+
+NAMED = 3  # pictures named in a note; the rest are only counted
+
+
+def pictures_in_words(names: Sequence[str]) -> str:
+    """The number of pictures and the names of the first ones: "4 pictures (a.jpg, b.jpg, c.jpg and 1 more)"."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
+
+
+@contextmanager
+def saying_what_is_kept(out: Path, done: Callable[[], str]) -> Iterator[None]:
+    """Lets an interruption say what is kept, and that the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{done()} in {out} are kept, and the same command goes on") from stop
+
+
+def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
+    """The reason of a failure, in one line."""
+    if isinstance(error, ModelError):
+        return str(error)
+    if not out_of_memory(error):
+        raise error
+    return "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
+
+
+def collect_halved(notes: list[str]) -> Callable[[int], None]:
+    """What a `Reporter` calls with the number of halved batches: adds a line to these notes."""
+    return lambda count: notes.append(halved_note(count))
+
+
+class Notes:
+    """The notes of a run, without repetitions, though every part brings the same ones."""
+
+    def __init__(self, reporter: Reporter = SILENT) -> None:
+        self._reporter = reporter
+        self._lines: list[str] = []
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Adds and reports the notes that are new."""
+        for line in lines:
+            if line not in self._lines:
+                self._lines.append(line)
+                self._reporter.note(line)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All notes, in the order in which they were added."""
+        return tuple(self._lines)

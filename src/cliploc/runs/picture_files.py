@@ -1,0 +1,258 @@
+"""Finds the pictures of a run (folder, pattern, list, paths), and tells which were replaced: stamps and digests."""
+
+import functools
+import glob
+import hashlib
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from cliploc.errors import UsageError
+from cliploc.images.reading import SUFFIXES
+from cliploc.options import short
+from cliploc.runs.engine import Shard
+from cliploc.runs.labelling import files_of_run
+from cliploc.runs.samples import AskedPicture, LabelledPicture
+from cliploc.runs.store import FILE
+from cliploc.support.documents import lines_of
+from cliploc.support.files import DEMO, demo_names, picture_folder, picture_path, user_path
+from cliploc.values import Sample
+
+LISTS = (".txt", ".lst", ".list")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+NO_PICTURE, RESULTS, CLOSED = "does not have a picture's extension", "lies in a folder of results", "cannot be read"
+# Reason → its text for one file, and for several.
+REASONS = {
+    NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
+    RESULTS: ("file or folder of results", "files or folders of results"),
+    CLOSED: ("folder that cannot be read", "folders that cannot be read"),
+}
+IN_NOTE = 5  # skipped files that a note names
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file to annotate."""
+
+    id: str  # its path below the root, with slashes; the whole path if it is elsewhere
+    path: Path  # the file
+
+
+def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
+    """Sorts pictures by path, those of a folder before those of its sub-folders, as folders are searched."""
+    *folders, name = picture.id.split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
+
+
+class Skipped(NamedTuple):
+    """A file that was found and left out, or a folder, whose path ends with a slash."""
+
+    file: str  # its path below the root, with slashes
+    reason: str  # why it was left out
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """The pictures that were found, and what was left out."""
+
+    root: Path  # the folder that the pictures' ids are relative to
+    pictures: list[PictureFile]  # the pictures in order, each once
+    skipped: list[Skipped]  # other files and folders there, except hidden ones
+
+    def skipped_note(self) -> str | None:
+        """One line on what was skipped; None if nothing was."""
+        if not self.skipped:
+            return None
+        parts = []
+        for reason, (single, several) in REASONS.items():
+            if names := [each.file for each in self.skipped if each.reason == reason]:
+                what = f"1 {single}" if len(names) == 1 else f"{len(names):,} {several}"
+                more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
+                parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
+        return f"skipped in {self.root}: {'; '.join(parts)}"
+
+
+def find_pictures(
+    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None
+) -> FoundPictures:
+    """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
+    if not isinstance(where, str | os.PathLike):
+        if not isinstance(where, Sequence) or not all(isinstance(path, str | os.PathLike) for path in where):
+            raise UsageError(f"expected a folder, pattern, list file or paths of pictures, got {short(where)}")
+        _refuse_addresses([os.fspath(path) for path in where], "the list")
+        return _below(Path.cwd(), (picture_path(path) for path in where), "the list")
+    text = os.fspath(where)
+    _refuse_addresses([text], "the place of a folder")
+    path = picture_folder(text)
+    if path.is_dir():
+        own = [path / name for name in demo_names()]  # without the other files of the package
+        return _below(path, own if text == DEMO else _walk(path, out), text)
+    if path.is_file() and path.suffix.lower() in LISTS:
+        try:
+            lines = lines_of(path)
+        except UnicodeDecodeError:
+            raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
+        listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        _refuse_addresses(listed, text)
+        return _below(path.parent, (path.parent / user_path(line) for line in listed), text)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _below(path.parent, [path], text)
+    if glob.has_magic(text):
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
+        return _below(root, _matches(root, path), text)
+    raise UsageError(
+        f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
+        "the path"
+    )
+
+
+def _refuse_addresses(listed: Iterable[str], where: str) -> None:
+    """Refuses addresses, as nothing is downloaded: somebody else may have written the list."""
+    addresses = [path for path in listed if ADDRESS.match(path)]
+    if addresses:
+        shown = addresses[0] if len(addresses[0]) <= 80 else f"{addresses[0][:79]}…"
+        count = f" and {len(addresses) - 1:,} more addresses" if len(addresses) > 1 else ""
+        raise UsageError(
+            f"expected paths in {where}, got {shown}{count}: cliploc reads files only, download them first"
+        )
+
+
+def _walk(root: Path, out: Path | None) -> Iterator[Path | Skipped]:
+    """The pictures of a folder, and what is left out."""
+    own = None if out is None else os.path.realpath(out)
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=errors.append):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        paths = {name: Path(folder, name) for name in folders}
+        results = [name for name, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
+        yield from (Skipped(f"{_id(root, paths[name])}/", RESULTS) for name in results)
+        folders[:] = [name for name in folders if name not in results]
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(folder, name)
+                yield path if _is_picture(name) else Skipped(_id(root, path), NO_PICTURE)
+    yield from (Skipped(f"{_id(root, Path(error.filename))}/", CLOSED) for error in errors)
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
+    """The pictures that match a pattern, and what is left out."""
+    inside = functools.cache(functools.partial(_in_results, root))
+    for path in sorted(_glob(root, pattern)):
+        if inside(path.parent):
+            yield Skipped(_id(root, path), RESULTS)
+        elif _is_picture(path.name):
+            yield path
+        elif not path.is_dir():
+            yield Skipped(_id(root, path), NO_PICTURE)
+
+
+def _glob(root: Path, pattern: Path) -> Iterator[Path]:
+    """What matches, without hidden files; unlike the `glob` module's, `**` follows no links to folders."""
+    below = pattern.relative_to(root)
+    for path in root.glob(str(below)) if below.parts else [root]:
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
+
+
+def _of_results(folder: Path) -> bool:
+    """Whether a folder is an annotation's, or one that it wrote: links to pictures are annotated already."""
+    above = folder.parent
+    return (folder / FILE).is_file() or ((above / FILE).is_file() and folder.name in files_of_run(above))
+
+
+def _in_results(root: Path, folder: Path) -> bool:
+    """Whether a folder below the root is an annotation's or is in one."""
+    return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
+
+
+def _below(root: Path, paths: Iterable[Path | Skipped], where: str) -> FoundPictures:
+    """The result for these paths."""
+    files: dict[str, PictureFile] = {}
+    left: list[Skipped] = []
+    for path in paths:
+        if isinstance(path, Skipped):
+            left.append(path)
+            continue
+        name = _id(root, path)
+        files.setdefault(name, PictureFile(name, path))
+    if not files:
+        if closed := [skipped.file for skipped in left if skipped.reason == CLOSED]:
+            raise UsageError(f"expected pictures in {where}, but {root / closed[0]} cannot be read: check permissions")
+        raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
+    return FoundPictures(root, [*files.values()], left)
+
+
+def _id(root: Path, path: Path) -> str:
+    """A file's path below the root, with slashes; the whole path if it is elsewhere."""
+    try:
+        return path.absolute().relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
+
+
+def bad_name(name: str) -> str | None:
+    """Why an export cannot contain a file's name; None if it can."""
+    kinds = {unicodedata.category(letter) for letter in name}
+    if "Cs" in kinds:
+        return "its name is not UTF-8: rename it"
+    return "its name holds a control character: rename it" if "Cc" in kinds else None
+
+
+READERS = 4  # files read at the same time
+
+
+SampleLike: TypeAlias = Sample | LabelledPicture | AskedPicture | PictureFile
+
+
+def files_of(sample: SampleLike) -> list[Path]:
+    """The files that a sample's row depends on: its picture and masks."""
+    if isinstance(sample, LabelledPicture):
+        return list(sample.files)
+    if isinstance(sample, PictureFile | AskedPicture):
+        return [sample.path]
+    return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
+
+
+def stamp(sample: SampleLike) -> str:
+    """A stamp of a sample's files by size and times, also the inode's, which cannot be set back; nothing is read."""
+    facts: list[tuple[int, int, int] | None] = []
+    for path in files_of(sample):
+        try:
+            status = path.stat()
+            facts.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        except (OSError, ValueError):
+            facts.append(None)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+_NOT_READ = b"cannot be read"
+UNREAD = hashlib.blake2b(_NOT_READ, digest_size=16).hexdigest()  # the digest of a picture that cannot be read
+
+
+def content_digest(sample: SampleLike) -> str:
+    """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files_of(sample):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+        except (OSError, ValueError):
+            digest.update(_NOT_READ)
+    return digest.hexdigest()
+
+
+def digested(shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[str]]]:
+    """Shards with the digests of their samples, in order, which are computed before these are decoded."""
+    with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
+        for shard in shards:
+            yield shard, list(pool.map(content_digest, shard.samples))

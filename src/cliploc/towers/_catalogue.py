@@ -1,0 +1,259 @@
+"""The catalogues of models and guides, known without importing torch; modules of this package register models here."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliploc.errors import CliplocError, ModelError, UnknownNameError, UsageError, first_line
+from cliploc.registry import Registry
+from cliploc.support.files import user_path
+from cliploc.support.process import out_of_memory
+
+if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
+    from cliploc.towers.tower import Backbone, Pooling, TowerKind
+    from cliploc.values import Interpolation, ResizePolicy
+
+OWN = (  # models that are not open_clip's
+    *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip", "tipsv2"),
+)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the catalogue: one line of `cliploc models`."""
+
+    name: str  # as typed after `--model`
+    build: Callable[[str | None, str, str], Backbone]  # `(pretrained, device, precision)` → the model in eval mode
+    kind: TowerKind  # its image tower, "cnn" or "vit"
+    pooling: Pooling  # how the tower makes one embedding of its features
+    input_hw: tuple[int, int]  # the input size it was trained with
+    # number of parameters of image and text tower, in millions; None if not known without building it
+    parameters: float | None
+    licence: str  # licence of its weights, where it is known; of several, the most frequent first
+    about: str  # a description in one line
+    # tags that `--pretrained` takes, besides a file; empty where the model has only its own weights
+    weights: tuple[str, ...] = ()
+    usable: bool = True  # whether an adapter supports its image tower
+    # counts the parameters in millions, by building the model without memory; None if they are known or of each file
+    count: Callable[[], float] | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)  # tag of weights → licence
+    # tag of weights → how pictures are preprocessed, in words; the key "" stands for all
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe_preprocessing(
+    policy: ResizePolicy, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
+) -> str:
+    """Describes in words how pictures are preprocessed."""
+    return f"{policy}, {interpolation}, mean {_numbers(mean)}, std {_numbers(std)}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    texts = [f"{value:.3g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)
+
+
+def _listed() -> list[str]:
+    """The names of our own models and of open_clip's, from its files, or its own list if it is imported already."""
+    spec = importlib.util.find_spec("open_clip")
+    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
+    if "open_clip" not in sys.modules and folder.is_dir():
+        return [*OWN, *(path.stem for path in folder.glob("*.json"))]
+    import open_clip
+
+    return [*OWN, *open_clip.list_models()]
+
+
+models: Registry[ModelEntry] = Registry(
+    "model", "cliploc.towers", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed
+)
+
+
+def register_own(
+    name: str,
+    tower: Any,
+    build: Callable[[str | None, str, str], Backbone],
+    mean: Sequence[float],
+    std: Sequence[float],
+    **facts: Any,
+) -> None:
+    """Registers a model of this package; its class says what the tower is, `facts` the rest of `ModelEntry`."""
+    words = describe_preprocessing(tower.resize_policy, tower.interpolation, mean, std)
+    of_class = {"kind": tower.kind, "pooling": tower.pooling, "input_hw": tower.input_hw, "preprocessing": {"": words}}
+    models.register(name, ModelEntry(name=name, build=build, **of_class, **facts))
+
+
+# Prefix of a model's name, before a colon → function `(the rest, pretrained, device, precision)` → the model.
+model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
+    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What decides which methods and which recipe suit an image tower, known before it is loaded."""
+
+    kind: TowerKind  # "cnn" or "vit"
+    pooling: Pooling  # how the tower makes one embedding of its features
+
+
+# Prefix of a model's name → function of the rest of the name, which reads the structure from the configuration.
+structures: Registry[Callable[[str], Structure]] = Registry(
+    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
+)
+
+
+def structure_of(model: str) -> ModelEntry | Structure | None:
+    """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
+    refuse_unknown(model)
+    source, colon, rest = model.partition(":")
+    if not colon:
+        return models.get(plain_name(model))
+    return structures.get(source)(rest) if source in structures.names() else None
+
+
+def create(
+    model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"
+) -> Backbone:
+    """Builds a model by name, in eval mode, with frozen weights.
+
+    Args:
+        pretrained: which weights: a tag, a file, "FILE@TAG" (a file with the GELU and preprocessing of the tag's
+            weights), "random" (for tests and benchmarks); None for the model's own.
+        precision: "fp32", "bf16", "fp16" or "auto". Embeddings are float32 in any case.
+
+    Example:
+        >>> create("mini").embedding_size
+        1280
+    """
+    refuse_unknown(model)
+    source, colon, rest = model.partition(":")
+    try:
+        if colon:
+            backbone = model_sources.get(source)(rest, pretrained, device, precision)
+        else:
+            backbone = models.get(plain_name(model)).build(pretrained, device, precision)
+        if backbone.weights_file is not None:  # a trial, as files may hold nearly anything
+            import torch
+
+            backbone.encode_image(torch.zeros(1, 3, *backbone.input_hw))
+            backbone.encode_text(["a"])
+    except (CliplocError, ImportError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{pretrained or model} does not hold a model that can be used as {model} ({first_line(error)}): check "
+            "it, or download it again"
+        ) from error
+    if not math.isfinite(scale := backbone.logit_scale):
+        raise ModelError(f"expected a number as the logit scale of {model}, got {scale}: download its weights again")
+    return backbone
+
+
+def refuse_other_weights(model: str, pretrained: str | None) -> None:
+    """Refuses `--pretrained` for a model that comes with its weights."""
+    if pretrained in (None, "bundled"):
+        return
+    source, colon, _ = str(pretrained).partition(":")
+    if not colon and user_path(str(pretrained)).is_dir():
+        pretrained, source, colon = f"local-dir:{pretrained}", "local-dir", ":"
+    known = colon and source in ("hf-hub", "local-dir")
+    advice = f"use --model {pretrained} without --pretrained" if known else "leave the option out, or name its --model"
+    raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
+
+
+def refuse_unknown(model: str) -> None:
+    """Refuses an unknown model, as `create` does, without importing torch."""
+    source, colon, _ = model.partition(":")
+    if colon:
+        model_sources.refuse_unknown(source)
+    else:
+        try:
+            models.refuse_unknown(plain_name(model))
+        except UnknownNameError as error:
+            if model and os.path.isdir(user_path(model)):
+                reason = f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}"
+                raise UsageError(reason) from None
+            if "/" not in model:
+                raise
+            raise UnknownNameError(
+                "model", model, error.known, f"models; one of the Hugging Face Hub is --model hf-hub:{model}"
+            ) from None
+
+
+def plain_name(model: str) -> str:
+    """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
+    return model.replace("/", "-")
+
+
+# ------------------------------------------------------------------------------------------------------------- guides
+@dataclass(frozen=True)
+class GuideEntry:
+    """A guide with a short name: a line below `cliploc models`."""
+
+    name: str  # as typed after `--guide`
+    timm: str  # timm's name of the tower and its weights
+    stride: int  # pixels along a cell of its grid
+    parameters: float  # in millions
+    licence: str  # of the weights
+
+
+QUERIES_KEYS = "qk:"  # before the name of a guide of timm: the queries plus keys of its last block, as CorrCLIP's
+guides: Registry[GuideEntry] = Registry("guide")
+for _entry in (
+    GuideEntry("dino-s16", "vit_small_patch16_224.dino", 16, 21.7, "Apache-2.0"),
+    GuideEntry("dino-s8", "vit_small_patch8_224.dino", 8, 21.7, "Apache-2.0"),
+    GuideEntry("dino-b16", "vit_base_patch16_224.dino", 16, 85.8, "Apache-2.0"),
+    GuideEntry("dino-b8", "vit_base_patch8_224.dino", 8, 85.8, "Apache-2.0"),
+    GuideEntry("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 22.1, "Apache-2.0"),
+    GuideEntry("dinov2-b", "vit_base_patch14_dinov2.lvd142m", 14, 86.6, "Apache-2.0"),
+    GuideEntry("dinov2-l", "vit_large_patch14_dinov2.lvd142m", 14, 304.4, "Apache-2.0"),
+    GuideEntry("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 16, 21.6, "DINOv3 License"),
+    GuideEntry("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 16, 85.6, "DINOv3 License"),
+    GuideEntry("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 16, 303.1, "DINOv3 License"),
+):
+    guides.register(_entry.name, _entry)
+
+
+def refuse_unknown_guide(spec: str) -> None:
+    """Refuses an unknown guide, as `create_guide` does, without importing torch."""
+    name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
+    if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
+        raise unknown_guide(name)
+
+
+def unknown_guide(name: str) -> UnknownNameError:
+    """The error for a name that is no guide; it does not list the hundreds of towers of open_clip and timm."""
+    return UnknownNameError("guide", name, [*guides.names(), "mini", "mini-vit"])
+
+
+def in_catalogue(name: str) -> bool:
+    """Whether a guide is a model of `cliploc models`."""
+    try:
+        models.refuse_unknown(plain_name(name))
+    except UnknownNameError:
+        return False
+    return True
+
+
+def _may_be_of_timm(name: str) -> bool:
+    """Whether timm has such a tower: asked if it is imported, else its files are searched, which is faster."""
+    if "timm" in sys.modules:
+        import timm
+
+        return timm.is_model(name)
+    spec = importlib.util.find_spec("timm")
+    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "models"
+    architecture = re.escape(name.partition(".")[0])  # the name of weights comes after the dot
+    wanted = re.compile(rf"""^def {architecture}\(|["']{architecture}["']""", re.MULTILINE)
+    return any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.glob("*.py"))

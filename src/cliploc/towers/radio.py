@@ -1,0 +1,266 @@
+"""C-RADIO (Ranzinger 2024, Heinrich 2025): a ViT taught by several models at once, read through the head of one.
+
+docs/towers.md has the sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.support.documents import DocumentError, RadioSettings, checked
+from cliploc.support.files import user_path
+from cliploc.towers._catalogue import create, register_own
+from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
+from cliploc.towers._layers import resolve_precision, with_fast_linears
+from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
+from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers.tower import Backbone
+from cliploc.values import ResizePolicy
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
+SIDE = 512  # pixels that the authors prefer
+HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "so400m": 16, "huge": 16, "giant": 24}  # by timm's names
+TYPES = {"siglip2": "siglip2", "clip": "open_clip"}  # our name of a head → the type of its teacher
+SIGLIP2 = {"siglip2-g-384": "siglip2-giant-opt-patch16-384", "siglip2-so400m": "siglip2-so400m-patch16-naflex"}
+TOWER, UNUSED = "base_model.", ("reg_token", "fc_norm.")  # tensors that the authors' towers have and do not use
+SPECTRAL = ".parametrizations.weight."  # in names of what a weight is computed from
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+class CanonicalText(nn.Module):
+    """SigLIP 2's text tower as RADIO asks it: in lower case, without punctuation."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        without = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+        return self.text([" ".join(text.translate(without).lower().split()) for text in texts])
+
+
+class _Head(nn.Module):
+    """The second version of RADIO's heads, under its names: d numbers of a token → D."""
+
+    def __init__(self, width: int, inner: int, size: int, depth: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner)
+        self.blocks = nn.ModuleList(self._step(inner, inner) for _ in range(depth))
+        self.final = self._step(inner, size)
+
+    @staticmethod
+    def _step(inner: int, size: int) -> nn.Sequential:
+        return nn.Sequential(nn.LayerNorm(inner), nn.GELU(), nn.Linear(inner, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.final(x)
+
+
+class RadioModel(nn.Module):
+    """The tower and one head, of the sizes of these tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool) -> None:
+        super().__init__()
+        (prefix, width), patch = tensors["prefix"].shape, tensors["patches.weight"].shape[-1]
+        self.prefix = nn.Parameter(torch.empty(prefix, width))
+        self.positions = nn.Parameter(torch.empty_like(tensors["positions"]))  # [G², d]
+        self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
+        self.blocks = blocks_like(tensors, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()
+        inner, size = tensors["head.fc1.weight"].shape[0], tensors["head.final.2.weight"].shape[0]
+        self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
+
+
+class Radio(VisionTransformerBackbone):
+    """The prefix tokens begin with the head's own class token; the others and the registers follow."""
+
+    resize_policy: ResizePolicy = "crop"
+    input_hw = (SIDE, SIDE)
+
+    def __init__(
+        self, model: RadioModel, text: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__([TimmBlock(block) for block in with_fast_linears(model).blocks], len(model.prefix), mean, std)
+        self.model, self.text, self.name = model, text, name
+        self.stride, self.embedding_size = model.patches.kernel_size[0], model.size
+        self.eval().requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        h, w = self.grid(images.shape[-2], images.shape[-1])
+        x = self.model.patches(images).flatten(2).transpose(1, 2)  # [B, N, d]
+        learnt, most = math.isqrt(len(self.model.positions)), max(h, w)
+        positions = self.model.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
+        if (h, w) != (learnt, learnt):  # a square of the longer side; its left or upper part
+            positions = F.interpolate(positions, size=(most, most), mode="bilinear", align_corners=False)
+        x = x + positions[0, :, :h, :w].flatten(1).T.to(x.dtype)
+        return torch.cat([self.model.prefix.expand(len(x), -1, -1), x], dim=1)
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The head's class token through the head, not normalised: `[B, prefix+N, d]` → `[B, D]`."""
+        return self.read_normed(self.last_norm(tokens[:, 0])), None
+
+    @property
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        return self.model.norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """Each token by the head of the class token, as RADSeg reads patches: `[B, n, d]` → `[B, n, D]`."""
+        return self.model.head(normed)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def _build(head: str, pretrained: str | None, device: str, precision: str) -> Radio:
+    dtype, name = resolve_precision(precision, device), f"c-radio-{head}"
+    if pretrained is None:
+        raise UsageError(
+            f"expected weights for {name}, got none: add --pretrained with the file c-radio_v3-b_half.pth.tar from "
+            "huggingface.co/nvidia/C-RADIOv3-B, one like it, or a folder with it"
+        )
+    path = user_path(pretrained)
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (*SUFFIXES, ".tar")]
+        if len(files) != 1:
+            raise MissingWeightsError(f"expected one file of C-RADIO in {path}, found {len(files)}: name the file")
+        path = files[0]
+    backbone = _read(read_checkpoint(path, ("state_dict_ema", "state_dict"), with_settings=True), head, precision)
+    return backbone.convert(dtype).to(device)
+
+
+def _read(weights: Checkpoint, head: str, precision: str) -> Radio:
+    path = weights.path
+    try:
+        settings: Mapping[str, Any] = checked(dict(weights.settings), RadioSettings)
+    except DocumentError as error:
+        raise ModelError(
+            f"{path} does not say how C-RADIO was trained ({error}): expected one of the authors' .pth.tar files"
+        ) from None
+    teachers = settings["teachers"]
+    chosen = next((i for i, teacher in enumerate(teachers) if teacher["type"] == TYPES[head]), None)
+    family = re.match(r"vit_([a-z0-9]+)_", settings["model"])
+    if chosen is None or family is None or family[1] not in HEADS:
+        raise ModelError(
+            f"{path} is a {settings['model']} with heads of {', '.join(teacher['name'] for teacher in teachers)}: "
+            f"expected a ViT of C-RADIOv3 with a head of the type {TYPES[head]}"
+        )
+    slot = teachers[chosen].get("token_slot", chosen) if settings.get("cls_token_per_teacher", True) else 0
+    tensors = renamed(weights, (f"_heads.{chosen}.", f"_heads.{teachers[chosen]['name']}."), slot)
+    if tensors["prefix"].shape[1] % HEADS[family[1]]:
+        raise ModelError(
+            f"{path} has a width that is no multiple of the {HEADS[family[1]]} heads of {settings['model']}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = RadioModel(tensors, HEADS[family[1]], normed=bool(settings.get("model_norm")))
+    load_exactly(model, tensors, path, "the weights of C-RADIO")
+    tower = text_tower(path.parent, teachers[chosen], precision)
+    if tower.embedding_size != model.size:
+        raise ModelError(
+            f"{tower.name} gives embeddings of {tower.embedding_size} numbers, the head in {path} {model.size}: "
+            "expected the text tower that it was taught by"
+        )
+    text: Any = tower.text  # type: ignore[attr-defined]
+    mean, std = (
+        weights.tensors.get(f"input_conditioner.norm_{what}", torch.tensor(default)).flatten().tolist()
+        for what, default in (("mean", MEAN), ("std", STD))
+    )
+    backbone = Radio(
+        model, CanonicalText(text) if head == "siglip2" else text, f"c-radio-{head}:{path.name}", mean, std
+    )
+    backbone.logit_scale = tower.logit_scale
+    backbone.loaded_from(path, f"c-radio {head} {weights.sha256} {tower.weights_id} timm {timm.__version__}")
+    return backbone
+
+
+def text_tower(folder: Path, teacher: Mapping[str, Any], precision: str) -> Backbone:
+    """The model whose texts a head understands: in a folder of its name beside the file, else where it is published."""
+    name = SIGLIP2.get(teacher["model"], teacher["model"])
+    if (folder / name).is_dir():
+        return create(f"local-dir:{folder / name}", precision=precision)
+    if name == teacher["model"]:
+        return create(name, teacher.get("pretrained"), precision=precision)
+    return create(f"hf-hub:google/{name}", precision=precision)
+
+
+# ------------------------------------------------------------------------------------------------------------- rename
+def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, Tensor]:
+    """The tensors of the tower and of the head with one of these prefixes, under the names of `RadioModel`."""
+    path, generator = weights.path, f"{TOWER}patch_generator."
+    names = {f"{generator}cls_token.token": "prefix", f"{generator}pos_embed": "positions"}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in weights.tensors.items():
+        if name.startswith("_feature_normalizer."):
+            raise ModelError(f"{path} normalises its features, which is not supported: take C-RADIOv3's own file")
+        if name.startswith(TOWER) and not name.removeprefix(TOWER).startswith(UNUSED):
+            ours = names.get(name, name.replace(f"{generator}embedder", f"{TOWER}patches").removeprefix(TOWER))
+            tensors[ours.replace(".grandma", ".gamma")] = tensor  # so spelt, to pass Hugging Face's loader
+        for head in heads:
+            if name.startswith(head):
+                tensors[f"head.{name.removeprefix(head)}"] = tensor
+    try:
+        tensors = _weights(tensors)
+    except (KeyError, ValueError, RuntimeError):
+        raise ModelError(f"{path} lacks what some of its weights are computed from: download it again") from None
+    axes = {"prefix": 2, "positions": 3, "patches.weight": 2, "blocks.0.mlp.fc2.weight": 2}
+    for name, number in (axes | {"head.fc1.weight": 2, "head.final.2.weight": 2}).items():
+        if name not in tensors or tensors[name].ndim != number or not tensors[name].numel():
+            raise ModelError(f"{path} has no {name} of C-RADIO, of {number} axes: check the file")
+    prefix, positions, patches = tensors["prefix"], tensors["positions"][0], tensors["patches.weight"]
+    patch = math.isqrt(patches.shape[1] // 3)
+    if not (
+        slot < len(prefix) and 3 * patch**2 == patches.shape[1] and math.isqrt(len(positions)) ** 2 == len(positions)
+    ):
+        raise ModelError(f"{path} has not the class token, or the squares, that its settings speak of: check the file")
+    # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
+    tensors["prefix"] = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
+    tensors["positions"] = positions  # [G², d]
+    tensors["patches.weight"] = patches.reshape(-1, 3, patch, patch)
+    return tensors
+
+
+def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that are trained as a direction and a norm (σReparam, Zhai 2023) as the authors' loader computes them."""
+    computed = {name: tensor for name, tensor in tensors.items() if SPECTRAL not in name}
+    for name, direction in tensors.items():
+        layer, spectral, rest = name.partition(SPECTRAL)
+        if spectral and rest == "original":
+            at = layer + SPECTRAL + "0."
+            parts = count_parts(tensors, f"{at}parts.")  # queries, keys and values have a norm each
+            names = [f"{at}parts.{i}." for i in range(parts)] or [at]
+            pieces = zip(direction.float().chunk(len(names)), names, strict=True)
+            computed[f"{layer}.weight"] = torch.cat([_scaled(piece, tensors, rotation) for piece, rotation in pieces])
+    return computed
+
+
+def _scaled(direction: Tensor, tensors: Mapping[str, Tensor], at: str) -> Tensor:
+    """scale · W / σ, σ the largest singular value after one more step of the power method from the stored vector."""
+    if f"{at}scale" not in tensors:
+        return direction
+    u = F.normalize(direction @ tensors[f"{at}_v"].float(), dim=0)
+    v = F.normalize(direction.T @ u, dim=0)
+    scale = tensors[f"{at}scale"].float()
+    if int(tensors.get(f"{at}_sn_version", 1)) == 2:
+        scale = F.softplus(scale) + 0.05
+    return direction * scale / (u @ direction @ v + 1e-6)
+
+
+for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):
+    register_own(
+        f"c-radio-{_head}", Radio, functools.partial(_build, _head), MEAN, STD, parameters=None,
+        licence="NVIDIA Open Model License",
+        about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+"""TIPSv2 (Cao et al. 2026): a ViT like DINOv2's and a text tower, whose patches are trained to match texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.support.files import user_path
+from cliploc.towers._catalogue import register_own
+from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
+from cliploc.towers._layers import resolve_precision, with_fast_linears
+from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
+from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.values import Interpolation, ResizePolicy
+
+MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+SIDE, CONTEXT = 448, 64  # pixels, tokens
+TEMPERATURE = 0.005065968260169029  # transformers' for files that have none
+IMAGE, TEXT = "vision_encoder.", "text_encoder."
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+# The authors' names in the image tower, and transformers' where they differ → timm's.
+NAMES = ((".c_fc.", ".fc1."), (".c_proj.", ".fc2."), (".w3.", ".fc2."), ("patch_embed.proj.", "patches."))
+
+
+def heads_of(width: int) -> int:
+    """So400m has 16 of 72 numbers, the others heads of 64."""
+    return 16 if width == 1152 else width // 64
+
+
+class TipsText(nn.Module):
+    """The text tower: the mean of the tokens, with sines and cosines as positions, and MLPs with ReLU."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+        super().__init__()
+        words, width = tensors["token_embedding.weight"].shape
+        inner = tensors["blocks.0.mlp.c_fc.weight"].shape[0]
+        self.tokenizer, self.heads = tokenizer, heads_of(width)
+        self.token_embedding = nn.Embedding(words, width)
+        self.blocks = nn.ModuleList(
+            ResidualAttentionBlock(width, self.heads, mlp_ratio=(inner + 0.5) / width, act_layer=nn.ReLU)
+            for _ in range(count_parts(tensors, "blocks."))
+        )
+        self.ln_final = nn.LayerNorm(width)
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        weight = self.token_embedding.weight
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch([text.lower() for text in texts])]
+        longest = max(1, *(len(row) for row in rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=weight.device)  # [n, T]
+        empty = ids == 0
+        empty[:, 0] = False  # a text without tokens is one that fills
+        time = torch.arange(longest, device=weight.device)[:, None]
+        step = math.log(10_000) / max(1, weight.shape[1] // 2 - 1)
+        angles = time * torch.exp(-step * torch.arange(weight.shape[1] // 2, device=weight.device))  # [T, d/2]
+        x = self.token_embedding(ids) * weight.shape[1] ** 0.5
+        x = x + torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype)
+        mask = torch.zeros_like(empty, dtype=x.dtype).masked_fill(empty, -torch.inf)  # [n, T]
+        mask = mask[:, None, None].expand(-1, self.heads, longest, -1).flatten(0, 1)  # [n·H, T, T]
+        for block in self.blocks:
+            x = block(x, attn_mask=mask)
+        x = self.ln_final(x).float().masked_fill(empty[..., None], 0)
+        return F.normalize(x.sum(dim=1), dim=-1)  # of the same direction as the mean
+
+
+class TipsImage(nn.Module):
+    """The image tower, of the sizes of these tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[key])) for key in ("prefix", "positions"))
+        width, _, patch, _ = tensors["patches.weight"].shape
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.blocks, self.norm = blocks_like(tensors, heads_of(width)), nn.LayerNorm(width, eps=1e-6)
+
+
+class Tips(VisionTransformerBackbone):
+    """The embedding is the first class token, which learnt from captions of the web; a second one is a prefix token."""
+
+    resize_policy: ResizePolicy = "squash"
+    interpolation: Interpolation = "bilinear"
+    input_hw = (SIDE, SIDE)
+
+    def __init__(self, image: TipsImage, text: TipsText, name: str) -> None:
+        super().__init__([TimmBlock(block) for block in with_fast_linears(image).blocks], len(image.prefix), MEAN, STD)
+        self.image, self.text, self.name = image, text, name
+        self.stride, self.embedding_size = image.patches.kernel_size[0], image.patches.out_channels
+        self.eval().requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        grid, learnt = self.grid(images.shape[-2], images.shape[-1]), math.isqrt(len(self.image.positions))
+        positions = self.image.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
+        if grid != (learnt, learnt):
+            positions = F.interpolate(positions, size=grid, mode="bilinear", antialias=True, align_corners=False)
+        x = self.image.patches(images) + positions.to(images.dtype)  # [B, d, h, w]
+        return torch.cat([self.image.prefix.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first class token, normed: `[B, prefix+N, d]` → `[B, D]`, not of unit length."""
+        return self.image.norm(tokens[:, 0]), None
+
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        return self.image.norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The tower's own space is the joint one: `[B, n, d]` as it is."""
+        return normed
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def _build(pretrained: str | None, device: str, precision: str) -> Tips:
+    dtype = resolve_precision(precision, device)
+    if pretrained is None:
+        raise UsageError(
+            "expected weights for tipsv2, got none: add --pretrained with a folder that has the files of "
+            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14), or the authors' two .npz, and {TOKENIZER}"
+        )
+    folder = user_path(pretrained)
+    weights = _read(folder)
+    image_tensors, text_tensors = renamed(weights.tensors, weights.path)
+    tokenizer = _tokenizer(folder, len(text_tensors["token_embedding.weight"]))
+    with torch.random.fork_rng(devices=[]):
+        image, text = TipsImage(image_tensors), TipsText(text_tensors, tokenizer)
+    load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
+    load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
+    backbone = Tips(image, text, f"tipsv2:{folder.name}")
+    temperature = weights.tensors.get("temperature", torch.tensor(TEMPERATURE))
+    if temperature.numel() != 1 or not float(temperature) > 0:
+        raise ModelError(f"{weights.path} has no temperature above 0, but {temperature.tolist()}: download it again")
+    backbone.logit_scale = 1 / float(temperature)
+    backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
+    return backbone.convert(dtype).to(device)
+
+
+def _read(folder: Path) -> Checkpoint:
+    """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
+    if folder.is_file():
+        raise UsageError(f"expected the folder of TIPSv2's files, got the file {folder}: give {folder.parent}")
+    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
+    if (folder / WEIGHTS).exists():
+        return read_checkpoint(folder / WEIGHTS)
+    if not any(files):
+        raise MissingWeightsError(
+            f"expected {WEIGHTS}, or a *_vision.npz and a *_text.npz, in {folder}, found neither: check the folder"
+        )
+    if [len(paths) for paths in files] != [1, 1]:
+        there = ", ".join(path.name for paths in files for path in paths)
+        raise ModelError(f"expected a *_vision.npz and a *_text.npz in {folder}, got {there}: keep those of one model")
+    image, text = (read_checkpoint(path) for (path,) in files)
+    tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
+    for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
+        tensors["temperature" if name.startswith("temperature") else TEXT + name] = tensor
+    return Checkpoint(image.path, f"{image.sha256} {text.sha256}", tensors)
+
+
+def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The authors' tensors under the names of `TipsImage` and `TipsText`."""
+    image, text = (
+        {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+        for prefix in (IMAGE, TEXT)
+    )
+    needed = {"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "patch_embed.proj.weight": 4}
+    for tensor_name, axes, of in [
+        *((tensor_name, axes, image) for tensor_name, axes in needed.items()),
+        ("token_embedding.weight", 2, text),
+    ]:
+        if tensor_name not in of or of[tensor_name].ndim != axes or not of[tensor_name].numel():
+            raise ModelError(f"{path} has no {tensor_name} of {axes} axes: expected TIPSv2's {WEIGHTS}")
+    positions, first = image.pop("pos_embed")[0], image.pop("cls_token")[0]  # [1+G², d], [1, d]
+    image.pop("mask_token", None)
+    named = {"prefix": torch.cat([first + positions[:1], image.pop("register_tokens")[0]]), "positions": positions[1:]}
+    for name, tensor in image.items():
+        for tensor_name, other in NAMES:
+            name = name.replace(tensor_name, other)
+        if ".w12." in name:  # silu of the first half, times the second
+            halves = tensor.chunk(2)
+            named |= {name.replace("w12", part): half for part, half in zip(("fc1_g", "fc1_x"), halves, strict=True)}
+        else:
+            named[name] = tensor
+    text = {name.removeprefix("transformer.res"): tensor for name, tensor in text.items()}
+    width, grid = text["token_embedding.weight"].shape[1], math.isqrt(len(positions) - 1)
+    inner = (named.get("blocks.0.mlp.fc2.weight"), text.get("blocks.0.mlp.c_fc.weight"))
+    if (
+        positions.shape[1] != width
+        or width % 64
+        or grid**2 != len(positions) - 1
+        or any(weight is None or weight.ndim != 2 for weight in inner)
+    ):
+        raise ModelError(f"{path} has not the sizes of TIPSv2 (widths, a square of positions, MLPs): download it again")
+    return named, text
+
+
+def _tokenizer(folder: Path, words: int) -> Tokenizer:
+    if not (folder / TOKENIZER).is_file():
+        raise MissingWeightsError(
+            f"expected {TOKENIZER} in {folder}, found none: save it there, once, with transformers: "
+            f"AutoTokenizer.from_pretrained('google/tipsv2-b14').save_pretrained('{folder}')"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ModelError(f"{folder / TOKENIZER} cannot be read ({str(error)[:100]}): save it again") from None
+    if (known := max(tokenizer.get_vocab().values(), default=0)) >= words:
+        raise ModelError(f"{folder / TOKENIZER} has a token of the number {known}, the text tower {words} tokens")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(CONTEXT)
+    return tokenizer
+
+
+register_own(
+    "tipsv2", Tips, _build, MEAN, STD, parameters=None, licence="CC-BY-4.0",
+    about="TIPSv2's ViT/14, whose patches are trained with texts; --pretrained takes a folder with its files",
+)  # fmt: skip

@@ -1,0 +1,402 @@
+"""What a model must offer, the protocol `Backbone`, and what one forward pass of its image tower keeps, a `Trace`.
+
+Letters of the shapes: B images, P prompts, C channels, h×w the feature grid, D the joint embedding size, d the width of
+a transformer, N = h·w patches, H heads (in attention shapes) or image height, W image width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
+
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from cliploc.values import Interpolation, ResizePolicy
+
+TowerKind = Literal["cnn", "vit"]
+Pooling = Literal["class token", "attention", "global average", "class token and mean"]
+PositionRule = Literal["antialiased", "dino"]
+AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
+
+
+MIXTURE = 0  # in `Needs.features` of a CNN: no stage, but the tower's own linear reading of several stages
+
+
+def block_at(share: Fraction, depth: int) -> int:
+    """The block at a share of a ViT's depth, counted from the end; between two blocks the earlier one.
+
+    Example:
+        >>> block_at(Fraction(3, 4), 12), block_at(Fraction(3, 4), 24)  # the ninth, the eighteenth
+        (-4, -7)
+    """
+    return max(1, int(share * depth)) - depth - 1
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method wants one forward pass to keep. Indices count from the end: −1 is the last.
+
+    A `Fraction` names a ViT's block by its share of the tower's depth; see `block_at`.
+    """
+
+    # Feature maps. CNN: the output of that stage, or `MIXTURE`. ViT: the patch tokens that enter that block.
+    features: tuple[int, ...] = ()
+    # ViT only: all tokens that leave these blocks; "all" for every block.
+    tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
+    # ViT only: post-softmax attention of these blocks; "all" for every block.
+    attention: tuple[int | Fraction, ...] | Literal["all"] = ()
+    # ViT only: queries, keys and values of these blocks; "all" for every block.
+    projections: tuple[int, ...] | Literal["all"] = ()
+    ends: tuple[int, ...] = ()  # ViT only: the `BlockEnd` of these blocks
+    dense: int = 0  # ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer
+    guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
+    windows: bool = False  # whether all windows of a picture, where it is cut into some, must be in one batch
+
+    def __post_init__(self) -> None:
+        for name in ("features", "tokens", "attention", "projections", "ends"):
+            value = getattr(self, name)
+            mixed = name == "features"  # `MIXTURE` is 0
+            if value != "all" and any(index >= mixed and not isinstance(index, Fraction) for index in value):
+                raise UsageError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
+
+    def __or__(self, other: Needs) -> Needs:
+        """The union: one forward pass that serves both."""
+
+        def union(a: Any, b: Any) -> Any:
+            if isinstance(a, int):  # a count, or whether something is needed
+                return max(a, b)
+            return "all" if "all" in (a, b) else tuple(sorted({*a, *b}))
+
+        return Needs(*(union(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)))
+
+    @property
+    def only_vit(self) -> bool:
+        """Whether something is asked for that a CNN does not have."""
+        return bool(self.tokens or self.attention or self.projections or self.ends or self.dense)
+
+
+@dataclass(frozen=True)
+class DenseReading:
+    """How `Backbone.dense` runs a ViT's last blocks again to read every patch in the joint space.
+
+    The path starts as the tokens that enter the first of these blocks. In every block the rule replaces the attention;
+    what it gathers, through the attention's output projection, is the block's branch. The default is MaskCLIP's.
+    """
+
+    # `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
+    rule: AttentionRule | None = None
+    blocks: int = 1  # how many of the last blocks are run
+    residual: bool = False  # whether a branch is added to the path (Surgery, GEM) or replaces it (ClearCLIP)
+    mlp: bool = False  # whether the block's MLP follows, with its residual
+    # Whether q, k and v come from the tower's own, unchanged tokens (Surgery, GEM), while the path is the sum of the
+    # branches; else they come from the path. Without `residual` the sum starts at zero.
+    parallel: bool = False
+    # Whether the scale that the rule takes is multiplied by the mean length of the image's tokens after the block's
+    # first norm (GEM); it is then a tensor `[B, 1, 1, 1]` instead of a number.
+    adaptive: bool = False
+    # `(h, w)` of the patches that the rule returns, where they are not the tower's (ProxyCLIP); only for one block
+    # without residual.
+    grid: tuple[int, int] | None = None
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Splits tokens into heads: `[B, T, d]` → `[B, H, T, d/H]`."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Joins heads: `[B, H, T, d/H]` → `[B, T, d]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class BlockEnd:
+    """The part of a transformer block after its attention has gathered the values, with a graph for gradients.
+
+    The attention A itself is not part of the graph: as gathered = A·v, ∂s/∂A = ∂s/∂gathered · vᵀ. Several methods may
+    share the graph, so each must keep it (`retain_graph=True`); it is freed together with the trace.
+    """
+
+    values: Tensor  # `[B, H, T, d/H]`, v
+    gathered: Tensor  # `[B, H, T, d/H]`, the leaf of the graph
+    middle: Tensor  # `[B, T, d]` tokens after the attention branch is added, before the MLP's
+    hidden: Tensor  # `[B, T, m]` activations of the MLP before its last linear layer
+    # That layer, hidden → what is added to `middle`: affine, so a mean over tokens may be taken before it.
+    mlp_out: Callable[[Tensor], Tensor]
+
+    def tokens(self) -> Tensor:
+        """`[B, T, d]` leaving the block."""
+        return self.middle + self.mlp_out(self.hidden)
+
+    def mean_token(self) -> Tensor:
+        """`[B, d]` the mean of all tokens leaving the block, cheaper than the mean of `tokens()`."""
+        return self.middle.mean(dim=1) + self.mlp_out(self.hidden.mean(dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one forward pass of the image tower kept, keyed by index from the end (−1 is the last)."""
+
+    embedding: Tensor  # `[B, D]` float32, unit norm
+    grid: tuple[int, int]  # `(h, w)` of the last stage or of the patches
+    # Stage → `[B, C, h, w]`; for a ViT the patch tokens entering that block, `[B, d, h, w]`.
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → `[B, 1+N, d]` leaving it. The 1 stands for `TransformerBackbone.prefix_tokens`, which is 0 where the tower
+    # has no class token.
+    tokens: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → `[B, H, 1+N, 1+N]` float32 after the softmax.
+    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    # Block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
+    projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    # Block → `[B, 1+N, d]` what q, k and v are projections of: the tokens entering the block, after its first norm; for
+    # the blocks in `projections`.
+    normed: Mapping[int, Tensor] = field(default_factory=dict)
+    # ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for features, tokens, projections or
+    # `dense`.
+    entering: Mapping[int, Tensor] = field(default_factory=dict)
+    ends: Mapping[int, BlockEnd] = field(default_factory=dict)  # block → its `BlockEnd`, differentiable
+    # `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns are the patches.
+    # None where the head has no attention pool.
+    pool_attention: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trace]) -> Trace:
+        """The trace of a batch that was run in parts, which have no `ends`: those are graphs."""
+        import torch  # here: protocols are read without it
+
+        def together(of: str) -> Any:
+            values = [getattr(part, of) for part in parts]
+            if isinstance(values[0], torch.Tensor):
+                return torch.cat(values)
+            return {key: torch.cat([tensors[key] for tensors in values]) for key in values[0]}
+
+        names = ("embedding", "features", "tokens", "attention", "normed", "entering")
+        pooled = None if parts[0].pool_attention is None else together("pool_attention")
+        projections = {
+            block: (torch.cat(q), torch.cat(k), torch.cat(v))
+            for block in parts[0].projections
+            for q, k, v in [zip(*(part.projections[block] for part in parts), strict=True)]
+        }
+        kept = {name: together(name) for name in names}
+        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **kept)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A CLIP-like dual encoder whose image tower is split where saliency methods look.
+
+    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features. So
+    gradients run through the end of the network only; through all of it, with `encode_image`, for those of pixels.
+    """
+
+    name: str  # its name in results, errors and lists
+    kind: TowerKind  # of its image tower
+    # How the tower's last features become one embedding. With `kind` it decides which methods run on the tower
+    # (`cliploc.methods.unfit_reason`).
+    pooling: Pooling
+    input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
+    stride: int  # pixels of the input along one cell of the feature grid
+    # Of `Needs.features`, the stage where places of the same thing are most alike and edges are still sharp; counted
+    # from the end. `MIXTURE` for a tower that has learnt from masks how to compare places by several stages.
+    middle_stage: int
+    embedding_size: int  # D
+    logit_scale: float  # factor of the cosines before a softmax
+    resize_policy: ResizePolicy  # how a picture is fitted to the input, unless the user says otherwise
+    interpolation: Interpolation  # how pictures are resized: as those that it was trained on
+    # The file its weights were read from; None for weights of the package, random ones, and those of a module that the
+    # user built. Text embeddings are kept on disk only for weights from a file.
+    weights_file: Path | None
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on: weights, their precision, how pixels become its input.
+
+        It tells models apart in the identity of runs, in trained heads and in caches on disk. It may take as long as
+        reading the weights: ask once.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; images are moved there."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision; images are cast to it."""
+
+    def in_precision(self, dtype: torch.dtype) -> Backbone:
+        """A copy whose image tower computes in another precision; the text tower may be shared.
+
+        Raises:
+            UsageError: the tower has one precision only.
+        """
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the feature grid for an input of height × width pixels."""
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
+
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised `[B, 3, H, W]` without gradients, keeping what `needs` asks for."""
+
+    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
+        """Finishes the tower from a stage's features `[B, C, h, w]` → embeddings `[B, D]`, unit norm, float32.
+
+        Differentiable. `trace` supplies what the features leave out (a ViT's class token).
+        """
+
+    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
+
+        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
+        takes no rule and ignores the rest of the reading.
+
+        ViT: see `DenseReading`. The trace must hold the tokens entering the first of the blocks; `Needs(dense=blocks)`
+        keeps those of all blocks, and their q, k and v, so that nothing is run twice. The patches at the path's end go
+        through the head's normalisation and projection; with an attention pool, through its value path.
+
+        Args:
+            trace: a forward pass.
+            reading: which path.
+        """
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm; differentiable where the images need a gradient."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+
+    def unknown_reason(self, word: str) -> str | None:
+        """Why this model cannot know a name, in one line; None when it can."""
+
+    def remark(self, word: str) -> str | None:
+        """How this model reads a name that it does not read as it stands, in one line; else None."""
+
+    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
+        """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
+
+        None where the text tower cannot say it. Shares add up to 1, or all are 0.
+        """
+
+    def presence(self, cosine: Tensor) -> Tensor | None:
+        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
+
+        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
+        probability: how many of the names above it are in the picture depends on how many are asked for.
+        """
+
+
+@runtime_checkable
+class TransformerBackbone(Backbone, Protocol):
+    """A backbone of kind "vit": its last blocks can be run again, differentiably."""
+
+    depth: int  # how many blocks
+    prefix_tokens: int  # how many tokens come before the patches: class token, registers
+    # How position embeddings are resized for an input of another size than the tower's own: "antialiased" as open_clip
+    # and timm do, or "dino", without antialias.
+    position_rule: PositionRule
+
+    def with_positions(self, rule: PositionRule) -> TransformerBackbone:
+        """The same tower, its weights shared, which resizes position embeddings by another rule."""
+
+    def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
+        """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
+
+        With gradients when `tokens` require them: attention and projections kept by `needs` are then part of the graph,
+        and gradients may be asked for in batches (`is_grads_batched`).
+
+        Args:
+            tokens: those of `Trace.entering`, perhaps changed.
+            block: the first block to run.
+            needs: what the trace of this run keeps.
+            grid: `(h, w)` of the patches among the tokens.
+            last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
+                would give if it ended there (LeGrad).
+        """
+
+    def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
+
+        A rule replaces the block's own attention, as in a `DenseReading`.
+        """
+
+    def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
+
+        A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
+        projections={}, normed={})`.
+        """
+
+    def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
+
+        That is `[B, H, 1, T]`, or None for a head without an attention pool.
+        """
+
+    @property
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
+        """The layer norm of the head; the identity where it has none."""
+
+    def normed_tokens(self, tokens: Tensor) -> Tensor:
+        """The first part of `read_tokens`, up to `last_norm`: `[B, n, d]` → `[B, n, d]`."""
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The second part, what follows `last_norm`: `[B, n, d]` → `[B, n, D]`."""
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
+
+        The head's normalisation and projection, with an attention pool its value path; not normalised.
+        """
+
+    def patch_texts(self, texts: Tensor) -> Tensor:
+        """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
+
+        The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
+        """
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """A second, frozen image tower whose features say which places are alike; it has no text tower."""
+
+    name: str  # its name in results and lists
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on; tells guides apart in the identity of runs."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """RGB `[B, 3, H, W]` in 0–1, the model's input before it is normalised → `[B, C, h, w]` float32.
+
+        The grid is the guide's own for a picture of this size; the picture is resized to whole cells of it.
+        """
+
+
+def as_transformer(backbone: Backbone) -> TransformerBackbone:
+    """The same backbone, known to be a ViT; a `UsageError` for a CNN."""
+    if backbone.kind != "vit":
+        raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
+    return cast("TransformerBackbone", backbone)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of named tensors: names, shapes, types and values, on any device. It tells weights apart."""
+    import torch  # here: protocols are read without it
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,119 @@
+"""`cliploc serve`: the page that finds things; and the options of every server."""
+
+import os
+
+from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
+from cliploc.cli.output import DONE
+from cliploc.cli.terminal import Terminal
+from cliploc.errors import UsageError
+from cliploc.options import RECIPES, WAITING, Options, choice
+from cliploc.support.imports import refuse_without
+
+
+class ServerFlags(WithThreads):
+    """Of servers."""
+
+    host: str = flag("Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving")
+    auth_env: str | None = flag(
+        "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
+    )
+    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 400), group="serving")
+    allow_host: list[str] | None = flag(
+        "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
+    )
+
+
+class ServeFlags(ModelFlags, ServerFlags):
+    """What `serve` has besides options of `Localizer`."""
+
+    queue: int = flag("Number of searches that may wait; more are refused.", WAITING, within=(1, 400), group="serving")
+
+    model: list[str] | None = flag(
+        "Models to choose from; repeatable, the first is selected.",
+        None,
+        metavar="NAME",
+        none="mini, mini-vit",
+        group="model",
+    )
+    head: list[str] | None = flag(
+        "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
+    )
+    recipe: str = flag(  # no file, which holds for one model
+        "What runs if a visitor names no method: a method with settings that improve its boxes.",
+        "default",
+        metavar="|".join(RECIPES),
+        check=choice("recipe", RECIPES),
+        group="model",
+    )
+    sam: str | None = rare(
+        "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
+    )
+    port: int = flag("Port; 0: any free port.", 7860, within=(0, 65_535), group="serving")
+    max_megabytes: float = rare("Largest upload, in megabytes.", 20, within=(0.01, 2000), group="serving")
+    max_megapixels: float = rare("Largest picture, in megapixels.", 25, within=(0.01, 120), group="serving")
+    max_seconds: float = rare(
+        "Time limit of one request in seconds, without waiting time.", 300, within=(0.1, 86_400), group="serving"
+    )
+
+
+@command(only=("device", "precision"))
+def serve(asked: ServeFlags, options: Options) -> int:
+    """Serve a web page that finds named things in pictures.
+
+    Needs cliploc[web].
+
+    Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
+    """
+    refuse_without("web", "serve")
+    if asked.sam is not None:
+        refuse_without("sam", "--sam")
+    models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
+    refuse_unknown(name for name, _ in models)
+    auth = None if asked.auth_env is None else user_in(asked.auth_env)
+    use_threads(asked.threads)
+    from cliploc.web.find import serve as serve_page
+    from cliploc.web.service import Offer, Service, with_heads
+
+    terminal = Terminal()
+    offers = [Offer(name, weights) for name, weights in models]
+    most_pixels = round(asked.max_megapixels * 1e6)
+    service = Service(
+        with_heads(offers, asked.head or []),
+        options.device,
+        options.precision,
+        most_pixels,
+        asked.max_seconds,
+        asked.recipe,
+        asked.sam,
+    )
+    warn_of_strangers(terminal, asked, "page")
+    terminal.say(f"loading {offers[0].label}", style="dim")
+    serve_page(
+        service,
+        asked.host,
+        asked.port,
+        auth=auth,
+        queue=asked.queue,
+        max_bytes=round(asked.max_megabytes * 1e6),
+        allow_hosts=asked.allow_host or (),
+        debug=asked.debug,
+        on_ready=terminal.data,
+    )
+    return DONE
+
+
+def warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None:
+    """Says that a server is open to everybody, where it listens to other machines without a password."""
+    if asked.auth_env is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(
+            f"warning: anyone who can reach {asked.host} can use this {what}: set a password with --auth-env",
+            style="yellow",
+        )
+
+
+def user_in(variable: str) -> tuple[str, str]:
+    """User and password from the environment, so that no list of processes shows them."""
+    user, colon, password = os.environ.get(variable, "").partition(":")
+    if not user or not colon or not password:
+        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
+    return user, password

@@ -1,0 +1,133 @@
+"""Boxes: clipped into the picture, named where something is wrong, turned with the picture."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from cliploc.evaluate.data import open_dataset
+from cliploc.evaluate.data._infra.candidates import clipped, turned, turned_wh
+from tests.evaluate.data import folders
+
+SIDES = st.integers(1, 3000)
+NUMBERS = st.one_of(st.floats(-5000, 5000), st.integers(-5000, 5000).map(float), st.just(math.nan), st.just(math.inf))
+
+
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.tuples(SIDES, SIDES))
+def test_what_is_kept_lies_in_the_picture_and_what_is_not_kept_is_named(box, size_wh):
+    width, height = size_wh
+    inside, problem = clipped(box, size_wh)
+    if inside is None:
+        x0, y0, x1, y1 = box
+        beside = x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
+        is_box = all(map(math.isfinite, box)) and x0 <= x1 and y0 <= y1
+        assert problem is not None
+        assert problem[0] == ("box outside" if is_box and beside else "broken box")
+        assert problem[1].endswith("left out")
+        return
+    x0, y0, x1, y1 = np.array(inside, np.float32)  # as it will be stored
+    assert 0 <= x0 < x1 <= width
+    assert 0 <= y0 < y1 <= height
+    # The intersection with the picture, and nothing but it, to float32.
+    expected = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
+    assert inside == pytest.approx(expected, rel=1e-6, abs=1e-30)
+    wholly = box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
+    assert (problem is None) == wholly
+    if not wholly:
+        assert problem is not None
+        assert problem[0] == "box outside"
+        assert problem[1].endswith("clipped")
+
+
+@given(st.integers(1, 8), st.tuples(st.integers(4, 30), st.integers(4, 30)), st.data())
+def test_a_box_turns_as_pillow_turns_the_picture(orientation, size_wh, data):
+    width, height = size_wh
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    stored = np.zeros((height, width), np.uint8)
+    stored[y0:y1, x0:x1] = 255
+    picture = Image.fromarray(stored)
+    picture.getexif()[0x0112] = orientation
+    shown = ImageOps.exif_transpose(picture)
+    assert turned_wh(size_wh, orientation) == shown.size
+    assert turned((x0, y0, x1, y1), size_wh, orientation) == shown.getbbox()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_of_a_stored_picture_follow_its_exif_orientation(orientation, tmp_path):
+    root = folders.ilsvrc(tmp_path)
+    path = folders.picture(root / "val/ILSVRC2012_val_00000001.JPEG", (500, 375), orientation)
+    sample = open_dataset("ilsvrc", root).samples[0]
+    assert sample.path == path
+    with Image.open(path) as picture:
+        assert sample.size_wh == ImageOps.exif_transpose(picture).size
+    assert sample.boxes_xyxy[0].tolist() == list(turned((111, 108, 441, 193), (500, 375), orientation))
+    assert [kind for kind, _ in folders.named("ilsvrc", root)] == (["turned picture"] if orientation > 1 else [])
+
+
+def test_a_picture_annotated_as_it_is_shown_is_not_turned(tmp_path):
+    root = folders.ilsvrc(tmp_path)
+    folders.picture(root / "val/ILSVRC2012_val_00000001.JPEG", (375, 500), orientation=6)  # shown as 500×375
+    dataset = open_dataset("ilsvrc", root)
+    assert dataset.samples[0].boxes_xyxy[0].tolist() == [111, 108, 441, 193]
+    assert not dataset.problems
+
+
+def test_ones_own_table_is_of_pictures_as_they_are_shown(tmp_path):
+    root = folders.folder(tmp_path)
+    folders.picture(root / "sub/b.png", (40, 50), orientation=6)
+    dataset = open_dataset("folder", root)
+    assert dataset.samples[-1].size_wh == (50, 40)
+    assert dataset.samples[-1].boxes_xyxy.tolist() == [[10, 10, 50, 40]]
+    assert not dataset.problems
+
+
+def test_masks_do_not_turn(tmp_path):
+    root = folders.openimages30k(tmp_path)
+    folders.picture(root / "OpenImages/test/0bt_c3/0a51958f.jpg", orientation=3)
+    assert folders.named("openimages30k", root) == [("turned picture", "test/0bt_c3/0a51958f.jpg")]
+    assert len(open_dataset("openimages30k", root)) == 1
+
+
+def annotate(name, root, left, top, right, bottom):
+    """Writes that the pixels left … right − 1, top … bottom − 1 are a thing, as each format writes it."""
+    if name == "voc":  # first and last pixel, counted from 1
+        path = root / "VOCdevkit/VOC2012/Annotations/2008_000002.xml"
+        folders.xml(path, (50, 40), [("dog", (left + 1, top + 1, right, bottom), 0)])
+    elif name == "coco":
+        thing = {**folders.COCO["annotations"][0], "bbox": [left, top, right - left, bottom - top]}
+        folders.coco(root, {**folders.COCO, "annotations": [thing]})
+    elif name == "cub":
+        numbers = (1, float(left), float(top), float(right - left), float(bottom - top))
+        path = root / "CUB_200_2011/bounding_boxes.txt"
+        folders.lines(path, [numbers, *path.read_text().splitlines()[1:]], " ")
+    elif name == "folder":
+        folders.lines(root / "boxes.csv", ["path,label,x0,y0,x1,y1", f"a.jpg,cat,{left},{top},{right},{bottom}"])
+    elif name == "ilsvrc":  # edges, as the WSOL evaluation takes them
+        path = root / "Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml"
+        folders.xml(path, (500, 375), [("n01751748", (left, top, right, bottom), 0)])
+    elif name == "imagenetv2":
+        rows = {"val2/0/a31041fd.jpeg": (0, (50, 40), [(left, top, right, bottom)])}
+        folders.metadata(root / "metadata/ILSVRC/val", rows)
+    else:
+        rows = {"val/a.JPEG": (0, (50, 40), [(left, top, right, bottom)])}
+        folders.metadata(root / "metadata", rows)
+
+
+@pytest.mark.parametrize("name", ["voc", "coco", "cub", "folder", "ilsvrc", "imagenetv2", "wsol"])
+def test_a_box_holds_just_the_pixels_that_the_format_means(name, tmp_path):
+    root = folders.make(name, tmp_path)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.data())
+    def run(data):
+        left, top = data.draw(st.integers(0, 49)), data.draw(st.integers(0, 39))
+        right, bottom = data.draw(st.integers(left + 1, 50)), data.draw(st.integers(top + 1, 40))
+        annotate(name, root, left, top, right, bottom)
+        sample = open_dataset(name, root, limit=1).samples[0]
+        assert sample.boxes_xyxy.tolist() == [[left, top, right, bottom]]
+
+    run()

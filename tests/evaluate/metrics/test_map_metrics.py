@@ -1,0 +1,167 @@
+"""Metrics that read the map itself: numbers worked out by hand, and PxAP against its definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.metrics import (
+    Bootstrap,
+    EnergyInBoxes,
+    EnergyInMasks,
+    JudgedMap,
+    MeanBestIoU,
+    PointingGame,
+    PxAP,
+    RelevanceRank,
+    RelevanceRankMasks,
+    VLScoreRule,
+)
+
+maps = hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1))
+
+
+def of_one(metric, heat, boxes):
+    return metric.value_of(JudgedMap("a", heat, np.array(boxes), heat.shape[::-1]))
+
+
+def pxap(*rows, replicates=0):
+    """The score of PxAP for maps with their masks and regions to ignore."""
+    metric = PxAP()
+    for i, (heat, *masks) in enumerate(rows):
+        judged = JudgedMap(f"{i}", heat, np.zeros((0, 4)), heat.shape[::-1], *masks)
+        metric.add(judged.sample_id, metric.judge(judged), None, None)
+    return metric.summarise(False, Bootstrap(replicates=replicates)).scores["pxap"]
+
+
+@pytest.mark.parametrize(
+    ("right", "points"),
+    [(1, [(50, 50), (40, 40), (59, 59), (25, 45), (74, 45), (31, 28)]), (0, [(24, 45), (75, 45), (28, 28)])],
+)
+def test_pointing_game_takes_fifteen_pixels_of_distance(right, points):
+    # The boxes touch pixels 40 … 59: 25 and 74 are 15 away; (31, 28) is 9, 12 away = 15; (28, 28) is 12, 12 away = 17.
+    for x, y in points:
+        heat = np.zeros((100, 100))
+        heat[y, x] = 1
+        for box in ([40, 40, 60, 60], [40.7, 40.2, 59.3, 59.8]):
+            assert of_one(PointingGame(), heat, [box]) == right
+
+
+def test_a_map_without_a_peak_points_nowhere():
+    for value in (0.0, 0.5, 1.0):
+        assert of_one(PointingGame(), np.full((10, 10), value), [[0, 0, 10, 10]]) == 0
+
+
+def test_energy_by_hand():
+    heat = np.array([[1.0, 0.5], [0.25, 0.25]])
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 1, 1]]) == 0.5
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 1, 2], [0, 0, 1, 1]]) == 0.625  # overlapping boxes count once
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 2, 2]]) == 1
+    assert of_one(EnergyInBoxes(), np.zeros((2, 2)), [[0, 0, 2, 2]]) == 0
+
+
+def masked(metric, heat, *masks):
+    return metric.value_of(JudgedMap("a", heat, np.zeros((0, 4)), heat.shape[::-1], *masks))
+
+
+def test_energy_in_masks_by_hand():
+    heat, mask = np.array([[1.0, 0.5], [0.25, 0.25]]), np.array([[True, False], [True, False]])
+    assert masked(EnergyInMasks(), heat, mask) == 0.625
+    ignore = np.array([[True, True], [False, False]])  # 0.5 does not count, 1.0 is of the object
+    assert masked(EnergyInMasks(), heat, mask, ignore) == pytest.approx(1.25 / 1.5)
+    assert masked(EnergyInMasks(), np.zeros((2, 2)), mask) == 0
+    with pytest.raises(InputError, match="expected mask as booleans"):
+        masked(EnergyInMasks(), heat, mask[:1])
+
+
+def test_rank_accuracy_by_hand():
+    heat = np.array([[0.9, 0.8, 0.7, 0.1]])
+    assert of_one(RelevanceRank(), heat, [[1, 0, 4, 1]]) == pytest.approx(2 / 3)  # of 0.9, 0.8, 0.7
+    assert of_one(RelevanceRank(), heat, [[0, 0, 0.4, 1]]) == 0  # no pixel's centre
+    mask = np.array([[False, True, False, True]])
+    assert masked(RelevanceRankMasks(), heat, mask) == 0.5
+    assert masked(RelevanceRankMasks(), heat, mask, np.array([[True, False, True, False]])) == 1
+    flat = np.array([[0.5, 0.5, 0.5, 0.1]])  # two of three that are equally hot: one of them is of the object
+    assert masked(RelevanceRankMasks(), flat, mask) == pytest.approx((2 / 3) / 2)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_rank_accuracy_and_energy_in_masks_are_those_of_quantus(seed):
+    quantus = pytest.importorskip("quantus", reason="needs quantus")
+    random = np.random.default_rng(seed)
+    heat, mask = random.random((6, 6)), random.random((6, 6)) < 0.4
+    mask[0, 0], mask[5, 5] = True, False
+    given_ = {
+        "model": None, "x_batch": np.zeros((1, 1, 6, 6)), "y_batch": np.zeros(1, int), "a_batch": heat[None, None],
+        "s_batch": mask[None, None], "channel_first": True,
+    }  # fmt: skip
+    for ours, theirs in (
+        (RelevanceRankMasks(), quantus.RelevanceRankAccuracy),
+        (EnergyInMasks(), quantus.RelevanceMassAccuracy),
+        (EnergyInMasks(), quantus.AttributionLocalisation),
+    ):
+        [expected] = theirs(normalise=False, disable_warnings=True)(**given_)
+        assert masked(ours, heat, mask) == pytest.approx(expected, abs=1e-6)
+
+
+def test_vl_scores_rule_takes_the_best_of_all_regions_but_specks():
+    heat = np.zeros((100, 100))
+    heat[10:50, 10:50], heat[70:80, 70:80], heat[90:93, 90:93] = 1, 0.7, 1
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 85]]) == 1  # IoU 2/3, though the other region is larger
+    assert of_one(VLScoreRule(0.8), heat, [[70, 70, 80, 85]]) == 0  # 0.7 is not above 0.8
+    assert of_one(VLScoreRule(0.6), heat, [[90, 90, 93, 93]]) == 0  # 9 of 10,000 pixels are below 0.1 %
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 90]]) == 1  # just 0.5
+    heat[80:90, 80:90] = 1  # touches by a corner: another region
+    assert of_one(VLScoreRule(0.6), heat, [[70, 70, 80, 80]]) == 1
+    assert of_one(VLScoreRule(0.6), np.zeros((9, 9)), [[0, 0, 9, 9]]) == 0
+
+
+def test_the_best_iou_is_that_at_the_threshold():
+    heat = np.zeros((224, 224))
+    heat[10:50, 10:50], heat[20:40, 20:40] = 0.5, 1
+    assert of_one(MeanBestIoU(0.499), heat, [[20, 20, 40, 40]]) == 1
+    assert of_one(MeanBestIoU(0.498), heat, [[20, 20, 40, 40]]) < 0.3  # 127 of 255 are above it
+
+
+def test_pxap_by_hand():
+    # Descending: 0.9 true, 0.6 false, 0.3 true → precision 1 at recall ½, ⅔ at recall 1: ½ · 1 + ½ · ⅔ = 5/6.
+    heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
+    assert pxap((heat, mask)).value == pytest.approx(5 / 6)
+    assert pxap((heat, mask, np.array([[True, True, False]]))).value == 1  # ignored where no object is
+    with pytest.raises(InputError, match="expected mask as booleans"):
+        pxap((heat, mask.T))
+    with pytest.raises(InputError, match="expected a mask of the object, got none"):
+        pxap((heat, None))
+    with pytest.raises(UsageError, match="expected masks with an object, got only empty ones"):
+        pxap((heat, np.zeros_like(mask)))
+
+
+def test_pxaps_interval_leaves_out_replicates_without_an_object():
+    """A third of the replicates do not draw the only image: its interval must not reach down to 0 for that."""
+    heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
+    assert pxap((heat, mask), replicates=200).interval == pytest.approx((5 / 6, 5 / 6))
+    low, high = pxap((heat, mask), (heat, np.zeros_like(mask)), replicates=200).interval
+    assert 0 < low < high == pytest.approx(5 / 6)
+
+
+def literal_pxap(pairs):
+    """Precision and recall at each threshold, pixels counted one by one."""
+    heat = np.concatenate([h.ravel() for h, _ in pairs])
+    mask = np.concatenate([m.ravel() for _, m in pairs])
+    area = recall_before = 0.0
+    for tau in [1.0, *np.arange(0, 1, 0.001)[::-1]]:
+        hot = heat >= tau
+        recall = (hot & mask).sum() / mask.sum()
+        area += (recall - recall_before) * ((hot & mask).sum() / max(hot.sum(), 1))
+        recall_before = recall
+    return area
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(maps, hnp.arrays(np.bool_, (6, 6))), min_size=2, max_size=4))
+def test_pxap_is_the_area_of_its_definition(pairs):
+    pairs[0][1][0, 0] = True
+    assert pxap(*pairs).value == pytest.approx(literal_pxap(pairs))

@@ -1,0 +1,345 @@
+"""`cliploc evaluate`: the numbers of a folder, and everything that may be wrong with one."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliploc.evaluate.metrics import CONVENTIONS, Bootstrap, box_curve
+from cliploc.evaluate.tasks.evaluate import evaluate_folder
+from tests.commands import cliploc_
+from tests.evaluate.metrics import literal
+
+SIZES = {"val/a.JPEG": (448, 224), "val/b.JPEG": (224, 448), "c.JPEG": (500, 375)}
+BOXES = {
+    "val/a.JPEG": [(100, 20, 300, 120)],
+    "val/b.JPEG": [(10, 10, 50, 90), (100, 200, 220, 440)],
+    "c.JPEG": [(0, 0, 499, 374)],
+}
+LABELS = {"val/a.JPEG": 3, "val/b.JPEG": 3, "c.JPEG": 7}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Maps that light the first true box of each image, with a ramp; and their metadata."""
+    maps, metadata = tmp_path / "maps", tmp_path / "metadata"
+    metadata.mkdir()
+    for one, size in SIZES.items():
+        x0, y0, x1, y1 = literal.true_boxes(BOXES[one][:1], size)[0]
+        heat = np.random.default_rng(len(one)).random((28, 28)).repeat(8, 0).repeat(8, 1) * 0.2
+        heat[y0:y1, x0:x1] += np.linspace(0.2, 0.8, x1 - x0)
+        path = maps / f"{one}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, heat.astype(np.float32))
+    rows = {
+        "image_ids": [(one,) for one in SIZES],
+        "class_labels": list(LABELS.items()),
+        "image_sizes": [(one, *size) for one, size in SIZES.items()],
+        "localization": [(one, *box) for one, boxes in BOXES.items() for box in boxes],
+    }
+    for name, lines in rows.items():
+        (metadata / f"{name}.txt").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    return maps, metadata
+
+
+def evaluate(folders, *more):
+    return cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", folders[1], *more)
+
+
+def predictions(folder, lines):
+    path = Path(folder) / "predictions.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_numbers_are_those_of_the_literal_definition(folders, tmp_path):
+    maps = [np.load(folders[0] / f"{one}.npy") for one in SIZES]
+    truths = [literal.true_boxes(BOXES[one], SIZES[one]) for one in SIZES]
+    table = predictions(
+        tmp_path, ["image_id,1,2,3,4,5", "val/a.JPEG,3,1,2,4,5", "val/b.JPEG,1,2,4,5,3", "c.JPEG,1,2,3,4,5"]
+    )
+    result = evaluate(folders, "--json", "--predictions", table)
+    assert result.code == 0
+    document = json.loads(result.out)
+    accuracy, tau = literal.max_box_acc(maps, truths, False, 0.5)
+    assert (document["max_box_acc"], document["best_threshold"]) == (100 * accuracy, tau)
+    parts = [literal.max_box_acc(maps, truths, True, level)[0] for level in (0.3, 0.5, 0.7)]
+    assert [document[f"max_box_acc_iou{level}"] for level in (30, 50, 70)] == [100 * part for part in parts]
+    assert document["max_box_acc_v2"] == pytest.approx(100 * np.mean(parts))
+    assert document["gt_known"] == document["max_box_acc"]
+    assert document["threshold_chosen_on_these_images"]
+    right = [literal.ious(heat, boxes, False, [tau])[0] >= 0.5 for heat, boxes in zip(maps, truths, strict=True)]
+    assert document["top1_loc"] == pytest.approx(100 * sum(right[:1]) / 3)
+    assert document["top5_loc"] == pytest.approx(100 * sum(right[:2]) / 3)
+    assert document["top1_cls"] == pytest.approx(100 / 3)
+    assert document["top5_cls"] == pytest.approx(200 / 3)
+
+
+def test_a_stated_threshold_is_no_oracle(folders):
+    document = json.loads(evaluate(folders, "--json", "--threshold", "0.95").out)
+    maps = [np.load(folders[0] / f"{one}.npy") for one in SIZES]
+    truths = [literal.true_boxes(BOXES[one], SIZES[one]) for one in SIZES]
+    hits = [literal.ious(heat, boxes, False, [0.95])[0] >= 0.5 for heat, boxes in zip(maps, truths, strict=True)]
+    assert document["gt_known"] == 100 * np.mean(hits) < document["max_box_acc"]
+    assert not document["threshold_chosen_on_these_images"]
+    assert document["top1_loc"] is None
+    assert "τ 0.95, as given" in evaluate(folders, "--threshold", "0.95").out
+
+
+def test_processes_give_the_same(folders):
+    assert evaluate(folders, "--json", "--workers", "2").out == evaluate(folders, "--json").out
+
+
+def test_judging_processes_end_with_a_command_that_is_told_to_end():
+    code = (
+        "import os, functools, cliploc.evaluate.tasks.evaluate as e\n"
+        "[*e.judged([15, 15], functools.partial(os.kill, os.getpid()), print, e.SILENT, workers=2)]"
+    )
+    # They hold its pipes open for as long as they live.
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_the_exact_convention_takes_maps_of_any_size(folders):
+    for path in folders[0].rglob("*.npy"):
+        path.unlink()
+    for one, (width, height) in SIZES.items():
+        heat = np.zeros((height, width))
+        for x0, y0, x1, y1 in BOXES[one][:1]:
+            heat[y0:y1, x0:x1] = 1
+        np.save(folders[0] / f"{one}.npy", heat)
+    result = evaluate_folder(*folders, convention="exact", bootstrap=Bootstrap(replicates=0))
+    assert result.document("exact")["max_box_acc_v2"] == 100
+    assert evaluate(folders).code == 2  # the WSOL evaluation compares 224×224
+
+
+def header(path, text, version=b"\x01\x00", numbers=b""):
+    """A .npy file with any header; `numbers` of zeros behind it cost no disk."""
+    padded = text.encode() + b"\n"
+    length = len(padded).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + version + length + padded + numbers)
+
+
+def of_shape(shape, descr="'<f4'"):
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def sparse(path):
+    """A header of 8 TB, and a file that is as long as it says."""
+    header(path, of_shape("(1414213, 1414213)"))
+    with contextlib.suppress(OSError):
+        os.truncate(path, path.stat().st_size + 4 * 1414213**2)
+
+
+DAMAGES = {
+    "pipe": pipe,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "huge shape": lambda path: header(path, of_shape("(1000000000000, 1000000000000)")),
+    "huge sparse": sparse,
+    "digits": lambda path: header(path, of_shape(f"({'9' * 4000},)")),
+    "negative": lambda path: header(path, of_shape("(-224, -224)")),
+    "cut": lambda path: header(path, of_shape("(224, 224)"), numbers=bytes(100)),
+    "nested": lambda path: header(path, "(" * 9000),
+    "no literal": lambda path: header(path, "{'descr': __import__('os'), 'shape': 1}"),
+    "no dtype": lambda path: header(path, of_shape("(224, 224)", "{'x': []}")),
+    "null": lambda path: header(path, "\x00"),
+    "version": lambda path: header(path, of_shape("(224, 224)"), version=b"\x09\x00"),
+    "archive": lambda path: np.savez(path.open("wb"), a=np.zeros((224, 224))),
+    "cut header": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "objects": lambda path: header(path, of_shape("(224, 224)", "'|O'"), numbers=bytes(4 * 224 * 224)),
+    "records": lambda path: header(path, of_shape("(224, 224)", "[('a', '<f4')]"), numbers=bytes(4 * 224 * 224)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage, convention):
+    change(folders, damage)
+    result = evaluate(folders, "--json", "--convention", convention)
+    assert result.code == 1
+    assert result.err.count("failed: ") == result.err.count("failed: val/a.JPEG: ") == 1
+    assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
+    assert result.err.count("\n") == 2
+    assert len(result.err) < 6000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_map_with_any_byte_changed_is_a_map_or_named(folders, seed):
+    path = folders[0] / "val/a.JPEG.npy"
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in rng.integers(0, 128, 3):  # of magic and header
+        data[place] = rng.integers(0, 256)
+    path.write_bytes(data)
+    result = evaluate(folders)
+    assert result.code in (0, 1)
+    assert result.err.count("failed: ") == result.code
+
+
+def test_boxes_are_compared_in_parts_to_the_same_numbers():
+    rng = np.random.default_rng(0)
+    heat = rng.random((28, 28)).repeat(8, 0).repeat(8, 1)
+    truths = np.sort(rng.integers(0, 224, (900, 2, 2)), axis=1).reshape(-1, 4)
+    together = box_curve("a", heat, truths)
+    apart = [box_curve("a", heat, some) for some in np.array_split(truths, 90)]
+    assert (together.best == np.max([one.best for one in apart], axis=0)).all()
+    assert (together.largest == np.max([one.largest for one in apart], axis=0)).all()
+
+
+def many_boxes(path):
+    text = "".join(f"c.JPEG,0,0,{1 + number % 400},{1 + number % 300}\n" for number in range(100_000))
+    with (path.parents[2] / "metadata/localization.txt").open("a") as file:
+        file.write(text)
+
+
+FLAWS = {
+    "missing": Path.unlink,
+    "shape": lambda path: np.save(path, np.zeros((7, 7))),
+    "nan": lambda path: np.save(path, np.full((224, 224), np.nan)),
+    "range": lambda path: np.save(path, np.full((224, 224), 255.0)),
+    "integers": lambda path: np.save(path, np.zeros((224, 224), np.uint8)),
+    "pickle": lambda path: np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True),
+    "negative score": lambda path: np.save(path, np.full((224, 224), -0.1)),
+    "three axes": lambda path: np.save(path, np.zeros((1, 224, 224))),
+    "many boxes": many_boxes,
+    "extra map": lambda path: np.save(path.parents[1] / "other.npy", np.zeros((224, 224))),
+}
+
+
+def change(folders, what):
+    """Damages the first map, or replaces a text in one of the files of metadata."""
+    maps, metadata = folders
+    if isinstance(what, str):
+        (DAMAGES | FLAWS)[what](maps / "val/a.JPEG.npy")
+        return
+    name, old, new = what
+    path = metadata / f"{name}.txt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("what", "named", "said", "evaluated"),
+    [
+        ("missing", "val/a.JPEG", "found none: make it", 2),
+        ("shape", "val/a.JPEG", "expected a map of 224×224, got 7×7", 2),
+        ("nan", "val/a.JPEG", "expected finite scores, got 50176 that are NaN", 2),
+        ("range", "val/a.JPEG", "expected scores in 0–1, got 255 to 255", 2),
+        ("negative score", "val/a.JPEG", "expected scores in 0–1, got -0.1 to -0.1", 2),
+        ("three axes", "val/a.JPEG", "got 1×224×224", 2),
+        ("many boxes", "c.JPEG", "expected at most 1000 boxes, got 100001: correct localization.txt", 2),
+        ("integers", "val/a.JPEG", "expected floating-point scores in 0–1, got uint8", 2),
+        ("pickle", "val/a.JPEG", "is not a .npy file of numbers", 2),
+        ("extra map", "other.npy", "not in image_ids.txt", 3),
+        (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
+        (("class_labels", "c.JPEG,7", "d.JPEG,7"), "d.JPEG", "in class_labels.txt, but not in image_ids.txt", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "the picture of 500×375: clipped", 3),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,500,0,501,374"), "c.JPEG", "of 500×375: left out", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
+        *(
+            (("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2)
+            for size in ("1" + "0" * 30, 2**31, 0, -5)
+        ),
+        (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
+        (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
+    ],
+)
+def test_what_is_wrong_is_named_and_counted(folders, what, named, said, evaluated):
+    change(folders, what)
+    result = evaluate(folders, "--json")
+    assert result.code == 1
+    lines = [line for line in result.err.splitlines() if line.startswith(f"failed: {named}: ") and said in line]
+    assert len(lines) == 1
+    assert len(lines[0]) < 400
+    document = json.loads(result.out)
+    assert (document["images"], document["evaluated"]) == (3, evaluated)
+    assert sum(document["problems"].values()) == len(document["failed"]) == result.err.count("failed: ")
+    assert f"{evaluated} of 3 pictures evaluated; " in result.err
+
+
+def test_an_id_cannot_leave_the_folder(folders):
+    np.save(folders[0].parent / "c.JPEG.npy", np.zeros((224, 224)))
+    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
+        change(folders, (name, "c.JPEG", "../c.JPEG"))
+    assert "failed: ../c.JPEG: expected an image id that stays inside" in evaluate(folders).err
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (("image_sizes", "500,375", "500"), "image_sizes.txt, line 3: expected 3 values with commas, got 2"),
+        (("image_sizes", "500,375", f"{'1' * 5000},375"), "image_sizes.txt, row 3: expected whole numbers, got 111"),
+        (("image_sizes", "500,375", "x,375"), "image_sizes.txt, row 3: expected whole numbers, got x,375"),
+        (("localization", "499,374", "499,y"), "localization.txt, row 4: expected numbers, got 0,0,499,y"),
+    ],
+)
+def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
+    change(folders, what)
+    result = evaluate(folders)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 400
+
+
+def test_nothing_to_evaluate_is_2(folders, tmp_path):
+    assert (
+        "expected a folder of maps"
+        in cliploc_("evaluate", "boxes", "--maps", tmp_path / "no", "--metadata", folders[1]).err
+    )
+    missing = cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", tmp_path / "no")
+    assert "expected a folder of metadata" in missing.err
+    for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
+        result = evaluate(folders, option, value)
+        assert result.code == 2
+        assert "expected" in result.err
+    for path in folders[0].rglob("*.npy"):
+        path.unlink()
+    result = evaluate(folders)
+    assert result.code == 2
+    assert "none of 3 pictures could be evaluated" in result.err
+    (folders[1] / "class_labels.txt").unlink()
+    assert re.search(r"expected \S+class_labels.txt, found no such file", evaluate(folders).err)
+
+
+def test_predictions_that_do_not_fit(folders, tmp_path):
+    part = predictions(tmp_path, ["val/a.JPEG,3", "other,4"])
+    result = evaluate(folders, "--json", "--predictions", part)
+    assert result.code == 1
+    assert "failed: other: predicted, but not in image_ids.txt" in result.err
+    assert "failed: c.JPEG: no line in the predictions" in result.err
+    document = json.loads(result.out)
+    assert (document["with_predictions"], document["evaluated"]) == (1, 3)
+    assert (document["top1_cls"], document["top5_cls"]) == (100, None)  # one class a line says nothing of five
+    wrong = ((["a,cat"], "classes as whole numbers"), (["a,1,2", "b,1"], "expected 2 classes"), ([], "none"))
+    for lines, said in wrong:
+        result = evaluate(folders, "--predictions", predictions(tmp_path, lines))
+        assert result.code == 2
+        assert said in result.err
+
+
+def test_the_document_explains_every_key(folders):
+    pages = Path(__file__).parents[2] / "docs"
+    document = (pages / "json.md").read_text() + (pages / "benchmark.md").read_text()
+    shown = json.loads(evaluate(folders, "--json").out)
+    assert shown["schema_version"] == 1
+    for key in shown:
+        assert f"`{key}`" in document or f"`_{key.rsplit('_')[-1]}`" in document, key
+
+
+def test_of_many_failures_the_first_are_printed_and_the_others_counted(folders):
+    (folders[1] / "image_ids.txt").write_text("".join(f"{number}.JPEG\n" for number in range(30)))
+    result = evaluate(folders)
+    assert result.err.count("failed: ") == 20
+    assert "more: --json lists all\n" in result.err

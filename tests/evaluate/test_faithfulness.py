@@ -1,0 +1,153 @@
+"""`benchmark faithfulness` and `evaluate faithfulness`: folder, resuming, failures, and what is refused."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from cliploc.evaluate.metrics import Bootstrap
+from cliploc.evaluate.tasks.faithfulness.job import ValueTally, mean_curves
+from cliploc.evaluate.tasks.faithfulness.metrics import area
+from cliploc.evaluate.tasks.page import write_report
+from cliploc.evaluate.tasks.task import summed_up
+from cliploc.runs.evaluation import open_run, rows_in
+from tests.commands import cliploc_, document_of, succeeded
+from tests.evaluate.samples import judged_here, wsol_folder
+
+RUN = ("benchmark", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return wsol_folder(tmp_path_factory.mktemp("wsol"), 4)
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("faithfulness") / "out"
+    outcome = succeeded(*RUN, "--root", root, "--out", out, "--metric", "deletion,insertion,positive,names")
+    return out, outcome
+
+
+def test_the_folder_and_the_contract(done):
+    """summary.json → settings → setting → deletion, insertion, in 0–1; a random map and a Gaussian beside."""
+    out, outcome = done
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["settings"]) == ["mini_cam", "mini_layer-cam", "mini_centre-gaussian", "mini_random"]
+    for one in summary["settings"].values():
+        assert 0 <= one["deletion"] <= 1
+        assert 0 <= one["insertion"] <= 1
+        low, high = one["confidence_95"]["deletion"]
+        assert low <= one["deletion"] <= high
+        assert len(one["curves"]["deletion"]["mean"]) == 4
+        assert one["curves"]["deletion"]["mean"][0] == pytest.approx(one["curves"]["insertion"]["mean"][-1])
+        assert one["deletion"] == pytest.approx(area(one["curves"]["deletion"]["mean"]), abs=1e-5)
+        assert one["evaluated"] == one["images"] == 4
+    assert summary["settings"]["mini_random"]["names"] == pytest.approx(1)
+    assert "deletion ↓" in outcome.out
+    # Four maps of a picture: two steps each, and once the whole picture and the empty one.
+    assert re.search(r"deletion: 2\.5 passes of the tower and \d+\.\d\d s of processor time a map", outcome.err)
+    assert "insertion: 2.2 passes" in outcome.err  # the whole picture was scored for deletion
+    assert "names: 0.0 passes" in outcome.err
+    assert "4 of 4 samples × 4 settings done" in outcome.err
+    rows = list(rows_in(out))
+    assert len(rows) == 16
+    assert dict(rows[0]["curves"]).keys() >= {"deletion", "insertion", "positive"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["protocol"] == {"steps": 3, "tolerance": None, "baseline": None, "target": None}
+    assert manifest["metrics"] == ["deletion", "insertion", "positive", "names"]
+    assert manifest["numbers"]["deletion"]["best"] == "low"
+
+
+def test_the_report_has_tables_curves_and_disputed_pictures(done):
+    out, _ = done
+    page = (out / "report.html").read_text()
+    for words in ("deletion ↓", "Mean curves", "disagree most", "mini_random", "share of pixels removed"):
+        assert words in page
+    assert (out / "tables.csv").read_text().splitlines()[0].startswith("setting,model,method,deletion,deletion_low")
+    assert "| mini\\_cam |" in (out / "tables.md").read_text()
+    write_report(out, pictures=False)
+    assert 'alt="picture ' not in (out / "report.html").read_text()
+
+
+def test_a_page_says_which_pictures_it_cannot_show(done, tmp_path):
+    out = shutil.copytree(done[0], tmp_path / "out")
+    with open_run(out) as run:
+        run["here"] = {**run["here"], "root": str(tmp_path / "gone")}
+    write_report(out)
+    page = (out / "report.html").read_text()
+    assert page.count("<li>not shown: ") == len({*re.findall("<h3>(.+?)</h3>", page.partition('id="disputed"')[2])}) > 0
+
+
+def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
+    out = shutil.copytree(done[0], tmp_path / "out")
+    pairs = [{"mini_cam", "mini_centre-gaussian"}, {"mini_layer-cam", "mini_random"}]
+    with open_run(out) as run:
+        manifest = run["manifest"]
+        for name, setting in manifest["settings"].items():
+            setting["weights"] = str(name in pairs[0])
+        run["manifest"] = manifest
+    write_report(out, pictures=False)
+    page = (out / "report.html").read_text().partition('id="disputed"')[2]
+    shown = [set(re.findall(r">(mini_[a-z-]+) \d\.\d{3}<", part)) for part in page.split("<h3>")[1:]]
+    assert len(shown) == 6
+    assert all(one in pairs for one in shown)
+
+
+def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
+    """The same maps, saved and read again."""
+    monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)  # figures take long
+    with judged_here():
+        localized = cliploc_(
+            "benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
+            "--save-maps", "--out", tmp_path / "maps",
+        )  # fmt: skip
+    assert localized.code == 0, localized.err
+    [folder] = (tmp_path / "maps/maps").iterdir()
+    asked = ("evaluate", "faithfulness", "--maps", folder, "--root", root, "--steps", "3")
+    ours = document_of(*asked)["settings"]["maps"]
+    out = tmp_path / "out"
+    assert cliploc_(*RUN[:-1], "centre_gaussian", "--root", root, "--out", out, "--no-baselines").code == 0
+    theirs = json.loads((out / "summary.json").read_text())["settings"]["mini_centre-gaussian"]
+    for key in ("deletion", "insertion", "deletion_cosine"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
+    (folder / "val/000.jpg.npy").unlink()
+    lost = cliploc_(*asked, "--model", "mini-vit")  # no method runs, so none has to fit the tower
+    assert lost.code == 1
+    assert "3 of 4 pictures measured by mini-vit" in lost.err
+    assert document_of(*asked, "--sample", "1", "--seed", "2")["settings"]["maps"]["images"] == 1  # as a benchmark
+
+
+def test_means_leave_out_what_cannot_be_computed():
+    rows = [
+        {"sample": "a", "setting": "s", "status": "ok", "values": [("v", 0.2)], "curves": [("c", [0.0, None])]},
+        {"sample": "b", "setting": "s", "status": "ok", "values": [("v", None)], "curves": [("c", [1.0, None])]},
+        {"sample": "c", "setting": "s", "status": "failed", "reason": "no"},
+    ]
+    found = summed_up(rows, {"s": ValueTally(["v"])}, Bootstrap(replicates=0))["s"]
+    assert (found["v"], found["measured"]) == (pytest.approx(0.2), {"v": 1})
+    assert found["curves"] == {"c": {"mean": [0.5, None]}}
+    assert found["failed"] == [{"sample": "c", "reason": "no"}]
+
+
+def test_intervals_draw_pictures_and_not_their_names():
+    rows = [
+        {"sample": one, "path": "a.jpg", "setting": "s", "status": "ok", "values": [("v", v)], "curves": [("c", [v])]}
+        for one, v in (("a/cat", 0.2), ("a/dog", 0.8))
+    ]
+    found = summed_up(rows, {"s": ValueTally(["v"])})["s"]
+    assert found["confidence_95"]["v"] == pytest.approx([0.5, 0.5], abs=1e-6)  # there is one picture to draw
+    assert (found["curves"]["c"]["low"], found["curves"]["c"]["high"]) == (pytest.approx([0.5]), pytest.approx([0.5]))
+
+
+def test_a_curves_interval_is_that_of_the_number_where_some_cannot_be_computed():
+    """Scores that are missing make an interval wider, not narrower."""
+    scores = [None if place % 3 else float(value) for place, value in enumerate(np.random.default_rng(1).random(60))]
+    band = mean_curves({f"{i}": {"c": [score, None]} for i, score in enumerate(scores)})["c"]
+    known = np.array([[score] for score in scores if score is not None])
+    low, high = Bootstrap().of_mean(known[:, 0])
+    assert band["mean"] == [pytest.approx(known.mean()), None]
+    assert (band["low"][0], band["high"][0]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert band["low"][1] is None

@@ -1,0 +1,504 @@
+"""Training: what it learns, what it survives, and what it is told."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from cliploc import Localizer
+from cliploc.errors import ModelError, UsageError
+from cliploc.evaluate.train import (
+    LabelledPictures,
+    TrainSettings,
+    features,
+    read_csv,
+    read_folder,
+    train,
+)
+from cliploc.evaluate.train.features import FeatureCache
+from cliploc.evaluate.train.training_set import CROP, hold_out, view
+from cliploc.find.heads import HEADS, load_head
+from cliploc.find.prompts import embed, parse
+from cliploc.support.reporter import Reporter
+from tests.commands import CAT, begun, refused, succeeded
+from tests.evaluate.samples import wsol_folder
+from tests.evaluate.train.run import main
+from tests.evaluate.train.run import settings as run_settings
+from tests.tiny import COLOURS, SIDE, seeded, tower
+
+GRID = (5, 6)
+HW = (GRID[0] * SIDE, GRID[1] * SIDE)
+
+
+def write_colours(root: Path, each: int, seed: int = 0) -> Path:
+    """Noisy grey pictures with a patch of the class's colour."""
+    random = np.random.default_rng(seed)
+    for colour, rgb in COLOURS.items():
+        (root / colour).mkdir(parents=True)
+        for number in range(each):
+            pixels = 0.5 + 0.1 * random.standard_normal((*HW, 3))
+            y, x = random.integers(0, GRID[0]) * SIDE, random.integers(0, GRID[1]) * SIDE
+            pixels[y : y + SIDE, x : x + SIDE] = rgb
+            Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(root / colour / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colours(tmp_path_factory.mktemp("colours") / "root", each=8)
+
+
+def quick(method: str = "ts_cam", kind: str = "open", **changed: Any) -> TrainSettings:
+    given = {"epochs": 2, "batch_size": 8, "held_out": 0.25, **changed}
+    return TrainSettings(method=method, kind=kind, **given)  # type: ignore[arg-type]
+
+
+def trained_on(colours: Path, out: Path, **changed: Any) -> Any:
+    return train(tower("vit", GRID), read_folder(colours), out, quick(**changed))
+
+
+# --------------------------------------------------------------------------------------------- kills and more processes
+def killed(*arguments: object) -> bool:
+    process = begun(main, *map(str, arguments))
+    process.join(300)
+    return process.exitcode == -signal.SIGKILL
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Path) -> None:
+    """kill -9 among the features, and again in the middle of the third epoch."""
+    out = tmp_path / "killed" / "head.safetensors"
+    assert killed(colours, out, "lctr", "features", 30)
+    assert not out.exists()
+    assert killed(colours, out, "lctr", "training", 8)
+    assert not out.exists()
+    folder = out.with_name("head.safetensors.training")
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 2
+    train(tower("vit", GRID), read_folder(colours), out, run_settings("lctr"))
+    whole = tmp_path / "whole" / "head.safetensors"
+    train(tower("vit", GRID), read_folder(colours), whole, run_settings("lctr"))
+    assert out.read_bytes() == whole.read_bytes()
+    checkpoint = "head.safetensors.training/checkpoint.safetensors"
+    mine, theirs = load_file(out.parent / checkpoint), load_file(whole.parent / checkpoint)
+    assert mine.keys() == theirs.keys()
+    assert any(name.startswith("optimizer.") for name in mine)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:
+    out, alone = tmp_path / "two" / "head.safetensors", tmp_path / "one" / "head.safetensors"
+    command = (
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
+        *("tests.evaluate.train.run", str(colours), str(out), "ts_cam"),
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    trained = train(tower("vit", GRID), read_folder(colours), alone, run_settings("ts_cam"))
+    two, one = load_file(out), load_file(alone)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+    with safe_open(out, framework="pt") as file:
+        history = json.loads(file.metadata()["cliploc_head"])["training"]["history"]
+    assert [line["accuracy"] for line in history] == [line.accuracy for line in trained.history]
+    assert [line["loss"] for line in history] == pytest.approx([line.loss for line in trained.history], rel=1e-4)
+
+
+def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
+    backbone, pictures, out = tower("vit", GRID), read_folder(colours), tmp_path / "head.safetensors"
+    train(backbone, pictures, out, quick(held_out=0))  # else parts would differ, too
+    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
+        train(backbone, pictures, out, quick(lr=0.5, held_out=0))
+    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
+        train(backbone, replace(pictures, labels=pictures.labels[::-1]), out, quick(held_out=0))
+    train(backbone, pictures, out, quick(lr=0.5, held_out=0), restart=True)
+    assert load_head(out, backbone).config.training["lr"] == 0.5  # type: ignore[index]
+
+
+# ------------------------------------------------------------------------------------------------------------- features
+def cache_of(folder: Path, backbone: Any, pictures: LabelledPictures, **changed: Any) -> FeatureCache:
+    wanted = {"dense": True, "augmentations": 0, "input_hw": HW, "batch_size": 5}
+    return FeatureCache(folder, backbone, pictures, **{**wanted, **changed})
+
+
+def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
+    backbone, pictures = tower("vit", GRID), read_folder(colours)
+    cache = cache_of(tmp_path, backbone, pictures)
+    cache.fill()
+    numbers = [17, 3, 20]
+    seen = cache.rows(numbers, 0, torch.device("cpu"))
+    pixels = np.stack([np.asarray(Image.open(pictures.paths[n])).transpose(2, 0, 1) for n in numbers])
+    fresh = cache._look(pixels)
+    torch.testing.assert_close(seen.tokens, fresh.tokens, rtol=1e-3, atol=2e-3)  # kept in half precision
+    torch.testing.assert_close(seen.attention, fresh.attention)
+    torch.testing.assert_close(seen.dense, fresh.dense, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_is_computed_twice(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PART_BYTES", 12_000)  # several parts
+    backbone, pictures = tower("vit", GRID), read_folder(colours)
+    cache = cache_of(tmp_path, backbone, pictures, augmentations=1)
+    assert len(cache.parts) > 4
+    cache.fill()
+    made = {path: path.stat().st_mtime_ns for path in cache.folder.rglob("*.safetensors")}
+    assert len(made) == 2 * len(cache.parts)
+    lost = cache.folder / "view-01" / "part-00001.safetensors"
+    content = lost.read_bytes()
+    lost.unlink()
+    again = cache_of(tmp_path, backbone, pictures, augmentations=1)
+    assert again.folder == cache.folder
+    again.fill()
+    assert lost.read_bytes() == content
+    part = (lost, lost.with_name("dense-00001.safetensors"))
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items() if path not in part)
+    without = cache_of(tmp_path, backbone, pictures, augmentations=1, dense=False)
+    assert without.folder == cache.folder
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone, "trace", None)  # a head that needs less finds it there
+        without.fill()
+    assert without.rows([1], 1, torch.device("cpu")).dense is None
+    for rank in range(2):  # two processes share the work
+        other = cache_of(tmp_path / "two", backbone, pictures, augmentations=1)
+        other.fill(rank=rank, processes=2)
+    assert {p.name: p.read_bytes() for p in cache.folder.glob("view-01/*")} == {
+        p.name: p.read_bytes() for p in other.folder.glob("view-01/*")
+    }
+
+
+def test_features_belong_to_weights_and_pictures(colours: Path, tmp_path: Path) -> None:
+    backbone, pictures = tower("vit", GRID), read_folder(colours)
+    folder = cache_of(tmp_path, backbone, pictures).folder
+    assert cache_of(tmp_path, tower("vit", GRID, seed=3), pictures).folder != folder
+    assert cache_of(tmp_path, backbone, pictures, input_hw=(HW[0] + SIDE, HW[1])).folder != folder
+    shutil.copytree(colours, tmp_path / "other")
+    moved = read_folder(tmp_path / "other")
+    first = cache_of(tmp_path, backbone, moved).folder
+    Image.new("RGB", (30, 30)).save(moved.paths[0])
+    assert cache_of(tmp_path, backbone, moved).folder != first
+
+
+def test_a_view_is_a_crop_and_perhaps_a_mirror(tmp_path: Path) -> None:
+    ramp = np.stack([np.tile(np.arange(96) * 2, (64, 1)), np.tile(np.arange(64)[:, None] * 3, (1, 96))], axis=-1)
+    Image.fromarray(np.dstack([ramp, ramp[..., :1]]).astype(np.uint8)).save(tmp_path / "ramp.png")
+    plain = view(tmp_path / "ramp.png", 0, 0, "squash", (64, 96))
+    mirrored, starts, starts_of_others = set(), set(), set()
+    for which in range(1, 13):
+        pixels = view(tmp_path / "ramp.png", 0, which, "squash", (64, 96)).astype(int)
+        assert np.array_equal(pixels, view(tmp_path / "ramp.png", 0, which, "squash", (64, 96)))
+        across = pixels[0, 32, -8] - pixels[0, 32, 7]
+        mirrored.add(bool(across < 0))
+        starts.add(int(pixels[1, 0, 0]))
+        assert abs(across) == pytest.approx(CROP * (int(plain[0, 32, -8]) - int(plain[0, 32, 7])), abs=3)
+        starts_of_others.add(int(view(tmp_path / "ramp.png", which, 1, "squash", (64, 96))[1, 0, 0]))
+    assert mirrored == {True, False}
+    assert min(len(starts), len(starts_of_others)) > 4
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours, tmp_path / "root")
+    (tmp_path / "root" / "red" / "00.png").write_bytes(b"no picture")
+    (tmp_path / "root" / "blue" / "07.png").write_bytes(b"")
+    pictures, said = read_folder(tmp_path / "root"), []
+    reporter = Reporter(failed=lambda _, error: said.append(str(error)))
+    trained = train(tower("vit", GRID), pictures, tmp_path / "head.safetensors", quick(), reporter=reporter)
+    assert len(said) == 2
+    assert trained.problems == tuple(said)
+    assert "red/00.png" in " ".join(said)
+    used = {pictures.paths[n].relative_to(tmp_path / "root") for n in trained.parts.train + trained.parts.held_out}
+    assert len(used) == 22
+    assert Path("red/00.png") not in used
+
+
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, tmp_path: Path, kind: str) -> None:
+    """Its weights would stay random: a head must not claim to know it."""
+    shutil.copytree(colours, tmp_path / "root")
+    for broken in (tmp_path / "root" / "blue").iterdir():
+        broken.write_bytes(b"no picture")
+    (tmp_path / "root" / "a").mkdir()
+    notes: list[str] = []
+    out, backbone = tmp_path / "head.safetensors", tower("vit", GRID)
+    train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), reporter=Reporter(note=notes.append))
+    head = load_head(out, backbone)
+    assert head.config.classes == (("green",), ("red",))
+    assert notes[0] == "left out, as none of their pictures can be read: a, blue"
+    if kind == "closed":
+        assert head.unknown_reason(("blue",)) is not None
+    for broken in (tmp_path / "root" / "green").iterdir():
+        broken.write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="read of at least two classes, got them of 1 of 4: check the files"):
+        train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
+
+
+def test_a_reporter_is_told_of_features_and_of_every_epoch_and_files_show_them(colours: Path, tmp_path: Path) -> None:
+    told: list[tuple[object, ...]] = []
+    reporter = Reporter(
+        phase=lambda label: told.append((label,)),
+        start=lambda *counts: told.append(counts),
+        images=lambda count: told.append(("images", count)),
+        note=lambda line: told.append(("note", line)),
+    )
+    out, pictures = tmp_path / "head.safetensors", read_folder(colours)
+    trained = train(tower("vit", GRID), pictures, out, quick(held_out=0.25), reporter=reporter)
+    at = told.index(("training",))
+    features, training = told[:at], told[at:]
+    in_training = len(trained.parts.train)
+    assert features[:2] == [("features of the frozen tower",), (len(pictures), len(pictures))]
+    assert features[2:] == [("images", 1)] * len(pictures)
+    assert training[1] == (2 * in_training, 2 * in_training)
+    assert sum(int(str(one[1])) for one in training if one[0] == "images") == 2 * in_training
+    assert [one for one in training if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
+    assert trained.history[1].line(2).startswith("epoch 2 of 2  loss ")
+    folder = tmp_path / "head.safetensors.training"
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, pictures = tower("vit", GRID), read_folder(colours)
+    cache = cache_of(tmp_path / "features", backbone, pictures)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each - 1))
+    with pytest.raises(UsageError, match=r"MB of room for features .* choose another --features, or fewer"):
+        cache.fill()
+    monkeypatch.undo()
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(pictures) * cache.bytes_each))
+    cache.fill()  # not the room of a part with more pictures
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    for folder in ("n01440764", "traffic_light", "cat,kitten", ".hidden"):
+        (tmp_path / folder / "more").mkdir(parents=True)
+        for name in ("b.png", "more/a.JPG", "notes.txt"):
+            (tmp_path / folder / name).write_bytes(b"x")
+    pictures = read_folder(tmp_path)
+    assert pictures.classes == (("cat", "kitten"), ("tench", "Tinca tinca"), ("traffic light",))
+    assert [path.name for path in pictures.paths] == ["b.png", "a.JPG"] * 3
+    assert pictures.labels == (0, 0, 1, 1, 2, 2)
+    with pytest.raises(UsageError, match=r"two classes \(a folder for each class in .*\), found 0"):
+        read_folder(tmp_path / "cat,kitten" / "more")
+    with pytest.raises(UsageError, match=r"got .*none, which is not a folder"):
+        read_folder(tmp_path / "none")
+
+
+def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("path,label\na.png,cat|kitten\n\nsub/b.png,n01440764\nc.png,cat|kitten\na.png, cat|kitten\n")
+    pictures = read_csv(file)
+    assert pictures.paths == (tmp_path / "a.png", tmp_path / "sub/b.png", tmp_path / "c.png")
+    assert pictures.labels == (0, 1, 0)
+    assert pictures.classes == (("cat", "kitten"), ("tench", "Tinca tinca"))
+    file.write_text("a.png,cat\nb.png\n")
+    with pytest.raises(UsageError, match=r"labels.csv, line 2: expected path,label, got 'b.png'"):
+        read_csv(file)
+
+
+def test_pictures_are_held_out_of_every_class() -> None:
+    labels = (0,) * 10 + (1,) * 4 + (2,)
+    parts = hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=1)
+    held = [labels[number] for number in parts.held_out]
+    assert [held.count(label) for label in range(3)] == [2, 1, 0]
+    assert sorted(parts.train + parts.held_out) == list(range(15))
+    assert parts.train_classes == parts.held_out_classes == (0, 1, 2)
+    assert parts == hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=1)
+    assert parts != hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=2)
+    assert 10 in hold_out((0,) * 10 + (1,), tuple(range(11)), 0.9, "pictures", seed=1).train  # the only one stays
+    with pytest.raises(UsageError, match="--hold-out classes with an open head"):
+        hold_out((0, 1, 2), (0, 1, 2), 0.3, "pictures", seed=0)
+
+
+def test_classes_are_held_out_whole() -> None:
+    labels = tuple(label for label in range(8) for _ in range(3))
+    parts = hold_out(labels, tuple(n for n in range(24) if n != 4), 0.25, "classes", seed=0)
+    assert len(parts.held_out_classes) == 2
+    assert {labels[number] for number in parts.held_out} == set(parts.held_out_classes)
+    assert {labels[number] for number in parts.train} == set(parts.train_classes)
+    assert not set(parts.train_classes) & set(parts.held_out_classes)
+    with pytest.raises(UsageError, match=r"hold out at least two of .* classes and leave two"):
+        hold_out(labels, tuple(range(24)), 0.1, "classes", seed=0)
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+@pytest.mark.parametrize(("kind", "by"), [("closed", "pictures"), ("open", "pictures"), ("open", "classes")])
+def test_epochs_are_steps_of_sgd_on_the_training_part(kind: str, by: str, colours: Path, tmp_path: Path) -> None:
+    backbone, paths = tower("vit", GRID), read_folder(colours).paths
+    labels = tuple(number % 4 for number in range(len(paths)))
+    pictures = LabelledPictures(paths, labels, (("red",), ("green",), ("blue",), ("a lamp",)))
+    share = 0.25 if by == "pictures" else 0.5
+    chosen = quick(kind=kind, epochs=4, batch_size=24, held_out=share, hold_out=by, augmentations=1, seed=3, lr=0.3)
+    trained = train(backbone, pictures, tmp_path / "head", chosen)
+    parts = trained.parts
+    assert sorted(parts.train + parts.held_out) == list(range(24))
+    cache = cache_of(tmp_path / "features", backbone, pictures, dense=kind == "open", augmentations=1)
+    head = seeded(lambda: HEADS["ts_cam"](trained.head.config), 3)
+    text = embed(parse([words[0] for words in pictures.classes]), backbone.encode_text) if kind == "open" else None
+
+    def numbers(part: tuple[int, ...], among: tuple[int, ...], which: int) -> tuple[torch.Tensor, float]:
+        logits = head.logits(cache.rows(part, which, torch.device("cpu")), text)[:, list(among)]
+        target = torch.tensor([among.index(labels[number]) for number in part])
+        return F.cross_entropy(logits, target), float((logits.argmax(dim=1) == target).float().mean())
+
+    moved = [torch.zeros_like(weight) for weight in head.parameters()]
+    for number, epoch in enumerate(trained.history):
+        loss, accuracy = numbers(parts.train, parts.train_classes, number % 2)
+        assert (epoch.loss, epoch.train_accuracy) == pytest.approx((loss.item(), accuracy), rel=1e-3)
+        slopes = torch.autograd.grad(loss, [*head.parameters()])
+        with torch.no_grad():
+            for weight, slope, move in zip(head.parameters(), slopes, moved, strict=True):
+                move.mul_(0.9).add_(slope + 5e-4 * weight)
+                weight -= epoch.lr * move
+        assert epoch.accuracy == pytest.approx(numbers(parts.held_out, parts.held_out_classes, 0)[1])
+
+
+def test_every_epoch_and_every_seed_has_its_own_order(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, numbers = FeatureCache.rows, list[int]()
+
+    def told(cache: FeatureCache, some: list[int], *rest: Any) -> Any:
+        numbers.extend(some)
+        return rows(cache, some, *rest)
+
+    monkeypatch.setattr(FeatureCache, "rows", told)
+    for seed in (0, 1):
+        trained_on(colours, tmp_path / f"{seed}", held_out=0, seed=seed)
+    orders = np.array(numbers).reshape(4, 24)
+    assert (np.sort(orders) == np.arange(24)).all()
+    assert len(np.unique(orders, axis=0)) == 4
+
+
+def test_gradients_are_summed(colours: Path, tmp_path: Path) -> None:
+    whole = trained_on(colours, tmp_path / "a", batch_size=6)  # of 18
+    parts = trained_on(colours, tmp_path / "b", batch_size=3, accumulate=2)
+    for name, weight in whole.head.state_dict().items():
+        torch.testing.assert_close(parts.head.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_falls(colours: Path, tmp_path: Path) -> None:
+    stepped = trained_on(colours, tmp_path / "a", epochs=5, schedule="step", step_epochs=2, lr=0.4, patience=9)
+    assert [epoch.lr for epoch in stepped.history] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004])
+    cosine = trained_on(colours, tmp_path / "b", epochs=4, batch_size=18, lr=0.4, patience=9)  # a step an epoch
+    expected = [0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2]
+    assert [epoch.lr for epoch in cosine.history] == pytest.approx(expected)
+
+
+def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path: Path) -> None:
+    trained = trained_on(colours, tmp_path / "a", kind="closed", epochs=40, lr=1.0, patience=3)
+    accuracies = [epoch.accuracy for epoch in trained.history]
+    assert len(accuracies) < 40
+    assert len(accuracies) == trained.best + 3
+    assert accuracies.index(max(a for a in accuracies if a is not None)) == trained.best - 1
+    last = load_file(tmp_path / "a.training" / "checkpoint.safetensors")
+    assert torch.equal(trained.head.state_dict()["conv.weight"], last["best.conv.weight"])
+    assert not torch.equal(last["head.conv.weight"], last["best.conv.weight"])
+
+
+def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:
+    full = trained_on(colours, tmp_path / "a")
+    mixed = trained_on(colours, tmp_path / "b", mixed_precision="bf16")
+    weights = [trained.head.state_dict()["conv.weight"] for trained in (full, mixed)]
+    assert not torch.equal(*weights)
+    assert torch.nn.functional.cosine_similarity(*[w.flatten() for w in weights], dim=0) > 0.99
+    with pytest.raises(UsageError, match="expected --mixed-precision no or bf16 on a CPU, got fp16"):
+        trained_on(colours, tmp_path / "c", mixed_precision="fp16")
+
+
+# ------------------------------------------------------------------------------------------------------------ localizer
+@pytest.fixture(scope="module")
+def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed head for red, green and blue on the bundled CNN, made by the command line."""
+    root = write_colours(tmp_path_factory.mktemp("mini") / "root", each=4)
+    out = root.parent / "head.safetensors"
+    options = ("--head", "closed", "--epochs", "2", "--held-out", "0.25")
+    result = succeeded("train", "tscam", "--root", root, "--out", out, *options)
+    assert result.out.startswith(f"{out}  epoch ")
+    assert "held-out accuracy" in result.out
+    assert "epoch 2 of 2  loss " in result.err
+    assert "trained on 9 pictures of 3 classes, 3 held out" in result.err
+    assert result.err.endswith(f"\nnext: cliploc localize photo.jpg -p blue --head={out}\n")
+    return out
+
+
+def test_a_head_names_its_method_and_its_classes(mini_head: Path, colours: Path) -> None:
+    localizer = Localizer("mini", head=mini_head, min_presence=0)
+    assert localizer.method.name == "ts_cam"
+    result = localizer(sorted(colours.rglob("*.png"))[0], ["red", "a lamp"])
+    assert result.reasons[1] == "the closed head knows its 3 classes only: train an open one for other names"
+    assert result.maps[0].max() == 1
+    assert localizer.options_of("ts_cam")["head"] == str(mini_head)
+    with pytest.raises(UsageError, match="is trained for ts_cam, got method cam: use ts_cam"):
+        Localizer("mini", method="cam", head=mini_head)
+    with pytest.raises(UsageError, match="lctr takes a head trained for it, got one trained for ts_cam"):
+        Localizer("mini", method="lctr", method_options={"head": str(mini_head)})
+    with pytest.raises(UsageError, match=r"ts_cam does not work on mini.* or give it a head trained on this tower"):
+        Localizer("mini", method="ts_cam")
+    with pytest.raises(ModelError, match="was trained on mini, got vit: use --model mini"):
+        Localizer(tower("vit", GRID), head=mini_head)
+
+
+def test_a_head_goes_with_other_methods(mini_head: Path) -> None:
+    both = Localizer("mini", method="cam+ts_cam", head=mini_head, min_presence=0)
+    [found] = both.compare([CAT], ["red"], {"cam": {}, "ts_cam": {}, "cam+ts_cam": {}})
+    mean = (found["cam"].maps + found["ts_cam"].maps) / 2
+    assert np.abs(found["cam+ts_cam"].maps - mean / max(mean.max(), 1e-9)).max() < 0.35
+    by_option = Localizer("mini", method="ts_cam", method_options={"head": str(mini_head)}, min_presence=0)
+    np.testing.assert_array_equal(by_option(CAT, ["red"]).maps, found["ts_cam"].maps)
+
+
+def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
+    """Its method beside the tower's own; the maps are the localizer's."""
+    pytest.importorskip("pyarrow")
+    root, out = wsol_folder(tmp_path / "wsol", 3), tmp_path / "out"
+    # A closed head knows its own names only.
+    (root / "synsets.csv").write_text("label,wnid,synset_words\n0,,red\n1,,green\n2,,blue\n")
+    labels = root / "metadata/class_labels.txt"
+    labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
+    asked = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
+    result = succeeded("benchmark", "boxes", *asked, "--save-maps")
+    numbers = json.loads((out / "summary.json").read_text())["settings"]
+    beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
+    assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
+    assert numbers["mini_ts-cam_head"]["evaluated"] == 3
+    localizer = Localizer("mini", head=mini_head, min_presence=0, text_cache=False)
+    for number, name in enumerate(("red", "green", "blue")):
+        saved = np.load(out / f"maps/mini_ts-cam_head/val/{number:03d}.jpg.npy")
+        [expected] = localizer(root / f"val/{number:03d}.jpg", [name]).maps
+        assert expected.max() == 1
+        np.testing.assert_allclose(saved, expected, atol=1e-3)
+    assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
+        "benchmark", "boxes", *asked, "--method", "cam"
+    )
+    assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *asked, "--recipe", "fast")
+    of_task = ("--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
+    result = succeeded("benchmark", "faithfulness", *asked, *of_task, "--json")
+    assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
+
+
+def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> None:
+    for arguments, said in (
+        (("tscam", "--root", colours, "--device", "cuda:99"), "expected a device of this machine"),
+        (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
+        (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
+        (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
+    ):
+        assert said in refused("train", *arguments, "--out", tmp_path / "head.safetensors")

@@ -1,0 +1,309 @@
+"""Each format, read back by a reader that is not ours: equal (in whole pixels: to half of one), whatever the names."""
+
+import csv
+import dataclasses
+import json
+import tempfile
+import unicodedata
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliploc import formats
+from cliploc.errors import UsageError
+from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
+from cliploc.images.reading import load
+from tests.label.annotated import annotated, written
+
+NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
+PATHS = (
+    "plain.jpg",
+    "plain.png",
+    'sub folder/a, "b" & <c>\'d.jpg',
+    "sub folder/猫é.jpg",
+    "../beside/plain.jpg",
+    "images/roboflow.ai.jpg",
+)
+SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[AnnotatedPicture]:
+    """Real files of an odd size, one of them stored sideways; boxes at edges and at fractions of pixels."""
+    rng = np.random.default_rng(5)
+    made = []
+    for number, name in enumerate(PATHS, start=1):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = Image.fromarray(rng.integers(0, 255, (37, 61, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        if number == 4:
+            exif[0x0112] = 6  # shown turned by 90 degrees: 37 wide, 61 high
+        stored.save(path, exif=exif)
+        width, height = load(path).image.size
+        count = 0 if number == 2 else 3
+        low = rng.uniform(0, 0.5, (count, 2)) * [width, height]
+        xyxy = np.concatenate([low, low + rng.uniform(0.1, 0.5, (count, 2)) * [width, height]], axis=1)
+        if count:
+            xyxy[0] = [0, 0, width, height]
+        score, label = rng.uniform(0.1, 1, count), rng.integers(0, len(NAMES), count)
+        ids = tuple(range(0, 2 * count, 2))
+        made.append(annotated(name, path, (width, height), xyxy.round(2), label, score, number, box_ids=ids))
+    assert made[3].size_wh == (37, 61)
+    return made
+
+
+def same(found: list[tuple[str, list[float]]], picture: AnnotatedPicture, atol: float = 0.01) -> None:
+    """Names and boxes, in order."""
+    assert [name for name, _ in found] == [NAMES[label] for label in picture.label]
+    if found:
+        np.testing.assert_allclose([box for _, box in found], picture.xyxy, atol=atol)
+
+
+def test_coco_as_pycocotools_reads_it(pictures, tmp_path):
+    from pycocotools.coco import COCO
+
+    (path,) = written("coco", pictures, SETTINGS, tmp_path / "out")
+    read = COCO(str(path))
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == list(NAMES)
+    assert sorted(read.anns) == [*range(1, sum(len(one.label) for one in pictures) + 1)]
+    assert [one["file_name"] for one in read.dataset["images"]] == list(PATHS)
+    for one in pictures:
+        assert (read.imgs[one.number]["width"], read.imgs[one.number]["height"]) == one.size_wh
+        boxes = read.loadAnns(read.getAnnIds(imgIds=[one.number]))
+        found = [
+            (read.cats[b["category_id"]]["name"], [x, y, x + w, y + h]) for b in boxes for x, y, w, h in [b["bbox"]]
+        ]
+        same(found, one)
+        np.testing.assert_allclose([b["score"] for b in boxes], one.score, atol=1e-3)
+        np.testing.assert_allclose([b["area"] for b in boxes], [w * h for b in boxes for *_, w, h in [b["bbox"]]])
+
+
+def test_yolo_by_its_definition(pictures, tmp_path):
+    (root,) = written("yolo", pictures, SETTINGS, tmp_path / "out")
+    data = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    assert Path(data["path"]) == root
+    assert [data["names"][i] for i in range(data["nc"])] == list(NAMES)
+    links = {image.resolve(): image for image in (root / data["train"]).rglob("*.*") if image.is_file()}
+    assert len(links) == len(pictures)
+    assert len(list((root / "labels").rglob("*.txt"))) == len(pictures)
+    for one in pictures:
+        image = links[one.path.resolve()]
+        # Ultralytics: the last /images/ becomes /labels/, the ending .txt.
+        text = Path("/labels/".join(str(image).rsplit("/images/", 1))).with_suffix(".txt")
+        width, height = load(image).image.size
+        found = []
+        for line in text.read_text().splitlines():
+            label, x, y, w, h = line.split()
+            x, w, y, h = float(x) * width, float(w) * width, float(y) * height, float(h) * height
+            found.append((data["names"][int(label)], [x - w / 2, y - h / 2, x + w / 2, y + h / 2]))
+        same(found, one)
+
+
+def listed(root: Path) -> dict[str, str]:
+    """File → picture, as the export lists them."""
+    with (root / "pictures.csv").open(newline="", encoding="utf-8") as file:
+        return {line["file"]: line["picture"] for line in csv.DictReader(file)}
+
+
+REPEATED = ("a.jpg", "a.png", "cats/a.jpg", "cats/a.JPG", "dogs/a b.jpg", "dogs/old/a.webp", "cats__a.jpg", "g/a.gif")
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repeat(name, copies, tmp_path, monkeypatch):
+    import supervision
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number, picture in enumerate((*REPEATED, *PATHS), start=1):
+        path = Path("root") / f"{number}" / Path(picture).name  # each of a size of its own
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40 + number, 30)).save(path)
+        boxes, label = [[1, 2, 20 + number, 25]], rng.integers(0, len(NAMES), 1)
+        pictures.append(annotated(picture, path, (40 + number, 30), boxes, label, number=number))
+    (root,) = written(name, pictures, dataclasses.replace(SETTINGS, copies=copies), tmp_path / "out")
+    if name == "yolo":
+        folders = [str(root / one) for one in ("images", "labels", "data.yaml")]
+        read = supervision.DetectionDataset.from_yolo(*folders)
+    else:
+        folders = [str(root / one) for one in ("JPEGImages", "Annotations")]
+        read = supervision.DetectionDataset.from_pascal_voc(*folders)
+    of_file = listed(root)
+    assert sorted(of_file.values()) == sorted((*REPEATED, *PATHS))
+    by_name = {one.name: one for one in pictures}
+    seen = set()
+    for path, image, found in read:
+        one = by_name[of_file[Path(path).name]]
+        assert image.shape == (30, one.size_wh[0], 3)
+        assert Path(path).is_symlink() == (not copies and one.path.suffix != ".gif")
+        same([(read.classes[label], box) for label, box in zip(found.class_id, found.xyxy, strict=True)], one)
+        seen.add(one.name)
+    assert seen == {*REPEATED, *PATHS}
+
+
+def test_datumaro_reads_all_pictures(pictures, tmp_path):
+    dm = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    for name in ("voc", "yolo"):
+        exports.get(name).write(lambda: pictures, dataclasses.replace(SETTINGS, copies=True), tmp_path)
+        read = list(dm.Dataset.import_from(str(tmp_path / name), name))
+        assert len({item.id for item in read}) == len(pictures)
+        boxes = sum(one.type.name == "bbox" for item in read for one in item.annotations)
+        assert boxes == sum(len(one.label) for one in pictures)
+
+
+def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path):
+    def read(root: Path) -> dict[str, list[tuple[str, list[float]]]]:
+        boxes, of_file = {}, listed(root)
+        for path in sorted((root / "Annotations").iterdir()):
+            assert path.with_suffix("").name in (root / "ImageSets/Main/trainval.txt").read_text().splitlines()
+            tree = ET.parse(path)
+            own = boxes[of_file[tree.findtext("filename")]] = []
+            for one in tree.iter("object"):
+                a, b, c, d = (float(one.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+                # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
+                own.append((one.findtext("name"), [a - 1, b - 1, c, d]))
+            size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
+            assert size in ((61, 37), (37, 61))
+        return boxes
+
+    (root,) = written("voc", pictures, SETTINGS, tmp_path / "out")
+    first = read(root)
+    assert set(first) == set(PATHS)
+    for one in pictures:
+        same(first[one.name], one, atol=0.5)
+    for _ in range(3):  # written again out of what was read: nothing moves
+        moved = [
+            dataclasses.replace(one, xyxy=np.array([box for _, box in first[one.name]], np.float32).reshape(-1, 4))
+            for one in pictures
+        ]
+        assert read(written("voc", moved, SETTINGS, tmp_path / "out")[0]) == first
+
+
+def test_label_studio_by_its_documented_shape(pictures, tmp_path):
+    tasks_path, config_path = written("labelstudio", pictures, SETTINGS, tmp_path / "out")
+    config = ET.parse(config_path).getroot()
+    (control,), (image,) = config.findall("RectangleLabels"), config.findall("Image")
+    allowed = [one.get("value") for one in control.findall("Label")]
+    assert allowed == list(NAMES)
+    assert len({one.get("background") for one in control.findall("Label")}) == len(NAMES)
+    assert control.get("toName") == image.get("name")
+    tasks = json.loads(tasks_path.read_text())
+    ids = [one["id"] for task in tasks for one in task["predictions"][0]["result"]]
+    assert ids == [f"p{one.number}b{i}" for one in pictures for i in one.box_ids]
+    for task, one in zip(tasks, pictures, strict=True):
+        address = task["data"][image.get("value").removeprefix("$")]
+        assert address.isascii()
+        assert not set(' "<>&') & set(address)
+        assert unquote(address) == f"/data/local-files/?d={one.name}"
+        (prediction,) = task["predictions"]
+        assert prediction["model_version"] == "cliploc mini cam"
+        found = []
+        for result in prediction["result"]:
+            ends = control.get("name"), image.get("name")
+            assert (result["type"], result["from_name"], result["to_name"]) == ("rectanglelabels", *ends)
+            value, (width, height) = result["value"], (result["original_width"], result["original_height"])
+            assert (width, height) == one.size_wh
+            x, y = value["x"] / 100 * width, value["y"] / 100 * height
+            box = [x, y, x + value["width"] / 100 * width, y + value["height"] / 100 * height]
+            assert value["rectanglelabels"][0] in allowed
+            found.append((value["rectanglelabels"][0], box))
+        same(found, one)
+        np.testing.assert_allclose([result["score"] for result in prediction["result"]], one.score, atol=1e-3)
+        if found:
+            assert prediction["score"] == pytest.approx(float(one.score.min()), abs=1e-3)
+
+
+def test_cvat_by_its_xml(pictures, tmp_path):
+    (path,) = written("cvat", pictures, SETTINGS, tmp_path / "out")
+    root = ET.parse(path).getroot()
+    assert root.findtext("version") == "1.1"
+    assert [one.text for one in root.findall("meta/task/labels/label/name")] == list(NAMES)
+    images = root.findall("image")
+    assert [one.get("id") for one in images] == ["0", "1", "2", "3", "4", "5"]
+    for image, one in zip(images, pictures, strict=True):
+        assert image.get("name") == one.name
+        assert (int(image.get("width")), int(image.get("height"))) == one.size_wh
+        corners = [[float(box.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")] for box in image.findall("box")]
+        same([(b.get("label"), xyxy) for b, xyxy in zip(image.findall("box"), corners, strict=True)], one)
+
+
+def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
+    (path,) = written("csv", pictures, SETTINGS, tmp_path / "out")
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    for one in pictures:
+        own = [line for line in lines if line["path"] == one.name]
+        assert {(int(line["width"]), int(line["height"])) for line in own} == {one.size_wh}
+        boxes = [line for line in own if line["label"]]
+        same([(line["label"], [float(line[key]) for key in ("x0", "y0", "x1", "y1")]) for line in boxes], one)
+        np.testing.assert_allclose([float(line["score"]) for line in boxes], one.score, atol=1e-3)
+
+
+@pytest.mark.parametrize(("certainty", "texts"), [(None, ["", ""]), (np.array([0.25, np.nan]), ["0.25", ""])])
+def test_a_certainty_that_is_not_known_is_empty_in_the_table(certainty, texts, tmp_path):
+    one = annotated("a.jpg", tmp_path / "a.jpg", (8, 8), [[0, 0, 4, 4], [1, 1, 5, 5]], certainty=certainty)
+    (path,) = written("csv", [one], SETTINGS, tmp_path / "out")
+    assert [line["certainty"] for line in csv.DictReader(path.read_text().splitlines())] == texts
+
+
+# --------------------------------------------------------------------------------------------------------- file names
+LEADING_OUT = (  # `//data/a.jpg` is a path of its own: joined to a folder, it replaces it
+    *("/data/a.jpg", "//data/a.jpg", "///data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg"),
+    *("..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "C:/data/a.jpg", "c:a.jpg", "..jpg", "...jpg", "..", "//"),
+    *(". ./a.jpg", "a.xml/b.jpg", "a.txt/b.jpg", "a.jpg", "a.jpg/b.jpg", "A.JPG"),
+    *("x" * 250 + ".jpg", "x" * 250 + ".png", "cafe\u0301.jpg", "caf\u00e9.jpg"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@example([*LEADING_OUT])
+@given(st.lists(st.text(st.sampled_from("/\\.:aA\u00e9e\u0301-2_ \x01") | st.characters(), max_size=40), min_size=1))
+def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        names = FileNames(Path(folder))
+        seen = set()
+        for name in dict.fromkeys(ids):
+            files = names.of(annotated(name, Path("a.jpg"), (8, 8)), "images/*.jpg", "labels/*.txt")
+            for path, kind in zip(files, ("images", "labels"), strict=True):
+                assert Path(folder).resolve() / kind in path.resolve().parents
+                assert ".." not in path.parts
+                path.touch(exist_ok=False)  # a file of its own, in a folder that can be made
+                seen.add(path)
+        assert len(seen) == 2 * len(set(ids))
+        # Also where a file system takes large letters for small ones, and an accent for a letter with it.
+        assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in seen}) == len(seen)
+
+
+def test_many_pictures_of_one_stem_are_not_numbered_from_1_each(monkeypatch, tmp_path):
+    placed, tried = formats._placed, []
+    monkeypatch.setattr(formats, "_placed", lambda stem, ending: tried.append(stem) or placed(stem, ending))
+    names = FileNames(tmp_path)
+    files = [names.of(annotated(f"a.{n}", tmp_path / "a", (8, 8)), "*.txt")[0].name for n in range(1, 101)]
+    assert (files[0], files[-1], len(tried)) == ("a.txt", "a-100.txt", 100)
+
+
+def test_a_path_outside_of_the_folder_is_refused(tmp_path):
+    """The last guard, should a name get that far: here by a link in the folder."""
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "labels").symlink_to(outside)
+    with pytest.raises(UsageError, match="expected a file inside the export's folder"):
+        FileNames(folder).of(annotated("data/a.jpg", tmp_path / "a.jpg", (8, 8)), "labels/*.xml")
+    assert list(outside.iterdir()) == []
+
+
+def test_voc_boxes_of_the_last_half_pixel_stay_in_the_picture(pictures, tmp_path):
+    sliver = annotated("a.jpg", pictures[0].path, (40, 30), [[39.8, 29.8, 40, 30]])
+    (root,) = written("voc", [sliver], SETTINGS, tmp_path / "out")
+    box = ET.parse(root / "Annotations" / "a.xml").getroot().find("object/bndbox")
+    assert [int(one.text) for one in box] == [40, 30, 40, 30]

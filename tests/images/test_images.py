@@ -1,0 +1,448 @@
+"""Pictures in: every kind becomes upright RGB of 8 bits, or one line that says why not."""
+
+import io
+import struct
+import sys
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from cliploc.errors import InputError, UsageError
+from cliploc.images.reading import MAX_PIXELS, load, pictures_in
+from cliploc.images.reading import reading as images
+from cliploc.support.files import demo_folder
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def corners(width=16, height=12):
+    """A black picture whose top left quarter is red and top right quarter blue: no two orientations look alike."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, BLUE
+    return Image.fromarray(pixels)
+
+
+STORED = {  # what a camera stores for an upright picture, by EXIF orientation
+    1: lambda image: image,
+    2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    4: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    upright = corners(64, 48)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    STORED[orientation](upright).save(path, exif=exif, **({"quality": 95, "subsampling": 0} if suffix == "jpg" else {}))
+    found = load(path).image
+    assert found.size == (64, 48)
+    difference = np.abs(np.asarray(found).astype(int) - np.asarray(upright).astype(int))
+    assert difference.mean() < (3 if suffix == "jpg" else 1e-9)
+
+
+def test_orientation_of_a_picture_from_memory_and_the_picture_stays_as_it_is():
+    stored = STORED[6](corners())
+    stored.getexif()[0x0112] = 6
+    before = stored.copy()
+    np.testing.assert_array_equal(np.asarray(load(stored).image), np.asarray(corners()))
+    np.testing.assert_array_equal(np.asarray(stored), np.asarray(before))
+    assert stored.getexif()[0x0112] == 6
+
+
+def test_cmyk_is_converted(tmp_path):
+    corners(64, 48).convert("CMYK").save(tmp_path / "print.jpg", quality=95, subsampling=0)
+    found = load(tmp_path / "print.jpg").image
+    assert found.mode == "RGB"
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(corners(64, 48)).astype(int)).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("top", [200, 65535], ids=["dark", "full range"])
+def test_16_bit_greys_are_scaled_not_clipped(tmp_path, suffix, top):
+    grey = np.linspace(0, top, 12 * 16).reshape(12, 16).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"scan.{suffix}")
+    found = np.asarray(load(tmp_path / f"scan.{suffix}").image)
+    expected = np.round(grey / 257).astype(int)
+    assert (np.abs(found.astype(int) - expected[..., None]) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0.25, 1], [0, 64, 255]),
+        ([0, 100, 255], [0, 100, 255]),
+        ([0, 32768, 65535], [0, 128, 255]),
+        ([np.nan, 0.5, np.inf], [0, 128, 0]),  # missing values are black and do not spoil the rest
+        ([-np.inf, 0.5, 1], [0, 128, 255]),
+    ],
+    ids=["0 to 1", "8 bits", "16 bits", "missing above", "missing below"],
+)
+def test_float_tiffs_of_any_range(tmp_path, values, expected):
+    Image.fromarray(np.repeat(np.float32(values), 40).reshape(3, 40).repeat(3, axis=0)).save(tmp_path / "float.tif")
+    found = np.asarray(load(tmp_path / "float.tif").image)
+    assert found[::3, 0, 0].tolist() == expected
+
+
+def transparent(mode):
+    """Red on the left, and on the right a blue that is fully transparent."""
+    if mode == "RGBA":
+        image = Image.new("RGBA", (16, 12), (*RED, 255))
+        image.paste((*BLUE, 0), (8, 0, 16, 12))
+    elif mode == "LA":
+        image = Image.new("LA", (16, 12), (90, 255))
+        image.paste((10, 0), (8, 0, 16, 12))
+    elif mode == "P":
+        image = Image.new("P", (16, 12), 0)
+        image.putpalette([*RED, *BLUE])
+        image.paste(1, (8, 0, 16, 12))
+        image.info["transparency"] = 1
+    else:
+        image = Image.new("RGB", (16, 12), RED)
+        image.paste(BLUE, (8, 0, 16, 12))
+        image.info["transparency"] = BLUE
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGBA", "png"), ("RGBA", "webp"), ("LA", "png"), ("P", "png"), ("P", "gif"), ("RGB", "png")]
+)
+def test_transparency_is_laid_on_white(tmp_path, mode, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = transparent(mode)
+    if "transparency" in image.info:
+        options["transparency"] = image.info["transparency"]
+    image.save(tmp_path / f"logo.{suffix}", **options)
+    for found in (load(tmp_path / f"logo.{suffix}").image, load(image).image):
+        assert found.mode == "RGB"
+        assert found.getpixel((2, 5)) == ((90, 90, 90) if mode == "LA" else RED)
+        assert found.getpixel((12, 5)) == WHITE
+
+
+def test_half_transparent_is_mixed_with_white():
+    found = load(Image.new("RGBA", (9, 9), (255, 0, 0, 51))).image.getpixel((0, 0))
+    assert found == pytest.approx((255, 204, 204), abs=1)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_of_an_animation_the_first_frame_is_used_and_a_note_says_so(tmp_path, suffix):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE, WHITE)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    picture = load(tmp_path / f"a.{suffix}")
+    assert picture.image.getpixel((3, 3)) == RED
+    assert picture.notes == ("animated: the first is used",)
+    assert load(corners()).notes == ()
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV", "LAB", "CMYK", "La", "RGBa", "PA", "I", "F", "I;16", "I;16B"]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_every_mode_of_pillow_becomes_rgb(mode, orientation):
+    image = Image.new(mode, (16, 12))
+    image.getexif()[0x0112] = orientation
+    found = load(image).image
+    assert found.mode == "RGB"
+    assert found.size == ((16, 12) if orientation == 1 else (12, 16))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.asarray(corners()),
+        np.asarray(corners())[:, :, ::-1][:, :, ::-1],
+        np.asarray(corners()) / 255.0,
+        (np.asarray(corners()) / 255.0).astype(np.float32),
+        (np.asarray(corners()) / 255.0).astype(np.float16),
+        np.asarray(corners().convert("RGBA")),
+        np.asarray(corners().convert("RGBA")) / 255.0,
+        np.asfortranarray(np.asarray(corners())),
+    ],
+    ids=["uint8", "negative strides", "float64", "float32", "float16", "RGBA", "float RGBA", "Fortran order"],
+)
+def test_arrays(array):
+    picture = load(array, "frame 7")
+    np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(corners()))
+    assert picture.source == "frame 7"
+
+
+def test_grey_and_transparent_arrays_and_floats_between_two_greys():
+    grey = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
+    for array in (grey, grey / 255.0):
+        np.testing.assert_array_equal(np.asarray(load(array).image), np.repeat(grey[..., None], 3, axis=2))
+    for array in (np.full((9, 9), 0.999), np.zeros((9, 9, 4), np.uint8)):
+        assert load(array).image.getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.zeros((9, 9), bool), "image: expected an array of uint8 or floats in 0–1, got bool: convert it"),
+        (
+            np.zeros((3, 9, 9), np.uint8),
+            "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [3, 9, 9]: put channels last",
+        ),
+        (np.full((9, 9), 1.5), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
+        (np.zeros((1, 1), np.uint8), "image: 1×1 pixels, expected at least 8×8: use a larger picture"),
+        (
+            torch.zeros(3, 9, 9),
+            "image: expected a path, a PIL image or a numpy array, got Tensor: make it an array [H, W, 3] of uint8",
+        ),
+    ],
+)
+def test_arrays_that_are_refused(array, text):
+    with pytest.raises(InputError) as error:
+        load(array)
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize("thing", [None, 7, b"bytes", [1, 2]])
+def test_other_things_are_a_usage_error(thing):
+    with pytest.raises(UsageError, match=f"expected a path, a PIL image or a numpy array, got {type(thing).__name__}"):
+        load(thing)
+
+
+def truncated_jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()[: buffer.tell() // 2]
+
+
+def png_that_claims(width, height):
+    """A valid header, and a few bytes where 400 million pixels should be."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+REFUSED = [
+    ("empty.jpg", b"", "the file is empty (0 bytes): download it again"),
+    ("text.jpg", b"this is no picture", "not a picture that can be read: expected JPEG, PNG, WebP or similar"),
+    ("cut.jpg", truncated_jpeg(), "damaged (image file is truncated"),
+    ("bomb.png", png_that_claims(20_000, 20_000), "more than 178 million pixels, expected at most 120 million"),
+    ("large.png", png_that_claims(12_000, 12_000), "12000×12000 pixels, expected at most 120 million"),
+    ("line.png", png_that_claims(20_000, 3), "20000×3 pixels, expected at least 8×8: use a larger picture"),
+    ("short.png", png_that_claims(90, 90), "damaged ("),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "text"), REFUSED)
+def test_files_that_are_refused(tmp_path, name, data, text):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as error:
+        load(tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name}: {text}"), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_the_limit_is_at_the_number_of_pixels():
+    class Huge(Image.Image):  # a size without the memory
+        size = (MAX_PIXELS // 10_000 + 1, 10_000)
+
+    with pytest.raises(InputError, match="expected at most 120 million: make it smaller first"):
+        load(Huge(), "huge")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA"])
+def test_depth_and_transparency_take_no_copies_of_the_whole_picture(tmp_path, mode):
+    """A grey of 16 bits took 28 bytes for a pixel; what numpy takes is counted here."""
+    path = tmp_path / f"a{'.tif' if mode == 'F' else '.png'}"
+    Image.new(mode, (3_000, 2_000)).save(path)
+    tracemalloc.start()
+    try:
+        load(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 3_000 * 2_000
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "RGBA", "LA", "PA", "La", "RGBa"])
+def test_bands_of_a_picture_fit_together(mode, monkeypatch):
+    rng = np.random.default_rng(0)
+    if mode in ("I;16", "I", "F"):
+        values = np.where(np.arange(12)[:, None] < 11, 0.3, 900) * rng.random((12, 16))  # the largest in the last row
+        image = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (12, 16, 4), np.uint8), "RGBA")
+        image = image.convert({"PA": "P", "La": "LA"}.get(mode, mode)).convert(mode)
+    whole = np.asarray(load(image).image)
+    monkeypatch.setattr("cliploc.images.reading.BAND", 40)  # two rows
+    np.testing.assert_array_equal(np.asarray(load(image).image), whole)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    for path, text in [
+        ("https://a.b/c.jpg", "https://a.b/c.jpg: no such file: download the picture first"),
+        (str(tmp_path), f"{tmp_path}: is a folder, expected a picture: name its files, such as {tmp_path}/*.jpg"),
+        ("a\0b.jpg", "a\0b.jpg: no such file: check the path"),
+        ("", "expected a picture's path, got an empty one: check the path"),
+    ]:
+        with pytest.raises(InputError) as error:
+            load(path)
+        assert str(error.value) == text
+
+
+# ------------------------------------------------------------------------------------------- formats that are not read
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 64 64
+%%EndComments
+{} loop
+%%EOF
+"""
+
+
+NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or similar"
+OTHERS = {
+    "EPS": (EPS, NOT_READ),
+    "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_formats_are_refused_before_they_are_decoded(case, tmp_path, monkeypatch):
+    data, text = OTHERS[case]
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}: {text}"), error.value
+
+
+def test_frames_are_not_walked_through(tmp_path, monkeypatch):
+    """Pillow's count takes quadratic time for the pages of a TIFF, and minutes for a GIF of a million frames."""
+    frames = [Image.new("L", (16, 12), grey) for grey in range(3)]
+    for name in ("a.gif", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    for reader in ("GifImagePlugin.GifImageFile", "TiffImagePlugin.TiffImageFile"):
+        monkeypatch.setattr(f"PIL.{reader}.n_frames", property(lambda _: pytest.fail("all were walked through")))
+    assert load(tmp_path / "a.gif").notes == ("animated: the first is used",)
+    pages = load(tmp_path / "a.tif")
+    assert pages.image.getpixel((3, 3)) == (0, 0, 0)
+    assert pages.notes == ("holds several pictures: the first is used",)
+
+
+def test_a_pil_image_is_taken_at_the_frame_it_shows_and_stays_there(tmp_path):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE, WHITE)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as mine:
+        mine.seek(1)
+        picture = load(mine)
+        assert mine.tell() == 1
+    assert picture.image.getpixel((3, 3)) == BLUE
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("kind", [np.array, Image.Image.copy])
+def test_the_result_shares_nothing_with_the_picture_handed_in(kind):
+    mine = kind(corners())
+    load(mine).image.paste(WHITE, (0, 0, 16, 12))
+    np.testing.assert_array_equal(np.asarray(mine), np.asarray(corners()))
+
+
+def test_nobody_else_opens_picture_files():
+    """`images.open_picture` holds the list of formats and the limits; a list of suffixes stands there alone, too."""
+    root = Path(images.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text()
+        if path.name != "images.py":
+            assert "Image.open(" not in text, path
+            assert '".jpeg"' not in text, path
+
+
+# ---------------------------------------------------------------------------------------------------------------- HEIC
+def heic_start(brand: bytes, *others: bytes) -> bytes:
+    """The first box of a file in the HEIF container."""
+    brands = b"".join(others)
+    return (16 + len(brands)).to_bytes(4, "big") + b"ftyp" + brand + bytes(4) + brands + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "start", [heic_start(b"heic", b"mif1"), heic_start(b"mif1", b"mif1", b"heic")], ids=["heic", "mif1"]
+)
+def test_without_pillow_heif_a_heic_file_names_what_to_install(
+    start: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "OPEN", {key: value for key, value in Image.OPEN.items() if key != "HEIF"})
+    for name in ("a.heic", "a.jpg"):  # the content counts
+        path = tmp_path / name
+        path.write_bytes(start)
+        with pytest.raises(InputError, match=r"a HEIC picture, which needs pillow-heif: pip install 'cliploc\[heic\]'"):
+            load(path)
+    avif = tmp_path / "a.avif"
+    avif.write_bytes(heic_start(b"mif1", b"avif"))
+    with pytest.raises(InputError, match=r"not a picture that can be read|damaged"):
+        load(avif)
+
+
+def test_a_heic_file_is_read_upright_and_nothing_is_registered_with_pillow(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    there = dict(Image.OPEN)
+    path = tmp_path / "a.heic"
+    picture = Image.new("RGB", (64, 32), "blue")
+    picture.paste("red", (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned: shown, it stands upright
+    pillow_heif.from_pillow(picture).save(path, quality=95, exif=exif.tobytes())
+    read = load(path)
+    assert read.image.size == (32, 64)
+    red, _, blue = read.image.getpixel((16, 8))
+    assert red > 200 > 50 > blue
+    assert there == Image.OPEN
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="damaged"):
+        load(path)
+    pillow_heif.from_pillow(picture).save(path)
+    with pytest.raises(InputError, match="expected at most"):
+        load(path, max_pixels=1000)
+
+
+def test_a_loaded_picture_is_taken_as_it_is_and_told_by_its_pixels() -> None:
+    picture = load(np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3))
+    assert load(picture) is picture
+    same, turned = load(picture.image), load(picture.image.rotate(180))
+    assert same.checksum == picture.checksum != turned.checksum
+    plain = np.zeros((8, 16, 3), np.uint8)
+    assert load(plain).checksum != load(plain.reshape(16, 8, 3)).checksum
+
+
+# ----------------------------------------------------------------------------------------- photographs of the package
+def test_a_photograph_of_the_package_is_named_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = load("demo:cat.jpg")
+    assert picture.source == "demo:cat.jpg"
+    assert np.array_equal(picture.image, load(demo_folder() / "cat.jpg").image)
+    assert np.array_equal(load(Path("demo:cat.jpg")).image, picture.image)
+    Image.new("RGB", (20, 10)).save("demo:cat.jpg", "JPEG")
+    assert load("demo:cat.jpg").image.size == (20, 10), "a file of that name comes first"
+
+
+@pytest.mark.parametrize("name", ["dog.jpg", "", "../demo.py", "photos.json"])
+def test_an_unknown_photograph_of_the_package_lists_what_there_is(name):
+    with pytest.raises(InputError, match=r"demo picture .*there are astronaut\.jpg, bee\.jpg, .*wren\.jpg$"):
+        load(f"demo:{name}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((9, 8), 1), ((9, 8, 3), 1), ((9, 8, 4), 1), ((3, 9, 8), 1), ((2, 9, 8), 2), ((2, 9, 8, 3), 2)]
+)
+def test_an_array_is_one_picture_or_several(shape, count):
+    assert len(list(pictures_in(np.zeros(shape, np.uint8)))) == count

@@ -1,0 +1,746 @@
+"""Annotating a folder: what is boxed, and that neither a stop nor a fault nor a second call loses or doubles any."""
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cliploc
+from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
+from cliploc.boxes.parts import around_others, split_region
+from cliploc.errors import CliplocWarning, UsageError
+from cliploc.find.flow import Flow
+from cliploc.find.labels import labels_of, read_labels
+from cliploc.find.steps import Steps
+from cliploc.formats import exports
+from cliploc.images import rle
+from cliploc.images.geometry import Frame
+from cliploc.label.annotate import annotate
+from cliploc.label.annotator import LEAST_FIT, AnnotateWorker, grouped
+from cliploc.localizer import Localizer
+from cliploc.options import Options
+from cliploc.runs.engine import Ready
+from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
+from cliploc.runs.picture_files import find_pictures
+from cliploc.runs.store import FILE, DiskFullError
+from cliploc.support.files import OF_FOLDER
+from cliploc.support.reporter import Reporter
+from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
+from tests.evaluate.samples import review_file
+from tests.label.labelled import held
+
+pytestmark = pytest.mark.usefixtures("one_model")
+LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]
+# The fast recipe sees a picture once, the default ten times. Nothing here depends on it; one command has the default.
+# Nor does anything depend on how chances are calibrated, so every name that the first look lets through gives drafts.
+OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2, "recipe": "fast", "min_presence": 0.01, "min_score": 0.01}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four photographs, one stored sideways, one in a sub-folder; and one that is none."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("cat", "dogs"):
+        with Image.open(PHOTOS / f"{name}.jpg") as opened:
+            opened.resize((opened.width // 2, opened.height // 2)).save(root / f"{name}.png")
+    with Image.open(root / "cat.png") as upright:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored turned to the left
+        upright.transpose(Image.Transpose.ROTATE_90).save(root / "cat turned, 猫.png", exif=exif)
+    (root / "sub").mkdir()
+    shutil.copy(PHOTOS / "bee.jpg", root / "sub/bee.jpg")
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "notes.txt").write_text("not meant")
+    (root / ".hidden.jpg").write_bytes(b"not meant")
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(folder, tmp_path_factory):
+    """A run that nothing happened to."""
+    return annotate(folder, LABELS, tmp_path_factory.mktemp("plain"), formats=["coco", "csv"], **OPTIONS)
+
+
+def same_files(out: Path, other: Path) -> None:
+    for name in ("coco.json", "boxes.csv", "review.html"):
+        assert (out / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def pictures_in(out: Path) -> int:
+    """The number of pictures that a run holds, as another process sees them."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(out / FILE)) as db:
+        return db.execute("SELECT count(*) FROM picture").fetchone()[0]
+    return 0
+
+
+def rows(out: Path) -> dict[str, tuple[Picture, Candidates]]:
+    with LabellingRun.open(out) as run:
+        return {name: (one, run.candidates(one)) for name, one in run.pictures().items()}
+
+
+def coco_boxes(out: Path) -> dict[str, list[tuple[str, list[float]]]]:
+    read = json.loads((out / "coco.json").read_text())
+    names = {one["id"]: one["name"] for one in read["categories"]}
+    boxes = {one["id"]: [] for one in read["images"]}
+    for one in read["annotations"]:
+        boxes[one["image_id"]].append((names[one["category_id"]], one["bbox"]))
+    return {one["file_name"]: boxes[one["id"]] for one in read["images"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- inputs
+def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text(
+        "\ufeff# mine\ncat|kitten @0.3\n  traffic   light \nn01440764 @ .9\n\nBackground: lawn|grass\nmail@home\n"
+    )
+    labels = read_labels(path)
+    assert labels.entries == ("cat|kitten", "traffic light", "tench|Tinca tinca", "mail@home")
+    assert labels.thresholds == (0.3, None, 0.9, None)
+    assert labels.background == ("lawn|grass",)
+    assert labels.names == ("cat", "traffic light", "tench", "mail@home")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
+        (["cat @high"], "got high"),
+        (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
+        (["background: lawn"], "expected names to find, got none"),
+        (["a\x00b"], "control character"),
+        ("cat", "expected a list of names"),
+    ],
+)
+def test_labels_that_are_refused(lines, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        labels_of(lines)
+
+
+def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\na dog, a wolf\n")
+    with pytest.warns(
+        CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: give names one by one"
+    ):
+        assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
+    (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for
+    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
+    result = succeeded("annotate", folder / "cat.png", *arguments)
+    assert result.err.count("is taken as one name") == 1
+
+
+def test_labels_that_differ_in_capitals_are_said_to_be_two():
+    with pytest.warns(CliplocWarning, match=r"^'dog' and 'Dog' differ in capitals only, and are two labels"):
+        assert labels_of(["dog", "cat", "Dog"]).names == ("dog", "cat", "Dog")
+
+
+def test_where_no_picture_can_be_read_nothing_is_said_of_boxes(folder, tmp_path):
+    said = cliploc_("annotate", folder / "broken.jpg", "-p", "cat", "--out", tmp_path / "out", "--recipe", "fast")
+    assert said.code == 2
+    assert "1 failed" in said.err
+    assert "no boxes" not in said.err
+
+
+def test_pictures_of_a_folder_a_pattern_a_list_and_paths(folder, tmp_path, monkeypatch):
+    everything = ["broken.jpg", "cat turned, 猫.png", "cat.png", "dogs.png", "sub/bee.jpg"]
+    found = find_pictures(folder)
+    assert (found.root, [one.id for one in found.pictures]) == (folder, everything)
+    assert [one.id for one in find_pictures(f"{folder}/**/*.jpg").pictures] == ["broken.jpg", "sub/bee.jpg"]
+    listing = folder.parent / f"{tmp_path.name}.txt"
+    listing.write_text(
+        f"# mine\n{folder.name}/cat.png\n\n{folder}/sub/bee.jpg\n{folder.name}/cat.png\n/elsewhere/a.jpg\n"
+    )
+    found = find_pictures(listing)
+    assert [one.id for one in found.pictures] == [
+        f"{folder.name}/cat.png",
+        f"{folder.name}/sub/bee.jpg",
+        "/elsewhere/a.jpg",
+    ]
+    for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
+        with pytest.raises(UsageError, match="expected"):
+            find_pictures(nothing)
+    monkeypatch.chdir(folder)
+    found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
+    assert (found.root, [one.id for one in found.pictures]) == (folder, ["cat.png", "sub/bee.jpg", "../elsewhere.png"])
+
+
+def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "cat.jpg")
+    (tmp_path / "mine").mkdir()
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "mine/cat.jpg")
+    (tmp_path / "mine/manifest.json").write_text('{"kind": "mine"}')
+    options = {**OPTIONS, "formats": ["yolo"], "review": 0}
+    for pictures in (tmp_path, f"{tmp_path}/**/*.jpg", tmp_path):
+        result = annotate(pictures, LABELS, tmp_path / "drafts/of cats", **options)
+        assert result.pictures == 2
+    assert len(list((tmp_path / "drafts/of cats/yolo/images").rglob("*.jpg"))) == 2
+
+
+def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
+    names = [b"bytes \xff.jpg", b"two\nlines.jpg"]
+    try:
+        for name in names:
+            shutil.copy(PHOTOS / "cat.jpg", os.path.join(os.fsencode(tmp_path), name))
+    except OSError as error:  # some file systems know UTF-8 only
+        pytest.skip(f"this file system refuses such names: {error}")
+    shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
+    arguments = ("annotate", tmp_path, "-p", "bee", "--out", tmp_path / "out", "--batch-size", 2, "--recipe", "fast")
+    for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
+        result = cliploc_(*arguments, *asked)
+        assert result.code == 1, result.err
+        assert result.err.count("rename it") == 2
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert {os.fsencode(one["picture"]) for one in summary["failed"]} == set(names)
+    assert list(coco_boxes(tmp_path / "out")) == ["bee.jpg"]
+
+
+# -------------------------------------------------------------------------------------------------------------- boxes
+def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder, plain):
+    assert plain.failed == {"broken.jpg": "not a picture that can be read: expected JPEG, PNG, WebP or similar"}
+    assert (plain.pictures, plain.computed, plain.empty) == (5, 4, 0)
+    assert {name for name, count in plain.with_label.items() if count} >= {"cat", "dog", "bee"}
+    localizer, exported = Localizer(create_once(), batch_size=2, recipe="fast"), coco_boxes(plain.out)
+    for name, (picture, row) in rows(plain.out).items():
+        if picture.error is not None:
+            continue
+        found = localizer(folder / name, ["cat|kitten", "dog", "bee", "teapot"])
+        every, fit = found.judged.candidates, found.judged.fit
+        best = [fit[every.label == p].max(initial=0) for p in every.label]
+        some = [i for i in np.argsort(-every.score, kind="stable") if fit[i] >= LEAST_FIT or fit[i] == best[i]]
+        np.testing.assert_allclose(row.xyxy, every.xyxy[some], atol=0.02)
+        np.testing.assert_allclose(row.scores, every.score[some], atol=1e-3)
+        np.testing.assert_allclose(row.fits, fit[some], atol=1e-3)
+        np.testing.assert_allclose(row.presence, found.presence, atol=1e-3)
+        drafts = [i for i in some if every.score[i] >= 0.01 and found.presence[every.label[i]] >= 0.01]
+        assert [label for label, _ in exported[name]] == [found.names[p] for p in every.label[drafts]]
+        assert drafts
+
+
+def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    both = Image.new("RGB", (1000, 500))
+    for left, name in enumerate(("cat.png", "sub/bee.jpg")):
+        both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
+    both.save(tmp_path / "in" / "both.png")
+    annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
+    [(_, row)] = rows(tmp_path / "out").values()
+    assert row.labels.tolist() != sorted(row.labels)
+    assert row.scores.tolist() == sorted(row.scores, reverse=True)
+    judged = Localizer(create_once(), recipe="fast", min_presence=0)(
+        tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
+    ).judged
+    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
+    kept = [i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())]
+    assert row.labels.tolist() == label[kept].tolist()
+    np.testing.assert_allclose(row.fits, fit[kept], atol=1e-3)
+
+
+def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
+    found = rows(plain.out)
+    upright, turned = found["cat.png"][1], found["cat turned, 猫.png"][1]
+    assert upright.size_wh == turned.size_wh
+    np.testing.assert_allclose(turned.xyxy, upright.xyxy, atol=0.5)
+    boxes = coco_boxes(plain.out)
+    assert [name for name, _ in boxes["cat turned, 猫.png"]] == [name for name, _ in boxes["cat.png"]]
+
+
+def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
+    named = {"recipe": None, "method": "cam", "min_presence": None}  # without a second look
+    options = {"formats": ["csv"], "review": 0, **OPTIONS, **named}
+    result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
+    assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
+
+
+def blobs(*centres: tuple[int, int, float], floor: float = 0.0) -> np.ndarray:
+    y, x = np.mgrid[:60, :100]
+    heat = np.zeros((60, 100), np.float32)
+    for cx, cy, high in centres:
+        heat = np.maximum(heat, high * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 120))
+    return np.maximum(heat, floor * (heat > 0.05)).astype(np.float32)
+
+
+def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
+    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
+    ys, xs = np.nonzero(three > 0.4)
+    box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    found = split_region(three, box, 0.4)
+    assert [peak for _, peak in found] == pytest.approx([1.0, 0.95, 0.9], abs=0.01)
+    for part, centre in zip(found, (15, 85, 50), strict=True):
+        x0, y0, x1, y1 = part[0]
+        assert x0 < centre < x1
+        assert y0 < 30 < y1
+        assert x1 - x0 < 45
+    together = np.stack([part for part, _ in found])
+    assert [*together[:, :2].min(0), *together[:, 2:].max(0)] == box
+    assert split_region(blobs((50, 30, 1.0)), [30, 15, 70, 45], 0.4) == []
+    assert split_region(blobs((40, 30, 1.0), (48, 30, 0.95)), [25, 15, 63, 45], 0.4) == []  # hardly a valley
+    assert split_region(blobs((30, 30, 1.0), (70, 30, 0.5), floor=0.42), [10, 10, 90, 50], 0.4) == []  # a tail
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 4, 4], [6, 6, 9, 9], [20, 0, 30, 10], [21, 1, 24, 4]], np.float32)
+    assert around_others(boxes).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("mode", ["keep", "split", "drop"])
+def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
+    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
+
+    def planted(self, b, joined, task, names):
+        frame = joined.batch[b].frames[0]
+        small = Image.fromarray(three).resize(frame.input_hw[::-1], Image.Resampling.BILINEAR)
+        return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
+
+    monkeypatch.setattr(Steps, "finished", planted)
+    whole = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
+    whole |= {**OPTIONS, "min_presence": 0, "min_score": 0}
+    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **whole)
+    _, row = rows(tmp_path)["cat.png"]
+    assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
+    assert result.groups == (1 if mode == "keep" else 0)
+
+
+def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
+    return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
+
+
+def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding():
+    """A score compares a box with what lies round it: the padding round a picture is no part of that."""
+    three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
+    padded = np.zeros((100, 100), np.float32)
+    padded[20:80] = three
+    rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
+    box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
+    frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
+    whole, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
+    assert len(whole) == 3
+    np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
+    np.testing.assert_allclose([one.fit for one in whole], [one.fit for one in beside])
+
+
+def test_a_box_around_others_is_dropped_and_the_best_goes_first():
+    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
+    frame = Frame.fit("squash", (60, 100), (60, 100))
+    whole = np.array([[0, 10, 100, 50]], np.float32)
+    own = np.stack([part.xyxy for part in parts_of(whole, frame, heat, 0.4)])
+    fits = np.array([0.9, 0.5, 0.7, 0.6])
+    found = grouped(frame, heat, (np.concatenate([whole, own]), fits), 0, BoxRule(0.4), "split")
+    assert [one.fit for one in found] == [0.7, 0.6, 0.5]
+    np.testing.assert_array_equal([one.xyxy for one in found], own[[1, 2, 0]])
+
+
+def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
+    """With "auto" each map has its own: here one far below any fixed number."""
+    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
+    assert 0.02 <= share_of_peak(heat, "auto") < 0.3
+    whole = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
+    parts = np.stack([one.xyxy for one in parts_of(whole, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
+    assert len(parts) == 3
+    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], whole[0])
+
+
+# ------------------------------------------------------------------------------------------------- stops and repetition
+def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_by_name(folder, plain, monkeypatch):
+    files = [path for path in sorted(plain.out.rglob("*")) if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    computed = []
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: computed.append(1))
+    written = []
+    reporter = Reporter(phase=written.append)
+    again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], reporter=reporter, **OPTIONS)
+    assert (again.computed, computed, written) == (0, [], ["annotate"])
+    assert again.document() == plain.document()
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
+    for changed, said in [
+        ({"min_area": 0.02}, "min_area: 0.001 there, 0.02 asked for"),
+        ({"flip": True}, "flip: false there, true asked for"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
+    with pytest.raises(UsageError, match=r'\(labels: "dog" only there\)'):
+        annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
+
+
+def test_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
+    root, out = tmp_path / "pictures", tmp_path / "out"
+    shutil.copytree(folder, root)
+    shutil.copytree(plain.out, out)
+    shutil.copy(root / "cat.png", root / "a new one.png")
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.computed, result.pictures) == (1, 6)
+    assert coco_boxes(out)["a new one.png"] == coco_boxes(out)["cat.png"]
+    shutil.copy(folder / "dogs.png", root / "broken.jpg")
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.computed, dict(result.failed)) == (1, {})
+    assert coco_boxes(out)["broken.jpg"] == coco_boxes(out)["dogs.png"]
+    (root / "dogs.png").unlink()
+    annotate(root, LABELS, out, **OPTIONS)
+    assert "dogs.png" not in coco_boxes(out)
+
+
+def annotate_slowly(folder: Path, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    slowly = Reporter(images=lambda _: time.sleep(1))
+    annotate(folder, LABELS, out, formats=["coco", "csv"], reporter=slowly, **OPTIONS)
+
+
+def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(folder, plain, tmp_path):
+    out = tmp_path / "out"
+    process = begun(annotate_slowly, folder, out, torch.get_num_threads())
+    try:
+        deadline = time.monotonic() + 120
+        while process.is_alive() and not pictures_in(out) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    ours = f".cliploc-{OF_FOLDER}-"
+    (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
+    (out / f"{ours}{1:016x}.tmp").write_text("half of it")
+    assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
+    assert held(out) == held(plain.out)
+    assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}
+    same_files(out, plain.out)
+
+
+def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, plain, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(exports.get("csv")), "write", refuse)
+        with pytest.raises(DiskFullError, match=r"no room left on the disk for .* run the same command again"):
+            annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
+    assert annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS).computed == 0
+    same_files(tmp_path, plain.out)
+
+
+def test_what_ray_sends_survives_being_sent():
+    make = partial(AnnotateWorker, labels_of(LABELS), Options(batch_size=2))
+    assert pickle.loads(pickle.dumps(Ready(make, object())))().describe() == make().describe()
+
+
+# ------------------------------------------------------------------------------------------------------------- review
+def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
+    out = shutil.copytree(plain.out, tmp_path / "out")
+    before = coco_boxes(out)
+    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
+    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
+    assert coco_boxes(out) == {**before, "dogs.png": []}
+    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
+    assert again.document() == result.document()
+    unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
+    for wrong, said in [
+        (review_file(out, tmp_path / "b.json", {"no.png": []}), "reviews no.png, which this run does not have"),
+        (review_file(out, tmp_path / "c.json", {}, run="x"), "of another run"),
+        (review_file(out, tmp_path / "d.json", {}, kind="x"), "other content"),
+        (
+            review_file(out, tmp_path / "e.json", {"dogs.png": [unknown]}),
+            "applied to dogs.png: expected labels below 4",
+        ),
+        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected what review.html saves, COCO's JSON"),
+        (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
+
+
+def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, list[tuple[str, list[float]]]]:
+    """The drafts of some pictures under other names: the first box gone, the others wider, one box more."""
+    read = json.loads((out / "coco.json").read_text())
+    images = [one for one in read["images"] if one["file_name"] in names]
+    kept = []
+    for image in images:
+        for one in [one for one in read["annotations"] if one["image_id"] == image["id"]][1:]:
+            x, y, width, height = one["bbox"]
+            kept.append({**one, "bbox": [x, y, max(1, width - 1), height]})
+        kept.append({"image_id": image["id"], "category_id": 4, "bbox": [1, 2, 30, 40]})
+    expected = {}
+    for image in images:
+        own = [one for one in kept if one["image_id"] == image["id"]]
+        expected[image["file_name"]] = [(LABELS[one["category_id"] - 1].split("|")[0], one["bbox"]) for one in own]
+        image["file_name"] = names[image["file_name"]]
+    path.write_text(json.dumps({**read, "images": images, "annotations": kept}))
+    return {name: [(label.split(" @")[0], box) for label, box in boxes] for name, boxes in expected.items()}
+
+
+def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "corrected.json"
+    shutil.copytree(plain.out, out)
+    before = coco_boxes(out)
+    expected = corrected_coco(
+        out, file, {"dogs.png": "project/dogs.png", "sub/bee.jpg": "bee.jpg", "cat.png": "no.png"}
+    )
+    del expected["cat.png"]
+    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.corrected, result.reviewed, result.computed) == (2, 2, 0)
+    assert result.not_applied == {"no.png": "no annotated picture of this run has this name"}
+    after = coco_boxes(out)
+    for name, boxes in after.items():
+        wanted = expected.get(name, before[name])
+        assert [label for label, _ in boxes] == [label for label, _ in wanted]
+        np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
+    rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
+    assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
+    scores = json.loads((out / "draft_scores.json").read_text())
+    drafts = sum(len(before[name]) for name in expected)
+    assert (scores["pictures"], scores["iou"], scores["all"]["drafts"]) == (2, 0.5, drafts)
+    assert scores["all"]["corrected_boxes"] == drafts  # of each picture one has gone, and one has come
+    assert scores["all"]["right"] == drafts - 2
+    assert scores["labels"]["teapot"]["recall"] == 0.0
+    assert any("drafts right" in line for line in result.closing(1.0))
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the corrections stay
+    assert (again.document(), again.not_applied) == (result.document(), {})
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
+    text = (out / "coco.json").read_bytes()
+    for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
+        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+            annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
+    assert (out / "coco.json").read_bytes() == text
+
+
+def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    labels = ("--labels", tmp_path / "labels.txt")
+    arguments = ("annotate", folder / "cat.png", *labels, "--out", tmp_path / "out", "--recipe", "fast")
+    assert cliploc_(*arguments).code == 0
+    for name, code in (("cat.png", 0), ("bird.png", 1)):
+        corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
+        result = cliploc_(*arguments, "--apply", tmp_path / "corrected.json")
+        assert result.code == code, result.err
+        assert ("not corrected: bird.png: no annotated picture of this run has this name" in result.err) == bool(code)
+        assert "all labels: " in result.err
+
+
+def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plain, tmp_path):
+    out = shutil.copytree(plain.out, tmp_path / "out")
+    annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
+    tasks = json.loads((out / "labelstudio.json").read_text())
+    boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
+    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
+    annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
+    assert dropped
+    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped
+    after = json.loads((out / "labelstudio.json").read_text())
+    count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
+    assert count(after) == count(tasks) - dropped
+    assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
+
+
+def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):
+    shutil.copytree(plain.out, tmp_path, dirs_exist_ok=True)
+    whole = (tmp_path / "review.html").read_text()
+    annotate(folder, LABELS, tmp_path, review=2, **OPTIONS)
+    page = (tmp_path / "review.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', whole, re.S).group(1))["pictures"]
+    assert len(shown) == 4
+    assert [one["margin"] for one in shown] == sorted(one["margin"] for one in shown)
+    assert [one["name"] for one in data["pictures"]] == [one["name"] for one in shown[:2]]
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+
+
+# ------------------------------------------------------------------------------------------------------ command, Python
+def test_the_command(folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS))
+    out = tmp_path / "out"
+    arguments = ("annotate", folder, "--labels", labels, "--out", out, "--batch-size", 2, "--device", "cpu")
+    result = cliploc_(*arguments, "--format", "coco,labelstudio")
+    assert json.loads((tmp_path / "out/labelstudio.json").read_text())[0]["data"]["image"].startswith(
+        f"/data/local-files/?d={folder.name}/"  # Label Studio serves folders below its root, not the root itself
+    )
+    assert result.code == 1, result.err
+    assert result.out.splitlines()[0].split() == ["label", "drafts", "unsure", "pictures"]
+    assert {line.split()[0] for line in result.out.splitlines()[1:]} == {"cat", "dog", "bee", "teapot"}
+    assert "failed: broken.jpg: not a picture" in result.err
+    assert "4 of 5 pictures done, 4 of them now" in result.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json", "review.html"}
+    again = cliploc_(*arguments, "--json")
+    assert again.code == 1
+    assert json.loads(again.out)["pictures"] == 5
+    assert "0 of them now" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--groups", "join"), "expected --groups to be one of keep, split, drop, got 'join'"),
+        (("--nms-across", "0"), "expected --nms-across above 0"),
+        (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
+        (("--max-false", "500%"), "expected --max-false as 5% or 0.05, above 0 and at most 1, got 5"),
+        (("--edit", "--json"), "expected --json or --edit, got both"),
+    ],
+)
+def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
+    assert said in refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"pictures": None}, "expected a folder, pattern, list file or paths of pictures, got None"),
+        ({"pictures": [np.zeros((9, 9, 3))]}, "or paths of pictures, got "),
+        ({"out": None}, "expected a path, got NoneType"),
+        ({"formats": 5}, r"expected a list of formats, got 5: write \['coco'\]"),
+        ({"options": 5}, "expected options as cliploc.Options, got 5"),
+    ],
+)
+def test_values_of_other_types_are_refused_in_one_line(folder, tmp_path, values, said):
+    with pytest.raises(cliploc.UsageError, match=said):
+        cliploc.annotate(**{"pictures": folder, "labels": ["cat"], "out": tmp_path / "out", **values})
+
+
+def test_a_localizer_where_supervision_expects_a_model():
+    supervision = pytest.importorskip("supervision")
+    localizer = Localizer(create_once(), recipe="fast")
+    rgb = np.asarray(Image.open(PHOTOS / "cat.jpg").convert("RGB"))
+    found = localizer(rgb, ["cat|kitten", "dog"])
+    for detector, picture in [
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), rgb[..., ::-1]),
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"], channels="rgb"), rgb),
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), Image.fromarray(rgb)),
+    ]:
+        assert detector.classes == ["cat", "dog"]
+        seen = detector(picture)
+        assert isinstance(seen, supervision.Detections)
+        np.testing.assert_array_equal(seen.xyxy, found.boxes.xyxy)
+        assert set(seen.data["class_name"]) == {"cat"}
+    seen = detector([rgb[..., ::-1], rgb[:200, ::-1, ::-1]])
+    assert [type(one) for one in seen] == [supervision.Detections] * 2
+    np.testing.assert_allclose(seen[0].xyxy, detector(rgb[..., ::-1]).xyxy, atol=0.5)
+    assert detector([]) == []
+    with pytest.raises(UsageError, match="expected channels bgr or rgb"):
+        cliploc.Detector(localizer, ["cat"], channels="grb")
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
+    """Boxes alone are corrected: one stays, one moves, one has a label that has no draft; masks follow."""
+    out, file = tmp_path / "out", tmp_path / "corrected.json"
+    shutil.copytree(masked.out, out)
+    read = json.loads((out / "coco.json").read_text())
+    image = next(one for one in read["images"] if one["file_name"] == "dogs.png")
+    draft = next(one for one in read["annotations"] if one["image_id"] == image["id"])
+    x, y, width, height = draft["bbox"]
+    half, teapot = [x, y, width / 2, height], [5, 5, 20, 10]
+    label, other = draft["category_id"], [one.partition("|")[0] for one in LABELS].index("teapot") + 1
+    boxes = [(label, draft["bbox"]), (label, half), (other, teapot)]
+    corrected = [{"id": i, "image_id": 1, "category_id": one, "bbox": box} for i, (one, box) in enumerate(boxes)]
+    whole_set = {"images": [{**image, "id": 1}], "categories": read["categories"], "annotations": corrected}
+    file.write_text(json.dumps(whole_set))
+    formats = ["coco", "yolo", "voc", "cvat"]
+    result = annotate(folder, LABELS, out, masks=True, formats=formats, decisions=file, **OPTIONS)
+    assert (result.corrected, result.computed) == (1, 0)
+    assert (
+        "masks of corrected boxes: 1 from the draft with the same box; "
+        "1 from drafts of the label inside the box; "
+        "1 the whole box, because no draft of the label has pixels there"
+    ) in result.notes
+    written = json.loads((out / "coco.json").read_text())
+    same, clipped, whole = (one for one in written["annotations"] if one["image_id"] == image["id"])
+    assert same["segmentation"] == draft["segmentation"]
+    before, inside = rle.decode(draft["segmentation"]), rle.decode(clipped["segmentation"])
+    assert 0 < inside.sum() < before.sum()
+    middle = int(x + width / 2)
+    assert not (inside & ~before)[:, :middle].any()
+    assert not inside[:, middle + 1 :].any()
+    rectangle = np.zeros_like(before)
+    rectangle[5:15, 5:25] = True
+    assert (rle.decode(whole["segmentation"]) == rectangle).all()
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    annotate(folder, LABELS, out, masks=True, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
+
+
+@pytest.fixture(scope="module")
+def masked(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("masked")
+    return annotate(folder, LABELS, out, formats=["coco", "csv"], masks=True, **OPTIONS)
+
+
+def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
+    """The boxes are those of a run without masks; the masks are the localizer's."""
+    localizer = Localizer(batch_size=2, device="cpu", recipe="fast")
+    with_masks, without = rows(masked.out), rows(plain.out)
+    seen = 0
+    for name, (picture, own) in without.items():
+        other = with_masks[name][1]
+        assert all((getattr(other, key) == getattr(own, key)).all() for key in ("xyxy", "labels", "scores", "fits"))
+        if picture.error is not None or not len(own.labels):
+            continue
+        found = localizer(folder / name, [*LABELS[:2], "bee", "teapot"])
+        found = replace(found, boxes=found.judged.candidates)
+        masks = found.masks
+        for box, label, counts in zip(own.xyxy, own.labels, other.masks, strict=True):
+            same = np.abs(found.boxes.xyxy - box).max(axis=1) + 1e9 * (found.boxes.label != label)
+            mask = rle.decode({"size": own.size_wh[::-1], "counts": counts})
+            assert (mask == masks.of_boxes[same.argmin()]).mean() > 0.999
+            seen += 1
+    assert seen > 2
+
+
+def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
+    read = json.loads((masked.out / "coco.json").read_text())["annotations"]
+    assert read
+    assert all(isinstance(one["segmentation"], dict) for one in read)
+    assert all(one["area"] == rle.decode(one["segmentation"]).sum() for one in read)
+    before = held(masked.out)
+    again = annotate(folder, LABELS, masked.out, formats=["coco"], masks=True, polygons=True, **OPTIONS)
+    assert (again.computed, held(masked.out)) == (0, before)
+    polygons = json.loads((masked.out / "coco.json").read_text())["annotations"]
+    assert any(isinstance(one["segmentation"], list) for one in polygons)
+    page = (masked.out / "review.html").read_text(encoding="utf-8")
+    assert '"mask"' in page
+
+
+def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
+    with pytest.raises(UsageError, match=r"masks: only asked for"):
+        annotate(folder, LABELS, plain.out, masks=True, **OPTIONS)
+    with pytest.raises(UsageError, match="expected masks with polygons, got polygons alone"):
+        annotate(folder, LABELS, tmp_path, polygons=True, **OPTIONS)
+    many = [f"cat {number}" for number in range(255)]
+    with pytest.raises(UsageError, match="expected at most 254 names for masks"):
+        annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lessons_are_kept_unless_nothing_is_to_be_taught(folder, plain, tmp_path):
+    annotate(folder, LABELS, tmp_path, limit=2, teach=False, **OPTIONS)
+    for out, kept in ((plain.out, True), (tmp_path, False)):
+        with LabellingRun.open(out) as run:
+            features = dict(run.store.rows("SELECT name, f.picture FROM features f JOIN picture ON id = f.picture"))
+            assert ("teaching" in run.settings) == kept
+            assert list(features) == [n for n, one in run.pictures().items() if kept and one.error is None]
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_done(folder, tmp_path):
+    done = []
+
+    def interrupt(count):
+        done.append(count)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    whole = annotate(folder, LABELS, tmp_path / "whole", **OPTIONS)
+    asked = {**OPTIONS, "shard": 4}
+    with pytest.raises(KeyboardInterrupt, match=r"3 pictures in .* are kept, and the same command goes on"):
+        annotate(folder, LABELS, tmp_path / "out", **asked, reporter=Reporter(images=interrupt))
+    resumed = annotate(folder, LABELS, tmp_path / "out", **asked)
+    assert resumed.computed == whole.computed - 3 + 1  # one of the three failed
+    assert (resumed.boxes, resumed.failed) == (whole.boxes, whole.failed)

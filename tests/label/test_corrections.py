@@ -1,0 +1,683 @@
+"""Corrected sets of other tools: each format, also written by others, is read to half a pixel, and doubts are named."""
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliploc.boxes.outlines import outlines
+from cliploc.errors import UsageError
+from cliploc.formats import AnnotatedPicture, ExportSettings, exports
+from cliploc.formats.labelstudio import brush, polygon_shape
+from cliploc.images import rle
+from cliploc.images.geometry import iou_matrix
+from cliploc.label import correction_masks
+from cliploc.label.apply import correction_of, is_review
+from cliploc.label.corrections import Corrections, read_corrections
+from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
+from cliploc.runs.labelling import Candidate, Candidates, Correction
+from tests.label.annotated import annotated
+
+LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
+NAMES = tuple(one[0] for one in LABELS)
+SIZES = {"a.jpg": (60, 40), "sub/b c.png": (30, 50), "sub/a.jpg": (64, 48), "other/e.jpg": (20, 20)}
+BOXES = {"a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])], "sub/b c.png": [], "sub/a.jpg": [(2, [0, 0, 64, 48])]}
+
+
+def candidates(size, boxes, scores=None, labels=None, masks=None) -> Candidates:
+    count = len(boxes)
+    columns = zip(boxes, scores or [0.5] * count, labels or [0] * count, masks or [None] * count, strict=True)
+    every = [Candidate(label, tuple(box), score, 0.5, False, mask) for box, score, label, mask in columns]
+    return Candidates.of(size, np.ones(2), every, masks is not None)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[AnnotatedPicture]:
+    made = []
+    for number, (name, boxes) in enumerate(BOXES.items(), start=1):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZES[name]).save(path)
+        label, corners = [one for one, _ in boxes], [box for _, box in boxes]
+        made.append(annotated(name, path, SIZES[name], corners, label, number=number))
+    return made
+
+
+def same(read: Corrections, names: list[str] | None = None) -> None:
+    assert read.problems == {}
+    assert sorted(read.pictures) == sorted(BOXES if names is None else names)
+    for name, one in read.pictures.items():
+        assert one.labels == [label for label, _ in BOXES[name]]
+        if one.boxes:
+            np.testing.assert_allclose(one.boxes, [box for _, box in BOXES[name]], atol=0.5)
+
+
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    """Fails if more bytes than these are taken at once inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+def blob(size_wh: tuple[int, int], box: list[float]) -> np.ndarray:
+    """An ellipse that touches all sides of a box of whole pixels."""
+    y, x = np.mgrid[: size_wh[1], : size_wh[0]] + 0.5
+    x0, y0, x1, y1 = box
+    return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
+
+
+def written(content: object, path: Path) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def coco_of(shapes: list[dict], folder: Path, name: str = "a.jpg") -> Path:
+    """A set of COCO's with these shapes of a cat in one picture."""
+    each = [{"image_id": 1, "category_id": 1, **one} for one in shapes]
+    listed = {"images": [{"id": 1, "file_name": name}], "categories": [{"id": 1, "name": "cat"}]}
+    return written({**listed, "annotations": each}, folder / "c.json")
+
+
+def yolo_of(files: dict[str, str], folder: Path, names: str = "[cat]") -> Path:
+    """A set of YOLO's with these text files."""
+    (folder / "data.yaml").write_text(f"names: {names}\n")
+    for name, text in files.items():
+        (folder / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "labels" / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["coco", "polygons", "yolo", "voc", "cvat", "labelstudio", "drawn"])
+def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
+    """ "polygons" and "drawn" are polygons of COCO and of Label Studio; the others are each format's masks."""
+    out = tmp_path / "out"
+    out.mkdir()
+    masks = {one.name: [blob(one.size_wh, box) for _, box in BOXES[one.name]] for one in pictures}
+    with_masks = [replace(one, masks=tuple(rle.encode(mask) for mask in masks[one.name])) for one in pictures]
+    export = exports.get({"polygons": "coco", "drawn": "labelstudio"}.get(name, name))
+    export.write(lambda: with_masks, ExportSettings(NAMES, "m", "/d/?d=", True, name == "polygons"), out)
+    path = out / export.outputs[0]
+    if export.name == "labelstudio":
+        tasks = json.loads(path.read_text())
+        for task, one in zip(tasks, with_masks, strict=True):
+            task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+            for shape, mask in zip(task["annotations"][0]["result"], masks[one.name], strict=True):
+                if name == "drawn":
+                    labels = {"polygonlabels": shape["value"]["brushlabels"]}
+                    shape["value"] = {**polygon_shape(outlines(mask)[0].points, one.size_wh), **labels}
+                    shape["type"] = "polygonlabels"
+        path.write_text(json.dumps(tasks))
+    read = read_corrections(path, SIZES, LABELS, masks=True)
+    same(read)
+    for one in pictures:
+        width, height = one.size_wh
+        found = [rle.decode({"size": [height, width], "counts": code}) for code in read.pictures[one.name].masks]
+        covered = np.zeros((height, width), bool)
+        for mask, true in zip(found, masks[one.name], strict=True):
+            seen = true & ~covered if name == "voc" else true  # a pixel of VOC's belongs to one object
+            covered |= true
+            assert (mask & seen).sum() / (mask | seen).sum() >= (0.93 if name in ("polygons", "drawn") else 1)
+    plain = read_corrections(path, SIZES, LABELS)  # of a run without masks
+    assert (plain.problems == {}) == (name in ("coco", "polygons", "voc"))  # they have a box beside it
+
+
+def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
+    """numpy would end the process."""
+    row = candidates((8, 10), [], masks=[])
+    counts = np.array([2**58] * 64 + [80], np.int64)
+    code = 3 * "PPPPPPPPPPP8" + 61 * "0" + "`RPPPPPPPPPH"  # the same as COCO's text
+    box = {"xyxy": [1, 1, 3, 3], "label": 0, "mask": code}
+    with pytest.raises(correction_masks.UnusableError, match="expected masks of the picture's size"):
+        correction_of([box], row, 1)
+    of_rectangle = {"left": "0", "top": "0", "width": "8", "height": "10", "rle": ", ".join(map(str, counts.tolist()))}
+    with pytest.raises(ValueError, match="does not fill its rectangle"):
+        correction_masks.of_cvat(of_rectangle, correction_masks.Canvas((8, 10)))
+
+
+RING = [10, 10, 50, 12, 48, 60, 12, 55]  # x, y of four corners
+ROUND = np.array(RING, float).reshape(-1, 2) / [600, 500]
+
+
+def many_masks(form: str, count: int, size: tuple[int, int], folder: Path) -> Path:
+    """A set of so many masks on one picture of 100 times `size`, or of that size, where each mask has all pixels."""
+    width, height = size[0] * 100, size[1] * 100
+    if form.startswith("coco"):
+        code = {"size": [height, width], "counts": rle.compressed(np.array([100, 50, width * height - 150]))}
+        one = {"bbox": [1, 2, 3, 4], "segmentation": [RING] if form == "coco" else code}
+        return coco_of([one] * count, folder)
+    if form == "labelstudio":
+        points = (100 * ROUND / 100).tolist()
+        shape = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["cat"]}}
+        return written([task("/data/a.jpg", [shape] * count)], folder / "t.json")
+    if form == "cvat":
+        one = '<mask label="cat" left="10" top="20" width="30" height="40" rle="0, 1200"/>'
+        (folder / "c.xml").write_text(
+            f'<annotations><image name="a.jpg" width="{width}" height="{height}">{one * count}</image></annotations>'
+        )
+        return folder / "c.xml"
+    assert form == "yolo"
+    line = "0 " + " ".join(f"{one:.6f}" for one in (ROUND / 100).ravel())
+    return yolo_of({"a.txt": f"{line}\n" * count}, folder)
+
+
+@pytest.mark.parametrize("form", ["coco", "coco, run lengths", "labelstudio", "cvat", "yolo"])
+def test_a_mask_takes_memory_for_its_runs_and_not_for_the_picture(form, tmp_path):
+    """As bitmaps these would take 600 GB."""
+    path = many_masks(form, 200, (600, 500), tmp_path)
+    with little_memory(20_000_000):
+        read = read_corrections(path, {"a.jpg": (60_000, 50_000)}, LABELS, masks=True)
+    assert read.problems == {}
+    assert len(read.pictures["a.jpg"].masks) == 200
+    assert len({*read.pictures["a.jpg"].masks}) == 1
+
+
+def test_of_a_picture_of_numbers_all_objects_are_read_in_one_pass(tmp_path):
+    numbers = np.arange(200 * 300, dtype=np.uint16).reshape(200, 300) // 30 + 1  # 2,000 of 30 pixels
+    for name in ("Annotations", "SegmentationObject"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(numbers).save(tmp_path / "SegmentationObject/a.png")
+    one = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+    things = f"<object><name>cat</name>{one}</object>" * 2_001
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{things}</annotation>")
+    with little_memory(30_000_000):  # 120 MB of bitmaps
+        read = read_corrections(tmp_path, {"a.jpg": (300, 200)}, LABELS, masks=True)
+    *masks, none = read.pictures["a.jpg"].masks
+    assert none is None
+    for number in (1, 700, 2_000):
+        assert (rle.decode({"size": [200, 300], "counts": masks[number - 1]}) == (numbers == number)).all()
+
+
+def test_masks_that_are_too_many_and_too_large_are_refused_and_other_pictures_taken(monkeypatch, tmp_path):
+    monkeypatch.setattr(correction_masks, "MOST_PIXELS", 0)
+    monkeypatch.setattr(correction_masks, "MOST_TIMES", 5)
+    whole = '<mask label="cat" left="0" top="0" width="60" height="40" rle="0, 2400"/>'
+    (tmp_path / "c.xml").write_text(
+        f'<annotations><image name="a.jpg" width="60" height="40">{whole * 2}</image>'
+        f'<image name="sub/b c.png" width="30" height="50">{whole.replace("60", "30").replace("2400", "1200")}</image>'
+        f'<image name="sub/a.jpg" width="64" height="48">{whole * 9}</image></annotations>'
+    )
+    read = read_corrections(tmp_path / "c.xml", SIZES, LABELS, masks=True)
+    assert sorted(read.pictures) == ["a.jpg", "sub/b c.png"]
+    assert read.problems == {"sub/a.jpg": "its masks are too many and too large together to be drawn: leave some out"}
+    row = candidates((60, 40), [], masks=[])
+    with pytest.raises(correction_masks.UnusableError, match="too many"):
+        correction_masks.filled(Correction([[0, 0, 60, 40]] * 9, [0] * 9, [None] * 9), row)
+
+
+def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
+    drafts = [blob((60, 40), box) for box in ([0, 0, 20, 20], [30, 10, 60, 40])]
+    row = candidates((60, 40), [[0, 0, 20, 20], [30, 10, 60, 40]], masks=[rle.encode(one)["counts"] for one in drafts])
+    read: list[str] = []
+    counts_of = rle.counts_of
+    monkeypatch.setattr(rle, "counts_of", lambda code: read.append(code["counts"]) or counts_of(code))
+    boxes = [[x, 5, x + 12, 30] for x in range(40)] + [[0, 0, 20, 20.5]]
+    filled, sources = correction_masks.filled(Correction(boxes, [0] * 41, [None] * 41), row)
+    assert read == [*row.masks]
+    assert sources == {"inside": 40, "draft": 1}
+    monkeypatch.undo()
+    for box, code in zip(boxes[:40], filled.masks, strict=False):
+        inside = np.zeros((40, 60), bool)
+        inside[5:30, box[0] : box[0] + 12] = True
+        assert (rle.decode({"size": [40, 60], "counts": code}) == inside & (drafts[0] | drafts[1])).all()
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])
+def test_our_own_exports_come_back_as_they_are(name, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    exports.get(name).write(lambda: pictures, ExportSettings(NAMES, "m", "/data/local-files/?d="), out)
+    (path,) = (out / one for one in exports.get(name).outputs)
+    same(read_corrections(path, SIZES, LABELS))
+
+
+def test_what_supervision_writes(pictures, tmp_path):
+    """It writes base names: those that are there once are found by them, the others are named."""
+    paths = {str(one.path): one for one in pictures if one.name != "sub/a.jpg"}
+    found = {
+        path: supervision.Detections(one.xyxy, class_id=one.label.astype(int)) if len(one.label)
+        else supervision.Detections(np.zeros((0, 4)), class_id=np.zeros(0, int))
+        for path, one in paths.items()
+    }  # fmt: skip
+    data = supervision.DetectionDataset(list(NAMES), list(paths), found)
+    data.as_coco(annotations_path=str(tmp_path / "coco.json"))
+    data.as_yolo(
+        annotations_directory_path=str(tmp_path / "yolo/labels"), data_yaml_path=str(tmp_path / "yolo/data.yaml")
+    )
+    data.as_pascal_voc(annotations_directory_path=str(tmp_path / "voc"))
+    sizes = {name: size for name, size in SIZES.items() if name != "sub/a.jpg"}
+    for path in ("coco.json", "yolo", "yolo/data.yaml", "voc"):
+        same(read_corrections(tmp_path / path, sizes, LABELS), ["a.jpg", "sub/b c.png"])
+    without_root = {name: size for name, size in SIZES.items() if name != "a.jpg"} | {"top/a.jpg": (60, 40)}
+    doubtful = read_corrections(tmp_path / "coco.json", without_root, LABELS)
+    assert doubtful.problems == {"a.jpg": "it may be sub/a.jpg or top/a.jpg: give its path"}
+    assert list(doubtful.pictures) == ["sub/b c.png"]
+
+
+def task(image: str, results: list[dict] | None, **more: object) -> dict:
+    done = [] if results is None else [{"result": results, "was_cancelled": False}]
+    return {"data": {"image": image}, "annotations": done, "predictions": [{"result": [{"not": "read"}]}], **more}
+
+
+def rectangle(label: str, xyxy: list[float], size: tuple[int, int], **more: object) -> dict:
+    (x0, y0, x1, y1), (width, height) = xyxy, size
+    place = {"x": 100 * x0 / width, "y": 100 * y0 / height, "rotation": 0}
+    value = {**place, "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height, "rectanglelabels": [label]}
+    there = {"original_width": width, "original_height": height}
+    return {"type": "rectanglelabels", "value": {**value, **more}, **there}
+
+
+def of(name: str) -> list[dict]:
+    return [rectangle(NAMES[label], box, SIZES[name]) for label, box in BOXES[name]]
+
+
+def test_label_studio_by_address_by_upload_and_only_what_somebody_has_looked_at(tmp_path):
+    tasks = [
+        task("/data/local-files/?d=sub/a.jpg", [*of("sub/a.jpg"), {"type": "number", "value": {"number": 3}}]),
+        task("https://host/photos/sub/b%20c.png", of("sub/b c.png")),
+        task("/data/local-files/?d=other/e.jpg", None),
+        {**task("/data/upload/1/0123abcd-e.jpg", []), "annotations": [{"result": [], "was_cancelled": True}]},
+    ]
+    tasks += [{**task("", of("a.jpg")), "data": {"image": "s3://bucket/x.jpg", "path": "a.jpg"}}]
+    same(read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS))
+    upload = [task("/data/upload/1/0123abcd-e.jpg", [])]
+    read = read_corrections(written(upload, tmp_path / "upload.json"), SIZES, LABELS)
+    assert read.pictures["other/e.jpg"].boxes == []
+
+
+def test_label_studios_exports_in_other_formats(tmp_path):
+    """As version 1.23.2 writes them: `classes.txt` instead of `data.yaml`, and in VOC's a prefix before each name."""
+    sizes = {"b c.png": (10, 8)}
+    yolo, voc = tmp_path / "yolo", tmp_path / "voc"
+    for folder in (yolo / "labels", voc / "Annotations"):
+        folder.mkdir(parents=True)
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    (yolo / "labels/b c.txt").write_text("1 0.5 0.5 0.6 0.5\n")
+    (voc / "Annotations/0192531e__b c.xml").write_text(
+        "<annotation><filename>0192531e__b c.png</filename><size><width>10</width><height>8</height></size><object>"
+        "<name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
+    )
+    for path in (yolo, yolo / "classes.txt", voc):
+        assert not is_review(path)  # so that `--apply` reads it
+        read = read_corrections(path, sizes, [["cat"], ["dog"]])
+        assert (read.problems, list(read.pictures)) == ({}, ["b c.png"])
+        assert read.pictures["b c.png"].boxes == [[2, 2, 8, 6]]
+        assert read.pictures["b c.png"].labels == [1]
+
+
+def test_a_split_of_yolos_layout_is_no_folder_of_the_pictures(tmp_path):
+    """As Ultralytics has them; FiftyOne writes `dataset.yaml`, and names without folders."""
+    line = "0 0.5 0.5 0.5 0.5\n"
+    yolo_of({"train/a.txt": line, "train2017/x/b.txt": line, "valid/c.txt": line, "dogs/a.txt": line}, tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "dataset.yaml")
+    sizes = dict.fromkeys(("a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"), (10, 8))
+    read = read_corrections(tmp_path, sizes, [["cat"]])
+    assert (sorted(read.pictures), list(read.problems)) == (["a.jpg", "x/b.jpg", "y/c.jpg"], ["dogs/a"])
+
+
+def test_why_a_voc_file_cannot_be_read_is_said_of_a_picture_in_a_folder(tmp_path):
+    (tmp_path / "labels").mkdir()
+    for name, label in (("b", "a & b"), ("c", "cat")):
+        (tmp_path / f"labels/{name}.xml").write_text(
+            f"<annotation><filename>{name}.jpg</filename><a>{label}</a></annotation>"
+        )
+    read = read_corrections(tmp_path, {"x/b.jpg": (10, 8), "x/c.jpg": (10, 8)}, [["cat"]])
+    assert "not well-formed" in read.problems["labels/b"]
+
+
+@pytest.mark.parametrize("path", ["/home/me/photos/{}", "C:\\photos\\{}", None])
+def test_voc_files_of_pictures_with_the_same_name_are_told_apart(path, tmp_path):
+    """As LabelImg writes them beside the pictures, with the whole path of each, or by where they lie."""
+    sizes = dict.fromkeys(("a.jpg", "sub/a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"), (10, 8))
+    for number, name in enumerate(sizes):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        written_path = "" if path is None else f"<path>{path.format(name)}</path>"
+        file.with_suffix(".xml").write_text(
+            f"<annotation><folder>{file.parent.name}</folder><filename>{file.name}</filename>{written_path}<object>"
+            f"<name>cat</name><bndbox><xmin>{1 + number}</xmin><ymin>1</ymin><xmax>8</xmax><ymax>6</ymax></bndbox>"
+            "</object></annotation>"
+        )
+    more = {**sizes, "y/c.png": (10, 8)}  # has no file, and the same place but for its ending
+    read = read_corrections(tmp_path, more, [["cat"]])
+    left = {name: one.boxes[0][0] for name, one in read.pictures.items()}
+    assert (left, read.problems) == ({name: number for number, name in enumerate(sizes)}, {})
+    elsewhere = (tmp_path / "y/c.xml").read_text().replace("/y/", "/z/")
+    (tmp_path / "y/c.xml").write_text(elsewhere)
+    assert "y/c.jpg" in read_corrections(tmp_path, sizes, [["cat"]]).pictures
+
+
+def test_a_stem_with_a_dot_is_not_the_picture_of_the_part_before_it(tmp_path):
+    """A set of another tool has no list of files: the name of a text file is all that it says."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for stem in ("photo.1", "clip.2_120", "b.png"):
+        (tmp_path / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    sizes = dict.fromkeys(("photo.jpg", "photo.1.jpg", "clip.jpg", "clip.2#120.jpg", "b.jpg"), (10, 8))
+    read = read_corrections(tmp_path, sizes, [["cat"]])
+    assert (sorted(read.pictures), read.problems) == (["b.jpg", "clip.2#120.jpg", "photo.1.jpg"], {})
+
+
+@pytest.mark.parametrize(
+    ("written_labels", "labels", "meant"),
+    [
+        (("Kitten", "CAT", "dog"), LABELS, [0, 0, 2]),  # a label goes before a synonym
+        (("Apple", "apple", "APPLE", "pet", "Pet"), (["Apple"], ["apple"], ["dog", "Pet"], ["cat", "pet", "Apple"]),
+         [0, 1, 1, 3, 2]),  # labels may differ in capital letters only
+    ],
+)  # fmt: skip
+def test_a_label_may_be_a_synonym_in_other_letters(written_labels, labels, meant, tmp_path):
+    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in written_labels]
+    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, labels)
+    assert read.pictures["a.jpg"].labels == meant
+
+
+def drawn(kind: str, **value: object) -> dict[str, object]:
+    """A shape of another kind, of a cat."""
+    return {"type": kind, "value": {kind: ["cat"], **value}}
+
+
+def brushed(packed: object) -> dict[str, object]:
+    return drawn("brushlabels", rle=packed)
+
+
+NOT_TAKEN = [
+    (rectangle("bird", [1, 1, 9, 9], (60, 40)), "'bird' is not a label of this run"),
+    (rectangle("cat", [70, 1, 90, 9], (60, 40)), "a box of 'cat' is empty, or lies outside"),
+    (rectangle("cat", [1, 1, 1.004, 9], (60, 40)), "a box of 'cat' is empty, or lies outside"),
+    (rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30), "a rotated rectangle, not a box"),
+    (rectangle("cat", [1, 1, 9, 9], (40, 60)), "it is 40×60 in the set, but was annotated at 60×40"),
+    ({"type": "rectanglelabels", "value": {}}, "(rectanglelabels is missing): export the set again"),
+    ({"type": "rectanglelabels", "value": None}, "(a value has the wrong form): export the set again"),
+    (drawn("rectanglelabels", rectanglelabels=["cat", "dog"]), "a shape in it has 2 labels, not one"),
+    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush that ends too early): export the set again"),
+    (brushed([300]), "its boxes cannot be read as Label Studio's ("),
+    (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
+    (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
+    (brushed(3_000_000_000), "a brush that is not a list of numbers"),
+    (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
+    (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
+    (drawn("polygonlabels", points=[[0, 0], [9, 9]]), "expected polygons"),
+    (drawn("ellipselabels"), "is ellipselabels, not a box"),
+]
+
+
+@pytest.mark.parametrize(("shape", "said"), NOT_TAKEN)
+def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, said, tmp_path):
+    path = written([task("a.jpg", [shape]), task("sub/a.jpg", of("sub/a.jpg"))], tmp_path / "tasks.json")
+    with little_memory(2_000_000):
+        read = read_corrections(path, SIZES, LABELS, masks=shape["type"] != "rectanglelabels")
+    assert list(read.pictures) == ["sub/a.jpg"]
+    assert list(read.problems) == ["a.jpg"]
+    assert said in read.problems["a.jpg"]
+
+
+def test_another_entry_of_a_task_is_not_the_name_of_its_picture():
+    tasks = [task("/data/upload/3/1a2b3c4d-a.jpg", [rectangle("cat", [1, 2, 30, 20], (60, 40))])]
+    tasks[0]["data"]["id"] = "12"
+    assert [*read_corrections(tasks, {"a.jpg": (60, 40), "12.jpg": (60, 40)}, LABELS).pictures] == ["a.jpg"]
+
+
+def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_are_named(tmp_path):
+    tasks = [task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])]
+    tasks += [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
+    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
+    assert read.pictures == {}
+    assert read.problems == {
+        "a.jpg": "a shape in it is brushlabels, not a box",
+        "x/none.jpg": "no annotated picture of this run has this name",
+        "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("xyxy", "polygon", "pixels"),
+    [
+        ([1, 9.6, 3, 10], None, 2),  # nearer to the picture's border than half a pixel
+        ([7.5, 0, 8, 10], None, 10),
+        ([2, 3, 4, 6], [2.1, 3.1, 2.3, 3.1, 2.2, 3.3], 6),  # between the centres of pixels
+        ([0, 2, 1, 6], [0, 2, 0, 6, 0, 4], 4),  # dragged out of the picture
+    ],
+)
+def test_every_reviewed_box_has_a_pixel_in_its_mask(xyxy, polygon, pixels):
+    """YOLO's lines are made of masks: a box without pixels would not be among them."""
+    row = candidates((8, 10), [], masks=[])
+    box = {"xyxy": xyxy, "label": 0, **({} if polygon is None else {"polygons": [[polygon]]})}
+    (counts,) = correction_of([box], row, 1).masks
+    assert rle.decode({"size": [10, 8], "counts": counts}).sum() == pixels
+
+
+def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
+    row = candidates((8, 10), [])
+    with pytest.raises(correction_masks.UnusableError, match="with a width and a height above 0"):
+        correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
+
+
+@pytest.mark.parametrize(("number", "said"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")])
+def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
+    row = candidates((8, 10), [[1, 1, 3, 3]])
+    box = {"xyxy": [1, 1, 3, 3], "label": 0, "draft": 0}
+    assert correction_of([box], row, 1).drafts == [0]
+    with pytest.raises(correction_masks.UnusableError, match=said):
+        correction_of([{**box, number: 1}], row, 1)
+
+
+def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
+    yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
+    (tmp_path / "labels/sub").mkdir()
+    (tmp_path / "labels/sub/b c.txt").mkdir()
+    read = read_corrections(tmp_path, SIZES, LABELS)
+    assert list(read.pictures) == ["other/e.jpg"], read.problems
+    assert "Is a directory" in read.problems["sub/b c"]
+
+
+ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
+ENTITY = '<!DOCTYPE a [<!ENTITY e "x">]><annotations><image name="&e;"/></annotations>'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("a.json", "{", "cannot be read"),
+        ("a.json", '{"a": 1}', "has other content"),
+        ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
+        ("a.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
+        ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
+        ("a.xml", '<annotations><track label="cat"></track></annotations>', "it has no <image>"),
+        ("a.xml", ENTITY, "it defines entities"),
+        ("a.xml", f'<?xml version="1.0" encoding="utf-16"?>{ENTITY}'.encode("utf-16"), "it defines entities"),
+        ("folder/a.txt", "", "it has no data.yaml, no classes.txt and no XML"),
+        ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),
+        ("folder/data.yaml", ALIASES, "expected each name to be a text"),
+        ("folder/data.yaml", "names: " + "[" * 50_000, "is not YAML"),
+        ("folder/data.yaml", "names: [cat\n\t- :", "is not YAML"),
+        ("folder/a.xml", "<a/>", "it has no VOC annotation"),
+    ],
+)
+def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
+    """Also small ones that mean endless ones."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=said):
+        read_corrections(path if "/" not in file else path.parent, SIZES, LABELS)
+    with pytest.raises(UsageError, match="no such file"):
+        read_corrections(tmp_path / "none.json", SIZES, LABELS)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+def drafted(boxes: list, scores: list, labels: list, true: list, true_labels: list) -> tuple[dict, Correction]:
+    return candidates((1000, 1000), boxes, scores, labels), Correction(true, true_labels)
+
+
+box = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 6)] * 2).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
+drafts = st.lists(st.tuples(box, st.sampled_from([0.2, 0.4, 0.9]), st.integers(0, 1)), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(drafts, st.lists(st.tuples(box, st.integers(0, 1)), max_size=8)), max_size=4))
+def test_scores_by_plain_loops(data):
+    pairs = [
+        drafted([b for b, _, _ in d], [s for _, s, _ in d], [i for *_, i in d], [b for b, _ in t], [i for _, i in t])
+        for d, t in data
+    ]
+    every, labels = score_drafts(pairs, 2)
+    for label in range(2):
+        right: list[tuple[float, bool]] = []
+        for d, t in data:
+            left = [b for b, i in t if i == label]
+            for corner, score, _ in sorted((one for one in d if one[2] == label), key=lambda one: -one[1]):
+                fits = [float(iou_matrix([corner], [b])[0, 0]) for b in left]
+                if fits and max(fits) >= 0.5:
+                    left.pop(fits.index(max(fits)))
+                    right.append((score, True))
+                else:
+                    right.append((score, False))
+        true = sum(i == label for _, t in data for _, i in t)
+        one = labels[label]
+        assert (one.drafts, one.true, one.right) == (len(right), true, sum(hit for _, hit in right))
+        f1 = {
+            least: 2 * sum(h for s, h in right if s >= least) / (sum(s >= least for s, _ in right) + true)
+            for least, _ in right
+        }
+        if true < 10 or not one.right:
+            assert one.min_score is None
+        else:
+            assert f1[one.min_score] == pytest.approx(max(f1.values()))
+            assert one.kept == sum(s >= one.min_score for s, _ in right)
+            assert one.kept_right == sum(h for s, h in right if s >= one.min_score)
+    assert (every.drafts, every.true, every.right) == tuple(
+        sum(getattr(one, key) for one in labels) for key in ("drafts", "true", "right")
+    )
+
+
+def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
+    apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
+    scores = [0.8 + i / 100 for i in range(12)] + [0.8] + [0.3] * 11  # of equal scores all or none are kept
+    # The better of the two drafts of a box takes it.
+    one, _ = score_drafts([drafted((apart + apart)[::-1], scores[::-1], [0] * 24, apart, [0] * 12)], 1)
+    assert (one.min_score, one.kept, one.kept_right) == (0.8, 13, 12)
+    document = one.document()
+    assert (document["precision"], document["recall"]) == (0.5, 1.0)
+    assert document["suggested"] == {"min_score": 0.8, "precision": 0.9231, "recall": 1.0}
+    few = drafted(apart[:9] + apart, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
+    assert score_drafts([few], 1)[0].document()["suggested"] is None
+    ten = drafted(apart[:10], scores[:10], [0] * 10, apart[:10], [0] * 10)
+    assert score_drafts([ten], 1)[0].min_score == 0.8
+    wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(13)]
+    equal = apart[:5] + wrong[:3], [0.9] * 4 + [0.5] * 4  # both have an F1 of 0.5: the lower one keeps more
+    low = [*equal[0], apart[5], *wrong[3:]], equal[1] + [0.1] * 11
+    one, _ = score_drafts([drafted(*low, [0] * 19, apart, [0] * 12)], 1)
+    assert one.document()["suggested"] == {"min_score": 0.5, "precision": 0.625, "recall": 0.4167}
+    assert score_drafts([], 1)[0].document()["precision"] is None
+
+
+def test_a_draft_is_right_from_an_iou_of_one_half_on():
+    whole, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
+    assert score_drafts([drafted(whole, [0.9], [0], half, [0])], 1)[0].right == 1
+    assert work_on(whole, half) == Work(delete=0, draw=0, adjust=1)
+
+
+def test_the_least_score_that_keeps_a_promise():
+    boxes = [[10 * i, 0, 10 * i + 9, 9] for i in range(40)]
+    scores = [0.99 - i / 100 for i in range(40)]
+    right = [boxes[i] for i in range(40) if i not in (25, 30, 31)]  # these three drafts are wrong
+    pair = drafted(boxes, scores, [0] * 40, right, [0] * len(right))
+    for most, expected in ((0.05, 25), (0.1, 40), (0.01, None)):
+        found = least_score([pair], 1, most)
+        # By hand: the greatest n with (1 + wrong among the n best) / n at most the promise.
+        wrong = [sum(i in (25, 30, 31) for i in range(n)) for n in range(41)]
+        kept = [n for n in range(1, 41) if (1 + wrong[n]) / n <= most]
+        assert (max(kept) if kept else None) == expected
+        assert found == (None if expected is None else (scores[expected - 1], expected, wrong[expected]))
+    equal = drafted(boxes, [0.5] * 40, [0] * 40, right, [0] * len(right))
+    assert least_score([equal], 1, 0.05) is None  # all or none
+    assert least_score([equal], 1, 0.1) == (0.5, 40, 3)
+
+
+VOC = (
+    "<annotation><filename>{}</filename><size><width>{}</width><height>20</height></size><object><name>cat</name>"
+    "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox></object></annotation>"
+)
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e999", "9" * 400, "0x1"])
+@pytest.mark.parametrize("content", [VOC.format("e.jpg", "{}", 9), VOC.format("e.jpg", 20, "{}"), "{}"])
+def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_path):
+    (tmp_path / "a.xml").write_text(VOC.format("a.jpg", 60, 9).replace("20</height>", "40</height>"))
+    (tmp_path / "e.xml").write_text(content.format(number))
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert found.pictures.keys() == {"a.jpg"}
+    [said] = found.problems.values()
+    assert len(said) < 300
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("number", ["inf", ".inf", "nan", "1e999", "9" * 400])
+@pytest.mark.parametrize("place", ["class", "corner", "key", "width"])
+def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
+    first = f"{number} 0.5 0.5" if place == "class" else f"0 {number} 0.5"
+    files = {"e.txt": "0 0.5 0.5 0.1 0.1\n", "a.txt": f"{first} 0.1 0.1\n" if place in ("class", "corner") else ""}
+    yolo_of(files, tmp_path, f"\n  {number if place == 'key' else 1}: dog\n  0: cat")
+    size = f'width="{number}" height="40"'
+    (tmp_path / "c.xml").write_text(f'<annotations><image name="a.jpg" {size}></image></annotations>')
+    if place in ("key", "width"):
+        with pytest.raises(UsageError, match=r"^expected what review[^\n]*cannot be read[^\n]{,260}$"):
+            read_corrections(tmp_path / ("c.xml" if place == "width" else "data.yaml"), SIZES, LABELS)
+        return
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert found.pictures.keys() == {"other/e.jpg"}
+    [said] = found.problems.values()
+    assert len(said) < 300
+    assert "\n" not in said
+
+
+def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    yolo_of({"e.txt": "0 0.5 0.5 0.1 0.1\n" * 100_000}, tmp_path)
+    read = []
+    monkeypatch.setattr(
+        "supervision.dataset.formats.yolo.yolo_annotations_to_detections", lambda *_, **__: read.append(1)
+    )
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert (found.pictures, read) == ({}, [])
+    assert found.problems == {"e": "it has 100,000 shapes, expected at most 20,000: split the picture"}
+    found = read_corrections(coco_of([{"bbox": [1, 1, 5, 5]}] * 20_001, tmp_path), SIZES, LABELS)
+    assert "20,001 shapes" in found.problems["a.jpg"]
+
+
+def test_names_of_yolo_are_texts(tmp_path):
+    """YAML's own reading makes True of yes, and 7 of 007."""
+    yolo_of({"e.txt": "".join(f"{i} 0.5 0.5 0.2 0.2\n" for i in range(3))}, tmp_path, "[yes, 007, 'a: b']")
+    found = read_corrections(tmp_path, SIZES, [("007",), ("a: b",), ("yes",)])
+    assert found.pictures["other/e.jpg"].labels == [2, 0, 1]
+
+
+def test_a_voc_file_takes_no_mask_for_each_of_its_polygons(tmp_path):
+    """At this size of picture they would take three terabytes."""
+    thing = (
+        "<object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+        "<polygon><x1>1</x1><y1>1</y1><x2>9</x2><y2>1</y2><x3>9</x3><y3>9</y3></polygon></object>"
+    )
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{thing * 1000}</annotation>")
+    found = read_corrections(tmp_path, {"a.jpg": (60_000, 50_000)}, LABELS)
+    assert found.pictures["a.jpg"].boxes == [[1.0, 2.0, 9.0, 8.0]] * 1000
+
+
+def test_a_name_of_a_million_folders_is_looked_up_by_its_end(tmp_path):
+    path = coco_of([{"bbox": [1, 2, 3, 4]}], tmp_path, "x/" * 300_000 + "sub/a.jpg")
+    found = read_corrections(path, SIZES, LABELS)
+    assert found.pictures["sub/a.jpg"].boxes == [[1, 2, 4, 6]]

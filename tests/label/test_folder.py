@@ -1,0 +1,312 @@
+"""The folder of a run: nobody else's files are touched, and what is damaged or out of date is noticed and said."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cliploc import towers
+from cliploc.errors import InputError, UsageError
+from cliploc.formats import exports
+from cliploc.label import results as annotation_results
+from cliploc.label.annotate import annotate
+from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.runs.labelling import Correction, Found, LabellingRun
+from cliploc.runs.picture_files import UNREAD
+from cliploc.runs.store import FILE
+from cliploc.support.files import alone_in
+from cliploc.support.reporter import Reporter
+from tests.commands import PHOTOS
+from tests.evaluate.samples import review_file
+from tests.label.labelled import correct, corrections, held
+from tests.tiny import tower
+
+LABELS = ["cat", "dog", "bee"]
+# A tiny tower and drafts of every name: what becomes of files does not depend on what is found.
+OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0, "recipe": "fast"}
+OPTIONS |= {"min_presence": 0, "min_score": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    made = tower("gap_cnn", (8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(towers, "create", lambda *_, **__: made)
+        yield
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three small photographs."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("bee", "cat", "dogs"):
+        with Image.open(PHOTOS / f"{name}.jpg") as opened:
+            opened.resize((opened.width // 3, opened.height // 3)).save(root / f"{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(photos, tmp_path_factory):
+    """A run that nothing happened to."""
+    return annotate(photos, LABELS, tmp_path_factory.mktemp("made"), formats=["coco", "csv"], **OPTIONS)
+
+
+@pytest.fixture
+def copy(photos, made, tmp_path):
+    """Its folder and pictures, to be changed."""
+    shutil.copytree(photos, tmp_path / "pictures")
+    shutil.copytree(made.out, tmp_path / "out")
+    return tmp_path / "pictures", tmp_path / "out"
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What depends on neither the time nor the place of a run."""
+    found: dict[str, object] = {}
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        found[str(path.relative_to(folder))] = held(folder) if path.name == FILE else path.read_bytes()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the users own files
+def users_files(folder: Path) -> None:
+    (folder / ".mail.2019.old/inbox").mkdir(parents=True)
+    (folder / ".mail.2019.old/inbox/1").write_text("a letter")
+    for name in (".bashrc.20240101.old", ".notes.1.tmp", ".cliploc-1.tmp"):
+        (folder / name).write_text("mine")
+
+
+def test_the_users_hidden_files_survive_a_run(photos, made, tmp_path):
+    users_files(tmp_path)
+    before = content(tmp_path)
+    for _ in range(2):
+        annotate(photos, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
+        assert content(tmp_path) == {**before, **content(made.out)}
+
+
+def test_a_folder_of_an_earlier_version_is_refused_and_left_as_it_is(photos, tmp_path):
+    users_files(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "parts").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    said = r"made by cliploc 0\.2: its exports hold its boxes; --apply them to a new run"
+    with pytest.raises(UsageError, match=said):
+        annotate(photos, LABELS, tmp_path, **OPTIONS)
+    with pytest.raises(UsageError, match=said), ReviewFolder.opened(tmp_path):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_settings_are_refused_with_what_differs(copy):
+    pictures, out = copy
+    before = content(out)
+    for labels, options, said in (
+        (LABELS, {"flip": True}, "flip: false there, true asked for"),
+        (["cat", "bee", "fox"], {}, r'\(labels: "dog" only there, "fox" only asked for\)'),
+    ):
+        with pytest.raises(UsageError, match=f"holds a run with other settings .*{said}"):
+            annotate(pictures, labels, out, **OPTIONS, **options)
+    assert content(out) == before
+
+
+def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stays(copy, tmp_path):
+    pictures, out = copy
+    box = Correction([[3.0, 4.0, 30.0, 40.0]], [1], drafts=[1])
+    correct(out, {"cat.png": box, "bee.png": None})
+    said: list[str] = []
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with ReviewFolder.opened(out) as opened:
+        with pytest.raises(KeyboardInterrupt):
+            annotate(pictures, ["owl", *LABELS], out, reporter=Reporter(note=said.append, images=stop), **OPTIONS)
+        with pytest.raises(InputError, match=r"names were added .*: open the folder again"):
+            opened.entries()
+    with ReviewFolder.opened(out) as opened:  # the pictures that are not computed again are there, too
+        assert [entry["status"] for entry in opened.entries()] == ["reviewed", "reviewed", "none"]
+    assert annotate(pictures, ["owl", *LABELS], out, **OPTIONS).computed == 2
+    with LabellingRun.open(out) as run:
+        run.add([Found("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
+    assert annotate(pictures, ["owl", *LABELS], out, retry=True, **OPTIONS).computed == 1
+    seen = "2 pictures (bee.png, cat.png); what is reviewed stays: look there again"
+    assert said == [f"reviewed before names were added: {seen}"]
+    assert corrections(out)["reviews"]["cat.png"] == {"status": "reviewed", "revision": 1}
+    names = [*LABELS, "owl"]  # those of before keep their numbers
+    fresh = annotate(pictures, names, tmp_path / "fresh", formats=["coco", "csv"], **OPTIONS).out
+    correct(fresh, {"cat.png": replace(box, drafts=[2]), "bee.png": None})  # of owl there is a better one than 1
+    annotate(pictures, names, fresh, **OPTIONS)
+    assert content(out) == content(fresh)
+
+
+def test_a_damaged_store_is_one_line_and_the_exports_stay(copy, made):
+    pictures, out = copy
+    for damage in (b"no database" * 1000, (out / FILE).read_bytes()[:5000]):
+        (out / FILE).write_bytes(damage)
+        with pytest.raises(UsageError, match=r"run\.sqlite is damaged .*make a new run in another --out; exports in"):
+            annotate(pictures, LABELS, out, **OPTIONS)
+    assert (out / "coco.json").read_bytes() == (made.out / "coco.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])
+def test_a_file_of_the_user_is_not_written_over(photos, copy, tmp_path, name):
+    said = f"holds {name.split('/')[0]}, not written by this run.*move it away"
+    (tmp_path / "new" / name).parent.mkdir(parents=True)
+    (tmp_path / "new" / name).write_text("mine")
+    options = {**OPTIONS, "formats": ["coco", "yolo"], "review": 1}
+    with pytest.raises(UsageError, match=said):
+        annotate(photos, LABELS, tmp_path / "new", **options)
+    assert content(tmp_path / "new") == {name: b"mine"}
+    if name.startswith(("yolo", "review")):  # nor is one that came into the folder of a run
+        (copy[1] / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy[1] / name).write_text("mine")
+        with pytest.raises(UsageError, match=said):
+            annotate(copy[0], LABELS, copy[1], **options)
+        assert (copy[1] / name).read_text() == "mine"
+
+
+def test_every_export_says_what_it_writes(photos, tmp_path):
+    result = annotate(photos, LABELS, tmp_path, formats=exports.names(), **OPTIONS)
+    assert {name: set(files) for name, files in result.files.items()} == {one.name: set(one.outputs) for one in exports}
+
+
+# -------------------------------------------------------------------------------------------------------- several runs
+def test_two_runs_at_once_do_not_share_a_folder(copy):
+    pictures, out = copy
+    before = content(out)
+    shutil.copy(pictures / "cat.png", pictures / "new.png")
+    with alone_in(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
+        annotate(pictures, LABELS, out, **OPTIONS)
+    assert content(out) == before
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
+
+
+def test_reviews_applied_by_several_threads_are_all_there(copy):
+    """Whoever meets another run is told so, and repeats it."""
+    pictures, out = copy
+    names = ["bee.png", "cat.png"]
+
+    def apply(name: str) -> None:
+        path = review_file(out, out.parent / f"{name}.json", {name: []})
+        while True:
+            try:
+                annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
+                return
+            except UsageError as error:
+                if "another run is writing" not in str(error):
+                    raise
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(apply, names))
+    assert set(corrections(out)["pictures"]) == set(names)
+    assert json.loads((out / "summary.json").read_text())["pictures_reviewed"] == 2
+
+
+# ---------------------------------------------------------------------------------------------------- replaced pictures
+@pytest.mark.parametrize("times_restored", [False, True])
+def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
+    pictures, out = copy
+    for path in pictures.iterdir():
+        os.utime(path, ns=(1, 1))
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0  # they were only touched
+    assert content(out) == content(made.out)
+    old = (pictures / "cat.png").stat()
+    correct(out, dict.fromkeys(("cat.png", "dogs.png"), Correction([], [])))
+    shutil.copy(pictures / "bee.png", pictures / "cat.png")
+    if times_restored:
+        os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
+    said = []
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
+    ending = "1 picture (cat.png); what was corrected in 1 of them is dropped"
+    assert said == [f"replaced since they were annotated, and annotated again: {ending}"]
+    written = json.loads((out / "coco.json").read_text())
+    boxes = {image["id"]: [] for image in written["images"]}  # in the order of names: bee, cat, dogs
+    for one in written["annotations"]:
+        boxes[one["image_id"]].append((one["category_id"], one["bbox"]))
+    bee, cat, dogs = boxes.values()
+    assert (result.computed, cat, dogs) == (1, bee, [])
+    assert bee
+    assert list(corrections(out)["pictures"]) == ["dogs.png"]
+    assert len(held(out)["pictures"]) == 3
+    before = content(out)
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
+    assert content(out) == before
+    assert "cat.png" in (out / "coco.json").read_text()
+    assert (out / "draft_scores.json").exists()
+    shutil.copy(pictures / "bee.png", pictures / "dogs.png")
+    result = annotate(pictures, LABELS, out, **OPTIONS)
+    assert (result.corrected, result.draft_scores, (out / "draft_scores.json").exists()) == (0, {}, False)
+
+
+# -------------------------------------------------------------------------------------------------------------- exports
+@pytest.mark.parametrize("killed_at", ["csv", "summary"])
+def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, monkeypatch, killed_at):
+    pictures, out = copy
+    shutil.rmtree(out)
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if killed_at == "csv":
+            patch.setattr(type(exports.get("csv")), "write", kill)
+        else:
+            patch.setattr(annotation_results, "AnnotateResult", kill)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(pictures, LABELS, out, formats=["yolo", "csv"], image_url="https://host/", **OPTIONS)
+    assert (out / "yolo/labels/cat.txt").exists()
+    assert not (out / "summary.json").exists()
+    shutil.copy(pictures / "bee.png", pictures / "new.png")
+    result = annotate(pictures, LABELS, out, formats=["labelstudio"], **OPTIONS)
+    expected = {"yolo", "labelstudio"} | ({"csv"} if killed_at == "summary" else set())
+    assert set(result.files) == expected
+    assert (out / "yolo/labels/new.txt").exists()
+    assert "https://host/new.png" in (out / "labelstudio.json").read_text()
+
+
+def test_an_export_is_written_again_where_boxes_changed_or_it_is_gone(copy):
+    pictures, out = copy
+
+    def phases():
+        said = []
+        annotate(pictures, LABELS, out, reporter=Reporter(phase=said.append), **OPTIONS)
+        return said[1:]
+
+    assert phases() == ["writing coco", "writing csv"]  # the pictures lie elsewhere
+    assert phases() == []
+    (out / "boxes.csv").unlink()
+    assert phases() == ["writing csv"]
+    correct(out, {"cat.png": Correction([], [])})
+    assert phases() == ["writing coco", "writing csv"]
+    assert phases() == []
+
+
+def test_ids_in_exports_do_not_depend_on_when_a_picture_was_added(photos, tmp_path):
+    """The editor's exports are those of `annotate`, and both are those of one run over all pictures."""
+    root = tmp_path / "pictures"
+    (root / "a").mkdir(parents=True)
+    for name in ("cat.png", "a/dogs.png"):
+        shutil.copy(photos / Path(name).name, root / name)
+    out = annotate(root, LABELS, tmp_path / "out", formats=["coco", "csv"], **OPTIONS).out
+    shutil.copy(photos / "bee.png", root)
+    shutil.copy(photos / "bee.png", root / "a")
+    annotate(root, LABELS, out, **OPTIONS)
+    whole = annotate(root, LABELS, tmp_path / "whole", formats=["coco", "csv"], **OPTIONS).out
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"pictures/{name}\n" for name in ("cat.png", "a/dogs.png", "bee.png", "a/bee.png")))
+    of_list = annotate(listed, LABELS, tmp_path / "of_list", formats=["coco", "csv"], **OPTIONS).out
+    names = [one["file_name"] for one in json.loads((whole / "coco.json").read_text())["images"]]
+    assert names == ["bee.png", "cat.png", "a/bee.png", "a/dogs.png"]
+    wanted = [(whole / name).read_bytes() for name in ("coco.json", "boxes.csv")]
+    assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
+    for written in ("coco.json", "boxes.csv"):
+        (out / written).unlink()
+    with ReviewFolder.opened(out) as opened:
+        assert [one.id for one in opened.pictures] == names
+        opened.write_exports()
+    assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
+    assert (of_list / "coco.json").read_text().replace("pictures/", "") == (whole / "coco.json").read_text()

@@ -1,0 +1,198 @@
+"""Several methods as one, and beside each other: their mean by hand, and one forward pass for all of them."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cliploc.errors import UnknownNameError, UsageError
+from cliploc.localizer import Localizer
+from cliploc.methods import find, methods, resolve_options
+from cliploc.methods._infra.ensemble import rank
+from cliploc.support.reporter import Reporter
+from cliploc.towers.tower import Needs
+from tests.methods.peers import min_max, tiny_scene
+from tests.test_localizer import PHOTOS, TALL, WIDE, same
+from tests.tiny import Counting, tower
+
+ON_VIT = [
+    method.name
+    for method in methods
+    if "vit" in method.towers
+    and method.family != "perturbation"
+    and method.name not in ("integrated_gradients", "smooth_grad")  # they run the tower on other pictures
+    and not method.needs().guide
+]
+
+
+@pytest.mark.parametrize("rule", ["minmax", "rank"])
+def test_the_map_is_the_mean_of_the_members(rule: Any) -> None:
+    scene = tiny_scene("attention_pool_cnn")
+    names = ["cam", "grad_cam", "vl_score"]
+    expected = torch.zeros(2, 3, 5, 6)
+    for name in names:
+        raw = scene.ours(name)
+        raw = raw.relu() if methods.get(name).relu else raw
+        for b in range(2):
+            for p in range(3):
+                values = raw[b, p].flatten().tolist()
+                ranks = torch.tensor([sum(u < v for u in values) + (values.count(v) - 1) / 2 for v in values])
+                ranks = (ranks / 29).reshape(5, 6)
+                flat = raw[b, p].max() == raw[b, p].min()
+                expected[b, p] += (min_max(raw)[b, p] if rule == "minmax" else ranks * (not flat)) / len(names)
+    method = find("+".join(names), rule)
+    ctx = scene.context(method.needs())
+    torch.testing.assert_close(method.function(ctx), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ranks_share_ties_and_a_flat_map_says_nothing() -> None:
+    maps = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 7.0, 3.0]], [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]])
+    assert (rank(maps)[0] * 5).tolist() == [[3.5, 1.0, 1.0], [1.0, 5.0, 3.5]]
+    assert (rank(maps)[1] == 0).all()
+    assert (rank(maps[:, None].expand(-1, 4, -1, -1)) == rank(maps)[:, None]).all()  # nor does torch warn of the copy
+    maps = torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0]]])
+    assert rank(maps).isfinite().tolist() == [[[True, False], [False, True]]], "no number is hidden by its rank"
+
+
+def test_grids_of_different_fineness_meet_on_the_finest() -> None:
+    localizer = Localizer("mini", method="cam+layer_cam", method_options={"stages": (-1, -3)})
+    scene_maps = next(localizer.compare([TALL], ["cat"], {"layer_cam": {"stages": (-1, -3)}}))["layer_cam"].maps
+    both = localizer(TALL, ["cat"])
+    assert both.maps.shape == scene_maps.shape
+
+
+def test_what_is_known_of_an_ensemble() -> None:
+    both = find("cam + layer_cam")
+    cam, layer_cam = methods.get("cam"), methods.get("layer_cam")
+    assert both.name == "cam+layer_cam"
+    assert both.threshold == (cam.threshold + layer_cam.threshold) / 2
+    assert both.towers == {"cnn"}
+    assert both.needs(**{"layer_cam.stages": (-2,)}) == Needs(features=(-2, -1))
+    assert find("cam") is cam
+
+
+def test_options_go_to_the_members_that_have_them() -> None:
+    both = find("score_cam+gscore_cam+cam")
+    assert resolve_options(both, {"temperature": 0.1, "top_k": 3}) == {
+        "score_cam.temperature": 0.1,
+        "gscore_cam.temperature": 0.1,
+        "gscore_cam.top_k": 3,
+    }
+    for order in ({"temperature": 1, "score_cam.temperature": 2}, {"score_cam.temperature": 2, "temperature": 1}):
+        assert resolve_options(both, order) == {"score_cam.temperature": 2, "gscore_cam.temperature": 1}
+    with pytest.raises(UsageError, match=r"score_cam\+gscore_cam\+cam has no option 'stages': it has score_cam\.temp"):
+        resolve_options(both, {"stages": (-1,)})
+    assert resolve_options(find("grad_cam"), {"grad_cam.block": -2}) == {"block": -2}  # a method by itself
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "expected"),
+    [
+        ("gem", {"depth": 1.5}, "gem's option depth to be a whole number, got 1.5"),
+        ("cam+layer_cam", {"stages": -1}, "layer_cam's option stages to be a list, each of its items a whole number"),
+        ("chefer", {"blocks": 2.0}, "chefer's option blocks to be a whole number or all, got 2.0"),
+        ("score_cam", {"components": True}, "score_cam's option components to be a whole number or none, got True"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(spec: str, options: dict[str, Any], expected: str) -> None:
+    """Values that are no texts come from Python and from JSON."""
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        resolve_options(find(spec), options)
+
+
+def test_values_of_the_declared_types_stay_as_they_are() -> None:
+    for method in methods:
+        assert resolve_options(method, method.options) == method.options
+    assert resolve_options(find("gem"), {"depth": np.int64(3), "temperature": 1}) == {"depth": 3, "temperature": 1}
+    assert resolve_options(find("layer_cam"), {"stages": [-1, -2]}) == {"stages": [-1, -2]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"method": "cam+cam"}, "expected each method of an ensemble once, got 'cam' 2 times"),
+        ({"method": "cam+"}, "unknown method ''"),
+        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble to be one of minmax, rank, got 'max'"),
+    ],
+)
+def test_ensembles_that_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError)) as error:
+        Localizer(tower("gap_cnn"), **arguments)
+    assert str(error.value).startswith(text)
+
+
+def test_an_ensemble_works_where_all_its_members_do() -> None:
+    with pytest.raises(UsageError, match=r"^cam\+grad_cam does not work on vit, a vit tower: use one of .*grad_cam"):
+        Localizer(tower("vit"), method="cam+grad_cam")
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("attention_pool_cnn", "cam+grad_cam+layer_cam"), ("vit", "+".join(ON_VIT))], ids=["cnn", "vit"]
+)
+def test_one_forward_pass_serves_all_methods(kind: str, spec: str) -> None:
+    backbone = Counting(tower(kind, (8, 8)))
+    localizer = Localizer(backbone, method=spec, text_cache=False)
+    localizer([WIDE, TALL], ["red", "blue", "green"])
+    assert (backbone.traces, backbone.images) == (1, 0)
+    list(localizer.compare([WIDE, TALL], ["red", "blue", "green"], spec.split("+")))
+    assert (backbone.traces, backbone.images) == (2, 0)
+
+
+def test_masked_pictures_are_shared() -> None:
+    backbone = Counting(tower("gap_cnn", (8, 8)))
+    Localizer(backbone, method="score_cam")(WIDE, ["red"])
+    once = backbone.images
+    told: list[int] = []
+    localizer = Localizer(backbone)
+    list(
+        localizer.compare(
+            [WIDE],
+            ["red"],
+            ["score_cam", "vl_score", "score_cam+vl_score"],
+            reporter=Reporter(masked=lambda done, _: told.append(done)),
+        )
+    )
+    assert backbone.images == 2 * once
+    assert 0 < sum(told) < once  # the empty picture is not told
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+def test_compared_results_are_those_of_each_alone(kind: str) -> None:
+    backbone = tower(kind, (8, 8))
+    options: dict[str, dict[str, Any]] = {"grad_cam": {}, "score_cam": {"temperature": 0.1}, "grad_cam+vl_score": {}}
+    shared: dict[str, Any] = {"scales": (1, 1.5), "flip": True, "batch_size": 2, "templates": "a {} thing"}
+    results = list(Localizer(backbone, method="grad_cam", **shared).compare(PHOTOS[:3], ["red", "blue"], options))
+    assert len(results) == 3
+    for spec, own in options.items():
+        alone = Localizer(backbone, method=spec, method_options=own, **shared)
+        for result, expected in zip(results, alone.stream(PHOTOS[:3], ["red", "blue"]), strict=True):
+            assert list(result) == list(options)
+            same(result[spec], expected)
+
+
+def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
+    localizer = Localizer(tower("gap_cnn", (8, 8)), threshold=0.9)
+    (found,) = localizer.compare([TALL], ["red"], ["cam", "grad_cam"])
+    for spec in found:
+        expected = Localizer(localizer.backbone, method=spec, threshold=0.9)(TALL, ["red"])
+        np.testing.assert_array_equal(found[spec].boxes.xyxy, expected.boxes.xyxy)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("cam", r"expected a list of methods, got 'cam': write \['cam'\]"),
+        ([], "expected a list of methods"),
+        (5, "expected a list of methods, got 5"),
+        ([5], "expected the name of a method, got 5"),
+        ({"cam": 5}, "expected options of cam by name, got 5"),
+    ],
+)
+def test_comparisons_are_refused_before_anything_is_computed(asked: Any, text: str) -> None:
+    backbone = Counting(tower("gap_cnn", (8, 8)))
+    with pytest.raises(UsageError, match=text):
+        Localizer(backbone).compare([TALL], ["red"], asked)
+    assert backbone.traces == 0

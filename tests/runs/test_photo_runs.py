@@ -1,0 +1,214 @@
+"""Folders of photos, names out of a file, heatmaps that are kept, and what a run leaves out and says so."""
+
+import errno
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.progress import Progress, TaskID
+
+from cliploc.errors import UsageError
+from cliploc.evaluate.data import open_dataset
+from cliploc.evaluate.tasks.evaluate import evaluate_folder
+from cliploc.evaluate.train import read_folder
+from cliploc.localizer import Localizer
+from cliploc.methods import methods
+from cliploc.runs.picture_files import find_pictures
+from tests.commands import CAT, COFFEE, cliploc_, document_of, refused, succeeded
+from tests.tiny import tower
+
+pytestmark = pytest.mark.usefixtures("one_model")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photographs and three files that are none."""
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    shutil.copy(CAT, root / "cat.jpg")
+    shutil.copy(COFFEE, root / "sub/cup.JPG")
+    for name in ("notes.txt", "sub/clip.mov", ".hidden"):
+        (root / name).write_text("no picture")
+    return root
+
+
+@pytest.mark.parametrize("command", ["localize", "classify", "compare --method cam", "segment"])
+def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[TaskID] = Counter()
+    monkeypatch.setattr(Progress, "advance", lambda self, task, count: counted.update({task: count}))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    into = () if command == "classify" else ("--out", tmp_path / "out")
+    assert cliploc_(*command.split(), CAT, tmp_path / "none.jpg", "-p", "cat", "-p", "dog", *into).code == 1
+    assert 2 in counted.values()  # of the pictures; the bank of names has a bar of its own
+
+
+def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path) -> None:
+    out = folder / "found"
+    asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
+    for _ in range(2):  # the second time the overlays of the first lie in the folder
+        result = succeeded(*asked)
+        document = json.loads(result.out)
+        files = [picture["file"] for picture in document["pictures"]]
+        assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
+        skipped = {one["file"]: one["reason"] for one in document["skipped"]["files"]}
+        said = f"skipped in {folder}: 2 files without a picture's extension: notes.txt, sub/clip.mov"
+        assert said in " ".join(result.err.split())
+    assert skipped == {
+        str(folder / "notes.txt"): "does not have a picture's extension",
+        str(folder / "sub/clip.mov"): "does not have a picture's extension",
+        f"{folder / 'found'}/": "lies in a folder of results",
+    }
+    assert document["skipped"]["count"] == 3
+    assert json.loads((out / "results.json").read_text()) == document
+
+
+def test_a_home_folder_that_no_shell_has_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder))
+    assert Localizer()("~/cat.jpg", ["cat"]).source == "~/cat.jpg"
+    assert len(document_of("localize", "~", "~/cat.jpg", "-p", "cat")["pictures"]) == 3
+    shutil.copy(CAT, folder / "cat_overlay.jpg")
+    cliploc_("localize", "~/cat.jpg", "~/cat_overlay.jpg", "-p", "cat", "--out", folder)
+    assert (folder / "cat_overlay.jpg").read_bytes() == Path(CAT).read_bytes()
+
+
+def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
+    found = document_of("classify", f"{folder}/c*.jpg", "-p", "cat")
+    assert [one["file"] for one in found["pictures"]] == [str(folder / "cat.jpg")]
+    result = succeeded("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
+    assert [line.split()[-3] for line in result.out.splitlines()[1:]] == ["cat", "coffee"]
+    assert "notes.txt" in result.err
+
+
+def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\n")
+    asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
+    asked = (*asked, "--recipe", "fast")
+    for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
+        result = succeeded(*asked)
+        assert "notes.txt" in result.err
+        assert "sub/clip.mov" in result.err
+        skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
+        assert [one["file"] for one in skipped["files"]] == names
+        assert skipped["count"] == len(names)
+
+
+def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
+    found = find_pictures(f"{folder}/**/*")
+    assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
+    assert [one.file for one in found.skipped] == ["notes.txt", "sub/clip.mov"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, closed = os.scandir, str(folder / "sub")
+
+    def scandir(path: str) -> object:
+        if os.fspath(path).rstrip("/") == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_pictures(folder)
+    assert [one.id for one in found.pictures] == ["cat.jpg"]
+    assert (found.skipped_note() or "").endswith("1 folder that cannot be read: sub/")
+    with pytest.raises(UsageError, match=r"expected pictures in .*sub, but .*sub cannot be read: check permissions"):
+        find_pictures(closed)
+    with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
+        read_folder(folder)  # of a class
+    (folder / "classes.txt").write_text("cat")
+    with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
+        open_dataset("yolo", folder)
+
+
+def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
+    asked = ("localize", CAT, "--recipe", "fast")
+    document = document_of(*asked, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
+    assert document["settings"]["background"] == ["lamp", "bicycle"]
+    assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        (
+            "cat @0.3\n",
+            (),
+            "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-presence",
+        ),
+        ("# none\n", (), "one per line, found none"),
+        ("cat\n", ("--classes", "imagenet"), "expected --prompts-file or --classes, got both"),
+    ],
+)
+def test_a_file_of_names_that_cannot_be_used_is_one_line(
+    text: str, more: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    assert said in refused("localize", CAT, "--prompts-file", path, *more)
+
+
+def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
+    pictures = document_of(*asked, "--save-maps")["pictures"]
+    assert [[name["map"] for name in picture["names"]] for picture in pictures] == [
+        ["maps/cat/cat.jpg.npy", "maps/a_b_ pizza/cat.jpg.npy"],
+        ["maps/cat/sub/cup.JPG.npy", "maps/a_b_ pizza/sub/cup.JPG.npy"],
+        ["maps/cat/cat.jpg-2.npy", "maps/a_b_ pizza/cat.jpg-2.npy"],
+    ]
+    kept = np.load(out / "maps/cat/cat.jpg.npy")
+    found = Localizer("mini", text_cache=False, recipe="fast")(CAT, ["cat|kitten"])
+    assert (kept.dtype, kept.shape) == (np.float32, (224, 224))
+    np.testing.assert_allclose(kept, found.maps_over_picture((224, 224))[0], atol=1e-6)
+    assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.02)  # though it is not found
+
+    metadata = tmp_path / "metadata"
+    metadata.mkdir()
+    box = ",".join(f"{value:.0f}" for value in found.boxes.xyxy[0])
+    lines = {"image_ids": "", "class_labels": ",0", "image_sizes": ",451,300", "localization": f",{box}"}
+    for name, values in lines.items():
+        (metadata / f"{name}.txt").write_text(f"cat.jpg{values}\n")
+    numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
+    assert numbers["gt_known"] == 100
+    assert "map" not in document_of(*asked)["pictures"][0]["names"][0]
+
+
+@pytest.mark.parametrize(
+    ("hw", "said"),
+    [
+        ((40, 96), "50% of it, left and right"),
+        ((120, 48), "67% of it, top and bottom"),
+        ((40, 48), None),
+        ((400, 481), None),  # a pixel of rounding
+    ],
+)
+def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], said: str | None) -> None:
+    note = () if said is None else (f"cropped: the model does not see {said}; resize squash or pad shows it all",)
+    for policy, notes in (("crop", note), ("squash", ()), ("pad", ())):
+        localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam", resize=policy, min_presence=0)
+        assert localizer(Image.new("RGB", hw[::-1], "grey"), ["red"]).notes == notes
+
+
+def test_a_model_that_crops_sees_the_whole_picture_unless_asked() -> None:
+    backbone = tower("gap_cnn", (5, 6))
+    backbone.resize_policy = "crop-floor"
+    picture = Image.new("RGB", (96, 40), "grey")
+    for resize, policy in ((None, "pad"), ("crop", "crop-floor"), ("squash", "squash")):
+        localizer = Localizer(backbone, method="cam", resize=resize, min_presence=0)
+        assert localizer.resize == policy
+        assert bool(localizer(picture, ["red"]).notes) == (resize == "crop")
+
+
+def test_a_pattern_follows_no_links_to_folders(folder: Path) -> None:
+    (folder / "sub/up").symlink_to("..")
+    found = find_pictures(f"{folder}/**/*")
+    assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
+    assert [one.id for one in find_pictures(f"{folder}/*/*.JPG").pictures] == ["sub/cup.JPG"]

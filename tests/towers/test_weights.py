@@ -1,0 +1,296 @@
+"""Weights: every format round trip, and one line for everything that can be wrong with them."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cliploc.errors import ModelError
+from cliploc.towers import _checkpoints, _weights
+from cliploc.towers._checkpoints import load_into, looks_like, read_checkpoint
+from tests.towers.seam import refusing
+from tests.towers.small_clip import SIDE, small_clip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_clip(seed=5)
+
+
+@pytest.fixture(scope="module")
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def torchscript(path, model):
+    """OpenAI's format: a traced model in fp16, with the three numbers they put beside it."""
+    model.register_buffer("input_resolution", torch.tensor(SIDE))
+    del model.context_length, model.vocab_size
+    model.register_buffer("context_length", torch.tensor(16))
+    model.register_buffer("vocab_size", torch.tensor(49408))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, (torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 16, dtype=torch.long)))
+        torch.jit.save(traced.half(), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return torchscript(tmp_path_factory.mktemp("openai") / "RN.pt", small_clip(seed=5))
+
+
+def fails(path, *fragments):
+    with refusing(str(path), *fragments):
+        read_checkpoint(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ formats
+def as_half(state):
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+
+
+SAVERS = {
+    "w.safetensors": lambda state, path: save_file(state, path),
+    "half.safetensors": lambda state, path: save_file(as_half(state), path),
+    "w.pt": lambda state, path: torch.save(state, path),
+    "old.pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "w.bin": lambda state, path: torch.save({"model": OrderedDict(state)}, path),
+    "epoch_3.pt": lambda state, path: torch.save(
+        {"epoch": 3, "name": "a run", "state_dict": {f"module.{name}": value for name, value in state.items()}}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_round_trip(tmp_path, state, name):
+    path = tmp_path / name
+    SAVERS[name](state, path)
+    checkpoint = read_checkpoint(path)
+    assert not checkpoint.from_openai
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    other, half = small_clip(seed=6), name.startswith("half")
+    load_into(other, checkpoint, "small")
+    for key, value in other.state_dict().items():
+        assert value.dtype == state[key].dtype
+        torch.testing.assert_close(value, state[key], rtol=1e-3 if half else 0, atol=1e-4 if half else 0)
+
+
+def test_a_torchscript_archive_is_opened_only_if_openai_published_it(archive, state, monkeypatch):
+    """It is a program: torch.jit.load may run what it holds."""
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.jit.load", lambda *a, **k: pytest.fail("a program was opened"))
+        fails(archive, "is refused: it is a TorchScript program", "save its state_dict() as safetensors")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762" in _checkpoints.published_by_openai()
+    monkeypatch.setattr(_checkpoints, "published_by_openai", lambda: {sha256})
+    checkpoint = read_checkpoint(archive)
+    assert checkpoint.from_openai
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {torch.float16, torch.int64}
+    assert not {"input_resolution", "context_length", "vocab_size"} & checkpoint.tensors.keys()
+    other = small_clip(seed=6)
+    load_into(other, checkpoint, "small")
+    for key, value in other.state_dict().items():
+        expected = state[key].half().float() if state[key].is_floating_point() else state[key]
+        assert torch.equal(value, expected), key
+
+
+def test_state_dict_with_openais_numbers_is_openais(tmp_path, state):
+    torch.save(state | {"input_resolution": torch.tensor(SIDE)}, tmp_path / "w.pt")
+    checkpoint = read_checkpoint(tmp_path / "w.pt")
+    assert checkpoint.from_openai
+    assert "input_resolution" not in checkpoint.tensors
+
+
+# ------------------------------------------------------------------------------------------------------ hostile files
+class Attack:
+    """Runs a command when a careless reader opens it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("old", [True, False])
+def test_pickle_that_runs_code_is_refused(tmp_path, state, protocol, old):
+    path, marker = tmp_path / "w.pt", tmp_path / "executed"
+    torch.save(state | {"x": Attack(marker)}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
+    fails(path, "is refused", "could run code")
+    assert not marker.exists()
+
+
+# ------------------------------------------------------------------------------------------------------ damaged files
+def cut(path, share=0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def test_truncated(tmp_path, state, archive):
+    for name in ("w.safetensors", "w.pt", "old.pth"):
+        SAVERS[name](state, tmp_path / name)
+        cut(tmp_path / name)
+        fails(tmp_path / name, "damaged")
+    shutil.copy(archive, tmp_path / "RN50.pt")
+    cut(tmp_path / "RN50.pt")
+    fails(tmp_path / "RN50.pt", "is cut short or damaged", "download it again")
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"", "is empty: download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer"),
+        (b"just a text", "damaged"),
+        (bytes(range(256)) * 20, "damaged"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
+def test_files_that_are_no_weights(tmp_path, content, fragment, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    fails(path, fragment)
+
+
+def test_other_things_than_state_dicts(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    fails(tmp_path / "list.pt", "holds list, not a state dict")
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    fails(tmp_path / "none.pt", "holds no tensors")
+    fails(tmp_path / "there-is-none.pt", "found none at", "check the path")
+    fails(tmp_path, "got the folder", "give the file in it")
+
+
+# --------------------------------------------------------------------------------------------------- another's weights
+def refusal(model, tensors, name="small"):
+    with pytest.raises(ModelError) as error:
+        load_into(model, _checkpoints.Checkpoint(Path("w.pt"), "", tensors, False), name)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_missing_unexpected_and_misshapen(state):
+    model = small_clip(seed=6)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    left_out = {name: value for name, value in state.items() if name != "ln_final.bias"}
+    assert refusal(model, left_out) == (
+        "w.pt does not hold weights of small: 1 tensors missing (ln_final.bias); check model and file"
+    )
+    assert "2 unexpected (a, …)" in refusal(model, state | {"a": torch.zeros(1), "b": torch.zeros(1)})
+    other = refusal(model, state | {"ln_final.bias": torch.zeros(3)})
+    assert "1 of another shape (ln_final.bias: [3], expected [16])" in other
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "half loaded"
+
+
+def test_what_is_derived_may_be_missing_or_left_over(state):
+    model = small_clip(seed=6)
+    lean = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    lean["logit_scale"] = lean["logit_scale"].reshape(1)
+    lean["transformer.attn_mask"] = torch.zeros(16, 16)
+    load_into(model, _checkpoints.Checkpoint(Path("w.pt"), "", lean, False), "small")
+    assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
+    assert model.logit_scale.shape == ()
+
+
+@pytest.mark.parametrize("name", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
+def test_architecture_is_told_from_the_tensors(name):
+    with torch.device("meta"):
+        tensors = open_clip.CLIP(**open_clip.get_model_config(name)).state_dict()
+    assert looks_like(tensors)[0] == name
+    assert f"they look like {name} or" in refusal(small_clip(), tensors)
+
+
+# ------------------------------------------------------------------------------------------------------------- fetching
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home and an empty Hugging Face cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.file_download, "HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    return tmp_path
+
+
+def in_hub_cache(home, repository, name, content, blob=None):
+    """A file as huggingface_hub leaves it: a link from the snapshot to a blob called by its checksum."""
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+    blob_path = folder / "blobs" / (blob or hashlib.sha256(content).hexdigest())
+    for path in (blob_path, folder / "refs" / "main", folder / "snapshots" / "c0ffee" / name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blob_path.write_bytes(content)
+    (folder / "refs" / "main").write_text("c0ffee")
+    link = folder / "snapshots" / "c0ffee" / name
+    link.symlink_to(blob_path)
+    return link
+
+
+def tag_fails(*fragments, model="RN50", tag="openai"):
+    with refusing(*fragments):
+        _weights.tag_file(model, tag)
+
+
+def test_a_cached_tag_needs_no_network_and_is_the_published_file(home, state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content, name = buffer.getvalue(), "open_clip_pytorch_model.bin"
+    link = in_hub_cache(home, "timm/resnet50_clip.openai", name, content)
+    assert _weights.tag_file("RN50", "openai") == link
+    assert read_checkpoint(link).sha256 == hashlib.sha256(content).hexdigest()
+    link = in_hub_cache(home, "timm/x", name, content, blob="a" * 64)
+    fails(link, "is damaged: its SHA-256 is", "instead of the published aaaaaaaaaaaa…: delete ", "blobs/aaaa")
+
+
+def test_openais_own_file_serves_if_its_checksum_is_right(home, monkeypatch):
+    original = home / "home" / ".cache" / "clip" / "RN50.pt"
+    original.parent.mkdir(parents=True)
+    original.write_bytes(b"not what OpenAI published")
+    tag_fails("is damaged", str(original), "afeb0e10f9e5")
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
+    monkeypatch.setattr(_weights, "published_sha256", lambda url: sha256)
+    assert _weights.tag_file("RN50", "openai") == original
+
+
+def test_offline(home):
+    tag_fails(
+        "the weights 'openai' of RN50 are not on this machine and HF_HUB_OFFLINE forbids the network",
+        "download them from https://huggingface.co/timm/resnet50_clip.openai",
+        "save https://openaipublic.azureedge.net/clip/models/afeb0e10",
+        f"as {home}/home/.cache/clip/RN50.pt",
+        "--pretrained FILE",
+    )
+
+
+def test_hub_folder(home):
+    with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
+        _weights.hub_folder("org/name")
+    config = in_hub_cache(home, "org/name", "open_clip_config.json", json.dumps({}).encode())
+    with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine"):
+        _weights.hub_folder("org/name")
+    in_hub_cache(home, "org/name", "open_clip_model.safetensors", b"x")
+    assert _weights.hub_folder("org/name") == config.parent
+    with pytest.raises(ModelError, match="expected a repository as ORG/NAME after hf-hub:, got 'a/b/c/d'"):
+        _weights.hub_folder("a/b/c/d")
+
+
+def test_folder_checkpoint(tmp_path):
+    with pytest.raises(ModelError, match="which is not a folder"):
+        _weights.folder_checkpoint(tmp_path / "none")
+    with pytest.raises(ModelError, match=r"expected open_clip_config\.json or transformers\' config\.json in"):
+        _weights.folder_checkpoint(tmp_path)
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
+    with pytest.raises(ModelError, match=r"expected weights in .* put open_clip_model\.safetensors there"):
+        _weights.folder_checkpoint(tmp_path)
+    for name in ("epoch_9.pt", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"):  # each better than before
+        (tmp_path / name).touch()
+        assert _weights.folder_checkpoint(tmp_path).name == name
