@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.find.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.towers._layers import resize_positions
 from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone

@@ -15,8 +15,7 @@ import cliploc.methods
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
 from cliploc.localizer import Localizer
-from cliploc.methods import fitting, methods, unfit_reason
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, fitting, methods, unfit_reason
 from cliploc.options import Options
 from cliploc.runs.plan import ModelSetup
 from cliploc.towers import models

@@ -24,8 +24,7 @@ from cliploc.find.segmentation import (
 from cliploc.find.segmentation.classes import classes_of
 from cliploc.find.segmentation.segmenter import resized_hw
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
 from cliploc.support.reporter import SILENT
