@@ -22,7 +22,7 @@ from cliploc.find.heads import HeadConfig, TsCamHead, save_head, tower_fingerpri
 from cliploc.methods import Context, methods
 from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.towers._layers import resize_positions
-from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.towers._transformer import BlockAdapter, TransformerBackbone
 from cliploc.towers.tower import Backbone, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -179,7 +179,7 @@ class BlockView(BlockAdapter):
         return self.block.mlp(self.block.ln_2(x))
 
 
-class TinyVit(VisionTransformerBackbone):
+class TinyVit(TransformerBackbone):
     """Two blocks with a class token, on a non-square grid."""
 
     stride = SIDE

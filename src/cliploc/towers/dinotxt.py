@@ -26,7 +26,7 @@ from cliploc.towers._catalogue import register_own
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision, with_fast_linears
 from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 
@@ -169,7 +169,7 @@ class DinoTxtModel(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
 
 
-class DinoTxt(VisionTransformerBackbone):
+class DinoTxt(TransformerBackbone):
     """The head's blocks are a ViT's; the frozen tower is its `embed`; a patch's reading is zero in the first half."""
 
     pooling: Pooling = "class token and mean"

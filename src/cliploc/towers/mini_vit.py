@@ -15,7 +15,7 @@ from cliploc.towers import mini
 from cliploc.towers._catalogue import refuse_other_weights, register_own
 from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.towers._mini_text import MiniTextTower
-from cliploc.towers._transformer import PreNormBlock, VisionTransformerBackbone
+from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
 from cliploc.towers.mini import EfficientNetLite0
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
@@ -62,7 +62,7 @@ class HybridBlocks(nn.Module):
         return self.projection(self.gathered(features, positions))
 
 
-class MiniVit(VisionTransformerBackbone):
+class MiniVit(TransformerBackbone):
     """`mini`'s convolutions, four transformer blocks with a class token, and `mini`'s text tower: 1,280 dimensions."""
 
     name = "mini-vit"

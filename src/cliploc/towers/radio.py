@@ -25,7 +25,7 @@ from cliploc.towers._catalogue import create, register_own
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision, with_fast_linears
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Backbone
 from cliploc.values import ResizePolicy
 
@@ -87,7 +87,7 @@ class RadioModel(nn.Module):
         self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
 
 
-class Radio(VisionTransformerBackbone):
+class Radio(TransformerBackbone):
     """The prefix tokens begin with the head's own class token; the others and the registers follow."""
 
     resize_policy: ResizePolicy = "crop"
