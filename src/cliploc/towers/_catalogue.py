@@ -77,7 +77,7 @@ models: Registry[ModelEntry] = Registry(
 )
 
 
-def register_own(
+def register_model(
     name: str,
     tower: Any,
     build: Callable[[str | None, str, str], Backbone],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.towers import mini
-from cliploc.towers._catalogue import refuse_other_weights, register_own
+from cliploc.towers._catalogue import refuse_other_weights, register_model
 from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
@@ -121,7 +121,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
     return model.to(device)
 
 
-register_own(
+register_model(
     "mini-vit", MiniVit, _build, mini.MEAN, mini.STD, parameters=8.2, licence="Apache-2.0",
     about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
 )  # fmt: skip

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.documents import DocumentError, RadioSettings, checked
 from cliploc.support.files import user_path
-from cliploc.towers._catalogue import create, register_own
+from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision, with_fast_linears
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
@@ -259,7 +259,7 @@ def _scaled(direction: Tensor, tensors: Mapping[str, Tensor], at: str) -> Tensor
 
 
 for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):
-    register_own(
+    register_model(
         f"c-radio-{_head}", Radio, functools.partial(_build, _head), MEAN, STD, parameters=None,
         licence="NVIDIA Open Model License",
         about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",
