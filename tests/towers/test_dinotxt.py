@@ -261,7 +261,7 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
 
     image = {key: None for key in tensors if key.startswith("visual_model.backbone.")}
     refused(image, "lacks dino.txt's image tower: give a folder with the files of all")
-    refused({"visual_model.head.ln_final.bias": None}, "1 tensors missing (visual_model.head.ln_final.bias)")
+    refused({"visual_model.head.ln_final.bias": None}, "1 missing (visual_model.head.ln_final.bias …)")
     refused({"visual_model.backbone.patch_embed.proj.weight": torch.zeros(4)}, "does not hold a model that can be used")
     refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
     with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.towers import mini
-from cliploc.towers._catalogue import refuse_other_weights, register_model
+from cliploc.towers._catalogue import check_bundled, register_model
 from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
@@ -113,7 +113,7 @@ class MiniVit(TransformerBackbone):
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
-    refuse_other_weights("mini-vit", pretrained)
+    check_bundled("mini-vit", pretrained)
     model = MiniVit.bundled()
     dtype = resolve_precision(precision, device)  # the text tower stays in float32
     model.stem.to(dtype)
