@@ -217,6 +217,8 @@ def saliency(
 
     def register(function: F) -> F:
         kinds = frozenset(towers)
+        if not kinds <= {*get_args(TowerKind)}:
+            raise ValueError(f"method {name!r}: expected towers such as ('cnn', 'vit'), got {towers!r}")
         options = {p.name: p.default for p in [*inspect.signature(function).parameters.values()][1:]}
         if inspect.Parameter.empty in options.values():
             raise TypeError(f"method {name!r}: every option needs a default value")
