@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
+from cliploc.methods import Context, methods
 from cliploc.methods._infra.masked import masked_embeddings
-from cliploc.methods._infra.method import Context
 from cliploc.towers.tower import Needs
 from tests.methods.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.tiny import KINDS, Counting, planted_image, tower
