@@ -233,7 +233,8 @@ def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
 
 def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, faithfulness_metrics
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
     from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain, quantus_metric
 
     def flips() -> Any:

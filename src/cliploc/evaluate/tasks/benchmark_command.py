@@ -324,8 +324,6 @@ def _carried_out(
     print_result(terminal, result.document(), titled(result.table()), result.legend(), as_json=asked.as_json)
     with terminal.progress("writing the report"):  # after the table, which is there if the disk is full
         page = write_report(folder, pictures=not asked.no_pictures)
-    for line in result.costs():
-        terminal.say(line, style="dim")
     say_failures(terminal, result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
     say_next(terminal, ("open", page), quiet=asked.as_json)

@@ -29,11 +29,9 @@ from cliploc.runs.engine import (
     Part,
     Ready,
     Shard,
-    Spending,
     pictures_in_words,
     run_here,
     saying_what_is_kept,
-    spent_together,
 )
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
@@ -100,7 +98,6 @@ class BenchmarkResult:
     samples: int  # number of samples that were asked for
     computed: int  # number of shards that this call computed; the others were done before
     resumed: bool  # whether shards were done before
-    spent: Spending  # what the shards cost that this call computed
 
     @property
     def failed(self) -> dict[str, str]:
@@ -122,13 +119,6 @@ class BenchmarkResult:
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
         return self.task.legend(self.summary, self.manifest)
-
-    def costs(self) -> list[str]:
-        """What each metric cost for one map, of what this call computed; work that is shared is of the first."""
-        return [
-            f"{name}: {passes / maps:.1f} passes of the tower and {seconds / maps:.2f} s of processor time a map"
-            for name, (maps, passes, seconds) in self.spent.items()
-        ]
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -194,10 +184,10 @@ def run_task(
         passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
         reporter.start(passes * left, passes * len(dataset.samples))
-        done, spent = 0, dict[str, tuple[int, int, float]]()
+        done = 0
 
         def keep(part: Part) -> None:
-            nonlocal done, left, spent
+            nonlocal done, left
             rows, samples = from_parquet(part.content), shards[part.index].samples
             digests = {row["sample"]: row["blake2b"] for row in rows}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
@@ -205,7 +195,7 @@ def run_task(
                 _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
                 run.insert("row", cells_of(rows, schema))
-            done, left, spent = done + 1, left - len(samples), spent_together([spent, part.spent])
+            done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
             for sample, reason in dict.fromkeys(
@@ -219,7 +209,7 @@ def run_task(
             engine(todo, Ready(make_worker, worker), keep, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there), spent)
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there))
 
 
 def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:

@@ -31,7 +31,7 @@ from cliploc.support.files import Inputs, alone_in
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
     from cliploc.evaluate.tasks.faithfulness.page import HotMap
     from cliploc.support.reporter import Reporter
 
@@ -167,7 +167,8 @@ SHOWN = {
 def _measurer(
     options: Options, names: list[str], methods: dict[str, dict[str, Any]], protocol: FaithfulnessOptions
 ) -> Faithfulness:
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
     from cliploc.localizer import Localizer
 
     first, given = next(iter(methods.items()))
@@ -187,7 +188,7 @@ def _explained(
     """What the maps of a name show, for the document; adds the maps themselves to `maps`."""
     by_cosine = len(measurer.known) < 2
     end, place = ("_cosine", 1) if by_cosine else ("", 0)  # of numbers and of a region's scores
-    seen = measurer.see(photo, picture, asked=name)
+    seen = measurer.see(photo, picture, target=name)
     methods: dict[str, Any] = {}
     for spec, heat in measurer.maps(seen, reporter=reporter).items():
         measured = measurer.measure_map(seen, heat, reporter=reporter)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
-from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, SeenPicture, chosen_metrics
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.rows import arrow, schema_of
 from cliploc.evaluate.tasks.tables import number_text
 from cliploc.evaluate.tasks.task import (
@@ -30,7 +31,7 @@ from cliploc.evaluate.tasks.task_folder import FILES, THUMB
 from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.runs.engine import Spending, failure_reason
+from cliploc.runs.engine import failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
@@ -47,7 +48,7 @@ IDENTITY = (
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip
-Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown
+Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, visible
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
@@ -65,13 +66,13 @@ def row_schema() -> Any:
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
+    shown = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
     return rows + [(name, *(number_text(numbers.get(key)) for key in shown)) for name, numbers in summary.items()]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
-    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["shown"]]
+    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["visible"]]
 
 
 TASK = BenchmarkTask(
@@ -133,13 +134,8 @@ class FaithfulnessJudge(PictureJudge):
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def spent(self) -> Spending:
-        of_method = {name: (spent.maps, spent.passes, spent.seconds) for name, spent in self._measurer.spent.items()}
-        self._measurer.spent.clear()
-        return of_method
-
     def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
-        others = partial(self._measurer.others, seen, setting.method, reporter)
+        others = self._measurer.others(seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {
             "name": self._measurer.known[seen.target],
@@ -220,7 +216,7 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
 
 
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
+    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, visible."""
     return {key: asdict(number) for metric in chosen_metrics(metrics) for key, number in metric.numbers.items()}
 
 
