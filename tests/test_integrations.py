@@ -250,7 +250,7 @@ def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
         localizer = Localizer(model=tower("gap_cnn", (6, 6)), method="cam", **QUANTUS)
         metrics = chosen_metrics(["quantus_gini", "quantus_max"])
         of = Faithfulness(localizer, ["red", "blue"], metrics, {"cam": {}})
-        seen = of.see("a", picture(), asked="red")
+        seen = of.see("a", picture(), target="red")
         values = of.measure(seen)["cam"].values
         assert 0 < values["quantus_gini"] < 1
         assert 0 < values["quantus_max"] < 10

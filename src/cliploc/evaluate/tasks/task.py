@@ -82,7 +82,7 @@ class How(TypedDict, total=False):
     """How every task runs, besides what it measures."""
 
     engine: Engine
-    asked: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
+    selection: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
     reporter: Reporter
 
 
@@ -142,7 +142,7 @@ def run_task(
     shard_size: int,
     entries: Mapping[str, Any] | None = None,
     folders: Sequence[str] = (),
-    asked: Mapping[str, Any] | None = None,
+    selection: Mapping[str, Any] | None = None,
     engine: Engine = run_here,
     reporter: Reporter = SILENT,
     phase: str = "benchmark",
@@ -158,7 +158,7 @@ def run_task(
         "kind": task.kind,
         "cliploc_version": __version__,
         **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
-        "dataset": dataset_entry(dataset, asked or {}),
+        "dataset": dataset_entry(dataset, selection or {}),
         "settings": {setting["id"]: setting for setting in described},
         "shard_size": shard_size,
         **(entries or {}),
@@ -298,7 +298,7 @@ def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -307,14 +307,14 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
     if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
         # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
         reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
-        wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+        wanted = selection.get("subset") == "ten-classes" or reasons.keys() <= present
         explained["reasons"] = dict(reasons) if wanted else {}
     return {
         "name": dataset.name,
         "root": dataset.root.resolve(),
         "split": dataset.split,
         "role": dataset.role,
-        **asked,
+        **selection,
         "samples": len(dataset),
         "samples_sha256": digest.hexdigest(),
         "classes": [asdict(class_name) for class_name in dataset.classes],

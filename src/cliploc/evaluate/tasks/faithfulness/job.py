@@ -39,7 +39,6 @@ from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
-BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.

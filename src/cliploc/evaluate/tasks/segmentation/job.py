@@ -281,7 +281,7 @@ class LabelsResult(EvaluatedFolder):
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
-        counts = {"images": self.asked, "evaluated": self.evaluated}
+        counts = {"images": self.images, "evaluated": self.evaluated}
         return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
 
     def lines(self) -> list[tuple[str, str, str]]:
