@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.evaluate.tasks.report import THUMB
 from cliploc.evaluate.tasks.rows import as_parquet, sample_facts, to_table
-from cliploc.evaluate.tasks.task_folder import THUMB
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.geometry import iou_matrix

@@ -14,8 +14,9 @@ from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.report import FILES, THUMB
 from cliploc.evaluate.tasks.rows import arrow, schema_of
-from cliploc.evaluate.tasks.tables import number_text
+from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -27,7 +28,6 @@ from cliploc.evaluate.tasks.task import (
     run_task,
     summed_up,
 )
-from cliploc.evaluate.tasks.task_folder import FILES, THUMB
 from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
@@ -67,7 +67,7 @@ def row_schema() -> Any:
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
     shown = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
-    return rows + [(name, *(number_text(numbers.get(key)) for key in shown)) for name, numbers in summary.items()]
+    return rows + [(name, *(number_cell(numbers.get(key)).text for key in shown)) for name, numbers in summary.items()]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
@@ -242,7 +242,11 @@ class MapsResult:
         """A row for each number: title, mean, 95 % interval."""
         ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
         return [
-            (number["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
+            (
+                number["title"],
+                number_cell(self.summary[key]).text,
+                "–".join(number_cell(end).text for end in ends.get(key, ())),
+            )
             for key, number in self.numbers.items()
         ]
 
