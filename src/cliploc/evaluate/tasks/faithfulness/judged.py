@@ -16,15 +16,16 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError
 from cliploc.options import FaithfulnessOptions
 from cliploc.support.process import in_halves
+from cliploc.support.reporter import SILENT, Reporter
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
 INPAINT_RADIUS = 3  # pixels
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
-Best = Literal["low", "high", ""]
 R = TypeVar("R")
-Normalize = Callable[[Tensor], Tensor]
-Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what stands there, `[1 or n, 3, H, W]`
+Normalize = Callable[[Tensor], Tensor]  # RGB in 0–1 → normalised
+Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what replaces it, `[1 or n, 3, H, W]`
+Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class FaithfulNumber:
 
     title: str  # heading of its column
     about: str  # one line that explains it
-    best: Best = ""  # whether a low or a high number is better; "" where neither is
-    shown: bool = True  # whether tables on the terminal show it
+    best: Literal["low", "high", ""] = ""  # whether a low or a high number is better; "" where neither is
+    visible: bool = True  # whether tables on the terminal have it
 
 
 @dataclass(frozen=True)
 class Axis:
     """The horizontal axis of a curve."""
 
-    label: str  # its title
-    places: tuple[float, ...] = ()  # where the scores lie on it; (): at equal distances from 0 to 1
+    label: str
+    places: tuple[float, ...] = ()  # of the scores on it; (): at equal distances from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,6 @@ class Measured:
 
 
 # ------------------------------------------------------------------------------------------- scores of changed pictures
-Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
-
-
 @dataclass(frozen=True)
 class Scores:
     """The model's scores of n pictures."""
@@ -68,7 +66,7 @@ class Scores:
 
 
 class Scorer:
-    """Scores pictures by a name among several; `told` gets pictures done and left, `halved` a batch too large."""
+    """Scores pictures by a name among several."""
 
     def __init__(
         self,
@@ -76,12 +74,10 @@ class Scorer:
         names: Tensor,  # [K, D] unit norm
         logit_scale: float,
         batch_size: int = 32,
-        told: Callable[[int, int], None] = lambda *_: None,
-        halved: Callable[[int], None] = lambda *_: None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._encode, self._names, self._logit_scale = encode, names.float(), logit_scale
-        self._batch_size, self._told, self._halved = batch_size, told, halved
-        self.passes = 0  # pictures scored so far
+        self._batch_size, self._reporter = batch_size, reporter
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
         """Scores `count` pictures, made a batch at a time."""
@@ -92,25 +88,23 @@ class Scorer:
                 cosines = self._cosines(make(start, end))
                 probabilities = (self._logit_scale * cosines).softmax(dim=-1)
                 parts.append((probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu()))
-                self.passes += end - start
-                self._told(end - start, count - end)
+                self._reporter.masked(end - start, count - end)
         return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
-        self.passes += len(images)
         return self._logit_scale * self._cosines(images)
 
     def _cosines(self, pictures: Tensor) -> Tensor:
         """Pictures `[n, 3, H, W]` → `[n, K]`; by halves where memory is short."""
-        embeddings = torch.cat([made for _, made in in_halves(pictures, self._encode, self._halved)])
+        embeddings = torch.cat([made for _, made in in_halves(pictures, self._encode, self._reporter.halved)])
         cosines = embeddings.float() @ self._names.T.to(embeddings.device)
         if not cosines.isfinite().all():
             raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
         return cosines
 
 
-# --------------------------------------------------------------------------- what stands in the place of removed pixels
+# --------------------------------------------------------------------------------------- what replaces removed pixels
 def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
     """RISE's kernel `[side, side]`: a Gaussian reflected at the edges, so flatter than one cut off."""
     reach = round(4 * sigma)
@@ -162,9 +156,8 @@ def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
     """The picture with its removed pixels inpainted; grey where all pixels are removed."""
     picture, made = in_8_bits(images, normalize), []
     for mask in removed[:, 0].cpu().numpy():
-        if mask.all():
-            filled: npt.NDArray[Any] = np.full_like(picture, 128)
-        else:
+        filled: npt.NDArray[Any] = np.full_like(picture, 128)
+        if not mask.all():
             filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
         made.append(torch.from_numpy(filled).permute(2, 0, 1))
     return normalize(torch.stack(made).to(images.device).float() / 255).to(images)
@@ -192,7 +185,7 @@ class Judged:
     target: int  # index of the name among all names
     label: int | None  # index of the true name; None where it is not known
     scorer: Scorer  # scores changed pictures
-    normalize: Callable[[Tensor], Tensor]  # RGB in 0–1 → normalised
+    normalize: Normalize
     options: FaithfulnessOptions = PUBLISHED  # of the protocol
     shared: dict[Any, Any] = field(default_factory=dict)  # what does not depend on the map, for all maps of the picture
     others: OtherMaps | None = None  # further maps by the same method; None for a map that another tool made
@@ -229,9 +222,9 @@ class Judged:
         return made
 
     @property
-    def whole(self) -> Scores:
-        """The scores of the whole picture, `[1]`."""
-        return self.once(("whole", self.target), lambda: self.scores(1, lambda *_: self.images))
+    def original(self) -> Scores:
+        """The scores of the picture as it is, `[1]`."""
+        return self.once(("original", self.target), lambda: self.scores(1, lambda *_: self.images))
 
     @cached_property
     def masked(self) -> Scores:
@@ -240,33 +233,30 @@ class Judged:
 
     @property
     def drop(self) -> float:
-        """The share of the whole picture's probability that is lost when the map masks it; 0 of a probability of 0."""
-        before, after = float(self.whole.probability), float(self.masked.probability)
+        """The share of the picture's probability that is lost when the map masks it; 0 of a probability of 0."""
+        before, after = float(self.original.probability), float(self.masked.probability)
         return max(0.0, before - after) / before if before else 0.0
 
     @property
     def meant(self) -> int:
-        """The index of the true name, or, where that is not known, of the model's prediction for the whole picture."""
-        return int(self.whole.first) if self.label is None else self.label
+        """The index of the true name, or, where that is not known, of the model's prediction for the picture."""
+        return int(self.original.first) if self.label is None else self.label
 
-    def fill(self, kind: str) -> Fill:
-        """What replaces removed pixels; see `fill_of`."""
-        return self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
-
-    def removing(self, gone: Sequence[int], kind: str) -> Make:
+    def removing(self, counts: Sequence[int], kind: str) -> Make:
         """Makes pictures without their hottest pixels, so many of each; `kind` as in `fill_of`."""
-        return self._without(gone, kind, lambda limit: self.order < limit)
+        return self._without(counts, kind, lambda limit: self.order < limit)
 
-    def keeping(self, kept: Sequence[int], kind: str) -> Make:
-        """Makes pictures that show only their hottest pixels, so many of each; `kind` as in `fill_of`."""
-        return self._without(kept, kind, lambda limit: self.order >= limit)
+    def keeping(self, counts: Sequence[int], kind: str) -> Make:
+        """Makes pictures with their hottest pixels only, so many of each; `kind` as in `fill_of`."""
+        return self._without(counts, kind, lambda limit: self.order >= limit)
 
-    def _without(self, numbers: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
-        limits = torch.tensor(numbers, device=self.order.device)
+    def _without(self, counts: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
+        limits = torch.tensor(counts, device=self.order.device)
+        fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
 
         def make(first: int, last: int) -> Tensor:
             removed = removed_at(limits[first:last, None, None, None])  # [n, 1, H, W]
-            return torch.where(removed, self.fill(kind)(removed), self.images)
+            return torch.where(removed, fill(removed), self.images)
 
         return make
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import hot_levels
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+from cliploc.evaluate.tasks.faithfulness.judged import (
     PUBLISHED,
     FaithfulnessMetric,
     Judged,
@@ -37,7 +33,7 @@ from cliploc.find.prepare import Request
 from cliploc.find.threads import own_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
-from cliploc.options import FaithfulnessOptions, short
+from cliploc.options import FaithfulnessOptions
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import FloatArray
@@ -47,31 +43,17 @@ SEED = 0  # of the random tower
 
 @dataclass(frozen=True)
 class SeenPicture:
-    """A picture as the tower sees it, and the name that is asked about."""
+    """A picture as the tower sees it, and the name that is measured."""
 
     id: str  # which picture; it seeds the random draws
-    picture: Image.Image  # the whole picture
+    picture: Image.Image
     images: Tensor  # [1, 3, H, W] normalised
     target: int  # index of the name among the known names
     second: int  # index of the other name that fits best; equal to `target` where there is only one name
-    label: int | None  # index of the true name; −1 where the model does not know that name, None where it is not given
+    label: int | None  # index of the true name; −1 where the model does not know that name, None where it is not known
     probability: float  # softmax over all names, of the name
     cosine: float  # of picture and name
-    # results that do not depend on the map, kept for all maps of the picture
-    shared: dict[Any, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a metric cost; work that metrics or maps share is of the one that needed it first."""
-
-    maps: int = 0  # judged
-    passes: int = 0  # changed pictures that the tower scored
-    seconds: float = 0.0  # of processor time, with other maps that it asked for
-
-    def __add__(self, other: Spent) -> Spent:
-        """Both together."""
-        return Spent(self.maps + other.maps, self.passes + other.passes, self.seconds + other.seconds)
+    shared: dict[Any, Any] = field(default_factory=dict)  # results that do not depend on the map, for all its maps
 
 
 @dataclass(frozen=True)
@@ -130,46 +112,40 @@ class Faithfulness:
         self._place = {entry: index for index, entry in enumerate(self.known)}
         self._embeddings = localizer.embed_names(self.known)  # [K, D]
         self._random: dict[float, Localizer] = {}
-        self.spent: dict[str, Spent] = defaultdict(Spent)  # metric → its cost so far
 
     def _scorer(self, reporter: Reporter) -> Scorer:
-        encode = self.localizer.flow.masked.encode or self.backbone.encode_image
-        batch_size = self.localizer.flow.options.batch_size
-        scale = self.backbone.logit_scale
-        return Scorer(encode, self._embeddings, scale, batch_size, reporter.masked, reporter.halved)
+        flow = self.localizer.flow
+        encode = flow.masked.encode or self.backbone.encode_image
+        return Scorer(encode, self._embeddings, self.backbone.logit_scale, flow.options.batch_size, reporter)
 
     # -------------------------------------------------------------------------------------------------------- a picture
-    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> SeenPicture:
-        """Reads a picture, with its true name if it is known, and chooses the name that is asked about if none is."""
+    def see(self, sample: str, picture: ImageLike, name: str | None = None, target: str | None = None) -> SeenPicture:
+        """Reads a picture with its true name, if known; `target`: the name to measure, None for the options'."""
         with own_modes(self.backbone.device):
-            preparation = self.localizer.flow.preparation
-            prepared = preparation.prepare(
-                Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
-            )
+            first = [self.known[0]]
+            request = Request(sample, picture, first)
+            prepared = self.localizer.flow.preparation.prepare(request, prompts.parse(first), sample)
             pixels = prepared.inputs[0][None].contiguous()  # [1, 3, H, W]
             images = self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
             cosines = (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
             label = None if name is None else self._place.get(name, -1)
-            target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)
-            if asked is None and self.options.target == "label":
-                target = -1 if label is None else label
-            if target < 0:
-                wanted = asked or name
-                raise InputError(
-                    f"{sample}: {self.backbone.name} does not know the name asked about ({wanted}): leave it out"
-                )
+            if target is None and self.options.target == "label":
+                target = name or ""
+            place = int(cosines.argmax()) if target is None else self._place.get(target, -1)
+            if place < 0:
+                raise InputError(f"{sample}: {self.backbone.name} does not know the name {target!r}: leave it out")
             others = cosines.clone()
-            others[target] = -torch.inf
-            second = int(others.argmax()) if len(others) > 1 else target
-            probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
+            others[place] = -torch.inf
+            second = int(others.argmax()) if len(others) > 1 else place
+            probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[place])
             return SeenPicture(
-                sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target])
+                sample, prepared.picture.image, images, place, second, label, probability, float(cosines[place])
             )
 
     def maps(
         self, seen: SeenPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
-        """The map `[H, W]` of each method (None: all) over the tower's input, for the name that is asked about."""
+        """The map `[H, W]` of each method (None: all) over the tower's input, for the picture's name."""
         made = self._maps(self.localizer, [seen.picture], self.known[seen.target], seen.images, methods, reporter)
         return {name: maps[0] for name, maps in made.items()}
 
@@ -177,34 +153,30 @@ class Faithfulness:
         self,
         localizer: Localizer,
         pictures: Sequence[Image.Image],
-        entry: str,
+        name: str,
         images: Tensor,
         methods: Sequence[str] | None,
         reporter: Reporter,
     ) -> dict[str, FloatArray]:
         """Method → the maps of the pictures, `[n, H, W]` of the size of `images`."""
-        asked = {name: given for name, given in self.methods.items() if methods is None or name in methods}
+        chosen = {method: self.methods[method] for method in self.methods if methods is None or method in methods}
         hw = (images.shape[-2], images.shape[-1])
-        results = list(localizer.compare(list(pictures), [entry], asked, reporter=reporter))
-        return {name: np.stack([result[name].maps_over_picture(hw)[0] for result in results]) for name in asked}
+        results = list(localizer.compare(list(pictures), [name], chosen, reporter=reporter))
+        return {method: np.stack([result[method].maps_over_picture(hw)[0] for result in results]) for method in chosen}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
     def measure(
         self, seen: SeenPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, Measured]:
-        """The numbers and curves of each method's map (None: all); what the maps share is kept in `seen`."""
-        maps = self.maps(seen, methods, reporter=reporter)
+        """The numbers and curves of each method's map (None: all); what the maps share is cached in `seen`."""
+        maps = self.maps(seen, methods, reporter)
         return {
-            name: self.measure_map(seen, heat, partial(self.others, seen, name, reporter, methods), reporter)
+            name: self.measure_map(seen, heat, self.others(seen, name, reporter, methods), reporter)
             for name, heat in maps.items()
         }
 
     def measure_map(
-        self,
-        seen: SeenPicture,
-        heat: FloatArray,
-        others: Callable[[], OtherMaps] | None = None,
-        reporter: Reporter = SILENT,
+        self, seen: SeenPicture, heat: FloatArray, others: OtherMaps | None = None, reporter: Reporter = SILENT
     ) -> Measured:
         """Numbers and curves of any tool's map `[h, w]`; `others`: further maps by its method."""
         with own_modes(self.backbone.device):
@@ -212,31 +184,19 @@ class Faithfulness:
             warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
             if warmth.shape != size:
                 warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-            scorer = self._scorer(reporter)
             judged = Judged(
-                seen.images,
-                warmth,
-                seen.target,
-                seen.label,
-                scorer,
-                self.backbone.normalize,
-                self.options,
-                seen.shared,
-                None if others is None else others(),
-                zlib.crc32(seen.id.encode()),
-            )
+                seen.images, warmth, seen.target, seen.label, self._scorer(reporter), self.backbone.normalize,
+                self.options, seen.shared, others, zlib.crc32(seen.id.encode()),
+            )  # fmt: skip
             values: dict[str, float | None] = {}
             curves: dict[str, Sequence[float | None]] = {}
             for metric in self.metrics:
-                passes, began = scorer.passes, time.process_time()
                 measured = metric.measure(judged)
-                self.spent[metric.name] += Spent(1, scorer.passes - passes, time.process_time() - began)
-                for value in measured.values.values():
-                    if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-                        got = f"got {short(value)}: correct it"
-                        raise UsageError(
-                            f"expected a number of each map, or None, from the metric {metric.name}, {got}"
-                        )
+                if wrong := [
+                    value for value in measured.values.values() if not (value is None or math.isfinite(value))
+                ]:
+                    got = f"got {wrong[0]}: correct it"
+                    raise UsageError(f"expected a number of each map, or None, from the metric {metric.name}, {got}")
                 values |= measured.values
                 curves |= measured.curves
             return Measured(values, curves)
@@ -259,39 +219,32 @@ class Faithfulness:
         self, seen: SeenPicture, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
     ) -> OtherMaps:
         """Further maps of a picture by one method, in one forward pass for all methods of `beside` (None: all)."""
-        entry = self.known[seen.target]
+        name = self.known[seen.target]
 
-        def together(
-            key: object, share: float, name: str = entry, pictures: Sequence[Image.Image] | None = None
-        ) -> Tensor:
+        def heat(
+            share: float, name: str, methods: Sequence[str] | None, images: Tensor | None = None
+        ) -> dict[str, FloatArray]:
+            pictures = [seen.picture]
+            if images is not None:
+                pictures = [Image.fromarray(in_8_bits(image[None], self.backbone.normalize)) for image in images]
+            return self._maps(self._randomised(share), pictures, name, seen.images, methods, reporter)
+
+        def shared(key: object, share: float = 0, name: str = name, images: Tensor | None = None) -> Tensor:
             """The method's maps among those of all methods, which share a forward pass; alone where another fails."""
-
-            def make(methods: Sequence[str] | None) -> dict[str, FloatArray]:
-                return self._maps(
-                    self._randomised(share), pictures or [seen.picture], name, seen.images, methods, reporter
-                )
-
             if key not in seen.shared:
                 try:
-                    seen.shared[key] = make(beside)
+                    seen.shared[key] = heat(share, name, beside, images)
                 except (ModelError, RuntimeError, MemoryError):
-                    seen.shared[key] = {}  # each method then runs alone, which shows which one failed
-            heats = seen.shared[key]
-            heat = heats[method] if method in heats else make([method])[method]
-            return torch.from_numpy(heat).to(seen.images.device)  # [n, H, W]
-
-        def in_pictures(images: Tensor) -> list[Image.Image]:
-            return [Image.fromarray(in_8_bits(image[None], self.backbone.normalize)) for image in images]
-
-        def of_picture(images: Tensor) -> Tensor:
-            made = self._maps(self.localizer, in_pictures(images), entry, images, [method], reporter)
-            return torch.from_numpy(made[method][0]).to(images.device)
+                    seen.shared[key] = {}  # each method then runs alone, so the one that failed is known
+            maps = seen.shared[key]
+            found = maps[method] if method in maps else heat(share, name, [method], images)[method]
+            return torch.from_numpy(found).to(seen.images.device)  # [n, H, W]
 
         return OtherMaps(
-            of_picture,
-            of_other_name=lambda: together(("maps", seen.second), 0, self.known[seen.second])[0],
-            of_random_tower=lambda share: together(("random tower", share, seen.target), share)[0],
-            of_pictures=lambda key, images: together((key, seen.target), 0, pictures=in_pictures(images)),
+            of_picture=lambda images: torch.from_numpy(heat(0, name, [method], images)[method][0]).to(images.device),
+            of_other_name=lambda: shared(("maps", seen.second), name=self.known[seen.second])[0],
+            of_random_tower=lambda share: shared(("random tower", share, seen.target), share)[0],
+            of_pictures=lambda key, images: shared((key, seen.target), images=images),
         )
 
     def _randomised(self, share: float) -> Localizer:
@@ -299,9 +252,10 @@ class Faithfulness:
         if not share:
             return self.localizer
         if share not in self._random:
+            method, method_options = next(iter(self.methods.items()))
+            model = with_random_weights(self.backbone, share, SEED)
             options = self.localizer.options.but(
-                model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,
-                method=next(iter(self.methods)), method_options=next(iter(self.methods.values())),
+                model=model, pretrained=None, recipe=None, method=method, method_options=method_options,
                 text_cache=False, memory=None,
             )  # fmt: skip
             self._random[share] = Localizer(**options.given())
