@@ -46,9 +46,9 @@ from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 
 if TYPE_CHECKING:
+    from cliploc.boxes.masks import MaskSource
     from cliploc.find.inside import Inside
     from cliploc.find.text_cache import TextCache
-    from cliploc.localization import MaskSource
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 
@@ -793,7 +793,7 @@ def _mask_source(name: str, device: str | None) -> MaskSource | None:
     if name == "heat":
         return None
     if not name.startswith(SAM):
-        from cliploc.find.masks import GrabCutMasks
+        from cliploc.boxes.masks import GrabCutMasks
 
         return GrabCutMasks()
     from cliploc.towers.sam import SamMasks

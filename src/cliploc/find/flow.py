@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
+from cliploc.boxes.masks import MaskSource
+from cliploc.boxes.reasons import boxes_and_reasons
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.calibration import Calibration
 from cliploc.find.memory import Memory, Remembered
@@ -53,7 +55,7 @@ from cliploc.find.views import (
     window_embeddings,
 )
 from cliploc.images.geometry import Frame
-from cliploc.localization import Localization, MaskSource, boxes_and_reasons, joined_boxes, no_maps
+from cliploc.localization import Localization, no_maps
 from cliploc.methods import Context, TrainedHead, raw_maps
 from cliploc.options import FOUND, Options, short
 from cliploc.refine import resolve_refinements
@@ -544,7 +546,7 @@ def _with_boxes(
                 maps[list(some)] = values
     if maps is None:
         maps = no_maps(shape)
-    return maps, joined_boxes(parts, names), tuple(said)
+    return maps, Boxes.joined(parts, names), tuple(said)
 
 
 def _of_names(batch: Sequence[Prepared], made: Callable[[TextSet], Tensor]) -> Tensor:

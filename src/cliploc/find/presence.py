@@ -35,13 +35,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc.boxes.reasons import absence
 from cliploc.find import prompts
-from cliploc.find.calibration import UNSURE, Calibration, Floats
+from cliploc.find.calibration import UNSURE, Calibration
 from cliploc.find.prepare import Prepared
 from cliploc.find.texts import ALIKE, Texts
 from cliploc.find.threads import own_modes
-from cliploc.localization import PresenceRule, absence
-from cliploc.values import TextSet
+from cliploc.localization import PresenceRule
+from cliploc.values import Floats, TextSet
 
 if TYPE_CHECKING:
     from cliploc.find.text_cache import TextCache
