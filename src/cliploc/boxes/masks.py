@@ -16,6 +16,7 @@ from cliploc.boxes.quality import scored_regions
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import BoolArray
 from cliploc.methods import as_tensor
+from cliploc.options import SAM
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ class MaskSource(Protocol):
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box, in any order."""
+
+
+def mask_source(name: str, device: str) -> MaskSource | None:
+    """What draws masks, by its name in the options; None for the heat."""
+    if name == "heat":
+        return None
+    if not name.startswith(SAM):
+        return GrabCutMasks()
+    from cliploc.towers.sam import SamMasks  # here: few need it
+
+    return SamMasks(name.removeprefix(SAM), device=device)
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:

@@ -63,13 +63,13 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc.evaluate import train as training
-        from cliploc.localizer import checked_device
+        from cliploc.find.devices import check_device
         from cliploc.towers import create
 
         use_threads(asked.threads)
         settings = training.TrainSettings(method=name, kind=asked.head, **chosen.given())  # type: ignore[arg-type]  # checked there
         pictures = training.read_folder(asked.root) if asked.dataset == "imagefolder" else training.read_csv(asked.root)
-        device = checked_device(options.device)
+        device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
