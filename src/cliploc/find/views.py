@@ -157,14 +157,14 @@ class StitchedFeatures:
 
     def into(self, context: Context, together: Remembered) -> Context:
         """The whole pictures' context with these features; what steps make of them stays in the memory."""
-        features = once(together.shared, ("stitched", self._flipped), lambda: self._over(context.trace))
+        features = once(together.shared, ("stitched", self._flipped), lambda: self.over(context.trace))
         if not features:
             return context
         cache = together.shared.setdefault(("made of stitched", self._flipped), {})
         trace = replace(context.trace, features={**context.trace.features, **features})
         return replace(context, trace=trace, from_windows=True, cache=cache)
 
-    def _over(self, full: Trace) -> dict[int, Tensor]:
+    def over(self, full: Trace) -> dict[int, Tensor]:
         """Stage → features `[B, C, h, w]`; pictures without windows keep those of the whole picture, resized."""
         features_of = {}
         for stage, mosaics in self._mosaics.items():
