@@ -30,6 +30,7 @@ from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, 
 from cliploc.runs.picture_files import PictureFile, Skipped, by_path
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Floats
 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
 LEARNT = "learnt.safetensors"  # see `cliploc.find.learnt`

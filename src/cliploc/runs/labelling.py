@@ -20,8 +20,8 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.find.calibration import Floats
 from cliploc.runs.store import FILE, Store
+from cliploc.values import Floats
 
 KIND, VERSION = "annotate", 1
 CACHED = 64  # pictures whose candidates are in memory
