@@ -19,7 +19,6 @@ from cliploc import __version__
 from cliploc.document import skipped_document
 from cliploc.draw.html import count
 from cliploc.errors import InputError
-from cliploc.find.calibration import Floats
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
