@@ -62,14 +62,14 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc.evaluate.train import trainer, training_set
-        from cliploc.localizer import checked_device
+        from cliploc.find.devices import check_device
         from cliploc.towers import create
 
         use_threads(flags.threads)
         settings = TrainSettings(method=name, kind=flags.head, **chosen.given())  # type: ignore[arg-type]  # it checks
         read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
         pictures = read(flags.root)
-        device = checked_device(options.device)
+        device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
