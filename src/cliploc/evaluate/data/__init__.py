@@ -93,15 +93,9 @@ def open_labelled(
     sample: int | None = None,
     seed: int = 0,
 ) -> LabelledDataset:
-    """Reads a segmentation set's list of pictures and checks that they and their label maps are there.
+    """Reads a segmentation set's list of pictures, and checks that they and their label maps are there.
 
-    Args:
-        split: the name of a split; None for the reader's first.
-        limit: read only this number of pictures, from the first on.
-        sample: read only this number of pictures, drawn at random, in their usual order.
-
-    Returns:
-        The pictures that can be used, and a problem for everything that was left out.
+    Arguments and result are as in `open_dataset`.
     """
     draw = Draw(limit, sample, seed)
     root, part, problems, (classes, pictures) = _read(labelled_readers.get(name), root, split)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_numbers, csv_rows, reader
+from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_rows, numbers, reader
 from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.formats import Box
 
@@ -86,7 +86,7 @@ def _pictures(root: Path) -> Path:
 
 def _of_release(path: Path, problems: Problems) -> Iterator[Truth]:
     boxes: dict[str, list[Box]] = {}
-    for name, box in csv_numbers(path, 4, float):
+    for name, box in numbers(path, 4, float):
         boxes.setdefault(name, []).append(cast(Box, box))
     for name, of_name in boxes.items():
         label = name.split("/")[0]
