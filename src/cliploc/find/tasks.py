@@ -87,11 +87,9 @@ class TaskMaker:
 
     def _refuse_unfit(self, method: Method, options: Mapping[str, Any]) -> None:
         with_head = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
-        reason = unfit_reason(method, self._backbone, options, with_head, self._guided)
+        reason = unfit_reason(method, self._backbone, with_head, self._guided)
         if reason is None:
             return
-        if unfit_reason(method, self._backbone, trained=with_head, guided=self._guided) is None:
-            raise UsageError(f"{reason}: leave the option out, or choose another model")
         trainable = {member.name for member in members(method) if "head" in member.options}
         would_do = unfit_reason(method, self._backbone, trained=trainable, guided=self._guided) is None
         more = ", or give it a head trained on this tower" if would_do else ""

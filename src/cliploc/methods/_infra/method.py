@@ -279,14 +279,8 @@ class TowerFacts(Protocol):
     def pooling(self) -> Pooling: ...
 
 
-def unfit_reason(
-    method: Method,
-    tower: TowerFacts,
-    options: Mapping[str, Any] | None = None,
-    trained: Collection[str] = (),
-    guided: bool = False,
-) -> str | None:
-    """Why a method (an ensemble: any member) with options does not run on a tower; None where it runs."""
+def unfit_reason(method: Method, tower: TowerFacts, trained: Collection[str] = (), guided: bool = False) -> str | None:
+    """Why a method (an ensemble: any member) does not run on a tower; None where it runs."""
     for member in method.members or (method,):
         if tower.kind not in member.towers and member.name not in trained:
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
@@ -294,9 +288,6 @@ def unfit_reason(
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
         if member.needs().guide and not guided:
             return f"{method.name} needs a guide, a second image tower, such as --guide dinov2-s or --guide mini"
-    if options and tower.kind != "vit" and method.needs(**options).only_vit:
-        chosen = ", ".join(f"{key}={value}" for key, value in options.items())
-        return f"{method.name} with {chosen} needs a vit tower, and {tower.name} is a {tower.kind} tower"
     return None
 
 
