@@ -166,9 +166,7 @@ def test_the_authors_two_archives_are_the_same_model(tmp_path: Path) -> None:
 
     file = two / "tips_v2_oss_b14_text.npz"
     (two / "tips_v2_oss_l14_text.npz").write_bytes(file.read_bytes())
-    with pytest.raises(
-        ModelError, match=r"or one \*_vision.npz and one \*_text.npz, in .*, got tips_v2_oss_b14_"
-    ):
+    with pytest.raises(ModelError, match=r"or one \*_vision.npz and one \*_text.npz, in .*, got tips_v2_oss_b14_"):
         create("tipsv2", str(two))
     (two / "tips_v2_oss_l14_text.npz").unlink()
     np.savez(file, token_embedding=np.array([object()], dtype=object))

@@ -104,8 +104,8 @@ def from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
 
 def model_from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     """A model in eval mode, whose tensors must all be in the folder; transformers makes up what is missing."""
-    model, told = from_pretrained(kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, **how)
-    for what, names in (("lack", told["missing_keys"]), ("have other shapes of", told["mismatched_keys"])):
+    model, report = from_pretrained(kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, **how)
+    for what, names in (("lack", report["missing_keys"]), ("have other shapes of", report["mismatched_keys"])):
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)
             raise ValueError(f"the weights {what} {len(names)} tensors, such as {first}")

@@ -69,6 +69,8 @@ class _LatentPool:
         return self._after(value)
 
 
+BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+ATTENTIONS = (Attention, EvaAttention, AttentionRope)
 POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg": "global average"}
 
 
@@ -90,28 +92,11 @@ class TimmVit(TransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        if not isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva):
-            return False
-        (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
-        # These variants exist in timm, but in none of open_clip's models.
+        # Other variants exist in timm, but in none of open_clip's models.
         return (
-            height // h == width // w
-            and trunk.global_pool in ("token", "avg", "map")
-            and not getattr(trunk, "rope_mixed", False)
-            and all(
-                type(block) in (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
-                and type(block.attn) in (Attention, EvaAttention, AttentionRope)
-                and getattr(block.attn, "num_kv_groups", 1) == 1
-                for block in trunk.blocks
-            )
-            and (
-                trunk.attn_pool is None
-                or (
-                    type(trunk.attn_pool) is AttentionPoolLatent
-                    and trunk.attn_pool.latent_len == 1
-                    and trunk.attn_pool.pos_embed is None
-                )
-            )
+            isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva)
+            and trunk.global_pool in POOLING
+            and all(type(block) in BLOCKS and type(block.attn) in ATTENTIONS for block in trunk.blocks)
         )
 
     @property

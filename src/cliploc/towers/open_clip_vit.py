@@ -94,16 +94,12 @@ class OpenClipVit(TransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        if not isinstance(visual, VisionTransformer) or visual.patch_size[0] != visual.patch_size[1]:
-            return False
         # Scaled cosine attention and CoCa's two-pool variants exist in open_clip's code, but in none of its models.
-        blocks_fit = all(
-            isinstance(block, ResidualAttentionBlock)
-            or (isinstance(block, CustomResidualAttentionBlock) and block.attn.logit_scale is None)
-            for block in visual.transformer.resblocks
+        return (
+            isinstance(visual, VisionTransformer)
+            and visual.pool_type in (("tok",) if visual.attn_pool is not None else ("tok", "avg"))
+            and all(getattr(block.attn, "logit_scale", None) is None for block in visual.transformer.resblocks)
         )
-        pools = ("tok",) if visual.attn_pool is not None else ("tok", "avg")
-        return blocks_fit and visual.pool_type in pools and visual.proj is not None
 
     @property
     def dtype(self) -> torch.dtype:
