@@ -88,6 +88,32 @@ class BlockAdapter(ABC):
             return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
 
 
+class QueryPool(ABC):
+    """A host's attention pool, in which one learnt query attends to all tokens."""
+
+    heads: int
+    scale: float
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query `[1, H, 1, e]`, keys `[B, H, T, e]`, and values of `[B, T, d]` before they are split into heads."""
+
+    @abstractmethod
+    def finish(self, gathered: Tensor) -> Tensor:
+        """What follows the attention: `[B, n, d]` → `[B, n, D]`."""
+
+    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Pools tokens: `[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
+        q, k, v = self.project(tokens)
+        attention = attention_weights(q, k, self.scale)
+        gathered = attention.to(v.dtype) @ split_heads(v, self.heads)  # [B, H, 1, d/H]
+        return self.finish(join_heads(gathered))[:, 0], attention
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
+        return self.finish(self.project(tokens)[2])
+
+
 class PreNormBlock(nn.Module, BlockAdapter):
     """A pre-norm block (Dosovitskiy 2021) with timm's tensor names, its own adapter: `[B, T, d]` → `[B, T, d]`."""
 
