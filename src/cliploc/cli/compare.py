@@ -165,7 +165,7 @@ class _AskedModel:
             for name, options in self.of_methods.items()
         }
         reasons = {
-            name: unfit_reason(method, tower, self.trained | with_head[name], self.guided)
+            name: unfit_reason(method, tower, self.of_methods[name], self.trained | with_head[name], self.guided)
             for name, method in self.methods.items()
         }
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
