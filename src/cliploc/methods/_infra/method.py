@@ -279,8 +279,14 @@ class TowerFacts(Protocol):
     def pooling(self) -> Pooling: ...
 
 
-def unfit_reason(method: Method, tower: TowerFacts, trained: Collection[str] = (), guided: bool = False) -> str | None:
-    """Why a method (an ensemble: any member) does not run on a tower; None where it runs."""
+def unfit_reason(
+    method: Method,
+    tower: TowerFacts,
+    options: Mapping[str, Any] | None = None,
+    trained: Collection[str] = (),
+    guided: bool = False,
+) -> str | None:
+    """Why a method (an ensemble: any member) with options does not run on a tower; None where it runs."""
     for member in method.members or (method,):
         if tower.kind not in member.towers and member.name not in trained:
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
