@@ -16,7 +16,7 @@ from PIL import Image
 
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import UsageError
-from cliploc.formats import AnnotatedPicture, ExportSettings, exports
+from cliploc.formats import AnnotatedPicture, ExportSettings, cvat, exports
 from cliploc.formats.labelstudio import brush, polygon_shape
 from cliploc.images import rle
 from cliploc.images.geometry import iou_matrix
@@ -144,7 +144,7 @@ def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
         correction_of([box], row, 1)
     of_rectangle = {"left": "0", "top": "0", "width": "8", "height": "10", "rle": ", ".join(map(str, counts.tolist()))}
     with pytest.raises(ValueError, match="does not fill its rectangle"):
-        correction_masks.of_cvat(of_rectangle, correction_masks.Canvas((8, 10)))
+        cvat.mask_runs(of_rectangle, (8, 10))
 
 
 RING = [10, 10, 50, 12, 48, 60, 12, 55]  # x, y of four corners
@@ -198,23 +198,6 @@ def test_of_a_picture_of_numbers_all_objects_are_read_in_one_pass(tmp_path):
     assert none is None
     for number in (1, 700, 2_000):
         assert (rle.decode({"size": [200, 300], "counts": masks[number - 1]}) == (numbers == number)).all()
-
-
-def test_masks_that_are_too_many_and_too_large_are_refused_and_other_pictures_taken(monkeypatch, tmp_path):
-    monkeypatch.setattr(correction_masks, "MOST_PIXELS", 0)
-    monkeypatch.setattr(correction_masks, "MOST_TIMES", 5)
-    whole = '<mask label="cat" left="0" top="0" width="60" height="40" rle="0, 2400"/>'
-    (tmp_path / "c.xml").write_text(
-        f'<annotations><image name="a.jpg" width="60" height="40">{whole * 2}</image>'
-        f'<image name="sub/b c.png" width="30" height="50">{whole.replace("60", "30").replace("2400", "1200")}</image>'
-        f'<image name="sub/a.jpg" width="64" height="48">{whole * 9}</image></annotations>'
-    )
-    read = read_corrections(tmp_path / "c.xml", SIZES, LABELS, masks=True)
-    assert sorted(read.pictures) == ["a.jpg", "sub/b c.png"]
-    assert read.problems == {"sub/a.jpg": "its masks are too many and too large together to be drawn: leave some out"}
-    row = candidates((60, 40), [], masks=[])
-    with pytest.raises(correction_masks.UnusableError, match="too many"):
-        correction_masks.filled(Correction([[0, 0, 60, 40]] * 9, [0] * 9, [None] * 9), row)
 
 
 def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
@@ -408,7 +391,6 @@ NOT_TAKEN = [
     (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
     (brushed(3_000_000_000), "a brush that is not a list of numbers"),
     (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
-    (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
     (drawn("polygonlabels", points=[[0, 0], [9, 9]]), "expected polygons"),
     (drawn("ellipselabels"), "is ellipselabels, not a box"),
 ]
@@ -431,12 +413,12 @@ def test_another_entry_of_a_task_is_not_the_name_of_its_picture():
 
 
 def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_are_named(tmp_path):
-    tasks = [task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])]
+    tasks = [task("a.jpg", [brushed(brush(rle.runs(np.ones(2_400, bool))))]), task("x/none.jpg", [])]
     tasks += [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
     read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
     assert read.pictures == {}
     assert read.problems == {
-        "a.jpg": "a shape in it is brushlabels, not a box",
+        "a.jpg": "a shape in it is a brush, not a box",
         "x/none.jpg": "no annotated picture of this run has this name",
         "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
     }
@@ -646,17 +628,9 @@ def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
     assert "\n" not in said
 
 
-def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    yolo_of({"e.txt": "0 0.5 0.5 0.1 0.1\n" * 100_000}, tmp_path)
-    read = []
-    monkeypatch.setattr(
-        "supervision.dataset.formats.yolo.yolo_annotations_to_detections", lambda *_, **__: read.append(1)
-    )
-    found = read_corrections(tmp_path, SIZES, LABELS)
-    assert (found.pictures, read) == ({}, [])
-    assert found.problems == {"e": "it has 100,000 shapes, expected at most 20,000: split the picture"}
+def test_more_shapes_than_a_picture_may_have_are_a_problem_of_it(tmp_path):
     found = read_corrections(coco_of([{"bbox": [1, 1, 5, 5]}] * 20_001, tmp_path), SIZES, LABELS)
-    assert "20,001 shapes" in found.problems["a.jpg"]
+    assert found.problems == {"a.jpg": "it has more than 20,000 shapes: split the picture"}
 
 
 def test_names_of_yolo_are_texts(tmp_path):

@@ -306,7 +306,7 @@ def test_the_localizer_takes_a_precision_for_masked_pictures() -> None:
     kinds = []
     for precision in ("bf16", "fp32", None):
         localizer = Localizer(method="score_cam", masked_precision=precision, image_size=64, device="cpu")
-        kinds.append(localizer._own.masked.encode)
+        kinds.append(localizer._flow.masked.encode)
         assert len(localizer(np.zeros((64, 64, 3), np.uint8) + np.arange(64, dtype=np.uint8)[:, None], ["cat"]).scores)
     assert kinds[0].__self__.dtype == torch.bfloat16
     assert kinds[1:] == [None, None], "the tower's own precision needs no copy"

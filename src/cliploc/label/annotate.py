@@ -82,8 +82,9 @@ def annotate(
             pictures that were found already.
         labels: a file of `cliploc.find.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
-            pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
-            differ: only the drafts are chosen again.
+            pictures, or with additional names: then its pictures are computed again, and what people did stays.
+            Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may differ:
+            only the drafts are chosen again.
         min_presence: minimum presence of a name; a label's own threshold overrides it; 0: every name is boxed.
         min_score: minimum score of a box, as in `cliploc.Options`. "auto": 0.2, but a name that is in the
             picture keeps its best box.
@@ -113,6 +114,9 @@ def annotate(
         names = read_labels(Path(labels))
     else:
         names = labels if isinstance(labels, Labels) else labels_of(labels)
+    target = user_path(out)
+    earlier = settled_in(target)  # by an earlier call
+    names = names.after(earlier.get("labels", ()))
     options = _model_options(options, more)
     masks = asked.masks or options.masks_by != "heat"
     if asked.polygons and not masks:
@@ -127,8 +131,6 @@ def annotate(
     for form in chosen:
         form.check(ExportSettings(names.names, "", "", masks, asked.polygons))
 
-    target = user_path(out)
-    earlier = settled_in(target)  # by an earlier call
     there = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
     given = None if asked.decisions is None else user_path(asked.decisions)
     listed = [listing for listing in (pictures, labels) if isinstance(listing, str | os.PathLike)]
@@ -158,15 +160,15 @@ def annotate(
     mine += [name for export in chosen for name in export.outputs]
     own_before = earlier.get("files", [])
     _refuse_others(target, mine, own_before)
+    urls = (asked.image_url, earlier.get("image_url"), _image_url(there.root))
+    image_url = next(url for url in urls if url is not None)
+    settled = {"root": str(there.root.resolve()), "drafts": asdict(rule), "image_url": image_url}
     with (
         alone_in(target),
         saying_disk_is_full(target),
-        LabellingRun.make(target, names.names, of_run) as run,
+        LabellingRun.make(target, names.names, of_run, **settled) as run,
     ):
         run.store["files"] = sorted({*own_before, *mine})
-        urls = (asked.image_url, earlier.get("image_url"), _image_url(there.root))
-        image_url = next(url for url in urls if url is not None)
-        run.change(root=str(there.root.resolve()), drafts=asdict(rule), image_url=image_url)
         work = _Work(target, run, notes, reporter, asked)
         files = there.pictures[: asked.limit]
         unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
@@ -305,7 +307,11 @@ class _Work:
     ) -> tuple[AnnotatedFolder, int, Mapping[str, str]]:
         """Returns the folder, how many pictures were annotated now, and why corrections were not taken."""
         stamped, not_applied = self._run.stamped(), dict[str, str]()
-        done = {name for name, (_, _, good) in stamped.items() if good or not self._asked.retry}
+        outdated = self._run.outdated()
+        done = {name for name, (_, _, good) in stamped.items() if good or not self._asked.retry} - outdated
+        if seen := [file.id for file in files if file.id in outdated & self._run.reviewed()]:
+            stays = f"{pictures_in_words(seen)}; what is reviewed stays: look there again"
+            self._notes.add([f"reviewed before names were added: {stays}"])
         todo = [file for file in files if file.id not in done]
         self._reporter.phase("annotate")
         self._reporter.start(len(todo), len(files))

@@ -1,7 +1,6 @@
 """Engine `ray`: actors that hold the models, on a cluster with the same paths; a dead worker's shard runs again."""
 
 import contextlib
-import json
 import logging
 import os
 import pickle
@@ -76,8 +75,7 @@ def run(
                             raise ERRORS[row["error"]](row["content"].decode())
                         if waiting.pop(row["index"], None) is None:
                             continue  # sent twice, as its worker died right after sending it
-                        spent = json.loads(row["spent"])
-                        on_part(Part(row["index"], row["content"], tuple(row["notes"]), spent))
+                        on_part(Part(row["index"], row["content"], tuple(row["notes"])))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
@@ -103,7 +101,7 @@ class _ShardsDone:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         import ray
 
-        out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "spent": [], "error": []}
+        out: dict[str, list[Any]] = {"index": [], "content": [], "notes": [], "error": []}
         for packed in batch["shard"]:
             shard: Shard = pickle.loads(packed)
             try:
@@ -119,12 +117,11 @@ class _ShardsDone:
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
                 content, notes, error = part.content, list(part.notes), ""
-                spent = json.dumps(part.spent)
             except CliplocError as raised:
                 # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
-                content, notes, spent = str(raised).encode(), [], "{}"
-            for values, value in zip(out.values(), (shard.index, content, notes, spent, error), strict=True):
+                content, notes = str(raised).encode(), []
+            for values, value in zip(out.values(), (shard.index, content, notes, error), strict=True):
                 values.append(value)
         return out
 

@@ -113,7 +113,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return tell
 
     async def refused(_: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, RefusedError) else 500
+        status = error.status if isinstance(error, RefusedError) else 409
         return JSONResponse({"error": str(error)}, status)
 
     routes = [
@@ -130,7 +130,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/images/{number:int}.jpg", showing(folder.picture)),
         Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
     ]
-    app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
+    app = Starlette(routes=routes, exception_handlers={RefusedError: refused, CliplocError: refused, 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
     hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
     return Gate(app, hosts, policy=policy)
