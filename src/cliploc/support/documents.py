@@ -148,21 +148,6 @@ class OpenClipConfig(Struct):  # open_clip_config.json
     preprocess_cfg: OpenClipPreprocessing | None = None
 
 
-class RadioTeacher(Struct):  # one of the models that C-RADIO learnt from
-    name: str
-    type: str
-    model: str = ""
-    pretrained: str | None = None
-    token_slot: Annotated[int, Meta(ge=0, le=2**14)] = 0
-
-
-class RadioSettings(Struct):  # those of its training that its reader needs
-    model: str
-    teachers: list[RadioTeacher]
-    cls_token_per_teacher: bool = True
-    model_norm: bool | None = False
-
-
 class WeightIndex(Struct):  # model.safetensors.index.json
     weight_map: dict[str, str]
 
