@@ -16,7 +16,7 @@ from cliploc.evaluate.data import AskedDataset
 from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
-from cliploc.evaluate.tasks.worker import Asked, AskingJudge, Bools, right_boxes
+from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
 from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
@@ -149,12 +149,12 @@ def row_schema() -> Any:
 TASK = BenchmarkTask("calibration", 2, (), row_schema)
 
 
-class ExamplesJudge(AskingJudge):
+class ExamplesJudge(NameJudge):
     """Makes the examples of pictures."""
 
     keep_maps = True  # the second look goes with the maps
 
-    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))

@@ -117,15 +117,14 @@ class FaithfulnessJudge(PictureJudge):
         self, classes: Sequence[str], metrics: Sequence[str], options: FaithfulnessOptions, *of_setup: Any
     ) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("faithfulness")
         self._classes, chosen = classes, chosen_metrics(metrics)
         self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
         others = f"the softmax is over the other {len(self._measurer.known)}"
-        self.say_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
+        self.note_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         scale = self._measurer.backbone.logit_scale
-        return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
+        return self.described(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
     def look(self, sample: Sample, read: None) -> SeenPicture:  # noqa: ARG002
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])

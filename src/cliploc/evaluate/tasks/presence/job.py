@@ -25,7 +25,7 @@ from cliploc.evaluate.tasks.task import (
     class_entries,
     run_task,
 )
-from cliploc.evaluate.tasks.worker import Asked, AskingJudge, right_boxes
+from cliploc.evaluate.tasks.worker import NameJudge, Query, right_boxes
 from cliploc.find.calibration import reliability
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
@@ -103,10 +103,10 @@ def run_presence(
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
-class PresenceJudge(AskingJudge):
+class PresenceJudge(NameJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}

@@ -137,20 +137,17 @@ class LabelMapJudge(PictureJudge):
 
     def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("segmentation")
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
         if self.known is not None:
             known = f"it can predict {len(self.known)} of {len(protocol.classes)} classes"
-            self.say_unknown([*self.segmenter.unknown], "the names", known)
+            self.note_unknown([*self.segmenter.unknown], "the names", known)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         cosines = self.segmenter.tasks[setting.method].method.cosines
         weights = self.segmenter.backbone.weights_id
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
-        return self.described_by(
-            setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions
-        )
+        return self.described(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions)
 
     def read(self, sample: LabelledPicture) -> _Read:
         return _Read(sample, sample.picture(), sample.truth.read())
