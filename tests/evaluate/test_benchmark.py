@@ -28,7 +28,7 @@ from cliploc.evaluate.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
 from cliploc.evaluate.tasks.judges import read_masks
-from cliploc.evaluate.tasks.rows import row_schema
+from cliploc.evaluate.tasks.rows import box_columns, schema_of
 from cliploc.find import tasks
 from cliploc.find.flow import Flow
 from cliploc.images.geometry import iou_matrix
@@ -254,7 +254,7 @@ def test_what_is_there_is_not_done_again(root, plain, tmp_path):
 
 def test_the_table_of_rows_is_the_same_in_sqlite_and_in_parquet(plain):
     assert pq.read_table(plain.out / "rows.parquet").to_pylist() == list(rows_in(plain.out))
-    assert pq.read_schema(plain.out / "rows.parquet").equals(row_schema())
+    assert pq.read_schema(plain.out / "rows.parquet").equals(schema_of(box_columns()))
 
 
 def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, plain, tmp_path):
@@ -611,7 +611,7 @@ def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_s
 def test_the_document_explains_every_column_and_number(plain):
     documents = Path(__file__).parents[2] / "docs"
     explained = (documents / "benchmark.md").read_text()
-    for column in row_schema().names:
+    for column in box_columns():
         assert f"`{column}`" in explained or f"`_{column.rsplit('_')[-1]}`" in explained, column
     for key in plain.summary["mini_cam"]:
         assert (

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import AskedDataset
 from cliploc.evaluate.metrics import average_precision
-from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
+from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
 from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
 from cliploc.find.calibration import (
@@ -138,15 +138,12 @@ class Calibrated:
         return [("on pictures that were not in the fit", "before", "after"), *rows]
 
 
-def row_schema() -> Any:
-    """The columns of a row, one for each picture: its `Examples`."""
-    pa = arrow()
-    flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
-    columns = {column.name: features if column.name.startswith("of_") else flags for column in fields(Examples)}
-    return schema_of(**columns_of_pictures(), **columns)
-
-
-TASK = BenchmarkTask("calibration", 2, (), row_schema)
+# A row for each picture: its `Examples`.
+COLUMNS = {
+    **OF_PICTURE,
+    **{column.name: "double[][]" if column.name.startswith("of_") else "bool[]" for column in fields(Examples)},
+}
+TASK = BenchmarkTask("calibration", 2, (), lambda: COLUMNS)
 
 
 class ExamplesJudge(NameJudge):

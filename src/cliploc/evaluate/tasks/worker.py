@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import as_parquet, sample_facts, to_table
+from cliploc.evaluate.tasks.rows import Columns, as_parquet, sample_facts
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.geometry import iou_matrix
@@ -183,12 +183,12 @@ class EvaluationWorker:
     def __init__(
         self,
         judge_of: JudgeOf,
-        schema: Callable[[], Any],
+        columns: Columns,
         root: Path,
         setups: Sequence[ModelSetup],
         settings: Sequence[Setting],
     ) -> None:
-        self._schema, self._root, self._settings = schema, root, tuple(settings)
+        self._columns, self._root, self._settings = columns, root, tuple(settings)
         self.judges: list[Judge] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, setup in enumerate(setups):
@@ -240,7 +240,7 @@ class EvaluationWorker:
                 found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
                 rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
         notes = dict.fromkeys(note for each in judged for note in each.notes)
-        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes))
+        return Part(index, as_parquet(rows, self._columns), tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the judges."""

@@ -25,7 +25,7 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.report import FILES
-from cliploc.evaluate.tasks.rows import row_schema
+from cliploc.evaluate.tasks.rows import box_columns
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
@@ -100,7 +100,7 @@ TASK = BenchmarkTask(
     "benchmark",
     2,
     FILES,
-    row_schema,
+    box_columns,
     summary_columns,
     lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
     _table,
