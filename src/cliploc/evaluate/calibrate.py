@@ -14,9 +14,9 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import AskedDataset
 from cliploc.evaluate.metrics import average_precision
-from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
+from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
-from cliploc.evaluate.tasks.worker import Asked, AskingJudge, Bools, right_boxes
+from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
 from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
@@ -138,23 +138,20 @@ class Calibrated:
         return [("on pictures that were not in the fit", "before", "after"), *rows]
 
 
-def row_schema() -> Any:
-    """The columns of a row, one for each picture: its `Examples`."""
-    pa = arrow()
-    flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
-    columns = {column.name: features if column.name.startswith("of_") else flags for column in fields(Examples)}
-    return schema_of(**columns_of_pictures(), **columns)
+# A row for each picture: its `Examples`.
+COLUMNS = {
+    **OF_PICTURE,
+    **{column.name: "double[][]" if column.name.startswith("of_") else "bool[]" for column in fields(Examples)},
+}
+TASK = BenchmarkTask("calibration", 2, (), lambda: COLUMNS)
 
 
-TASK = BenchmarkTask("calibration", 2, (), row_schema)
-
-
-class ExamplesJudge(AskingJudge):
+class ExamplesJudge(NameJudge):
     """Makes the examples of pictures."""
 
     keep_maps = True  # the second look goes with the maps
 
-    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
