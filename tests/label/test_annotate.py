@@ -37,7 +37,6 @@ from cliploc.runs.engine import Ready
 from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
-from cliploc.support.files import OF_FOLDER
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
 from tests.evaluate.samples import review_file
@@ -408,9 +407,8 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
         process.kill()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    ours = f".cliploc-{OF_FOLDER}-"
-    (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
-    (out / f"{ours}{1:016x}.tmp").write_text("half of it")
+    (out / f".cliploc-{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
+    (out / f".cliploc-{1:016x}.tmp").write_text("half of it")
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
     assert held(out) == held(plain.out)
     assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}

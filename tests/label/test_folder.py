@@ -17,7 +17,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.runs.labelling import Correction
 from cliploc.runs.store import FILE
-from cliploc.support.files import alone_in
+from cliploc.support.files import locked
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS
 from tests.evaluate.samples import review_file
@@ -148,7 +148,7 @@ def test_two_runs_at_once_do_not_share_a_folder(copy):
     pictures, out = copy
     before = content(out)
     shutil.copy(pictures / "cat.png", pictures / "new.png")
-    with alone_in(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
+    with locked(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
         annotate(pictures, LABELS, out, **OPTIONS)
     assert content(out) == before
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1

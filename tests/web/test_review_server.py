@@ -27,7 +27,7 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester, options_of
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
-from cliploc.support.files import alone_in
+from cliploc.support.files import locked
 from tests.commands import cliploc_
 from tests.label.labelled import held
 from tests.tiny import tower
@@ -221,7 +221,7 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
         assert sent(f"{other}/pictures")[1][0]["revision"] == 1
         assert annotate(photos, LABELS, out, masks=True, **OPTIONS).computed == 1
         assert sent(f"{one}/pictures/1", saved(box(1, 2, 5, 4)))[0] == 200
-        with alone_in(out):
+        with locked(out):
             assert "another run is writing" in sent(f"{one}/exports", {})[1]["error"]
     assert list(corrections(out)["pictures"]) == ["a.png", "b.png"]
 

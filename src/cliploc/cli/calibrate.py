@@ -15,7 +15,7 @@ from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
-from cliploc.support.files import Inputs, alone_writing
+from cliploc.support.files import Inputs
 from cliploc.support.imports import refuse_without
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def _learning(
 ) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
-    with alone_writing(out), terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
+    with terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
         from cliploc.evaluate.data import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)
-        Inputs(sample.path for sample in dataset.samples).refuse([out])
+        Inputs(sample.path for sample in dataset.samples).check_outputs([out])
         say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)

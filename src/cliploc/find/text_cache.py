@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.support.documents import read_bytes
-from cliploc.support.files import user_path, write_whole
+from cliploc.support.files import user_path, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class TextCache:
         content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
         with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
+            write_atomic(path, lambda temporary: temporary.write_bytes(content), durable=False)
 
 
 def _digest(value: object) -> str:

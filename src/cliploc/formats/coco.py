@@ -17,7 +17,7 @@ from cliploc.formats import (
     number,
 )
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 
 @export
@@ -58,7 +58,7 @@ class Coco(Export):
                 json_list(file, annotations())
                 file.write("}\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:

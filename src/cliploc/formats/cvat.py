@@ -12,7 +12,7 @@ from cliploc.formats import (
     rows,
 )
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 
 @export
@@ -47,7 +47,7 @@ class Cvat(Export):
                     file.write("</image>\n")
                 file.write("</annotations>\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _mask(code: rle.Rle) -> str:

@@ -21,7 +21,7 @@ from cliploc.formats import (
     rows,
 )
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
 FROM, TO = "label", "image"
@@ -57,8 +57,8 @@ class LabelStudio(Export):
             path.write_text(f"<View>\n{view}  </{tag}>\n</View>\n", encoding="utf-8")
 
         tasks, labels_config = self.files
-        write_whole(folder / labels_config, config)
-        write_whole(folder / tasks, fill)
+        write_atomic(folder / labels_config, config)
+        write_atomic(folder / tasks, fill)
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cliploc.formats import (
     number,
     rows,
 )
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
 
@@ -42,4 +42,4 @@ class BoxTable(Export):
                     if not len(picture.xyxy):
                         writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, ""])
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)

@@ -20,7 +20,7 @@ from cliploc.formats import (
     write_picture,
 )
 from cliploc.images import rle
-from cliploc.support.files import write_folder_whole
+from cliploc.support.files import write_atomic_folder
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
@@ -93,7 +93,7 @@ class Voc(Export):
                     stacklevel=2,
                 )
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> None:

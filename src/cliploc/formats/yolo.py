@@ -19,8 +19,8 @@ from cliploc.formats import (
     write_picture,
 )
 from cliploc.images import rle
-from cliploc.support.documents import MOST_YAML, read_text, read_yaml, whole
-from cliploc.support.files import write_folder_whole
+from cliploc.support.documents import integer, read_text, read_yaml
+from cliploc.support.files import write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
@@ -63,7 +63,7 @@ class Yolo(Export):
             (target / "data.yaml").write_text(data, encoding="utf-8")
             write_list(target, listed)
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
@@ -79,8 +79,8 @@ def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
 def class_names(described: Path) -> dict[int, str]:
     """Number → name of each class in one of `CLASS_LISTS`."""
     plain = described.suffix == ".txt"
-    listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
+    listed = read_text(described).splitlines() if plain else read_yaml(described)["names"]
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {integer(key): name for key, name in listed.items()}
     if not all(isinstance(name, str) for name in names.values()):
         raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
     return {number: name for number, name in names.items() if name.strip()}

@@ -1,6 +1,5 @@
 """What a person has reviewed, as pictures with true boxes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,9 @@ def reviewed_pictures(out: Path) -> AskedDataset:
         if content_digest(file) != folder.pictures[file.id].checksum:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
             continue
-        truth: dict[int, list[Sequence[float]]] = {}
-        for box, label in zip(*finished[file.id], strict=True):
-            truth.setdefault(label, []).append(box)
-        boxes = {label: np.array(of_label, np.float32) for label, of_label in truth.items()}
-        size = folder.pictures[file.id].size_wh
-        pictures.append(AskedPicture(file.id, file.path, size, tuple(range(len(texts))), boxes))
+        correction, names = finished[file.id], tuple(range(len(texts)))
+        boxes = {label: np.array(correction.boxes_of(label), np.float32) for label in sorted({*correction.labels})}
+        pictures.append(AskedPicture(file.id, file.path, folder.pictures[file.id].size_wh, names, boxes))
     if not pictures:
         raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
     classes = tuple(ClassName(words[0], words) for words in texts.synonyms)

@@ -40,8 +40,7 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    # Parquet in a benchmark (see `cliploc.evaluate.tasks.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
-    content: bytes
+    content: bytes  # as the worker's run reads it: Parquet in a benchmark, msgpack in an annotation
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
     spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 
@@ -122,7 +121,7 @@ def pictures_in_words(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def saying_what_is_kept(out: Path, done: Callable[[], str]) -> Iterator[None]:
+def interrupt_message(out: Path, done: Callable[[], str]) -> Iterator[None]:
     """Lets an interruption say what is kept, and that the run goes on."""
     try:
         yield

@@ -21,7 +21,7 @@ from cliploc.runs.labelling import files_of_run
 from cliploc.runs.samples import AskedPicture, LabelledPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
-from cliploc.support.files import DEMO, demo_names, picture_folder, picture_path, user_path
+from cliploc.support.files import DEMO, demo_folder, demo_names, picture_path, user_path
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")
@@ -89,7 +89,7 @@ def find_pictures(
         return _below(Path.cwd(), (picture_path(path) for path in where), "the list")
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
-    path = picture_folder(text)
+    path = demo_folder() if text == DEMO else picture_path(text)
     if path.is_dir():
         own = [path / name for name in demo_names()]  # without the other files of the package
         return _below(path, own if text == DEMO else _walk(path, out), text)

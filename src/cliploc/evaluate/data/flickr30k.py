@@ -19,7 +19,7 @@ from cliploc.evaluate.data._infra.registration import (
     plain_phrase,
     reader,
 )
-from cliploc.support.documents import MOST_TEXT, finite, lines_of, read_xml, whole
+from cliploc.support.documents import finite, integer, lines_of, read_xml
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 
@@ -69,8 +69,8 @@ def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
     """The size, and the boxes of each entity; an object may be several entities."""
-    root = read_xml(path, MOST_TEXT)
-    size = whole(root.findtext("size/width") or ""), whole(root.findtext("size/height") or "")
+    root = read_xml(path)
+    size = integer(root.findtext("size/width") or ""), integer(root.findtext("size/height") or "")
     boxes: dict[str, list[Box]] = {}
     for thing in root.iter("object"):
         if (box := thing.find("bndbox")) is None:

@@ -16,7 +16,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems
 from cliploc.evaluate.data._infra.files import HELP, first_folder, picture_of, words
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.support.documents import MOST_TEXT, finite, read_xml, whole
+from cliploc.support.documents import finite, integer, read_xml
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
@@ -155,9 +155,9 @@ class Annotation:
 def read_annotation(path: Path) -> Annotation:
     """Reads one picture's annotation."""
     try:
-        root = read_xml(path, MOST_TEXT)
+        root = read_xml(path)
         size = root.find("size")
-        wh = None if size is None else (whole(_text(size, "width")), whole(_text(size, "height")))
+        wh = None if size is None else (integer(_text(size, "width")), integer(_text(size, "height")))
         things = []
         for thing in root.iter("object"):
             box = thing.find("bndbox")

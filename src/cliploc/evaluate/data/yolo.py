@@ -20,7 +20,7 @@ from cliploc.evaluate.data._infra.candidates import (
 from cliploc.evaluate.data._infra.files import HELP, picture_of, reading
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
 from cliploc.formats.yolo import CLASS_LISTS, class_names
-from cliploc.support.documents import finite, read_text, whole
+from cliploc.support.documents import finite, integer, read_text
 from cliploc.support.files import files_below
 from cliploc.values import ClassName
 
@@ -111,4 +111,4 @@ def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:
             xs, ys = shares[::2], shares[1::2]
         else:
             raise ValueError(f"line {i}: expected a class and 4 numbers, or corners of a polygon, got {len(shares)}")
-        yield whole(number), (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+        yield integer(number), (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)

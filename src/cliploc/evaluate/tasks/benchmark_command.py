@@ -314,7 +314,7 @@ def _carried_out(
             *([Path(asked.classes)] if isinstance(asked, SampleFlags) and asked.classes else []),
         }
         written = [folder / name for name in (FILE, *EXPORTS, *files)]
-        Inputs(inputs).refuse(written, [folder / "maps"])
+        Inputs(inputs).check_outputs(written, [folder / "maps"])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # Failures are printed at the end, with those of earlier runs.
         how: dict[str, Any] = {"engine": engine, "reporter": replace(reporter, failed=SILENT.failed)}

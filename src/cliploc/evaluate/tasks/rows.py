@@ -13,7 +13,7 @@ from cliploc.evaluate.metrics import all_metrics
 from cliploc.evaluate.tasks.task_folder import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
 from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
 
@@ -145,4 +145,4 @@ def write_parquet(path: Path, rows: Iterable[Row], schema: Any) -> None:
             for batch in batches(rows):
                 file.write_table(to_table(batch, schema))
 
-    write_whole(path, write)
+    write_atomic(path, write)

@@ -32,15 +32,15 @@ from cliploc.runs.engine import (
     Spending,
     pictures_in_words,
     run_here,
-    saying_what_is_kept,
+    interrupt_message,
     spent_together,
 )
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
 from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.runs.store import FILE, Store, saying_disk_is_full
-from cliploc.support.files import alone_in, write_json
+from cliploc.runs.store import FILE, Store, disk_errors
+from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
@@ -175,7 +175,7 @@ def run_task(
     }
     notes.add(worker.notes)
     schema = task.schema()
-    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
+    with locked(out), disk_errors(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
@@ -215,7 +215,7 @@ def run_task(
 
         run.begin_session()
         every = len(dataset.samples)
-        with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
+        with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
             engine(todo, Ready(make_worker, worker), keep, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)

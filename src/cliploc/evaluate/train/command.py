@@ -12,7 +12,6 @@ from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.options import Options, choice, words_of
-from cliploc.support.files import alone_writing
 from cliploc.support.imports import refuse_without
 from cliploc.support.reporter import SILENT
 
@@ -58,10 +57,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
-    with (
-        alone_writing(out.resolve(), _written(asked)) if first else contextlib.nullcontext(),
-        terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
-    ):
+    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc.evaluate import train as training
         from cliploc.localizer import checked_device
         from cliploc.towers import create
@@ -105,10 +101,3 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE
-
-
-def _written(asked: TrainFlags) -> list[Path]:
-    """The folders that a training writes into and that are there."""
-    out, features = asked.out, asked.features or asked.out.parent / "features"
-    there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
-    return [path for path in there if path.is_dir()]

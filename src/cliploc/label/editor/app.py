@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
+from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -13,19 +15,28 @@ from starlette.routing import Route
 
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
-from cliploc.label.correction_masks import UnusableError
+from cliploc.label.apply import ReviewedPicture
+from cliploc.label.corrections import UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
-from cliploc.support.documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
+T = TypeVar("T")
+
+
+class SuggestionRequest(Struct, forbid_unknown_fields=True):
+    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    at: tuple[float, float] | None = None
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -55,7 +66,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     def state(request: Request) -> Response:
         return JSONResponse(folder.state(number_in(request)), headers={"Cache-Control": "no-store"})
 
-    def showing(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
+    def image_route(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
         @_refusing(410)
         def show(request: Request) -> Response:
             number = number_in(request)
@@ -69,15 +80,14 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     @_refusing(422)
     def suggested(number: int, body: bytes) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
-        wish = _parsed(body, SuggestionWish)
-        name, at = wish["name"], wish.get("at")
-        label = folder.label_of(name)
+        wanted = _parsed(body, SuggestionRequest)
+        label = folder.label_of(wanted.name)
         with decoding:
             image = folder.upright(number)
-        if at is None:
-            png, threshold, said = suggester.heat(image, number, name)
-            return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": said}
-        box, mask = suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
+        if wanted.at is None:
+            png, threshold, message = suggester.heat(image, number, wanted.name)
+            return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": message}
+        box, mask = suggester.box(image, number, wanted.name, wanted.threshold, wanted.at)
         shape = {"mask": mask, "polygons": polygons_of(mask, image.size)} if folder.masks else {}
         return {"xyxy": box, "label": label, **shape}
 
@@ -85,7 +95,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     def saved(number: int, body: bytes) -> dict[str, Any]:
         return {"revision": folder.save(number, _parsed(body, ReviewedPicture))}
 
-    def answering(work: Callable[[int, bytes], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    def post_route(work: Callable[[int, bytes], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             number, body = number_in(request), await request.body()
             return JSONResponse(await run_in_threadpool(work, number, body))
@@ -103,14 +113,14 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         of_this_folder(request)
         return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-    def telling(change: Callable[[], None]) -> Callable[[Request], Response]:
+    def learning_route(change: Callable[[], None]) -> Callable[[Request], Response]:
         @_refusing(409, folder)
-        def tell(request: Request) -> Response:
+        def answer(request: Request) -> Response:
             of_this_folder(request)
             change()
             return learning(request)
 
-        return tell
+        return answer
 
     async def refused(_: Request, error: Exception) -> Response:
         status = error.status if isinstance(error, RefusedError) else 500
@@ -120,15 +130,15 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/", page),
         Route("/pictures", entries),
         Route("/pictures/{number:int}", state, methods=["GET"]),
-        Route("/pictures/{number:int}", answering(saved), methods=["POST"]),
-        Route("/pictures/{number:int}/suggestion", answering(suggested), methods=["POST"]),
+        Route("/pictures/{number:int}", post_route(saved), methods=["POST"]),
+        Route("/pictures/{number:int}/suggestion", post_route(suggested), methods=["POST"]),
         *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning, methods=["GET"]),
-        Route("/learning", telling(folder.learning.now), methods=["POST"]),
-        Route("/learning/undo", telling(folder.learning.undo), methods=["POST"]),
-        Route("/images/{number:int}.jpg", showing(folder.picture)),
-        Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
+        Route("/learning", learning_route(folder.learning.now), methods=["POST"]),
+        Route("/learning/undo", learning_route(folder.learning.undo), methods=["POST"]),
+        Route("/images/{number:int}.jpg", image_route(folder.picture)),
+        Route("/thumbnails/{number:int}.jpg", image_route(folder.thumbnail)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
@@ -136,12 +146,11 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     return Gate(app, hosts, policy=policy)
 
 
-def _parsed(body: bytes, kind: type) -> dict[str, Any]:
+def _parsed(body: bytes, kind: type[T]) -> T:
     try:
-        message: dict[str, Any] = parse_json(body, kind)
-    except DocumentError as error:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
-    return message
 
 
 @contextmanager
@@ -159,5 +168,4 @@ def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None
         if written is None:
             raise
         cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
-        said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
-        raise RefusedError(507, said) from None
+        raise RefusedError(507, f"{written.out} cannot be written: {error.strerror or error}: {cure}") from None

@@ -16,7 +16,7 @@ from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture
 from cliploc.images import rle
 from cliploc.images.reading import load
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 REVIEW_KIND = "cliploc review"
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
@@ -43,12 +43,12 @@ class ReviewPicture:
 
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
-        own = self.drafts
-        masks, held = self._masks()
-        certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
+        drafts = self.drafts
+        draft_masks, masks = self._masks()
+        certainty = [1.0] * len(drafts.box_ids) if drafts.certainty is None else drafts.certainty.tolist()
         # Most boxes have the mask of their draft: its outline is traced once.
-        shapes = {mask: polygons_of(mask, own.size_wh) for mask in {*masks, *held} if mask is not None}
-        drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
+        shapes = {m: polygons_of(m, drafts.size_wh) for m in {*draft_masks, *masks} if m is not None}
+        columns = drafts.xyxy.tolist(), drafts.label.tolist(), drafts.score.tolist(), certainty, drafts.groups
         return {
             **self.entry(),
             "drafts": [
@@ -59,11 +59,13 @@ class ReviewPicture:
                     "group": group,
                     "unsure": number in self.unsure,
                 }
-                for number, (xyxy, label, score, certain, group), mask in zip(own.box_ids, drafts, masks, strict=True)
+                for number, mask, xyxy, label, score, certain, group in zip(
+                    drafts.box_ids, draft_masks, *columns, strict=True
+                )
             ],
             "boxes": [
                 _box(xyxy, label, origin, mask, shapes)
-                for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, held, strict=True)
+                for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, masks, strict=True)
             ],
         }
 
@@ -91,20 +93,20 @@ class ReviewPicture:
 
     def _masks(self) -> tuple[Sequence[str | None], Sequence[str | None]]:
         """The mask of each draft, and of each box."""
-        own, none = [mask["counts"] for mask in self.drafts.masks], [None]
-        return own or none * len(self.drafts.box_ids), none * len(self.boxes) if self.masks is None else self.masks
+        masks, none = [mask["counts"] for mask in self.drafts.masks], [None]
+        return masks or none * len(self.drafts.box_ids), none * len(self.boxes) if self.masks is None else self.masks
 
     def _by_hand(self) -> list[bool]:
         """Of each box whether it is another than a draft that is not unsure."""
-        own = self.drafts
-        masks, held = self._masks()
-        drafts = zip(own.xyxy.tolist(), own.label.tolist(), masks, strict=True)
-        sure = {number: one for number, one in zip(own.box_ids, drafts, strict=True) if number not in self.unsure}
+        draft_masks, masks = self._masks()
+        columns = self.drafts.xyxy.tolist(), self.drafts.label.tolist(), draft_masks
+        drafts = zip(self.drafts.box_ids, zip(*columns, strict=True), strict=True)
+        sure = {number: draft for number, draft in drafts if number not in self.unsure}
         return [
             origin not in sure
             or sure[origin][1:] != (label, mask)
             or max(abs(a - b) for a, b in zip(sure[origin][0], xyxy, strict=True)) > SAME
-            for xyxy, label, mask, origin in zip(self.boxes, self.labels, held, self.origins, strict=True)
+            for xyxy, label, mask, origin in zip(self.boxes, self.labels, masks, self.origins, strict=True)
         ]
 
 
@@ -148,7 +150,7 @@ def write_review(
                 pictures=records(),
             )
 
-    write_whole(path, fill)
+    write_atomic(path, fill)
 
 
 def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:

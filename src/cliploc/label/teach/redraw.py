@@ -65,9 +65,9 @@ class Drawing:
     def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
         """The boxes of a name's map `[H, W]`, best first."""
         every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = every.score >= LEAST_FIT
-        kept[:1] = True
-        boxes = grouped(lesson.frame, heat, (every.xyxy[kept], every.score[kept]), p, self.rule, self.groups)
+        likely = every.score >= LEAST_FIT
+        likely[:1] = True
+        boxes = grouped(lesson.frame, heat, (every.xyxy[likely], every.score[likely]), p, self.rule, self.groups)
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
 
@@ -134,9 +134,9 @@ class Drawer:
                 source = begun[number % len(begun)].stdout if begun else None
                 size = b"" if source is None else source.read(SIZE)
                 drawn = b"" if source is None or len(size) < SIZE else source.read(int.from_bytes(size))
-                whole = len(size) == SIZE and len(drawn) == int.from_bytes(size)
+                complete = len(size) == SIZE and len(drawn) == int.from_bytes(size)
                 # What is not delivered is drawn here.
-                yield from msgspec.msgpack.decode(drawn, type=list[TaughtPicture]) if whole else self.draw(lot)
+                yield from msgspec.msgpack.decode(drawn, type=list[TaughtPicture]) if complete else self.draw(lot)
         finally:
             for process in begun:
                 with process:
