@@ -15,13 +15,14 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cliploc import __version__, report
+from cliploc import __version__
 from cliploc import options as config
 from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun
 from cliploc.cli.terminal import WIDE, Terminal, grid
+from cliploc.draw import overlay
 from cliploc.errors import ModelError
 from cliploc.formats import exports
 from cliploc.localizer import Localizer
@@ -53,10 +54,10 @@ def imported(*arguments: object) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (("-c", "import cliploc"), 4),
-        (("-m", "cliploc", "--help"), 12),
-        (("-m", "cliploc", "localize", "--help"), 15),
-        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 53),
+        (("-c", "import cliploc"), 5),
+        (("-m", "cliploc", "--help"), 14),
+        (("-m", "cliploc", "localize", "--help"), 17),
+        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 60),
     ],
     ids=["import", "help", "help of a command", "localize"],
 )
@@ -228,7 +229,7 @@ def test_a_command_imports_the_modules_of_no_other():
     script = "import sys; from cliploc.cli import main; main(['localize', '--help']); print(*sys.modules)"
     done = python("-c", script).stdout.split()
     modules = {name.removeprefix("cliploc.cli.") for name in done if name.startswith("cliploc.cli.")}
-    assert modules == {"commands", "localize", "options", "output", "photos"}
+    assert modules == {"commands", "localize", "options", "output", "photos", "terminal"}
 
 
 def test_commands_are_listed_with_the_first_line_of_their_help():
@@ -616,14 +617,14 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
 
 
 def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeypatch):
-    draw = report.draw_overlay
+    draw = overlay.draw_overlay
 
     def fails_on_the_first(result):
         if result.source == str(CAT):
             raise OSError("encoder error -2")
         return draw(result)
 
-    monkeypatch.setattr(report, "draw_overlay", fails_on_the_first)
+    monkeypatch.setattr(overlay, "draw_overlay", fails_on_the_first)
     result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--min-presence", "0", "--out", tmp_path, *FAST)
     assert result.code == 1
     line = f"{CAT}: its overlay could not be drawn (OSError: encoder error -2); its boxes are kept"

@@ -109,11 +109,12 @@ def _all_are_drawn(names: list[str]) -> bool:
 
 def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
     """One picture is done."""
-    from cliploc import report
+    from cliploc.document import to_document
+    from cliploc.draw import overlay
 
-    record = report.to_document([result], [], {}, masks)["pictures"][0]
+    record = to_document([result], [], {}, masks)["pictures"][0]
     if run.folder is not None:
-        draw = report.panels if len(result.names) > 1 else report.draw_overlay
+        draw = overlay.panels if len(result.names) > 1 else overlay.draw_overlay
         source, wh = result.source, result.image.size
         name = run.names.drawing(source, "_overlay", wh)
         run.draw(source, record, "overlay", name, lambda: draw(result), what="its overlay")

@@ -15,7 +15,8 @@ from cliploc.options import Options, SegmentationOptions
 from cliploc.support.files import picture_path
 
 if TYPE_CHECKING:
-    from cliploc.find.segmentation import Protocol, Segmenter
+    from cliploc.find.segmentation.protocol import Protocol
+    from cliploc.find.segmentation.segmenter import Segmenter
     from cliploc.localizer import Localizer
     from cliploc.support.reporter import Reporter
 
@@ -63,7 +64,7 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.draw.label_maps import label_legend
-        from cliploc.find.segmentation import protocol_for
+        from cliploc.find.segmentation.protocol import protocol_for
 
         protocol = protocol_for(names, around, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
@@ -89,8 +90,8 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
 def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
     """The model and its segmenter; the recipe's method where none is named, without the recipe's refinements."""
     from cliploc.find.recipes import recipe_of
-    from cliploc.find.segmentation import Segmenter, segmenting_methods
     from cliploc.find.segmentation.protocol import TEMPLATES
+    from cliploc.find.segmentation.segmenter import Segmenter, segmenting_methods
     from cliploc.localizer import Localizer
 
     method = options.method or recipe_of(str(options.model)).method
@@ -111,7 +112,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
     from cliploc.draw.label_maps import draw_segments, segmented_record
-    from cliploc.images.reading import reading as images
+    from cliploc.images import reading as images
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cliploc.draw import _draw
+from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour
 from cliploc.draw.html import count
 from cliploc.draw.overlay import file_name, run_line, scaled
@@ -252,9 +252,9 @@ class _Text:
     """A text in as many lines as it needs, at most `MOST_LINES`."""
 
     def __init__(self, text: str, size: int, width: int, colour: Colour = INK) -> None:
-        text = _draw.clean(text)
-        self._font, self._colour, self._line_height = _draw.caption_font(text, size), colour, round(1.3 * size)
-        self._lines = _draw.wrap(text, self._font, width, MOST_LINES)
+        text = captions.clean(text)
+        self._font, self._colour, self._line_height = captions.caption_font(text, size), colour, round(1.3 * size)
+        self._lines = captions.wrap(text, self._font, width, MOST_LINES)
         self.height = len(self._lines) * self._line_height + size // 3
 
     def draw(self, picture: Image.Image, x: int, y: int) -> int:
