@@ -39,7 +39,7 @@ def test_names_that_are_there_give_drafts_and_doubtful_ones_are_unsure():
     assert (chosen.drafts, chosen.unsure) == ((0, 2), (1,))  # 2 is hidden: its name's chance is below that of unsure
     np.testing.assert_array_equal(chosen.scores, CANDIDATES.scores)
     assert chosen.margin == pytest.approx(0.15)
-    assert (chosen.shown(False), chosen.shown(True)) == ([0, 2], [0, 1, 2])  # unsure boxes only if asked for
+    assert (chosen.visible(False), chosen.visible(True)) == ([0, 2], [0, 1, 2])  # unsure boxes only if asked for
 
 
 @pytest.mark.parametrize(

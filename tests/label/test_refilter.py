@@ -16,7 +16,7 @@ from cliploc.formats import exports
 from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import AnnotateWorker
-from cliploc.label.apply import correction_of
+from cliploc.label.apply import ReviewedBox, correction_of
 from cliploc.label.draft_scores import score_drafts
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
@@ -343,7 +343,7 @@ def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_pat
 
 
 def test_a_run_without_masks_makes_none_for_what_is_saved() -> None:
-    box = {"xyxy": [1, 1, 9, 9], "label": 0, "mask": "none is read"}
+    box = ReviewedBox((1, 1, 9, 9), 0, mask="none is read")
     assert correction_of([box], Candidates.of((60, 40), np.ones(1), [], False), 1).masks is None
 
 

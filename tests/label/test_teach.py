@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +24,6 @@ from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
-from cliploc.label.teach import redraw
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (
     AGREED,
@@ -40,7 +36,7 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
+from cliploc.runs.labelling import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
@@ -73,7 +69,7 @@ def engine_of(
                 features = packed(things[one.id].lesson)
                 row = Found(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))
-            on_part(Part(shard.index, msgspec.msgpack.encode(rows)))
+            on_part(Part(shard.index, rows))
             reporter.images(len(rows))
 
     return run
@@ -333,39 +329,6 @@ def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Jo
     job.run(limit=5)  # without it for once
     job.run()
     assert boxes(names[9]) == seen
-
-
-def test_processes_draw_the_same_and_what_they_do_not_deliver_is_drawn_here(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job.run()
-    expected = taught(job.out)
-    begin, draw, begun = redraw._begin, redraw.Drawer.draw, []
-
-    def made(start: Callable[[], subprocess.Popen[bytes]], here: bool) -> tuple:
-        def counted() -> subprocess.Popen[bytes]:
-            begun.append(start())
-            return begun[-1]
-
-        monkeypatch.setattr(redraw, "_begin", counted)
-        monkeypatch.setattr(redraw.Drawer, "draw", draw if here else None)
-        with LabellingRun.open(job.out) as run:
-            run.store["taught"] = []
-        job.run()
-        assert all(one.returncode is not None for one in begun), "none outlives the rows"
-        return taught(job.out)
-
-    def refused() -> subprocess.Popen[bytes]:
-        raise OSError("no more processes")
-
-    dead = functools.partial(subprocess.Popen, [sys.executable, "-c", ""], stdin=-1, stdout=-1)
-    for name, value in (("TOGETHER", 4), ("FEWEST_EACH", FEWEST // 2)):
-        monkeypatch.setattr(redraw, name, value)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert made(begin, here=False) == expected
-    assert len(begun) == 2
-    assert made(dead, here=True) == expected
-    assert made(refused, here=True) == expected
 
 
 def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -> None:

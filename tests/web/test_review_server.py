@@ -182,7 +182,7 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypa
     begun, others = threading.Event(), threading.Event()
 
     def slow(drafts, picture, given):
-        if given["status"] == "reviewed":
+        if given.status == "reviewed":
             begun.set()
             assert others.wait(20)
         return review_of(drafts, picture, given)

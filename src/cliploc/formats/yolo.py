@@ -80,7 +80,9 @@ def class_names(described: Path) -> dict[int, str]:
     """Number → name of each class in one of `CLASS_LISTS`."""
     plain = described.suffix == ".txt"
     listed = read_text(described).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {integer(key): name for key, name in listed.items()}
+    names = (
+        dict(enumerate(listed)) if isinstance(listed, list) else {integer(key): name for key, name in listed.items()}
+    )
     if not all(isinstance(name, str) for name in names.values()):
         raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
     return {number: name for number, name in names.items() if name.strip()}

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
@@ -286,7 +284,7 @@ class _Work:
 
     def _add(self, part: Part) -> None:
         """Adds what the engine hands over, and reports which pictures failed."""
-        found = msgspec.msgpack.decode(part.content, type=list[Found])
+        found: list[Found] = part.content
         self._run.add(found, self._stamps)
         self._added += len(found)
         self._notes.add(part.notes)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import tee
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -108,9 +107,9 @@ class AnnotateWorker:
                         reporter.images(1)
                 except KeyboardInterrupt:
                     if found:  # what was computed is not lost
-                        yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
+                        yield Part(shard.index, found, tuple(notes))
                     raise
-                yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
+                yield Part(shard.index, found, tuple(notes))
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
             raise ModelError(failure_reason(error)) from error
@@ -123,14 +122,14 @@ class AnnotateWorker:
             reason = str(result.error)
             return Found(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        found = self._found(picture.id, digest, localization)
-        return found if result.lesson is None else msgspec.structs.replace(found, features=packed(result.lesson))
+        features = b"" if result.lesson is None else packed(result.lesson)
+        return self._found(picture.id, digest, localization, features)
 
     def close(self) -> None:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _found(self, picture: str, digest: str, result: Localization) -> Found:
+    def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> Found:
         boxes, groups = self._candidates(result)
         if result.second_look is not None:
             stays = ~result.second_look.contrast_fits(boxes)  # a part may, where its box does not
@@ -160,6 +159,7 @@ class AnnotateWorker:
             [note for note in result.notes if note not in self._readings],
             [round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)],
             [Candidate(*box, masks.get(index)) for index, box in enumerate(zip(*columns, strict=True))],
+            features,
         )
 
     def _candidates(self, result: Localization) -> tuple[Boxes, npt.NDArray[np.bool_]]:

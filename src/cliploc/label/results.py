@@ -244,12 +244,8 @@ class AnnotatedFolder:
         found, saved = self.candidates(file.id), self.saved(file.id)
         chosen, correction = choose(found, self.rule, self.prior), saved.correction
         if correction is None:
-            return (
-                self._with_drafts(file, number, found, chosen, chosen.visible(self.rule.unsure)),
-                chosen,
-                found,
-                saved,
-            )
+            visible = chosen.visible(self.rule.unsure)
+            return self._with_drafts(file, number, found, chosen, visible), chosen, found, saved
         count, total = len(correction.boxes), len(found.labels)
         ones = np.ones(count, np.float32)
         picture = replace(
@@ -347,21 +343,12 @@ class AnnotatedFolder:
         found, saved = self.candidates(file.id), self.saved(file.id)
         chosen = choose(found, self.rule, self.prior)
         correction = saved.correction or correction_of_drafts(found, chosen.visible(self.rule.unsure))
-        origins = correction.drafts or [None] * len(correction.boxes)
-        # Also those that somebody kept under another rule.
-        used = [] if saved.correction is None else [i for i in origins if i is not None and i < len(found.labels)]
+        # Also those that somebody wanted under another rule.
+        origins = () if saved.correction is None else saved.correction.drafts or ()
+        used = [i for i in origins if i is not None and i < len(found.labels)]
         visible = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *used}])
-        return ReviewPicture(
-            self._with_drafts(file, number, found, chosen, visible),
-            frozenset(chosen.unsure),
-            correction.boxes,
-            correction.labels,
-            origins,
-            correction.masks,
-            saved.status,
-            saved.revision,
-            self.drawn(file.id, saved.generation),
-        )
+        drafts = self._with_drafts(file, number, found, chosen, visible)
+        return ReviewPicture(drafts, frozenset(chosen.unsure), correction, saved, self.drawn(file.id, saved.generation))
 
 
 def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:

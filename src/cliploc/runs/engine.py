@@ -16,9 +16,7 @@ class Shard:
     """A group of samples that are computed together."""
 
     index: int  # its place in the run, and the name of its part
-    # a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes: `Sample` in
-    # a benchmark, `PictureFile` in an annotation.
-    samples: tuple[Any, ...]
+    samples: tuple[Any, ...]  # a number of batches, except in the last shard; objects with an `id` for the worker
 
 
 # What costs something → how many maps it judged, pictures that passed the tower for it, and seconds of processor time.
@@ -40,7 +38,7 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    content: bytes  # as the worker's run reads it: Parquet in a benchmark, msgpack in an annotation
+    content: Any  # as the worker's run takes it
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
     spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 

@@ -37,7 +37,7 @@ from cliploc.images.geometry import Frame
 from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder
-from cliploc.label.teach.lessons import Lessons
+from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
@@ -210,7 +210,7 @@ class School:
     """The pictures of a run that can teach or be taught."""
 
     def __init__(self, folder: AnnotatedFolder) -> None:
-        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.run)
+        self.folder, self.drawing = folder, Drawing.of(folder.settings)
         self.pictures = [file.id for file in folder.annotated()]
         self.reviewed = folder.finished()
         self._unseen = [picture for picture in self.pictures if not folder.saved(picture).touched]
@@ -249,7 +249,7 @@ class School:
         ordered = sorted(self.pictures, key=lambda picture: (self.folder.pictures[picture].checksum, picture))
         selected = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
         chosen = [picture for picture in ordered if picture in selected]
-        lessons = self.lessons.each([self.folder.pictures[picture] for picture in chosen])
+        lessons = lessons_of(self.folder.run, [self.folder.pictures[picture] for picture in chosen])
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.teachable}
@@ -287,7 +287,7 @@ class School:
         if known is not None:
             chances = [{p: self.chance(picture, p) for p in known.directions} for picture in self._unseen]
             pictures = [self.folder.pictures[picture] for picture in self._unseen]
-            yield from Drawer(self.lessons, self.drawing, known, pictures, chances).rows()
+            yield from Drawer(self.folder.run, self.drawing, known, pictures, chances).rows()
 
 
 class _Name:
