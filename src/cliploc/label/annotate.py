@@ -96,7 +96,8 @@ def annotate(
     listed = [file for file in (pictures, labels_file) if isinstance(file, str | os.PathLike)]
     _check_inputs(target, [*(file.path for file in found.pictures), *listed], corrected)
 
-    presences = [options.min_presence if own is None else own for own in labels.thresholds]  # None: the usual
+    default = options.min_presence  # None: the usual
+    presences = [default if threshold is None else threshold for threshold in labels.thresholds]
     least = min((presence for presence in (*presences, earlier.least) if presence is not None), default=None)
     make_worker = partial(AnnotateWorker, labels, options, flags.groups, least, masks, flags.teach)
     worker = make_worker()  # refuses what cannot be used before anything is written
