@@ -20,7 +20,7 @@ from cliploc.support.imports import refuse_without
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
-    from cliploc.runs.samples import AskedDataset
+    from cliploc.runs.samples import PromptedDataset
     from cliploc.support.reporter import Reporter
 
 
@@ -40,7 +40,7 @@ def refuse_truth(truth: str, asked: SampleFlags) -> None:
             raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
 
 
-def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
+def read_truth(truth: str, folder: Path, asked: SampleFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
     from cliploc.evaluate.data import Draw, open_asked
 
@@ -64,7 +64,7 @@ class TruthFlags(SampleFlags, WithThreads, WithJson):
 @contextmanager
 def _learning(
     asked: TruthFlags, out: Path, options: Options, terminal: Terminal
-) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
+) -> Iterator[tuple[Localizer, PromptedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
     with terminal.progress(f"reading {asked.folder}", speed=True) as reporter:

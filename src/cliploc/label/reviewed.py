@@ -9,11 +9,11 @@ from cliploc.find import prompts
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
 from cliploc.runs.picture_files import PictureFile, content_digest
-from cliploc.runs.samples import AskedDataset, AskedPicture
+from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Problem
 
 
-def reviewed_pictures(out: Path) -> AskedDataset:
+def reviewed_pictures(out: Path) -> PromptedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     pictures, problems = [], []
     with LabellingRun.open(out) as run:
@@ -28,8 +28,8 @@ def reviewed_pictures(out: Path) -> AskedDataset:
             continue
         correction, names = finished[file.id], tuple(range(len(texts)))
         boxes = {label: np.array(correction.boxes_of(label), np.float32) for label in sorted({*correction.labels})}
-        pictures.append(AskedPicture(file.id, file.path, folder.pictures[file.id].size_wh, names, boxes))
+        pictures.append(PromptedPicture(file.id, file.path, folder.pictures[file.id].size_wh, names, boxes))
     if not pictures:
         raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
     classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
-    return AskedDataset("reviewed", out, "reviewed", "tune", classes, tuple(pictures), tuple(problems))
+    return PromptedDataset("reviewed", out, "reviewed", "tune", classes, tuple(pictures), tuple(problems))

@@ -17,7 +17,7 @@ from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard
 from cliploc.runs.labelling import files_of_run
-from cliploc.runs.samples import AskedPicture, LabelledPicture
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
 from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, user_path
@@ -184,14 +184,14 @@ def bad_name(name: str) -> str | None:
     return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
-SampleLike: TypeAlias = Sample | LabelledPicture | AskedPicture | PictureFile
+SampleLike: TypeAlias = Sample | LabelledPicture | PromptedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
     if isinstance(sample, LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile | AskedPicture):
+    if isinstance(sample, PictureFile | PromptedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 

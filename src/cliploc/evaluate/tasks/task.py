@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
-from cliploc.evaluate.data import AskedDataset, LabelledDataset, subsets
+from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks.rows import (
     arrow,
@@ -30,15 +30,15 @@ from cliploc.runs.engine import (
     Ready,
     Shard,
     Spending,
+    interrupt_message,
     pictures_in_words,
     run_here,
-    interrupt_message,
     spent_together,
 )
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
-from cliploc.runs.samples import AskedPicture, LabelledPicture
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
@@ -144,7 +144,7 @@ class BenchmarkResult:
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
-    dataset: Dataset | LabelledDataset | AskedDataset,
+    dataset: Dataset | LabelledDataset | PromptedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
@@ -308,7 +308,7 @@ def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -333,11 +333,11 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, asked: Mapp
     }
 
 
-def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:
+def _identity(sample: Sample | LabelledPicture | PromptedPicture, root: Path) -> tuple[object, ...]:
     """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
     if isinstance(sample, LabelledPicture):
         return sample.id, sample.size_wh, sample.name, sample.truth.facts
-    if isinstance(sample, AskedPicture):
+    if isinstance(sample, PromptedPicture):
         truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
         return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]

@@ -33,7 +33,7 @@ from cliploc.runs.engine import (
 from cliploc.runs.evaluation import Row
 from cliploc.runs.picture_files import digested
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.samples import AskedPicture
+from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
@@ -282,7 +282,7 @@ Bools = npt.NDArray[np.bool_]
 class Asked:
     """A picture, and what it is asked for."""
 
-    sample: AskedPicture
+    sample: PromptedPicture
     labels: list[int]  # asked, of names that the model knows
 
     def truth(self, size_wh: tuple[int, int]) -> dict[int, FloatArray]:
@@ -311,7 +311,7 @@ class AskingJudge(PictureJudge):
         said = self.localizer.describe(setting.method, setting.options)
         return self.described(setting, said, threshold_given=setting.threshold is not None)
 
-    def look(self, sample: AskedPicture, read: None) -> Asked:  # noqa: ARG002
+    def look(self, sample: PromptedPicture, read: None) -> Asked:  # noqa: ARG002
         return Asked(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Asked, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
