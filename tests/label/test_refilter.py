@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from cliploc.formats import exports
 from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import AnnotateWorker
-from cliploc.label.apply import ReviewedBox, correction_of
+from cliploc.label.apply import ReviewedBox, ReviewedPicture, correction_of
 from cliploc.label.draft_scores import score_drafts
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
@@ -175,7 +176,8 @@ def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_pa
         state = folder.state(0)
         assert [(one["draft"], one["unsure"]) for one in state["drafts"]] == [(0, False), (1, True), (2, False)]
         assert ([one["draft"] for one in state["boxes"]], state["unsure"]) == ([0, 2], 1)
-        folder.save(0, {"revision": 0, "status": "none", "boxes": [*state["boxes"], state["drafts"][1]]})
+        boxes = [{key: one[key] for key in ("xyxy", "label", "draft")} for one in (*state["boxes"], state["drafts"][1])]
+        folder.save(0, msgspec.convert({"revision": 0, "status": "none", "boxes": boxes}, ReviewedPicture))
         assert folder.state(0)["unsure"] == 0
         folder.write_exports()
     assert [one[:2] for one in drafts(out)] == [one[:2] for one in (FIRST, SECOND, BLUE)]

@@ -388,7 +388,7 @@ def test_drafts_change_for_more_than_chance() -> None:
     assert not gains(*unsure)
     assert gains(*unsure, errors=0)
     for worse, stay in ((1, True), (3, False)):  # what the folder has taught, by itself
-        assert gains(np.ones(3), np.array([1.0, 1, 1 + worse]), given=AGREED) == stay
+        assert gains(np.ones(3), np.array([1.0, 1, 1 + worse]), lead=AGREED) == stay
     # By hand: 1, 1 and 0 saved, mean 2/3, squares 2/3 + 2 · 1², error √(8/3 / 4 / 3) = 0.47.
     assert gains(np.array([1.0, 1, 1]), np.array([0.0, 0, 1]))
 
@@ -457,7 +457,7 @@ def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_mod
     seen = Appearance(torch.zeros(3), own, torch.zeros(0))
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
-    assert not replace(seen, own=own - 0.1).alike({"model": "mini"}).isfinite().any()
+    assert not replace(seen, showing=own - 0.1).alike({"model": "mini"}).isfinite().any()
     for alike, known in ((0, True), (1, True), (2, False)):  # of ten without the name
         others = torch.cat([torch.ones(alike), torch.zeros(10 - alike)])
         assert replace(seen, others=others).alike({"model": "another"}).isfinite().all() == known
@@ -469,7 +469,7 @@ def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_one
     for others in (torch.zeros(0), torch.full((20,), 0.2)):
         seen = Appearance(torch.zeros(3), own, others)
         for number, known in ((1, True), (2, True), (3, False)):
-            odd = replace(seen, own=torch.cat([own[number:], torch.full((number,), -0.2)]))
+            odd = replace(seen, showing=torch.cat([own[number:], torch.full((number,), -0.2)]))
             low, high = odd.alike({"model": "mini"}).tolist()
             assert (low < high) == known
             if known:

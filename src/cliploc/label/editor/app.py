@@ -1,8 +1,7 @@
 """`cliploc review`: pictures by number, bodies by schema, saves on the disk before the answer, one gate before all."""
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -67,20 +66,17 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return JSONResponse(folder.state(number_in(request)), headers={"Cache-Control": "no-store"})
 
     def image_route(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
-        @_refusing(410)
-        def show(request: Request) -> Response:
+        def image(request: Request) -> Response:
             number = number_in(request)
             with decoding:
                 content = jpeg(number)
             headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
             return Response(content, media_type="image/jpeg", headers=headers)
 
-        return show
+        return image
 
-    @_refusing(422)
-    def suggested(number: int, body: bytes) -> dict[str, Any]:
+    def suggestion(number: int, wanted: SuggestionRequest) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
-        wanted = _parsed(body, SuggestionRequest)
         label = folder.label_of(wanted.name)
         with decoding:
             image = folder.upright(number)
@@ -91,56 +87,57 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         shape = {"mask": mask, "polygons": polygons_of(mask, image.size)} if folder.masks else {}
         return {"xyxy": box, "label": label, **shape}
 
-    @_refusing(422, folder)
-    def saved(number: int, body: bytes) -> dict[str, Any]:
-        return {"revision": folder.save(number, _parsed(body, ReviewedPicture))}
+    async def suggest(request: Request) -> Response:
+        number, wanted = number_in(request), _parsed(await request.body(), SuggestionRequest)
+        return JSONResponse(await run_in_threadpool(suggestion, number, wanted))
 
-    def post_route(work: Callable[[int, bytes], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            number, body = number_in(request), await request.body()
-            return JSONResponse(await run_in_threadpool(work, number, body))
+    async def save(request: Request) -> Response:
+        number, picture = number_in(request), _parsed(await request.body(), ReviewedPicture)
+        return JSONResponse({"revision": await run_in_threadpool(folder.save, number, picture)})
 
-        return answer
-
-    @_refusing(409, folder)
     def write(request: Request) -> Response:
         of_this_folder(request)
         result = folder.write_exports()
         files = [file for names in result.files.values() for file in names]
         return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
 
-    def learning(request: Request) -> Response:
-        of_this_folder(request)
-        return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
-
-    def learning_route(change: Callable[[], None]) -> Callable[[Request], Response]:
-        @_refusing(409, folder)
-        def answer(request: Request) -> Response:
+    def learning_route(change: Callable[[], None] = lambda: None) -> Callable[[Request], Response]:
+        def learning(request: Request) -> Response:
             of_this_folder(request)
             change()
-            return learning(request)
+            return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-        return answer
+        return learning
 
-    async def refused(_: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, RefusedError) else 500
-        return JSONResponse({"error": str(error)}, status)
+    async def refused(request: Request, error: Exception) -> Response:
+        status, message = 409, str(error)
+        if isinstance(error, RefusedError):
+            status = error.status
+        elif isinstance(error, OSError):
+            cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
+            status, message = 507, f"{folder.out} cannot be written: {error.strerror or error}: {cure}"
+        elif isinstance(error, DiskFullError) or (request.method == "POST" and not folder.writable):
+            status = 507
+        elif isinstance(error, UnusableError):
+            status = 422
+        return JSONResponse({"error": message}, status)
 
     routes = [
         Route("/", page),
         Route("/pictures", entries),
         Route("/pictures/{number:int}", state, methods=["GET"]),
-        Route("/pictures/{number:int}", post_route(saved), methods=["POST"]),
-        Route("/pictures/{number:int}/suggestion", post_route(suggested), methods=["POST"]),
+        Route("/pictures/{number:int}", save, methods=["POST"]),
+        Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
         *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
-        Route("/learning", learning, methods=["GET"]),
+        Route("/learning", learning_route(), methods=["GET"]),
         Route("/learning", learning_route(folder.learning.now), methods=["POST"]),
         Route("/learning/undo", learning_route(folder.learning.undo), methods=["POST"]),
         Route("/images/{number:int}.jpg", image_route(folder.picture)),
         Route("/thumbnails/{number:int}.jpg", image_route(folder.thumbnail)),
     ]
-    app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
+    errors = (CliplocError, UnusableError, StaleReviewError, OSError, RefusedError)
+    app = Starlette(routes=routes, exception_handlers={**dict.fromkeys(errors, refused), 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
     hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
     return Gate(app, hosts, policy=policy)
@@ -151,21 +148,3 @@ def _parsed(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
-
-
-@contextmanager
-def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None]:
-    """Errors inside are refusals, with this status where what was asked cannot be done; `written`: what is saved to."""
-    try:
-        yield
-    except StaleReviewError as error:
-        raise RefusedError(409, str(error)) from None
-    except DiskFullError as error:
-        raise RefusedError(507, str(error)) from None
-    except (CliplocError, UnusableError) as error:
-        raise RefusedError(status if written is None or written.writable else 507, str(error)) from None
-    except OSError as error:
-        if written is None:
-            raise
-        cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
-        raise RefusedError(507, f"{written.out} cannot be written: {error.strerror or error}: {cure}") from None
