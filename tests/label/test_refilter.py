@@ -42,7 +42,7 @@ COMMON: dict[str, Any] = {**PLANTED, "presence": [0.25, 0.0], "scores": [0.05] *
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose rows are known; in pictures called "common" a name is doubtful."""
 
-    def found(self: AnnotateWorker, picture: str, digest: str, result: Any) -> Found:
+    def found(self: AnnotateWorker, picture: str, digest: str, result: Any, features: bytes) -> Found:
         own = COMMON if "common" in result.source else PLANTED
         keys = ("labels", "boxes", "scores", "fits")
         masks = own.get("masks", [None] * len(own["boxes"]))
