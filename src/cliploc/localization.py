@@ -165,7 +165,7 @@ class Localization:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
         from cliploc.find.masks import box_masks  # here, as below: most callers ask for no mask
 
-        self.refuse_without_maps()
+        self.check_installed_maps()
         return box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -181,14 +181,14 @@ class Localization:
             return mask
         from cliploc.find.masks import name_mask
 
-        self.refuse_without_maps()
+        self.check_installed_maps()
         return name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
         from cliploc.find.masks import label_map
 
-        self.refuse_without_maps()
+        self.check_installed_maps()
         mask_of = None if self.mask_source is None else self.name_mask
         return label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
 
@@ -205,7 +205,7 @@ class Localization:
             of_boxes[index] = mask
         return of_boxes
 
-    def refuse_without_maps(self) -> None:
+    def check_installed_maps(self) -> None:
         """Refuses what is made of the maps, where they were not kept."""
         if not self.maps_kept:
             raise UsageError(f"expected the maps of {self.source}, got a result without: leave keep_maps=False out")
@@ -266,7 +266,7 @@ class Localization:
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         number("min_presence", 0, 1)(np.asarray(min_presence).item())
-        self.refuse_without_maps()
+        self.check_installed_maps()
         boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
         again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
         if self.judged is not None:

@@ -16,7 +16,7 @@ from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
 from cliploc.support.files import Inputs
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -105,7 +105,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
-    refuse_without("calibrate", "calibrate")
+    check_installed("calibrate", "calibrate")
     refuse_truth(asked.truth, asked)
     out, terminal = asked.out, Terminal()
     with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):

@@ -19,7 +19,7 @@ from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 
@@ -61,7 +61,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if flags.edit and flags.as_json:
         raise UsageError("expected --json or --edit, got both: leave one out")
     if flags.edit:
-        refuse_without("web", "review", "starlette", "uvicorn")
+        check_installed("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
     from cliploc.find.labels import labels_of, read_labels
     from cliploc.formats import chosen_exports

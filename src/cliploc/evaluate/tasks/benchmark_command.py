@@ -50,7 +50,7 @@ from cliploc.options import (
     parse_share,
 )
 from cliploc.support.files import Inputs
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _setups(
     asked: BenchmarkFlags, options: Options, *, labelled: bool = False, templates: str | None = None
 ) -> list[ModelSetup]:
     """Models × prompts × trained heads; what is unknown is refused first, before torch is imported."""
-    refuse_without("bench", "benchmark")
+    check_installed("bench", "benchmark")
     refuse_unknown(asked.model or [], method_names(asked.method))
     refuse_unknown_dataset(asked.dataset, labelled=labelled)
     from cliploc.find import prompts

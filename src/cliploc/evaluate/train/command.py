@@ -12,7 +12,7 @@ from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.options import Options, choice, words_of
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
@@ -48,7 +48,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
-    refuse_without("train", "train")
+    check_installed("train", "train")
     name = METHODS.get(asked.method.replace("-", "").replace("_", "").lower())
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {asked.method!r}")

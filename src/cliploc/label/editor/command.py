@@ -7,7 +7,7 @@ from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 
 PORT = 7861
 
@@ -32,7 +32,7 @@ def review(flags: ReviewFlags, options: Options) -> int:
 
     Example: cliploc review drafts
     """
-    refuse_without("web", "review", "starlette", "uvicorn")
+    check_installed("web", "review", "starlette", "uvicorn")
     use_threads(flags.threads)
     if flags.model is not None:
         refuse_unknown([flags.model])

@@ -9,7 +9,7 @@ from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.web.command import ServerFlags, user_in, warn_of_strangers
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
@@ -41,7 +41,7 @@ def label_studio(flags: LabelStudioFlags, options: Options) -> int:
 
     Example: cliploc label-studio --pictures photos
     """
-    refuse_without("web", "label-studio", "starlette", "uvicorn")
+    check_installed("web", "label-studio", "starlette", "uvicorn")
     if flags.learn is not None and options.learnt is not None:
         raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
     auth = None if flags.auth_env is None else user_in(flags.auth_env)
