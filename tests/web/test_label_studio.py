@@ -216,28 +216,6 @@ def test_labels_are_told_apart_and_keep_the_order_of_the_interface():
     assert {900: "x", 0: "a7"}.items() <= brush.labels.items()
 
 
-def test_others_get_an_answer_while_an_interface_is_read(server, monkeypatch):
-    reading, go_on = threading.Event(), threading.Event()
-
-    def slow(config: str) -> Any:
-        reading.set()
-        assert go_on.wait(30)
-        return read_labelling(config)
-
-    monkeypatch.setattr("cliploc.label.label_studio.app.read_labelling", slow)
-    answers: list[int] = []
-    asking = threading.Thread(target=lambda: answers.append(sent(f"{server[0]}/setup", {"schema": CONFIG})[0]))
-    asking.start()
-    try:
-        assert reading.wait(30)
-        with urllib.request.urlopen(f"{server[0]}/health", timeout=20) as answer:
-            assert (answer.status, answers) == (200, [])
-    finally:
-        go_on.set()
-        asking.join(30)
-    assert answers == [200]
-
-
 LETTERS = st.text("ab|,@ &<>'\"\t\x00\ud800\u00e9", max_size=12)
 
 
