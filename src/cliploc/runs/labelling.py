@@ -418,10 +418,6 @@ class LabellingRun:
         """The pictures that a person has finished."""
         return frozenset(name for (name,) in self.store.rows("SELECT name FROM picture WHERE status = 'reviewed'"))
 
-    def count_finished(self) -> int:
-        """The number of pictures that a person has finished."""
-        return int(self.store.rows("SELECT count(*) FROM picture WHERE status = 'reviewed'")[0][0])
-
     def save(
         self,
         picture: Picture,

@@ -219,7 +219,7 @@ class Learning:
 
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        finished, now, message = self._run.count_finished(), self._now, self.message()
+        finished, now, message = len(self._run.reviewed()), self._now, self.message()
         working = self._thread is not None
         return {
             "working": working,
@@ -234,7 +234,7 @@ class Learning:
 
     def message(self) -> str:
         """What it does, or did last."""
-        now, finished = self._now, self._run.count_finished()
+        now, finished = self._now, len(self._run.reviewed())
         if self._thread is not None:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
@@ -263,7 +263,7 @@ class Learning:
         """Begins to learn in the background, as a person wants it."""
         if not self.possible:
             raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
-        if (finished := self._run.count_finished()) < FEWEST_REVIEWED:
+        if (finished := len(self._run.reviewed())) < FEWEST_REVIEWED:
             raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
         self._begin(again=True)
 
@@ -275,7 +275,7 @@ class Learning:
             thread.join()
 
     def _due(self) -> bool:
-        return self._run.count_finished() >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
+        return len(self._run.reviewed()) >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
 
     def _begin(self, again: bool) -> None:
         with self._lock:
@@ -293,7 +293,7 @@ class Learning:
                     return
 
     def _learn(self, again: bool) -> None:
-        before, finished, failed = self._now, self._run.count_finished(), ""
+        before, finished, failed = self._now, len(self._run.reviewed()), ""
         try:
             with self._folder.snapshot() as folder:
                 folder.weigh()  # by all that is reviewed now
@@ -323,7 +323,7 @@ class Learning:
                 raise UsageError("it is learning right now: wait until it has learnt, then undo that")
             if not self._now.changed:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
-            finished = self._run.count_finished()
+            finished = len(self._run.reviewed())
             self._run.undo(finished)
             self._folder.weigh()
             self._reviewed, self._note, self._failed = finished, "", ""

@@ -76,7 +76,7 @@ def teach(
     school = School(folder)
     of, before = school.stamp(), folder.run.generations[-1:]
     for last in before:
-        undone = not again and folder.run.count_finished() <= last.reviewed
+        undone = not again and len(folder.run.reviewed()) <= last.reviewed
         if undone if last.undone else last.of == of:
             return last
     if school.teachable:
@@ -417,10 +417,9 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
     """The share of each cell that lies in boxes `[m, 4]` of the picture, `[h·w]`."""
     height, width = frame.input_hw
     on_grid = frame.to_input(boxes) / np.array([width, height] * 2) * np.array([grid[1], grid[0]] * 2)  # [m, 4]
-    rows, columns = np.arange(grid[0]), np.arange(grid[1])
-    covered = np.zeros(grid, np.float32)
-    for x0, y0, x1, y1 in on_grid:
-        down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)
-        across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)
-        covered = np.maximum(covered, down[:, None] * across[None])
-    return torch.from_numpy(covered).flatten().float()
+    x0, y0, x1, y1 = on_grid.reshape(-1, 4).T
+    rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[:, None]
+    down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)  # [h, m]
+    across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)  # [w, m]
+    covered = (down[:, None] * across[None]).max(axis=2, initial=0).astype(np.float32)
+    return torch.from_numpy(covered).flatten()
