@@ -13,7 +13,6 @@ from PIL import Image
 from cliploc import towers
 from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
-from cliploc.formats import exports
 from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import AnnotateWorker
@@ -183,31 +182,6 @@ def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_pa
     assert [one[:2] for one in drafts(out)] == [one[:2] for one in (FIRST, SECOND, BLUE)]
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_kill_between_the_choice_and_the_exports_is_made_good(root, tmp_path, monkeypatch):
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    stricter = {**OPTIONS, "min_score": 0.5}
-    annotate(root, LABELS, whole, **stricter)
-    annotate(root, LABELS, out, **OPTIONS)
-    before = files(out)
-
-    def kill(*_: Any) -> None:
-        raise Killed
-
-    for again, expected in [(stricter, files(whole)), (OPTIONS, before)]:
-        with monkeypatch.context() as patch:
-            patch.setattr(type(exports.get("csv")), "write", kill)
-            patch.setattr(type(exports.get("coco")), "write", kill)
-            with pytest.raises(Killed):
-                annotate(root, LABELS, out, **(stricter if again is stricter else {**OPTIONS, "max_boxes": 1}))
-        annotate(root, LABELS, out, **again)
-        found = files(out)
-        assert {name: found[name] == expected[name] for name in found} == dict.fromkeys(found, True)
-
-
 def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_of_it_moves_them(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
     root, out, whole = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
@@ -220,9 +194,9 @@ def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_
 
     def stopping(shards: Any, make_worker: Any, on_part: Any, reporter: Any) -> None:
         run_here(shards[3:], make_worker, on_part, reporter)
-        raise Killed
+        raise KeyboardInterrupt
 
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         annotate(root, LABELS, out, engine=stopping, share={"red": 1}, **OPTIONS)
     annotate(root, LABELS, out, share={"red": 1}, **OPTIONS)
     mine, theirs = files(out), files(whole)
