@@ -106,7 +106,7 @@ def annotate(
     usual = worker.localizer.usual_min_presence
     rule = DraftRule(
         tuple(usual if presence is None else presence for presence in presences),
-        options.min_score,  # type: ignore[arg-type]  # never None here
+        "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
         flags.nms_across,
         flags.unsure,
@@ -157,7 +157,7 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     """The options of the model. Files with templates are read here, as the engine may run on other machines."""
     if not isinstance(options, Options | None):
         raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
-    values = {"min_score": "auto", **({} if options is None else options.given()), **more}
+    values = {**({} if options is None else options.given()), **more}
     if reserved := RESERVED & values.keys():
         raise UsageError(
             f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"

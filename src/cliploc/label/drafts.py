@@ -12,7 +12,7 @@ from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, Floats, logit
 from cliploc.images.geometry import iou_matrix
-from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.options import DEFAULTS
 from cliploc.runs.labelling import Candidates, Correction
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
@@ -32,13 +32,6 @@ class DraftRule:
     nms_across: float | None = None
     unsure: bool = False  # whether exports have the unsure boxes, too
     shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
-        object.__setattr__(self, "shares", tuple(self.shares))
-        OPTIONS["max_boxes"].check(self.max_boxes)
-        share_or_auto("min_score")(self.min_score)
-        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
 
 
 @dataclass(frozen=True, eq=False)

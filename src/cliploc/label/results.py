@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from cliploc import __version__
@@ -148,7 +149,7 @@ class AnnotatedFolder:
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
         self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.labels.Labels.entries`
         self.names = run.names
-        self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
+        self.rule = msgspec.convert(run.store["drafts"], DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
         self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
         self.show(files)
@@ -157,7 +158,7 @@ class AnnotatedFolder:
         """The same pictures in another state of the run, with the rule of that."""
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
-        other.run, other.rule = run, DraftRule(**run.store["drafts"])
+        other.run, other.rule = run, msgspec.convert(run.store["drafts"], DraftRule)
         return other
 
     @property
