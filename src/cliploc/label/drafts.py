@@ -166,5 +166,5 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
 def correction_of_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
     """Drafts as the boxes that hold."""
     drafts = found.take(ids)
-    masks = None if drafts.masks is None else list(drafts.masks)
+    masks: list[str | None] | None = None if drafts.masks is None else [*drafts.masks]
     return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, list(ids))

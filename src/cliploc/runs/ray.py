@@ -44,7 +44,7 @@ def run(
         waiting, attempts, left = deque(shards), Counter[int](), len(shards)
 
         def begin() -> None:
-            new = actor.remote(make_worker, cpus, named_modules(), os.getcwd())
+            new: Any = actor.remote(make_worker, cpus, named_modules(), os.getcwd())
             busy[new.ready.remote()] = (new, None)
 
         busy: dict[Any, tuple[Any, Shard | None]] = {}  # what an actor does now: a shard, or it starts
@@ -110,7 +110,7 @@ class _Worker:
             if self.worker is None:
                 import_modules(self.modules)
                 self.worker = self.make_worker()
-            (part,) = self.worker.stream([shard])
+            part: Part = next(iter(self.worker.stream([shard])))
         except CliplocError as error:
             kinds = (UsageError, ModelError, InputError, CliplocError)
             return next(kind for kind in kinds if isinstance(error, kind))(str(error))

@@ -42,7 +42,8 @@ class ReviewPicture:
 
     def _drafts(self) -> list[Box]:
         of = self.drafts
-        masks = [mask["counts"] for mask in of.masks] or [None] * len(of.box_ids)
+        masks: list[str | None] = [mask["counts"] for mask in of.masks]
+        masks = masks or [None] * len(of.box_ids)
         return list(zip(of.xyxy.tolist(), of.label.tolist(), of.box_ids, masks, strict=True))
 
     def _boxes(self) -> list[Box]:

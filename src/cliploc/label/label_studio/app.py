@@ -48,10 +48,6 @@ def application(
     drafts: ReviewFolder | None = None,
 ) -> Gate:
     """The backend as an ASGI application; more requests for predictions than may wait are refused."""
-    return Gate(_routes(predictor, queue, say, drafts), hosts, auth=auth, max_body=max_bytes)
-
-
-def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
     waiting = 0
     connected = list[str]()  # the lines on the last interface: Label Studio sends it again with each task
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
@@ -122,19 +118,18 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
             say(str(error))
         return JSONResponse({"error": str(error), "detail": str(error)}, status)
 
-    return Starlette(
-        routes=[
-            Route("/", health),
-            Route("/health", health),
-            Route("/setup", setup, methods=["POST"]),
-            Route("/predict", predict, methods=["POST"]),
-            Route("/webhook", webhook, methods=["POST"]),
-            Route("/train", webhook, methods=["POST"]),
-            Route("/versions", versions, methods=["GET", "POST"]),
-            Route("/metrics", nothing),
-        ],
-        exception_handlers={CliplocError: wrong, RefusedError: wrong},
-    )
+    routes = [
+        Route("/", health),
+        Route("/health", health),
+        Route("/setup", setup, methods=["POST"]),
+        Route("/predict", predict, methods=["POST"]),
+        Route("/webhook", webhook, methods=["POST"]),
+        Route("/train", webhook, methods=["POST"]),
+        Route("/versions", versions, methods=["GET", "POST"]),
+        Route("/metrics", nothing),
+    ]
+    app = Starlette(routes=routes, exception_handlers={CliplocError: wrong, RefusedError: wrong})
+    return Gate(app, hosts, auth=auth, max_body=max_bytes)
 
 
 ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")

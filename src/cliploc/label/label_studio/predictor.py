@@ -158,10 +158,10 @@ class Predictor:
         for place, of_task in shapes.items():
             if place in errors:
                 continue
-            made[place] = {"model_version": version, "result": of_task}
-            if of_task:  # tasks can be sorted by their least certain shape
-                made[place] = {**made[place], "score": min(shape["score"] for shape in of_task)}
-            else:
+            # Tasks can be sorted by their least certain shape.
+            score = {"score": min(shape["score"] for shape in of_task)} if of_task else {}
+            made[place] = {"model_version": version, "result": of_task, **score}
+            if not of_task:
                 why = "; ".join(reasons[place][:MOST_REASONS])
                 empty.append(f"{_name(tasks[place], place)}: nothing was found: {why}")
         return Predictions(made, errors, empty, version)
