@@ -110,7 +110,8 @@ class _Worker:
             if self.worker is None:
                 import_modules(self.modules)
                 self.worker = self.make_worker()
-            part: Part = next(iter(self.worker.stream([shard])))
+            part: Part
+            (part,) = self.worker.stream([shard])
         except CliplocError as error:
             kinds = (UsageError, ModelError, InputError, CliplocError)
             return next(kind for kind in kinds if isinstance(error, kind))(str(error))
