@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from cliploc.evaluate.tasks.faithfulness.metrics import area
+from cliploc.evaluate.tasks.faithfulness.judged import area
 from tests.commands import CAT, cliploc_, document_of, refused, succeeded
 from tests.towers.small_clip import save_folder, small_clip
 

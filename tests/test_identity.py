@@ -21,6 +21,7 @@ import cliploc
 from cliploc import options as config
 from cliploc import towers
 from cliploc.boxes import BoxRule
+from cliploc.boxes.sides import LENGTH
 from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import subsets
@@ -29,7 +30,6 @@ from cliploc.find.calibration import own_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
-from cliploc.find.sides import LENGTH
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer

@@ -329,7 +329,7 @@ def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
     with pytest.raises(UsageError, match=r"pictures, their sizes or their truth .*: put them back"):
         run(root, plain.out, data=fewer, save_maps=True)
     with pytest.raises(UsageError, match=r"dataset\.limit: only asked for\)"):
-        run(root, plain.out, data=fewer, asked={"limit": COUNT - 1}, save_maps=True)
+        run(root, plain.out, data=fewer, selection={"limit": COUNT - 1}, save_maps=True)
     moved = list(dataset(root).samples)
     moved[3] = replace(moved[3], boxes_xyxy=moved[3].boxes_xyxy + 1)
     other = replace(dataset(root), samples=tuple(moved))

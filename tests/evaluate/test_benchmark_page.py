@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,12 +15,12 @@ from PIL import Image
 from cliploc.draw.html import DARK, LIGHT
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import TAUS, MaxBoxAcc, all_numbers
-from cliploc.evaluate.tasks.boxes import data as benchmark_data
-from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, miss_kind, read_run, wilson
+from cliploc.evaluate.tasks.boxes.data import MISSES, BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.evaluate.tasks.boxes.gallery import Photographs, gallery_picture
-from cliploc.evaluate.tasks.page import class_bars, write_report
+from cliploc.evaluate.tasks.boxes.page import class_bars
+from cliploc.evaluate.tasks.page import write_report
+from cliploc.evaluate.tasks.report import SettingResult
 from cliploc.evaluate.tasks.tables import csv_text
-from cliploc.evaluate.tasks.task_folder import SettingResult
 from cliploc.runs.evaluation import open_run, rows_in
 from tests.draw.test_page import CLOSING, IMAGE, Reader
 
@@ -106,7 +107,7 @@ def test_hits_and_curves_are_those_of_the_metrics(made: Made) -> None:
 @pytest.mark.parametrize("key", ["max_box_acc", "pxap"])
 def test_a_setting_of_0_is_ranked_before_one_without_a_number(key: str) -> None:
     numbers = {"missing": None, "nothing right": 0.0, "a little": 0.5, "much": 50.0}
-    settings = [SettingResult(name, name, {}, {key: value}, None, i) for i, (name, value) in enumerate(numbers.items())]
+    settings = [SettingResult(name, name, {}, {key: value}, i) for i, (name, value) in enumerate(numbers.items())]
     assert [one.id for one in BenchmarkRun(Path(), {}, tuple(settings), None).ranked] == [*numbers][::-1]
 
 
@@ -124,7 +125,7 @@ def test_hits_and_misses_by_size_and_number_add_up_and_kinds_of_misses_are_told(
     assert misses.pop("") == run.of(worst)["hit"].sum()
     bar = re.findall(r'aria-label="(right [^"]*)"', section(page, "objects"))[-1]
     for kind, amount in misses.items():
-        assert f"{benchmark_data.MISSES[kind][0]} {100 * amount / 39:.1f} %" in bar
+        assert f"{MISSES[kind][0]} {100 * amount / 39:.1f} %" in bar
 
 
 @pytest.mark.parametrize(
@@ -206,21 +207,22 @@ def test_boxes_and_maps_lie_where_the_rows_say(made: Made, page: str) -> None:
     run = read_run(made[0])
     best = run.ranked[0]
     rows = run.of(best).sort_values("iou", ascending=False)
-    row = benchmark_data.details(run, {(best.id, rows["sample"].iloc[0])})[best.id, rows["sample"].iloc[0]]
+    sample = rows["sample"].iloc[0]
+    row = run.pictures({sample})[sample, best.id]
     first = section(page, "pictures").split("<h4>Best</h4>")[1].split("</figure>")[0]
-    x0, y0, x1, y1 = row["true_boxes"][0]
+    x0, y0, x1, y1 = row.true_boxes[0]
     assert f'<rect class="true" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
-    x0, y0, x1, y1 = row["boxes"][0]
+    x0, y0, x1, y1 = row.boxes[0]
     assert f'<rect class="found" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
     data = re.search(r'class="heat" [^>]*base64,([^"]+)"', first)
     assert data
     heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGBA")).astype(int)
-    thumb = np.frombuffer(row["thumb"], np.uint8).reshape(28, 28)
+    thumb = np.frombuffer(row.thumb, np.uint8).reshape(28, 28)
     order = thumb.ravel().argsort(kind="stable")
     light = (heat[..., :3] @ (0.2126, 0.7152, 0.0722) * heat[..., 3]).ravel()[order] / 255  # on black
     assert (np.diff(light) >= -1).all(), "the hotter, the lighter"
     assert light[-1] > light[0] + 60
-    assert f"IoU {row['iou']:.2f}" in first
+    assert f"IoU {row.iou:.2f}" in first
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -255,8 +257,8 @@ def test_best_worst_and_borderline(made: Made, page: str) -> None:
 def test_an_iou_just_below_the_least_does_not_look_like_it(made: Made) -> None:
     run = read_run(made[0])
     best, sample = run.ranked[0], run.of(run.ranked[0])["sample"].iloc[0]
-    row = benchmark_data.details(run, {(best.id, sample)})[best.id, sample]
-    shown = gallery_picture(run, {**row, "iou": 0.4983}, best, Photographs(Path(), shown=False, missing={}))
+    row = msgspec.structs.replace(run.pictures({sample})[sample, best.id], iou=0.4983)
+    shown = gallery_picture(run, row, best, Photographs(Path(), visible=False, missing={}))
     assert (shown["iou"], shown["right"]) == ("0.4983", False)
     assert "IoU 0.4983" in shown["says"]
 
@@ -448,6 +450,24 @@ def test_a_run_of_masks_alone(tmp_path: Path) -> None:
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "61.25" in section(page, "numbers")
     assert "No picture has true boxes" in section(page, "iou")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_baseline_that_is_the_same_for_several_models_takes_one_place_of_the_best(tmp_path: Path) -> None:
+    methods = [f"m{number}" for number in range(11)]
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=methods)
+    same = {"method": "centre_box", "baseline": True}
+    with open_run(tmp_path / "out") as run:
+        about = run["manifest"]
+        for place, entry in enumerate(about["settings"].values()):
+            entry |= {"model": "mini" if place % 2 else "mini-vit"} | (same if place < 2 else {})
+        run["manifest"] = about
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    labels = re.findall(r"</svg>(.+?)</li>", section(page, "tau"))
+    assert len(labels) == 8
+    assert sum("centre_box" in label for label in labels) == 1
+    assert "The 8 best of 10 settings." in section(page, "tau")
+    assert len(cells(section(page, "numbers"))) == 12  # all of them stand in the table
 
 
 def test_the_worst_classes_have_misses_and_the_best_have_hits() -> None:

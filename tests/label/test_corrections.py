@@ -346,12 +346,12 @@ def test_another_entry_of_a_task_is_not_the_name_of_its_picture():
 
 
 def test_masks_of_a_run_without_them_names_of_no_picture_and_two_entries_of_one_are_named(tmp_path):
-    tasks = [task("a.jpg", [drawn("brushlabels")]), task("x/none.jpg", [])]
+    tasks = [task("a.jpg", [brushed(brush(rle.runs(np.ones(2_400, bool))))]), task("x/none.jpg", [])]
     tasks += [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
     read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
     assert read.pictures == {}
     assert read.problems == {
-        "a.jpg": "a shape in it is brushlabels, not a box",
+        "a.jpg": "a shape in it is a brush, not a box",
         "x/none.jpg": "no annotated picture of this run has this name",
         "/data/local-files/?d=sub/a.jpg": "several pictures of the set match sub/a.jpg",
     }

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
+from cliploc.methods import Context, methods
 from cliploc.methods._infra.masked import masked_embeddings
-from cliploc.methods._infra.method import Context
 from cliploc.towers.tower import Needs
 from tests.methods.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.tiny import KINDS, Counting, planted_image, tower
@@ -268,7 +267,7 @@ def test_the_localizer_takes_a_precision_for_masked_pictures() -> None:
     kinds = []
     for precision in ("bf16", "fp32", None):
         localizer = Localizer(method="score_cam", masked_precision=precision, image_size=64, device="cpu")
-        kinds.append(localizer._own.masked.encode)
+        kinds.append(localizer._flow.masked.encode)
         assert len(localizer(np.zeros((64, 64, 3), np.uint8) + np.arange(64, dtype=np.uint8)[:, None], ["cat"]).scores)
     assert kinds[0].__self__.dtype == torch.bfloat16
     assert kinds[1:] == [None, None], "the tower's own precision needs no copy"

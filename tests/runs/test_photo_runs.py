@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
-from cliploc.evaluate.train import read_folder
+from cliploc.evaluate.train.training_set import read_folder
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.runs.picture_files import find_pictures

@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused("has no register_tokens of 3 axes", **{"vision_encoder.register_tokens": None})
     refused("has no token_embedding.weight of 2 axes", **{"text_encoder.token_embedding.weight": None})
     refused("has not the sizes of TIPSv2", **{"vision_encoder.pos_embed": torch.zeros(1, 21, WIDTH)})
-    refused("image tower of TIPSv2: 1 tensors missing (norm.bias)", **{"vision_encoder.norm.bias": None})
+    refused("image tower of TIPSv2: of its tensors 1 missing (norm.bias …)", **{"vision_encoder.norm.bias": None})
     refused(
         "a token of the number 7, the text tower 5", **{"text_encoder.token_embedding.weight": torch.zeros(5, WIDTH)}
     )

@@ -228,6 +228,15 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
     assert list(corrections(out)["pictures"]) == ["a.png", "b.png"]
 
 
+def test_an_editor_that_is_open_while_names_are_added_is_told(done, out, address):
+    annotate(done[0], [*LABELS, "green"], out, masks=True, **OPTIONS)
+    for path, body in (("", None), ("/1", None), ("/1", saved(status="unsure"))):
+        status, said = sent(f"{address}/pictures{path}", body)
+        assert (status, "open the folder again" in said["error"]) == (422 if body else 409, True)
+    assert sent(f"{address}/exports", {})[0] == 409
+    assert corrections(out)["reviews"] == {}
+
+
 def test_the_older_tab_is_told_and_overwrites_nothing(address):
     assert sent(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
     status, answer = sent(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))

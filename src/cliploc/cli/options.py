@@ -17,7 +17,6 @@ from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
 from cliploc.options import (
     DEFAULTS,
-    FAITHFULNESS_METRICS,
     SAM,
     UNREFINED,
     Group,
@@ -288,18 +287,6 @@ class ModelFlags(Flags):
         None,
         metavar="TAG|FILE|own",
         group="model",
-    )
-
-
-class MetricFlags(Flags):
-    """Of commands that measure faithfulness."""
-
-    metric: list[str] | None = rare(
-        "Metrics; repeatable. See docs/faithfulness.md.",
-        None,
-        metavar="NAME,NAME",
-        none=",".join(FAITHFULNESS_METRICS),
-        group="faithfulness",
     )
 
 

@@ -22,11 +22,10 @@ from msgspec import Struct
 from cliploc.errors import InputError
 from cliploc.support.documents import DocumentError, parse_json, read_bytes
 from cliploc.support.files import user_path, write_atomic
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, Floats
 
 KIND = "cliploc calibration"
 VERSION = 3  # of its features
-Floats = npt.NDArray[np.float64]
 # A name that lies lower (`OF_NAME`) in every view is not looked for. In coco_tune 78 % of the names that are there lie
 # higher, and 19 % of the others (tools/second_look_study.py).
 FIRST_LOOK = 2.5

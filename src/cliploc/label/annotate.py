@@ -59,8 +59,9 @@ def annotate(
             pictures that were found already.
         labels: a file of `cliploc.find.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
-            pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
-            differ: only the drafts are chosen again.
+            pictures, or with additional names: then its pictures are computed again, and what people did stays.
+            Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may differ:
+            only the drafts are chosen again.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
         reporter: gets the phases ("annotate", then "writing NAME" for each format that is not up to date), the numbers
@@ -87,10 +88,11 @@ def annotate(
         labels_file, labels = labels, read_labels(Path(labels))
     else:
         labels_file, labels = None, labels if isinstance(labels, Labels) else labels_of(labels)
-    masks = flags.masks or options.masks_by != "heat"
-    _check_flags(flags, labels, formats, masks)
     target = user_path(out)
     earlier = settled_in(target)  # by an earlier call
+    labels = labels.after(earlier.labels)
+    masks = flags.masks or options.masks_by != "heat"
+    _check_flags(flags, labels, formats, masks)
     found = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
     corrected = None if flags.decisions is None else user_path(flags.decisions)
     listed = [file for file in (pictures, labels_file) if isinstance(file, str | os.PathLike)]
@@ -127,15 +129,14 @@ def annotate(
             f"{target} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
+    image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
+    settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "image_url": image_url}
     with (
         locked(target),
         disk_errors(target),
-        LabellingRun.make(target, labels.names, settings) as run,
+        LabellingRun.make(target, labels.names, settings, **settled) as run,
     ):
         run.store["files"] = sorted({*earlier.files, *files})
-        urls = (flags.image_url, earlier.image_url, _image_url(found.root))
-        image_url = next(url for url in urls if url is not None)
-        run.change(root=str(found.root.resolve()), drafts=asdict(rule), image_url=image_url)
         work = _Work(run, notes, reporter, flags)
         folder = work.annotate(
             found, corrected, engine, Ready(make_worker, worker), shard_size(worker.localizer.options.batch_size, shard)
@@ -227,7 +228,11 @@ class _Work:
         unreadable |= self._remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
         stamped = run.stamped()
-        done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry}
+        outdated = run.outdated()
+        done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry} - outdated
+        if seen := [file.id for file in files if file.id in outdated & run.reviewed()]:
+            stays = f"{pictures_in_words(seen)}; what is reviewed stays: look there again"
+            self._notes.add([f"reviewed before names were added: {stays}"])
         todo = [file for file in files if file.id not in done]
         self._reporter.phase("annotate")
         self._reporter.start(len(todo), len(files))

@@ -10,10 +10,11 @@ import numpy as np
 
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
-from cliploc.find.calibration import UNSURE, Floats, logit
+from cliploc.find.calibration import UNSURE, logit
 from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS
 from cliploc.runs.labelling import Candidates, Correction
+from cliploc.values import Floats
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
 SHARES = (0.01, 0.98)  # the least and the greatest of a name; no picture's chance becomes 0 or 1 by the others

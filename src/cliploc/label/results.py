@@ -19,7 +19,7 @@ import numpy as np
 from cliploc import __version__
 from cliploc.document import skipped_document
 from cliploc.draw.html import count
-from cliploc.find.calibration import Floats
+from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
@@ -30,6 +30,7 @@ from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, 
 from cliploc.runs.picture_files import PictureFile, Skipped, by_path
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Floats
 
 SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
 LEARNT = "learnt.safetensors"  # see `cliploc.find.learnt`
@@ -156,6 +157,8 @@ class AnnotatedFolder:
 
     def at(self, run: LabellingRun) -> AnnotatedFolder:
         """The same pictures in another state of the run, with the rule of that."""
+        if run.names != self.names:
+            raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
         other.run, other.rule = run, msgspec.convert(run.store["drafts"], DraftRule)

@@ -1,21 +1,20 @@
 """RISE: the picture seen through random masks; a place is hot if the masks that show it have higher scores."""
 
 import math
+from typing import Annotated, TypeAlias
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, saliency
 from cliploc.methods._infra.masked import perturbed_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
 SHOWN = 0.5  # probability that a cell shows the picture
 SEED = 0
-SMALLEST_BUDGET = 16
+Budget: TypeAlias = Annotated[int, Meta(ge=16)]
 
 
 @saliency(
@@ -23,11 +22,9 @@ SMALLEST_BUDGET = 16
     title="RISE",
     paper="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC",
     family="perturbation",
-    towers=("cnn", "vit"),
-    needs=Needs(),
     threshold=0.35,
 )
-def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
+def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
     A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
@@ -42,8 +39,6 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
         budget: N, how many masks.
         published: whether the mean score is kept, as in the paper.
     """
-    if budget < SMALLEST_BUDGET:
-        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper uses 2000")
     height, width = ctx.images.shape[-2:]
     chance = torch.Generator().manual_seed(SEED)
     draws = torch.rand(budget, CELLS**2 + 2, generator=chance, dtype=torch.float32).to(ctx.images.device)

@@ -2,20 +2,21 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Annotated, TypeAlias
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, patch_cosines
 from cliploc.methods._infra.attention import attend, cosines, patches_of, softmax_from_zero
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import AttentionRule, DenseReading, Needs, block_at
+from cliploc.towers.tower import block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
 EARLY, MIDDLE = Fraction(1, 3), Fraction(3, 4)  # blocks 4 and 9
 NEIGHBOURS = 30
+Outliers: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 CUT = 0.4  # patches whose cosine is lower are not mixed
 CONTRAST = 3.0  # of the similarities, before their softmax
 CLASS_SHARE = 0.3
@@ -28,7 +29,7 @@ CLASS_SHARE = 0.3
     needs=Needs(tokens=LEVELS, features=(-1,)),
     threshold=0.65,
 )
-def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
+def sc_clip(ctx: Context, outliers: Outliers = 0.05) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
 
     1. x are the patches that enter the last block. Outliers among them (local outlier factor, 30 neighbours by squared
@@ -46,8 +47,6 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
     Args:
         outliers: the share of the patches that is repaired; 0 for none.
     """
-    if not 0 <= outliers < 1:
-        raise UsageError(f"expected a share of outliers from 0 to below 1, got {outliers}: the authors use 0.05")
     tower, trace = ctx.transformer, ctx.trace
     prefix, grid = tower.prefix_tokens, trace.grid
     with torch.no_grad():

@@ -3,29 +3,22 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.channels import Choice, channel_maps, channel_needs
-from cliploc.methods._infra.gradients import resolve_temperature
-from cliploc.methods._infra.masked import MASKED_TIMES_OWN, masked_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, Count, FromEnd, Positive
+from cliploc.methods._infra.channels import Choice, channel_maps
+from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
 
 
-@saliency(
+@masked_cam(
     "score_cam",
     title="Score-CAM",
     paper="Wang et al. 2020, Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW",
-    family="perturbation",
-    towers=("cnn", "vit"),
-    needs=channel_needs,
-    relu=True,
-    threshold=0.25,
 )
 def score_cam(
     ctx: Context,
-    temperature: float | None = None,
+    temperature: Positive | None = None,
     channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
+    block: FromEnd = -1,
+    components: Count | None = None,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
@@ -44,7 +37,7 @@ def score_cam(
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: how many principal components of these maps to use instead of the maps; None for the maps.
     """
-    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
+    temperature = temperature or SOFTER / ctx.backbone.logit_scale
     maps = channel_maps(ctx, channels, block, components)
     scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]

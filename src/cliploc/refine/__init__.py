@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 from cliploc.support.imports import check_installed
-from cliploc.towers.tower import Backbone, Needs, TowerKind
+from cliploc.towers.tower import Needs, TowerKind
 
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name
     from torch import Tensor
 
     from cliploc.methods import Context
+    from cliploc.towers.tower import Backbone
 
 LONGEST = 1024  # most pixels on the longer side of the picture that a step works on: a map takes up to 4 MB
 

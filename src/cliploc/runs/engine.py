@@ -1,8 +1,8 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -16,21 +16,9 @@ class Shard:
     """A group of samples that are computed together."""
 
     index: int  # its place in the run, and the name of its part
-    samples: tuple[Any, ...]  # a number of batches, except in the last shard; objects with an `id` for the worker
-
-
-# What costs something → how many maps it judged, pictures that passed the tower for it, and seconds of processor time.
-Spending: TypeAlias = Mapping[str, tuple[int, int, float]]
-
-
-def spent_together(several: Iterable[Spending]) -> dict[str, tuple[int, int, float]]:
-    """The sums for each name."""
-    total: dict[str, tuple[int, int, float]] = {}
-    for spent in several:
-        for name, (maps, passes, seconds) in spent.items():
-            before = total.get(name, (0, 0, 0.0))
-            total[name] = before[0] + maps, before[1] + passes, before[2] + seconds
-    return total
+    # a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes: `Sample` in
+    # a benchmark, `PictureFile` in an annotation.
+    samples: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -38,9 +26,8 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    content: Any  # as the worker's run takes it
+    content: Any  # as the run takes it
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
-    spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 
 
 class Worker(Protocol):

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.find.calibration import Floats
 from cliploc.runs.store import FILE, Store
+from cliploc.values import Floats
 
 KIND, VERSION = "annotate", 1
 CACHED = 64  # pictures whose candidates are in memory
@@ -233,19 +233,29 @@ class LabellingRun:
         self.candidates = lru_cache(CACHED)(self._read_candidates)
 
     @classmethod
-    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any]) -> LabellingRun:
-        """The run in a folder, made if there is none; one with other settings is refused."""
+    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> LabellingRun:
+        """The run in a folder, made if there is none, with these entries of the table `run`.
+
+        One with other settings is refused, but names may follow those that it has.
+        """
         _check_version(out)
         store = Store(out / FILE, KIND, VERSION, TABLES)
         try:
             with store.transaction():
+                before = store.get("settings", {})
+                count = len(before.get("labels", ()))
+                if before and before["labels"] == list(settings["labels"][:count]):
+                    store["settings"] = {**before, "labels": settings["labels"]}
                 store.keep("settings", settings)
-                if store.get("names") is None:
-                    store["names"], store["changes"], store["generation"] = list(names), 0, 0
+                if not before:
+                    store["changes"], store["generation"] = 0, 0
+                store["names"] = list(names)
+                run = cls(store)
+                run.change(**values)
         except BaseException:
             store.close()
             raise
-        return cls(store)
+        return run
 
     @classmethod
     def open(cls, out: Path) -> LabellingRun:
@@ -293,10 +303,17 @@ class LabellingRun:
 
     # ------------------------------------------------------------------------------------------------------- pictures
     def add(self, found: Sequence[Found], stamps: Mapping[str, str]) -> None:
-        """Adds pictures, all of these or none; they take the place of earlier ones with their names."""
+        """Adds pictures, all of these or none; they take the place of earlier ones with their names.
+
+        What a person did with a picture stays if its file is the same, as when it is computed again with more names.
+        """
         with self.store.transaction():
-            self.remove([one.picture for one in found])
             for one in found:
+                earlier = self.store.row("SELECT id, checksum FROM picture WHERE name = ? AND width > 0", one.picture)
+                if earlier and one.error is not None:
+                    self.store.write("UPDATE picture SET error = ? WHERE id = ?", one.error, earlier[0])
+                    continue
+                self.store.write("UPDATE picture SET name = '' WHERE name = ?", one.picture)
                 number = self.store.write(
                     "INSERT INTO picture (name, checksum, stamp, width, height, error, notes, presence) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -306,7 +323,25 @@ class LabellingRun:
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
                     self.store.insert("features", [(number, one.features, _checksum(one.features))])
+                if earlier and earlier[1] == one.checksum:
+                    self._take_over(earlier[0], number)
+                self.remove([""])
             self._count()
+
+    def _take_over(self, earlier: int, now: int) -> None:
+        """Gives what a person did with a picture to the row that replaces it, with the numbers of the same drafts."""
+        same = " AND ".join(f'n."{column}" = o."{column}"' for column in ("label", "left", "top", "right", "bottom"))
+        self.store.write(
+            "UPDATE box SET picture = ?2, draft = (SELECT n.number FROM box o JOIN picture p ON p.id = o.picture "
+            f"JOIN box n ON n.picture = ?2 AND n.generation = 0 AND {same} "
+            "WHERE o.picture = ?1 AND o.number = box.draft AND o.generation IN (0, p.generation)) "
+            f"WHERE picture = ?1 AND generation = {PERSON}", earlier, now,
+        )  # fmt: skip
+        self.store.write(
+            "UPDATE picture SET (status, corrected, revision) = "
+            "(SELECT status, corrected, revision FROM picture WHERE id = ?1) WHERE id = ?2", earlier, now,
+        )  # fmt: skip
+        self.store.write("DELETE FROM run WHERE key = 'taught'")  # it had boxes of such names
 
     def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
         """Id of a picture → what teaching reads of it, for some that have it."""
@@ -331,6 +366,11 @@ class LabellingRun:
         rows = self.store.rows("SELECT name, stamp, checksum, error IS NULL FROM picture")
         return {name: (stamp, checksum, bool(done)) for name, stamp, checksum, done in rows}
 
+    def outdated(self) -> frozenset[str]:
+        """Pictures with results of fewer names than the run has now."""
+        asked = "SELECT name FROM picture WHERE error IS NULL AND json_array_length(presence) < ?"
+        return frozenset(name for (name,) in self.store.rows(asked, len(self.names)))
+
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Notes stamps of files whose content is as it was."""
         with self.store.transaction():
@@ -340,10 +380,10 @@ class LabellingRun:
     def pictures(self) -> dict[str, Picture]:
         """All pictures by name."""
         rows = self.store.rows("SELECT id, name, checksum, error, width, height, presence FROM picture ORDER BY id")
-        none = np.zeros(0)
-        found = {}
+        found, count = {}, len(self.names)
         for number, name, checksum, error, *size_wh, presence in rows:
-            chances = none if presence is None else np.array(_read(presence, list[float | None]), np.float64)
+            known = [] if presence is None else _read(presence, list[float | None])[:count]
+            chances = np.array(known + [0.0] * (count - len(known)), np.float64)  # 0 of names that were added since
             found[name] = Picture(number, name, checksum, error, (size_wh[0] or 0, size_wh[1] or 0), chances)
         return found
 
@@ -534,6 +574,7 @@ class Earlier:
     least: float | None = None  # minimum presence
     files: Sequence[str] = ()  # that the run writes besides its store
     image_url: str | None = None
+    labels: Sequence[str] = ()  # its entries of labels
 
 
 def settled_in(out: Path) -> Earlier:
@@ -542,8 +583,9 @@ def settled_in(out: Path) -> Earlier:
     if not (out / FILE).is_file():
         return Earlier()
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
-        least = store.get("settings", {}).get("min_presence")
-        return Earlier(least, store.get("files", []), store.get("image_url"))
+        settings = store.get("settings", {})
+        about = settings.get("min_presence"), store.get("files", []), store.get("image_url")
+        return Earlier(*about, settings.get("labels", []))
 
 
 def files_of_run(out: Path) -> frozenset[str]:
@@ -562,7 +604,7 @@ def check_revision(revision: int, seen: int) -> None:
 
 
 def _gone(picture: Picture) -> InputError:
-    return InputError(f"{picture.name} was annotated again, as its file was replaced: open the folder again")
+    return InputError(f"{picture.name} was annotated again meanwhile: open the folder again")
 
 
 def _check_version(out: Path) -> None:

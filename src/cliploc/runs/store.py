@@ -262,9 +262,18 @@ def differences_of(there: Any, asked: Any, where: str = "") -> list[str]:
         return found
     if there == asked:
         return []
+    if isinstance(there, list) and isinstance(asked, list):  # long ones may differ in one entry
+        of_one = [one for one in there if one not in asked], [one for one in asked if one not in there]
+        texts = [", ".join(json.dumps(one, ensure_ascii=False) for one in entries) for entries in of_one]
+        said = [f"{_short(text)} only {way}" for text, way in zip(texts, ("there", "asked for"), strict=True) if text]
+        if said or len(there) == len(asked):
+            return [f"{where}: {', '.join(said) or 'in another order'}"]
     texts = [json.dumps(value, ensure_ascii=False) for value in (there, asked)]
-    short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
-    return [f"{where}: {short[0]} there, {short[1]} asked for"]
+    return [f"{where}: {_short(texts[0])} there, {_short(texts[1])} asked for"]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def session() -> dict[str, Any]:

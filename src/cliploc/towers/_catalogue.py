@@ -77,7 +77,7 @@ models: Registry[ModelEntry] = Registry(
 )
 
 
-def register_own(
+def register_model(
     name: str,
     tower: Any,
     build: Callable[[str | None, str, str], Backbone],
@@ -160,16 +160,11 @@ def create(
     return backbone
 
 
-def refuse_other_weights(model: str, pretrained: str | None) -> None:
+def check_bundled(model: str, pretrained: str | None) -> None:
     """Refuses `--pretrained` for a model that comes with its weights."""
-    if pretrained in (None, "bundled"):
-        return
-    source, colon, _ = str(pretrained).partition(":")
-    if not colon and user_path(str(pretrained)).is_dir():
-        pretrained, source, colon = f"local-dir:{pretrained}", "local-dir", ":"
-    known = colon and source in ("hf-hub", "local-dir")
-    advice = f"use --model {pretrained} without --pretrained" if known else "leave the option out, or name its --model"
-    raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
+    if pretrained not in (None, "bundled"):
+        advice = "leave the option out, or name another --model"
+        raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
 
 
 def refuse_unknown(model: str) -> None:

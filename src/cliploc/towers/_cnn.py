@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._layers import resize_positions
 from cliploc.towers.tower import MIXTURE, DenseReading, Needs, TowerKind, Trace
 
@@ -43,7 +43,7 @@ def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) 
     return outputs + (run_stages(stages[done:], torch.cat(parts), rest) if rest else [])
 
 
-class ConvolutionalBackbone(DualEncoder):
+class ConvolutionalBackbone(Backbone):
     """A `Backbone` of CNN stages: a subclass has a `pool_layer`, or its own `pool` and `read_locations`."""
 
     kind: TowerKind = "cnn"

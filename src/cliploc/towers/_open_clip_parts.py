@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._catalogue import describe_preprocessing
-from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers._layers import linear, with_fast_linears
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers._word_shares import TextTower, word_shares
@@ -59,7 +59,7 @@ class OpenClipParts:
         self.visual: Any = with_fast_linears(self._model.visual)
         self.mean, self.std = tuple(self._preprocess.mean), tuple(self._preprocess.std)  # per channel
 
-    def complete(self, backbone: DualEncoder) -> None:
+    def complete(self, backbone: Backbone) -> None:
         """Gives the adapter its name, input, scale and text tower, and freezes it."""
         side, preprocess = self.visual.image_size, self._preprocess
         backbone.name = self._name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._layers import attend, attention_weights
 from cliploc.towers.tower import (
     AttentionRule,
@@ -118,11 +118,18 @@ class PreNormBlock(nn.Module, BlockAdapter):
         return self.mlp["fc2"](hidden)
 
 
-class VisionTransformerBackbone(DualEncoder):
-    """A `TransformerBackbone`: a subclass has `embed`, `pool`, `last_norm`, `read_normed` and the blocks."""
+class TransformerBackbone(Backbone):
+    """A backbone of kind "vit", whose last blocks can be run again, differentiably.
+
+    A subclass has `embed`, `pool`, `last_norm`, `read_normed` and the blocks.
+    """
 
     kind: TowerKind = "vit"
     pooling: Pooling = "class token"
+    depth: int  # how many blocks
+    prefix_tokens: int  # how many tokens come before the patches: class token, registers
+    # How position embeddings are resized for an input of another size than the tower's: "antialiased" as open_clip and
+    # timm do, or "dino", without antialias.
     position_rule: PositionRule = "antialiased"
 
     def __init__(
@@ -140,7 +147,7 @@ class VisionTransformerBackbone(DualEncoder):
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens `[B, prefix+N, d]` → `[B, D]`, not normalised, and a pool's attention `[B, H, 1, T]` or None."""
+        """Tokens after a block `[B, prefix+N, d]` → `[B, D]`, not normalised, and a pool's attention `[B, H, 1, T]`."""
 
     @property
     @abstractmethod
@@ -152,28 +159,38 @@ class VisionTransformerBackbone(DualEncoder):
         """The rest of the head, for each token by itself: `[B, n, d]` after `last_norm` → `[B, n, D]`."""
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
+
+        The head's normalisation and projection, with an attention pool its value path; not normalised.
+        """
         return self.read_normed(self.normed_tokens(tokens)).float()
 
     def normed_tokens(self, tokens: Tensor) -> Tensor:
+        """The first part of `read_tokens`, up to `last_norm`: `[B, n, d]` → `[B, n, d]`."""
         return self.last_norm(tokens)
 
     def patch_texts(self, texts: Tensor) -> Tensor:
+        """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
+
+        The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
+        """
         return texts
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
         """Rotary position embedding of a grid; None for towers without one."""
         return None
 
-    # --------------------------------------------------------------------------------------------------- the protocol
+    # ---------------------------------------------------------------------------------------------------- the seam
     @property
     def weights_id(self) -> str:
         """SHA-256 as for every model; another rule for position embeddings gives another one."""
-        own = super().weights_id
+        plain = super().weights_id
         if self.position_rule == "antialiased":
-            return own
-        return hashlib.sha256(f"{own} positions {self.position_rule}".encode()).hexdigest()
+            return plain
+        return hashlib.sha256(f"{plain} positions {self.position_rule}".encode()).hexdigest()
 
     def with_positions(self, rule: PositionRule) -> Self:
+        """The same tower, its weights shared, which resizes position embeddings by another rule."""
         copied = copy.copy(self)  # the weights are shared
         copied.position_rule = rule
         return copied
@@ -254,12 +271,29 @@ class VisionTransformerBackbone(DualEncoder):
         return self._run(self.embed(images.to(self.device, self.dtype)), 0, self.depth - 1, needs, grid)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
+        """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
+
+        With gradients when `tokens` require them: attention and projections kept by `needs` are then part of the graph,
+        and gradients may be computed in batches (`is_grads_batched`).
+
+        Args:
+            tokens: those of `Trace.entering`, perhaps changed.
+            block: the first block to run.
+            needs: what the trace of this run keeps.
+            grid: `(h, w)` of the patches among the tokens.
+            last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
+                would give if it ended there (LeGrad).
+        """
         first, end = self._block_index(block), self._block_index(last)
         if end < first:
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
+
+        A rule replaces the block's attention, as in a `DenseReading`.
+        """
         adapter = self.adapters[self._block_index(block)]
         with torch.no_grad():
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
@@ -267,6 +301,7 @@ class VisionTransformerBackbone(DualEncoder):
         return adapter.finish_from_gathered(tokens, gathered, v)
 
     def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
         adapter = self.adapters[self._block_index(block)]
         return adapter.attention_output(trace.entering[block], gathered.to(self.dtype))
 
@@ -281,6 +316,11 @@ class VisionTransformerBackbone(DualEncoder):
         return on_grid(read, reading.grid or trace.grid)
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
+
+        A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
+        projections={}, normed={})`.
+        """
         start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:

@@ -20,7 +20,7 @@ from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
 from cliploc.towers._layers import attention_weights, linear, resize_positions, resolve_precision, with_fast_linears
-from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.towers._transformer import BlockAdapter, TransformerBackbone
 from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
 from cliploc.values import Interpolation
@@ -210,7 +210,7 @@ class _Pool:
         return self._after(self._projected(tokens, 2))
 
 
-class TransformersVit(VisionTransformerBackbone):
+class TransformersVit(TransformerBackbone):
     """The image tower of CLIP or Chinese-CLIP, or of SigLIP 1 or 2, which pools by attention and has no class token."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:

@@ -26,7 +26,7 @@ from cliploc.towers._cnn import ConvolutionalBackbone
 from cliploc.towers._layers import attention_weights
 from cliploc.towers._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.towers._timm_vit import TimmBlock, first_tokens, rotation
-from cliploc.towers._transformer import VisionTransformerBackbone, on_grid
+from cliploc.towers._transformer import TransformerBackbone, on_grid
 from cliploc.towers.tower import Pooling, join_heads, split_heads
 
 
@@ -73,7 +73,7 @@ POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg"
 
 
 @adapter
-class TimmVit(VisionTransformerBackbone):
+class TimmVit(TransformerBackbone):
     """SigLIP 1 and 2 (pool, no class token), EVA-CLIP, PE, ViTamin, MobileCLIP-B and -L; any input size."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:

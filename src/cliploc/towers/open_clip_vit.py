@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.towers._layers import attention_weights, linear, resize_positions
 from cliploc.towers._open_clip_parts import OpenClipBlock, OpenClipParts, Tokenizer, adapter
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import join_heads, split_heads
 
 
@@ -72,7 +72,7 @@ class _CocaPool:
 
 
 @adapter
-class OpenClipVit(VisionTransformerBackbone):
+class OpenClipVit(TransformerBackbone):
     """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copied: bool = True) -> None:

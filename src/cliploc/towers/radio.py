@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.documents import DocumentError, RadioSettings, checked
 from cliploc.support.files import user_path
-from cliploc.towers._catalogue import create, register_own
+from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision, with_fast_linears
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Backbone
 from cliploc.values import ResizePolicy
 
@@ -87,7 +87,7 @@ class RadioModel(nn.Module):
         self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
 
 
-class Radio(VisionTransformerBackbone):
+class Radio(TransformerBackbone):
     """The prefix tokens begin with the head's own class token; the others and the registers follow."""
 
     resize_policy: ResizePolicy = "crop"
@@ -259,7 +259,7 @@ def _scaled(direction: Tensor, tensors: Mapping[str, Tensor], at: str) -> Tensor
 
 
 for _head, _about in (("siglip2", "SigLIP 2"), ("clip", "DFN's CLIP")):
-    register_own(
+    register_model(
         f"c-radio-{_head}", Radio, functools.partial(_build, _head), MEAN, STD, parameters=None,
         licence="NVIDIA Open Model License",
         about=f"C-RADIOv3's ViT with its head for {_about}, whose text tower it uses; --pretrained takes its file",

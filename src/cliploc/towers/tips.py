@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
-from cliploc.towers._catalogue import register_own
+from cliploc.towers._catalogue import register_model
 from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision, with_fast_linears
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from cliploc.values import Interpolation, ResizePolicy
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -84,7 +84,7 @@ class TipsImage(nn.Module):
         self.blocks, self.norm = blocks_like(tensors, heads_of(width)), nn.LayerNorm(width, eps=1e-6)
 
 
-class Tips(VisionTransformerBackbone):
+class Tips(TransformerBackbone):
     """The embedding is the first class token, which learnt from captions of the web; a second one is a prefix token."""
 
     resize_policy: ResizePolicy = "squash"
@@ -218,7 +218,7 @@ def _tokenizer(folder: Path, words: int) -> Tokenizer:
     return tokenizer
 
 
-register_own(
+register_model(
     "tipsv2", Tips, _build, MEAN, STD, parameters=None, licence="CC-BY-4.0",
     about="TIPSv2's ViT/14, whose patches are trained with texts; --pretrained takes a folder with its files",
 )  # fmt: skip

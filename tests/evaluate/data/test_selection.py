@@ -39,7 +39,7 @@ def test_classes_by_name_and_synonym(asked, root):
 def test_a_name_goes_before_a_synonym_and_ambiguity_is_named(root):
     assert ids(root, classes=["crane"]) == ["02.jpg", "06.jpg", "10.jpg", "14.jpg", "18.jpg"]
     folders.replace(root / "boxes.csv", ",crane,", ",bird|crane,")
-    with pytest.raises(UsageError, match=r"'crane' fits 2 classes: give one of them, bird or machine"):
+    with pytest.raises(UsageError, match=r"'crane' fits 2 classes: choose one of them, bird or machine"):
         ids(root, classes=["crane"])
     with pytest.raises(UsageError, match="unknown class 'dgo': did you mean dog"):
         ids(root, classes=["dgo"])

@@ -30,8 +30,7 @@ from cliploc.find.heads import (
     save_head,
     tower_fingerprint,
 )
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context, TrainedHead
+from cliploc.methods import Context, TrainedHead, methods
 from cliploc.towers import create
 from tests.methods.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower

@@ -9,17 +9,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Box, Problems
+from cliploc.evaluate.data._infra.candidates import Problems
 from cliploc.evaluate.data._infra.files import needed_folder, words
-from cliploc.evaluate.data._infra.registration import (
-    Found,
-    PhraseRow,
-    Split,
-    found_phrases,
-    plain_phrase,
-    reader,
-)
-from cliploc.support.documents import finite, integer, lines_of, read_xml
+from cliploc.evaluate.data._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
+from cliploc.formats import Box, voc
+from cliploc.support.documents import lines_of
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 
@@ -51,7 +45,14 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     rows: list[PhraseRow] = []
     for number in numbers:
         try:
-            size, boxes = _boxes(boxes_in / f"{number}.xml")
+            annotated = voc.read_picture(boxes_in / f"{number}.xml")
+            if (size := annotated.size_wh) is None:
+                raise ValueError("no size")
+            boxes: dict[str, list[Box]] = {}
+            for thing in annotated.objects:
+                if thing.edges is not None:
+                    for entity in thing.names:  # one box may be of several phrases
+                        boxes.setdefault(entity, []).append(thing.xyxy)
             for place, entity, phrase in _phrases(sentences / f"{number}.txt"):
                 if phrase and entity in boxes:
                     rows.append((f"{number}/{place}", phrase, pictures / f"{number}.jpg", boxes[entity], size))
@@ -65,17 +66,3 @@ def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
     for i, line in enumerate(line for line in lines_of(path) if line.strip()):
         for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
             yield f"{i}/{j}", entity, plain_phrase(phrase)
-
-
-def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
-    """The size, and the boxes of each entity; an object may be several entities."""
-    root = read_xml(path)
-    size = integer(root.findtext("size/width") or ""), integer(root.findtext("size/height") or "")
-    boxes: dict[str, list[Box]] = {}
-    for thing in root.iter("object"):
-        if (box := thing.find("bndbox")) is None:
-            continue
-        x0, y0, x1, y1 = (finite(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
-        for name in thing.findall("name"):
-            boxes.setdefault((name.text or "").strip(), []).append((x0 - 1, y0 - 1, x1, y1))
-    return size, boxes

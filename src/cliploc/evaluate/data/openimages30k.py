@@ -47,8 +47,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         masks.setdefault(image_id, []).append(base / mask)
         if region:
             ignores.setdefault(image_id, []).append(base / region)
-    for name, there in (("class_labels", labels.keys()), ("localization", masks.keys())):
-        for image_id in sorted(there - set(listed)):
+    for name, ids in (("class_labels", labels.keys()), ("localization", masks.keys())):
+        for image_id in sorted(ids - set(listed)):
             problems.add("metadata", image_id, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     mids: dict[int, str] = {}
     candidates = []
@@ -56,26 +56,17 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if image_id not in labels:
             problems.add("metadata", image_id, "not in class_labels.txt: add its line")
             continue
-        mid = Path(image_id).parent.name
-        if mids.setdefault(labels[image_id], mid) != mid:
-            reason = (
-                f"labelled {labels[image_id]}, which is {mids[labels[image_id]]}, but in the folder {mid}: left out"
-            )
+        label, mid = labels[image_id], Path(image_id).parent.name
+        if mids.setdefault(label, mid) != mid:
+            reason = f"labelled {label}, which is {mids[label]}, but in the folder {mid}: left out"
             problems.add("label mismatch", image_id, reason)
             continue
-        ignore = ignores.get(image_id, [])
-        if len(ignore) > 1:
-            problems.add("metadata", image_id, f"{len(ignore)} regions to ignore: the first is used")
-        region_to_ignore = ignore[0] if ignore else None
-        candidates.append(
-            Candidate(
-                image_id,
-                base / image_id,
-                labels[image_id],
-                masks=tuple(masks.get(image_id, ())),
-                ignore=region_to_ignore,
-            )
-        )
+        regions = ignores.get(image_id, [])
+        if len(regions) > 1:
+            problems.add("metadata", image_id, f"{len(regions)} regions to ignore: the first is used")
+        files = tuple(masks.get(image_id, ()))
+        ignore = regions[0] if regions else None
+        candidates.append(Candidate(image_id, base / image_id, label, masks=files, ignore=ignore))
     names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):
@@ -83,6 +74,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             raise UsageError(f"expected the labels 0, 1, 2 … in class_labels.txt, found no {label}: complete the file")
         mid = mids[label]
         if mid not in names:
-            raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the whole file")
+            raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the full file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
     return Found(tuple(classes), candidates)

@@ -8,20 +8,14 @@ counts is the box of the phrase that the picture was asked for.
 """
 
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import coco_format, json_object, needed_folder, reading
-from cliploc.evaluate.data._infra.registration import (
-    Found,
-    PhraseRow,
-    Split,
-    found_phrases,
-    plain_phrase,
-    reader,
-)
-from cliploc.support.documents import DocumentError, read_json
+from cliploc.evaluate.data._infra.files import coco_document, needed_folder, reading
+from cliploc.evaluate.data._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
+from cliploc.support.documents import read_json
 
 BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
 PICTURES = ("train2014", "images/mscoco/images/train2014", "../images/mscoco/images/train2014", "../train2014")
@@ -29,6 +23,22 @@ CONVERT = (
     'a pickle can run code, so cliploc reads its JSON: python -c "import json, pickle; '
     "json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs(unc).json', 'w'))\""
 )
+
+
+class Sentence(msgspec.Struct):
+    """A phrase for a thing."""
+
+    sent: str
+
+
+class Ref(msgspec.Struct):
+    """A thing and its phrases."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    split: str
+    sentences: list[Sentence]
 
 
 @reader(
@@ -59,35 +69,28 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if pickled is not None:
             raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
         raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
-    try:
-        with reading(path):
-            refs: list[dict[str, Any]] = read_json(path, list[dict[str, Any]])
-    except DocumentError as error:
-        raise UsageError(f"{path} is not a JSON list ({error}): convert it again") from None
-    document = json_object(root / "instances.json")
+    with reading(path):
+        try:
+            refs = msgspec.convert(read_json(path), list[Ref], strict=False)
+        except ValueError as error:
+            raise UsageError(f"{path} is not refer's list ({error}): convert it again") from None
+    document = coco_document(root / "instances.json")
     pictures = needed_folder(root, PICTURES, "pictures").resolve()
-    with coco_format(root / "instances.json", "download"):
-        images = {int(image["id"]): image for image in document["images"]}
-        things = {int(thing["id"]): thing for thing in document["annotations"]}
-    with coco_format(path, "convert"):
-        rows: list[PhraseRow] = []
-        for ref in sorted((ref for ref in refs if ref["split"] == split), key=lambda ref: int(ref["image_id"])):
-            source = f"ref {ref['ref_id']}"
-            image, thing = images.get(int(ref["image_id"])), things.get(int(ref["ann_id"]))
-            if image is None or thing is None:
-                problems.add("metadata", source, "its image or annotation is not in instances.json: left out")
-                continue
-            x, y, width, height = map(float, thing["bbox"])
-            size = (int(image["width"]), int(image["height"]))
-            for place, sentence in enumerate(ref["sentences"]):
-                name = f"{Path(image['file_name']).stem}/{ref['ref_id']}/{place}"
-                if not (phrase := plain_phrase(sentence["sent"])):
-                    problems.add("empty annotation", name, "a phrase without a word: left out")
-                    continue
-                rows.append(
-                    (name, phrase, pictures / image["file_name"], [(x, y, x + width, y + height)], size)
-                )  # fmt: skip
+    images = {image.id: image for image in document.images}
+    things = {thing.id: thing for thing in document.annotations}
+    rows: list[PhraseRow] = []
+    for ref in sorted((ref for ref in refs if ref.split == split), key=lambda ref: ref.image_id):
+        image, thing = images.get(ref.image_id), things.get(ref.ann_id)
+        if image is None or thing is None or not thing.bbox or image.size_wh is None:
+            problems.add("metadata", f"ref {ref.ref_id}", "its image or box is not in instances.json: left out")
+            continue
+        for place, sentence in enumerate(ref.sentences):
+            name = f"{Path(image.file_name).stem}/{ref.ref_id}/{place}"
+            if phrase := plain_phrase(sentence.sent):
+                rows.append((name, phrase, pictures / image.file_name, [thing.xyxy], image.size_wh))
+            else:
+                problems.add("empty annotation", name, "a phrase without a word: left out")
     if not rows:
-        there = ", ".join(sorted({str(ref["split"]) for ref in refs})) or "none"
-        raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {there}")
+        splits = ", ".join(sorted({ref.split for ref in refs})) or "none"
+        raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {splits}")
     return found_phrases(rows)

@@ -4,23 +4,15 @@ A line of a picture's text is a class and its box's centre and size, or the corn
 as shares of the picture as it is shown, after its EXIF orientation.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data._infra.candidates import (
-    Box,
-    Candidate,
-    Problems,
-    Size,
-    picture_header,
-    turned_wh,
-)
+from cliploc.evaluate.data._infra.candidates import Candidate, Problems, picture_header, turned_wh
 from cliploc.evaluate.data._infra.files import HELP, picture_of, reading
 from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.formats.yolo import CLASS_LISTS, class_names
-from cliploc.support.documents import finite, integer, read_text
+from cliploc.formats import Box
+from cliploc.formats.yolo import CLASS_LISTS, class_names, read_boxes
 from cliploc.support.files import files_below
 from cliploc.values import ClassName
 
@@ -58,7 +50,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
         raise UsageError(f"expected names of classes in {described} ({why}): export the set again") from None
-    labels = {number: label for label, number in enumerate(sorted(names))}
+    labels = {names[number]: label for label, number in reversed([*enumerate(sorted(names))])}  # a name's first
     candidates = []
     linked = [folder for folder in root.rglob("labels") if folder.is_symlink()]  # which a walk does not enter
     for text in sorted({*chain.from_iterable(map(files_below, [root, *linked]))}):
@@ -75,11 +67,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             size = (1, 1)  # the check of the samples says why it cannot be read
         boxes: dict[int, list[Box]] = {}
         try:
-            for number, box in _boxes(text, size):
-                boxes.setdefault(labels[number], []).append(box)
-        except (OSError, ValueError, KeyError) as error:
-            why = f"class {error} is not in {described.name}" if isinstance(error, KeyError) else str(error)
-            problems.add("broken annotation", name, f"{text.name}: {why}: left out")
+            for box in read_boxes(text, names, size):
+                boxes.setdefault(labels[box.name], []).append(box.xyxy)
+        except (OSError, ValueError) as error:
+            problems.add("broken annotation", name, f"{text.name}: {error}: left out")
             continue
         if not boxes:
             problems.add("empty annotation", name, "no box: left out")
@@ -94,21 +85,3 @@ def _picture_of(root: Path, text: Path) -> Path:
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     beside = root.joinpath(*parts)
     return picture_of([beside.parent], beside.stem)
-
-
-def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:
-    """The number of the class and the box of each line."""
-    width, height = size_wh
-    for i, line in enumerate(read_text(text).splitlines(), start=1):
-        if not line.strip():
-            continue
-        number, *values = line.split()
-        shares = [finite(value) for value in values]
-        if len(shares) == 4:
-            x, y, w, h = shares
-            xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
-        elif len(shares) >= 6 and len(shares) % 2 == 0:
-            xs, ys = shares[::2], shares[1::2]
-        else:
-            raise ValueError(f"line {i}: expected a class and 4 numbers, or corners of a polygon, got {len(shares)}")
-        yield integer(number), (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)

@@ -86,7 +86,7 @@ def judged(
 class EvaluatedFolder:
     """What all results for a folder of maps have."""
 
-    asked: int  # number of images with ground truth
+    images: int  # with ground truth
     evaluated: int  # number of images that the numbers are of
     problems: tuple[Problem, ...]  # everything that was left out
 
@@ -117,7 +117,7 @@ class FolderResult(EvaluatedFolder):
             **numbers,
             **facts,
             "convention": convention,
-            "images": self.asked,
+            "images": self.images,
             "evaluated": self.evaluated,
             "per_class": per_class,
             **self.left_out(),

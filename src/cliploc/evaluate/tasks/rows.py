@@ -10,7 +10,7 @@ import numpy as np
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import all_metrics
-from cliploc.evaluate.tasks.task_folder import THUMB
+from cliploc.evaluate.tasks.report import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
 from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.support.files import write_atomic

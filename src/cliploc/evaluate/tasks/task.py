@@ -29,11 +29,9 @@ from cliploc.runs.engine import (
     Part,
     Ready,
     Shard,
-    Spending,
     interrupt_message,
     pictures_in_words,
     run_here,
-    spent_together,
 )
 from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
@@ -84,7 +82,7 @@ class How(TypedDict, total=False):
     """How every task runs, besides what it measures."""
 
     engine: Engine
-    asked: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
+    selection: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
     reporter: Reporter
 
 
@@ -100,7 +98,6 @@ class BenchmarkResult:
     samples: int  # number of samples that were asked for
     computed: int  # number of shards that this call computed; the others were done before
     resumed: bool  # whether shards were done before
-    spent: Spending  # what the shards cost that this call computed
 
     @property
     def failed(self) -> dict[str, str]:
@@ -122,13 +119,6 @@ class BenchmarkResult:
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
         return self.task.legend(self.summary, self.manifest)
-
-    def costs(self) -> list[str]:
-        """What each metric cost for one map, of what this call computed; work that is shared is of the first."""
-        return [
-            f"{name}: {passes / maps:.1f} passes of the tower and {seconds / maps:.2f} s of processor time a map"
-            for name, (maps, passes, seconds) in self.spent.items()
-        ]
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -152,7 +142,7 @@ def run_task(
     shard_size: int,
     entries: Mapping[str, Any] | None = None,
     folders: Sequence[str] = (),
-    asked: Mapping[str, Any] | None = None,
+    selection: Mapping[str, Any] | None = None,
     engine: Engine = run_here,
     reporter: Reporter = SILENT,
     phase: str = "benchmark",
@@ -168,7 +158,7 @@ def run_task(
         "kind": task.kind,
         "cliploc_version": __version__,
         **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
-        "dataset": dataset_entry(dataset, asked or {}),
+        "dataset": dataset_entry(dataset, selection or {}),
         "settings": {setting["id"]: setting for setting in described},
         "shard_size": shard_size,
         **(entries or {}),
@@ -194,10 +184,10 @@ def run_task(
         passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
         reporter.start(passes * left, passes * len(dataset.samples))
-        done, spent = 0, dict[str, tuple[int, int, float]]()
+        done = 0
 
         def keep(part: Part) -> None:
-            nonlocal done, left, spent
+            nonlocal done, left
             rows, samples = from_parquet(part.content), shards[part.index].samples
             digests = {row["sample"]: row["blake2b"] for row in rows}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
@@ -205,7 +195,7 @@ def run_task(
                 _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
                 run.insert("row", cells_of(rows, schema))
-            done, left, spent = done + 1, left - len(samples), spent_together([spent, part.spent])
+            done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
             for sample, reason in dict.fromkeys(
@@ -219,7 +209,7 @@ def run_task(
             engine(todo, Ready(make_worker, worker), keep, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there), spent)
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there))
 
 
 def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
@@ -308,7 +298,7 @@ def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -317,14 +307,14 @@ def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, asked: M
     if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
         # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
         reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
-        wanted = asked.get("subset") == "ten-classes" or reasons.keys() <= present
+        wanted = selection.get("subset") == "ten-classes" or reasons.keys() <= present
         explained["reasons"] = dict(reasons) if wanted else {}
     return {
         "name": dataset.name,
         "root": dataset.root.resolve(),
         "split": dataset.split,
         "role": dataset.role,
-        **asked,
+        **selection,
         "samples": len(dataset),
         "samples_sha256": digest.hexdigest(),
         "classes": [asdict(class_name) for class_name in dataset.classes],

@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.evaluate.tasks.report import THUMB
 from cliploc.evaluate.tasks.rows import as_parquet, sample_facts, to_table
-from cliploc.evaluate.tasks.task_folder import THUMB
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.geometry import iou_matrix
@@ -25,10 +25,8 @@ from cliploc.localizer import Localizer
 from cliploc.runs.engine import (
     Part,
     Shard,
-    Spending,
     collect_halved,
     failure_reason,
-    spent_together,
 )
 from cliploc.runs.evaluation import Row
 from cliploc.runs.picture_files import digested
@@ -49,7 +47,6 @@ class JudgedShard:
     outcomes: Callable[[], list[Outcome]]  # waits for them; one for each sample
     notes: list[str]
     futures: list[Future[Any]] = field(default_factory=list)
-    spent: Spending = field(default_factory=dict)
 
     def done(self) -> bool:
         """Whether nothing need be waited for."""
@@ -85,10 +82,6 @@ class Judge(ABC):
     @abstractmethod
     def describe(self, setting: Setting) -> dict[str, Any]:
         """Everything that a setting's numbers depend on, besides the task's own entries of the manifest."""
-
-    def spent(self) -> Spending:
-        """What was spent since this was asked last; nothing where it is not counted."""
-        return {}
 
     def close(self) -> None:
         """Ends what the judge has started; most start nothing that outlives a stream."""
@@ -145,7 +138,7 @@ class PictureJudge(Judge):
                 for sample, read in zip(shard.samples, self._ahead(reading, shard.samples), strict=True):
                     outcomes.append(self._outcome(sample, read, notes, told))
                     reporter.images(1)
-                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes, spent=self.spent())  # type: ignore[misc]
+                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
 
     def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
         """The samples being read, each one before the one ahead of it is asked for."""
@@ -260,8 +253,7 @@ class EvaluationWorker:
                 failed = isinstance(columns, str)
                 rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
         notes = dict.fromkeys(note for of_judge in judged for note in of_judge.notes)
-        spent = spent_together(of_judge.spent for of_judge in judged)
-        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes), spent=spent)
+        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the judges."""

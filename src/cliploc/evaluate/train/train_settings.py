@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from cliploc.find.heads import HeadKind, Start
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
-OWN = "the method's own"
+BY_METHOD = "the method's"
 # Published settings (TS-CAM: SGD, decay 5e-4; LCTR: AdamW, 14 epochs), but TS-CAM's rate is ours.
-OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("ts_cam", "closed"): {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "epochs": 20},
     ("ts_cam", "open"): {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4, "epochs": 20},
     ("lctr", "closed"): {"optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05, "epochs": 14},
@@ -33,19 +33,19 @@ class TrainOptions(ProtocolOptions):
         help="Random crops and flips per picture, besides the plain one.",
     )
     epochs: int = option(
-        None, group="training", usual=True, metavar="N", check=whole("epochs", 1, MOST, none=OWN),
+        None, group="training", usual=True, metavar="N", check=whole("epochs", 1, MOST, none=BY_METHOD),
         help="Maximum number of epochs.",
     )
     optimizer: Literal["adamw", "sgd"] = option(
-        None, group="training", usual=True, check=choice("optimizer", ("adamw", "sgd"), none=True), none=OWN,
+        None, group="training", usual=True, check=choice("optimizer", ("adamw", "sgd"), none=True), none=BY_METHOD,
         help="Optimizer.",
     )
     lr: float = option(
-        None, group="training", usual=True, metavar="N", check=number("lr", 0, 1000, above=True, none=OWN),
+        None, group="training", usual=True, metavar="N", check=number("lr", 0, 1000, above=True, none=BY_METHOD),
         help="Learning rate.",
     )
     weight_decay: float = option(
-        None, group="training", metavar="N", check=number("weight_decay", 0, 1000, none=OWN),
+        None, group="training", metavar="N", check=number("weight_decay", 0, 1000, none=BY_METHOD),
         help="Weight decay.",
     )
     schedule: Literal["cosine", "step"] = option(
@@ -101,7 +101,7 @@ class TrainOptions(ProtocolOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(TrainOptions):
-    """The settings of a training; what is None becomes the method's own, for this kind of head."""
+    """The settings of a training; what is None becomes the method's default for this kind of head."""
 
     method: str = option(group="training", help="The method.", check=choice("method", ("ts_cam", "lctr")))
     kind: HeadKind = option(
@@ -112,7 +112,7 @@ class TrainSettings(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in OWN_SETTINGS[self.method, self.kind].items():
+        for name, value in DEFAULTS[self.method, self.kind].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.hold_out == "classes" and self.kind == "closed":

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -33,8 +32,6 @@ from cliploc.towers import resolve_precision
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 
-REDRAW = 30.0  # seconds between two drawings of the curves
-
 
 @dataclass(frozen=True)
 class Epoch:
@@ -48,8 +45,8 @@ class Epoch:
 
     def line(self, of: int) -> str:
         """The epoch as a line for the terminal."""
-        held = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
-        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{held}"
+        validation = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
+        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{validation}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,6 @@ def train(
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
     restart: bool = False,
-    tensorboard: bool = False,
     reporter: Reporter = SILENT,
 ) -> Trained:
     """Trains a head and saves it.
@@ -90,7 +86,6 @@ def train(
         features: folder of the cached features; None for `features` beside `out`.
         input_hw: height and width of the tower's input; None for the tower's own.
         templates: prompt templates that an open head is trained with; as for `Localizer`.
-        tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
     """
     out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
@@ -114,7 +109,7 @@ def train(
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()
-    asked_for, pictures = pictures.classes, only_usable_classes(pictures, usable)
+    classes, pictures = pictures.classes, only_usable_classes(pictures, usable)
     parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
     config = HeadConfig(
@@ -141,20 +136,19 @@ def train(
 
     folder = out.with_name(out.name + ".training")
     checkpoint = folder / "checkpoint.safetensors"
-    says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
-    asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
+    identity = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
+    digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
     if not restart:
-        run.resume(checkpoint, asked)
-    record = _Record(folder, settings, tensorboard) if first else None
+        run.resume(checkpoint, digest)
     reporter.phase("training")
-    if first and (unread := [words[0] for words in asked_for if words not in pictures.classes]):
+    if first and (unread := [words[0] for words in classes if words not in pictures.classes]):
         reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
-        if record is not None:
-            record.write(run.history)  # before the checkpoint: after a kill between the two, the epoch is done again
-            run.save(checkpoint, asked)
+        if first:
+            write_history(folder, run.history)  # before the checkpoint: a kill between the two repeats the epoch
+            run.save(checkpoint, digest)
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
 
@@ -162,8 +156,8 @@ def train(
     trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
-    if record is not None:
-        record.draw(run.history)
+    if first:
+        draw_curves(folder, run.history, settings)
         save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -268,8 +262,8 @@ class _Training:
         if not math.isfinite(loss):
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
         self.history.append(Epoch(number + 1, lr, loss / count, right / count, accuracy))
-        best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
-        if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
+        best = self.history[self.best_epoch - 1].accuracy if self.best_epoch else None
+        if accuracy is None or best is None or accuracy > best:
             self.best_epoch = number + 1
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return self.history[-1]
@@ -306,14 +300,14 @@ class _Training:
         return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
 
     # ------------------------------------------------------------------------------------------------ save and resume
-    def save(self, path: Path, asked: str) -> None:
+    def save(self, path: Path, digest: str) -> None:
         """Writes a checkpoint: everything that the next epoch depends on."""
         tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         metadata = {
-            "asked": asked,
+            "digest": digest,
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "best_epoch": str(self.best_epoch),
             "scaler": json.dumps(self.scaler.state_dict()),
@@ -321,7 +315,7 @@ class _Training:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         write_output(path, content, "--out")
 
-    def resume(self, path: Path, asked: str) -> None:
+    def resume(self, path: Path, digest: str) -> None:
         """Loads the checkpoint, if there is one."""
         if not path.exists():
             return
@@ -331,14 +325,14 @@ class _Training:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, ValueError, SafetensorError) as error:
             raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
-        if metadata.get("asked") != asked:
+        if metadata.get("digest") != digest:
             raise UsageError(
                 f"{path.parent} holds a training with other settings, pictures or weights: "
                 f"use --restart to start again, or another --out"
             )
         try:
             history = parse_json(metadata["history"], list[Epoch])
-            best, kept = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
+            best, scaler = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer.", tensors).items():
                 index, key = name.split(".", 1)
@@ -346,8 +340,8 @@ class _Training:
             groups = self.optimizer.state_dict()["param_groups"]
             self.head.load_state_dict(_under("head.", tensors))
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            if kept:
-                self.scaler.load_state_dict(kept)
+            if scaler:
+                self.scaler.load_state_dict(scaler)
         except (DocumentError, KeyError, ValueError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
@@ -360,54 +354,32 @@ def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
-class _Record:
-    """The files that show how a training goes: a table, curves, and TensorBoard's events where they are asked for."""
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Writes the table of epochs."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in history)
+    write_output(folder / "history.csv", table.getvalue().encode(), "--out")
 
-    def __init__(self, folder: Path, settings: TrainSettings, tensorboard: bool) -> None:
-        self._folder, self._settings = folder, settings
-        self._board, self._drawn = None, time.monotonic()
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError:
-                raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
-            self._board = SummaryWriter(str(folder))
 
-    def write(self, history: Sequence[Epoch]) -> None:
-        """Writes the files after an epoch."""
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
-        write_output(self._folder / "history.csv", table.getvalue().encode(), "--out")
-        if time.monotonic() - self._drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
-            self.draw(history)
-            self._drawn = time.monotonic()
-        if self._board is not None:
-            last = history[-1]
-            for name, value in asdict(last).items():
-                if name != "epoch" and value is not None:
-                    self._board.add_scalar(name, value, last.epoch)
-            self._board.flush()
+def draw_curves(folder: Path, history: Sequence[Epoch], settings: TrainSettings) -> None:
+    """Draws loss and accuracy over epochs."""
+    from matplotlib.figure import Figure
 
-    def draw(self, history: Sequence[Epoch]) -> None:
-        """Draws loss and accuracy over epochs."""
-        from matplotlib.figure import Figure
-
-        settings = self._settings
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        loss, accuracy = figure.subplots(1, 2)
-        epochs = [epoch.epoch for epoch in history]
-        loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
-        loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-        accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
-        if history[0].accuracy is not None:
-            held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
-            accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
-        accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-        accuracy.legend()
-        for axes in (loss, accuracy):
-            axes.grid(alpha=0.3)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=110)
-        write_output(self._folder / "curves.png", image.getvalue(), "--out")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [epoch.epoch for epoch in history]
+    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
+    loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
+    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
+    if history[0].accuracy is not None:
+        label = f"held-out {settings.hold_out}"
+        accuracy.plot(epochs, [epoch.accuracy for epoch in history], marker=".", label=label)
+    accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    write_output(folder / "curves.png", image.getvalue(), "--out")

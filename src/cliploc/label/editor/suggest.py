@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cliploc.boxes import share_of_peak
+from cliploc.boxes.masks import name_mask
 from cliploc.errors import InputError
-from cliploc.find.masks import name_mask
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import encode
 from cliploc.localization import Localization

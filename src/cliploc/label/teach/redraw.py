@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
-from cliploc.find.calibration import UNSURE, Floats
+from cliploc.boxes.masks import box_masks
+from cliploc.boxes.reasons import boxes_of
+from cliploc.boxes.sides import moved, readings
+from cliploc.find.calibration import UNSURE
 from cliploc.find.directions import projected
 from cliploc.find.learnt import drawn
 from cliploc.find.lesson import Lesson
-from cliploc.find.masks import box_masks
-from cliploc.find.sides import moved, readings
 from cliploc.images.rle import encode
 from cliploc.label.annotator import LEAST_FIT, grouped
 from cliploc.label.teach.lessons import lessons_of
-from cliploc.localization import boxes_of
 from cliploc.runs.labelling import Candidate, LabellingRun, Picture, TaughtPicture
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import Boxes, FloatArray, Floats
 
 if TYPE_CHECKING:
     from cliploc.label.teach.teach import Directions

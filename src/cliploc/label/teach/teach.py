@@ -21,7 +21,8 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.find.calibration import UNSURE, Floats, logit
+from cliploc.boxes.sides import ALIKE, learnt, offsets
+from cliploc.find.calibration import UNSURE, logit
 from cliploc.find.directions import (
     Direction,
     Pictures,
@@ -32,7 +33,6 @@ from cliploc.find.directions import (
 )
 from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.find.lesson import Lesson, pooled
-from cliploc.find.sides import ALIKE, learnt, offsets
 from cliploc.images.geometry import Frame
 from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
@@ -41,7 +41,7 @@ from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, Floats
 
 VERSION = 7  # of what is taught and drawn
 FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse

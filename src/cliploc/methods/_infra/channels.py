@@ -2,16 +2,14 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
-from cliploc.methods._infra.attention import from_end
+from cliploc.methods import Context, Needs
 from cliploc.methods._infra.gradients import batched_gradients, leaf, map_gradients
-from cliploc.methods._infra.method import Context
-from cliploc.towers.tower import Needs
 
 Choice = Literal["features", "tokens", "heads", "keys", "queries", "values"]
 PROJECTIONS: tuple[Choice, ...] = ("queries", "keys", "values")  # in the order of `Trace.projections`
@@ -26,22 +24,12 @@ class Channels:
     axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
 
 
-def channel_needs(channels: Choice = "features", block: int = -1, components: int | None = None, **_: Any) -> Needs:
+def channel_needs(channels: Choice = "features", block: int = -1, **_: Any) -> Needs:
     """What the trace must hold for a choice of channels; a method's other options make no difference."""
-    if channels not in get_args(Choice):
-        raise UsageError(f"expected channels to be one of {', '.join(get_args(Choice))}, got {channels!r}")
-    at = from_end(block)
-    if components is not None and components < 1:
-        raise UsageError(
-            f"expected 1 component or more, got {components}: leave it out for the feature maps themselves"
-        )
-    if channels == "features":
-        return Needs(features=at)
-    if channels == "tokens":
-        return Needs(tokens=at)
     if channels == "heads":
-        return Needs(tokens=at, attention=at)
-    return Needs(projections=at)
+        return Needs(tokens=(block,), attention=(block,))
+    kind = channels if channels in ("features", "tokens") else "projections"
+    return Needs(**{kind: (block,)})
 
 
 def channel_maps(

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods._infra.channels import Channels, channel_maps
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, saliency
+from cliploc.methods._infra.channels import Channels, channel_maps, channel_needs
 
 BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less count as equal
-# Multiple of the model's own temperature, at which a softmax over masked pictures gives nearly all weight to a few
-# channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/studies/performance.md,
-# tools/score_cam_study.py.
-MASKED_TIMES_OWN = 4.0
+# Multiple of the model's temperature, at which a softmax over masked pictures gives a few channels nearly all weight.
+# It is the smallest at which the tuning pictures lose no box: docs/studies/performance.md, tools/score_cam_study.py.
+SOFTER = 4.0
+
+# Registers a method that masks with channels; arguments as for `saliency`.
+masked_cam = partial(saliency, family="perturbation", needs=channel_needs, relu=True, threshold=0.25)
 
 
 @dataclass(frozen=True)

@@ -4,32 +4,27 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError
+from cliploc.formats import Box, Size
 from cliploc.images.reading import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
-Box = tuple[float, float, float, float]
-Size = tuple[int, int]  # width and height
 Header = tuple[Size, int]  # size as stored, and the EXIF orientation: 1–8, 1 for none
-MOST_SIDE = 2**31 - 1  # of a picture, whatever an annotation says
 BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's authors intended to be left out
 
 
-@dataclass
-class Problems:
-    """A list of everything that was left out or corrected, in the order of reading."""
-
-    met: list[Problem] = field(default_factory=list)
+class Problems(list[Problem]):
+    """Everything that was left out or corrected, in the order of reading."""
 
     def add(self, kind: str, source: str, reason: str) -> None:
         """Adds a problem."""
-        self.met.append(Problem(kind, source, reason))
+        self.append(Problem(kind, source, reason))
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Candidate:
     masks: tuple[Path, ...] = ()
     ignore: Path | None = None
     resized: bool = False  # whether the file may have another size than the annotated one
-    upright: bool = False  # whether the annotations are for the picture as it is shown, not as it is stored (EXIF)
+    upright: bool = False  # whether the annotations are for the picture as it is displayed, not as it is stored (EXIF)
     hint: str = ""  # what to do if the picture is missing
 
 
@@ -79,8 +74,7 @@ class Checker:
         if not isinstance(header, InputError):
             return header
         missing = not os.path.exists(path)  # also of a name too long for the system
-        more = f"; {hint}" if missing and hint else ""
-        self.add(f"{'missing' if missing else 'broken'} {what}", sample_id, f"{header}{more}")
+        self.add(f"{'missing' if missing else 'broken'} {what}", sample_id, f"{header}{hint if missing else ''}")
         return None
 
     def sample(self, candidate: Candidate) -> Sample | None:
@@ -88,17 +82,15 @@ class Checker:
         if not self.is_new(candidate.id):
             return None
         if not 0 <= candidate.label < self._classes:
-            self.add(
-                "label mismatch",
-                candidate.id,
-                f"expected a label of 0–{self._classes - 1}, got {candidate.label}: left out",
-            )
+            reason = f"expected a label of 0–{self._classes - 1}, got {candidate.label}: left out"
+            self.add("label mismatch", candidate.id, reason)
             return None
         if not candidate.boxes and not candidate.masks:
             self.add("empty annotation", candidate.id, "no box and no mask: left out")
             return None
-        header = self.header(candidate.id, candidate.path, hint=candidate.hint)
-        placed = None if header is None else self._placed(candidate, *header)
+        hint = f"; {candidate.hint}" if candidate.hint else ""
+        header = self.header(candidate.id, candidate.path, hint=hint)
+        placed = None if header is None else self._upright(candidate, *header)
         if placed is None:
             return None
         for mask in (*candidate.masks, *([candidate.ignore] if candidate.ignore else [])):
@@ -106,44 +98,34 @@ class Checker:
                 self.add("missing mask", candidate.id, f"expected a mask at {mask}, found none: left out")
                 return None
         size_wh, boxes = placed
-        kept, met = boxes_inside(boxes, size_wh)
-        for kind, reason in met:
+        inside, problems = boxes_inside(boxes, size_wh)
+        for kind, reason in problems:
             self.add(kind, candidate.id, reason)
-        if not kept and not candidate.masks:
+        if not inside and not candidate.masks:
             self.add("empty annotation", candidate.id, "none of its boxes can be used: left out")
             return None
-        xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
+        xyxy = np.array(inside, np.float32).reshape(-1, 4)  # [m, 4]
         return Sample(candidate.id, candidate.path, candidate.label, size_wh, xyxy, candidate.masks, candidate.ignore)
 
-    def _placed(self, candidate: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
+    def _upright(self, candidate: Candidate, stored_wh: Size, orientation: int) -> tuple[Size, Sequence[Box]] | None:
         """The annotated size and the boxes, both for the upright picture; None if the candidate is left out."""
-        add = self.add
-        size_wh, boxes = stored_wh if candidate.size_wh is None else candidate.size_wh, candidate.boxes
-        if not all(1 <= side <= MOST_SIDE for side in size_wh):
-            add(
-                "size mismatch",
-                candidate.id,
-                f"expected a size of at least 1×1, got {by(size_wh)}: correct the annotation",
-            )
+        upright_wh, boxes = turned_wh(stored_wh, orientation), candidate.boxes
+        size_wh = candidate.size_wh or (upright_wh if candidate.upright else stored_wh)
+        if min(size_wh) < 1:
+            self.add("size mismatch", candidate.id, f"expected a size of at least 1×1, got {by(size_wh)}: correct it")
             return None
-        shown_wh = turned_wh(stored_wh, orientation)
-        if candidate.upright:
-            size_wh = shown_wh if candidate.size_wh is None else size_wh
-        elif orientation >= 5 and size_wh != stored_wh and size_wh == shown_wh:
-            pass  # annotated as shown
-        elif orientation != 1 and candidate.masks:
-            add("turned picture", candidate.id, "its EXIF orientation turns it but not its masks: left out")
-            return None
-        elif orientation != 1:
-            add("turned picture", candidate.id, "its EXIF orientation turns it: the boxes are turned too")
+        # Of a picture that is turned by 90 degrees the annotated size tells whether it was annotated as displayed.
+        as_displayed = candidate.upright or (orientation >= 5 and size_wh == upright_wh != stored_wh)
+        if orientation != 1 and not as_displayed:
+            if candidate.masks:
+                self.add("turned picture", candidate.id, "its EXIF orientation turns it but not its masks: left out")
+                return None
+            self.add("turned picture", candidate.id, "its EXIF orientation turns it: the boxes are turned too")
             boxes = [turned(box, size_wh, orientation) for box in boxes]
             size_wh = turned_wh(size_wh, orientation)
-        if size_wh != shown_wh and not candidate.resized:
-            add(
-                "size mismatch",
-                candidate.id,
-                f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized",
-            )
+        if size_wh != upright_wh and not candidate.resized:
+            reason = f"annotated as {by(size_wh)}, the file has {by(upright_wh)}: taken as resized"
+            self.add("size mismatch", candidate.id, reason)
         return size_wh, boxes
 
 
@@ -154,7 +136,7 @@ def safe_id(sample_id: str) -> bool:
 
 
 def picture_ids(names: Iterable[str]) -> dict[str, str]:
-    """The id of each picture: its path without the extension, or the whole path where others have the same."""
+    """The id of each picture: its path without the extension, or the full path where others have the same."""
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     times = Counter(stems.values())
     return {name: stem if times[stem] == 1 else name for name, stem in stems.items()}

@@ -4,25 +4,14 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cliploc.errors import UsageError
+from cliploc.formats import coco
 from cliploc.images.reading import SUFFIXES
-from cliploc.support.documents import DocumentError, lines_of, read_json, read_text
+from cliploc.support.documents import lines_of, read_json, read_text
 
 HELP = "`cliploc datasets NAME` shows the layout"
 ENDINGS = [end for suffix in (".jpg", *sorted(SUFFIXES - {".jpg"})) for end in (suffix, suffix.upper())]
-
-
-@contextmanager
-def coco_format(path: Path, again: str) -> Iterator[None]:
-    """Reads the values of a file in COCO's format in a `with` block; what is not in the format is one line."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(
-            f"{path} is not in COCO's format ({type(error).__name__}: {error}): {again} it again"
-        ) from None
 
 
 @contextmanager
@@ -36,14 +25,13 @@ def reading(path: Path, missing: str = "") -> Iterator[None]:
         raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
 
 
-def json_object(path: Path, missing: str = "") -> dict[str, Any]:
-    """A JSON file that holds an object."""
-    try:
-        with reading(path, missing):
-            read: dict[str, Any] = read_json(path, dict[str, Any])
-    except DocumentError as error:
-        raise UsageError(f"{path} is not a JSON object ({error}): download it again") from None
-    return read
+def coco_document(path: Path, again: str = "download", missing: str = "") -> coco.Document:
+    """A file in COCO's format; `again` is what to do once more if it is damaged."""
+    with reading(path, missing):
+        try:
+            return coco.read_document(read_json(path))
+        except ValueError as error:
+            raise UsageError(f"{path} is not in COCO's format ({error}): {again} it again") from None
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
@@ -60,17 +48,18 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
     return [row for _, row in rows]
 
 
-def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
-    """The rows of a comma-separated file of an id and `count` numbers each."""
+def csv_numbers(path: Path, count: int, kind: type[float] = int) -> list[tuple[str, tuple[float, ...]]]:
+    """The rows of a comma-separated file of an id and `count` numbers each; a line of names may come first."""
     rows = []
     for i, (key, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
         try:
-            rows.append((key, tuple(int(cell) if whole else float(cell) for cell in cells)))
+            rows.append((key, tuple(map(kind, cells))))
         except ValueError:
-            wanted = "whole numbers" if whole else "numbers"
-            raise UsageError(
-                f"{path}, row {i}: expected {wanted}, got {','.join(cells)[:60]}: correct the line"
-            ) from None
+            if (key, i) == ("image_id", 1):
+                continue
+            what = "integers" if kind is int else "numbers"
+            got = ",".join(cells)[:60]
+            raise UsageError(f"{path}, row {i}: expected {what}, got {got}: correct the line") from None
     return rows
 
 

@@ -2,22 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Checker, Problems, Size
-from cliploc.evaluate.data._infra.files import words
-from cliploc.evaluate.data._infra.registration import DatasetReader, Readers
-from cliploc.evaluate.data._infra.selection import Draw, nothing_usable
+from cliploc.evaluate.data._infra.candidates import Checker, by
+from cliploc.evaluate.data._infra.files import needed_folder
+from cliploc.formats import Size
 from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.polygons import Outline, draw
-from cliploc.runs.samples import LabelledDataset, LabelledPicture
-from cliploc.support.files import user_path
-from cliploc.values import IGNORE, ClassName
+from cliploc.runs.samples import LabelledPicture
+from cliploc.values import IGNORE
 
 
 @dataclass(frozen=True)
@@ -68,47 +64,7 @@ class Outlines:
         return labels
 
 
-# -------------------------------------------------------------------------------------------------------------- readers
-Labelled: TypeAlias = tuple[tuple[ClassName, ...], Sequence[LabelledPicture]]
-LabelledReader: TypeAlias = DatasetReader[Labelled]
-labelled_readers: Readers[Labelled] = Readers("segmentation dataset", "cliploc.evaluate.data.segmentation")
-labelled_reader = labelled_readers.reader
-
-
-def open_labelled(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-) -> LabelledDataset:
-    """Reads a segmentation set and checks that its pictures and label maps are there.
-
-    Args:
-        split: the name of a split; None for the reader's first.
-        limit: read only this number of pictures, from the first on.
-        sample: read only this number of pictures, drawn at random, in their usual order.
-
-    Returns:
-        The pictures that can be used, and a problem for everything that was left out.
-    """
-    entry = labelled_readers.get(name)
-    part = entry.split(split)
-    chosen = Draw(limit, sample, seed)
-    root = user_path(root)
-    if not root.exists():
-        raise UsageError(f"expected {entry.title} at {root}, found nothing there: check the path")
-    problems = Problems()
-    classes, pictures = entry.read(root, part.name, problems)
-    samples = chosen.of(pictures, partial(_checked, Checker(problems)))
-    if not samples:
-        raise nothing_usable(name, root, problems, "none is there")
-    return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems.met))
-
-
-def _checked(checker: Checker, picture: LabelledPicture) -> LabelledPicture | None:
+def check_map(checker: Checker, picture: LabelledPicture) -> LabelledPicture | None:
     """The picture with its size, or None if it or its label map cannot be used."""
     if not checker.is_new(picture.id):
         return None
@@ -130,31 +86,39 @@ def _checked(checker: Checker, picture: LabelledPicture) -> LabelledPicture | No
     if not picture.truth.files:
         sizes["its annotation"] = picture.size_wh
     if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{what} has {width}×{height}" for what, (width, height) in sizes.items())
-        checker.add("size mismatch", picture.id, f"{said}: left out")
+        each = ", ".join(f"{what} has {by(size)}" for what, size in sizes.items())
+        checker.add("size mismatch", picture.id, f"{each}: left out")
         return None
     return replace(picture, size_wh=size)
 
 
 def pictures_with_maps(
-    pairs: Iterable[tuple[str, Path, Path]], reduce_zero_label: bool = False
+    root: Path,
+    images: str,
+    maps: str,
+    places: Sequence[str] = ("",),
+    ids: Iterable[str] | None = None,
+    reduce_zero_label: bool = False,
 ) -> list[LabelledPicture]:
-    """A `LabelledPicture` for each id, picture and label map."""
+    """The pictures and label maps at these paths, where `*` is their id, below the first of the places that has any.
+
+    Args:
+        ids: None for all that have a picture or a map.
+    """
+    folder, suffix = images.split("*")
+    of_images = needed_folder(root, [place + folder for place in places], "pictures")
+    base = Path(str(of_images).removesuffix(str(Path(folder))))
+    of_maps, suffix_of_map = base / maps.split("*")[0], maps.split("*")[1]
+    if ids is None:
+        ids = {*ids_in(of_images, suffix), *ids_in(of_maps, suffix_of_map)}
     return [
-        LabelledPicture(picture_id, picture, (0, 0), LabelFile(path, reduce_zero_label))
-        for picture_id, picture, path in pairs
+        LabelledPicture(
+            one, of_images / f"{one}{suffix}", (0, 0), LabelFile(of_maps / f"{one}{suffix_of_map}", reduce_zero_label)
+        )
+        for one in sorted(ids)
     ]
 
 
-def pictures_or_maps(images: Path, maps: Path, suffix: str) -> list[LabelledPicture]:
-    """The pictures `<id>.jpg` and label maps `<id><suffix>` of two folders, also of ids that only one of them has."""
-    ids = {path.name.removesuffix(suffix) for path in maps.glob(f"*{suffix}")}
-    ids |= {path.stem for path in images.glob("*.jpg")}
-    return pictures_with_maps(
-        (picture_id, images / f"{picture_id}.jpg", maps / f"{picture_id}{suffix}") for picture_id in sorted(ids)
-    )
-
-
-def listed(path: Path) -> list[str]:
-    """The ids in a list file, one per line."""
-    return [text.split()[0] for (text,) in words(path, 1, "download")]
+def ids_in(folder: Path, suffix: str) -> list[str]:
+    """The files with this ending in a folder and below, without it."""
+    return [path.relative_to(folder).as_posix().removesuffix(suffix) for path in folder.rglob(f"*{suffix}")]

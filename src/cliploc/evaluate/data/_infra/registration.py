@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems, Size
+from cliploc.evaluate.data._infra.candidates import Candidate, Problems
+from cliploc.formats import Box, Size
 from cliploc.registry import Registry
+from cliploc.runs.samples import LabelledPicture
 from cliploc.values import ClassName, Role
 
 F = TypeVar("F")
@@ -52,27 +54,18 @@ class DatasetReader(Generic[F]):
         for split in self.splits:
             if name in (None, split.name):
                 return split
-        there = ", ".join(split.name for split in self.splits)
-        raise UsageError(f"{self.name} has no split {name!r}: expected one of {there}")
+        names = ", ".join(split.name for split in self.splits)
+        raise UsageError(f"{self.name} has no split {name!r}: expected one of {names}")
 
 
 class Readers(Registry[DatasetReader[F]]):
     """A registry of readers."""
 
-    def reader(
-        self,
-        name: str,
-        *,
-        title: str,
-        about: str,
-        source: str,
-        splits: tuple[Split, ...],
-        layout: str,
-    ) -> Callable[[Read[F]], Read[F]]:
+    def reader(self, name: str, *, layout: str, **facts: Any) -> Callable[[Read[F]], Read[F]]:
         """Registers a function as the reader of a dataset; the arguments are the attributes of `DatasetReader`."""
 
         def register(read: Read[F]) -> Read[F]:
-            self.register(name, DatasetReader(name, title, about, source, splits, layout.strip("\n"), read))
+            self.register(name, DatasetReader(name=name, layout=layout.strip("\n"), read=read, **facts))
             return read
 
         return register
@@ -83,6 +76,10 @@ readers: Readers[Found] = Readers(
     "dataset", "cliploc.evaluate.data", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
 reader = readers.reader
+Labelled: TypeAlias = tuple[tuple[ClassName, ...], Sequence[LabelledPicture]]
+LabelledReader: TypeAlias = DatasetReader[Labelled]
+labelled_readers: Readers[Labelled] = Readers("segmentation dataset", "cliploc.evaluate.data.segmentation")
+labelled_reader = labelled_readers.reader
 
 
 # -------------------------------------------------- phrases as classes, where each thing has a sentence of its own
@@ -92,7 +89,7 @@ PhraseRow: TypeAlias = tuple[str, str, Path, list[Box], Size]  # sample's id, ph
 
 def plain_phrase(text: str) -> str:
     """A phrase on one line, without the signs that mean something in a name."""
-    return " ".join(str(text).translate(SIGNS).split())
+    return " ".join(text.translate(SIGNS).split())
 
 
 def found_phrases(rows: Sequence[PhraseRow]) -> Found:

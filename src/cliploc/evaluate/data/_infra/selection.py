@@ -1,6 +1,7 @@
 """Selects classes and samples; named subsets of a dataset's classes; and the names that are asked in each picture."""
 
 import difflib
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -62,26 +63,20 @@ subsets.register(
 )
 
 
-def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
+def labels_of(names: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
     """Labels of the classes with these names, synonyms or WordNet ids; case does not matter."""
     chosen = set()
-    for text in asked:
-        wanted = " ".join(text.split()).casefold()
-        by_name = [
-            i
-            for i, class_name in enumerate(classes)
-            if wanted in (class_name.name.casefold(), class_name.wnid.casefold())
-        ]
-        labels = by_name or [
-            i for i, class_name in enumerate(classes) if wanted in map(str.casefold, class_name.synonyms)
-        ]
+    for name in names:
+        folded = " ".join(name.split()).casefold()
+        labels = [i for i, of in enumerate(classes) if folded in (of.name.casefold(), of.wnid.casefold())]
+        labels = labels or [i for i, of in enumerate(classes) if folded in map(str.casefold, of.synonyms)]
         if not labels:
-            near = difflib.get_close_matches(wanted, [class_name.name for class_name in classes], n=3, cutoff=0.5)
+            near = difflib.get_close_matches(folded, [of.name for of in classes], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise UsageError(f"unknown class {text!r}: {hint}expected a class's name, synonym or WordNet id")
+            raise UsageError(f"unknown class {name!r}: {hint}expected a class's name, synonym or WordNet id")
         if len(labels) > 1:
             meant = " or ".join(f"{classes[i].wnid} {classes[i].name}".strip() for i in labels)
-            raise UsageError(f"{text!r} fits {len(labels)} classes: give one of them, {meant}")
+            raise UsageError(f"{name!r} fits {len(labels)} classes: choose one of them, {meant}")
         chosen.add(labels[0])
     return chosen
 
@@ -106,21 +101,15 @@ class Draw:
         order = list(range(len(candidates)))
         if self.sample is not None:
             random.Random(self.seed).shuffle(order)
-        wanted = self.limit or self.sample  # None: all
-        kept: dict[int, S] = {}
-        for i in order:
-            if len(kept) == wanted:
-                break
-            sample = check(candidates[i])
-            if sample is not None:
-                kept[i] = sample
-        return tuple(kept[i] for i in sorted(kept))
+        samples = ((i, sample) for i in order if (sample := check(candidates[i])) is not None)
+        chosen = dict(itertools.islice(samples, self.limit or self.sample))  # None: all
+        return tuple(chosen[i] for i in sorted(chosen))
 
 
 def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) -> UsageError:
     """The error for a folder of which no picture can be used; `otherwise` is the reason if there were no problems."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in problems.met).items())
-    why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else otherwise
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in problems).items())
+    why = f"{counts}; the first, {problems[0].source}: {problems[0].reason}" if counts else otherwise
     return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
 
 
@@ -155,12 +144,6 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             chosen = sorted(absent, key=lambda label: (-often[label], -together[label, label], label))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
         pictures.append(PromptedPicture(id_, path, size_of[path], labels, truth))
-    return PromptedDataset(
-        dataset.name,
-        dataset.root,
-        dataset.split,
-        dataset.role,
-        dataset.classes,
-        draw.of(pictures, lambda label: label),
-        dataset.problems,
-    )
+    chosen = draw.of(pictures, lambda picture: picture)
+    about = dataset.name, dataset.root, dataset.split, dataset.role, dataset.classes
+    return PromptedDataset(*about, chosen, dataset.problems)

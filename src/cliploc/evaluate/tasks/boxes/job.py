@@ -24,6 +24,7 @@ from cliploc.evaluate.metrics import (
     joined,
 )
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
+from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import row_schema
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import (
@@ -36,7 +37,6 @@ from cliploc.evaluate.tasks.task import (
     class_entries,
     run_task,
 )
-from cliploc.evaluate.tasks.task_folder import FILES
 from cliploc.evaluate.tasks.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
 from cliploc.find import prompts
 from cliploc.find.heads import read_config

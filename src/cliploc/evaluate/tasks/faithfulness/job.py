@@ -12,9 +12,11 @@ import numpy.typing as npt
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
-from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, SeenPicture, chosen_metrics
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.report import FILES, THUMB
 from cliploc.evaluate.tasks.rows import arrow, schema_of
-from cliploc.evaluate.tasks.tables import number_text
+from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -26,11 +28,10 @@ from cliploc.evaluate.tasks.task import (
     run_task,
     summed_up,
 )
-from cliploc.evaluate.tasks.task_folder import FILES, THUMB
 from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.runs.engine import Spending, failure_reason
+from cliploc.runs.engine import failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
@@ -38,7 +39,6 @@ from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
-BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
@@ -47,7 +47,7 @@ IDENTITY = (
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip
-Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown
+Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, visible
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
@@ -65,13 +65,13 @@ def row_schema() -> Any:
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
+    shown = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
-    return rows + [(name, *(number_text(numbers.get(key)) for key in shown)) for name, numbers in summary.items()]
+    return rows + [(name, *(number_cell(numbers.get(key)).text for key in shown)) for name, numbers in summary.items()]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
-    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["shown"]]
+    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["visible"]]
 
 
 TASK = BenchmarkTask(
@@ -133,13 +133,8 @@ class FaithfulnessJudge(PictureJudge):
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def spent(self) -> Spending:
-        of_method = {name: (spent.maps, spent.passes, spent.seconds) for name, spent in self._measurer.spent.items()}
-        self._measurer.spent.clear()
-        return of_method
-
     def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
-        others = partial(self._measurer.others, seen, setting.method, reporter)
+        others = self._measurer.others(seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {
             "name": self._measurer.known[seen.target],
@@ -220,7 +215,7 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
 
 
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
+    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, visible."""
     return {key: asdict(number) for metric in chosen_metrics(metrics) for key, number in metric.numbers.items()}
 
 
@@ -247,7 +242,11 @@ class MapsResult:
         """A row for each number: title, mean, 95 % interval."""
         ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
         return [
-            (number["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
+            (
+                number["title"],
+                number_cell(self.summary[key]).text,
+                "–".join(number_cell(end).text for end in ends.get(key, ())),
+            )
             for key, number in self.numbers.items()
         ]
 

@@ -14,7 +14,7 @@ from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks.presence.page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
-from cliploc.evaluate.tasks.tables import number_text
+from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -64,7 +64,9 @@ def row_schema() -> Any:
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
     rows = [("setting", *(title for title, _ in NUMBERS.values()))]
-    return rows + [(name, *(number_text(numbers.get(key)) for key in NUMBERS)) for name, numbers in summary.items()]
+    return rows + [
+        (name, *(number_cell(numbers.get(key)).text for key in NUMBERS)) for name, numbers in summary.items()
+    ]
 
 
 def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:

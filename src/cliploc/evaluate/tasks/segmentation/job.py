@@ -23,6 +23,7 @@ from cliploc.evaluate.metrics import (
     pixel_pairs,
 )
 from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
+from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import arrow, schema_of
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import (
@@ -34,7 +35,6 @@ from cliploc.evaluate.tasks.task import (
     Tally,
     run_task,
 )
-from cliploc.evaluate.tasks.task_folder import FILES
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
 from cliploc.find.segmentation.classes import classes_of
@@ -282,7 +282,7 @@ class LabelsResult(EvaluatedFolder):
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
-        counts = {"images": self.asked, "evaluated": self.evaluated}
+        counts = {"images": self.images, "evaluated": self.evaluated}
         return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
 
     def lines(self) -> list[tuple[str, str, str]]:
