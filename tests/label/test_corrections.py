@@ -18,8 +18,15 @@ from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.labelstudio import brush, polygon_shape
 from cliploc.images import rle
 from cliploc.images.geometry import iou_matrix
-from cliploc.label.apply import ReviewedBox, correction_of, is_review, with_masks
-from cliploc.label.corrections import Corrections, UnusableError, read_corrections
+from cliploc.label.apply import (
+    Corrections,
+    ReviewedBox,
+    UnusableError,
+    correction_of,
+    is_review,
+    read_corrections,
+    with_masks,
+)
 from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
 from cliploc.runs.labelling import Candidate, Candidates, Correction
 from tests.label.annotated import annotated

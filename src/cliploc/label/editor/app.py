@@ -14,8 +14,7 @@ from starlette.routing import Route
 
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
-from cliploc.label.apply import ReviewedPicture
-from cliploc.label.corrections import UnusableError
+from cliploc.label.apply import ReviewedPicture, UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester

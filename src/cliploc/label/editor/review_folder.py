@@ -21,8 +21,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import ReviewedPicture, matched, review_of, save_reviewed
-from cliploc.label.corrections import Corrections
+from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.page import facts
 from cliploc.label.results import AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
