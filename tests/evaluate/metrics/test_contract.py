@@ -18,7 +18,7 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.tasks.boxes.job import BoxTally, summary_columns
 from cliploc.evaluate.tasks.judges import judge_sample
-from cliploc.evaluate.tasks.rows import row_schema, to_table
+from cliploc.evaluate.tasks.rows import box_columns, to_table
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.values import Sample
 
@@ -52,7 +52,7 @@ def test_what_it_says_of_itself(cls):
     assert cls.numbers
     assert all(number.title and number.about for number in cls.numbers.values())
     assert set(cls.columns) <= set(summary_columns())
-    assert set(cls.columns) <= set(row_schema().names)
+    assert set(cls.columns) <= set(box_columns())
     columns = cls.at(TAU).judge(judged(0))
     assert {name: type(value) for name, value in columns.items()} == {
         name: TYPES[kind] for name, kind in cls.columns.items()
@@ -119,7 +119,7 @@ def test_stored_as_a_row_and_read_again_gives_the_same(cls):
         base = {"sample": f"sample {number}", "setting": "a", "status": "ok"}
         rows.append(base | {"predictions": [number % 3, 7, 8, 9, 10]} | columns)
     restored = cls.at(TAU)
-    for number, row in enumerate(to_table(rows, row_schema()).to_pylist()):
+    for number, row in enumerate(to_table(rows, box_columns()).to_pylist()):
         restored.add(row["sample"], row, number % 3, row["predictions"])
     direct = counted(cls, [0, 1, 2]).summarise(False, FEW)
     for key, score in restored.summarise(False, FEW).scores.items():

@@ -33,7 +33,7 @@ from cliploc.evaluate.data._samples import (
     subsets,
 )
 from cliploc.formats import Box
-from cliploc.runs.samples import AskedDataset, LabelledDataset
+from cliploc.runs.samples import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset, Role
 
@@ -123,7 +123,7 @@ def open_asked(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
-) -> AskedDataset:
+) -> PromptedDataset:
     """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
 
     Args:

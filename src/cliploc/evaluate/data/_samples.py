@@ -19,7 +19,7 @@ from cliploc.evaluate.data._base import Candidate, Problems, by, picture_header,
 from cliploc.formats import Box, Size
 from cliploc.options import is_whole, short
 from cliploc.registry import Registry
-from cliploc.runs.samples import AskedDataset, AskedPicture
+from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Dataset, FloatArray, Sample
 
 C = TypeVar("C")
@@ -246,7 +246,7 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
 # -------------------------------------------------------------------------------------------- names asked in pictures
 
 
-def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> AskedDataset:
+def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
     """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
     truths: dict[Path, dict[int, FloatArray]] = {}
     size_of = {}
@@ -273,7 +273,7 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             often = together.diagonal() if negatives == "popular" else together[list(truth)].sum(axis=0)
             chosen = sorted(absent, key=lambda label: (-often[label], -together[label, label], label))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
-        pictures.append(AskedPicture(id_, path, size_of[path], labels, truth))
+        pictures.append(PromptedPicture(id_, path, size_of[path], labels, truth))
     chosen = draw.of(pictures, lambda picture: picture)
     about = dataset.name, dataset.root, dataset.split, dataset.role, dataset.classes
-    return AskedDataset(*about, chosen, dataset.problems)
+    return PromptedDataset(*about, chosen, dataset.problems)
