@@ -42,10 +42,10 @@ def refuse_truth(truth: str, asked: SampleFlags) -> None:
 
 def read_truth(truth: str, folder: Path, asked: SampleFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
-    from cliploc.evaluate.data import Draw, open_asked
+    from cliploc.evaluate.data import Draw, open_prompted
 
     if truth != REVIEWED:
-        return open_asked(truth, folder, asked.split, **asked.chosen())
+        return open_prompted(truth, folder, asked.split, **asked.chosen())
     from cliploc.label.reviewed import reviewed_pictures
 
     dataset = reviewed_pictures(folder)

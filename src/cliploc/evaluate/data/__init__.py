@@ -26,10 +26,10 @@ from cliploc.evaluate.data._samples import (
     Checker,
     Draw,
     Subset,
-    asked_pictures,
     boxes_inside,
     labels_of,
     nothing_usable,
+    prompted_pictures,
     subsets,
 )
 from cliploc.formats import Box
@@ -112,7 +112,7 @@ def _read(entry: DatasetReader[F], root: str | Path, split: str | None) -> tuple
     return root, part, problems, entry.read(root, part.name, problems)
 
 
-def open_asked(
+def open_prompted(
     name: str,
     root: str | Path,
     split: str | None = None,
@@ -124,7 +124,7 @@ def open_asked(
     sample: int | None = None,
     seed: int = 0,
 ) -> PromptedDataset:
-    """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
+    """Reads a dataset as pictures with names to ask; see `open_dataset` and `prompted_pictures`.
 
     Args:
         subset, classes: only these names are prompts.
@@ -134,7 +134,7 @@ def open_asked(
     dataset = open_dataset(name, root, split, subset=subset, classes=classes)
     every = subset is None and classes is None
     names = range(len(dataset.classes)) if every else {sample.label for sample in dataset.samples}
-    return asked_pictures(dataset, negatives, names, draw)
+    return prompted_pictures(dataset, negatives, names, draw)
 
 
 def list_datasets(*, role: Role | None = None) -> list[str]:

@@ -246,7 +246,7 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
 # -------------------------------------------------------------------------------------------- names asked in pictures
 
 
-def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
+def prompted_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
     """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
     truths: dict[Path, dict[int, FloatArray]] = {}
     size_of = {}
