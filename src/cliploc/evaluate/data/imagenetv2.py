@@ -73,7 +73,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
+        size = truth.size_wh if all(truth.size_wh) else None
+        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, size, hint=hint))
     return Found(classes, candidates)
 
 
@@ -91,6 +92,6 @@ def _of_release(path: Path, problems: Problems) -> Iterator[Truth]:
     for name, of_name in boxes.items():
         label = name.split("/")[0]
         if label.isdecimal():
-            yield Truth(name, int(label), None, tuple(of_name))
+            yield Truth(name, int(label), (0, 0), tuple(of_name))
         else:
             problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")

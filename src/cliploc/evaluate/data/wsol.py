@@ -19,11 +19,11 @@ from cliploc.values import ClassName, Problem
 
 @dataclass(frozen=True)
 class Truth:
-    """What metadata say of one image: label, size if they know it, and boxes in original pixels, unchanged."""
+    """What metadata say of one image: label, size, 0, 0 if it is not known, and boxes in original pixels, unchanged."""
 
     image_id: str
     label: int
-    size_wh: Size | None
+    size_wh: Size
     xyxy: tuple[Box, ...]
 
 
