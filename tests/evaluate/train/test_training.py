@@ -413,7 +413,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     labels = root / "metadata/class_labels.txt"
     labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
     flags = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
-    result = succeeded("benchmark", "boxes", *flags, "--save-maps")
+    succeeded("benchmark", "boxes", *flags, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
     beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
     assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
