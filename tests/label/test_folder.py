@@ -174,6 +174,8 @@ def test_two_runs_at_once_do_not_share_a_folder(copy):
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
 
 
+# ---------------------------------------------------------------------------------------------------- replaced pictures
+@pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
     pictures, out = copy
     for path in pictures.iterdir():

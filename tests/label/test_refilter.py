@@ -46,7 +46,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         keys = ("labels", "boxes", "scores", "fits")
         masks = own.get("masks", [None] * len(own["boxes"]))
         boxes = [Candidate(*one, False, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
-        return Found(picture, digest, None, 60, 40, [], own["presence"], boxes)
+        return Found(picture, digest, None, 60, 40, [], own["presence"], boxes, features)
 
     monkeypatch.setattr(AnnotateWorker, "_found", found)
     monkeypatch.setattr(towers, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
