@@ -39,7 +39,7 @@ def test_an_option_out_of_range_is_one_line(name: str, options: dict[str, Any], 
     assert str(error.value) == f"expected {member}'s option {option} to be {expected}, got {value!r}"
 
 
-def test_more_blocks_than_there_are() -> None:
+def test_more_blocks_than_the_tower_has() -> None:
     backbone = tiny(AveragingVit)
     with pytest.raises(UsageError, match=r"^expected a block of vit from -2 to -1"):
         ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)
