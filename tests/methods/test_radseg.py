@@ -1,7 +1,5 @@
 """RADSeg against its two equations on three towers, and the projection that its first step reads."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ The files have the authors' layout (NVlabs/RADIO at c0f3701: `enable_spectral_re
 it): arch, epoch, state dict, and the settings of the training as a namespace of argparse.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 from typing import Any

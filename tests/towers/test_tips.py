@@ -4,8 +4,6 @@ The files have the layout of google/tipsv2-b14: the state dicts of the authors' 
 (google-deepmind/tips at 4db271d) under two prefixes, in one safetensors file, and a tokenizer saved by transformers.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path
