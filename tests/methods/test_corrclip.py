@@ -116,7 +116,7 @@ def test_the_equations_of_corrclip(kind: str, divided: str) -> None:
     for options in ({}, {"tau": 8.0, "merge": 0.6, "spatial": 0.3, "semantic": 2.0}):
         with torch.no_grad():
             wanted = expected(vit, guide, passed, **options)
-        assert_equal(vit.ours("corrclip", passed={"guide": lambda: guide, "regions": passed}, **options), wanted)
+        assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": passed}, **options), wanted)
 
 
 def of_all_windows(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> Tensor:
@@ -172,4 +172,4 @@ def test_the_equations_of_gla_clip(kind: str, windows: bool) -> None:
     for options in ({}, {"alike": 0.9, "rounds": 3, "beta": 1.0, "gamma": 2.0}, {"alike": 1.1}):
         with torch.no_grad():
             wanted = of_all_windows(vit, guide, windows, **options)
-        assert_equal(vit.ours("gla_clip", passed={"guide": lambda: guide, "windows": windows}, **options), wanted)
+        assert_equal(vit.ours("gla_clip", given={"guide": lambda: guide, "windows": windows}, **options), wanted)
