@@ -41,7 +41,7 @@ SCHEMA_VERSION = 1  # of explain.json
 STEPS = 28  # of one picture: with 14 or more, means of deletion and insertion are within 0.003 of those with all 224
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
 # explain has its own form of these, or does not use them
-OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
+NOT_TAKEN = ("method", "method_options", "recipe", "head", "min_presence", "resize")
 OF_BOXES = (
     "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache", "learnt", "masks_by",
 )  # fmt: skip
@@ -65,8 +65,8 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
     out: Path = flag("Folder for explain.html and explain.json.", Path("explain-out"), metavar="DIR", group="output")
 
 
-@command(leave_out=(*OWN, *OF_BOXES, "target"), defaults={"steps": STEPS}, without=AS_PUBLISHED)
-def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
+@command(leave_out=(*NOT_TAKEN, *OF_BOXES, "target"), defaults={"steps": STEPS}, without=AS_PUBLISHED)
+def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Measure whether the maps of one picture are faithful.
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
@@ -76,18 +76,18 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
-    refuse_unknown([], method_names(asked.method))
+    refuse_unknown([], method_names(flags.method))
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
     from cliploc.images.reading import load
     from cliploc.methods import find
 
-    photo, prompt, among = asked.photo, asked.prompt, asked.among
+    photo, prompt, among = flags.photo, flags.prompt, flags.among
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
-    given = method_names(asked.method) or [recipe_of(options.model).method]
-    of_methods = options_of_methods(given, asked.option)
-    of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}
+    specs = method_names(flags.method) or [recipe_of(options.model).method]
+    of_methods = options_of_methods(specs, flags.option)
+    of_methods |= {name: {} for name in BASELINES if name not in specs and not flags.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
     more = list(dict.fromkeys(asked_names(None, among) if among else []))
     refuse_exemplars([*prompt, *more], "explain")
@@ -95,7 +95,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
     labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
-    folder = writable(asked.out)
+    folder = writable(flags.out)
     Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
     picture = load(photo).image
     terminal = Terminal()
@@ -103,7 +103,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness.page import explanation_page
 
-        use_threads(asked.threads)
+        use_threads(flags.threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
         for reading in measurer.localizer.readings(prompt):
             terminal.say(reading, style="yellow")
@@ -131,30 +131,30 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
             "baseline": faithfulness.baseline or "zero; blur for insertion",
         }
         title = f"What the model uses: {Path(photo).name}"
-        page = explanation_page(title, picture, document, maps, titles, SHOWN, about)
+        page = explanation_page(title, picture, document, maps, titles, HEADINGS, about)
         write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
-    if asked.as_json:
+    if flags.as_json:
         print_document(document)
     else:
         rows = [
-            (document["name"], spec, *(f"{numbers[key]:.3f}" for key in SHOWN))
+            (document["name"], spec, *(f"{numbers[key]:.3f}" for key in HEADINGS))
             for document in documents
             for spec, numbers in document["methods"].items()
         ]
-        short = [title.replace(" region", "").replace("region ", "") for title in SHOWN.values()]
-        wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (SHOWN.values(), short))
+        short = [title.replace(" region", "").replace("region ", "") for title in HEADINGS.values()]
+        wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (HEADINGS.values(), short))
         terminal.listing(wide, narrow)
         for result in documents:
             if result["words"] is not None:
-                said = "  ".join(f"{word['word']} {word['share']:.2f}" for word in result["words"] if word["share"])
-                terminal.data(printable(f"words used for {result['name']}: {said or 'none raises the score'}"))
+                text = "  ".join(f"{word['word']} {word['share']:.2f}" for word in result["words"] if word["share"])
+                terminal.data(printable(f"words used for {result['name']}: {text or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
-    say_next(terminal, ("open", folder / PAGE), quiet=asked.as_json)
+    say_next(terminal, ("open", folder / PAGE), quiet=flags.as_json)
     return DONE
 
 
-SHOWN = {
+HEADINGS = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
     "share": "region share",
@@ -170,8 +170,8 @@ def _measurer(
     from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
     from cliploc.localizer import Localizer
 
-    first, given = next(iter(methods.items()))
-    chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
+    first, method_options = next(iter(methods.items()))
+    chosen = options.but(method=first, method_options=method_options, resize="squash", min_presence=0)
     metrics = chosen_metrics(METRICS)
     return Faithfulness(Localizer(**chosen.given()), names, metrics, methods, protocol)
 

@@ -24,7 +24,7 @@ from cliploc.evaluate.tasks.tables import (
 )
 
 DISPUTED = 6  # pictures on which the settings differ most
-SHOWN_SETTINGS = 8  # beside each of them
+MOST_SETTINGS = 8  # beside each of them
 SIDE = 200  # longer side in pixels of these
 NOTE = (
     "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
@@ -106,12 +106,12 @@ def draw_curves(
             margin = 0.02 * (ends[1] - ends[0])
             axes.set_ylim(ends[0] - margin, ends[1] + margin)
 
-    said = "; ".join(
+    text = "; ".join(
         f"{line.label}: {line.mean[0]:.2f} to {line.mean[-1]:.2f}"
         for line in lines
         if line.mean[0] is not None and line.mean[-1] is not None
     )
-    return figure(draw, f"{title}. {said}", (5.8, 4.0))
+    return figure(draw, f"{title}. {text}", (5.8, 4.0))
 
 
 def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
@@ -136,18 +136,18 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     for of in chosen:
         sample, of_settings = of[0], values[of]
         ranked = sorted(of_settings, key=lambda setting: (of_settings[setting], setting))
-        half = SHOWN_SETTINGS // 2
-        shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
-        first = rows[sample, shown[0]]
+        half = MOST_SETTINGS // 2
+        parts = ranked if len(ranked) <= MOST_SETTINGS else [*ranked[:half], *ranked[-half:]]
+        first = rows[sample, parts[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first["path"], size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
-        for setting in shown:
+        for setting in parts:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
             paint_map(drawn, heat)
-            said = f"{setting} {of_settings[setting]:.3f}"
-            figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
+            text = f"{setting} {of_settings[setting]:.3f}"
+            figures.append((text, embedded(drawn, f"{sample}: {text}", quality=80)))
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
     return made
@@ -172,7 +172,7 @@ def explanation_page(
     """The page of a document as HTML."""
     small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE_OF_ONE))
     score, columns = document["score"], ("method", *headings.values())
-    shown = []
+    parts = []
     for entry in document["names"]:
         name, methods = entry["name"], [(titles[method], numbers) for method, numbers in entry["methods"].items()]
         figures = []
@@ -192,7 +192,7 @@ def explanation_page(
             curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
         rows = [[Cell(method), *(number_cell(numbers[key]) for key in headings)] for method, numbers in methods]
         words = [[Cell(word["word"]), number_cell(word["share"])] for word in entry["words"] or ()]
-        shown.append(
+        parts.append(
             {
                 "name": name,
                 "about": f"{score} of the whole picture: {entry[score]:.3f}",
@@ -207,7 +207,7 @@ def explanation_page(
         "explain.html",
         title=title,
         photograph=embedded(small, "the picture", quality=85),
-        names=shown,
+        names=parts,
         about=about,
         score=score,
         baselines=[titles[method] for method in ("centre_gaussian", "random") if method in titles],
