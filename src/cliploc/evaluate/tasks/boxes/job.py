@@ -16,13 +16,7 @@ import numpy as np
 import torch
 
 from cliploc.boxes import BoxRule
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    Metric,
-    all_metrics,
-    all_numbers,
-    joined,
-)
+from cliploc.evaluate.metrics import Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import box_columns

@@ -60,11 +60,9 @@ COLUMNS = {
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    visible = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
-    rows = [("setting", *(number["title"] for number in visible.values()))]
-    return rows + [
-        (name, *(number_cell(numbers.get(key)).text for key in visible)) for name, numbers in summary.items()
-    ]
+    titles = {key: number["title"] for key, number in manifest["numbers"].items() if number["visible"]}
+    rows = ((name, *(number_cell(of.get(key)).text for key in titles)) for name, of in summary.items())
+    return [("setting", *titles.values()), *rows]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:

@@ -14,14 +14,7 @@ from cliploc.draw.html import embedded
 from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
 from cliploc.evaluate.tasks.report import TEMPLATES, TaskRun, heat_of, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    number_cell,
-    numbers_csv,
-    numbers_table,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.tables import Cell, Table, number_cell, numbers_csv, numbers_table, to_markdown
 
 DISPUTED = 6  # pictures on which the settings differ most
 MOST_SETTINGS = 8  # beside each of them

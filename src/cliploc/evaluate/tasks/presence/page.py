@@ -7,14 +7,7 @@ from typing import Any
 from cliploc.draw.html import LIGHT
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
 from cliploc.evaluate.tasks.report import SettingResult, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    csv_text,
-    numbers_csv,
-    numbers_table,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning

@@ -14,26 +14,11 @@ from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import IGNORE, LabelFile, LabelledDataset, open_labelled
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    MeanIoU,
-    MeanIoUResult,
-    PixelPairs,
-    average_precision,
-    pixel_pairs,
-)
+from cliploc.evaluate.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
-from cliploc.evaluate.tasks.task import (
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    run_task,
-)
+from cliploc.evaluate.tasks.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
 from cliploc.find.segmentation.classes import classes_of

@@ -12,14 +12,7 @@ from cliploc.draw.colours import INK, NAME_COLOURS, Colour
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.evaluate.tasks.report import TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    counted,
-    numbers_csv,
-    percent,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
 from cliploc.images.reading import small_png
 from cliploc.values import ignored_label
 
@@ -95,10 +88,9 @@ def _numbers(run: TaskRun) -> Table:
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
-    status = run.read_rows(["sample", "setting", "status"])
-    samples = list(
-        dict.fromkeys(row["sample"] for row in status if row["status"] == "ok" and row["setting"] in visible)
-    )
+    rows_of = run.read_rows(["sample", "setting", "status"])
+    done = (row["sample"] for row in rows_of if row["status"] == "ok" and row["setting"] in visible)
+    samples = list(dict.fromkeys(done))
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
     columns = ["path", "preview", "true_preview", "width", "height"]

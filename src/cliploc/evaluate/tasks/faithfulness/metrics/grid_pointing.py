@@ -53,7 +53,7 @@ def cells(height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def grid_with(judged: Judged, place: int) -> Tensor:
-    """A grid `[1, 3, H, W]` with the picture in the cell at `place`; elsewhere the photographs that fit the name least."""
+    """A grid `[1, 3, H, W]` with the picture in one cell; elsewhere the photographs that fit the name least."""
     size = (judged.images.shape[-2], judged.images.shape[-1])
     photos = judged.normalize(photographs(*size).to(judged.images.device)).to(judged.images)
     fit = judged.scores(len(photos), lambda first, last: photos[first:last]).cosine  # [n]

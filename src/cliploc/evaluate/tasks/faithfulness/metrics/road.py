@@ -90,9 +90,8 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = NOISE
             weights.append(np.full(int(gone.sum()), -weight))
     diagonal = np.arange(count)
     entries = np.concatenate([*weights, total])
-    system = csc_matrix(
-        (entries, (np.concatenate([*rows, diagonal]), np.concatenate([*columns, diagonal]))), (count, count)
-    )
+    places = np.concatenate([*rows, diagonal]), np.concatenate([*columns, diagonal])
+    system = csc_matrix((entries, places), (count, count))
     # The matrix is symmetric.
     factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
     solved = torch.from_numpy(factors.solve(known)).float()  # [m, 3]
