@@ -204,7 +204,7 @@ def with_layers(text: str) -> str:
     unbroken = " → ".join(layers).replace(" | ", "\0|\0").replace(" : ", "\0:\0")  # neighbours stay on one line
     lines = textwrap.wrap(unbroken, 116, break_on_hyphens=False, break_long_words=False)
     picture = "".join(f"    {line}\n" for line in lines).replace("\0", " ")
-    return re.sub(r"(?:^    .*→.*\n(?:    .*\n)*)", picture, text, count=1, flags=re.MULTILINE)
+    return re.sub(r"(?:^    __main__ →.*\n(?:    .*\n)*)", picture, text, count=1, flags=re.MULTILINE)
 
 
 def listed(title: str, found: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
 from cliploc.label.reviewed import reviewed_pictures
 from cliploc.runs.plan import as_setting
-from cliploc.runs.samples import AskedPicture
+from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
@@ -89,7 +89,7 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     judge = ExamplesJudge(classes, setup, [setting], None)
 
     def row(labels, truth, size):
-        seen = judge.look(AskedPicture("cat.jpg", CAT, size, labels, truth), None)
+        seen = judge.look(PromptedPicture("cat.jpg", CAT, size, labels, truth), None)
         return judge.judge(seen, setting, judge.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
 
     scaled = row((0, 1, 2), {0: own[None] * [2, 3, 2, 3]}, (2 * width, 3 * height))

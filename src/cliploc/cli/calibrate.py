@@ -13,11 +13,11 @@ from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
-from cliploc.support.files import Inputs, alone_writing
-from cliploc.support.imports import refuse_without
+from cliploc.support.files import Inputs
+from cliploc.support.imports import check_installed
 
 if TYPE_CHECKING:
-    from cliploc.runs.samples import AskedDataset
+    from cliploc.runs.samples import PromptedDataset
 
 REVIEWED = "reviewed"
 OF_DATASETS = ("--split", "--subset", "--classes")
@@ -43,7 +43,7 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
-    refuse_without("calibrate", "calibrate")
+    check_installed("calibrate", "calibrate")
     from cliploc.evaluate import data
 
     if flags.truth != REVIEWED:
@@ -52,9 +52,9 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         raise UsageError(f"{named[0]} is an option of datasets, not of --truth {REVIEWED}: leave it out")
     out, terminal = flags.out, Terminal()
     file_writable(out)
-    with alone_writing(out), terminal.progress(f"reading {flags.folder}", speed=True) as reporter:
+    with terminal.progress(f"reading {flags.folder}", speed=True) as reporter:
         dataset = _pictures(flags)
-        Inputs(sample.path for sample in dataset.samples).refuse([out])
+        Inputs(sample.path for sample in dataset.samples).check_outputs([out])
         say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in data.BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(flags.threads)
@@ -81,7 +81,7 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
     return SOME_FAILED if result.pictures < len(dataset.samples) else DONE
 
 
-def _pictures(flags: CalibrateFlags) -> AskedDataset:
+def _pictures(flags: CalibrateFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
     from cliploc.evaluate import data
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import AskedDataset
+from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
@@ -155,7 +155,7 @@ class ExamplesJudge(NameJudge):
         return {name: values.tolist() for name, values in vars(examples).items()}
 
 
-def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
+def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     check_count(dataset)
     # Said before hours of work, not after.
@@ -183,7 +183,7 @@ def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
     return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
 
 
-def check_count(dataset: AskedDataset) -> None:
+def check_count(dataset: PromptedDataset) -> None:
     """Refuses too few pictures before a model runs."""
     if len(dataset) < FEWEST_PICTURES:
         raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")

@@ -104,17 +104,17 @@ def test_a_sample_that_comes_twice_is_refused_and_so_is_no_sample(cls):
 
 
 @metrics
-def test_kept_as_a_row_and_read_again_gives_the_same(cls):
+def test_stored_as_a_row_and_read_again_gives_the_same(cls):
     rows = []
     for number in range(3):
         [columns] = judge_map(judged(number), [TAU])
         base = {"sample": f"sample {number}", "setting": "a", "status": "ok"}
         rows.append(base | {"predictions": [number % 3, 7, 8, 9, 10]} | columns)
-    kept = cls.at(TAU)
+    restored = cls.at(TAU)
     for number, row in enumerate(to_table(rows, box_columns()).to_pylist()):
-        kept.add(row["sample"], row, number % 3, row["predictions"])
+        restored.add(row["sample"], row, number % 3, row["predictions"])
     direct = counted(cls, [0, 1, 2]).summarise(False, FEW)
-    for key, score in kept.summarise(False, FEW).scores.items():
+    for key, score in restored.summarise(False, FEW).scores.items():
         assert score.value == pytest.approx(direct.scores[key].value)  # rows keep float32
 
 
@@ -129,7 +129,7 @@ def test_the_summary_has_every_number_of_every_metric():
     assert set(all_numbers()) <= set(summary)
 
 
-def test_metrics_of_masks_are_left_out_where_there_are_none():
+def test_metrics_of_masks_are_left_out_without_masks():
     sample = Sample("a", Path("a.png"), 0, (224, 224), judged(0).true_xyxy)
     [[row]] = judge_sample(sample, judged(0).heat[None], [[TAU]])
     assert "iou" in row

@@ -12,8 +12,8 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import all_metrics
 from cliploc.evaluate.tasks.report import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
-from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.support.files import write_whole
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
+from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
 
@@ -60,7 +60,7 @@ def place_of(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, digest: str) -> Row:
+def sample_facts(sample: Sample | LabelledPicture | PromptedPicture, root: Path, digest: str) -> Row:
     """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
     path = place_of(sample.path, root)
@@ -148,4 +148,4 @@ def write_parquet(path: Path, rows: Iterable[Row], columns: Columns) -> None:
             for batch in batches(rows):
                 file.write_table(to_table(batch, columns))
 
-    write_whole(path, write)
+    write_atomic(path, write)

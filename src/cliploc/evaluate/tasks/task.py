@@ -11,18 +11,18 @@ from typing import Any, TypedDict
 
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
-from cliploc.evaluate.data import AskedDataset, LabelledDataset, subsets
+from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, from_parquet, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
-from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here, saying_what_is_kept
+from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here, interrupt_message
 from cliploc.runs.evaluation import PICTURE, Row, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
-from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.runs.store import FILE, Store, saying_disk_is_full
-from cliploc.support.files import alone_in, write_json
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
+from cliploc.runs.store import FILE, Store, disk_errors
+from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
@@ -118,7 +118,7 @@ class BenchmarkResult:
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
-    dataset: Dataset | LabelledDataset | AskedDataset,
+    dataset: Dataset | LabelledDataset | PromptedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
@@ -149,7 +149,7 @@ def run_task(
         **(entries or {}),
     }
     notes.add(worker.notes)
-    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
+    with locked(out), disk_errors(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         finished = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in finished if (names := _changed(run, shards[index], stamps))}
@@ -189,7 +189,7 @@ def run_task(
 
         run.begin_session()
         every = len(dataset.samples)
-        with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
+        with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
             engine(todo, Ready(make_worker, worker), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
@@ -277,7 +277,7 @@ def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -302,11 +302,11 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, selection: 
     }
 
 
-def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:
+def _identity(sample: Sample | LabelledPicture | PromptedPicture, root: Path) -> tuple[object, ...]:
     """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
     if isinstance(sample, LabelledPicture):
         return sample.id, sample.size_wh, sample.name, sample.truth.facts
-    if isinstance(sample, AskedPicture):
+    if isinstance(sample, PromptedPicture):
         truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
         return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]

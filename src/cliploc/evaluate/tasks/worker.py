@@ -26,7 +26,7 @@ from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.picture_files import digested
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.samples import AskedPicture
+from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
@@ -259,7 +259,7 @@ def thumb(heat: FloatArray) -> bytes:
 class Query:
     """A picture, and the names to look for in it."""
 
-    sample: AskedPicture
+    sample: PromptedPicture
     labels: list[int]  # of names that the model knows
 
     def truth(self, size_wh: tuple[int, int]) -> dict[int, FloatArray]:
@@ -288,7 +288,7 @@ class NameJudge(PictureJudge):
     def describe(self, setting: Setting) -> dict[str, Any]:
         return self.described(setting, threshold_given=setting.threshold is not None)
 
-    def look(self, sample: AskedPicture, read: None) -> Query:  # noqa: ARG002
+    def look(self, sample: PromptedPicture, read: None) -> Query:  # noqa: ARG002
         return Query(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Query, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:

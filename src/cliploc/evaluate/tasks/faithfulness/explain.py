@@ -25,7 +25,7 @@ from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.faithfulness.command import BASELINES
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.support.files import Inputs, alone_in
+from cliploc.support.files import Inputs, locked
 
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
@@ -87,10 +87,10 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
     folder = writable(flags.out)
-    Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
+    Inputs([photo, *([among] if among else [])]).check_outputs([folder / PAGE, folder / RESULTS], [])
     picture, terminal = load(photo).image, Terminal()
     start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness import explanation
 
         use_threads(flags.threads)

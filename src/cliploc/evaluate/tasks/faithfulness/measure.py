@@ -30,7 +30,7 @@ from cliploc.evaluate.tasks.faithfulness.judged import (
 )
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
-from cliploc.find.threads import own_modes
+from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
@@ -102,7 +102,7 @@ class Faithfulness:
                 f"expected resize squash, got {flow.preparation.resize}: faithfulness is measured on whole pictures"
             )
         if methods:
-            flow.tasks_of(methods)  # refuses what does not run on the tower
+            flow.tasks.of(methods)  # refuses what does not run on the tower
         heads = prompts.parse(names, contrasts=False).names
         self.unknown = localizer.unknown_names(names)
         self.known = [entry for entry, head in zip(names, heads, strict=True) if head not in self.unknown]
@@ -121,7 +121,7 @@ class Faithfulness:
     # -------------------------------------------------------------------------------------------------------- a picture
     def see(self, sample: str, picture: ImageLike, name: str | None = None, target: str | None = None) -> SeenPicture:
         """Reads a picture with its true name, if known; `target`: the name to measure, None for the options'."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             first = [self.known[0]]
             request = Request(sample, picture, first)
             prepared = self.localizer.flow.preparation.prepare(request, prompts.parse(first), sample)
@@ -179,7 +179,7 @@ class Faithfulness:
         self, seen: SeenPicture, heat: FloatArray, others: OtherMaps | None = None, reporter: Reporter = SILENT
     ) -> Measured:
         """Numbers and curves of any tool's map `[h, w]`; `others`: further maps by its method."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             size = (seen.images.shape[-2], seen.images.shape[-1])
             warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
             if warmth.shape != size:
@@ -203,7 +203,7 @@ class Faithfulness:
 
     def region(self, seen: SeenPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
         """Scores of the places hotter than this share of the maximum alone, and of the picture without."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             level = float(hot_levels(heat[None], threshold)[0])
             marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
             removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]

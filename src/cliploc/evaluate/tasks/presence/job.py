@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.evaluate.data import AskedDataset
+from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks.presence.page import FILES, LOSSES, NUMBERS, things_text
 from cliploc.evaluate.tasks.rows import OF_PICTURE
@@ -90,7 +90,7 @@ TASK = BenchmarkTask(
 
 
 def run_presence(
-    dataset: AskedDataset,
+    dataset: PromptedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from cliploc.find.sides import (
+from cliploc.boxes.sides import (
     LENGTH,
     READINGS,
     common,

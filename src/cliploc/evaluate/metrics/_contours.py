@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -67,21 +67,12 @@ def contour_boxes(levels: Levels, *, heat: npt.NDArray[np.floating] | None = Non
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
     """The boxes, cut by cut. Pixels above a cut's level are hot, the others cold."""
-    # Both parts ascend: a hot region of level t is there at cut t − 1, a hole of level t at cut 255 − t.
     nothing: IntArray = np.array([[-1, -1, 1, 1]])  # the last cut leaves nothing
-    parts = [
-        (outside.level[::-1] - 1, outside.sides[::-1]),
-        (255 - holes.level, holes.sides + 1),  # with the pixels around the hole
-        (np.array([highest]), nothing),
-    ]
-    counts = np.stack([np.bincount(cut, minlength=highest + 1) for cut, _ in parts])  # [3, cuts]
-    starts = np.cumsum(counts.T).reshape(-1, len(parts)).T - counts
-    boxes: IntArray = np.empty((counts.sum(), 4), np.int64)
-    for (cut, sides), count, start in zip(parts, counts, starts, strict=True):
-        boxes[np.arange(len(cut)) + (start - np.cumsum(count) + count)[cut]] = sides
-    boxes *= OUTWARD
-    boxes -= 1
-    return ContourBoxes(largest, boxes, np.arange(highest + 1).repeat(counts.sum(axis=0)))
+    # A hot region of level t is there at cut t − 1, a hole of level t at cut 255 − t, with the pixels around it.
+    cut = np.concatenate([outside.level - 1, 255 - holes.level, [highest]]).astype(np.int16)
+    sides = np.concatenate([outside.sides, holes.sides + 1, nothing])
+    order = np.argsort(cut, kind="stable")
+    return ContourBoxes(largest, sides[order] * OUTWARD - 1, cut[order].astype(np.int64))
 
 
 def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes: Regions | None) -> IntArray:
@@ -96,7 +87,7 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes:
             continue
         hot = cv2.threshold(framed, cut, 1, cv2.THRESH_BINARY)[1]
         contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-        x, y, w, h = cv2.boundingRect(_largest(contours))
+        x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
         boxes[cut] = x - 1, y - 1, x - 1 + w, y - 1 + h
     return boxes
 
@@ -123,36 +114,13 @@ def _clearly_largest(outside: Regions, holes: Regions | None, boxes: IntArray) -
     return known
 
 
-def _largest(contours: Sequence[Any]) -> Any:
-    """The same as `max(contours, key=cv2.contourArea)`, faster; the first where several are largest."""
-    wide = [contour for contour in contours if len(contour) > 2]  # one or two points enclose nothing; in noise, most do
-    largest = max(wide, key=cv2.contourArea, default=contours[0])
-    return largest if cv2.contourArea(largest) > 0 else contours[0]
-
-
 def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
-    """Rectangles `[n, 4]` of the regions of at least level t, t = 0 … 256, from the top down by few extremes."""
-    kind = cv2.CV_16U if levels.size < 2**16 else cv2.CV_32S  # the smaller is faster
-    order = np.argsort(levels, axis=None, kind="stable")  # pixels, level by level
-    starts = np.searchsorted(levels.ravel()[order], np.arange(257))
-    y, x = np.divmod(order, levels.shape[1])
-    pixels = np.stack([-x, -y, x + 1, y + 1])  # [4, pixels]: each side of a union is the greatest of its parts'
+    """Rectangles `[n, 4]` of the regions of at least level t, t = 0 … 256."""
     regions: list[IntArray] = [np.zeros((0, 4), np.int64)] * 257
-    sides, places = pixels[:, :0], order[:0]  # of the regions above: [4, n], and a pixel of each [n]
     for t in range(255, 0, -1):
-        new = slice(starts[t], starts[t + 1])
-        if new.start == new.stop:
-            regions[t] = regions[t + 1]
-            continue
         mask = cv2.threshold(levels, t - 1, 1, cv2.THRESH_BINARY)[1]
-        count, labels = cv2.connectedComponents(mask, connectivity=connectivity, ltype=kind)  # 0: below t
-        parts, sides_of_parts = np.append(places, order[new]), np.append(sides, pixels[:, new], axis=1)
-        region = labels.ravel()[parts].astype(np.intp) - 1  # [parts]
-        sides, places = np.full((4, count - 1), -levels.size, np.int64), np.empty(count - 1, order.dtype)
-        for side, side_of_parts in zip(sides, sides_of_parts, strict=True):
-            np.maximum.at(side, region, side_of_parts)
-        places[region] = parts
-        regions[t] = sides.T * np.array([-1, -1, 1, 1])
+        x, y, w, h = cv2.connectedComponentsWithStats(mask, connectivity=connectivity)[2][1:, :4].T  # 0: below t
+        regions[t] = np.stack([x, y, x + w, y + h], axis=1).astype(np.int64)
     return regions
 
 

@@ -13,13 +13,14 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from cliploc.boxes import BoxRule, labelled_boxes
+from cliploc.boxes.masks import GrabCutMasks
 from cliploc.boxes.outlines import joined, outlines
+from cliploc.boxes.reasons import boxes_of
 from cliploc.document import to_document
 from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
-from cliploc.find.masks import GrabCutMasks
 from cliploc.images.geometry import Frame
-from cliploc.localization import Localization, boxes_of
+from cliploc.localization import Localization
 from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cliploc.find.calibration import Floats
 from cliploc.images.geometry import Frame, iou_matrix
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, Floats
 
 ALIKE = 0.4  # IoU from which a draft is compared with a box
 USUAL = 0.1  # standard deviation of offsets

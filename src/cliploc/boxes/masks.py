@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, hot_levels, scored_regions
+from cliploc.boxes.components import BoxRule, hot_levels
+from cliploc.boxes.quality import scored_regions
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import BoolArray
 from cliploc.methods import as_tensor
+from cliploc.options import SAM
 from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:
@@ -22,6 +24,28 @@ if TYPE_CHECKING:
 
 SAME = 0.05  # pixels by which a box may differ from a region's and still count as that region's box
 COLOURS = 5  # that GrabCut fits to a thing and to the rest, so that each needs as many pixels
+
+
+class MaskSource(Protocol):
+    """What draws the masks of boxes, instead of the heat."""
+
+    @property
+    def id(self) -> str:
+        """What tells its masks from those of others."""
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box, in any order."""
+
+
+def mask_source(name: str, device: str) -> MaskSource | None:
+    """What draws masks, by its name in the options; None for the heat."""
+    if name == "heat":
+        return None
+    if not name.startswith(SAM):
+        return GrabCutMasks()
+    from cliploc.towers.sam import SamMasks  # here: few need it
+
+    return SamMasks(name.removeprefix(SAM), device=device)
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
@@ -65,7 +89,7 @@ class GrabCutMasks:
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box, name by name."""
-        found.refuse_without_maps()
+        found.check_installed_maps()
         pixels = np.asarray(found.image.convert("RGB"))
         height, width = found.frame.original_hw  # of which the picture may be a smaller copy
         shrink = min(1.0, self._side / max(height, width))
