@@ -322,11 +322,11 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        from cliploc.draw.comparison import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
+        from cliploc.draw.comparison import ModelResults, draw_comparison, check_cells  # only for those who draw
 
         prompts.refuse_no_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
-        refuse_too_many(len(titles), len(names))
+        check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 

@@ -59,7 +59,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
     refuse_unknown(asked.model or [], method_names(asked.method))
-    from cliploc.draw.comparison import refuse_too_many
+    from cliploc.draw.comparison import check_cells
     from cliploc.find import prompts
     from cliploc.methods import find
 
@@ -73,7 +73,7 @@ def compare(asked: CompareFlags, options: Options) -> int:
     of_methods = options_of_methods(list(methods), asked.option)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     weights = pair_weights(asked.model or ["mini"], asked.pretrained)
-    refuse_too_many(len(methods), len(names), len(weights))
+    check_cells(len(methods), len(names), len(weights))
     maps = len(names) * len(methods)
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // maps)))
     models = _asked_models(options, weights, methods, of_methods)
