@@ -3,16 +3,19 @@
 import re
 from pathlib import Path
 
-import cliploc.draw
-import cliploc.evaluate.tasks
-import cliploc.label.editor
 import pytest
 from jinja2 import UndefinedError
 
+import cliploc.draw
+import cliploc.evaluate.tasks
+import cliploc.label.editor
 import cliploc.web
 from cliploc.draw.html import TEMPLATES
 
-PACKAGES = [Path(package.__file__).parent for package in (cliploc.draw, cliploc.evaluate.tasks, cliploc.label.editor, cliploc.web)]
+PACKAGES = [
+    Path(package.__file__).parent
+    for package in (cliploc.draw, cliploc.evaluate.tasks, cliploc.label.editor, cliploc.web)
+]
 PAGES = {
     "page.html", "review.html", "benchmark.html", "presence.html", "segmentation.html",
     "faithfulness.html", "explain.html",

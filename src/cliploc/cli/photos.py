@@ -7,21 +7,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.output import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    box_text,
-    json_text,
-    print_document,
-    say_next,
-    writable,
-    write,
-)
+from cliploc.cli import output
+from cliploc.cli.output import write
 from cliploc.cli.terminal import Terminal, grid, printable, styled
 from cliploc.errors import CliplocError, UsageError
 from cliploc.support.files import DEMO, Inputs, alone_in, demo_names
@@ -54,7 +44,7 @@ class PhotoRun:
         others: Iterable[object] = (),  # files besides the photos that the run reads
         files: Sequence[str] = (RESULTS,),  # what is written into the folder besides files of single photos
     ) -> None:
-        self.folder = None if out is None else writable(out)
+        self.folder = None if out is None else output.writable(out)
         self.terminal, self.quiet = Terminal(), quiet
         self._reporter = SILENT  # until the run has started
         self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
@@ -62,35 +52,39 @@ class PhotoRun:
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
         demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [path for asked in photos for path in (demo if asked == DEMO else [os.path.expanduser(asked)])]:
-            listed = None
-            # Not every shell replaces a pattern; an address with a "?" is none.
-            pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
-            if os.path.isdir(photo) or pattern:
-                from cliploc.runs.picture_files import find_pictures
-
-                try:
-                    listed = find_pictures(photo, self.folder)
-                except UsageError as error:  # it stays, and fails as a picture, for this reason
-                    self._without_pictures[photo] = error
-            if listed is None:
-                self.paths.append(photo)
-                self.ids[photo] = _file_of(photo).name
-                continue
-            self.paths += [str(picture.path) for picture in listed.pictures]
-            self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
-            below = partial(os.path.join, listed.root)
-            self._skipped += [skipped._replace(file=below(skipped.file)) for skipped in listed.skipped]
-            if note := listed.skipped_note():
-                self.terminal.say(note, style="yellow")
+        for photo in [path for one in photos for path in (demo if one == DEMO else [os.path.expanduser(one)])]:
+            self._add(photo)
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
             inputs.refuse([self.folder / file for file in files])
         self.records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
-        self._drawn: list[Path] = []
+        self._first_drawn: Path | None = None
         self._document: dict[str, Any] = {}
+
+    def _add(self, photo: str) -> None:
+        """A picture, or those of a folder or pattern."""
+        # Not every shell replaces a pattern; an address with a "?" is none.
+        pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
+        if os.path.isdir(photo) or pattern:
+            from cliploc.runs.picture_files import find_pictures
+
+            try:
+                listed = find_pictures(photo, self.folder)
+            except UsageError as error:  # it stays, and fails as a picture, for this reason
+                self._without_pictures[photo] = error
+            else:
+                self.paths += [str(picture.path) for picture in listed.pictures]
+                self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
+                self._skipped += [
+                    skipped._replace(file=os.path.join(listed.root, skipped.file)) for skipped in listed.skipped
+                ]
+                if note := listed.skipped_note():
+                    self.terminal.say(note, style="yellow")
+                return
+        self.paths.append(photo)
+        self.ids[photo] = _file_of(photo).name
 
     @contextmanager
     def started(self, label: str) -> Iterator[Reporter]:
@@ -129,7 +123,7 @@ class PhotoRun:
         draw: Callable[[], Image.Image],
         *,
         what: str,
-        kept: str = "its boxes are kept",
+        rest: str = "its boxes are kept",
     ) -> None:
         """Draws a file, which the record then names; if that fails, the results are kept and the run goes on."""
         assert self.folder is not None
@@ -137,11 +131,11 @@ class PhotoRun:
             drawn = encoded(draw(), name)
         except Exception as error:  # whatever it is: the results of this and of the other photos stay
             reason = (str(error).splitlines() or [""])[0]
-            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {kept}")
+            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {rest}")
         else:
             write(self.folder / name, drawn)
             record[key] = name
-            self._drawn.append(self.folder / name)
+            self._first_drawn = self._first_drawn or self.folder / name
 
     def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
         """Writes a picture's label map, of so many names, which the record then names."""
@@ -168,12 +162,12 @@ class PhotoRun:
         document = to_document([], self._failures, settings)
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self._skipped)}
         if self.folder is not None:
-            write(self.folder / RESULTS, json_text(self._document).encode())
+            write(self.folder / RESULTS, output.json_text(self._document).encode())
 
     def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
         """Prints the document, counts, files, and what to do next (else: open the first drawing) → the exit code."""
         if self.quiet:
-            print_document(self._document)
+            output.print_document(self._document)
         seconds = time.perf_counter() - self._start
         pictures = "picture" if len(self.paths) == 1 else "pictures"
         words = [f"{len(self.records)} of {len(self.paths)} {pictures} done{counted}, {seconds:.1f} s"]
@@ -184,11 +178,11 @@ class PhotoRun:
         elif written and self.folder is not None:
             words.append(f"{written} and {RESULTS} in {self.folder}")
         self.terminal.say("; ".join(words), style="dim")
-        if self._drawn:
-            say_next(self.terminal, following or ("open", self._drawn[0]), quiet=self.quiet)
+        if self._first_drawn is not None:
+            output.say_next(self.terminal, following or ("open", self._first_drawn), quiet=self.quiet)
         if not self.records:
-            return NOTHING_DONE
-        return SOME_FAILED if self._failures else DONE
+            return output.NOTHING_DONE
+        return output.SOME_FAILED if self._failures else output.DONE
 
 
 # --------------------------------------------------------------------------------------------------------- file names
@@ -255,14 +249,15 @@ def encoded(image: Image.Image, name: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
-def lines_of(result: Localization) -> Iterator[Sequence[str | Text]]:
+def rows_of(result: Localization) -> Iterator[Sequence[str | Text]]:
     """A localization as rows of a table: one for each box, or for a name that was not found."""
     for index, name in enumerate(result.names):
         is_found = result.found[index]
         boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
-            f"score {score:.2f}  box {box_text(xyxy)}" for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
+            f"score {score:.2f}  box {output.box_text(xyxy)}"
+            for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:
             verdict = styled("found", "green")

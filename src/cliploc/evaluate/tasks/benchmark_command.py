@@ -26,7 +26,7 @@ from cliploc.cli.options import (
     options_of_methods,
     pair_weights,
     rare,
-    refuse_unknown,
+    check_known,
 )
 from cliploc.cli.output import (
     DONE,
@@ -232,7 +232,7 @@ def _setups(
 ) -> list[ModelSetup]:
     """Models × prompts × trained heads; what is unknown is refused first, before torch is imported."""
     refuse_without("bench", "benchmark")
-    refuse_unknown(asked.model or [], method_names(asked.method))
+    check_known(asked.model or [], method_names(asked.method))
     refuse_unknown_dataset(asked.dataset, labelled=labelled)
     from cliploc.find import prompts
     from cliploc.runs.plan import ModelSetup
@@ -304,7 +304,7 @@ def _carried_out(
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {asked.dataset}", speed=True) as reporter:
+    with terminal.progress(f"reading {asked.dataset}") as reporter:
         dataset = open_pictures(asked.dataset, asked.root, asked.split, **chosen)
         folder = writable(asked.out)
         say_problems(terminal, dataset.problems, "report.html lists them")

@@ -152,7 +152,7 @@ def faithfulness(asked: FaithfulnessFlags, options: Options, protocol: Faithfuln
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with (
-        terminal.progress(f"reading {asked.dataset}", speed=True) as shown,
+        terminal.progress(f"reading {asked.dataset}") as shown,
         first_failures(terminal, shown) as reporter,
     ):
         opened = open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen())

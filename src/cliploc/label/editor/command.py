@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
+from cliploc.cli.options import WithThreads, command, flag, check_known, use_threads
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
@@ -35,7 +35,7 @@ def review(asked: ReviewFlags, options: Options) -> int:
     refuse_without("web", "review", "starlette", "uvicorn")
     use_threads(asked.threads)
     if asked.model is not None:
-        refuse_unknown([asked.model])
+        check_known([asked.model])
     serve_drafts(asked.drafts, asked.port, asked.model, asked.pretrained, options.device)
     return DONE
 

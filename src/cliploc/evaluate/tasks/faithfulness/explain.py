@@ -12,14 +12,14 @@ from cliploc.cli.options import (
     MethodFlags,
     WithJson,
     WithThreads,
-    asked_names,
+    read_names,
     command,
     flag,
     method_names,
     options_of_methods,
     rare,
-    refuse_exemplars,
-    refuse_unknown,
+    check_words,
+    check_known,
     use_threads,
 )
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
@@ -76,7 +76,7 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
-    refuse_unknown([], method_names(asked.method))
+    check_known([], method_names(asked.method))
     from cliploc.evaluate.tasks.faithfulness.job import BASELINES
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
@@ -90,8 +90,8 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     of_methods = options_of_methods(given, asked.option)
     of_methods |= {name: {} for name in BASELINES if name not in given and not asked.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
-    more = list(dict.fromkeys(asked_names(None, among) if among else []))
-    refuse_exemplars([*prompt, *more], "explain")
+    more = list(dict.fromkeys(read_names(None, among) if among else []))
+    check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
     labels = prompts.parse(more, contrasts=False).names if more else ()
