@@ -5,8 +5,8 @@
 Two kinds of maps, seeded: "smooth", a grid of 14×14 random numbers enlarged to 224×224 as towers' maps are, and
 "noisy", three blobs under noise. One true box each, one core; boxes only, the IoU is not timed. The literal
 evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
-(tests/evaluate/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
-numbers are compared there.
+(tests/evaluate/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time scaled up,
+and the numbers are compared there.
 """
 
 from __future__ import annotations

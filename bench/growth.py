@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.turns import seconds
 from bench.vit_methods import PHOTOS, machine
+from cliploc import towers
 from cliploc.methods import Context, methods
 from cliploc.towers.tower import Backbone
 
@@ -115,15 +116,15 @@ def main(quick: bool = False, out: Path | None = None, threads: int = 1, rounds:
     """
     torch.set_num_threads(threads)
     about, cells = machine(threads), []
-    towers: dict[str, Backbone] = {}
+    made: dict[str, Backbone] = {}
     print(HEADER)
     for name, method, what in growths(quick):
         if not method.startswith(only):
             continue
-        if name not in towers:
-            towers[name] = towers.create(name, None if name == "mini" else "random", device="cpu")
+        if name not in made:
+            made[name] = towers.create(name, None if name == "mini" else "random", device="cpu")
         with torch.no_grad():
-            found = measure(towers[name], method, what, (QUICK if quick else GROWTH)[what], rounds)
+            found = measure(made[name], method, what, (QUICK if quick else GROWTH)[what], rounds)
         cells.append({"tower": name, "method": method, **found})
         print(line(cells[-1]), flush=True)
         text = "Made by `python -m bench.growth`, whose head says what is measured."

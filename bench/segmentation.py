@@ -27,8 +27,8 @@ from PIL import Image
 
 from bench.keep import headed, keep
 from bench.resident import peak_mib
-from cliploc.find.segmentation import Segmenter, protocol_names, protocol_of
-from cliploc.find.segmentation.segmenter import resized_hw
+from cliploc.find.segmentation.protocol import protocol_names, protocol_of
+from cliploc.find.segmentation.segmenter import Segmenter, resized_hw
 from cliploc.localizer import Localizer
 from cliploc.towers.tower import Needs
 

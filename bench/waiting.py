@@ -3,7 +3,7 @@
     python -m bench.waiting [--pictures 5] [--rounds 3] [--busy 2] [--threads N] [--out bench/results]
 
 `mini` and CAM on one photograph of the demo, float32, on a CPU. "Passively" is as the command does it
-(`cliploc.support.process`), "actively" is OpenMP's own default. Each row is the median of all pictures of all rounds, which
+(`support.process`), "actively" is OpenMP's own default. Each row is the median of all pictures of all rounds, which
 take turns. A busy process is an endless loop in Python; what else the machine does shows as its load in the head. Each
 round has a process of its own, as OpenMP reads its settings once.
 """

@@ -127,7 +127,7 @@ def test_annotate_takes_options_as_one_value_and_one_by_one(tmp_path):
             cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / "d", **wrong)
 
 
-@pytest.mark.parametrize("name", ["", ".backbones", ".faithfulness", ".report", ".saliency", ".training"])
+@pytest.mark.parametrize("name", ["", ".towers", ".evaluate.tasks.faithfulness.metrics", ".methods", ".evaluate.train"])
 def test_what_is_imported_on_first_use_is_what_type_checkers_see(name):
     name = f"cliploc{name}"
     package = importlib.import_module(name)

@@ -49,7 +49,8 @@ def test_threads_of_the_command_sleep_while_they_wait():
 
 @pytest.mark.parametrize("own", [{}, *({name: "1"} for name in WAITING)], ids=lambda own: next(iter(own), "none"))
 def test_a_variable_of_the_user_leaves_all_others_alone(own):
-    code = "import os, sys, cliploc.support.process as p; print(p.wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
+    code = "import os, sys; from cliploc.support.process import wait_passively; "
+    code += "print(wait_passively(), *(os.environ.get(n) for n in sys.argv[1:]))"
     inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
     expected = own or PASSIVE
     words = [str(not own), *(expected.get(name, "None") for name in WAITING)]

@@ -9,7 +9,8 @@ from PIL import Image
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.label_maps import draw_segments
 from cliploc.errors import ModelError
-from cliploc.find.segmentation import Segmenter, protocol_for
+from cliploc.find.segmentation.protocol import protocol_for
+from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions

@@ -18,7 +18,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ import numpy.typing as npt
 
 from cliploc.cli.output import titled
 from cliploc.cli.terminal import Terminal
-from cliploc.evaluate.calibrate import reviewed_pictures
 from cliploc.evaluate.data import AskedDataset, Draw, open_asked
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.labels import Labels
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
 from cliploc.label.results import AnnotatedFolder
+from cliploc.label.reviewed import reviewed_pictures
 from cliploc.label.teach.teach import School
 from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
@@ -187,7 +187,8 @@ def table_of(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[tupl
 def read(truth: str, root: Path, sample: int | None) -> AskedDataset:
     """The pictures with their true boxes."""
     if truth == "reviewed":
-        return reviewed_pictures(root, Draw(None, sample, 0))
+        found = reviewed_pictures(root)
+        return replace(found, samples=Draw(None, sample, 0).of(found.samples, lambda one: one))
     return open_asked(truth, root, sample=sample)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.evaluate.data import open_labelled
-from cliploc.find.segmentation import Segmenter, protocol_of
+from cliploc.find.segmentation.protocol import protocol_of
 from cliploc.find.segmentation.regions import ColourRegions, Regions, voted
+from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 

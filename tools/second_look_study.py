@@ -8,7 +8,7 @@ A name that is there in a picture of one thing counts twice: such pictures are m
 show, and the 20 others stand for the names that nobody asks.
 
     python tools/second_look_study.py --cache /tmp/looks          # prints it
-    python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes it to src/cliploc/find/calibrations.json
+    python tools/second_look_study.py --cache /tmp/looks --write mini  # and writes find/calibrations.json
     python tools/second_look_study.py --cache /tmp/looks --report # of the package's, on pictures that only report
     python tools/second_look_study.py --cache /tmp/looks --features  # what boxes' scores gain by each feature
 """

@@ -75,7 +75,7 @@ class Localization:
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
             `cliploc.find.sides`); None where no name was learnt.
-        mask_source: what draws the masks (`cliploc.find.masks.GrabCutMasks`, `cliploc.towers.sam.SamMasks`); None: the heat.
+        mask_source: what draws the masks (`find.masks.GrabCutMasks`, `towers.sam.SamMasks`); None: the heat.
         maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 

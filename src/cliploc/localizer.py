@@ -76,7 +76,7 @@ class Localizer:
         pretrained: which weights: a tag, a file, or "FILE@TAG", a file whose GELU and preprocessing are those of the
             tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; it runs as
-            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.find.recipes`.
+            published. None for the model's recipe: a method with what makes its boxes better; see docs/recipes.md.
         **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
             precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
 

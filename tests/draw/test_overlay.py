@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.draw import _draw
+from cliploc.draw import captions
 from cliploc.draw.colours import name_colour
 from cliploc.draw.label_maps import label_picture
 from cliploc.draw.overlay import (
@@ -154,7 +154,7 @@ def test_the_thing_can_be_seen_under_the_hottest_heat_and_heat_sets_the_opacity(
     stripes[::2] = 255
     drawn = np.asarray(draw_overlay(replace(slope(build), image=Image.fromarray(stripes))), dtype=int)
     contrast = np.abs(drawn[1::2] - drawn[::2]).mean((0, 2)) / 255  # of each column
-    assert contrast.min() >= min(1 - OPACITY, 1 - _draw.VEIL_OPACITY) - 0.01 >= 0.49
+    assert contrast.min() >= min(1 - OPACITY, 1 - captions.VEIL_OPACITY) - 0.01 >= 0.49
     blue = drawn[..., 2].astype(float)
     for rows in (slice(0, None, 2), slice(1, None, 2)):
         red_over_blue = (drawn[rows, :, 0] - blue[rows]).mean(0)
@@ -198,7 +198,7 @@ def test_the_result_itself_is_never_drawn_on(build: Build) -> None:
 
 def test_labels_stay_inside_and_off_each_other() -> None:
     canvas = Image.new("RGB", (400, 300))
-    plates = _draw.Plates(canvas, 16)
+    plates = captions.Plates(canvas, 16)
     for corner in [(0, 0, 40, 40), (0, 0, 60, 60), (370, 0, 400, 30), (0, 270, 400, 300), (5, 3, 50, 50)]:
         plates.add(corner, "a rather long name", " 0.50", (255, 255, 255), 2)
     assert len(plates.taken) == 5

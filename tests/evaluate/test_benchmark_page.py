@@ -21,9 +21,9 @@ from cliploc.evaluate.tasks.page import class_bars, write_report
 from cliploc.evaluate.tasks.tables import csv_text
 from cliploc.evaluate.tasks.task_folder import SettingResult
 from cliploc.runs.evaluation import open_run, rows_in
+from tests.draw.test_page import CLOSING, IMAGE, Reader
 
 from .benchmark_folder import CLASSES, WNIDS, make_folder
-from .test_page import CLOSING, IMAGE, Reader
 
 EVIL = '<script>alert("x")</script> & co | `_'
 FILES = ("report.html", "tables.csv", "tables.md")

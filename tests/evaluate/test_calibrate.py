@@ -10,9 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted, job, reviewed_pictures
-from cliploc.evaluate.data import Draw
+from cliploc.evaluate import calibrate as job
+from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
+from cliploc.label.reviewed import reviewed_pictures
 from cliploc.runs.plan import as_setting
 from cliploc.runs.samples import AskedPicture
 from cliploc.support.reporter import SILENT
@@ -209,18 +210,18 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     run = ("annotate", root, "--labels", tmp_path / "labels.txt", "--out", out)
     assert cliploc_(*run).code == 0
     with pytest.raises(UsageError, match=r"expected reviewed pictures in .*, found none"):
-        reviewed_pictures(out, Draw(None, None, 0))
+        reviewed_pictures(out)
     one = {"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}
     boxes = {"reviewed": {"dogs.jpg": [one], "cat.jpg": []}, "none": {"coffee.jpg": [one]}}
     for status, some in boxes.items():
         assert cliploc_(*run, "--apply", review_file(out, tmp_path / "review.json", some, status)).code == 0
-    found = reviewed_pictures(out, Draw(None, None, 0))
+    found = reviewed_pictures(out)
     assert [one.id for one in found.samples] == ["cat.jpg", "dogs.jpg"]
     assert {label: boxes.tolist() for label, boxes in found.samples[1].truth.items()} == {0: [[1, 2, 30, 40]]}
     assert found.samples[0].truth == {}
     assert [one.synonyms for one in found.classes] == [("cat", "kitten"), ("dog",)]
     (root / "dogs.jpg").write_bytes(CAT.read_bytes())
-    assert [one.source for one in reviewed_pictures(out, Draw(None, None, 0)).problems] == ["dogs.jpg"]
+    assert [one.source for one in reviewed_pictures(out).problems] == ["dogs.jpg"]
 
 
 def test_what_lies_where_a_stopped_run_would_is_not_removed(pictures, tmp_path):

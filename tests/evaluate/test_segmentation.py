@@ -15,7 +15,8 @@ from cliploc.evaluate.data import open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.segmentation.job import VERSION, evaluate_labels, row_schema, run_segmentation
-from cliploc.find.segmentation import Segmenter, protocol_of
+from cliploc.find.segmentation.protocol import protocol_of
+from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.evaluation import rows_in

@@ -12,7 +12,7 @@ from cliploc.find.texts import REMARKS, Texts
 from cliploc.localizer import Localizer
 from cliploc.towers import create
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CAT = str(ROOT / "src/cliploc/demo_photos/cat.jpg")
 WIFE = "mini reads 'my wife' as 'wife', a kind of 'woman'"
 

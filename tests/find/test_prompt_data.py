@@ -12,7 +12,7 @@ from cliploc.errors import UsageError
 from cliploc.find import prompts
 from tests.tiny import tower
 
-ILSVRC = Path(__file__).parents[2] / "shared" / "data" / "ilsvrc_val_dev" / "synsets.csv"
+ILSVRC = Path(__file__).parents[3] / "shared" / "data" / "ilsvrc_val_dev" / "synsets.csv"
 
 
 def test_imagenet_classes():

@@ -37,7 +37,7 @@ def test_a_recipe_is_its_method_with_its_options(name):
 
 
 def test_the_page_says_what_the_recipes_of_the_bundled_models_are():
-    page = (Path(__file__).parents[1] / "docs/recipes.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:`([\w-]+)`)? ?\| `(\w+)` \| `(--.*)` \|$", page, re.MULTILINE)
     models = [model for model in ("mini", "mini-vit") for _ in RECIPES]
     written = [

@@ -10,9 +10,9 @@ from PIL import Image
 
 from cliploc.images.rle import encode
 from cliploc.label.editor.page import ReviewPicture, polygons_of, write_review
+from tests.draw.test_page import CLOSING, EVIL, IMAGE, Reader
 
 from .annotated import annotated
-from .test_page import CLOSING, EVIL, IMAGE, Reader
 
 COMMENT = "<!-- <script> ]]>"
 

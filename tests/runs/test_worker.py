@@ -16,7 +16,7 @@ from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
 from cliploc.evaluate.tasks.rows import Row, from_parquet
 from cliploc.evaluate.tasks.segmentation.job import LabelMapJudge, row_schema
 from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
-from cliploc.find.segmentation import protocol_for
+from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.images.exemplars import Exemplar
 from cliploc.options import BENCHMARK, FaithfulnessOptions
 from cliploc.runs.engine import Part, Shard

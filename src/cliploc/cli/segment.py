@@ -15,7 +15,8 @@ from cliploc.options import Options, SegmentationOptions
 from cliploc.support.files import picture_path
 
 if TYPE_CHECKING:
-    from cliploc.find.segmentation import Protocol, Segmenter
+    from cliploc.find.segmentation.protocol import Protocol
+    from cliploc.find.segmentation.segmenter import Segmenter
     from cliploc.localizer import Localizer
     from cliploc.support.reporter import Reporter
 
@@ -65,7 +66,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
     run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.draw.label_maps import label_legend
-        from cliploc.find.segmentation import protocol_for
+        from cliploc.find.segmentation.protocol import protocol_for
 
         protocol = protocol_for(names, background, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
@@ -91,7 +92,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
 def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
     """The model and its segmenter; the recipe's method where none is named, without the recipe's refinements."""
     from cliploc.find.recipes import recipe_of
-    from cliploc.find.segmentation import Segmenter, segmenting_methods
+    from cliploc.find.segmentation.segmenter import Segmenter, segmenting_methods
     from cliploc.find.segmentation.protocol import TEMPLATES
     from cliploc.localizer import Localizer
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cliploc.document import described
-from cliploc.draw import _draw
+from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
 from cliploc.images.rle import encode
@@ -75,7 +75,7 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
     drawing = Image.fromarray(drawn.round().astype(np.uint8))
     counts = np.bincount(labels.ravel(), minlength=len(names))
     order = [int(value) for value in np.argsort(-counts, kind="stable") if counts[value]]
-    plates = _draw.Plates(drawing, max(11, round(0.8 * _draw.text_size(drawing.size))))
+    plates = captions.Plates(drawing, max(11, round(0.8 * captions.text_size(drawing.size))))
     for value in order:
         if not value or counts[value] < LABELLED * labels.size:
             continue  # the background, or too small to be written on
@@ -104,9 +104,9 @@ def _with_legend(
     x, row, total = GAP, 0, counts.sum()
     for value in order:
         keep = f" {100 * counts[value] / total:.1f} %"
-        name = _draw.clean(names[value])
-        font = _draw.caption_font(name + keep, SIZE)
-        words = _draw.shorten(name, font, width - 2 * GAP - LINE, keep)
+        name = captions.clean(names[value])
+        font = captions.caption_font(name + keep, SIZE)
+        words = captions.shorten(name, font, width - 2 * GAP - LINE, keep)
         wide = LINE + round(font.getlength(words)) + 2 * GAP
         if x > GAP and x + wide - GAP > width:
             x, row = GAP, row + 1
@@ -116,8 +116,8 @@ def _with_legend(
     remarks = [f"no pixel: {', '.join(absent)}"] if absent else []
     remarks += [run] if run else []
     lines: list[str] = []
-    for text in map(_draw.clean, remarks):
-        lines += _draw.wrap(text, _draw.caption_font(text, SIZE - 2), width - 2 * GAP, 3)
+    for text in map(captions.clean, remarks):
+        lines += captions.wrap(text, captions.caption_font(text, SIZE - 2), width - 2 * GAP, 3)
     top = drawing.height + GAP
     sheet = Image.new("RGB", (width, top + (row + 1 + len(lines)) * LINE + GAP // 2), PAPER)
     sheet.paste(drawing, ((width - drawing.width) // 2, 0))
@@ -126,8 +126,8 @@ def _with_legend(
         middle = top + at * LINE + LINE // 2
         chip = (x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2)
         draw.rectangle(chip, fill=colours[value], outline=INK)
-        draw.text((x + LINE, middle), words, fill=INK, font=_draw.caption_font(words, SIZE), anchor="lm")
+        draw.text((x + LINE, middle), words, fill=INK, font=captions.caption_font(words, SIZE), anchor="lm")
     for number, words in enumerate(lines, start=row + 1):
         middle = top + number * LINE + LINE // 2
-        draw.text((GAP, middle), words, fill=GREY, font=_draw.caption_font(words, SIZE - 2), anchor="lm")
+        draw.text((GAP, middle), words, fill=GREY, font=captions.caption_font(words, SIZE - 2), anchor="lm")
     return sheet

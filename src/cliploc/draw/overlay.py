@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from cliploc.boxes import hot_levels
 from cliploc.boxes.outlines import outlines
-from cliploc.draw import _draw
+from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
 from cliploc.find.masks import ResizedMasks
@@ -119,7 +119,7 @@ def heatmap_alt(result: Localization, index: int, method: str = "", masks: bool 
     where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
     by = f" by {method}" if method else ""
     what = "masks" if masks else "heatmap"
-    return f"{file_name(result)} with the {what} for “{_draw.clean(result.names[index])}”{by}: {where}"
+    return f"{file_name(result)} with the {what} for “{captions.clean(result.names[index])}”{by}: {where}"
 
 
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
@@ -174,14 +174,16 @@ def draw_names(
     colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
     if masks:
         _paint_masks(image, result, colours, opacity)
-    plates = paint_boxes(image, result, colours, dense) if boxes else _draw.Plates(image, _draw.text_size(image.size))
+    plates = (
+        paint_boxes(image, result, colours, dense) if boxes else captions.Plates(image, captions.text_size(image.size))
+    )
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
         small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]] or [np.zeros((1, 1), np.float32)]
         hottest = np.max(small, axis=0, initial=0, keepdims=False)  # [h, w]
         ratio = np.array(hottest.shape[::-1] * 2) / np.array(image.size * 2)
 
-        def mean_heat(rectangle: _draw.Rectangle) -> float:
+        def mean_heat(rectangle: captions.Rectangle) -> float:
             x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
             x0, y0 = min(x0, hottest.shape[1] - 1), min(y0, hottest.shape[0] - 1)  # of a picture much wider than high
             return float(hottest[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
@@ -192,17 +194,17 @@ def draw_names(
 
 def paint_boxes(
     image: Image.Image, result: Localization, colours: Mapping[int, Colour], dense: float = 1.0
-) -> _draw.Plates:
+) -> captions.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
-    line = _draw.line_width(image.size, dense)
+    line = captions.line_width(image.size, dense)
     boxes = result.shown
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
-    rectangles = {i: _draw.to_rectangle(boxes.xyxy[i], image.size) for i in order}
-    plates = _draw.Plates(image, _draw.text_size(image.size, dense), list(rectangles.values()))
+    rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}
+    plates = captions.Plates(image, captions.text_size(image.size, dense), list(rectangles.values()))
     for i in reversed(order):
         dash = 0 if i < len(result.boxes) else 4 * line
-        _draw.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
+        captions.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
     for i in order:
         label, doubt = int(boxes.label[i]), "" if i < len(result.boxes) else "?"
         plates.add(rectangles[i], result.names[label] + doubt, f" {boxes.score[i]:.2f}", colours[label], line)
@@ -229,7 +231,7 @@ def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = 
         return
     levels = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
     # Tables of Pillow are many times faster than to look up each pixel in an array.
-    colours, covers = _draw.heat_palette(opacity)
+    colours, covers = captions.heat_palette(opacity)
     mask = levels.point(covers.tolist())
     levels.putpalette(colours.tobytes())
     for rows in _strips((0, 0, *image.size)):
@@ -270,7 +272,7 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
     if level is None:
         return
     scale = max(heat.shape) / max(image.size)
-    width = max(1.0, max(1.6, 0.6 * _draw.line_width(image.size, dense)) * scale)
+    width = max(1.0, max(1.6, 0.6 * captions.line_width(image.size, dense)) * scale)
     away = _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
         end, full = wide / 2 + 0.5, strength * 255  # the line's opacity falls to 0 within the last pixel
@@ -299,9 +301,9 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
             plane += heat * np.float32(ink)
     levels = cv2.convertScaleAbs(hottest, alpha=255)
     if levels.any():
-        veil, own, covers = _draw.heat_cover(opacity)
+        veil, own, covers = captions.heat_cover(opacity)
         share = np.divide(cv2.LUT(levels, own), total, out=total)
-        for plane, ink in zip(planes, _draw.VEIL, strict=True):
+        for plane, ink in zip(planes, captions.VEIL, strict=True):
             plane *= share
             plane += cv2.LUT(levels, veil * np.float32(ink))
         cover = cv2.convertScaleAbs(cv2.merge(planes)), cv2.LUT(levels, covers)
@@ -329,7 +331,7 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
             image.paste(colour, extent, shade.crop(extent))
         shapes.append((colour, [ring.points * scale for ring in outlines(mask)]))
     draw = ImageDraw.Draw(image)
-    line = max(1, round(0.6 * _draw.line_width(image.size)))
+    line = max(1, round(0.6 * captions.line_width(image.size)))
     for wide, inked in ((line + 2, True), (line, False)):
         for colour, rings in shapes:
             for points in rings:
@@ -387,7 +389,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
 
     def write(lines: Sequence[str], x: int, y: int, ink: Colour) -> None:
         for row, words in enumerate(lines):
-            font = _draw.caption_font(words, LINE_SIZE)
+            font = captions.caption_font(words, LINE_SIZE)
             draw.text((x, y + row * LINE_HEIGHT), words, fill=ink, font=font)
 
     write(below, GAP, sheet_h - GAP - len(below) * LINE_HEIGHT, INK)
@@ -398,13 +400,13 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
         if cell.chip:
             draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
-        title = _draw.clean(cell.title)
-        font = _draw.caption_font(title, TITLE_SIZE)
-        draw.text((left, top), _draw.shorten(title, font, cell_w + x - left), fill=INK, font=font)
+        title = captions.clean(cell.title)
+        font = captions.caption_font(title, TITLE_SIZE)
+        draw.text((left, top), captions.shorten(title, font, cell_w + x - left), fill=INK, font=font)
         write(lines, x, top + TITLE_SIZE + 8, GREY)
     return sheet
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    text = _draw.clean(text)
-    return _draw.wrap(text, _draw.caption_font(text, LINE_SIZE), width, MOST_LINES)
+    text = captions.clean(text)
+    return captions.wrap(text, captions.caption_font(text, LINE_SIZE), width, MOST_LINES)

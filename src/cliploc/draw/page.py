@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cliploc.draw import _draw
+from cliploc.draw import captions
 from cliploc.draw.colours import name_colour
 from cliploc.draw.html import TEMPLATES, count, embedded
 from cliploc.draw.overlay import (
@@ -133,11 +133,11 @@ def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | N
     dense = max(1.0, shown.image.width / PHOTO_WIDTH)
     boxes = shown.image.convert("RGB").copy()
     ratio = np.array(boxes.size * 2) / np.array(item.result.image.size * 2)
-    line = _draw.line_width(boxes.size, dense)
+    line = captions.line_width(boxes.size, dense)
     for index, name in enumerate(shown.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
-            rectangle = _draw.to_rectangle(xyxy, boxes.size)
-            _draw.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
+            rectangle = captions.to_rectangle(xyxy, boxes.size)
+            captions.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
     paint_boxes(boxes, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
     names = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
     true = ", ".join(name for name in result.names if name in item.truth) or "none given"

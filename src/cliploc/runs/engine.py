@@ -40,7 +40,7 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    # Parquet in a benchmark (see `cliploc.evaluate.tasks.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
+    # Parquet in a benchmark (see `evaluate.tasks.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
     content: bytes
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
     spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it

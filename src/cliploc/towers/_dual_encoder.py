@@ -74,7 +74,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def weights_id(self) -> str:
-        """See `cliploc.towers.tower.Backbone`; weights of a file are identified by its checksum, others by their values."""
+        """See `tower.Backbone`; weights of a file are identified by its checksum, others by their values."""
         facts = {
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),

@@ -10,7 +10,7 @@ from cliploc.evaluate.data import open_dataset, readers
 from tests.commands import cliploc_, python, refused, succeeded
 from tests.evaluate.data import folders
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_every_dataset_is_listed_with_splits_and_source():

@@ -10,7 +10,7 @@ from cliploc.evaluate.data import open_dataset, readers, subsets
 from cliploc.find.prompts import imagenet_classes
 from tests.evaluate.data import folders
 
-DEV = Path(__file__).parents[2] / "../shared/data/ilsvrc_val_dev"
+DEV = Path(__file__).parents[3] / "../shared/data/ilsvrc_val_dev"
 needs_dev = pytest.mark.skipif(not DEV.is_dir(), reason=f"no development pictures at {DEV}")
 
 

@@ -116,7 +116,7 @@ def test_what_is_refused() -> None:
         FaithfulnessOptions(baseline="grey")  # type: ignore[arg-type]
 
 
-DOCUMENT = Path(__file__).parents[2] / "docs/faithfulness.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/faithfulness.md"
 
 
 @pytest.mark.parametrize("name", faithfulness_metrics.names())

@@ -105,7 +105,7 @@ def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> Non
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
         *("tests.evaluate.train.run", str(colours), str(out), "ts_cam"),
     )
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert result.returncode == 0, result.stderr

@@ -13,16 +13,9 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import MeanIoU
-from cliploc.find.segmentation import (
-    Protocol,
-    Segmenter,
-    label_map,
-    protocol_for,
-    protocol_names,
-    protocol_of,
-)
 from cliploc.find.segmentation.classes import classes_of
-from cliploc.find.segmentation.segmenter import resized_hw
+from cliploc.find.segmentation.protocol import Protocol, protocol_for, protocol_names, protocol_of
+from cliploc.find.segmentation.segmenter import Segmenter, label_map, resized_hw
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.methods._infra.method import Context
@@ -60,7 +53,7 @@ AUTHORS = {
 
 def test_the_documents_options_give_the_authors_settings():
     """Every set's row of docs/segmentation.md, one column for each repository."""
-    page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "segmentation.md").read_text(encoding="utf-8")
     table = page.split("| set | SCLIP | NACLIP | ProxyCLIP, CorrCLIP |\n|---|---|---|---|\n")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
     for column, (_, of_set) in enumerate(AUTHORS.items(), start=1):

@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.find.segmentation import Segmenter, protocol_for
+from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
+from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.label_maps import read_labels
 from cliploc.images.reading import load
 from cliploc.localizer import Localizer

@@ -14,7 +14,6 @@ from cliploc.evaluate.data._infra.candidates import (
 )
 from cliploc.evaluate.data._infra.labelled import (
     LabelFile,
-    LabelledDataset,
     LabelledReader,
     labelled_reader,
     labelled_readers,
@@ -23,7 +22,6 @@ from cliploc.evaluate.data._infra.labelled import (
 from cliploc.evaluate.data._infra.registration import Found, Reader, Split, reader, readers
 from cliploc.evaluate.data._infra.selection import (
     NEGATIVES,
-    AskedDataset,
     Draw,
     Subset,
     asked_pictures,
@@ -31,6 +29,7 @@ from cliploc.evaluate.data._infra.selection import (
     nothing_usable,
     subsets,
 )
+from cliploc.runs.samples import AskedDataset, LabelledDataset
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset, Role
 

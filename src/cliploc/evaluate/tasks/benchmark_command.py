@@ -168,7 +168,7 @@ def segmentation(asked: BenchmarkFlags, options: Options, protocol: Segmentation
     setups = _setups(asked, _for_true_names(options), labelled=True, templates=SEGMENTATION_TEMPLATES)
     from cliploc.evaluate.data import open_labelled
     from cliploc.evaluate.tasks.segmentation import job
-    from cliploc.find.segmentation import protocol_of
+    from cliploc.find.segmentation.protocol import protocol_of
 
     run = partial(job.run_segmentation, protocol=protocol_of(asked.dataset, protocol))
     return _carried_out(asked, _settings_without_boxes(asked, setups), run, open_labelled, job.TASK.files)

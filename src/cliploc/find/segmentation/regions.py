@@ -1,4 +1,4 @@
-"""Regions of colours, of files or of Segment Anything (`cliploc.towers.sam.SamRegions`), and their vote on a label map."""
+"""Regions of colours, of files or of Segment Anything (`SamRegions`), and their vote on a label map."""
 
 import hashlib
 from pathlib import Path

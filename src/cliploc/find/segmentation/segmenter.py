@@ -60,7 +60,9 @@ class Segmenter:
         regions: what divides pictures into regions; None where every pixel keeps its own label.
 
     Example:
-        >>> from cliploc.find.segmentation import Segmenter, protocol_of
+        >>> from cliploc import Localizer
+        >>> from cliploc.find.segmentation.segmenter import Segmenter
+        >>> from cliploc.find.segmentation.protocol import protocol_of
         >>> segmenter = Segmenter(Localizer("mini"), protocol_of("voc21"), {"cam": {}})
         >>> segmenter.label_maps(Image.new("RGB", (300, 240)))["cam"].shape
         (240, 300)

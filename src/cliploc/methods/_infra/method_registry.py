@@ -52,9 +52,9 @@ def saliency(
 
     The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
     upsampling, and mapping back to the original picture. A flat map means "not found". The arguments are the attributes
-    of `cliploc.methods._infra.method.Method`; `needs` is a function of the options only where it depends on them. `libra` is False for
-    a gradient method that has rules of its own for the backward pass; any other gradient method on ViTs has the option
-    of this name (`with_libra`).
+    of `Method`; `needs` is a function of the options only where it depends on them. `libra` is False for a gradient
+    method that has rules of its own for the backward pass; any other gradient method on ViTs has the option of this
+    name (`with_libra`).
     """
 
     def register(function: F) -> F:
