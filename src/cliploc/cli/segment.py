@@ -92,8 +92,8 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
 def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
     """The model and its segmenter; the recipe's method where none is named, without the recipe's refinements."""
     from cliploc.find.recipes import recipe_of
-    from cliploc.find.segmentation.segmenter import Segmenter, segmenting_methods
     from cliploc.find.segmentation.protocol import TEMPLATES
+    from cliploc.find.segmentation.segmenter import Segmenter, segmenting_methods
     from cliploc.localizer import Localizer
 
     method = options.method or recipe_of(str(options.model)).method

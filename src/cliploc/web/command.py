@@ -2,7 +2,7 @@
 
 import os
 
-from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, check_known, use_threads
+from cliploc.cli.options import ModelFlags, WithThreads, check_known, command, flag, pair_weights, rare, use_threads
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError

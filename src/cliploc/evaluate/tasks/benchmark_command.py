@@ -19,6 +19,7 @@ from cliploc.cli.options import (
     ModelFlags,
     SampleFlags,
     WithJson,
+    check_known,
     command,
     flag,
     in_words,
@@ -26,7 +27,6 @@ from cliploc.cli.options import (
     options_of_methods,
     pair_weights,
     rare,
-    check_known,
 )
 from cliploc.cli.output import (
     DONE,

@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, command, flag, check_known, use_threads
+from cliploc.cli.options import WithThreads, check_known, command, flag, use_threads
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options

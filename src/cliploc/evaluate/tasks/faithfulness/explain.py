@@ -12,14 +12,14 @@ from cliploc.cli.options import (
     MethodFlags,
     WithJson,
     WithThreads,
-    read_names,
+    check_known,
+    check_words,
     command,
     flag,
     method_names,
     options_of_methods,
     rare,
-    check_words,
-    check_known,
+    read_names,
     use_threads,
 )
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
