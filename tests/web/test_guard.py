@@ -18,7 +18,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS, Settings
 from tests.commands import cliploc_

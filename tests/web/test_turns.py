@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from cliploc.web.answers import AT_ONCE, Turns
-from cliploc.web.clients import RefusedError
+from cliploc.web.guard import RefusedError
 
 
 def test_who_would_wait_too_long_is_refused():

@@ -20,12 +20,11 @@ from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
 from cliploc.options import POLICIES, WAITING
 from cliploc.web.answers import Answers
-from cliploc.web.clients import Hosts, RefusedError
-from cliploc.web.guard import Gate
+from cliploc.web.guard import Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import KEPT_SECONDS, Store, own_folder
+from cliploc.web.store import MAX_AGE, Store, temporary_folder
 from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
@@ -48,7 +47,7 @@ def application(
 ) -> Gate:
     """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
-    looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
+    looks = Kept[SearchResult](LOOK_BYTES, MAX_AGE)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(
@@ -117,7 +116,7 @@ def serve(
     **options: Any,
 ) -> None:
     """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
-    with listen(host, port) as listening, own_folder() as folder, suppress(KeyboardInterrupt):
+    with listen(host, port) as listening, temporary_folder() as folder, suppress(KeyboardInterrupt):
         app = application(service, folder, hosts=Hosts(host, allow_hosts), **options)
 
         def end() -> None:

@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from cliploc.web.clients import RefusedError
+from cliploc.web.guard import RefusedError
 
-KEPT_SECONDS = 1800  # files, a visitor's last results and cached features are dropped after so long
+MAX_AGE = 1800  # files, a visitor's last results and cached features are dropped after so long
 MOST_BYTES = 2_000_000_000  # of all files together; of more, the oldest go
 MOST_FOLDERS = 10_000
 PREFIX, LOCK = "cliploc-serve-", "lock"
@@ -31,7 +31,7 @@ class Store:
         folder: Path,
         examples: Mapping[str, Path] | None = None,
         most_bytes: int = MOST_BYTES,
-        seconds: float = KEPT_SECONDS,
+        seconds: float = MAX_AGE,
     ) -> None:
         self._folder, self._most_bytes, self._seconds = folder, most_bytes, seconds
         self._examples = examples or {}
@@ -107,13 +107,13 @@ def _bytes_in(folder: str) -> int:
 
 
 @contextmanager
-def own_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A folder for a server's store, removed at the end; or by the next server, if this one is killed."""
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with FileLock(folder / LOCK):
             for lock in folder.parent.glob(f"{PREFIX}*/{LOCK}"):
-                if lock.parent != folder and _mine(lock.parent, folder):
+                if lock.parent != folder and _is_ours(lock.parent, folder):
                     with suppress(OSError):  # a server that lives has the lock
                         with FileLock(lock, timeout=0):
                             pass
@@ -121,7 +121,7 @@ def own_folder() -> Iterator[Path]:
             yield folder
 
 
-def _mine(other: Path, folder: Path) -> bool:
+def _is_ours(other: Path, folder: Path) -> bool:
     """Whether another folder, and its lock, are of the same user and no links: anybody can make some in /tmp."""
     owner = folder.lstat().st_uid
     return all(path.lstat().st_uid == owner and not path.is_symlink() for path in (other, other / LOCK))
