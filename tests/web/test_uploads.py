@@ -48,15 +48,6 @@ def test_the_oldest_go(tmp_path, limits, most, there, monkeypatch):
     assert len(list(tmp_path.iterdir())) == sum(there)
 
 
-def test_what_is_stored_again_is_one_and_new(tmp_path):
-    store = Store(tmp_path, seconds=250)
-    first = store.keep(io.BytesIO(b"abc"), "a.jpg")
-    os.utime(tmp_path / first, (0, 0))
-    assert store.keep(io.BytesIO(b"abc"), "../a.jpg") == first
-    assert store.picture(first).read_bytes() == b"abc"
-    assert [path.name for path in tmp_path.iterdir()] == [first]
-
-
 KILLED = """
 import os, signal, sys
 from cliploc.web.store import temporary_folder

@@ -20,7 +20,6 @@ from cliploc.support.files import picture_path
 from cliploc.support.imports import install, not_installed
 
 MAX_PIXELS = 120_000_000
-BAND = 2**18  # pixels that are made RGB at once
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
 SUFFIXES = frozenset(
     {
@@ -240,36 +239,19 @@ def _damaged(source: str, error: Exception) -> InputError:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A copy in RGB. Greys of 16 bits and transparency are made so band by band: their steps need far more memory."""
-    of_greys = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    """A copy in RGB; greys of more than 8 bits are scaled, and what is transparent lies on white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        greys = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)  # "no data" of float TIFFs
+        if image.mode == "F" and greys.max() <= 1:
+            greys *= 255
+        elif image.mode not in ("I", "F") or greys.max() > 255:  # else 8 bits: Pillow does not say what 32 bits hold
+            greys *= 255 / 65535
+        return Image.fromarray(greys.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     # PNG's tRNS may make RGB transparent, too.
-    if not of_greys and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")  # a copy, also where it is RGB already
-    width, height = image.size
-    rows = max(1, BAND // width)
-    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    scale = 1.0  # what greys are multiplied by, so that white is 255
-    if of_greys:
-        most = max(_greys(image.crop(band)).max() for band in bands)
-        if image.mode == "F" and most <= 1:
-            scale = 255.0
-        elif image.mode not in ("I", "F") or most > 255:  # else 8 bits: Pillow does not say which the 32 bits hold
-            scale = 255.0 / 65535.0
-    made = Image.new("RGB", image.size)
-    for band in bands:
-        part = image.crop(band)
-        if of_greys:
-            part = Image.fromarray((_greys(part) * scale).clip(0, 255).round().astype(np.uint8))
-        else:
-            rgba = (part.convert("LA") if image.mode == "La" else part).convert("RGBA")
-            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        made.paste(part.convert("RGB"), band[:2])
-    return made
-
-
-def _greys(image: Image.Image) -> npt.NDArray[np.float64]:
-    """Values `[H, W]` of more than 8 bits."""
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")  # a copy, also where it is RGB already
 
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:

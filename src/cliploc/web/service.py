@@ -3,15 +3,14 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
 from cliploc.draw.overlay import fit_within
@@ -33,13 +32,7 @@ from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in
 from cliploc.web.store import MAX_AGE
 
-# Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
-# layer has changed, such as whether gradients are recorded, and must not be interrupted.
-LAYERS = {
-    "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
-    "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
-}  # fmt: skip
-STOP_SECONDS = 0.2  # between two looks whether a search that waits for its turn was stopped
+STOP_SECONDS = 0.2  # between two looks whether a search was stopped; what computes ends at its next masked picture
 PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 PAGE_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 SEARCHES = 2  # at once: one's tower has all cores while the other's boxes, in Python, have one; docs/studies/cost.md
@@ -331,20 +324,17 @@ class Service:
 
         def compute() -> dict[str, Localization]:
             localizations: dict[str, Localization] = {}
-            with ExitStack() as modes:
-                interruptible = _Interruptible(reporter, modes)
-                counted = replace(reporter, masked=interruptible.masked, tower=interruptible.begin)
-                how: dict[str, Any] = {"reporter": counted, "presence": True, "boxes": False}
-                if by_recipe is not None:
-                    localizations[settings.method] = next(by_recipe.stream([picture], settings.prompts, **how))
-                if by_name is not None:
-                    localizations |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
+            how: dict[str, Any] = {"reporter": reporter, "presence": True, "boxes": False}
+            if by_recipe is not None:
+                localizations[settings.method or ""] = next(by_recipe.stream([picture], settings.prompts, **how))
+            if by_name is not None:
+                localizations |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
             return localizations
 
         job = self._models.submit(compute)
         try:
             while not wait((job,), STOP_SECONDS).done:
-                reporter.phase("")  # raises where the search was stopped, though it still waits for others
+                reporter.phase("")  # raises where the search was stopped
         finally:
             job.cancel()
         results = job.result()
@@ -380,33 +370,6 @@ class Service:
             return picture
         whole = Whole(picture.size, picture.checksum, lambda: self.read(path).image)
         return replace(picture, image=image, whole=whole)
-
-
-class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
-
-    def __init__(self, reporter: Reporter, modes: ExitStack) -> None:
-        super().__init__()
-        self._reporter, self._modes = reporter, modes
-        self._begun, self._left = False, 0
-
-    def begin(self) -> None:
-        """As `Reporter.tower`; not before, as it slows every function of torch, and new names call many short ones."""
-        if not self._begun:
-            self._begun = True
-            self._modes.enter_context(self)
-
-    def masked(self, done: int, left: int) -> None:
-        """As `Reporter.masked`."""
-        self._left = left
-        self._reporter.masked(done, left)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in LAYERS:
-            self._reporter.masked(0, self._left)
-        return func(*args, **(kwargs or {}))
 
 
 def title_of(method: str, result: Localization) -> str:

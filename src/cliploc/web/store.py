@@ -1,6 +1,5 @@
 """The files of visitors: a folder for each picture, told by its id, and for the downloads of a request."""
 
-import hashlib
 import os
 import re
 import secrets
@@ -24,7 +23,7 @@ PREFIX, LOCK = "cliploc-serve-", "lock"
 
 
 class Store:
-    """Pictures by id, downloads by folder and name, which nobody can guess or compute from a picture."""
+    """Pictures by id, downloads by folder and name, which nobody can guess."""
 
     def __init__(
         self,
@@ -35,29 +34,19 @@ class Store:
     ) -> None:
         self._folder, self._most_bytes, self._seconds = folder, most_bytes, seconds
         self._examples = examples or {}
-        self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()  # of `sweep`
 
     def keep(self, file: BinaryIO, name: str) -> str:
-        """Stores a picture and returns its id, which is the same for the same picture and name."""
+        """Stores a picture and returns its id."""
         # Without folders and without what a file system may not take, short enough for all of them.
         name = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:] or "picture"
-        digest = hashlib.blake2b(name.encode(), key=self._key, digest_size=20)
-        new = self.new_folder()
+        folder = self._folder / secrets.token_hex(20)
+        folder.mkdir()
         file.seek(0)
-        with (new / name).open("wb") as stored:
-            while part := file.read(2**20):
-                digest.update(part)
-                stored.write(part)
-        place = self._folder / digest.hexdigest()
-        try:
-            new.rename(place)
-        except OSError:  # the picture is there: it is as new as this one
-            shutil.rmtree(new)
-            with suppress(OSError):
-                os.utime(place)
+        with (folder / name).open("wb") as stored:
+            shutil.copyfileobj(file, stored)
         self.sweep()
-        return place.name
+        return folder.name
 
     def picture(self, number: str) -> Path:
         """The file of a picture: an upload by its id, an example by its name."""
