@@ -20,9 +20,8 @@ from cliploc.images import rle
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.options import MIN_SCORE
-from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
-from cliploc.web.service import PAGE_SIDE, Offer, Service, smaller, with_heads
+from cliploc.web.service import Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -175,7 +174,6 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
         photo.resize((1804, 1200)).save(large)
     settings = Settings(names="cat, dog", method="cam", min_presence=0.0)
     kept = service.look(str(large), settings)
-    assert kept.results["cam"].image is service.read(str(large), PAGE_SIDE).image, "it is made once"
     assert kept.results["cam"].image.size == (720, 479)
     assert kept.size == kept.results["cam"].maps.nbytes + 3 * 720 * 479
     whole = localizer_of("mini", method="cam", min_presence=0.0)(str(large), settings.prompts)
@@ -193,8 +191,7 @@ def test_the_same_again_is_not_computed_again(service, look):
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    told = Reporter(masked=lambda *_: pytest.fail("asked before a layer whether it goes on, which slows each"))
-    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe, told)
+    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
     wanted = localizer_of("mini")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))

@@ -14,7 +14,7 @@ from cliploc.errors import CliplocError
 
 if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's help does not need it
     from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
     from rich.text import Text
 
     from cliploc.support.reporter import Reporter
@@ -109,16 +109,16 @@ class Terminal:
 
 
 class _Bar:
-    """A progress bar that shows the parts of a `Reporter` that count; see there."""
+    """A progress bar that has the parts of a `Reporter` that count; see there."""
 
     def __init__(self, progress: Progress, label: str) -> None:
-        self._progress, self._label, self._masked = progress, label, 0
+        self._progress, self._label = progress, label
+        self._counts: dict[str, int] = {}  # what is counted beside pictures → how many are done
         self._task = progress.add_task(label, total=None)
-        self._bank: TaskID | None = None
 
     def phase(self, label: str) -> None:
         self._progress.remove_task(self._task)  # rich cannot take a total away from a task that has one
-        self._label, self._masked = label, 0
+        self._label, self._counts = label, {}
         self._task = self._progress.add_task(label, total=None)
 
     def start(self, todo: int, total: int) -> None:
@@ -128,22 +128,16 @@ class _Bar:
         self._progress.advance(self._task, count)
 
     def masked(self, done: int, left: int) -> None:
-        self._masked += done
-        beside = f", masked {self._masked:,} of {self._masked + left:,}" if left else ""
-        self._progress.update(self._task, description=f"{self._label}{beside}")
-        if not left:
-            self._masked = 0
+        self._beside("masked", done, left)
 
     def bank(self, done: int, left: int) -> None:
-        """A bar of its own, below the other, for as long as it goes on."""
-        if self._bank is None:
-            from cliploc.support.reporter import BANK
+        self._beside("comparison names", done, left)
 
-            self._bank = self._progress.add_task(BANK, total=done + left)
-        self._progress.advance(self._bank, done)
-        if not left:
-            self._progress.remove_task(self._bank)
-            self._bank = None
+    def _beside(self, what: str, done: int, left: int) -> None:
+        self._counts[what] = done + self._counts.get(what, 0)
+        count = self._counts[what] if left else self._counts.pop(what)
+        beside = f", {what} {count:,} of {count + left:,}" if left else ""
+        self._progress.update(self._task, description=f"{self._label}{beside}")
 
 
 def styled(text: str = "", style: str = "") -> Text:

@@ -36,38 +36,16 @@ ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What is known of a picture that only a smaller copy is kept of."""
-
-    size: tuple[int, int]  # width and height
-    checksum: bytes  # see `Picture.checksum`
-    read: Callable[[], Image.Image]  # decodes it again
-
-
-@dataclass(frozen=True)
 class Picture:
-    """A decoded picture, or a smaller copy that stands for it until its pixels are needed."""
+    """A decoded picture."""
 
     source: str  # the file's path as given, or a name for a picture from memory
     image: Image.Image  # upright (EXIF orientation applied) RGB
     notes: tuple[str, ...] = ()  # what was done to it that a user may want to know
-    whole: Whole | None = None  # what `image` is a smaller copy of; None where it is the picture itself
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the whole picture."""
-        return self.image.size if self.whole is None else self.whole.size
-
-    @property
-    def pixels(self) -> Image.Image:
-        """The whole picture, decoded again where only a copy is kept."""
-        return self.image if self.whole is None else self.whole.read()
 
     @cached_property
     def checksum(self) -> bytes:
         """Tells pictures with other pixels apart."""
-        if self.whole is not None:
-            return self.whole.checksum
         pixels = np.asarray(self.image)
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)

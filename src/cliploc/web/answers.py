@@ -37,7 +37,7 @@ from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.guard import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError, Work
-from cliploc.web.service import PAGE_SIDE, SearchResult, Service
+from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.store import Store
 
@@ -177,7 +177,7 @@ class Answers:
         self, question: Question, reporter: Reporter, last: SearchResult | None = None, files: bool = False
     ) -> SearchResult:
         if question.picture is not None:
-            question.settings.check_work(self._service.read(question.picture, PAGE_SIDE).size, files)
+            question.settings.check_work(self._service.read(question.picture).image.size, files)
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
 
     def _cut(self, look: SearchResult, settings: Settings, files: bool = False) -> dict[str, Localization]:
@@ -289,20 +289,13 @@ class Turns:
     def __init__(self, queue: int, seconds: float = MAX_SECONDS) -> None:
         self.waiting = 0
         self._queue, self._seconds = queue, seconds
-        self._loading = 0
         self._free = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
     async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
         """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
-        if model is not None and not model.done():
-            if self._loading >= self._queue:
-                raise RefusedError(503, QUEUE_FULL)
-            self._loading += 1
-            try:
-                await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
-            finally:
-                self._loading -= 1
+        if model is not None:
+            await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
         if self._free.locked() and self.waiting >= self._queue:
             raise RefusedError(503, QUEUE_FULL)
         self.waiting += 1

@@ -20,7 +20,7 @@ from cliploc.find.masks import GrabCutMasks
 from cliploc.find.memory import Kept, Memory
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
-from cliploc.images.reading import Picture, Whole, load
+from cliploc.images.reading import Picture, load
 from cliploc.localization import Localization, MaskSource
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
@@ -314,7 +314,7 @@ class Service:
                 f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.prompts)} × "
                 f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
             )
-        picture = self.read(path, PAGE_SIDE)
+        picture = self.read(path)
         exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
@@ -337,39 +337,27 @@ class Service:
                 reporter.phase("")  # raises where the search was stopped
         finally:
             job.cancel()
-        results = job.result()
+        image = smaller(picture.image, PAGE_SIDE)
+        results = {method: replace(result, image=image) for method, result in job.result().items()}
         defaults = {method: self.defaults(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
         return SearchResult(path, settings, results, defaults, closed, offer, recipe, exemplar or "", self.mask_sources)
 
-    def read(self, path: str, side: int | None = None) -> Picture:
-        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while."""
+    def read(self, path: str) -> Picture:
+        """Reads a photograph; what was read is cached for a while."""
         name = Path(path).name  # alone: visitors must not learn the server's folders
         try:
             status = os.stat(path)
-            key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
+            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
             picture = self.pictures.get(key)
             if picture is None:
-                if side is None:
-                    picture = replace(load(path, max_pixels=self.max_pixels), source=name)
-                else:
-                    picture = self._copy(path, side)
-                image = picture.image
-                self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
+                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                self.pictures.keep(key, picture, 3 * picture.image.width * picture.image.height)
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
         except OSError:
             raise InputError(f"{name}: it is not kept any longer: upload it again") from None
         return picture
-
-    def _copy(self, path: str, side: int) -> Picture:
-        """A smaller copy of a photograph, whose pixels are read again when the copy is not enough."""
-        picture = self.read(path)
-        image = smaller(picture.image, side)
-        if image is picture.image:
-            return picture
-        whole = Whole(picture.size, picture.checksum, lambda: self.read(path).image)
-        return replace(picture, image=image, whole=whole)
 
 
 def title_of(method: str, result: Localization) -> str:
