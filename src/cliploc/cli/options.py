@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cliploc.runs.engine import Engine
 
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
-LARGEST_SHOWN = 2**16  # maximum in help; a larger one is no limit that a person meets
+LARGEST_MAXIMUM = 2**16  # maximum in help; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
 
 
@@ -131,7 +131,7 @@ def _parameter(of: Field[Any], hint: Any, default: Any, without: str | None) -> 
     }
     if option.within is not None:
         least, most = option.within
-        info["metavar"] = f"{least}-{most}" if most <= LARGEST_SHOWN else "N"
+        info["metavar"] = f"{least}-{most}" if most <= LARGEST_MAXIMUM else "N"
     made = typer.Argument(**info) if option.positional else typer.Option(*_names(of), **info)
     default = inspect.Parameter.empty if required else default
     kind = (list[str] if several else str) if required else kind

@@ -57,21 +57,21 @@ def panels(result: Localization, masks: bool = False) -> Image.Image:
     """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
     chosen = _paneled(result)
     together = len(chosen) > 1 and bool(result.found.any())
-    columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
-    shown = scaled(result, shown_wh)
+    columns, cell_wh = grid_of(result.image.size, 1 + len(chosen) + together)
+    small = scaled(result, cell_wh)
     width, height = result.image.size
     file = file_name(result)
-    found, asked = int(result.found.sum()), len(result.names)
-    some = f"{len(chosen)} of {found} names found are shown, of {asked} asked for"
-    left_out = [] if len(chosen) == asked else [some if found else f"none of {asked} names found"]
-    cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
+    found, total = int(result.found.sum()), len(result.names)
+    some = f"{len(chosen)} of {found} names found are shown, of {total} asked for"
+    left_out = [] if len(chosen) == total else [some if found else f"none of {total} names found"]
+    cells = [Panel(small.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
-        drawn = draw_names(shown, [index], masks=masks)
+        drawn = draw_names(small, [index], masks=masks)
         cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
     if together:
-        everything = draw_names(shown, chosen, heatmap=False, masks=masks)
-        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
+        everything = draw_names(small, chosen, heatmap=False, masks=masks)
+        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {total} found"))
     return sheet_of(cells, columns, run_line(result))
 
 
@@ -301,8 +301,8 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
             plane += heat * np.float32(ink)
     levels = cv2.convertScaleAbs(hottest, alpha=255)
     if levels.any():
-        veil, own, covers = captions.heat_cover(opacity)
-        share = np.divide(cv2.LUT(levels, own), total, out=total)
+        veil, shade, covers = captions.heat_cover(opacity)
+        share = np.divide(cv2.LUT(levels, shade), total, out=total)
         for plane, ink in zip(planes, captions.VEIL, strict=True):
             plane *= share
             plane += cv2.LUT(levels, veil * np.float32(ink))

@@ -157,8 +157,9 @@ class SearchResult:
     def unset(self, settings: Settings) -> Settings:
         """The settings without values that are the methods' own, as a slider always has a value."""
         first, second = self.defaults[next(iter(self.results))], self.defaults.get(next(iter(settings.compare), ""))
-        own = slider_values(first) | {"compare_threshold": None if second is None else second.threshold}
-        return replace(settings, **{name: None for name, value in own.items() if _near(getattr(settings, name), value)})
+        values = slider_values(first) | {"compare_threshold": None if second is None else second.threshold}
+        defaults = [name for name, value in values.items() if _near(getattr(settings, name), value)]
+        return replace(settings, **dict.fromkeys(defaults))
 
     def ran(self, settings: Settings) -> Recipe | None:
         """The recipe with the options that were set instead of its own; None where a method was chosen."""

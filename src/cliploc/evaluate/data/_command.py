@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
+from cliploc.cli.output import DONE, MOST_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
 from cliploc.cli.terminal import Terminal, styled
 from cliploc.errors import UsageError
 
@@ -123,7 +123,7 @@ def _about_labelled(dataset: LabelledDataset) -> RenderableType:
         ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
     ]
     rows += [
-        ("", f"· {problem.kind}: {problem.source}: {problem.reason}") for problem in dataset.problems[:SHOWN_PROBLEMS]
+        ("", f"· {problem.kind}: {problem.source}: {problem.reason}") for problem in dataset.problems[:MOST_PROBLEMS]
     ]
     return facts(rows)
 
@@ -151,7 +151,7 @@ def _about_dataset(dataset: Dataset, counted: Mapping[str, Any], reasons: Mappin
     rows.append(("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"))
     for kind, count in counted["problems"].items():
         rows.append(("", f"{count:,} {kind}{', left out by design' if kind in BY_DESIGN else ''}"))
-        examples = [problem for problem in dataset.problems if problem.kind == kind][:SHOWN_PROBLEMS]
+        examples = [problem for problem in dataset.problems if problem.kind == kind][:MOST_PROBLEMS]
         rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
