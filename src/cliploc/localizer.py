@@ -322,7 +322,7 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        from cliploc.draw.comparison import ModelResults, draw_comparison, check_cells  # only for those who draw
+        from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison  # only for those who draw
 
         prompts.refuse_no_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}

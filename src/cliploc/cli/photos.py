@@ -197,7 +197,7 @@ class ResultNames:
 
     def of(self, source: str, end: str, suffix: str = ".png") -> str:
         """The name, such as `cat_labels.png`; for a second picture of that stem `cat_labels-2.png`."""
-        return self._free(f"{_short(_as_utf8(_file_of(source).stem))}{end}", suffix)
+        return self._free(f"{_plain(_file_of(source).stem)}{end}", suffix)
 
     def drawing(self, source: str, end: str, wh: tuple[int, int]) -> str:
         """The same for a drawing of the picture's size, such as `cat_overlay.jpg`."""
@@ -206,10 +206,11 @@ class ResultNames:
     def heatmap(self, name: str, photo: str) -> str:
         """The map of a name in a picture, such as `maps/cat/cat.jpg.npy`; the picture's folders are kept."""
         if name not in self._folders:
-            plain = _short(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", _as_utf8(name)).strip(" .")) or "_"
+            plain = _plain(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).strip(" .")) or "_"
             self._folders[name] = self._free(f"{MAPS}/{plain}", "")
-        where, _, file = _as_utf8(photo).rpartition("/")
-        return self._free("/".join(filter(None, (self._folders[name], where, _short(file)))), ".npy")
+        where, _, file = photo.rpartition("/")
+        parts = (self._folders[name], *map(_plain, where.split("/")), _plain(file))
+        return self._free("/".join(filter(None, parts)), ".npy")
 
     def _free(self, stem: str, suffix: str) -> str:
         """The name if it is free, else with `-2`, `-3` … after the stem."""
@@ -228,15 +229,10 @@ def _file_of(source: str) -> Path:
     return Path(source.removeprefix(DEMO))
 
 
-def _as_utf8(text: str) -> str:
-    """Replaces bytes of a file's name that are not UTF-8 by `_`, as results.json cannot hold them."""
-    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
-
-
-def _short(stem: str) -> str:
-    while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
-        stem = stem[:-1]
-    return stem
+def _plain(text: str) -> str:
+    """A name in UTF-8, as results.json holds it, with at most 200 bytes: most file systems allow 255."""
+    text = re.sub("[\ud800-\udfff]", "_", text)
+    return text.encode()[:200].decode(errors="ignore")
 
 
 def encoded(image: Image.Image, name: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,9 +12,7 @@ from cliploc.draw import overlay
 from cliploc.draw.colours import INK, PAPER
 from cliploc.draw.html import count
 from cliploc.errors import UsageError
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
+from cliploc.localization import Localization
 
 MOST_CELLS = 400  # of a sheet; nobody reads a larger one
 EMPTY = (238, 238, 238)

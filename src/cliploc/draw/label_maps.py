@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +14,8 @@ from cliploc.document import described
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
+from cliploc.images.reading import Picture
 from cliploc.images.rle import encode
-
-if TYPE_CHECKING:
-    from cliploc.images.reading import Picture
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct

@@ -6,29 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cliploc.draw import captions
+from cliploc.draw import captions, overlay
 from cliploc.draw.colours import name_colour
 from cliploc.draw.html import TEMPLATES, count, embedded
-from cliploc.draw.overlay import (
-    draw_names,
-    file_name,
-    fit_within,
-    heatmap_alt,
-    paint_boxes,
-    run_line,
-    scaled,
-    verdict,
-)
+from cliploc.localization import Localization, Verdict
 from cliploc.support.files import write_whole
 from cliploc.values import GOOD_IOU, FloatArray, told_apart
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization, Verdict
 
 PHOTO_WIDTH = 320  # of a picture on the page, for which labels and lines are drawn
 DENSE = 2  # pixels of a screen in one of the page: embedded pictures have as many, where the photograph has them
@@ -114,7 +102,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
         )
     least, most = COLUMNS
     return {
-        "file": file_name(result),
+        "file": overlay.file_name(result),
         "size_wh": result.image.size,
         "notes": result.notes,
         "credit": item.credit,
@@ -129,7 +117,9 @@ def _photo(item: PageItem) -> dict[str, Any]:
 def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | None]) -> dict[str, Any]:
     """A row of pictures: all boxes, and the heat of every name with its judgement."""
     width, height = result.image.size
-    small = scaled(result, fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width))))
+    small = overlay.scaled(
+        result, overlay.fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width)))
+    )
     dense = max(1.0, small.image.width / PHOTO_WIDTH)
     boxes = small.image.convert("RGB").copy()
     ratio = np.array(boxes.size * 2) / np.array(item.result.image.size * 2)
@@ -138,19 +128,21 @@ def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | N
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = captions.to_rectangle(xyxy, boxes.size)
             captions.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
-    paint_boxes(boxes, small, {i: name_colour(i) for i in range(len(small.names))}, dense)
+    overlay.paint_boxes(boxes, small, {i: name_colour(i) for i in range(len(small.names))}, dense)
     names = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
     true = ", ".join(name for name in result.names if name in item.truth) or "none given"
-    title = run_line(result)
-    alt = f"{file_name(result)}, {title or 'all names'}; boxes found: {names}; true boxes: {true}"
+    title = overlay.run_line(result)
+    alt = f"{overlay.file_name(result)}, {title or 'all names'}; boxes found: {names}; true boxes: {true}"
     return {
         "title": title,
         "boxes": _picture(boxes, alt),
         "heats": [
             {
-                "picture": _picture(draw_names(small, [index], dense=dense), heatmap_alt(result, index)),
+                "picture": _picture(
+                    overlay.draw_names(small, [index], dense=dense), overlay.heatmap_alt(result, index)
+                ),
                 "name": name,
-                "verdict": verdict(result, index),
+                "verdict": overlay.verdict(result, index),
                 "judgement": judgement(item, name, result.verdict(index), ious.get(name)),
             }
             for index, name in enumerate(result.names)

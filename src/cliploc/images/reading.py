@@ -32,6 +32,8 @@ READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
 # Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
+LabelMap = npt.NDArray[np.int32]
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
@@ -105,6 +107,17 @@ def open_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         raise InputError(f"{name}: not enough memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
+
+
+def read_labels(path: Path) -> LabelMap:
+    """A picture file as labels `[H, W]`, a number for each pixel; a palette's colours are not used."""
+    with open_picture(path) as opened:
+        if opened.image.mode not in GREY:
+            raise InputError(
+                f"{path}: expected a label map, one number per pixel, got an image of mode {opened.image.mode}: save "
+                "labels as a grey or palette PNG"
+            )
+        return np.asarray(opened.image).astype(np.int32)
 
 
 def small_png(content: bytes, longest: int) -> Image.Image:

@@ -13,8 +13,8 @@ from cliploc.evaluate.data._infra.candidates import Checker, Problems, Size
 from cliploc.evaluate.data._infra.files import words
 from cliploc.evaluate.data._infra.registration import DatasetReader, Readers
 from cliploc.evaluate.data._infra.selection import Draw, nothing_usable
-from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.polygons import Outline, draw
+from cliploc.images.reading import LabelMap, read_labels
 from cliploc.runs.samples import LabelledDataset, LabelledPicture
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, ClassName

@@ -15,7 +15,7 @@ from cliploc.evaluate.data._infra.candidates import Problems
 from cliploc.evaluate.data._infra.labelled import Labelled, labelled_reader
 from cliploc.evaluate.data._infra.registration import Split
 from cliploc.find.prompts import imagenet_classes
-from cliploc.images.label_maps import LabelMap
+from cliploc.images.reading import LabelMap
 from cliploc.runs.samples import LabelledPicture
 from cliploc.support.imports import install, not_installed
 from cliploc.values import ClassName
