@@ -86,3 +86,10 @@ def test_contributing_shows_the_layers_of_the_import_contract() -> None:
     assert "exhaustive = true" in contract
     assert with_layers(page) == page, "run python tools/house.py --layers"
     assert with_layers(page.replace("→ tower", "→")) == page  # the picture is made anew
+
+
+def test_the_files_that_contributing_and_the_walks_name_are_there() -> None:
+    root = Path(__file__).parents[1]
+    for page in ("CONTRIBUTING.md", "docs/run.md"):
+        for name in re.findall(r"`([a-z_/]+/(?:[a-z_]+\.(?:py|js))?)`", (root / page).read_text(encoding="utf-8")):
+            assert (PACKAGE / name).exists() or (root / name).exists(), f"{page}: {name}"

@@ -21,6 +21,7 @@ import cliploc
 from cliploc import options as config
 from cliploc import towers
 from cliploc.boxes import BoxRule
+from cliploc.boxes.sides import LENGTH
 from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import subsets
@@ -29,7 +30,6 @@ from cliploc.find.calibration import own_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
-from cliploc.find.sides import LENGTH
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
@@ -436,7 +436,7 @@ def test_each_option_of_the_commands_makes_another_run(
     which: str, name: str, command: Any, once: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A package that is not installed here is refused before a run is compared.
-    monkeypatch.setattr("cliploc.cli.options.refuse_without", lambda *_: None)
+    monkeypatch.setattr("cliploc.cli.options.check_installed", lambda *_: None)
     words, seconds = COMMANDS[which]
     base = (*words, *BASE_OF_COMMAND.get(name, ()))
     out = once(base, lambda out: command(out, base))

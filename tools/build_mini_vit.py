@@ -1,4 +1,4 @@
-"""Builds `mini-vit`, the small vision transformer that ships inside the package (backbones/mini_vit_weights).
+"""Builds `mini-vit`, the small vision transformer that ships inside the package (towers/mini_vit_weights).
 
     pip install openvino==2026.4.1        # runs the frozen convolutions; the package itself does not need it
     python tools/build_mini_vit.py

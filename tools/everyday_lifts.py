@@ -29,10 +29,11 @@ from second_look_study import DATA, OUT, asked_of, unlifted
 from cliploc import towers
 from cliploc.evaluate.calibrate import examples_in
 from cliploc.find import prompts
-from cliploc.find.calibration import OF_BOX, Calibration, Floats, own_calibration
+from cliploc.find.calibration import OF_BOX, Calibration, own_calibration
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower
+from cliploc.values import Floats
 
 MODEL = "mini"
 SETS = ("coco_tune", "imagenet_one_per_class")

@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("code", "docstring", "blank", "comment", "import")
 MANY = 8  # positional parameters
+WORDS = {"asked", "own", "there", "whole", "kept", "said", "told", "given", "shown", "held", "wish"}  # no field's terms
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Runs `package.cli:main` and notes which of the package's functions are entered, in every thread.
@@ -182,16 +183,28 @@ def table(package: Package, tests: Path, arguments: list[str]) -> Iterator[str]:
     yield from listed(f"functions with {MANY} or more positional parameters", long)
     inner = [other for others in imports.values() for other, inside in others if inside]
     yield f"\nimports of own modules inside functions: {len(inner)}"
+    words = Counter(word for _, node in nodes for word in private_words(node))
+    counts = ", ".join(f"{word} {count}" for word, count in words.most_common())
+    yield f"identifiers with words of our own: {words.total()} ({counts})"
+    keys = [node for _, node in nodes if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)]
+    yield f'values taken by a text key, x["key"]: {sum(isinstance(node.slice.value, str) for node in keys)}'
+
+
+def private_words(node: ast.AST) -> Iterator[str]:
+    """The words of our own (`WORDS`) in the name that a node defines or uses."""
+    fields = ("id", "attr", "arg", "name")  # of names, attributes, arguments and definitions
+    name = next((text for field in fields if isinstance(text := getattr(node, field, None), str)), "")
+    yield from WORDS & {part.lower() for part in re.findall("[A-Z]?[a-z]+|[A-Z]+", name.rpartition(".")[2])}
 
 
 def with_layers(text: str) -> str:
     """CONTRIBUTING.md with the layers as pyproject.toml has them now: the indented lines with arrows."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = next(contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
-    unbroken = " → ".join(layers).replace(" | ", "\0|\0")  # neighbours stay on one line
+    unbroken = " → ".join(layers).replace(" | ", "\0|\0").replace(" : ", "\0:\0")  # neighbours stay on one line
     lines = textwrap.wrap(unbroken, 116, break_on_hyphens=False, break_long_words=False)
     picture = "".join(f"    {line}\n" for line in lines).replace("\0", " ")
-    return re.sub(r"(?:^    .*→.*\n(?:    .*\n)*)", picture, text, count=1, flags=re.MULTILINE)
+    return re.sub(r"(?:^    __main__ →.*\n(?:    .*\n)*)", picture, text, count=1, flags=re.MULTILINE)
 
 
 def listed(title: str, found: list[str]) -> list[str]:

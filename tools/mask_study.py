@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.evaluate.data import open_labelled
-from cliploc.find.masks import GrabCutMasks
-from cliploc.localization import Localization, MaskSource
+from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 

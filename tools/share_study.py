@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.find.calibration import Floats
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.drafts import DraftRule, Prior, choose, is_everywhere
 from cliploc.runs.labelling import Candidates, LabellingRun
+from cliploc.values import Floats
 
 SETS = (("person", "dog", "car"), ("dog", "person", "umbrella", "cake", "bicycle", "car", "boat", "bottle"))
 REVIEWED, DRAWS, FOLDERS = (5, 10, 20, 40), 6, 300

@@ -7,19 +7,21 @@ import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, scored_boxes
+from cliploc.boxes import BoxRule, masks
+from cliploc.boxes.masks import MaskSource
+from cliploc.boxes.reasons import by_rule
 from cliploc.errors import UsageError
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
 from cliploc.options import number, short
-from cliploc.values import Boxes, FloatArray, Masks, told_apart
+from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,19 +30,7 @@ if TYPE_CHECKING:
 
 PresenceRule = Literal["calibrated", "bank"]
 Verdict = Literal["found", "unsure", "not found"]
-NO_SCORE, NO_REGION = "no box scores", "no region of its map reaches"  # how reasons begin that depend on a rule
 NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
-
-
-class MaskSource(Protocol):
-    """What draws the masks of boxes, instead of the heat."""
-
-    @property
-    def id(self) -> str:
-        """What tells its masks from those of others."""
-
-    def box_masks(self, found: Localization) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """The number and the mask `[H, W]` of each box, in any order."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,8 +64,8 @@ class Localization:
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
-            `cliploc.find.sides`); None where no name was learnt.
-        mask_source: what draws the masks (`find.masks.GrabCutMasks`, `towers.sam.SamMasks`); None: the heat.
+            `cliploc.boxes.sides`); None where no name was learnt.
+        mask_source: what draws the masks, such as `cliploc.boxes.masks.GrabCutMasks`; None: the heat.
         maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 
@@ -107,12 +97,12 @@ class Localization:
     @property
     def unsure(self) -> Boxes:
         """The boxes of names that may be in the picture; none without a second look."""
-        return joined_boxes([], self.names) if self.judged is None else self.judged.unsure
+        return Boxes.joined([], self.names) if self.judged is None else self.judged.unsure
 
     @property
     def shown(self) -> Boxes:
         """The boxes of the names found and of the unsure ones, which are drawn dashed."""
-        return joined_boxes([self.boxes, self.unsure], self.names)
+        return Boxes.joined([self.boxes, self.unsure], self.names)
 
     def verdict(self, index: int) -> Verdict:
         """The outcome for a name: "unsure" if all its boxes are too doubtful."""
@@ -163,10 +153,8 @@ class Localization:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         if self.mask_source is not None:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
-        from cliploc.find.masks import box_masks  # here, as below: most callers ask for no mask
-
         self.refuse_without_maps()
-        return box_masks(self.frame, self.maps, self.boxes, self.box_rule)
+        return masks.box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
         """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found.
@@ -179,18 +167,14 @@ class Localization:
                 if self.boxes.label[box] == index:
                     mask |= decode(self._drawn[box])
             return mask
-        from cliploc.find.masks import name_mask
-
         self.refuse_without_maps()
-        return name_mask(self.frame, self.maps[index], self.box_rule)
+        return masks.name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
-        from cliploc.find.masks import label_map
-
         self.refuse_without_maps()
         mask_of = None if self.mask_source is None else self.name_mask
-        return label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
+        return masks.label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
 
     @cached_property
     def _drawn(self) -> dict[int, Rle]:
@@ -267,24 +251,7 @@ class Localization:
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         number("min_presence", 0, 1)(np.asarray(min_presence).item())
         self.refuse_without_maps()
-        boxless = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in self.reasons]
-        again = [self.verdict(p) == "unsure" or boxless[p] for p in range(len(self.names))]
-        if self.judged is not None:
-            again = (self.judged.contrasted | again).tolist()
-        reasons = [None if open_again else why for why, open_again in zip(self.reasons, again, strict=True)]
-        every, second = rule, self.second_look
-        if second is not None:
-            every, second = replace(rule, max_boxes=None, min_score=0.0), replace(second, min_presence=min_presence)
-            reasons = second.absences(reasons)
-        elif self.presence is not None:
-            for p, score in enumerate(self.presence.tolist()):
-                if reasons[p] is None and score < min_presence:
-                    reasons[p] = absence(score, min_presence, None if self.ranks is None else int(self.ranks[p]))
-        boxes, said = boxes_and_reasons(self.frame, self.maps, reasons, self.names, every, self.sides)
-        cut = replace(self, threshold=rule.threshold, rule=rule, second_look=second)
-        if second is not None:
-            return cut.judged_by(second.judge(boxes, said, rule))
-        return replace(cut, boxes=boxes, found=np.array([reason is None for reason in said]), reasons=said)
+        return by_rule(self, rule, min_presence)
 
     def judged_by(self, judged: Judgement) -> Localization:
         """With what a second look says."""
@@ -325,68 +292,3 @@ class Localization:
 def no_maps(shape: tuple[int, ...]) -> FloatArray:
     """Zeros for maps that nobody keeps, which take no memory."""
     return np.broadcast_to(np.zeros((), np.float32), shape)
-
-
-def boxes_of(
-    frame: Frame,
-    maps: FloatArray,
-    found: npt.NDArray[np.bool_],
-    names: tuple[str, ...],
-    rule: BoxRule,
-    sides: FloatArray | None = None,
-) -> Boxes:
-    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
-    asked = np.flatnonzero(found)
-    x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
-    on_map = scored_boxes(maps[asked, y0:y1, x0:x1], rule)
-    label = asked[on_map.index]
-    xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
-    if sides is not None:
-        from cliploc.find.sides import moved, readings
-
-        for p in np.unique(label):
-            own = xyxy[label == p]
-            xyxy[label == p] = moved(own, sides[p], readings(own, maps[p], frame), frame)
-    return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
-
-
-def joined_boxes(parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
-    """The boxes of several lots of the same names as one."""
-    if not parts:
-        return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
-    return Boxes(
-        np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.label for part in parts]),
-        names,
-    )
-
-
-def boxes_and_reasons(
-    frame: Frame,
-    maps: FloatArray,
-    reasons: Sequence[str | None],
-    names: tuple[str, ...],
-    rule: BoxRule,
-    sides: FloatArray | None = None,
-) -> tuple[Boxes, tuple[str | None, ...]]:
-    """The boxes of the names that are present, and the reasons of the others, now also of names without a box."""
-    there = np.array([reason is None for reason in reasons], bool)
-    boxes = boxes_of(frame, maps, there, names, rule, sides)
-    boxless = there.copy()
-    boxless[boxes.label] = False
-    if not boxless.any():
-        return boxes, tuple(reasons)
-    low = boxes_of(frame, maps, boxless, names, replace(rule, min_score=0.0)).label
-    said = list(reasons)
-    for p in np.flatnonzero(boxless).tolist():
-        said[p] = (
-            f"{NO_SCORE} {rule.min_score:g} or more" if p in low else f"{NO_REGION} {rule.min_area:g} of the picture"
-        )
-    return boxes, tuple(said)
-
-
-def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
-    of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from functools import partial
+from typing import Any, Literal, overload
 
 import torch
 from PIL import Image
@@ -15,57 +14,35 @@ from torch import Tensor
 
 from cliploc import towers
 from cliploc.boxes import BoxRule
-from cliploc.errors import ModelError, UsageError
-from cliploc.find import prompts
+from cliploc.boxes.masks import mask_source
+from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
+from cliploc.errors import UsageError
+from cliploc.find import devices, prompts
 from cliploc.find.calibration import load_calibration, own_calibration
-from cliploc.find.flow import Flow, MaskedEncoder
-from cliploc.find.prepare import (
-    DECODERS,
-    OnError,
-    Prepared,
-    Request,
-    Result,
-    Unreadable,
-    source_of,
-    stacked,
-)
-from cliploc.find.presence import VERSION as BANK_VERSION
+from cliploc.find.classify import Classification, Classified, classifications, embedded
+from cliploc.find.flow import Flow
+from cliploc.find.heads import load_head, read_config
+from cliploc.find.identity import described
+from cliploc.find.inside import Inside, look_inside
+from cliploc.find.learnt import load_learnt
+from cliploc.find.passes import MaskedEncoder
+from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.find.recipes import recipe_of
-from cliploc.find.steps import refuse_nan
-from cliploc.find.tasks import members
+from cliploc.find.tasks import Task, members
+from cliploc.find.text_cache import cache_of
 from cliploc.find.texts import Texts, read_exemplars
-from cliploc.find.threads import Ahead, own_modes
-from cliploc.images.reading import ImageLike, Picture, pictures_in
+from cliploc.find.threads import torch_modes
+from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
-from cliploc.methods import TrainedHead, find, resolve_options
-from cliploc.options import RESULT_OPTIONS, SAM, Options, is_whole, short
+from cliploc.methods import find, resolve_options
+from cliploc.options import Options, is_whole, short
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import ResizePolicy, TextSet
 
-if TYPE_CHECKING:
-    from cliploc.find.inside import Inside
-    from cliploc.find.text_cache import TextCache
-    from cliploc.localization import MaskSource
-
-Names = Sequence[str] | Sequence[Sequence[str]]
-
-
-class Classified(NamedTuple):
-    """One of the names that a picture was compared with."""
-
-    name: str  # as asked for
-    probability: float  # softmax over all names asked for, at the model's logit scale
-    cosine: float  # between picture and name
-
-
-class Classification(NamedTuple):
-    """The names that fit one picture best."""
-
-    picture: Picture  # upright, with where it came from, and remarks on how it was read
-    names: list[Classified]  # the best first
+Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
 
 
 class Localizer:
@@ -117,80 +94,74 @@ class Localizer:
         method: str | None = None,
         **options: Any,
     ) -> None:
-        given = self._given = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        head_file = None if given.head is None else os.fspath(given.head)
-        trained_for = None
-        if head_file is not None:
-            from cliploc.find.heads import load_head, read_config
-
-            trained_for = read_config(head_file).method
-        named = given.method or trained_for
-        if named is not None and given.recipe is not None:
+        chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
+        head_file = None if chosen.head is None else os.fspath(chosen.head)
+        trained_for = None if head_file is None else read_config(head_file).method
+        named = chosen.method or trained_for
+        if named is not None and chosen.recipe is not None:
             raise UsageError(
-                f"expected a method or a recipe, got {named} and {given.recipe}: a named method runs as published"
+                f"expected a method or a recipe, got {named} and {chosen.recipe}: a named method runs as published"
             )
-        self.recipe = None if named is not None else recipe_of(model, given.recipe or "default")
-        chosen_method = find(self.recipe.method if self.recipe else str(named), given.ensemble)
-        if trained_for is not None and trained_for not in [member.name for member in members(chosen_method)]:
+        self.recipe = None if named is not None else recipe_of(model, chosen.recipe or "default")
+        found_method = find(self.recipe.method if self.recipe else str(named), chosen.ensemble)
+        if trained_for is not None and trained_for not in [member.name for member in members(found_method)]:
             raise UsageError(
-                f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
+                f"{head_file} is trained for {trained_for}, got method {found_method.name}: use {trained_for}"
             )
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
-        resolve_options(chosen_method, given.method_options)
-        self.templates = prompts.resolve_templates(given.templates)
-        if given.background:
-            prompts.parse(given.background, contrasts=False)
-        find_refinements(given.refine or ())
-        if isinstance(given.guide, str):
-            towers.refuse_unknown_guide(given.guide)
-        crops = read_exemplars(given.exemplars)
-        tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
-        self.backbone = tower
+        resolve_options(found_method, chosen.method_options)
+        self.templates = prompts.resolve_templates(chosen.templates)
+        if chosen.background:
+            prompts.parse(chosen.background, contrasts=False)
+        find_refinements(chosen.refine or ())
+        if isinstance(chosen.guide, str):
+            towers.refuse_unknown_guide(chosen.guide)
+        crops = read_exemplars(chosen.exemplars)
+        if isinstance(model, str):
+            model = devices.create(model, pretrained, chosen.device, chosen.precision)
+        self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
-        guide = given.guide
-        self.guide = towers.create_guide(guide, checked_device(given.device)) if isinstance(guide, str) else guide
-        self.mask_source = _mask_source(given.masks_by, given.device)
-        encoder = _masked_encoder(self.backbone, given.masked_precision)
+        guide, device = chosen.guide, str(self.backbone.device)
+        self.guide = towers.create_guide(guide, device) if isinstance(guide, str) else guide
+        self.mask_source = mask_source(chosen.masks_by, device)
+        encoder = MaskedEncoder.of(self.backbone, chosen.masked_precision)
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        cache = _text_cache_of(self.backbone) if given.text_cache else None
-        learnt = None
-        if given.learnt is not None:  # a file of another tower does not even fit
-            from cliploc.find.learnt import load_learnt
-
-            learnt = load_learnt(given.learnt)
-            of_tower = {"model": self.backbone.name, "weights": self._weights}
+        learnt = None if chosen.learnt is None else load_learnt(chosen.learnt)
+        if learnt is not None:  # a file of another tower does not even fit
+            of_tower = {"model": self.backbone.name, "weights": self.backbone.weights_id}
             size = learnt.embedding.shape[1]
             other = None if size == self.backbone.embedding_size else f"it has embeddings of {size} numbers"
-            _refuse_file(given.learnt, learnt.misfit(of_tower, tuple(of_tower)) or other)
-        self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops, learnt)
-        bank = partial(Bank, self._texts, partial(_text_cache_of, self.backbone))
-        shared = None if crops or learnt else given.memory  # pictures stand for names in this localizer only
+            _check_file(chosen.learnt, learnt.misfit(of_tower, tuple(of_tower)) or other)
+        cache = cache_of(self.backbone) if chosen.text_cache else None
+        self._texts = Texts(self.backbone, self.templates, chosen.background, cache, chosen.memory, crops, learnt)
+        bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
+        shared = None if crops or learnt else chosen.memory  # pictures stand for names in this localizer only
         self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
-        own = given.filled({} if self.recipe is None else self.recipe.options)
-        file, name = own.calibration, self.backbone.name
+        file, name = chosen.calibration, self.backbone.name
         self.calibration = own_calibration(name) if file is None else load_calibration(file)
-        self._own = self._flow(own, head, encoder)
-        # Methods that a caller names run as published, without the recipe's options.
-        self.flow = self._own if self.recipe is None else self._flow(given.filled({}), head, encoder)
-        self._task = self._own.tasks.make(chosen_method.name, given.method_options)
-        self.options, self.refine, self.method = self._own.options, self._own.refine, self._task.method
-        self.box_rule, self.usual_min_presence = self._task.box_rule, self._own.usual_min_presence
-        self.resize, self.input_hw = self._own.preparation.resize, self._own.preparation.input_hw
+
+        def flow_of(options: Options) -> Flow:
+            second_look = (self._bank, self.calibration) if options.second_look else None
+            return Flow(
+                self.backbone, self._texts, options, head, encoder,
+                second_look=second_look, guide=self.guide, mask_source=self.mask_source,
+            )  # fmt: skip
+
+        # Methods that a caller names run as published, without the recipe's options, in `flow`.
+        self._flow = flow_of(chosen.filled({} if self.recipe is None else self.recipe.options))
+        self.flow = self._flow if self.recipe is None else flow_of(chosen.filled({}))
+        self._task = self._flow.tasks.make(found_method.name, chosen.method_options)
+        self.options, self.refine, self.method = self._flow.options, self._flow.refine, self._task.method
+        self.box_rule, self.usual_min_presence = self._task.box_rule, self._flow.usual_min_presence
+        self.resize, self.input_hw = self._flow.preparation.resize, self._flow.preparation.input_hw
         self.exemplars = self._texts.exemplar_facts
-        if self.recipe is not None:  # else other methods may be asked for, which the file may hold for
-            self._refuse_misfit()
+        if self.recipe is not None:  # else callers may name other methods, which the file may hold for
+            self._check_learnt()
 
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
-        return _built, (self._given.but(model=self.backbone, pretrained=None).given(),)
-
-    def _flow(self, options: Options, head: tuple[str, TrainedHead] | None, encoder: MaskedEncoder) -> Flow:
-        second_look = (self._bank, self.calibration) if options.second_look else None
-        return Flow(
-            self.backbone, self._texts, options, head, encoder,
-            second_look=second_look, guide=self.guide, mask_source=self.mask_source,
-        )  # fmt: skip
+        return _built, (self._chosen.but(model=self.backbone, pretrained=None).given(),)
 
     @property
     def calibrated(self) -> bool:
@@ -242,18 +213,18 @@ class Localizer:
         Yields:
             One `Localization` for each picture.
         """
-        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
-        results = self._run(_requests(images, names), None, presence, reporter, on_error, **how)
-        with closing(results):
-            for result in results:
-                if result.error is None:
-                    yield result.found[self.method.name]
+        run = RunOptions(
+            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
+        )
+        with closing(_found_in(self._run(requests_of(images, names), None, presence, run))) as results:
+            for found in results:
+                yield found[self.method.name]
 
     def compare(
         self,
         images: ImageLike | Iterable[ImageLike],
         names: Names,
-        methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
+        methods: Methods,
         *,
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
@@ -297,12 +268,12 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "boxes": boxes}
-        return _found_in(self._run(_requests(images, names), methods, presence, reporter, on_error, **how))
+        run = RunOptions(
+            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
+        )
+        return _found_in(self._run(requests_of(images, names), methods, presence, run))
 
-    def compare_figure(
-        self, image: ImageLike, names: Sequence[str], methods: Sequence[str] | Mapping[str, Mapping[str, Any]]
-    ) -> Image.Image:
+    def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
         """Draws the results of several methods on one sheet: a row for each method, a column for each name.
 
         Args:
@@ -322,10 +293,8 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison  # only for those who draw
-
         prompts.refuse_no_list(names)
-        titles = {spec: task.method.title for spec, task in self.flow.tasks_of(methods).items()}
+        titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
@@ -333,7 +302,7 @@ class Localizer:
     def run(
         self,
         requests: Iterable[Request],
-        methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+        methods: Methods | None = None,
         *,
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
@@ -357,24 +326,19 @@ class Localizer:
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
-        how = {"absent_maps": absent_maps, "keep_maps": keep_maps, "lessons": lessons}
-        return self._run(requests, methods, presence, reporter, "skip", **how)
+        run = RunOptions(
+            reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
+        )
+        return self._run(requests, methods, presence, run)
 
     def _run(
-        self,
-        requests: Iterable[Request],
-        methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
-        presence: bool | None,
-        reporter: Reporter,
-        on_error: OnError,
-        **how: bool,
+        self, requests: Iterable[Request], methods: Methods | None, presence: bool | None, run: RunOptions
     ) -> Generator[Result, None, None]:
-        flow = self._own if methods is None else self.flow
-        tasks = {self.method.name: self._task} if methods is None else flow.tasks_of(methods)
-        self._refuse_misfit(methods)
-        compared = self._own.min_presence > 0 if presence is None else presence
-        bank = self._bank if compared and not self.calibrated else None
-        return flow.run(requests, tasks, bank, reporter, on_error, **how)
+        flow = self._flow if methods is None else self.flow
+        tasks = {self.method.name: self._task} if methods is None else flow.tasks.of(methods)
+        self._check_learnt(methods)
+        compared = self._flow.min_presence > 0 if presence is None else presence
+        return flow.run(requests, tasks, self._bank if compared and not self.calibrated else None, run)
 
     @overload
     def classify(
@@ -447,34 +411,7 @@ class Localizer:
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
         known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
-        return self._classifications(images, known, top_k, on_error, reporter)
-
-    def _classifications(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        known: Sequence[str],
-        top_k: int,
-        on_error: OnError,
-        reporter: Reporter,
-    ) -> Iterator[Classification]:
-        def work(batch: Sequence[Prepared | Unreadable], _: object) -> Callable[[], list[list[Classified]] | None]:
-            readable = [item for item in batch if isinstance(item, Prepared)]
-            ranked = self._classified(readable, top_k) if readable else None
-            return lambda: ranked
-
-        with (
-            self.flow.batches(_requests(images, known), on_error, DECODERS) as gathered,
-            Ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip") as ahead,
-        ):
-            for batch, ranked in ahead:
-                of_batch = iter(ranked if isinstance(ranked, list) else [])
-                for item in batch:
-                    if isinstance(item, Prepared) and isinstance(ranked, ModelError):
-                        item = Unreadable.by(item, ranked)
-                    if isinstance(item, Prepared):
-                        yield Classification(item.picture, next(of_batch))
-                    else:
-                        reporter.failed(item.source, item.error)
+        return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
 
     # ---------------------------------------------------------------------------------------------- ask about it
     def embed_names(self, names: Sequence[str]) -> Tensor:
@@ -527,16 +464,11 @@ class Localizer:
             >>> tuple(inside.raw.shape) == (1, *inside.grid)
             True
         """
-        with own_modes(self.backbone.device):
-            pipeline = self._own if method is None else self.flow
-            task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
-            if method is None and method_options:
-                raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-            texts = prompts.parse(names, self.templates)
-            request = Request(0, image, names)
-            item = pipeline.preparation.prepare(request, texts, source_of(request))
-            from cliploc.find.inside import look_inside
-
+        if method is None and method_options:
+            raise UsageError("expected a method with method_options, got none: name the method that they belong to")
+        with torch_modes(self.backbone.device):
+            flow, task, _ = self._resolved(method, method_options)
+            item = self._prepared(flow, image, names)
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
@@ -561,13 +493,11 @@ class Localizer:
             >>> Localizer("mini").word_shares(np.zeros((64, 48, 3), np.uint8), "red car") is None  # no transformer
             True
         """
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             texts = prompts.parse([name], self.templates, contrasts=False)
             if self._texts.by_exemplars(texts.synonyms[0]):
                 return None
-            request = Request(0, image, [name])
-            item = self.flow.preparation.prepare(request, texts, source_of(request))
-            [embedding] = self._embedded([item])
+            [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
             sentences = tuple(template.replace("{}", word) for word in texts.synonyms[0] for template in self.templates)
             each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
             best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
@@ -584,7 +514,8 @@ class Localizer:
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All options of a method, with defaults for those not given; a trained head is named by its file."""
-        return self.flow.tasks.named_options(self.flow.tasks.make(method, options or {}), options or {})
+        flow, task, method_options = self._resolved(method, options)
+        return flow.tasks.named_options(task, method_options)
 
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the results depend on, with the defaults filled in: the identity of a run.
@@ -606,46 +537,18 @@ class Localizer:
             >>> Localizer(scales=(1, 1.5)).describe()["scales"]
             (1.0, 1.5)
         """
-        pipeline = self._own if method is None else self.flow
-        spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
-        task = pipeline.tasks.make(spec, given)
-        # "weights", "options" and "heads" below
-        under_other_keys = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
-        by_bank = self._own.min_presence > 0 and not self.calibrated
-        second_look = {"second_look": {"bank": BANK_VERSION, "calibration": self.calibration.document()}}
-        described = {
-            **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in under_other_keys},
-            "model": self.backbone.name,
-            "weights": self._weights,
-            "method": task.method.name,
-            "options": pipeline.tasks.named_options(task, given),
-            "heads": {key: head.digest() for key, head in task.heads.items()},
-            "ensemble": self.options.ensemble if task.method.members else None,  # one method has nothing to average
-            "templates": self.templates,
-            "exemplars": self.exemplars,
-            "background": tuple(map("|".join, self._texts.background_synonyms)),
-            "resize": pipeline.preparation.resize,
-            "interpolation": self.backbone.interpolation,
-            "image_size": pipeline.preparation.input_hw,
-            "refine": pipeline.refine if task.refined else (),
-            **asdict(task.box_rule),
-            "precision": self.precision,
-            "masked_precision": self.masked_precision,
-            "guide": None if self.guide is None else {"name": self.guide.name, "weights": self.guide.weights_id},
-            "masks_by": self.options.masks_by if self.mask_source is None else self.mask_source.id,
-            "min_presence": pipeline.min_presence,
-            **({"reads_apart": True} if pipeline.reads_apart else {}),
-            **(second_look if pipeline.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
-        }
+        flow, task, method_options = self._resolved(method, options)
+        by_bank = self._flow.min_presence > 0 and not self.calibrated
+        identity = described(flow, task, method_options, self.calibration, by_bank)
         learnt = self._texts.learnt
         if learnt is None:
-            return described
+            return identity
         if task.refined:  # a map that is the same for every picture stays as it is
-            _refuse_file(self.options.learnt, learnt.misfit({**described, "teaching": pipeline.steps.teaching(task)}))
-        return {**described, "learnt": learnt.digest()}
+            _check_file(self.options.learnt, learnt.misfit({**identity, "teaching": flow.steps.teaching(task)}))
+        return {**identity, "learnt": learnt.digest()}
 
-    def _refuse_misfit(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's own."""
+    def _check_learnt(self, methods: Methods | None = None) -> None:
+        """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's."""
         if self._texts.learnt is None:
             return
         if methods is None:
@@ -653,17 +556,23 @@ class Localizer:
         for method in methods or ():
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
+    def _resolved(self, method: str | None, options: Mapping[str, Any] | None) -> tuple[Flow, Task, Mapping[str, Any]]:
+        """A method's flow, task and options; None: the localizer's."""
+        if method is None:
+            return self._flow, self._task, self.options.method_options
+        return self.flow, self.flow.tasks.make(method, options or {}), options or {}
+
+    def _prepared(self, flow: Flow, image: ImageLike, names: Sequence[str]) -> Prepared:
+        request = Request(0, image, names)
+        return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
+
     def unteachable_reason(self) -> str | None:
         """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
-        return self._own.steps.unteachable_reason(self._task)
+        return self._flow.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
         """How maps are made again from what is kept, as part of a run's identity."""
-        return self._own.steps.teaching(self._task)
-
-    @cached_property
-    def _weights(self) -> str:
-        return self.backbone.weights_id
+        return self._flow.steps.teaching(self._task)
 
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """The names that the model cannot know, each with the reason."""
@@ -680,48 +589,8 @@ class Localizer:
         """
         return self._texts.readings(prompts.parse(names))
 
-    def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
-        with own_modes(self.backbone.device):
-            embedding = self._embedded(batch)
-            texts = batch[0].texts  # the same for all
-            cosines = embedding @ self._texts.embed(texts).T.to(embedding)  # [B, P]
-            probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
-            best = cosines.topk(min(top_k, len(texts))).indices  # [B, k]
-            return [
-                [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
-                for b, row in enumerate(best)
-            ]
 
-    def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
-        """`[B, D]` of whole pictures at the scale that is read."""
-        pixels = stacked([item.inputs[self.flow.read_scale] for item in batch])  # [B, 3, H, W] uint8
-        embedding = self.backbone.encode_image(
-            self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
-        )
-        refuse_nan(embedding[:, None], batch, "an embedding", self.backbone)
-        return embedding
-
-
-def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
-    """A request for each picture, with the names of all pictures or its own; its id is its number."""
-    prompts.refuse_no_list(names)
-    images = pictures_in(images)
-    if not names or isinstance(names[0], str):
-        for number, image in enumerate(images):
-            yield Request(number, image, names)  # type: ignore[arg-type]
-        return
-    if isinstance(images, Sequence) and len(images) != len(names):
-        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
-    number = -1
-    for number, image in enumerate(images):
-        if number >= len(names):
-            raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
-        yield Request(number, image, names[number])
-    if number + 1 < len(names):
-        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
-
-
-def _refuse_file(path: Any, reason: str | None) -> None:
+def _check_file(path: Any, reason: str | None) -> None:
     """Refuses a file of what was learnt, for this reason; None: it fits."""
     if reason is not None:
         raise UsageError(
@@ -752,7 +621,7 @@ def classifier(
 
     Arguments and errors are those of `Localizer`.
     """
-    backbone = _created(model, pretrained, device, precision)
+    backbone = devices.create(model, pretrained, device, precision)
     if resize is None and backbone.resize_policy.startswith("crop"):
         resize = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache, resize=resize)
@@ -761,60 +630,3 @@ def classifier(
 def _built(options: dict[str, Any]) -> Localizer:
     """A localizer of these options; what a pickled one names."""
     return Localizer(**options)
-
-
-def best_device() -> str:
-    """The first device that this machine has of "cuda", "mps" and "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def checked_device(device: str | None) -> str:
-    """The device asked for, which this machine must have, or the best."""
-    if device is None:
-        return best_device()
-    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    if device not in there and not (device == "cuda" and torch.cuda.is_available()):
-        raise UsageError(f"expected a device of this machine ({', '.join(there)}), got {device!r}: leave it out")
-    return device
-
-
-def _created(model: str, pretrained: str | None, device: str | None, precision: str) -> Backbone:
-    """The model by its name, on the device asked for or the best."""
-    checked = checked_device(device)
-    with own_modes(checked):
-        return towers.create(model, pretrained, checked, precision=precision)
-
-
-def _mask_source(name: str, device: str | None) -> MaskSource | None:
-    """What draws masks, by its name in the options; None for the heat."""
-    if name == "heat":
-        return None
-    if not name.startswith(SAM):
-        from cliploc.find.masks import GrabCutMasks
-
-        return GrabCutMasks()
-    from cliploc.towers.sam import SamMasks
-
-    return SamMasks(name.removeprefix(SAM), device=checked_device(device))
-
-
-def _text_cache_of(backbone: Backbone) -> TextCache | None:
-    """The cache of text embeddings on disk; None for the quick models of the package, and weights in memory."""
-    if backbone.weights_file is None:
-        return None
-    from cliploc.find.text_cache import TextCache, cache_folder
-
-    folder = cache_folder()
-    return None if folder is None else TextCache(folder, backbone.weights_id)
-
-
-def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
-    """`encode_image` in another precision, by a copy of the tower if that precision is not its own."""
-    if precision is None:
-        return MaskedEncoder(None, towers.precision_name(backbone.dtype))
-    dtype = towers.resolve_precision(precision, str(backbone.device))
-    name = towers.precision_name(dtype)
-    return MaskedEncoder(None if dtype == backbone.dtype else backbone.in_precision(dtype).encode_image, name)

@@ -5,7 +5,7 @@ All are frozen; arrays inside them are not copied, and what holds arrays equals 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 WSOL_SIDE = 224  # pixels of the maps that the WSOL evaluation compares
@@ -152,15 +153,23 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
+        """The boxes of several lots of the same names as one."""
+        return cls(
+            np.concatenate([np.zeros((0, 4), np.float32), *(part.xyxy for part in parts)]),
+            np.concatenate([np.zeros(0, np.float32), *(part.score for part in parts)]),
+            np.concatenate([np.zeros(0, np.int64), *(part.label for part in parts)]),
+            names,
+        )
+
     def of(self, name: str) -> FloatArray:
         """The boxes `[k, 4]` of one name, best first.
 
         Raises:
             UsageError: a name that was not asked for.
         """
-        if name not in self.names:
-            raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
-        boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
+        boxes: FloatArray = self.xyxy[self.label == _index(self.names, name)]
         return boxes
 
     def where(self, chosen: npt.ArrayLike) -> Boxes:
@@ -196,11 +205,15 @@ class Masks:
         Raises:
             UsageError: a name that was not asked for.
         """
-        if name not in self.names:
-            raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
-        mask: npt.NDArray[np.bool_] = self.of_names[self.names.index(name)]
+        mask: npt.NDArray[np.bool_] = self.of_names[_index(self.names, name)]
         return mask
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
         return self._labels
+
+
+def _index(names: tuple[str, ...], name: str) -> int:
+    if name not in names:
+        raise UsageError(f"expected one of the names asked for ({', '.join(names)}), got {name!r}")
+    return names.index(name)

@@ -14,7 +14,7 @@ from cliploc.find import presence as module
 from cliploc.find import prompts
 from cliploc.find.labels import labels_of
 from cliploc.find.memory import Memory
-from cliploc.find.prepare import Request
+from cliploc.find.prepare import Request, RunOptions
 from cliploc.find.presence import Bank, bank_names, with_windows
 from cliploc.find.texts import Texts
 from cliploc.label.annotator import AnnotateWorker
@@ -108,11 +108,11 @@ def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
 
 def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
-    with localizer._own.batches([Request(0, WIDE, ["red", "green"])], "raise") as batches:
+    with localizer._flow.preparation.batches([Request(0, WIDE, ["red", "green"])], "raise") as batches:
         [batch] = batches
-    computed = localizer._own.compute(batch, SILENT.masked, [localizer._task], None, SILENT, True, False)()
+    looked = localizer._flow.compute(batch, SILENT.masked, [localizer._task], None, RunOptions()).args[0]
     found = localizer(WIDE, ["red", "green"])
-    views = torch.cat([computed.embedding, computed.windows[0]])
+    views = torch.cat([looked.read.embedding, looked.windows[0]])
     standing = Bank(Texts(gap, ("{}",))).standing(views, [("red",), ("green",)])
     expected = with_windows(standing.presence[0], standing.presence[1:])
     np.testing.assert_allclose(found.presence, expected, atol=1e-5)

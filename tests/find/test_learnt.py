@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from cliploc import towers
+from cliploc.boxes.sides import LENGTH, READINGS
 from cliploc.errors import InputError, UsageError
 from cliploc.find.learnt import Learnt, load_learnt
-from cliploc.find.sides import LENGTH, READINGS
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.annotator import LEAST_FIT

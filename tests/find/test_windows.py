@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cliploc.find.presence import with_windows
 from cliploc.find.views import Joined, Look, StitchedFeatures
 from cliploc.images.geometry import Frame, padding_least
-from cliploc.methods._infra.maps import min_max
+from cliploc.methods import min_max
 from cliploc.methods.cam import cam
 from cliploc.refine.affinity import directions, spread_along
 from cliploc.towers.tower import Needs, Trace
@@ -147,7 +147,7 @@ def test_padding_gives_no_heat_and_takes_none():
     frame, windows = Frame.fit("pad", picture, (32, 32)), Frame.windows(picture, (16, 16), 1)
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(len(windows), 6, 8, 8, generator=rng)
-    stitched = StitchedFeatures(0, [frame], {2: (32, 32)})
+    stitched = StitchedFeatures(0, [frame], {2: (32, 32)}, flipped=False)
     look = Look(tuple(windows), (0,) * len(windows), flipped=False, windows=0)
     stitched.add(look, Trace(torch.zeros(len(windows), 4), (8, 8), {2: features}))
     [found] = stitched.over(Trace(torch.zeros(1, 4), (16, 16), {2: torch.zeros(1, 6, 16, 16)})).values()

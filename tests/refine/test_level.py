@@ -86,7 +86,7 @@ def test_it_is_told_the_threshold_that_the_maps_have_by_then() -> None:
     backbone = tower("gap_cnn", (8, 8))
     for steps in (["level"], ["affinity", "level"]):
         localizer = Localizer(backbone, method="cam", refine=steps, threshold=0.2)
-        of_flow = localizer._own.steps
+        of_flow = localizer._flow.steps
         of_flow.on_grid = tuple(replace(one, function=spy) if one.name == "level" else one for one in of_flow.on_grid)
         localizer(WIDE, ["red"])
         assert localizer.box_rule.threshold == 0.2

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from cliploc import towers
+from cliploc.boxes.masks import GrabCutMasks
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.masks import GrabCutMasks
 from cliploc.find.recipes import recipe_of
 from cliploc.images import rle
 from cliploc.localizer import Localizer

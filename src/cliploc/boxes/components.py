@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cliploc.boxes.parts import Parts, divide, outer_outlines
 from cliploc.errors import UsageError
-from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.options import DEFAULTS, OPTIONS, Options, number, share_or_auto
 from cliploc.values import FloatArray
 
 FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
@@ -51,6 +51,19 @@ class BoxRule:
         number("split_peaks", 0, 1)(self.split_peaks)
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
+
+    @classmethod
+    def of(cls, options: Options, threshold: float | Literal["auto"]) -> BoxRule:
+        """The rule of a localizer's options; `threshold`: that of its method, where they have none."""
+        return cls(
+            threshold if options.threshold is None else options.threshold,
+            options.components,
+            options.min_area,
+            options.max_boxes,
+            options.nms_iou,
+            split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
+            min_score=0.0 if options.min_score is None else options.min_score,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,7 @@ from cliploc.boxes.components import (
 )
 from cliploc.boxes.parts import may_divide, outer_outlines
 from cliploc.options import MIN_SCORE
-from cliploc.values import FloatArray
-
-Floats = npt.NDArray[np.float64]
+from cliploc.values import FloatArray, Floats
 
 MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side

@@ -13,11 +13,11 @@ from cliploc.cli import output
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
-from cliploc.support.files import Inputs, alone_writing
-from cliploc.support.imports import refuse_without
+from cliploc.support.files import Inputs
+from cliploc.support.imports import check_installed
 
 if TYPE_CHECKING:
-    from cliploc.runs.samples import AskedDataset
+    from cliploc.runs.samples import PromptedDataset
 
 REVIEWED = "reviewed"
 
@@ -42,19 +42,19 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
-    refuse_without("calibrate", "calibrate")
+    check_installed("calibrate", "calibrate")
     _check_truth(flags)
     out, terminal = flags.out, Terminal()
     output.file_writable(out)
     work = out.with_name(f"{out.name}.partial")
-    with alone_writing(out), terminal.progress(f"reading {flags.folder}") as reporter:
+    with terminal.progress(f"reading {flags.folder}") as reporter:
         from cliploc.evaluate import calibrate as calibration
         from cliploc.evaluate.data import BY_DESIGN
         from cliploc.localizer import Localizer
         from cliploc.runs.store import FILE
 
         dataset = _dataset(flags)
-        Inputs(sample.path for sample in dataset.samples).refuse([out])
+        Inputs(sample.path for sample in dataset.samples).check_outputs([out])
         output.say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         cli.use_threads(flags.threads)
@@ -88,7 +88,7 @@ def _check_truth(flags: CalibrateFlags) -> None:
             raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
 
 
-def _dataset(flags: CalibrateFlags) -> AskedDataset:
+def _dataset(flags: CalibrateFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
     from cliploc.evaluate.data import Draw, open_asked
 

@@ -13,7 +13,7 @@ from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.cli.terminal import Terminal, printable, styled
 from cliploc.options import DEFAULTS, Options, text_of
-from cliploc.support.files import Inputs, alone_in, write_whole
+from cliploc.support.files import Inputs, locked, write_atomic
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -47,11 +47,11 @@ def demo(flags: DemoFlags, options: Options) -> int:
 
     folder, photos = writable(flags.out), list(demo_photos())
     sheets = [folder / f"{photo.path.stem}.jpg" for photo in photos]
-    Inputs(photo.path for photo in photos).refuse([folder / PAGE, *sheets])
+    Inputs(photo.path for photo in photos).check_outputs([folder / PAGE, *sheets])
     terminal = Terminal()
     rows: list[_Row] = []
     items, ious_beside = [], []
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         cli.use_threads(flags.threads)
         localizer = Localizer(**options.given())
         alone = options.model != DEFAULTS.model or options.method is not None
@@ -64,7 +64,7 @@ def demo(flags: DemoFlags, options: Options) -> int:
             ious, ious_of_other = _ious(photo, result), _ious(photo, other) if other else {}
             rows += _rows(photo, result, ious)
             ious_beside += [iou for iou in ious_of_other.values() if iou is not None]
-            write_whole(sheet, partial(panels(result).save, format="JPEG", quality=90))
+            write_atomic(sheet, partial(panels(result).save, format="JPEG", quality=90))
             items.append(PageItem(result, photo.credit, photo.truth, ious, (other, ious_of_other) if other else None))
             reporter.images(1)
         write_page(folder / PAGE, "cliploc demo", items, _settings(localizer), hint=f"{IOU_RULE} {CLIP_HINT}")

@@ -19,7 +19,7 @@ from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
 from cliploc.options import DEFAULTS, Group, Option, Options, flags_of, option_of, text_of
 from cliploc.support.files import user_path
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _value(of: Field[Any], hint: Any, value: Any) -> Any:
 def _check_early(options: Options) -> None:
     """What is not installed or not known is an error before torch is imported."""
     if options.masks_by.startswith(core.SAM):
-        refuse_without("sam", "masks-by sam")
+        check_installed("sam", "masks-by sam")
     check_known(
         [str(options.model)],
         [] if options.method is None else [options.method],
@@ -267,18 +267,6 @@ class ModelFlags(Flags):
     )
 
 
-class MetricFlags(Flags):
-    """Of commands that measure faithfulness."""
-
-    metric: list[str] | None = rare(
-        "Metrics; repeatable. See docs/faithfulness.md.",
-        None,
-        metavar="NAME,NAME",
-        none=",".join(core.FAITHFULNESS_METRICS),
-        group="faithfulness",
-    )
-
-
 class MethodFlags(Flags):
     """Of commands that take several methods."""
 
@@ -343,7 +331,7 @@ class EngineFlags(WithThreads):
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)
-        refuse_without("ray", "engine ray")
+        check_installed("ray", "engine ray")
         from cliploc.runs import ray
 
         return partial(ray.run, address=self.address, threads=self.threads)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cliploc.boxes import hot_levels
+from cliploc.boxes.masks import ResizedMasks
 from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
-from cliploc.find.masks import ResizedMasks
 from cliploc.localization import Localization
 from cliploc.options import is_number, short
 from cliploc.values import FloatArray

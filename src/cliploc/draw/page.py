@@ -15,7 +15,7 @@ from cliploc.draw import captions, overlay
 from cliploc.draw.colours import name_colour
 from cliploc.draw.html import TEMPLATES, count, embedded
 from cliploc.localization import Localization, Verdict
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 from cliploc.values import GOOD_IOU, FloatArray, told_apart
 
 PHOTO_WIDTH = 320  # of a picture on the page, for which labels and lines are drawn
@@ -59,7 +59,7 @@ def write_page(
         photos=[_photo(item) for item in items],
     )
     content = page.encode("utf-8", "backslashreplace")
-    write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+    write_atomic(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:

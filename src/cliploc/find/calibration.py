@@ -21,12 +21,11 @@ from msgspec import Struct
 
 from cliploc.errors import InputError
 from cliploc.support.documents import DocumentError, parse_json, read_bytes
-from cliploc.support.files import user_path, write_whole
-from cliploc.values import FloatArray
+from cliploc.support.files import user_path, write_atomic
+from cliploc.values import FloatArray, Floats
 
 KIND = "cliploc calibration"
 VERSION = 3  # of its features
-Floats = npt.NDArray[np.float64]
 # A name that lies lower (`OF_NAME`) in every view is not looked for. In coco_tune 78 % of the names that are there lie
 # higher, and 19 % of the others (tools/second_look_study.py).
 FIRST_LOOK = 2.5
@@ -89,7 +88,7 @@ class Calibration:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""
         text = json.dumps(self.document(), indent=1) + "\n"
-        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibration`

@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from cliploc.find.prepare import Prepared
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
-from cliploc.find.threads import own_modes
+from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import Frame
 from cliploc.methods import Context, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients
@@ -87,7 +87,7 @@ class Inside:
 
     def cosines(self) -> Tensor:
         """Cosine of each place's joint-space reading with each name, `[P, h, w]`; a ViT's by MaskCLIP's value path."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
             text = self.tower.patch_texts(self.text) if self.backbone.kind == "vit" else self.text
             return torch.einsum("pd,dhw->phw", text, dense)
@@ -97,7 +97,7 @@ class Inside:
 
         Each block's tokens are read by the model's own head, as if the tower ended there ("logit lens").
         """
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             maps = []
             for block in range(-self.tower.depth, 0):
                 patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
@@ -111,7 +111,7 @@ class Inside:
         s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
         over heads is this block's map in `cliploc.methods.legrad`. With an attention pool, A is the pool's.
         """
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             with torch.enable_grad():
                 end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
                 products, values = block_gradients(self._context, end, at_once=False)

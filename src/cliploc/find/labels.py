@@ -1,10 +1,12 @@
 """The labels of an annotation: names with synonyms and thresholds, and names of the background."""
 
+from __future__ import annotations
+
 import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cliploc.errors import CliplocWarning, UsageError
@@ -28,6 +30,14 @@ class Labels:
     def names(self) -> tuple[str, ...]:
         """The label of each entry."""
         return prompts.parse(self.entries).names
+
+    def after(self, earlier: Sequence[str]) -> Labels:
+        """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
+        if not {*earlier} <= {*self.entries}:
+            return self
+        given = dict(zip(self.entries, self.thresholds, strict=True))
+        entries = tuple(dict.fromkeys([*earlier, *self.entries]))
+        return replace(self, entries=entries, thresholds=tuple(given[entry] for entry in entries))
 
 
 def read_labels(path: str | Path) -> Labels:

@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.boxes.sides import LENGTH
 from cliploc.errors import InputError
 from cliploc.find.directions import projected
 from cliploc.find.lesson import Lesson
 from cliploc.find.prompts import CONTRAST
-from cliploc.find.sides import LENGTH
 from cliploc.images.geometry import padding_least
 from cliploc.methods import min_max
 from cliploc.options import FOUND
@@ -50,7 +50,7 @@ class Learnt:
     bias: Tensor  # [P] float32
     share: tuple[float, ...]  # [P] the share of the map from the text in the new one; 0: the model knows no such name
     embedding: Tensor  # [P, D] float32, unit norm: the mean of the pictures that show a name
-    sides: Tensor  # [P, LENGTH] float32, how the sides of boxes are moved; see `cliploc.find.sides`
+    sides: Tensor  # [P, LENGTH] float32, how the sides of boxes are moved; see `cliploc.boxes.sides`
     # What it holds for: model, weights, and how lessons are made; and of each name, of how many pictures it was learnt.
     about: Mapping[str, Any]
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
@@ -198,7 +198,7 @@ class Redrawn:
     level: float | None  # τ of the step `level`; None without it
 
     def sides(self, count: int) -> FloatArray:
-        """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.find.sides`."""
+        """`[P, LENGTH]` how the sides of the boxes of all `count` names are moved; see `cliploc.boxes.sides`."""
         sides = np.zeros((count, LENGTH), np.float32)
         for p, (row, _) in self.rows.items():
             sides[p] = self.learnt.sides[row].numpy()

@@ -28,6 +28,13 @@ class OfModel(Protocol):
     backbone: Backbone
 
 
+def once(cache: dict[Any, V], key: Hashable, make: Callable[[], V]) -> V:
+    """The value of a key, made if it is not there."""
+    if key not in cache:
+        cache[key] = make()
+    return cache[key]
+
+
 @dataclass
 class Remembered:
     """A batch of pictures as one model saw it."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,17 +19,17 @@ from torch import Tensor
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
+from cliploc.find.lesson import Lesson
 from cliploc.images.geometry import RESAMPLING, Frame
-from cliploc.images.reading import ImageLike, Picture, load
+from cliploc.images.reading import ImageLike, Picture, load, pictures_in
 from cliploc.localization import Localization
-from cliploc.options import choice
+from cliploc.options import Options, choice
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 
-if TYPE_CHECKING:
-    from cliploc.find.lesson import Lesson
-
 OnError = Literal["raise", "skip"]
+Names = Sequence[str] | Sequence[Sequence[str]]
 _checked_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
@@ -54,6 +54,18 @@ class Result:
     found: Mapping[str, Localization] = field(default_factory=dict)
     error: InputError | None = None  # why the picture could not be used; None where it could
     lesson: Lesson | None = None  # what is kept of the picture; None unless it was asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How requests are processed; see `Localizer.compare`."""
+
+    reporter: Reporter = SILENT
+    on_error: OnError = "raise"
+    absent_maps: bool = True
+    keep_maps: bool = True
+    boxes: bool = True
+    lessons: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,23 +118,22 @@ class Unreadable:
 
 
 class Preparation:
-    """How a localizer reads pictures; None: the model's own, but "pad" where that crops. `windows`: side in inputs."""
+    """How a localizer reads pictures; `windows`: side in inputs."""
 
     def __init__(
         self,
         backbone: Backbone,
         templates: tuple[str, ...],
-        resize: ResizePolicy | None,
-        image_size: int | tuple[int, int] | None,
+        options: Options,
         scales: tuple[float, ...],
         windows: tuple[float, ...] = (),
-        resize_ahead: bool = True,
     ) -> None:
-        self._resize_ahead = resize_ahead
+        self._batch_size = options.batch_size
+        self._resize_ahead = options.memory is None  # which may know a picture, so that its pixels are not needed
         self._stride, self._templates = backbone.stride, templates
         self._interpolation, self._windows = backbone.interpolation, windows
-        self.resize: ResizePolicy = _policy(resize, backbone.resize_policy)
-        self.input_hw = _input_hw(backbone, image_size)
+        self.resize: ResizePolicy = _policy(options.resize, backbone.resize_policy)
+        self.input_hw = _input_hw(backbone, options.image_size)
         self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
 
     def _scaled_hw(self, scale: float) -> tuple[int, int]:
@@ -151,6 +162,13 @@ class Preparation:
             return tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows), None
         except InputError:
             return ((),) * len(self._windows), "too narrow for windows: it is seen as a whole only"
+
+    def batches(
+        self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
+    ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
+        """Batches of prepared pictures, some read ahead; leaving the context ends the threads, also after an error."""
+        ahead = self._batch_size + DECODERS if ahead is None else ahead
+        return closing(batches(self.stream(requests, ahead, on_error), self._batch_size))
 
     def stream(
         self, requests: Iterable[Request], ahead: int, on_error: OnError
@@ -276,3 +294,22 @@ def batches(
             raise
         if batch:
             yield batch
+
+
+def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
+    """A request for each picture, with one list of names for all or one for each; its id is its number."""
+    prompts.refuse_no_list(names)
+    images = pictures_in(images)
+    if not names or isinstance(names[0], str):
+        for number, image in enumerate(images):
+            yield Request(number, image, names)  # type: ignore[arg-type]
+        return
+    if isinstance(images, Sequence) and len(images) != len(names):
+        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    number = -1
+    for number, image in enumerate(images):
+        if number >= len(names):
+            raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
+        yield Request(number, image, names[number])
+    if number + 1 < len(names):
+        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")

@@ -35,13 +35,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc.boxes.reasons import absence
 from cliploc.find import prompts
-from cliploc.find.calibration import UNSURE, Calibration, Floats
+from cliploc.find.calibration import UNSURE, Calibration
 from cliploc.find.prepare import Prepared
 from cliploc.find.texts import ALIKE, Texts
-from cliploc.find.threads import own_modes
-from cliploc.localization import PresenceRule, absence
-from cliploc.values import TextSet
+from cliploc.find.threads import torch_modes
+from cliploc.localization import PresenceRule
+from cliploc.values import Floats, TextSet
 
 if TYPE_CHECKING:
     from cliploc.find.text_cache import TextCache
@@ -162,7 +163,7 @@ class Bank:
         self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
     ) -> Standing | None:
         """How names compare with rivals, not contrasts, in views `[V, D]` of norm 1; None if the model knows none."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             rivals = self.rivals(synonyms, contrasts)
             if rivals is None:
                 return None
@@ -189,7 +190,7 @@ class Bank:
         key, last = (synonyms, contrasts, lifts), self._last  # of another thread's names, perhaps
         if last is not None and last[0] == key:
             return last[1]
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             bank = self.embed()
             if not len(bank):
                 return None
@@ -302,7 +303,6 @@ def weigh(
     names: Tensor,
     windows: Sequence[Tensor],
     texts: Texts,
-    *,
     min_presence: float,
     bank: Bank | None,
     calibration: Calibration | None,

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from cliploc.boxes import BoxRule
 from cliploc.boxes.components import are_first
 from cliploc.boxes.quality import high_enough
-from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, Floats, logit
+from cliploc.boxes.reasons import NO_SCORE, absence
+from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, logit
 from cliploc.find.presence import Rivals
 from cliploc.images.geometry import Frame
-from cliploc.localization import NO_SCORE, absence
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import Boxes, FloatArray, Floats
 
 REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
 MOST_REGIONS = 32  # along a side: those of a narrow strip have gaps

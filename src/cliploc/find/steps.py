@@ -1,40 +1,69 @@
-"""Refinements: steps on the feature grid, after the mean of all views, and steps over the picture."""
+"""Refinements: steps on the feature grid, after the mean of all views, and steps over the picture; then boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import ModelError
+from cliploc.boxes import BoxRule
+from cliploc.boxes.reasons import boxes_and_reasons
+from cliploc.find import lesson
+from cliploc.find.learnt import Redrawn
+from cliploc.find.lesson import Lesson
 from cliploc.find.memory import Remembered
+from cliploc.find.passes import Look, LookMaps, Raw, check_finite
 from cliploc.find.prepare import Prepared
+from cliploc.find.presence import Reasons
 from cliploc.find.tasks import Task
+from cliploc.find.texts import Texts
 from cliploc.find.views import (
     OVER_PICTURE_AT_ONCE,
     VALUES_AT_ONCE,
     Joined,
-    Look,
-    LookMaps,
     StitchedFeatures,
     at_once,
     by_view,
+    not_flat,
 )
 from cliploc.images.geometry import Frame, padding_least
+from cliploc.localization import no_maps
 from cliploc.methods import Context, Method, min_max
+from cliploc.options import Options
 from cliploc.refine import LONGEST, Refinement
 from cliploc.towers.tower import Backbone, Needs
-from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from cliploc.find.lesson import Lesson
+from cliploc.values import Boxes, FloatArray
 
 Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: their indices, and their maps `[p, H, W]`
+
+
+@dataclass(frozen=True)
+class TaskMaps:
+    """A method's maps of a batch."""
+
+    joined: Joined  # computes the maps, in 0–1 over the first scale's input
+    not_flat: Tensor  # [B, P] bool, whether any view's map is not constant
+    notes: list[list[str]]  # for each picture, remarks of the method
+
+    def sides(self, b: int) -> FloatArray | None:
+        """How the sides of the boxes of a picture's names are moved; None where no name was learnt."""
+        return self.joined.redrawn[b].sides(len(self.joined.batch[b].texts)) if self.joined.redrawn else None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture's maps by one task, and its boxes before a second look."""
+
+    frame: Frame  # how the picture lies in the maps
+    maps: FloatArray  # [P, H, W] in 0–1, zero where none was made
+    boxes: Boxes
+    reasons: Reasons  # why names are not found; None: found
 
 
 class Steps:
@@ -46,15 +75,27 @@ class Steps:
         steps: Sequence[Refinement],
         windows: tuple[float, ...],
         window_hw: tuple[int, int],
+        options: Options,
         guided: bool,
+        texts: Texts,
     ) -> None:
-        self._backbone, self._windows, self._window_hw = backbone, windows, window_hw
+        self._backbone, self._windows, self._window_hw, self._texts = backbone, windows, window_hw, texts
+        self._memory, self._batch_size, self._guided = options.memory, options.batch_size, guided
         self.fading = backbone.kind == "vit"  # windows fade to their edges, where a ViT's maps of them differ
         self.on_grid = tuple(step for step in steps if step.on == "grid")
         self.over_picture = tuple(step for step in steps if step.on == "picture")
         self.values_at_once: int | None = None
         # The set of windows whose features the steps read; None if they read those of a guide, or no set.
         self._smallest = None if guided or not windows else windows.index(max(windows))
+
+    def remembered(self, batch: Sequence[Prepared], taught: bool) -> AbstractContextManager[Remembered]:
+        """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
+        if self._memory is None or not self.on_grid:
+            return nullcontext(Remembered())
+        seen = [(item.picture.checksum, item.frames) for item in batch]
+        stages = tuple(tuple(step.needs(self._backbone).features) for step in self.on_grid)
+        run = ("together", self._windows, self._window_hw, self._batch_size, stages, not self._guided, taught)
+        return self._memory.of(self._backbone, *seen, *run)
 
     def unteachable_reason(self, task: Task) -> str | None:
         """Why lessons cannot stand for the tower, in words; None where they can: maps are made again by `affinity`."""
@@ -74,9 +115,7 @@ class Steps:
 
     def teaching(self, task: Task) -> dict[str, Any]:
         """How maps are made again from lessons, as part of a run's identity."""
-        from cliploc.find.lesson import VERSION
-
-        return {"version": VERSION, "level": self.level_of(task)}
+        return {"version": lesson.VERSION, "level": self.level_of(task)}
 
     def needs(self, look: Look, taught: bool = False) -> list[Needs]:
         """What the steps on the grid, and what teaches, read from the trace of a look."""
@@ -87,23 +126,61 @@ class Steps:
     def _all_needs(self, taught: bool) -> list[Needs]:
         """What the steps on the grid read of a trace, and what teaches."""
         needs = [step.needs(self._backbone) for step in self.on_grid]
-        if not taught:
-            return needs
-        from cliploc.find.lesson import taught_stage
+        stages = (self._backbone.middle_stage, lesson.taught_stage(self._backbone))
+        return [*needs, Needs(features=stages)] if taught else needs
 
-        return [*needs, Needs(features=(self._backbone.middle_stage, taught_stage(self._backbone)))]
-
-    def stitched(self, whole: Context, batch: Sequence[Prepared], taught: bool = False) -> StitchedFeatures:
+    def stitched(self, context: Context, batch: Sequence[Prepared], taught: bool, flipped: bool) -> StitchedFeatures:
         """An empty `StitchedFeatures` on the smallest windows' grid; no stage with a guide, or if whole is finer."""
         stages = {stage for need in self._all_needs(taught) for stage in need.features}
         grids = {}
         for stage in stages if self._smallest is not None else ():
             seen, window = batch[0].frames[0].input_hw, self._window_hw
-            own = whole.trace.features[stage].shape[-2:]  # (h, w)
-            grid = [round(n * max(self._windows) * b / a) for n, a, b in zip(own, seen, window, strict=True)]
-            if min(grid[0] / own[0], grid[1] / own[1]) > 1:
+            coarse = context.trace.features[stage].shape[-2:]  # (h, w)
+            grid = [round(n * max(self._windows) * b / a) for n, a, b in zip(coarse, seen, window, strict=True)]
+            if min(grid[0] / coarse[0], grid[1] / coarse[1]) > 1:
                 grids[stage] = (grid[0], grid[1])
-        return StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids)
+        return StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids, flipped)
+
+    def maps_of(
+        self,
+        raw: Raw,
+        batch: Sequence[Prepared],
+        wanted: list[Sequence[int]],
+        whole: Sequence[Context],
+        embedding: Tensor,
+        together: Remembered,
+    ) -> TaskMaps:
+        """A task's maps after the steps on the grid; those of names that were learnt are drawn by what was learnt."""
+
+        def lessons_of(names: list[Sequence[int]]) -> list[Lesson]:
+            return self.lessons(raw.maps, batch, names, whole[0], embedding, together)
+
+        learnt = [self._texts.learnt_rows(item.texts) for item in batch]
+        redrawn = self._redrawn(raw.task, learnt, wanted, lessons_of)
+        others = [
+            [p for p in names if p not in rows] if redrawn else names
+            for names, rows in zip(wanted, learnt, strict=True)
+        ]
+        joined = replace(self.joined(raw.task, raw.maps, batch, others, whole, together), redrawn=redrawn)
+        varied = not_flat(raw.maps, len(batch))
+        for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
+            of_picture[[*picture.rows]] = True
+        return TaskMaps(joined, varied, raw.notes)
+
+    def _redrawn(
+        self,
+        task: Task,
+        learnt: Sequence[Mapping[int, tuple[int, float]]],
+        wanted: list[Sequence[int]],
+        lessons_of: Callable[[list[Sequence[int]]], list[Lesson]],
+    ) -> list[Redrawn]:
+        """For each picture, what draws the maps of a task's names that were learnt; none without such names."""
+        names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
+        if self._texts.learnt is None or not task.refined or not any(names):
+            return []
+        level, device = self.level_of(task), self._backbone.device
+        lessons = zip(lessons_of(names), learnt, strict=True)
+        return [Redrawn(self._texts.learnt, picture.on(device), rows, level) for picture, rows in lessons]
 
     def joined(
         self,
@@ -155,14 +232,12 @@ class Steps:
         together: Remembered,
     ) -> list[Lesson]:
         """What is kept of each picture, so that it can be searched again without the tower."""
-        from cliploc.find.lesson import keep, taught_stage
-
-        places, features = whole.places, whole.trace.features[taught_stage(self._backbone)]
+        places, features = whole.places, whole.trace.features[lesson.taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
         joined = Joined(by_view(raw), batch, together.shared, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
-            keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
+            lesson.keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
             for b, (item, names) in enumerate(zip(batch, wanted, strict=True))
         ]
 
@@ -176,22 +251,49 @@ class Steps:
             if number:
                 maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
             maps = step.function(context, maps)  # [B, P, h, w]
-            refuse_nan(maps.flatten(2), batch, "a map", self._backbone)
+            check_finite(maps.flatten(2), batch, "a map", self._backbone)
             threshold = step.threshold(self._backbone, threshold)
             maps = min_max(padding_least(maps, frames, flipped)).float()  # some steps return float64
         return maps
 
-    def finished(self, b: int, joined: Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
-        """How the picture lies in its finished maps, and the maps in 0–1 of these names, a few at a time."""
-        frame = joined.batch[b].frames[0]
-        if not (self.over_picture and task.refined):
-            lots = self._lots(names, frame.input_hw)
-            return frame, ((some, joined.of(b, some).cpu().numpy()) for some in lots)
-        x0, y0, x1, y1 = frame.visible_xyxy
-        offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
-        inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
-        frame = inputs.over_picture(LONGEST)
-        return frame, self._over_picture(b, joined, names, inputs, frame)
+    def finished(
+        self,
+        b: int,
+        made: TaskMaps,
+        task: Task,
+        names: Sequence[int],
+        reasons: Reasons,
+        rule: BoxRule | None,
+        keep_maps: bool,
+    ) -> Finished:
+        """Maps of some names of a picture, boxes by a rule, and why names are not found."""
+        joined = made.joined
+        frame, every = joined.batch[b].frames[0], joined.batch[b].texts.names
+        if self.over_picture and task.refined:
+            x0, y0, x1, y1 = frame.visible_xyxy
+            offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
+            inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
+            frame = inputs.over_picture(LONGEST)
+            lots = self._over_picture(b, joined, names, inputs, frame)
+        else:
+            lots = ((some, joined.of(b, some).cpu().numpy()) for some in self._lots(names, frame.input_hw))
+        maps, parts, why, sides = no_maps((len(every), *frame.input_hw)), [], list(reasons), made.sides(b)
+        for some, values in lots:
+            if rule is not None:
+                of_lot = None if sides is None else sides[list(some)]
+                boxes, why_not = boxes_and_reasons(
+                    frame, values, [why[p] for p in some], tuple(every[p] for p in some), rule, of_lot
+                )
+                parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=every))
+                for p, reason in zip(some, why_not, strict=True):
+                    why[p] = reason
+            if keep_maps and len(some) == len(every):
+                maps = values
+            elif keep_maps:
+                # Memory is taken only when written to.
+                maps = maps if maps.flags.writeable else np.zeros(maps.shape, np.float32)
+                maps[list(some)] = values
+        return Finished(frame, maps, Boxes.joined(parts, every), tuple(why))
 
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
@@ -213,25 +315,3 @@ class Steps:
         count = at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
         for start in range(0, len(names), count):
             yield names[start : start + count]
-
-
-def with_features(context: Context, features: Mapping[int, Tensor], made: dict[Any, Any]) -> Context:
-    """A context with windows' features, stage → `[B, C, h, w]`; what steps make of them stays in `made`."""
-    if not features:
-        return context
-    trace = replace(context.trace, features={**context.trace.features, **features})
-    return replace(context, trace=trace, from_windows=True, cache=made)
-
-
-def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
-    """Raises a `ModelError` if values `[B, P or 1, n]` are NaN or infinite, instead of making zeros of them."""
-    if values.sum().isfinite():  # mostly so, and told in one pass; a sum of finite values may be infinite
-        return
-    bad = ~values.isfinite().all(dim=-1)  # [B, P]
-    if bad.any():
-        b, p = (int(i) for i in bad.nonzero()[0])
-        prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "a map" else ""
-        raise ModelError(
-            f"{backbone.name} in {str(backbone.dtype).removeprefix('torch.')} gave {what} that is not a number for "
-            f"{batch[b].picture.source}{prompt}: use a higher precision or check the weights"
-        )

@@ -1,14 +1,16 @@
 """A method with its options, trained heads and box rule, checked against the tower it is to run on."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.methods import EnsembleRule, Method, TrainedHead, find, fitting, resolve_options, unfit_reason
+from cliploc.find.heads import load_head
+from cliploc.methods import Method, TrainedHead, find, fitting, resolve_options, unfit_reason
+from cliploc.options import Options, short
 from cliploc.refine import Refinement
 from cliploc.towers.tower import Backbone, Guide, Needs
 
@@ -45,13 +47,21 @@ class Task:
     ) -> tuple[str | None, ...]:
         """Why each name of a picture is not found; None where it is. Boxes are not considered here."""
         flat = f"{self.method.name} finds no evidence for it: its map is flat"
-        said = map(self.reason, synonyms, absent)
-        return tuple(flat if why is None and not some else why for why, some in zip(said, not_flat, strict=True))
+        reasons = zip(map(self.reason, synonyms, absent), not_flat, strict=True)
+        return tuple(flat if why is None and not varied else why for why, varied in reasons)
 
     @cached_property
     def _closed_head(self) -> TrainedHead | None:
         """The first of them; kept, because each name of each picture asks for it."""
         return next((head for head in self.heads.values() if head.closed), None)
+
+
+def present_names(
+    synonyms: Sequence[tuple[str, ...]], absences: Sequence[str | None], tasks: Sequence[Task]
+) -> list[int]:
+    """The names of a picture that are there for any task."""
+    of_names = enumerate(zip(synonyms, absences, strict=True))
+    return [p for p, (words, why) in of_names if any(task.reason(words, why) is None for task in tasks)]
 
 
 def members(method: Method) -> tuple[Method, ...]:
@@ -60,26 +70,30 @@ def members(method: Method) -> tuple[Method, ...]:
 
 
 class TaskMaker:
-    """Makes tasks for one tower; `own_threshold`: each method's own, as none was given; `head`: for its method."""
+    """Makes tasks for one tower; without a threshold among the options, each method has its default."""
 
     def __init__(
         self,
         backbone: Backbone,
-        ensemble: EnsembleRule,
-        head: tuple[str, TrainedHead] | None,
-        box_rule: BoxRule,
-        own_threshold: bool,
+        options: Options,
+        head: tuple[str, TrainedHead] | None,  # a trained head and its file, for its method
         steps: tuple[Refinement, ...],
         guide: Guide | None = None,
     ) -> None:
-        self._backbone, self._ensemble, self._head = backbone, ensemble, head
-        self._box_rule, self._own_threshold, self._steps = box_rule, own_threshold, steps
+        self._backbone, self._options, self._head, self._steps = backbone, options, head, steps
         self._guided = guide is not None
 
-    def make(self, spec: str, given: Mapping[str, Any]) -> Task:
+    def of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
+        """The task of each method; the keys are the entries of `methods`."""
+        if isinstance(methods, str) or not isinstance(methods, Sequence | Set | Mapping) or not methods:
+            raise UsageError(f"expected a list of methods, got {short(methods)}: write ['cam']")
+        options = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
+        return {spec: self.make(spec, of_method) for spec, of_method in options.items()}
+
+    def make(self, spec: str, method_options: Mapping[str, Any]) -> Task:
         """The task of a method, or of several joined by "+", with these options."""
-        method = find(spec, self._ensemble)
-        options = self._with_heads(method, resolve_options(method, given))
+        method = find(spec, self._options.ensemble)
+        options = self._with_heads(method, resolve_options(method, method_options))
         self._refuse_unfit(method, options)
         task = Task(method, options, self._rule_of(method))
         _ = task.needs  # refuses options outside their range before a picture is read
@@ -97,9 +111,10 @@ class TaskMaker:
         more = ", or give it a head trained on this tower" if would_do else ""
         raise UsageError(f"{reason}: use one of {', '.join(fitting(self._backbone, guided=self._guided))}{more}")
 
-    def named_options(self, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of a task, with the defaults of those not given; a trained head is named by its file."""
-        files = {key: value for key, value in resolve_options(task.method, given).items() if value is not None}
+    def named_options(self, task: Task, method_options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of a task, defaults too; a trained head is named by its file."""
+        options = resolve_options(task.method, method_options)
+        files = {key: value for key, value in options.items() if value is not None}
         named = {**task.method.options, **task.options, **files}
         return {key: self._name_of(value) if isinstance(value, TrainedHead) else value for key, value in named.items()}
 
@@ -107,24 +122,20 @@ class TaskMaker:
         return self._head[0] if self._head is not None and head is self._head[1] else "a head in memory"
 
     def _rule_of(self, method: Method) -> BoxRule:
-        """The box rule; if no threshold was given, with the method's own, adapted to the refinements."""
-        if not self._own_threshold:
-            return self._box_rule
-        threshold = method.threshold
+        """The box rule; by default with the method's threshold, adapted to the refinements."""
+        threshold: float | Literal["auto"] = method.threshold
         for step in self._steps if method.reads_picture else ():
             threshold = step.threshold(self._backbone, threshold)
-        return replace(self._box_rule, threshold=threshold)
+        return BoxRule.of(self._options, threshold)
 
     def _with_heads(self, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with trained heads instead of their files, and the localizer's own head where it fits."""
+        """The options with trained heads instead of their files, and the localizer's head where it fits."""
         loaded = dict(options)
         for member in members(method):
             if "head" not in member.options:
                 continue
             key = f"{member.name}.head" if method.members else "head"
             if isinstance(loaded.get(key), str | os.PathLike):
-                from cliploc.find.heads import load_head
-
                 loaded[key] = load_head(loaded[key], self._backbone)
             elif loaded.get(key) is None and self._head is not None and self._head[1].method == member.name:
                 loaded[key] = self._head[1]

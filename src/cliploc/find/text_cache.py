@@ -13,13 +13,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from cliploc.support.documents import read_bytes
-from cliploc.support.files import user_path, write_whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from cliploc.support.files import user_path, write_atomic
+from cliploc.towers.tower import Backbone
 
 FORMAT = 2  # part of every key: raise it when what is stored changes
 MOST = 2**12  # bytes of a file besides its numbers
@@ -46,10 +48,6 @@ class TextCache:
 
     def get(self, words: Sequence[str], templates: Sequence[str], size: int) -> Tensor | None:
         """The embedding `[size]` float32 on the CPU of a name's words, or None."""
-        import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
             embedding = load(read_bytes(self._path(words, templates), 4 * size + MOST))["embedding"]
         except (OSError, ValueError, SafetensorError, KeyError):
@@ -58,13 +56,17 @@ class TextCache:
 
     def put(self, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
         """Keeps a name's embedding `[size]`; a reader never sees half of it."""
-        from safetensors.torch import save
-
         path = self._path(words, templates)
         content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
         with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
+            write_atomic(path, lambda temporary: temporary.write_bytes(content), durable=False)
+
+
+def cache_of(backbone: Backbone) -> TextCache | None:
+    """The cache of a model; None for the quick models of the package, and weights in memory."""
+    folder = None if backbone.weights_file is None else cache_folder()
+    return None if folder is None else TextCache(folder, backbone.weights_id)
 
 
 def _digest(value: object) -> str:

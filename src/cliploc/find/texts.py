@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.find.memory import Memory
-from cliploc.find.threads import own_modes
+from cliploc.find.threads import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import load
@@ -62,7 +62,7 @@ class Texts:
 
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
-        with own_modes(self.backbone.device):  # what is made is kept: also when only names are asked for
+        with torch_modes(self.backbone.device):  # what is made is kept: also when only names are asked for
             spoken = [words for words in texts.synonyms if self._reads_text(words)]
             written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
             rows = []
@@ -83,6 +83,14 @@ class Texts:
     def learnt_row(self, words: tuple[str, ...]) -> int | None:
         """The row of a name in what was learnt; None if it is not there."""
         return None if self.learnt is None else self.learnt.row(words[0])
+
+    def learnt_rows(self, texts: TextSet) -> dict[int, tuple[int, float]]:
+        """The number of each name that was learnt → its row, and the share of the text's map; see `Redrawn`."""
+        if self.learnt is None:
+            return {}
+        rows = {p: self.learnt_row(words) for p, words in enumerate(texts.synonyms)}
+        pictured = [self.by_exemplars(words) for words in texts.synonyms]  # then there is no map of a text
+        return {p: (row, 0.0 if pictured[p] else self.learnt.share[row]) for p, row in rows.items() if row is not None}
 
     def _of_pictures(self, words: tuple[str, ...]) -> Tensor | None:
         """`[D]` the sum of the embeddings of the pictures that stand for a name; None where none do."""
@@ -188,7 +196,7 @@ class Texts:
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
         """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             key = tuple("|".join(words) for words in texts.synonyms)
             kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
             size = self.backbone.embedding_size

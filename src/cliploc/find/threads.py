@@ -17,7 +17,7 @@ from cliploc.support.process import halves, out_of_memory
 
 S = TypeVar("S")
 T = TypeVar("T")
-Tell: TypeAlias = Callable[[int, int], None]
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 GIVE_UP_AFTER = 8  # failures of a model that has given nothing yet: it is broken
@@ -30,7 +30,7 @@ class _StoppedError(Exception):
 class _Work(Generic[T]):
     """Work in a pool's thread, with as many threads of torch as this thread has; it tells its steps by two numbers."""
 
-    def __init__(self, pool: ThreadPoolExecutor, work: Callable[[Tell], T]) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[[Progress], T]) -> None:
         self._news: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._stopped = False
         threads = torch.get_num_threads()
@@ -43,7 +43,7 @@ class _Work(Generic[T]):
         self._future: Future[T] | None = pool.submit(run)
         self._future.add_done_callback(lambda _: self._news.put(None))
 
-    def result(self, told: Tell) -> T:
+    def result(self, told: Progress) -> T:
         """Its result, or the error that it raised; asked for once."""
         while (news := self._news.get()) is not None:
             told(*news)
@@ -83,8 +83,8 @@ class Ahead(Generic[S, T]):
     def __init__(
         self,
         batches: Iterator[Sequence[S]],
-        work: Callable[[Sequence[S], Tell], Callable[[], T]],
-        told: Tell,
+        work: Callable[[Sequence[S], Progress], Callable[[], T]],
+        told: Progress,
         halved: Callable[[int], None],
         apart: bool = False,
     ) -> None:
@@ -186,7 +186,7 @@ def _after_fork(device: torch.device) -> None:
 
 
 @contextmanager
-def own_modes(of: str | torch.device) -> Iterator[None]:
+def torch_modes(of: str | torch.device) -> Iterator[None]:
     """No gradients, no autocast, the CPU as default device; the default dtype is all threads', so not changed."""
     device = torch.device(of)
     _after_fork(device)

@@ -1,58 +1,27 @@
-"""Looks (inputs of a forward pass) give views, each a map in 0–1 of the whole picture, whose mean is its map."""
+"""Looks give views, each a map in 0–1 of the whole picture, whose mean is its map."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.find.learnt import Redrawn
+from cliploc.find.memory import Remembered, once
+from cliploc.find.passes import Look, LookMaps
 from cliploc.find.prepare import Prepared
 from cliploc.images.geometry import Frame, MeanOnGrid, Mosaic, tiled
-from cliploc.methods import min_max
+from cliploc.methods import Context, min_max
 from cliploc.towers.tower import Trace
-
-if TYPE_CHECKING:
-    from cliploc.find.learnt import Redrawn
 
 VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
 OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weights again for every batch of names
 
 
-@dataclass(frozen=True)
-class Look:
-    """One forward pass: whole pictures at one scale, or some of their windows."""
-
-    frames: tuple[Frame, ...]  # how each lies in its picture
-    owners: tuple[int, ...]  # for each, the index of its picture in the batch
-    flipped: bool  # whether the tower sees them mirrored
-    scale: int | None = None  # index of the scale; None for windows
-    windows: int | None = None  # index of the set of windows; None for whole pictures
-
-
-def looks_at(batch: Sequence[Prepared], scales: int, flip: bool, at_once: int) -> list[Look]:
-    """The looks at a batch that give maps, the first one of the whole pictures. So many windows go into one."""
-    flips = (False, True)[: 1 + flip]
-    looks = []
-    for scale in range(scales):
-        looks += [whole_look(batch, scale, flipped) for flipped in flips]
-    for number in range(len(batch[0].windows)):
-        windows = [(b, frame) for b, item in enumerate(batch) for frame in item.windows[number]]
-        for start in range(0, len(windows), at_once):
-            owners, frames = zip(*windows[start : start + at_once], strict=True)
-            looks += [Look(frames, owners, flipped, windows=number) for flipped in flips]
-    return looks
-
-
-def whole_look(batch: Sequence[Prepared], scale: int, flipped: bool = False) -> Look:
-    """The look at the whole pictures of a batch at one scale."""
-    return Look(tuple(item.frames[scale] for item in batch), tuple(range(len(batch))), flipped, scale=scale)
-
-
-LookMaps = tuple[Look, Tensor]  # a look and its maps `[n, P, h, w]` by one task, on the tower's grid
 View = list[LookMaps]  # the looks that together give a map of each whole picture
 
 
@@ -70,13 +39,17 @@ class Joined:
 
     views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
     batch: Sequence[Prepared]  # the pictures
-    kept: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
+    cache: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
     redrawn: Sequence[Redrawn] = ()  # for each picture, what draws the maps of names that were learnt; () for none
     fading: bool = False  # whether windows fade to their edges; see `Frame.stitch`
 
+    def learnt_rows(self, b: int) -> Mapping[int, tuple[int, float]]:
+        """The names of a picture that were learnt; see `Redrawn.rows`."""
+        return self.redrawn[b].rows if self.redrawn else {}
+
     def of(self, b: int, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input."""
-        rows = self.redrawn[b].rows if self.redrawn else {}
+        rows = self.learnt_rows(b)
         learnt, others = [p for p in names if p in rows], [p for p in names if p not in rows]
         if not learnt:
             return self._mean(b, names)
@@ -100,24 +73,28 @@ class Joined:
         base = self.batch[b].frames[0]
         parts = [(view[0][0].windows is None, *_of_picture(view, b, names)) for view in self.views]
         views = [part for part in parts if part[1]]  # without those for whose windows the picture is too narrow
-        key = ("mean on grid", b, grid, tuple((whole, maps.shape[-2:]) for whole, _, maps in views))
-        if key not in self.kept:
-            samplings = [
-                base.sampling_of_whole(frames[0], maps) if whole else base.sampling(frames, maps, fading=self.fading)
-                for whole, frames, maps in views
-            ]
-            self.kept[key] = MeanOnGrid.sampled(samplings, grid)
-        mean: MeanOnGrid = self.kept[key]
-        return mean.of([maps[0] if whole else tiled(frames, maps) for whole, frames, maps in views])
+        key = ("mean on grid", b, grid, tuple((full, maps.shape[-2:]) for full, _, maps in views))
+
+        def made() -> MeanOnGrid:
+            return MeanOnGrid.sampled(
+                [
+                    base.sampling_of_whole(frames[0], maps) if full else base.sampling(frames, maps, fading=self.fading)
+                    for full, frames, maps in views
+                ],
+                grid,
+            )
+
+        mean: MeanOnGrid = once(self.cache, key, made)
+        return mean.of([maps[0] if full else tiled(frames, maps) for full, frames, maps in views])
 
 
 def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], Tensor]:
     """The frames of picture `b` in a view, and its maps `[frames, p, h, w]`; none if it is too narrow."""
     frames, parts = [], []
     for look, values in view:
-        own = [n for n, owner in enumerate(look.owners) if owner == b]
-        frames += [look.frames[n] for n in own]
-        parts.append(values[own][:, list(names)])
+        inputs = [n for n, owner in enumerate(look.owners) if owner == b]
+        frames += [look.frames[n] for n in inputs]
+        parts.append(values[inputs][:, list(names)])
     return frames, torch.cat(parts)
 
 
@@ -141,48 +118,57 @@ def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
     device = maps[0][1].device
     counts = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # maps that are not constant
     for look, values in maps:
-        says = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
-        counts.index_add_(0, torch.tensor(look.owners, device=device), says.long())
+        varied = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
+        counts.index_add_(0, torch.tensor(look.owners, device=device), varied.long())
     return counts > 0
 
 
 def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Tensor]:
     """For each picture the embeddings `[W, D]` of its windows, not mirrored, from those `[n, D]` of every look."""
-    own: list[list[Tensor]] = [[] for _ in range(pictures)]
+    of_pictures: list[list[Tensor]] = [[] for _ in range(pictures)]
     for look, values in embeddings:
         if look.windows is not None and not look.flipped:
             for n, owner in enumerate(look.owners):
-                own[owner].append(values[n])
+                of_pictures[owner].append(values[n])
     empty = embeddings[0][1][:0]  # [0, D]
-    return [torch.stack(embedding) if embedding else empty for embedding in own]
+    return [torch.stack(embedding) if embedding else empty for embedding in of_pictures]
 
 
 class StitchedFeatures:
     """Features of windows, summed over whole pictures, by stage in `grids`; `windows`: the set, or None."""
 
-    def __init__(self, windows: int | None, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
-        self._windows, self._grids = windows, grids
+    def __init__(
+        self, windows: int | None, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]], flipped: bool
+    ) -> None:
+        self._windows, self._grids, self._flipped = windows, grids, flipped
         self._mosaics = {stage: [Mosaic(frame, hw) for frame in frames] for stage, hw in grids.items()}
         self._seen: set[int] = set()  # pictures with windows
-        self._flipped = False
 
     def add(self, look: Look, trace: Trace) -> None:
         """Adds the features of some windows; windows of another set are ignored."""
         if look.windows != self._windows:
             return
-        self._flipped = look.flipped
         for stage, mosaics in self._mosaics.items():
             features = trace.features[stage].float()  # [n, C, h, w]
-            features = features.flip(-1) if look.flipped else features
+            features = features.flip(-1) if self._flipped else features
             for owner, frame, values in zip(look.owners, look.frames, features, strict=True):
                 mosaics[owner].add(frame, values)
                 self._seen.add(owner)
 
-    def over(self, whole: Trace) -> dict[int, Tensor]:
+    def into(self, context: Context, together: Remembered) -> Context:
+        """The whole pictures' context with these features; what steps make of them stays in the memory."""
+        features = once(together.shared, ("stitched", self._flipped), lambda: self.over(context.trace))
+        if not features:
+            return context
+        cache = together.shared.setdefault(("made of stitched", self._flipped), {})
+        trace = replace(context.trace, features={**context.trace.features, **features})
+        return replace(context, trace=trace, from_windows=True, cache=cache)
+
+    def over(self, full: Trace) -> dict[int, Tensor]:
         """Stage → features `[B, C, h, w]`; pictures without windows keep those of the whole picture, resized."""
         features_of = {}
         for stage, mosaics in self._mosaics.items():
-            features = F.interpolate(whole.features[stage].float(), self._grids[stage], mode="bilinear")
+            features = F.interpolate(full.features[stage].float(), self._grids[stage], mode="bilinear")
             for b in self._seen:
                 stitched = mosaics[b].mean_feature()
                 features[b] = stitched.flip(-1) if self._flipped else stitched

@@ -13,15 +13,15 @@ from typing import Any
 from PIL import Image
 
 from cliploc.boxes import BoxRule
+from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.find.heads import read_config
-from cliploc.find.masks import GrabCutMasks
 from cliploc.find.memory import Kept, Memory
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, load
-from cliploc.localization import Localization, MaskSource
+from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
 from cliploc.options import MIN_SCORE, RECIPES, SAM, UNREFINED, Options

@@ -17,8 +17,7 @@ from cliploc.find.segmentation.classes import classes_of
 from cliploc.find.segmentation.protocol import Protocol, protocol_for, protocol_names, protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter, label_map, resized_hw
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
 from cliploc.support.reporter import SILENT
@@ -207,7 +206,7 @@ def test_methods_whose_maps_are_cosines_say_so(localizer):
     backbone = localizer.backbone
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for method in (one for one in methods if one.cosines and not one.needs().guide):
-        task = localizer.flow.tasks_of([method.name])[method.name]
+        task = localizer.flow.tasks.of([method.name])[method.name]
         trace = backbone.trace(images, task.needs)
         text = torch.nn.functional.normalize(torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(1)), dim=-1)
         both = method.function(Context(lambda: images, text.expand(2, -1, -1), trace, backbone))

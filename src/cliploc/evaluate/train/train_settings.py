@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from cliploc.find.heads import HeadKind, Start
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
-OWN = "the method's own"
+BY_METHOD = "the method's"
 # Published settings (TS-CAM: SGD, decay 5e-4; LCTR: AdamW, 14 epochs), but TS-CAM's rate is ours.
-OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("ts_cam", "closed"): {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "epochs": 20},
     ("ts_cam", "open"): {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4, "epochs": 20},
     ("lctr", "closed"): {"optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05, "epochs": 14},
@@ -33,19 +33,19 @@ class TrainOptions(ProtocolOptions):
         help="Random crops and flips per picture, besides the plain one.",
     )
     epochs: int = option(
-        None, group="training", usual=True, metavar="N", check=whole("epochs", 1, MOST, none=OWN),
+        None, group="training", usual=True, metavar="N", check=whole("epochs", 1, MOST, none=BY_METHOD),
         help="Maximum number of epochs.",
     )
     optimizer: Literal["adamw", "sgd"] = option(
-        None, group="training", usual=True, check=choice("optimizer", ("adamw", "sgd"), none=True), none=OWN,
+        None, group="training", usual=True, check=choice("optimizer", ("adamw", "sgd"), none=True), none=BY_METHOD,
         help="Optimizer.",
     )
     lr: float = option(
-        None, group="training", usual=True, metavar="N", check=number("lr", 0, 1000, above=True, none=OWN),
+        None, group="training", usual=True, metavar="N", check=number("lr", 0, 1000, above=True, none=BY_METHOD),
         help="Learning rate.",
     )
     weight_decay: float = option(
-        None, group="training", metavar="N", check=number("weight_decay", 0, 1000, none=OWN),
+        None, group="training", metavar="N", check=number("weight_decay", 0, 1000, none=BY_METHOD),
         help="Weight decay.",
     )
     schedule: Literal["cosine", "step"] = option(
@@ -59,10 +59,6 @@ class TrainOptions(ProtocolOptions):
     batch_size: int = option(
         64, group="training", usual=True, metavar="N", check=whole("batch_size", 1, MOST),
         help="Pictures per step, over all processes.",
-    )
-    accumulate: int = option(
-        1, group="training", metavar="N", check=whole("accumulate", 1, MOST),
-        help="Gradient accumulation: steps per weight update.",
     )
     held_out: float = option(
         0.1, group="training", usual=True, metavar="0-1", check=number("held_out", 0, 0.99),
@@ -88,10 +84,6 @@ class TrainOptions(ProtocolOptions):
         4, group="training", metavar="N", check=whole("experts", 1, 1024),
         help="Number of LCTR's kernels.",
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] = option(
-        "no", group="training", check=choice("mixed_precision", ("no", "bf16", "fp16")),
-        help="Precision of the training; fp16 on a GPU only.",
-    )
     seed: int = option(
         0, group="training", metavar="N", check=whole("seed", 0, 2**32 - 1),
         help="Random seed of initial weights, order and held-out part.",
@@ -101,7 +93,7 @@ class TrainOptions(ProtocolOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(TrainOptions):
-    """The settings of a training; what is None becomes the method's own, for this kind of head."""
+    """The settings of a training; what is None becomes the method's default for this kind of head."""
 
     method: str = option(group="training", help="The method.", check=choice("method", ("ts_cam", "lctr")))
     kind: HeadKind = option(
@@ -112,7 +104,7 @@ class TrainSettings(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in OWN_SETTINGS[self.method, self.kind].items():
+        for name, value in DEFAULTS[self.method, self.kind].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.hold_out == "classes" and self.kind == "closed":

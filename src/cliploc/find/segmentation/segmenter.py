@@ -24,7 +24,7 @@ from cliploc.find.segmentation.propagation import Blocks, PixelMaps, propagated
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.regions import Regions, region_source, voted
 from cliploc.find.tasks import Task
-from cliploc.find.threads import own_modes
+from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import window_starts
 from cliploc.methods import Context, find, fitting, min_max, raw_maps
 from cliploc.options import short
@@ -74,7 +74,7 @@ class Segmenter:
         self.backbone: Backbone = localizer.backbone
         if protocol.position_rule != "antialiased":
             self.backbone = as_transformer(self.backbone).with_positions(protocol.position_rule)
-        self.tasks: dict[str, Task] = flow.tasks_of(methods)
+        self.tasks: dict[str, Task] = flow.tasks.of(methods)
         for name, task in self.tasks.items():
             if not task.method.reads_text or not task.method.reads_picture:
                 raise UsageError(f"{name} has the same map for every name: choose a method that reads the text")
@@ -123,7 +123,7 @@ class Segmenter:
     ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
         tasks = self._chosen(picture, methods)
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             images = self._input(picture)  # [1, 3, h, w]
             hw = (picture.height, picture.width)
             if regions is None and self.regions is not None:
@@ -151,7 +151,7 @@ class Segmenter:
     ) -> dict[str, FloatArray]:
         """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side."""
         tasks = self._chosen(picture, methods)
-        with own_modes(self.backbone.device):
+        with torch_modes(self.backbone.device):
             side = self.protocol.short_side
             squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
             images = self._normalised(squashed)

@@ -1,0 +1,253 @@
+"""Masks at the picture's resolution, for boxes, for names, and a label map; GrabCut moves edges to those of colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.boxes.components import BoxRule, hot_levels
+from cliploc.boxes.quality import scored_regions
+from cliploc.images.geometry import Frame
+from cliploc.images.rle import BoolArray
+from cliploc.methods import as_tensor
+from cliploc.options import SAM
+from cliploc.values import Boxes, FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
+
+SAME = 0.05  # pixels by which a box may differ from a region's and still count as that region's box
+COLOURS = 5  # that GrabCut fits to a thing and to the rest, so that each needs as many pixels
+
+
+class MaskSource(Protocol):
+    """What draws the masks of boxes, instead of the heat."""
+
+    @property
+    def id(self) -> str:
+        """What tells its masks from those of others."""
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box, in any order."""
+
+
+def mask_source(name: str, device: str) -> MaskSource | None:
+    """What draws masks, by its name in the options; None for the heat."""
+    if name == "heat":
+        return None
+    if not name.startswith(SAM):
+        return GrabCutMasks()
+    from cliploc.towers.sam import SamMasks  # here: few need it
+
+    return SamMasks(name.removeprefix(SAM), device=device)
+
+
+def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
+    """Number and mask `[H, W]` of each box, name by name: its region's hot pixels, or all inside without a region."""
+    for p in np.unique(boxes.label).tolist():
+        mine = np.flatnonzero(boxes.label == p)
+        name = _NameMap(frame, maps[p], rule)
+        yield from zip(mine.tolist(), name.masks(boxes.xyxy[mine]), strict=True)
+
+
+def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
+    """The hot pixels `[H, W]` of the picture, of one name's map `[h, w]`, also those that no box bounds."""
+    return _NameMap(frame, heat, rule).hot
+
+
+def label_map(
+    frame: Frame,
+    maps: FloatArray,
+    found: npt.NDArray[np.bool_],
+    rule: BoxRule,
+    mask_of: Callable[[int], BoolArray] | None = None,
+) -> npt.NDArray[np.uint16]:
+    """`[H, W]`: 0, or 1 + the hottest of the found names `[P]` whose mask has the pixel, the first of equal ones."""
+    labels = np.zeros(frame.original_hw, np.uint16)
+    hottest = np.zeros(frame.original_hw, np.float32)
+    for p in np.flatnonzero(found).tolist():
+        name = _NameMap(frame, maps[p], rule)
+        mask = name.hot if mask_of is None else mask_of(p)
+        more = mask & ((name.heat > hottest) | (labels == 0))
+        labels[more] = p + 1
+        np.copyto(hottest, name.heat, where=more)
+    return labels
+
+
+class GrabCutMasks:
+    """GrabCut (Rother et al. 2004) from the heat, sure `margin` above and below the threshold; tools/mask_study.py."""
+
+    def __init__(self, side: int = 240, margin: float = 0.2, rounds: int = 1) -> None:
+        self._side, self._margin, self._rounds = side, margin, rounds
+        self.id = f"grabcut {side} {margin:g} {rounds}"
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box, name by name."""
+        found.check_installed_maps()
+        pixels = np.asarray(found.image.convert("RGB"))
+        height, width = found.frame.original_hw  # of which the picture may be a smaller copy
+        shrink = min(1.0, self._side / max(height, width))
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)  # [h, w, 3]
+        for p in np.unique(found.boxes.label).tolist():
+            name = _NameMap(found.frame, found.maps[p], found.box_rule)
+            heat = np.asarray(cv2.resize(name.heat, size, interpolation=cv2.INTER_AREA), np.float32)
+            thing = self._cut(small, heat, float(name.level))
+            hot = _shrunk(name.hot, size)
+            mine = np.flatnonzero(found.boxes.label == p)
+            for index, mask in zip(mine.tolist(), name.masks(found.boxes.xyxy[mine]), strict=True):
+                cut = _part_of(thing, _shrunk(mask, size), hot).astype(np.float32)
+                finer = cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+                yield index, finer if finer.any() else mask
+
+    def _cut(self, pixels: npt.NDArray[np.uint8], heat: FloatArray, level: float) -> BoolArray:
+        """The pixels `[h, w]` of a thing in a picture `[h, w, 3]`, by its heat and the level that hot pixels exceed."""
+        margin = self._margin * float(heat.max())
+        sure = np.where(heat > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        sure[heat > level + margin] = cv2.GC_FGD
+        sure[heat < level - margin] = cv2.GC_BGD
+        hot: BoolArray = heat > level
+        if min(hot.sum(), (~hot).sum()) < COLOURS:
+            return hot
+
+        def work() -> None:
+            nowhere, models = (0, 0, 1, 1), (np.zeros((1, 65)), np.zeros((1, 65)))
+            cv2.grabCut(pixels, sure, nowhere, *models, self._rounds, cv2.GC_INIT_WITH_MASK)
+
+        # OpenCV draws the first colours at random, with a generator of each thread: a new one begins alike every time.
+        with ThreadPoolExecutor(1) as own:
+            own.submit(work).result()
+        thing: BoolArray = (sure == cv2.GC_FGD) | (sure == cv2.GC_PR_FGD)
+        return thing
+
+
+class ResizedMasks:
+    """The masks of a result for a copy of it that has another size."""
+
+    def __init__(self, whole: Localization) -> None:
+        self._whole = whole
+        self.id = "" if whole.mask_source is None else whole.mask_source.id
+
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
+        """The number and the mask `[H, W]` of each box; the copy has the same boxes."""
+        height, width = found.frame.original_hw
+        for index, mask in self._whole.box_masks():
+            yield index, cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+
+
+def _shrunk(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
+    """A mask at a smaller width and height: the pixels that it covers in part."""
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+
+
+def _part_of(thing: BoolArray, mask: BoolArray, hot: BoolArray) -> BoolArray:
+    """The pieces of a thing that touch a box's mask, as far as it is nearer than the name's other hot pixels."""
+    here, others = (
+        cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for part in (mask, hot & ~mask)
+    )
+    _, pieces = cv2.connectedComponents((thing & (here <= others)).astype(np.uint8), connectivity=8)
+    touched = np.unique(pieces[mask])
+    return np.isin(pieces, touched[touched > 0])
+
+
+class _NameMap:
+    """One name's map over the picture: its `heat` `[H, W]`, the `level` that hot pixels exceed, and `hot` `[H, W]`."""
+
+    def __init__(self, frame: Frame, heat: FloatArray, rule: BoxRule) -> None:
+        self._frame = frame
+        # All regions, as the boxes may have been chosen in any way.
+        self._rule = replace(rule, components="all", nms_iou=None, max_boxes=None, min_score=0.0)
+        x0, y0, x1, y1 = frame.visible_xyxy
+        self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
+        self.heat: FloatArray = frame.map_to_original(as_tensor(heat[None]))[0].numpy()
+        level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
+        self.level = max(level, np.float32(0))
+        self.hot: BoolArray = self.heat > self.level
+        # Resampling loses hot map pixels [h, w] whose centres are not hot in the picture: their places are added.
+        hot = self._shown > self.level
+        y, x = np.nonzero(hot)
+        rows, columns = self._pixels_of(y, x)
+        lost = ~self.hot[rows, columns]
+        if not lost.any():
+            return
+        missing = np.zeros_like(hot)
+        missing[y[lost], x[lost]] = True
+        height, width = frame.original_hw
+        near_y, near_x = (
+            self._neighbours(np.arange(length), axis, hot.shape[1 - axis])[0]
+            for axis, length in ((1, height), (0, width))
+        )
+        left, top, right, bottom = frame.to_original([x0, y0, x1, y1])[0]  # what the model saw, not what was cropped
+        centres_y, centres_x = np.arange(height) + 0.5, np.arange(width) + 0.5
+        seen = ((centres_y >= top) & (centres_y <= bottom))[:, None] & ((centres_x >= left) & (centres_x <= right))
+        self.hot |= missing[near_y][:, near_x] & seen
+        self.hot[rows, columns] = True
+
+    def _pixels_of(
+        self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows and columns of the picture's pixels that the centres of these map pixels lie in."""
+        points = np.stack([x, y], axis=1) + 0.5 + np.array(self._corner) - np.array(self._frame.offset_xy)
+        at = np.floor(points / np.array(self._frame.scale_xy)).astype(np.intp)
+        height, width = self._frame.original_hw
+        return at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)
+
+    def masks(self, xyxy: FloatArray) -> Iterator[BoolArray]:
+        """The mask of each of the name's boxes `[n, 4]`."""
+        regions, labels = scored_regions(self._shown, self._rule)
+        where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
+        at = self._labels_at(labels) if len(where) else labels
+        height, width = self._frame.original_hw
+        for box in xyxy.astype(np.float64):
+            mask = np.zeros((height, width), bool)  # the hot pixels whose centres lie in the box
+            left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
+            right, bottom = np.ceil(box[2:]).astype(int).clip(0, [width, height])
+            rows, columns = np.arange(top, bottom), np.arange(left, right)
+            inside = ((rows + 0.5 >= box[1]) & (rows + 0.5 <= box[3]))[:, None]
+            inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
+            here = slice(top, bottom), slice(left, right)
+            mask[here] = self.hot[here] & inside
+            away = np.abs(where - box).max(axis=1)
+            if away.min(initial=np.inf) <= SAME:
+                region = int(regions.region[away.argmin()])
+                mask &= at == region
+                # A picture smaller than the map loses some of its pixels, of which its own cover several: added.
+                y, x = self._pixels_of(*np.nonzero(labels == region))
+                if max(self._frame.scale_xy) > 1:
+                    alone = at[y, x] == 0
+                    mask[y[alone], x[alone]] = True
+                if not mask.any():
+                    mask[y, x] = True
+            yield mask
+
+    def _labels_at(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The region `[H, W]` of each hot pixel: that of the nearest of the map's pixels that is in one."""
+        height, width = self._frame.original_hw
+        near_y, far_y, share_y = self._neighbours(np.arange(height), axis=1, length=labels.shape[0])
+        near_x, far_x, share_x = self._neighbours(np.arange(width), axis=0, length=labels.shape[1])
+        at = labels[near_y][:, near_x]
+        y, x = np.nonzero(self.hot & (at == 0))
+        beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
+        first = share_x[x] >= share_y[y]  # of the two further ones the nearer
+        nearer, further = np.where(first, beside, below), np.where(first, below, beside)
+        at[y, x] = np.where(nearer > 0, nearer, np.where(further > 0, further, labels[far_y[y], far_x[x]]))
+        return at
+
+    def _neighbours(
+        self, pixels: npt.NDArray[np.int64], axis: int, length: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """The nearest map pixel along x (axis 0) or y, the next one, and the share of the next one."""
+        frame = self._frame
+        place = (pixels + 0.5) * frame.scale_xy[axis] + frame.offset_xy[axis] - self._corner[axis] - 0.5
+        low = np.floor(place)
+        over = place - low
+        near = np.where(over < 0.5, low, low + 1).astype(np.intp).clip(0, length - 1)
+        far = np.where(over < 0.5, low + 1, low).astype(np.intp).clip(0, length - 1)
+        return near, far, np.minimum(over, 1 - over)

@@ -1,0 +1,77 @@
+"""Zero-shot classification: which of some names fits each picture best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cliploc.errors import ModelError
+from cliploc.find.flow import Flow
+from cliploc.find.passes import check_finite
+from cliploc.find.prepare import DECODERS, OnError, Prepared, Request, Unreadable, stacked
+from cliploc.find.threads import Ahead, torch_modes
+from cliploc.images.reading import Picture
+from cliploc.support.reporter import Reporter
+
+
+class Classified(NamedTuple):
+    """One of the names that a picture was compared with."""
+
+    name: str  # as requested
+    probability: float  # softmax over all names, at the model's logit scale
+    cosine: float  # between picture and name
+
+
+class Classification(NamedTuple):
+    """The names that fit one picture best."""
+
+    picture: Picture  # upright, with where it came from, and remarks on how it was read
+    names: list[Classified]  # the best first
+
+
+def classifications(
+    flow: Flow, requests: Iterable[Request], top_k: int, on_error: OnError, reporter: Reporter
+) -> Iterator[Classification]:
+    """One for each picture that can be read; all requests have the same names."""
+
+    def work(batch: Sequence[Prepared | Unreadable], _: object) -> Callable[[], list[list[Classified]] | None]:
+        readable = [item for item in batch if isinstance(item, Prepared)]
+        ranked = _classified(flow, readable, top_k) if readable else None
+        return lambda: ranked
+
+    with (
+        flow.preparation.batches(requests, on_error, DECODERS) as gathered,
+        Ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip") as ahead,
+    ):
+        for batch, ranked in ahead:
+            of_batch = iter(ranked if isinstance(ranked, list) else [])
+            for item in batch:
+                if isinstance(item, Prepared) and isinstance(ranked, ModelError):
+                    item = Unreadable.by(item, ranked)
+                if isinstance(item, Prepared):
+                    yield Classification(item.picture, next(of_batch))
+                else:
+                    reporter.failed(item.source, item.error)
+
+
+def _classified(flow: Flow, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
+    with torch_modes(flow.backbone.device):
+        embedding, texts = embedded(flow, batch), batch[0].texts  # the texts are the same for all
+        cosines = embedding @ flow.texts.embed(texts).T.to(embedding)  # [B, P]
+        probabilities = (flow.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
+        best = cosines.topk(min(top_k, len(texts))).indices  # [B, k]
+        return [
+            [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
+            for b, row in enumerate(best)
+        ]
+
+
+def embedded(flow: Flow, batch: Sequence[Prepared]) -> Tensor:
+    """`[B, D]` of whole pictures at the scale that is read."""
+    pixels = stacked([item.inputs[flow.read_scale] for item in batch])  # [B, 3, H, W] uint8
+    images = flow.backbone.normalize(pixels.to(flow.backbone.device).float().div_(255))
+    embedding = flow.backbone.encode_image(images)
+    check_finite(embedding[:, None], batch, "an embedding", flow.backbone)
+    return embedding

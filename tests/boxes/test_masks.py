@@ -1,0 +1,454 @@
+"""Masks against plain loops, on every kind of frame."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+
+from cliploc.boxes import BoxRule, labelled_boxes
+from cliploc.boxes.masks import GrabCutMasks
+from cliploc.boxes.outlines import joined, outlines
+from cliploc.boxes.reasons import boxes_of
+from cliploc.document import to_document
+from cliploc.draw.overlay import draw_names, scaled
+from cliploc.errors import UsageError
+from cliploc.images.geometry import Frame
+from cliploc.localization import Localization
+from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
+
+
+def result_of(maps, frame, rule, found=None, threshold=None):
+    names = tuple(f"name {p}" for p in range(len(maps)))
+    there = np.ones(len(maps), bool) if found is None else np.array(found)
+    boxes = boxes_of(frame, maps, there, names, rule)
+    there = there & np.isin(np.arange(len(maps)), boxes.label)
+    return Localization(
+        "a.png", Image.new("RGB", frame.original_hw[::-1]), names, np.zeros(len(maps), np.float32), None, there,
+        tuple(None if one else "no" for one in there), maps, frame, boxes, threshold=threshold, rule=rule,
+    )  # fmt: skip
+
+
+@st.composite
+def results(draw):
+    policy = draw(st.sampled_from(["squash", "crop", "pad"]))
+    side = draw(st.integers(6, 14))
+    original_hw = draw(st.tuples(st.integers(4, 40), st.integers(4, 40)))
+    frame = Frame.fit(policy, original_hw, (side, side))
+    x0, y0, x1, y1 = frame.visible_xyxy
+    assume(x1 > x0 and y1 > y0)
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    maps = rng.random((draw(st.integers(1, 3)), side, side), dtype=np.float32)
+    if draw(st.booleans()):
+        maps = np.stack([cv2.GaussianBlur(one, (3, 3), 0) for one in maps])
+    maps = (maps - maps.min()) / (maps.max() - maps.min())
+    rule = BoxRule(
+        draw(st.sampled_from([0.3, 0.5, 0.8, "auto"])),
+        min_area=draw(st.sampled_from([0.0, 0.02])),
+        nms_iou=draw(st.sampled_from([None, 0.5])),
+        max_boxes=draw(st.sampled_from([None, 2])),
+        split_peaks=draw(st.sampled_from([1.0, 0.1])),
+    )
+    return result_of(maps, frame, rule)
+
+
+def around(frame, shape, x, y):
+    """The four map pixels whose mean a pixel of the picture is: (weight, row, column), by the rule of bilinear maps."""
+    left, top = frame.visible_xyxy[:2]
+    at_x = (x + 0.5) * frame.scale_xy[0] + frame.offset_xy[0] - left - 0.5
+    at_y = (y + 0.5) * frame.scale_xy[1] + frame.offset_xy[1] - top - 0.5
+    low_x, low_y = int(np.floor(at_x)), int(np.floor(at_y))
+    pairs = itertools.product((low_y, low_y + 1), (low_x, low_x + 1))
+    return [
+        (
+            (1 - abs(at_y - row)) * (1 - abs(at_x - column)),
+            min(max(row, 0), shape[0] - 1),
+            min(max(column, 0), shape[1] - 1),
+        )
+        for row, column in pairs
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(results())
+def test_a_mask_holds_the_hot_pixels_of_the_region_that_its_box_bounds(result):
+    frame, rule = result.frame, result.rule
+    masks, heat = result.masks, result.heatmaps
+    x0, y0, x1, y1 = frame.visible_xyxy
+    every = replace(rule, nms_iou=None, max_boxes=None)
+    for p in range(len(result.names)):
+        shown = result.maps[p, y0:y1, x0:x1]
+        boxes, labels = labelled_boxes(shown, every)
+        level = shown[labels == 0].max(initial=0)  # nothing at or below the threshold is in a region
+        hot = masks.of_names[p]
+        certain = heat[p] > (level if rule.threshold == "auto" else np.float32(rule.threshold * shown.max()))
+        assert hot[certain].all()
+        corners = frame.to_original(boxes.xyxy + np.array([x0, y0, x0, y0]))
+        for i in np.flatnonzero(result.boxes.label == p):
+            same = [k for k in range(len(corners)) if np.abs(corners[k] - result.boxes.xyxy[i]).max() < 1e-3]
+            if len(same) != 1:
+                continue  # equal boxes of several regions are tested below
+            region = boxes.region[same[0]]
+            expected = np.zeros(frame.original_hw, bool)
+            tied = np.zeros(frame.original_hw, bool)
+            left, top, right, bottom = corners[same[0]]
+            for y, x in itertools.product(range(frame.original_hw[0]), range(frame.original_hw[1])):
+                inside = left <= x + 0.5 <= right and top <= y + 0.5 <= bottom
+                in_regions = [(w, labels[r, c]) for w, r, c in around(frame, shown.shape, x, y) if labels[r, c]]
+                tied[y, x] = not in_regions and max(frame.scale_xy) > 1  # it stands for map pixels further away
+                if not hot[y, x] or not inside or not in_regions:
+                    continue
+                most = max(w for w, _ in in_regions)
+                nearest = {label for w, label in in_regions if w > most - 1e-6}
+                expected[y, x] = nearest == {region}
+                tied[y, x] = len(nearest) > 1
+            if expected.any():
+                tau = level if rule.threshold == "auto" else rule.threshold * shown.max()
+                edge = np.abs(heat[p] - tau) < 1e-5  # so near the threshold that rounding decides
+                assert (masks.of_boxes[i] == expected)[~tied & ~edge].all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(results())
+def test_masks_and_boxes_agree(result):
+    masks = result.masks
+    height, width = result.frame.original_hw
+    assert masks.of_boxes.shape == (len(result.boxes), height, width)
+    assert masks.of_names.shape == (len(result.names), height, width)
+    for box, mask in zip(result.boxes.xyxy, masks.of_boxes, strict=True):
+        assert mask.any()
+        y, x = np.nonzero(mask)
+        around_mask = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        assert (np.array([box[0] - x.min(), box[1] - y.min(), x.max() + 1 - box[2], y.max() + 1 - box[3]]) < 1.01).all()
+        half = np.array([0.5 / result.frame.scale_xy[0], 0.5 / result.frame.scale_xy[1]] * 2)
+        assert (np.abs(box - around_mask) <= half + 1).all()  # half a pixel of the map, and rounding
+    for p in range(len(result.names)):
+        mine = masks.of_boxes[result.boxes.label == p]
+        if max(result.frame.scale_xy) <= 1:
+            assert mine.sum(axis=0).max(initial=0) <= 1  # a pixel belongs to one box of a name
+            assert not (mine.any(axis=0) & ~masks.of_names[p]).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(results())
+def test_each_pixel_of_a_label_map_has_the_hottest_name_above_its_threshold(result):
+    labels, heat = result.masks.label_map(), result.heatmaps
+    of_names = result.masks.of_names
+    for y, x in itertools.product(range(labels.shape[0]), range(labels.shape[1])):
+        above = [p for p in range(len(heat)) if of_names[p, y, x]]
+        assert labels[y, x] == (1 + max(above, key=lambda p: heat[p, y, x]) if above else 0)
+
+
+def test_names_that_are_not_found_have_no_mask():
+    maps = np.ones((2, 4, 4), np.float32)
+    masks = result_of(maps, Frame.fit("squash", (8, 8), (4, 4)), BoxRule(), found=[True, False]).masks
+    assert masks.of("name 0").all()
+    assert not masks.of("name 1").any()
+    assert (masks.label_map() == 1).all()
+    equal = result_of(maps, Frame.fit("squash", (8, 8), (4, 4)), BoxRule())
+    assert (equal.label_map() == 1).all()
+    assert len(masks) == 1
+    with pytest.raises(UsageError, match="expected one of the names asked for"):
+        masks.of("name 2")
+
+
+def test_regions_with_boxes_that_overlap_keep_their_own_masks():
+    heat = np.zeros((1, 6, 6), np.float32)
+    heat[0, 0, :] = heat[0, :, 0] = 1
+    heat[0, 5, 2:] = heat[0, 2:, 5] = 0.9
+    heat[0, 0, 5] = heat[0, 5, 0] = 0
+    result = result_of(heat, Frame.fit("squash", (6, 6), (6, 6)), BoxRule(0.5, nms_iou=None))
+    first, second = result.masks.of_boxes
+    assert not (first & second).any()
+    assert ((first | second) == (heat[0] > 0.5)).all()
+
+
+def test_parts_of_a_divided_region_divide_its_mask():
+    heat = np.array([[[0.5, 1.0, 0.6, 0.9, 0.5]]], np.float32)
+    result = result_of(heat, Frame.fit("squash", (1, 5), (1, 5)), BoxRule(0.4, split_peaks=0.2))
+    assert result.masks.of_boxes[:, 0].tolist() == [[True, True, True, False, False], [False, False, False, True, True]]
+
+
+def test_a_box_that_the_rule_does_not_make_holds_the_hot_pixels_inside():
+    result = result_of(np.ones((1, 4, 4), np.float32), Frame.fit("squash", (4, 4), (4, 4)), BoxRule())
+    moved = replace(result.boxes, xyxy=np.array([[1, 1, 3, 4]], np.float32))
+    assert replace(result, boxes=moved).masks.of_boxes[0].sum() == 6
+
+
+def test_a_region_thinner_than_a_pixel_of_the_picture_has_a_mask():
+    heat = np.zeros((1, 64, 64), np.float32)
+    heat[0, :, 32] = 1
+    result = result_of(heat, Frame.fit("squash", (4, 4), (64, 64)), BoxRule(0.9))
+    assert result.masks.of_boxes.sum() == 4
+
+
+@pytest.mark.parametrize(("hw", "policy", "at"), [((8, 8), "squash", (1, 1)), ((16, 8), "crop", (0, 1))])
+def test_a_hot_pixel_that_resampling_loses_is_hot_all_over(hw, policy, at):
+    heat = np.zeros((1, 4, 4), np.float32)
+    heat[0, 3, 3], heat[0][at] = 1, 0.9
+    frame = Frame.fit(policy, hw, (4, 4))
+    masks = result_of(heat, frame, BoxRule(0.7, min_area=0)).masks
+    hot = masks.of_boxes[1]
+    assert (masks.of_names[0] == masks.of_boxes.any(axis=0)).all()
+    left, top, right, bottom = frame.to_original([at[1], at[0], at[1] + 1, at[0] + 1])[0].astype(int)
+    assert hot[top:bottom, left:right].all()
+    assert hot.sum() == 4
+
+
+def test_a_mask_of_a_picture_smaller_than_the_map_holds_all_that_its_region_covers():
+    heat = np.zeros((1, 12, 12), np.float32)
+    heat[0, 0, :] = heat[0, 1, 10] = 1  # of the row, a pixel of the picture is nearest to none
+    mask = result_of(heat, Frame.fit("squash", (4, 4), (12, 12)), BoxRule(0.5)).masks.of_boxes[0]
+    assert mask[0].all()
+    assert not mask[1:].any()
+
+
+def test_supervision_gets_masks():
+    result = result_of(np.ones((1, 4, 4), np.float32), Frame.fit("squash", (4, 5), (4, 4)), BoxRule())
+    assert result.to_supervision().mask.shape == (1, 4, 5)
+    none = replace(result, boxes=result.boxes.where([]))
+    assert none.to_supervision().mask.shape == (0, 4, 5)
+    assert len(none.masks) == 0
+    assert result.to_supervision(masks=False).mask is None
+
+
+# ------------------------------------------------------------------------------------------------------------ GrabCut
+def warm_discs(*discs: tuple[int, int, int], size_wh: tuple[int, int] = (160, 120)) -> tuple[Localization, np.ndarray]:
+    """Red discs (x, y, radius) on noisy grass, each with a round hill of heat that is smaller; and the true mask."""
+    width, height = size_wh
+    y, x = np.mgrid[:height, :width]
+    away = [np.hypot(x - left, y - top) / radius for left, top, radius in discs]
+    truth = np.min(away, axis=0) < 1
+    noise = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+    pixels = (np.where(truth[..., None], (200, 40, 30), (60, 140, 50)) + noise).clip(0, 255).astype(np.uint8)
+    heat = np.exp(-((np.min(away, axis=0) / 0.9) ** 2)).astype(np.float32)
+    result = result_of(heat[None], Frame.fit("squash", (height, width), (height, width)), BoxRule(0.5))
+    return replace(result, image=Image.fromarray(pixels), mask_source=GrabCutMasks()), truth
+
+
+def shared(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_grabcut_finds_the_edge_that_the_heat_misses():
+    found, truth = warm_discs((80, 60, 40))
+    assert shared(replace(found, mask_source=None).masks.of_boxes[0], truth) < 0.7
+    assert shared(found.masks.of_boxes[0], truth) > 0.95
+    assert (found.name_mask(0) == found.masks.of_boxes[0]).all()
+    assert not replace(found, names=("red", "blue"), found=np.ones(2, bool)).name_mask(1).any()
+    assert ((found.label_map() == 1) == found.name_mask(0)).all()
+    smaller = replace(found, image=found.image.resize((80, 60)))  # as the page keeps it
+    assert shared(smaller.masks.of_boxes[0], truth) > 0.93
+    large, truth = warm_discs((400, 300, 200), size_wh=(800, 600))
+    assert shared(large.masks.of_boxes[0], truth) > 0.95
+
+
+def test_grabcut_gives_each_box_its_own_thing():
+    found, truth = warm_discs((45, 60, 33), (112, 60, 33))  # they nearly touch
+    masks = found.masks
+    assert len(masks) == 2
+    assert not (masks.of_boxes[0] & masks.of_boxes[1]).any()
+    assert shared(masks.of("name 0"), truth) > 0.95
+    for box, mask in zip(found.boxes.xyxy, masks.of_boxes, strict=True):
+        x = (box[0] + box[2]) / 2
+        assert abs(np.argwhere(mask)[:, 1].mean() - x) < 2
+    one = replace(found, boxes=found.boxes.where([1]))
+    assert (one.masks.of_boxes[0] == masks.of_boxes[1]).all()
+
+
+def test_grabcut_is_the_same_every_time_and_leaves_the_random_numbers_of_opencv_alone():
+    def drawn() -> list[float]:
+        return cv2.randu(np.zeros(4), 0, 1).ravel().tolist()
+
+    found, _ = warm_discs((80, 60, 40))
+    made = []
+    for seed in range(4):
+        cv2.setRNGSeed(seed)
+        first, expected = drawn(), drawn()
+        cv2.setRNGSeed(seed)
+        assert drawn() == first
+        made.append(replace(found).masks.of_boxes)
+        assert drawn() == expected
+    assert all((one == made[0]).all() for one in made)
+
+
+@settings(max_examples=30, deadline=None)
+@given(results())
+def test_grabcut_gives_every_box_a_mask(result):
+    """Also of pictures of a few pixels, of one colour, and where everything is hot."""
+    drawn = replace(result, mask_source=GrabCutMasks())
+    plain = dict(result.box_masks())
+    for index, mask in drawn.box_masks():
+        assert mask.shape == result.frame.original_hw
+        assert mask.any() or not plain[index].any()
+
+
+def test_masks_of_a_source_are_drawn_once_for_files_and_sheets():
+    class Counting(GrabCutMasks):
+        calls = 0
+
+        def box_masks(self, found):
+            self.calls += 1
+            return super().box_masks(found)
+
+    found, _ = warm_discs((45, 60, 33), (112, 60, 33))
+    found = replace(found, mask_source=Counting())
+    sheet = scaled(found, (80, 60))
+    for name in range(2):
+        draw_names(sheet, [0][:name], masks=True)
+    assert found.label_map().any()
+    assert "mask" in to_document([found], [], {}, True)["pictures"][0]["names"][0]["boxes"][0]
+    assert found.mask_source.calls == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- outlines
+seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over
+MASKS = seeds.map(lambda rng: rng.random(rng.integers(1, 17, 2)) < rng.random())
+
+
+@given(MASKS)
+def test_outlines_along_centres_give_the_mask_again(mask):
+    canvas = np.zeros(mask.shape, np.uint8)
+    rings = outlines(mask, along="centres")
+    cv2.fillPoly(canvas, [np.floor(ring.points).astype(np.int32) for ring in rings], 1)
+    assert (canvas.astype(bool) == mask).all()
+    assert sum(not ring.hole for ring in rings) == cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+
+
+@given(MASKS)
+def test_outlines_along_edges_have_the_area_of_the_mask(mask):
+    rings = outlines(mask)
+    area = 0.0
+    for ring in rings:
+        x, y = ring.points.T.astype(float)
+        one = abs((x * np.roll(y, 1) - y * np.roll(x, 1)).sum()) / 2
+        area += -one if ring.hole else one
+    corners = 4 * mask.sum()
+    assert abs(area - mask.sum()) <= corners / 8
+
+
+def test_a_disc_is_the_same_for_pycocotools():
+    y, x = np.mgrid[:60, :80]
+    disc = (x - 41) ** 2 + (y - 30) ** 2 < 400
+    polygons = [ring.points.ravel().tolist() for ring in outlines(disc)]
+    read = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
+    assert (read & disc).sum() / (read | disc).sum() > 0.995
+
+
+def filled(mask, polygons):
+    """As Ultralytics reads each: corners rounded down, filled by `cv2.fillPoly`."""
+    canvas = np.zeros(mask.shape, np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(canvas, [np.floor(polygon).astype(np.int32)], 1)
+    return canvas.astype(bool)
+
+
+@st.composite
+def several_pieces(draw):
+    """Rectangles, some of them cut out again: pieces, holes, and pieces in holes."""
+    mask = np.zeros((draw(st.integers(5, 70)), draw(st.integers(5, 70))), bool)
+    for _ in range(draw(st.integers(1, 9))):
+        y, x = draw(st.integers(0, mask.shape[0] - 1)), draw(st.integers(0, mask.shape[1] - 1))
+        mask[y : y + draw(st.integers(1, 40)), x : x + draw(st.integers(1, 40))] = draw(st.booleans())
+    return mask
+
+
+@given(MASKS | several_pieces(), st.sampled_from([0.99, 0.8, 1e-6]))
+@settings(max_examples=100, deadline=None)
+def test_joined_outlines_are_the_mask(mask, least):
+    polygons = joined(mask, least)
+    read = filled(mask, polygons)
+    assert not (mask & ~read).any()
+    assert mask.sum() >= least * read.sum()
+    pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+    assert len(polygons) <= pieces
+    if pieces == 1:
+        assert (read == mask).all()
+    if least == 1e-6:
+        assert len(polygons) == min(pieces, 1)
+
+
+def test_pieces_are_joined_where_the_gap_is_narrowest():
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 5:30] = True
+    mask[12:20, 12:20] = False
+    mask[14:17, 14:17] = True  # in the hole
+    mask[33:38, 28:55] = True
+    (polygon,) = joined(mask)
+    read = filled(mask, [polygon])
+    assert (read & ~mask).sum() == 2 + 3  # of 706 pixels
+    mask[0, 59] = True
+    assert [len(one) for one in joined(mask)][1:] == [1]
+    assert joined(np.zeros((3, 3))) == []
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+def test_masks_are_in_the_json_and_drawn(tmp_path):
+    asked = ("-p", "cat|kitten", "-p", "dog", "--masks", "--out", tmp_path, "--min-presence", "0.1", "--recipe", "fast")
+    pictures = document_of("localize", CAT, PHOTOS / "dogs.jpg", *asked)["pictures"]
+    legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert [one["name"] for one in legend] == [None, "cat", "dog"]
+    boxes = 0
+    for picture in pictures:
+        labels = Image.open(tmp_path / picture["label_map"])
+        assert (labels.mode, labels.size) == ("P", (picture["width"], picture["height"]))
+        assert Image.open(tmp_path / picture["masks"]).size == Image.open(tmp_path / picture["overlay"]).size
+        for value, name in enumerate(picture["names"], start=1):
+            if not name["found"]:
+                assert name["mask"] is None
+                continue
+            whole = coco.decode(name["mask"]).astype(bool)
+            assert not ((np.asarray(labels) == value) & ~whole).any()
+            colour = labels.convert("RGB").getpixel(tuple(np.argwhere(np.asarray(labels) == value)[0][::-1].tolist()))
+            assert "#{:02x}{:02x}{:02x}".format(*colour) == legend[value]["colour"]
+            for box in name["boxes"]:
+                boxes += 1
+                x, y, width, height = coco.toBbox(box["mask"])
+                assert box["mask"]["size"] == [picture["height"], picture["width"]]
+                apart = np.abs(np.array(box["xyxy"]) - [x, y, x + width, y + height])
+                assert apart.max() < 2  # at 224 pixels or more of the map
+    assert boxes > 1
+
+
+def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
+    said = refused("localize", CAT, "-p", "cat", "--masks")
+    assert said == "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n"
+    names = tmp_path / "labels.json"
+    names.write_text("cat\n")
+    refused("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
+    assert names.read_text() == "cat\n"
+
+
+def test_without_the_flag_there_are_no_masks(tmp_path):
+    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path, "--recipe", "fast")
+    assert '"mask":' not in ran.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
+
+
+def test_grabcut_on_the_command_line():
+    asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
+    heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
+    assert [one["settings"]["masks_by"] for one in (heat, cut)] == ["heat", "grabcut"]
+    ((one,), (other,)) = (document["pictures"][0]["names"][0]["boxes"] for document in (heat, cut))
+    assert one["xyxy"] == other["xyxy"]
+    assert 0.5 < shared(coco.decode(one["mask"]).astype(bool), coco.decode(other["mask"]).astype(bool)) < 1
+    for wrong in ("edges", "sam:"):
+        said = f"cliploc: expected --masks-by as heat, grabcut or sam:FOLDER, got {wrong!r}\n"
+        assert refused(*asked, "--masks-by", wrong) == said
+
+
+def test_annotate_writes_the_masks_of_grabcut_and_is_not_taught(tmp_path):
+    asked = ("annotate", CAT.parent / "cat.jpg", "-p", "cat", "--recipe", "fast", "--out", tmp_path)
+    assert cliploc_(*asked, "--masks-by", "grabcut").code == 0
+    [written] = json.loads((tmp_path / "coco.json").read_text())["annotations"]
+    localized = document_of("localize", CAT, "-p", "cat", "--recipe", "fast", "--json", "--masks-by", "grabcut")
+    [picture] = localized["pictures"]
+    assert written["segmentation"] == picture["names"][0]["boxes"][0]["mask"]
+    assert "--teach off" in refused(*asked, "--masks-by", "grabcut", "--teach", "on")
+    assert "holds a run with other settings" in refused(*asked, "--masks")
