@@ -37,7 +37,7 @@ FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
 
 # ------------------------------------------------------------------------------------------------- light at the start
-HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich", "msgspec"}
+HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich"}
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
     "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",
@@ -57,7 +57,7 @@ def imported(*arguments: object) -> set[str]:
         (("-c", "import cliploc"), 5),
         (("-m", "cliploc", "--help"), 14),
         (("-m", "cliploc", "localize", "--help"), 17),
-        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 60),
+        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 80),
     ],
     ids=["import", "help", "help of a command", "localize"],
 )

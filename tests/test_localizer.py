@@ -404,7 +404,7 @@ def test_the_global_random_state_is_untouched(backbones):
 
 OPTIONS = [  # values out of range are in tests/test_config.py
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
-    ({"background": "sky"}, "expected a list of background names, got the single text 'sky': write ['sky']"),
+    ({"background": "sky"}, "expected background, a list of texts, got 'sky'"),
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
 ]
 

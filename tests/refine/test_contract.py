@@ -154,7 +154,7 @@ def test_unknown_names_get_the_nearest():
     there = ", ".join(refinements.names())
     assert str(error.value) == f"unknown refinement 'guide': did you mean guided? there are {there}"
     with pytest.raises(
-        UsageError, match=r"^expected a list of refinements, got the single text 'caa': write \['caa'\]"
+        UsageError, match=r"^expected refine, a list of texts, got 'caa'"
     ):
         build("vit", "caa")
 

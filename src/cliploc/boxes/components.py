@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cliploc.boxes.parts import Parts, divide, outer_outlines
 from cliploc.errors import UsageError
-from cliploc.options import DEFAULTS, OPTIONS, Options, number, share_or_auto
+from cliploc.options import DEFAULTS, OPTIONS, Options, Share, ShareOrAuto, check_value
 from cliploc.values import FloatArray
 
 FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
@@ -46,9 +46,8 @@ class BoxRule:
     def __post_init__(self) -> None:
         for name in ("components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
-        for name in ("threshold", "min_score"):  # never None: a rule has no recipe to take a value from
-            share_or_auto(name)(getattr(self, name))
-        number("split_peaks", 0, 1)(self.split_peaks)
+        for name, kind in (("threshold", ShareOrAuto), ("min_score", ShareOrAuto), ("split_peaks", Share)):
+            check_value(name, kind, getattr(self, name))  # never None: a rule has no recipe to take a value from
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 

@@ -17,7 +17,7 @@ from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
-from cliploc.options import is_number, short
+from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def draw_overlay(
     masks: bool = False,
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
-    if not is_number(opacity, 0, 1):
-        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
+    check_value("opacity", Share, opacity)
     if isinstance(names, str):  # which Python reads as a list of letters
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if unknown := [name for name in names or () if name not in result.names]:

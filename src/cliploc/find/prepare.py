@@ -30,7 +30,7 @@ from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
 Names = Sequence[str] | Sequence[Sequence[str]]
-_checked_on_error = choice("on_error", get_args(OnError))
+_check_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
@@ -174,7 +174,7 @@ class Preparation:
         self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
         """Reads pictures in order, `ahead` of them before the caller takes them."""
-        _checked_on_error(on_error)
+        _check_on_error(on_error)
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[Request | None, str, Callable[[], Prepared]]] = deque()

@@ -12,7 +12,7 @@ from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.images.geometry import iou_matrix
-from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.options import DEFAULTS, OPTIONS, PositiveShare, ShareOrAuto, check_value
 from cliploc.runs.labelling import Candidates, Correction
 from cliploc.values import Floats
 
@@ -38,8 +38,8 @@ class DraftRule:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
         object.__setattr__(self, "shares", tuple(self.shares))
         OPTIONS["max_boxes"].check(self.max_boxes)
-        share_or_auto("min_score")(self.min_score)
-        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
+        check_value("min_score", ShareOrAuto, self.min_score)
+        check_value("nms_across", PositiveShare | None, self.nms_across, "boxes of all names")
 
 
 @dataclass(frozen=True, eq=False)
