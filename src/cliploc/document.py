@@ -84,8 +84,8 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
         names = []
         for index in range(len(result.names)):
             peak = peak_of(result, index)  # heat, x, y
-            said = peak and {"heat": _number(peak[0], 4), "xy": [_number(value, 2) for value in peak[1:]]}
-            names.append(_name(result, index) | {"peak": said})
+            entry_of_peak = peak and {"heat": _number(peak[0], 4), "xy": [_number(value, 2) for value in peak[1:]]}
+            names.append(_name(result, index) | {"peak": entry_of_peak})
         notes = [_text(note) for note in result.notes if note not in shared]
         entries.append(entry | {"missing": None, "notes": notes, "names": names})
     return described(results[0].source, results[0].image.size, shared) | {"results": entries}

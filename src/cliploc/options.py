@@ -102,10 +102,6 @@ def _in_words(kind: Any, metavar: str) -> str:
     return f" as {metavar}"
 
 
-def _union(kinds: Sequence[Any]) -> Any:
-    return reduce(or_, kinds)
-
-
 def _plain(value: Any) -> Any:
     """Numpy's floats as Python's, paths as texts."""
     if isinstance(value, list | tuple):
@@ -123,17 +119,9 @@ def check_value(name: str, kind: Any, value: Any, none: str = "", metavar: str =
     Raises:
         UsageError: "expected NAME from 0 to 1, got 2", say.
     """
-    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-    plain = (
-        [float(item) if isinstance(item, float) else item for item in plain]
-        if isinstance(plain, list | tuple)
-        else plain
-    )
-    plain = float(plain) if isinstance(plain, float) else plain  # numpy's are floats, too
-    kinds = _kinds(kind)
-    optional = NoneType in get_args(kind)
+    kinds, optional = _kinds(kind), NoneType in get_args(kind)
     try:
-        converted = None if value is None and optional else msgspec.convert(plain, Union[tuple(kinds)])
+        converted = None if value is None and optional else msgspec.convert(_plain(value), reduce(or_, kinds))
     except msgspec.ValidationError:
         texts = [text for one in kinds if (text := _in_words(one, metavar))]
         words = texts[0] + "".join(f", or {text.removeprefix(' to be one of ').strip(' ,')}" for text in texts[1:])

@@ -160,11 +160,11 @@ def _chosen(
     xyxy: FloatArray, peak: FloatArray, regions: _Regions, rule: BoxRule, fewest: float
 ) -> npt.NDArray[np.intp]:
     """The regions that give a box, best first within each map; of equal peaks `[n]` the larger region first."""
-    kept = np.flatnonzero(regions.area >= fewest)
-    area, index = regions.area[kept], regions.index[kept]
+    selected = np.flatnonzero(regions.area >= fewest)
+    area, index = regions.area[selected], regions.index[selected]
     if rule.components == "largest":
-        return first_of_each(regions.index, kept[np.lexsort((-area, index))], 1)
-    order = kept[np.lexsort((-area, -peak[kept], index))]
+        return first_of_each(regions.index, selected[np.lexsort((-area, index))], 1)
+    order = selected[np.lexsort((-area, -peak[selected], index))]
     if rule.nms_iou is not None and len(order) > len(np.unique(index)):
         order = suppress(xyxy, regions.index, order, rule.nms_iou)
     return order if rule.max_boxes is None else first_of_each(regions.index, order, rule.max_boxes)
@@ -206,7 +206,7 @@ def _divided(
     connectivity: Literal[4, 8],
 ) -> _Regions:
     """Replaces regions with several parts of `fewest` pixels by these, in the labels too; `low`, `least` by map."""
-    whole = np.ones(len(regions.area), bool)
+    undivided = np.ones(len(regions.area), bool)
     partitions: list[Parts] = []
     count = len(regions.area)  # the parts' numbers follow the regions'
     # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
@@ -217,20 +217,20 @@ def _divided(
         of_map = regions.index[region]
         parts = divide(values[here], labels[here] == region + 1, low[of_map], least[of_map], connectivity)
         if parts is not None and (parts.area >= fewest).sum() > 1:
-            whole[region] = False
+            undivided[region] = False
             partitions.append(parts)
             np.copyto(labels[here], parts.labels + count, where=parts.labels > 0, casting="same_kind")
             count += len(parts.area)
     if not partitions:
         return regions
-    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in partitions]
+    divided, counts = np.flatnonzero(~undivided), [len(parts.area) for parts in partitions]
     corner = np.repeat(np.tile(regions.corners[divided, :2], 2), counts, axis=0)
     return _Regions(
-        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
-        np.concatenate([regions.area[whole], *(parts.area for parts in partitions)]),
-        np.concatenate([regions.peak[whole], *(parts.peak for parts in partitions)]),
-        np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
-        np.concatenate([regions.region[whole], np.arange(len(regions.area) + 1, count + 1)]),
+        np.concatenate([regions.corners[undivided], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
+        np.concatenate([regions.area[undivided], *(parts.area for parts in partitions)]),
+        np.concatenate([regions.peak[undivided], *(parts.peak for parts in partitions)]),
+        np.concatenate([regions.index[undivided], np.repeat(regions.index[divided], counts)]),
+        np.concatenate([regions.region[undivided], np.arange(len(regions.area) + 1, count + 1)]),
     )
 
 
@@ -286,12 +286,12 @@ def suppress(
     left, top, right, bottom = boxes.T
     area = (right - left) * (bottom - top)
     ends = np.searchsorted(map_of, map_of, side="right")  # of the map that each box is of
-    kept = np.ones(len(order), dtype=bool)
+    selected = np.ones(len(order), dtype=bool)
     for i, end in enumerate(ends.tolist()):
-        if kept[i] and i + 1 < end:
+        if selected[i] and i + 1 < end:
             rest = slice(i + 1, end)
             width = np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest])
             height = np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest])
             shared = width.clip(min=0) * height.clip(min=0)
-            kept[rest] &= shared / (area[i] + area[rest] - shared) <= iou
-    return order[kept]
+            selected[rest] &= shared / (area[i] + area[rest] - shared) <= iou
+    return order[selected]

@@ -131,8 +131,8 @@ def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) 
 
 def logit(chance: FloatArray | Floats) -> Floats:
     """`[n]`, finite also for 0 and 1."""
-    kept = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
-    logits: Floats = np.log(kept / (1 - kept))
+    inner = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
+    logits: Floats = np.log(inner / (1 - inner))
     return logits
 
 

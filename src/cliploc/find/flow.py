@@ -48,7 +48,7 @@ class Looked:
     batch: Sequence[Prepared]
     raws: list[Raw]  # of each task, in their order
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
-    whole: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
+    contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
     read: Trace  # the same at the scale that is read
     taught: bool  # whether lessons are made of it
@@ -156,21 +156,21 @@ class Flow:
                 self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
             )
             looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
-            whole, sums, embeddings = [], [], []
+            contexts, sums, embeddings = [], [], []
             for number, look in enumerate(looks):
                 context = see(look, raws=raws, progress=MaskedCount(progress, len(looks) - 1 - number))
                 embeddings.append((look, context.trace.embedding))
                 if look.scale == 0:  # the other traces are dropped, as they are large
-                    whole.append(context)
+                    contexts.append(context)
                     sums.append(self.steps.stitched(context, batch, taught, look.flipped))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     sums[int(look.flipped)].add(look, context.trace)
-            seen = read = whole[0].trace
+            seen = read = contexts[0].trace
             if self.reads_apart:
                 read = see(full_look(batch, self.read_scale), progress=progress).trace
-            whole = [features.into(context, together) for context, features in zip(whole, sums, strict=True)]
+            contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
         windows = window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, whole, seen, read, taught), bank, run)
+        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), bank, run)
 
     def _weigh(self, looked: Looked, bank: Bank | None, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""
@@ -193,9 +193,9 @@ class Flow:
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
-            made = [self.steps.maps_of(raw, batch, wanted, looked.whole, embedding, together) for raw in looked.raws]
-            first, whole = looked.raws[0].maps, looked.whole[0]
-            lessons = self.steps.lessons(first, batch, wanted, whole, embedding, together) if run.lessons else None
+            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding, together) for raw in looked.raws]
+            first, contexts = looked.raws[0].maps, looked.contexts[0]
+            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding, together) if run.lessons else None
             return Weighed(batch, made, embedding, evidence, wanted, places, lessons)
 
     def _result(self, b: int, task: Task, maps: TaskMaps, weighed: Weighed, run: RunOptions) -> Localization:

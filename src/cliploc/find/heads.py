@@ -338,15 +338,15 @@ def load_head(path: str | Path, backbone: Backbone) -> SemanticHead:
     except (KeyError, RuntimeError):
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
     head.eval().requires_grad_(False)
-    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+    flags = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
     if backbone.name != config.tower:
-        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
+        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {flags}")
     if config.weights != backbone.weights_id:
         # The same weights can have another id in other libraries, on other devices and in other precisions: compare
         # the embeddings of one pattern.
         got = tower_fingerprint(backbone)
         if got.shape != fingerprint.shape or not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
-            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
+            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {flags}")
     return head.to(backbone.device)
 
 

@@ -64,7 +64,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     first: dict[str, str] = {}
     for name in names:  # models read no capitals, so the boxes of such labels lie on each other
         if (other := first.setdefault(name.casefold(), name)) != name:
-            said = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
-            warnings.warn(said, CliplocWarning, stacklevel=2)
+            remark = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
+            warnings.warn(remark, CliplocWarning, stacklevel=2)
             break
     return Labels(tuple(entries), tuple(thresholds), tuple(background))

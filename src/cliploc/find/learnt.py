@@ -111,14 +111,14 @@ class Learnt:
 def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
     """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
     for key in keys:
-        own, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
-        if own == other:
+        learnt_with, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
+        if learnt_with == other:
             continue
         if key == "weights":
             return f"it was learnt with other weights of {about.get('model')}"
         if key == "teaching":
             return "it was learnt by another version of cliploc"
-        return f"it was learnt with {key} {own}, and {key} is {other} here"
+        return f"it was learnt with {key} {learnt_with}, and {key} is {other} here"
     return None
 
 

@@ -52,7 +52,7 @@ class _Stored(Generic[V]):
     used: float
 
 
-class Kept(Generic[V]):
+class LruCache(Generic[V]):
     """Values by key for several threads, at most `most` in size; those that were not used for longest go first."""
 
     def __init__(self, most: int, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -130,7 +130,7 @@ class Memory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self._kept = Kept[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
+        self._cache = LruCache[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
         self._used: set[Hashable] = set()  # what some thread adds to
         self._freed = threading.Condition()  # tells that there is less of it
         self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
@@ -144,7 +144,7 @@ class Memory:
     @property
     def bytes(self) -> int:
         """The approximate size of everything that is kept."""
-        return self._kept.size
+        return self._cache.size
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
@@ -157,8 +157,8 @@ class Memory:
             self._freed.wait_for(lambda: key not in self._used)
             self._used.add(key)
         try:
-            kept: Remembered | None = self._get(key, backbone)
-            remembered = Remembered() if kept is None else kept
+            stored: Remembered | None = self._get(key, backbone)
+            remembered = Remembered() if stored is None else stored
             try:
                 yield remembered
             finally:  # what was done before a method was stopped is kept, too
@@ -187,13 +187,13 @@ class Memory:
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         if self._gone:
             self._gone.clear()
-            self._kept.forget(lambda entry: entry[1]() is None)
-        value, model = self._kept.get(key) or (None, None)
+            self._cache.forget(lambda entry: entry[1]() is None)
+        value, model = self._cache.get(key) or (None, None)
         # Another model may have the same address now.
         return None if model is None or model() is not backbone else value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        self._kept.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
+        self._cache.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:

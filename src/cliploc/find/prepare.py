@@ -218,12 +218,12 @@ def _raised(error: Exception, *_: object) -> Prepared:
     raise error
 
 
-def _policy(asked: ResizePolicy | None, own: ResizePolicy) -> ResizePolicy:
+def _policy(requested: ResizePolicy | None, default: ResizePolicy) -> ResizePolicy:
     """How a picture is fitted: a thing at the side that a crop cuts off could not be found, so none is made unasked."""
-    crops = own.startswith("crop")
-    if asked is None:
-        return "pad" if crops else own
-    return own if asked == "crop" and crops else asked
+    crops = default.startswith("crop")
+    if requested is None:
+        return "pad" if crops else default
+    return default if requested == "crop" and crops else requested
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -62,7 +62,7 @@ def refuse_no_list(names: object) -> None:
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
     """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
     refuse_no_list(names)
-    synonyms, told_from = [], []
+    synonyms, against = [], []
     for entry in names:
         if not isinstance(entry, str):
             raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
@@ -74,15 +74,15 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *,
             )
         name, *contrast = (_words(side, entry) for side in entry.split(CONTRAST))
         synonyms.append(name)
-        told_from.append(contrast[0] if contrast else ())
-        own = set(map(str.casefold, name))
-        if both := [word for word in told_from[-1] if word.casefold() in own]:
+        against.append(contrast[0] if contrast else ())
+        spoken = set(map(str.casefold, name))
+        if both := [word for word in against[-1] if word.casefold() in spoken]:
             raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
-    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, told_from, strict=True))
+    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, against, strict=True))
     for label, times in Counter(labels).items():
         if times > 1:
             raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
-    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(told_from))
+    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(against))
 
 
 def _words(side: str, entry: str) -> tuple[str, ...]:
@@ -163,12 +163,14 @@ def read_classes(path: str | Path) -> list[str]:
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
-    held = [entry for entry in entries if "," in entry.partition("@")[0]]  # the part of a picture has commas, too
-    if held:
-        others = len(held) - 1
+    with_commas = [
+        entry for entry in entries if "," in entry.partition("@")[0]
+    ]  # the part of a picture has commas, too
+    if with_commas:
+        others = len(with_commas) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
         warnings.warn(
-            f"{where}{held[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
+            f"{where}{with_commas[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
             CliplocWarning,
             stacklevel=3,
         )
@@ -215,10 +217,10 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
             + (", or give names with -p" if what == "names" else "")
         ) from None
     lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
-    kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if not kept:
+    filled = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not filled:
         raise UsageError(f"expected {what} in {path}, one per line, found none: fill it in")
-    return kept
+    return filled
 
 
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:

@@ -57,14 +57,14 @@ class Protocol:
 
     def but(self, options: SegmentationOptions) -> Protocol:
         """A copy with the values that the options give."""
-        given = options.given()
-        rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
+        changes = options.changes()
+        rules = [name for name in ("background_threshold", "area_threshold") if changes.get(name)]
         if rules and not self.background:
             flag = rules[0].replace("_", "-")
             raise UsageError(f"{self.name} has no background, but --{flag} needs one: leave it out")
-        if self.one_thing and (left := [name for name in given if name != "position_rule"]):
+        if self.one_thing and (left := [name for name in changes if name != "position_rule"]):
             raise UsageError(f"{self.name} has one window and one name: leave --{left[0].replace('_', '-')} out")
-        made = replace(self, **given)
+        made = replace(self, **changes)
         if 0 < made.window < made.stride:
             raise UsageError(
                 f"expected --stride of at most {made.window}, the side of a window, got {made.stride}, which leaves "
@@ -79,7 +79,7 @@ class Protocol:
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
-_OWN: Mapping[str, Mapping[str, Any]] = {
+_SETS: Mapping[str, Mapping[str, Any]] = {
     "voc21": {"background": True, "background_threshold": 0.1},
     "voc20": {"reduce_zero_label": True},
     "context60": {"background": True, "background_threshold": 0.1},
@@ -96,16 +96,16 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
 
 def protocol_names() -> list[str]:
     """The sets that have a protocol."""
-    return sorted(_OWN)
+    return sorted(_SETS)
 
 
 def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
     """The protocol of a set, changed by the options."""
-    if name not in _OWN:
+    if name not in _SETS:
         raise UsageError(f"expected the segmentation set to be one of {', '.join(protocol_names())}, got {name!r}")
     things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))
     classes = things if name == "imagenet_seg" else class_list(name)
-    return Protocol(name, classes, **_OWN[name]).but(options or SegmentationOptions())
+    return Protocol(name, classes, **_SETS[name]).but(options or SegmentationOptions())
 
 
 def protocol_for(
@@ -122,23 +122,23 @@ def protocol_for(
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]
         [('wall',), ('sky',), ('dog', 'puppy')]
     """
-    asked = prompts.parse(names, contrasts=False)
-    if len(asked) > MOST_NAMES:
-        raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(asked):,}: split them into several runs")
+    parsed = prompts.parse(names, contrasts=False)
+    if len(parsed) > MOST_NAMES:
+        raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(parsed):,}: split them into several runs")
     around = (
         tuple(word for words in prompts.parse(background, contrasts=False).synonyms for word in words)
         if background
         else ()
     )
-    if not around and len(asked.names) == 1:
+    if not around and len(parsed.names) == 1:
         raise UsageError(
-            f"expected two names or more, or --background, got only {asked.names[0]!r}, which would have every pixel: "
+            f"expected two names or more, or --background, got only {parsed.names[0]!r}, which would have every pixel: "
             'add a name, or --background "wall"'
         )
-    both = [word for words in asked.synonyms for word in words if word in around]
+    both = [word for words in parsed.synonyms for word in words if word in around]
     if both:
         raise UsageError(f"expected other names than those of the background, got {both[0]!r} as both: leave one out")
-    named = (ClassName(name, words) for name, words in zip(asked.names, asked.synonyms, strict=True))
+    named = (ClassName(name, words) for name, words in zip(parsed.names, parsed.synonyms, strict=True))
     return Protocol("own", (ClassName("background", around), *named), background=True).but(
         options or SegmentationOptions()
     )
