@@ -161,7 +161,7 @@ class Localizer:
 
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
-        return _built, (self._chosen.but(model=self.backbone, pretrained=None).given(),)
+        return _built, (self._chosen.but(model=self.backbone, pretrained=None).changed(),)
 
     @property
     def calibrated(self) -> bool:

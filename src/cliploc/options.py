@@ -565,7 +565,7 @@ class Options(Checked):
         values = {**UNREFINED, **recipe}
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
@@ -591,7 +591,7 @@ class Options(Checked):
 class ProtocolOptions(Checked):
     """Base of a protocol's options: None is the protocol's value."""
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """Those that are not None."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
@@ -759,7 +759,7 @@ RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harm
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
 BENCHMARK = Options(min_presence=0, min_score=0, second_look=False)
-OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
+OF_LOCALIZATION = {**BENCHMARK.changed(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

@@ -36,7 +36,7 @@ def refuse_truth(truth: str, asked: SampleFlags) -> None:
         readers.refuse_unknown(truth)
         return
     for name in ("--split", "--subset", "--classes"):
-        if name in asked.given():
+        if name in asked.changed():
             raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
 
 
@@ -83,7 +83,7 @@ def _learning(
         if os.path.lexists(work) and not (work / FILE).is_file():
             raise UsageError(f"expected {work} to be free, or of a stopped run: move it away, or choose another --out")
         try:
-            yield Localizer(**options.given()), dataset, work, reporter
+            yield Localizer(**options.changed()), dataset, work, reporter
         except UnfitError:  # more pictures are another run
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -116,6 +116,6 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
     print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
-    with_it = (*LOCALIZE, *words_of(options.given()), f"--calibration={asked.out}")
+    with_it = (*LOCALIZE, *words_of(options.changed()), f"--calibration={asked.out}")
     say_next(terminal, with_it, quiet=asked.as_json)
     return SOME_FAILED if result.pictures < len(dataset.samples) else DONE

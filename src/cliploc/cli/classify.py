@@ -40,7 +40,7 @@ def classify(asked: ClassifyFlags, options: Options) -> int:
         from cliploc.localizer import classifier
 
         use_threads(asked.threads)
-        localizer = classifier(**options.given())
+        localizer = classifier(**options.changed())
         told = replace(reporter, failed=run.fail)
         results = localizer.classify_stream(run.paths, names, asked.top_k, on_error="skip", reporter=told)
         for reason in localizer.unknown_names(names).values():

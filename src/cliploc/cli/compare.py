@@ -182,7 +182,7 @@ class _AskedModel:
 
         # A method is named, so that it runs as published. A head names its own.
         named = None if self.options.head is not None else recipe_of(self.options.model).method
-        self.localizer = Localizer(**self.options.but(method=named).given())
+        self.localizer = Localizer(**self.options.but(method=named).changed())
         self._know(self.localizer.backbone)
 
 

@@ -45,9 +45,9 @@ def demo(asked: DemoFlags, options: Options) -> int:
         from cliploc.localizer import Localizer
 
         use_threads(asked.threads)
-        localizer = Localizer(**options.given())
+        localizer = Localizer(**options.changed())
         alone = options.model != DEFAULTS.model or options.method is not None
-        beside = None if alone else Localizer(**options.but(model=BESIDE).given())
+        beside = None if alone else Localizer(**options.but(model=BESIDE).changed())
         chosen = localizer.options
         settings = {
             "model": localizer.backbone.name,

@@ -50,7 +50,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
     if masks and out is None and not asked.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
     names, around = asked.names()
-    given = {name: value for name, value in options.given().items() if name not in NOT_OF_DRAFTS}
+    given = {name: value for name, value in options.changed().items() if name not in NOT_OF_DRAFTS}
     options = options.but(background=(*options.background, *around))
     if not names:
         raise UsageError(
@@ -66,7 +66,7 @@ def localize(asked: LocalizeFlags, options: Options) -> int:
         from cliploc.localizer import Localizer
 
         use_threads(asked.threads)
-        localizer = Localizer(**options.given())
+        localizer = Localizer(**options.changed())
         run.count(reporter, localizer.method.name)
         try:
             results = localizer.stream(

@@ -61,7 +61,7 @@ class Flags:
     def __init_subclass__(cls) -> None:
         dataclass(kw_only=True, eq=False, repr=False)(cls)
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
         values = {_names(option)[0]: (getattr(self, option.name), option.default) for option in fields(self)}
         return {name: value for name, (value, default) in values.items() if value not in (default, [])}

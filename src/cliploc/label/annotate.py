@@ -204,7 +204,7 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     """The options of the model. Files with templates are read here, as the engine may run on other machines."""
     if not isinstance(options, Options | None):
         raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
-    given = {**({} if options is None else options.given()), **more}
+    given = {**({} if options is None else options.changed()), **more}
     if reserved := RESERVED & given.keys():
         raise UsageError(
             f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"

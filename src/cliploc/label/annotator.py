@@ -64,7 +64,7 @@ class AnnotateWorker:
                 min_presence=least,
                 min_score=0.0,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
-            ).given()
+            ).changed()
         )
         assert self.localizer.options.second_look == second_look
         why_not = self.localizer.unteachable_reason()

@@ -87,8 +87,8 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             folder,
             engine=engine,
             reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
-            **wanted.given(),
-            **options.given(),
+            **wanted.changed(),
+            **options.changed(),
         )
     print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
     say_failures(terminal, result.failed)

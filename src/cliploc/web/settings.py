@@ -173,7 +173,7 @@ class Settings:
             key: () if value == NONE else OPTIONS[key].parse(value) if isinstance(value, str) else value
             for key, value in changed.items()
         }
-        return Options(**values).given()
+        return Options(**values).changed()
 
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:

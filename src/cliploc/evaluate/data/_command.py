@@ -42,7 +42,7 @@ def datasets(asked: DatasetsFlags) -> int:
 
     terminal, name, root = Terminal(), asked.name, asked.root
     if root is None:
-        if asked.given().keys() - {"--name", "--seed", "--debug"}:
+        if asked.changed().keys() - {"--name", "--seed", "--debug"}:
             raise UsageError(
                 f"expected --root, the folder to check, got none: cliploc datasets {name or 'NAME'} --root DIR"
             )

@@ -70,7 +70,7 @@ class Judge(ABC):
             method_options=settings[0].options,
             text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
-        self.localizer = Localizer(**options.given())
+        self.localizer = Localizer(**options.changed())
 
     def say_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
         """Notes the names that the model does not know, if there are any, and what follows from that."""
@@ -301,7 +301,7 @@ class AskingJudge(PictureJudge):
         super().__init__(*of_setup)
         self.refuse_thresholds("presence")
         if (tau := self.settings[0].threshold) is not None:
-            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
+            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).changed())
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}

@@ -67,7 +67,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         from cliploc.towers import create
 
         use_threads(asked.threads)
-        settings = training.TrainSettings(method=name, kind=asked.head, **chosen.given())  # type: ignore[arg-type]  # checked there
+        settings = training.TrainSettings(method=name, kind=asked.head, **chosen.changed())  # type: ignore[arg-type]  # checked there
         pictures = training.read_folder(asked.root) if asked.dataset == "imagefolder" else training.read_csv(asked.root)
         device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
@@ -101,7 +101,7 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
             style="dim",
         )
-        model = words_of(Options(model=options.model, pretrained=options.pretrained).given())
+        model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE

@@ -173,7 +173,7 @@ def _measurer(
     first, given = next(iter(methods.items()))
     chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
     metrics = chosen_metrics(CURVES)
-    return Faithfulness(Localizer(**chosen.given()), names, metrics, methods, protocol)
+    return Faithfulness(Localizer(**chosen.changed()), names, metrics, methods, protocol)
 
 
 def _explained(

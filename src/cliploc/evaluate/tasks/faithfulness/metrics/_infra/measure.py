@@ -304,7 +304,7 @@ class Faithfulness:
                 method=next(iter(self.methods)), method_options=next(iter(self.methods.values())),
                 text_cache=False, memory=None,
             )  # fmt: skip
-            self._random[share] = Localizer(**options.given())
+            self._random[share] = Localizer(**options.changed())
         return self._random[share]
 
 
