@@ -24,7 +24,7 @@ GOOD_IOU = 0.5  # from which a box counts as right
 IGNORE = 255  # in a label map, the label of pixels that do not count; see `ignored_label`
 
 
-def told_apart(value: float, least: float) -> str:
+def rounded_below(value: float, least: float) -> str:
     """A number with two decimals, or more where it would look no smaller than the least: 0.4967 is not 0.50."""
     text = f"{value:.2f}"
     return f"{value:.4g}" if value < least <= float(text) else text

@@ -13,7 +13,7 @@ from cliploc.boxes.components import BoxRule
 from cliploc.boxes.quality import scored_boxes
 from cliploc.boxes.sides import moved, readings
 from cliploc.images.geometry import Frame
-from cliploc.values import Boxes, FloatArray, told_apart
+from cliploc.values import Boxes, FloatArray, rounded_below
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -64,7 +64,7 @@ def boxes_and_reasons(
 def absence(presence: float, least: float, rank: int | None = None) -> str:
     """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"
+    return f"not in the picture: presence {rounded_below(presence, least)}{of_bank} is below {least:g}"
 
 
 def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localization:

@@ -76,7 +76,7 @@ def demo(asked: DemoFlags, options: Options) -> int:
 
 
 def _demo_table(rows: Sequence[Any]) -> Sequence[Sequence[str | Text]]:
-    from cliploc.values import GOOD_IOU, told_apart
+    from cliploc.values import GOOD_IOU, rounded_below
 
     lines: list[Sequence[str | Text]] = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     for row in rows:
@@ -90,7 +90,7 @@ def _demo_table(rows: Sequence[Any]) -> Sequence[Sequence[str | Text]]:
                 verdict,
                 "–" if row.score is None else f"{row.score:.2f}",
                 box_text(row.boxes[0]) + more if len(row.boxes) else "–",
-                "absent" if row.iou is None else _marked(told_apart(row.iou, GOOD_IOU), not row.misplaced),
+                "absent" if row.iou is None else _marked(rounded_below(row.iou, GOOD_IOU), not row.misplaced),
             )
         )
     return lines

@@ -25,7 +25,7 @@ from cliploc.draw.overlay import (
     verdict,
 )
 from cliploc.support.files import write_whole
-from cliploc.values import GOOD_IOU, FloatArray, told_apart
+from cliploc.values import GOOD_IOU, FloatArray, rounded_below
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization, Verdict
@@ -108,7 +108,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
                 "score": result.scores[index],
                 "presence": result.presence_text(index),
                 "box": [end for box in best for end in box],
-                "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+                "iou": "–" if iou is None else rounded_below(iou, GOOD_IOU),
                 "judgement": judgement(item, name, result.verdict(index), iou),
             }
         )
@@ -169,7 +169,7 @@ def judgement(item: PageItem, name: str, verdict: Verdict, iou: float | None) ->
     if iou is None:
         return None
     right, doubt = iou >= GOOD_IOU, "" if verdict == "found" else "unsure; "
-    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
+    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {rounded_below(iou, GOOD_IOU)}"
 
 
 def _picture(image: Image.Image, alt: str) -> dict[str, Any]:

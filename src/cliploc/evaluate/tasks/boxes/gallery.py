@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, as_boxes, details
 from cliploc.evaluate.tasks.tables import Cell, Table, decimal, percent
 from cliploc.evaluate.tasks.task_folder import Floats, SettingResult, heat_of
 from cliploc.images.reading import load, picture_bytes
-from cliploc.values import GOOD_IOU, ResizePolicy, told_apart
+from cliploc.values import GOOD_IOU, ResizePolicy, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
@@ -87,7 +87,7 @@ def gallery_picture(
             nth = {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
             words[0] += f", true class {nth}"
     name, file = run.class_name(label), str(row["path"]).rsplit("/", 1)[-1]
-    iou = told_apart(float(row["iou"]), GOOD_IOU)
+    iou = rounded_below(float(row["iou"]), GOOD_IOU)
     return {
         "width": width,  # of the original; places are in its pixels
         "height": height,
