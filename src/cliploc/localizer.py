@@ -18,7 +18,7 @@ from cliploc.boxes.masks import mask_source
 from cliploc.draw.comparison import ModelResults, draw_comparison, refuse_too_many
 from cliploc.errors import UsageError
 from cliploc.find import devices, prompts
-from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.classify import Classification, Classified, classifications, embedded
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head, read_config
@@ -139,7 +139,7 @@ class Localizer:
         shared = None if crops or learnt else chosen.memory  # pictures stand for names in this localizer only
         self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
         file, name = chosen.calibration, self.backbone.name
-        self.calibration = own_calibration(name) if file is None else load_calibration(file)
+        self.calibration = package_calibration(name) if file is None else load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
             second_look = (self._bank, self.calibration) if options.second_look else None

@@ -21,7 +21,7 @@ from cliploc.find.calibration import (
     fit_logistic,
     load_calibration,
     logit,
-    own_calibration,
+    package_calibration,
     reliability,
 )
 from cliploc.find.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
@@ -164,7 +164,7 @@ def test_a_lift_is_that_of_every_name_that_is_read_alike(bank):
 
 
 def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
-    lifts = own_calibration("mini").lifts
+    lifts = package_calibration("mini").lifts
     assert lifts["person"] > 0
     names = tuple((one.name,) for one in prompts.imagenet_classes())
     assert not bank.rivals(names, lifts=lifts).lift.any()
@@ -172,7 +172,7 @@ def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
 
 def test_lifts_change_what_is_found(tmp_path):
     """As if the name lay higher above its rivals, in views and in boxes: by its lift in each chance."""
-    own, found = own_calibration("mini"), []
+    own, found = package_calibration("mini"), []
     for lift in (0.0, 3.0):
         dataclasses.replace(own, lifts={"sofa": lift}).save(tmp_path / "lifted.json")
         found.append(localizer_of("mini", calibration=tmp_path / "lifted.json", min_presence=0)(CAT, ["cat", "sofa"]))
@@ -311,11 +311,11 @@ def test_a_second_look_runs_on_every_kind_of_tower(kind, photo, backbones):
 
 # ------------------------------------------------------------------------------------------------------ calibration
 def test_a_calibration_is_a_file(tmp_path):
-    path, own = tmp_path / "calibration.json", own_calibration("mini")
+    path, own = tmp_path / "calibration.json", package_calibration("mini")
     own.save(path)
     assert load_calibration(path) == own
-    assert own_calibration("mini").models == ("mini",)
-    assert own_calibration("RN50").models == ()  # a guess
+    assert package_calibration("mini").models == ("mini",)
+    assert package_calibration("RN50").models == ()  # a guess
     shifted = dataclasses.replace(own, right=dataclasses.replace(own.right, bias=own.right.bias + 5))
     shifted.save(path)
     one, other = (localizer_of("mini", **how)(CAT, ["cat"]) for how in ({}, {"calibration": path}))
@@ -334,7 +334,7 @@ def test_a_calibration_is_a_file(tmp_path):
 )
 def test_a_file_that_is_none_is_refused(change, said, tmp_path):
     path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(change(own_calibration("mini").document())))
+    path.write_text(json.dumps(change(package_calibration("mini").document())))
     with pytest.raises(InputError, match=said):
         load_calibration(path)
     with pytest.raises(InputError, match=r"nowhere\.json: No such file or directory: check the path"):

@@ -113,7 +113,7 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
 
 
 @cache
-def own_calibration(model: str) -> Calibration:
+def package_calibration(model: str) -> Calibration:
     """The package's: that of `mini` and of `mini-vit`, and for all other models one that was fitted on both."""
     every = json.loads(resources.files("cliploc.find").joinpath("calibrations.json").read_bytes())
     return msgspec.convert(every.get(model, every["others"]), Calibration)
