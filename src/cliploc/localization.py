@@ -66,7 +66,7 @@ class Localization:
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
             `cliploc.boxes.sides`); None where no name was learnt.
         mask_source: what draws the masks, such as `cliploc.boxes.masks.GrabCutMasks`; None: the heat.
-        maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
+        has_maps: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 
     source: str
@@ -92,7 +92,7 @@ class Localization:
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
     mask_source: MaskSource | None = None
-    maps_kept: bool = True
+    has_maps: bool = True
 
     @property
     def unsure(self) -> Boxes:
@@ -191,7 +191,7 @@ class Localization:
 
     def refuse_without_maps(self) -> None:
         """Refuses what is made of the maps, where they were not kept."""
-        if not self.maps_kept:
+        if not self.has_maps:
             raise UsageError(f"expected the maps of {self.source}, got a result without: leave keep_maps=False out")
 
     @property
@@ -261,11 +261,11 @@ class Localization:
         return replace(self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=presence, judged=judged)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ if self.maps_kept else {**self.__dict__, "maps": self.maps.shape}
+        return self.__dict__ if self.has_maps else {**self.__dict__, "maps": self.maps.shape}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Maps that were not kept are one zero in memory, of which a copy would make gigabytes.
-        self.__dict__.update(state if state["maps_kept"] else {**state, "maps": no_maps(state["maps"])})
+        self.__dict__.update(state if state["has_maps"] else {**state, "maps": no_maps(state["maps"])})
 
     def __repr__(self) -> str:
         width, height = self.image.size

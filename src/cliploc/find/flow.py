@@ -236,7 +236,7 @@ class Flow:
                 second_look=second if run.keep_maps else None,
                 sides=maps.sides(b),
                 mask_source=self.mask_source,
-                maps_kept=run.keep_maps,
+                has_maps=run.keep_maps,
             )
             if second is None or not run.boxes:
                 return result
