@@ -293,7 +293,7 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        prompts.refuse_no_list(names)
+        prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         refuse_too_many(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:

@@ -38,7 +38,7 @@ def read_labels(path: str | Path) -> Labels:
 
 def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     """Parses labels from lines, as in a file of `read_labels`."""
-    prompts.refuse_no_list(lines)
+    prompts.check_list(lines)
     entries: list[str] = []
     thresholds: list[float | None] = []
     background: list[str] = []

@@ -51,7 +51,7 @@ TEMPLATE_SETS = {
 }
 
 
-def refuse_no_list(names: object) -> None:
+def check_list(names: object) -> None:
     """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters."""
     if isinstance(names, str):
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
@@ -61,7 +61,7 @@ def refuse_no_list(names: object) -> None:
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
     """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
-    refuse_no_list(names)
+    check_list(names)
     synonyms, against = [], []
     for entry in names:
         if not isinstance(entry, str):
