@@ -153,7 +153,7 @@ class Localization:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         if self.mask_source is not None:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
-        self.refuse_without_maps()
+        self.check_maps()
         return masks.box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -167,12 +167,12 @@ class Localization:
                 if self.boxes.label[box] == index:
                     mask |= decode(self._drawn[box])
             return mask
-        self.refuse_without_maps()
+        self.check_maps()
         return masks.name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
-        self.refuse_without_maps()
+        self.check_maps()
         mask_of = None if self.mask_source is None else self.name_mask
         return masks.label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
 
@@ -189,7 +189,7 @@ class Localization:
             of_boxes[index] = mask
         return of_boxes
 
-    def refuse_without_maps(self) -> None:
+    def check_maps(self) -> None:
         """Refuses what is made of the maps, where they were not kept."""
         if not self.has_maps:
             raise UsageError(f"expected the maps of {self.source}, got a result without: leave keep_maps=False out")
@@ -250,7 +250,7 @@ class Localization:
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         number("min_presence", 0, 1)(np.asarray(min_presence).item())
-        self.refuse_without_maps()
+        self.check_maps()
         return by_rule(self, rule, min_presence)
 
     def judged_by(self, judged: Judgement) -> Localization:
