@@ -36,7 +36,7 @@ from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
 from cliploc.methods import find, resolve_options
-from cliploc.options import Options, is_whole, short
+from cliploc.options import Options, is_integer, short
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
@@ -402,7 +402,7 @@ class Localizer:
         Yields:
             One `Classification` for each picture.
         """
-        if not is_whole(top_k, 1):
+        if not is_integer(top_k, 1):
             raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
             names = [known.name for known in prompts.imagenet_classes()]

@@ -140,7 +140,7 @@ def number(name: str, low: float, high: float) -> Callable[[Any], Any]:
     return partial(check_value, name, Annotated[float, Meta(ge=low, le=high)])
 
 
-def is_whole(value: Any, low: int) -> bool:
+def is_integer(value: Any, low: int) -> bool:
     """Whether a value is an integer from `low` on; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 

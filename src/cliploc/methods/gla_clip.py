@@ -11,7 +11,7 @@ from cliploc.methods._infra.attention import dense_cosine, softmax_from_zero
 from cliploc.methods._infra.method import Context
 from cliploc.methods._infra.method_registry import patch_cosines
 from cliploc.methods.proxyclip import resized_values
-from cliploc.options import is_whole, short
+from cliploc.options import is_integer, short
 from cliploc.towers.tower import DenseReading, Needs
 
 
@@ -44,7 +44,7 @@ def gla_clip(
         gamma: how much sharper the softmax is for places with few like them.
     """
     assert ctx.guide is not None  # as `Needs.guide` says
-    if not is_whole(rounds, 1):
+    if not is_integer(rounds, 1):
         raise UsageError(f"expected rounds of gla_clip to be 1 or more, got {short(rounds)}")
     features = F.normalize(ctx.guide().float(), dim=1)  # [B, C, h', w']
     grid, prefix = (features.shape[-2], features.shape[-1]), ctx.transformer.prefix_tokens

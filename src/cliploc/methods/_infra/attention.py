@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.methods._infra.method import Context, TrainedHead
-from cliploc.options import is_whole, short
+from cliploc.options import is_integer, short
 from cliploc.towers.tower import AttentionRule, DenseReading, Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
@@ -26,7 +26,7 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are."""
     if blocks == "all":
         return "all"
-    if not is_whole(blocks, 1):
+    if not is_integer(blocks, 1):
         raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {short(blocks)}")
     return tuple(range(-1, -blocks - 1, -1))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.options import is_whole, short
+from cliploc.options import is_integer, short
 from cliploc.registry import Registry
 from cliploc.runs.samples import AskedDataset, AskedPicture
 from cliploc.values import ClassName, Dataset, FloatArray
@@ -98,7 +98,7 @@ class Draw:
         if self.limit is not None and self.sample is not None:
             raise UsageError("expected a limit or a sample, got both: leave one out")
         for option, value in (("limit", self.limit), ("sample", self.sample)):
-            if value is not None and not is_whole(value, 1):
+            if value is not None and not is_integer(value, 1):
                 raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
 
     def of(self, candidates: Sequence[C], check: Callable[[C], S | None]) -> tuple[S, ...]:
