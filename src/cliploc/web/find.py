@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
 from cliploc.options import POLICIES, WAITING
@@ -48,7 +48,7 @@ def application(
 ) -> Gate:
     """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
-    looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
+    looks = LruCache[SearchResult](LOOK_BYTES, KEPT_SECONDS)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(

@@ -19,7 +19,7 @@ from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.find.heads import read_config
-from cliploc.find.memory import Kept, Memory
+from cliploc.find.memory import LruCache, Memory
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, Whole, load
@@ -229,7 +229,7 @@ class Service:
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Kept[Picture](KEPT_PIXEL_BYTES, KEPT_SECONDS)
+        self.pictures = LruCache[Picture](KEPT_PIXEL_BYTES, KEPT_SECONDS)
         self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
