@@ -345,7 +345,7 @@ def test_unknown_names_are_told_and_the_others_found(gap):
 # -------------------------------------------------------------------------------------------------------------- trouble
 def test_names_are_read_once_but_not_kept_for_ever(gap, monkeypatch):
     """A server's bank is asked for other names for ever."""
-    monkeypatch.setattr(texts, "KEPT_NAMES", 8)
+    monkeypatch.setattr(texts, "MOST_NAMES", 8)
     asked, encode = [], gap.encode_text
     monkeypatch.setattr(gap, "encode_text", lambda sentences: asked.extend(sentences) or encode(sentences))
     localizer, names = build(gap, text_cache=False), [f"thing {number}" for number in range(20)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.boxes.sides import LENGTH
-from cliploc.errors import InputError
+from cliploc.errors import InputError, UsageError
 from cliploc.find.directions import projected
 from cliploc.find.lesson import Lesson
 from cliploc.find.prompts import CONTRAST
@@ -56,6 +56,7 @@ class Learnt:
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
     # pictures that look alike need not show it.
     alike: Tensor
+    path: str = "what was learnt"  # of its file
 
     def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
         """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
@@ -89,9 +90,16 @@ class Learnt:
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
-        """Why it does not hold for a run with these settings, in words; None if it does."""
-        return misfit(self.about, settings, keys)
+    def check(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> None:
+        """Refuses a run with settings that it does not hold for."""
+        reason, size = misfit(self.about, settings, keys), self.embedding.shape[1]
+        if reason is None and settings.get("embedding_size", size) != size:  # a file of another tower does not even fit
+            reason = f"it has embeddings of {size} numbers"
+        if reason is not None:
+            raise UsageError(
+                f"expected a file learnt with this model and these settings, got {self.path}: {reason}: give the "
+                "settings of its run, or leave learnt out"
+            )
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
@@ -158,7 +166,7 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
         raise InputError(
             f"{path}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): check the path"
         ) from None
-    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)
+    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike, str(path))
 
 
 # --------------------------------------------------------------------------------------------------- maps drawn with it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,17 +14,16 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
+from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.find.memory import Memory
+from cliploc.find.text_cache import TextCache, cache_of
 from cliploc.find.threads import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import load
+from cliploc.options import Options
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
-
-if TYPE_CHECKING:
-    from cliploc.find.learnt import Learnt
-    from cliploc.find.text_cache import TextCache
 
 MOST_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
@@ -60,6 +58,18 @@ class Texts:
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
 
+    @classmethod
+    def of(
+        cls, backbone: Backbone, templates: tuple[str, ...], options: Options, crops: Mapping[str, Sequence[Crop]]
+    ) -> Texts:
+        """Those of a localizer's options; what was learnt must fit the tower."""
+        learnt = None if options.learnt is None else load_learnt(options.learnt)
+        if learnt is not None:
+            of_tower = {"model": backbone.name, "weights": backbone.weights_id}
+            learnt.check({**of_tower, "embedding_size": backbone.embedding_size}, tuple(of_tower))
+        cache = cache_of(backbone) if options.text_cache else None
+        return cls(backbone, templates, options.background, cache, options.memory, crops, learnt)
+
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
         with torch_modes(self.backbone.device):  # what is made is kept: also when only names are asked for
@@ -73,6 +83,13 @@ class Texts:
                 else:
                     rows.append(F.normalize(pictured + written[words] if words in written else pictured, dim=-1))
             return torch.stack(rows)
+
+    def nearest_sentence(self, name: str, embedding: Tensor) -> str:
+        """The sentence of a name's templates and synonyms that fits a picture `[D]` best."""
+        words = prompts.parse([name]).synonyms[0]
+        sentences = tuple(template.replace("{}", word) for word in words for template in self.templates)
+        each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
+        return sentences[int((self.beside(each.templates).embed(each) @ embedding).argmax())]
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
