@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
-from cliploc.find.memory import Memory
+from cliploc.find.memory import Memory, cache_folder
 from cliploc.find.prepare import DECODERS, Prepared
-from cliploc.find.text_cache import cache_folder
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods

@@ -23,11 +23,11 @@ from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
+from cliploc.find.memory import cache_of
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.find.tasks import Task, what_runs
-from cliploc.find.text_cache import cache_of
 from cliploc.find.texts import Texts, read_exemplars
 from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike

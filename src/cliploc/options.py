@@ -531,7 +531,7 @@ class Options(Checked):
     text_cache: bool = option(
         True, group="run",
         help="Cache the embeddings of names on disk.",
-        about="See `cliploc.find.text_cache`.",
+        about="See `cliploc.find.memory`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(

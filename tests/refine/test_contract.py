@@ -153,9 +153,7 @@ def test_unknown_names_get_the_nearest():
         build("gap_cnn", ["guide"])
     there = ", ".join(refinements.names())
     assert str(error.value) == f"unknown refinement 'guide': did you mean guided? there are {there}"
-    with pytest.raises(
-        UsageError, match=r"^expected refine, a list of texts, got 'caa'"
-    ):
+    with pytest.raises(UsageError, match=r"^expected refine, a list of texts, got 'caa'"):
         build("vit", "caa")
 
 

@@ -178,10 +178,8 @@ class Flow:
         with torch_modes(self.backbone.device), self.steps.remembered(batch, looked.taught) as together:
             places = self.backbone.dense(looked.read) if self.second_look else None
             if places is not None and not self.options.windows and self.backbone.kind == "cnn":
-                frames, of_seen = [item.frames[0] for item in batch], places
-                if self.reads_apart and "regions" not in together.shared:
-                    of_seen = self.backbone.dense(looked.seen)
-                windows = once(together.shared, "regions", lambda: regions_of(frames, of_seen))
+                frames = [item.frames[0] for item in batch]
+                windows = once(together.shared, "regions", lambda: regions_of(frames, self.backbone.dense(looked.seen)))
             compared, calibration = None, self.second_look[1] if self.second_look else None
             if bank is not None and calibration is not None:
                 compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
@@ -189,7 +187,7 @@ class Flow:
             limits = (self.min_presence, bank, calibration, compared)
             evidence = weigh(batch, embedding, names, windows, self.texts, *limits)
             tasks = [raw.task for raw in looked.raws]
-            wanted = [
+            wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
@@ -207,6 +205,7 @@ class Flow:
             rule = task.box_rule if run.boxes else None
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
+            remarks = dict.fromkeys([*self.texts.remarks(item.texts), *maps.notes[b]])
             finished = self.steps.finished(b, maps, task, weighed.wanted[b], reasons, rule, run.keep_maps)
             result = Localization(
                 source=item.picture.source,
@@ -219,12 +218,7 @@ class Flow:
                 maps=finished.maps,
                 frame=finished.frame,
                 boxes=finished.boxes,
-                notes=(
-                    *item.picture.notes,
-                    *item.notes,
-                    *self.texts.remarks(item.texts),
-                    *dict.fromkeys(maps.notes[b]),
-                ),
+                notes=(*item.picture.notes, *item.notes, *remarks),
                 embedding=weighed.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
                 model=self.backbone.name,
@@ -248,15 +242,8 @@ class Flow:
         if self.second_look is None or weighed.places is None or looks is None:
             return None
         of_names, rivals = looks[b]
-        return SecondLook(
-            self.second_look[1],
-            weighed.batch[b].frames[self.read_scale],
-            weighed.places[b],
-            rivals,
-            of_names,
-            np.array([not self.texts.by_exemplars(words) for words in texts.synonyms]),
-            texts.contrasts,
-            learnt=tuple(maps.joined.learnt_rows(b)),
-            alike=self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy(),
-            min_presence=self.min_presence,
-        )
+        frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
+        competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
+        alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
+        of_picture = (frame, weighed.places[b], rivals, of_names, competes, texts.contrasts, learnt, alike)
+        return SecondLook(self.second_look[1], *of_picture, self.min_presence)

@@ -45,7 +45,7 @@ from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 
 if TYPE_CHECKING:
-    from cliploc.find.text_cache import TextCache
+    from cliploc.find.memory import TextCache
 
 VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
 # Both were chosen on the tuning pictures; see `Bank`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.options import parse_share
 from cliploc.support.documents import read_text
 from cliploc.support.files import user_path
 from cliploc.values import TextSet
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
 AT_ONCE = 256  # sentences that the text tower takes at once
+BACKGROUND = "background:"
+THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 CONTRAST = "~"  # between a name and what it is told from
 
 
@@ -223,6 +227,63 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     return filled
 
 
+# ------------------------------------------------------------------------------------------ labels of an annotation
+@dataclass(frozen=True)
+class Labels:
+    """The names to find and the names of the background."""
+
+    entries: tuple[str, ...]  # names to find, as `cliploc.find.parse` takes them, such as "cat|kitten"
+    # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
+    thresholds: tuple[float | None, ...]
+    background: tuple[str, ...] = ()  # names of the background
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label of each entry."""
+        return parse(self.entries).names
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Reads a label a line: `name|synonym~contrast @0.3`, `background: name`, or a WordNet id; # is a comment."""
+    lines = read_lines(path, "names")
+    return labels_of([line for _, line in lines], f"{path}: ")
+
+
+def labels_of(lines: Sequence[str], where: str = "") -> Labels:
+    """Parses labels from lines, as in a file of `read_labels`."""
+    check_list(lines)
+    entries: list[str] = []
+    thresholds: list[float | None] = []
+    background: list[str] = []
+    for line in lines:
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
+            raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
+        if line.lower().startswith(BACKGROUND):
+            background.append(line[len(BACKGROUND) :].strip())
+            continue
+        match = THRESHOLD.fullmatch(line)
+        entries.append(class_entry(match.group(1) if match else line, where))
+        expected = f"{where}{line}: expected a threshold from 0 to 1 after @"
+        thresholds.append(parse_share(match.group(2), expected) if match else None)
+    warn_of_commas(entries, where)
+    if not entries:
+        raise UsageError(f"{where}expected names to find, got none: write one per line")
+    try:
+        names = parse(entries).names
+        if background:
+            parse(background, contrasts=False)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
+    first: dict[str, str] = {}
+    for name in names:  # models read no capitals, so the boxes of such labels lie on each other
+        if (other := first.setdefault(name.casefold(), name)) != name:
+            remark = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
+            warnings.warn(remark, CliplocWarning, stacklevel=2)
+            break
+    return Labels(tuple(entries), tuple(thresholds), tuple(background))
+
+
+# -------------------------------------------------------------------------------------------------- embeddings
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
     import torch

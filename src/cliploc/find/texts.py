@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.find.learnt import Learnt, load_learnt
-from cliploc.find.memory import Memory
-from cliploc.find.text_cache import TextCache, cache_of
+from cliploc.find.memory import Memory, TextCache, cache_of
 from cliploc.find.threads import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame

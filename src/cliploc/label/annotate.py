@@ -15,7 +15,7 @@ import msgspec
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
-from cliploc.find.labels import Labels, labels_of, read_labels
+from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
 from cliploc.label import correction_masks
 from cliploc.label.annotator import RESERVED, AnnotateWorker
@@ -80,7 +80,7 @@ def annotate(
     Args:
         pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths; or
             pictures that were found already.
-        labels: a file of `cliploc.find.labels.read_labels`, its lines as a list, or `Labels`.
+        labels: a file of `cliploc.find.prompts.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures. Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may
             differ: only the drafts are chosen again.

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.labels import Labels
 from cliploc.find.prepare import Request, Result
 from cliploc.find.presence import VERSION as BANK_VERSION
+from cliploc.find.prompts import Labels
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import packed

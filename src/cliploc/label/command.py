@@ -63,7 +63,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if asked.edit:
         refuse_without("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
-    from cliploc.find.labels import labels_of, read_labels
+    from cliploc.find.prompts import labels_of, read_labels
     from cliploc.formats import chosen_exports
     from cliploc.runs.picture_files import find_pictures
 

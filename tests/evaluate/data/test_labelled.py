@@ -13,7 +13,7 @@ from PIL import Image
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import labelled_readers, open_labelled
 from cliploc.evaluate.data._infra import candidates
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 from cliploc.images.polygons import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
 from tests.evaluate.data import labelled

@@ -5,17 +5,19 @@ docs/segmentation.md explains each value, gives the sources, and has the options
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import Any
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
-from cliploc.find.segmentation.classes import class_list
 from cliploc.options import SegmentationOptions
 from cliploc.towers.tower import PositionRule
 from cliploc.values import ClassName
 
+BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
+WITHOUT_BACKGROUND = {"voc20": "voc21", "context59": "context60"}  # set → the set that has its classes and a background
 TEMPLATES = "openai-80"  # for every set
 MOST_NAMES = 2**15 - 1  # of a protocol: the labels of a map are int16
 # CLIP's mean and standard deviation for RGB in 0–255, as rounded in mmsegmentation's configurations.
@@ -57,7 +59,7 @@ class Protocol:
 
     def but(self, options: SegmentationOptions) -> Protocol:
         """A copy with the values that the options give."""
-        changes = options.changes()
+        changes = options.changed()
         rules = [name for name in ("background_threshold", "area_threshold") if changes.get(name)]
         if rules and not self.background:
             flag = rules[0].replace("_", "-")
@@ -142,3 +144,21 @@ def protocol_for(
     return Protocol("own", (ClassName("background", around), *named), background=True).but(
         options or SegmentationOptions()
     )
+
+
+def class_list(name: str) -> tuple[ClassName, ...]:
+    """The classes of a segmentation set with their synonyms, in the order of the labels."""
+    file = f"{WITHOUT_BACKGROUND.get(name, name)}.txt"
+    text = (resources.files("cliploc.find.segmentation") / "class_lists" / file).read_text(encoding="utf-8")
+    first, *others = classes_of(text.splitlines())
+    if name in WITHOUT_BACKGROUND:
+        return tuple(others)
+    if name in BACKGROUND_WORDS:
+        first = ClassName("background", first.synonyms)
+    return (first, *others)
+
+
+def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
+    """Classes out of lines, each a name and its synonyms, separated by ", "."""
+    split = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines if line.strip()]
+    return tuple(ClassName(words[0], words) for words in split)

@@ -6,7 +6,7 @@ from cliploc.evaluate.data._infra.candidates import Problems
 from cliploc.evaluate.data._infra.files import needed_folder
 from cliploc.evaluate.data._infra.labelled import Labelled, labelled_reader, pictures_with_maps
 from cliploc.evaluate.data._infra.registration import Split
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 
 
 @labelled_reader(

@@ -13,7 +13,7 @@ from cliploc.evaluate.data._infra.candidates import Problems, picture_ids
 from cliploc.evaluate.data._infra.files import HELP, coco_format, first_folder, json_object, needed_folder
 from cliploc.evaluate.data._infra.labelled import Labelled, Outlines, labelled_reader, pictures_or_maps
 from cliploc.evaluate.data._infra.registration import Split
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 from cliploc.images.polygons import Outline, outlines_of
 from cliploc.runs.samples import LabelledPicture
 

@@ -37,8 +37,7 @@ from cliploc.evaluate.tasks.task import (
 from cliploc.evaluate.tasks.task_folder import FILES
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
-from cliploc.find.segmentation.classes import classes_of
-from cliploc.find.segmentation.protocol import Protocol
+from cliploc.find.segmentation.protocol import Protocol, classes_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.reading import picture_bytes
