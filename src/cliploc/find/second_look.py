@@ -121,7 +121,7 @@ class SecondLook:
         right = np.where(self.competes[boxes.label], self.calibration.right(features), boxes.score)
         presence = self.calibration.first(self.of_names)
         labels, best = best_of_names(features, boxes.label)
-        presence[labels] = self.calibration.passing(best)
+        presence[labels] = self.calibration.there(best)
         presence[~self.competes] = 1.0
         presence[[p for p in self.learnt if not self.competes[p]]] = np.nan  # not known
         presence = np.fmax(presence, self.alike)
