@@ -55,8 +55,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
 ShareOrAuto = Share | Literal["auto"]
 Side = Annotated[int, Meta(ge=1, le=MOST_SIDE)]
-# Not a tuple, with which msgspec 0.23 crashes beside an integer in a range.
-HeightWidth = Annotated[Sequence[Side], Meta(min_length=2, max_length=2)]
+if TYPE_CHECKING:
+    HeightWidth = tuple[int, int]
+else:  # with a tuple beside an integer in a range msgspec 0.23 crashes
+    HeightWidth = Annotated[Sequence[Side], Meta(min_length=2, max_length=2)]
 Scales = Annotated[Sequence[Annotated[float, Meta(ge=0.25, le=8)]], Meta(min_length=1, max_length=MOST_SCALES)]
 Windows = Annotated[Sequence[Annotated[float, Meta(ge=1, le=8)]], Meta(max_length=MOST_WINDOW_SETS)]
 
@@ -157,8 +159,9 @@ def parse(kind: Any, text: str) -> Any:
     kinds = _kinds(kind)
     base = _range(kinds[0])[0]
     if base is Sequence and str not in kinds:
-        items = tuple(parse(_item(kinds[0]), part) for part in parse_list(text))
-        return text if any(isinstance(item, str) for item in items) else items
+        of_item = _item(kinds[0])
+        items = tuple(parse(of_item, part) for part in parse_list(text))
+        return text if of_item is not str and any(isinstance(item, str) for item in items) else items
     with suppress(ValueError):
         return base(text) if base in (int, float) else text
     return text
@@ -268,7 +271,7 @@ class Option:
         if not self.metavar and base is Literal:
             self.metavar = "|".join(get_args(kinds[0]))
         elif not self.metavar and base is float and (meta.ge, meta.le) != (None, None):
-            self.metavar = "0-1" if meta.le <= 1 else "N"
+            self.metavar = "0-1" if meta.le is not None and meta.le <= 1 else "N"
         elif not self.metavar and base is int:
             self.metavar = "N"
         if len(kinds) > 1 and self.metavar == "0-1":

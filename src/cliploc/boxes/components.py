@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.parts import Parts, divide, outer_outlines
+from cliploc.boxes.parts import Parts, divide
 from cliploc.errors import UsageError
 from cliploc.options import DEFAULTS, OPTIONS, Options, Share, ShareOrAuto, check_value
 from cliploc.values import FloatArray
 
-FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
 
@@ -239,36 +238,12 @@ def _measured(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
     labels: npt.NDArray[Any]
-    lines = outer_outlines(hot) if connectivity == 8 else []
-    if len(lines) > FEW or connectivity == 4:
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
-        peaks = np.zeros(count, dtype=np.float32)
-        on = np.flatnonzero(labels)
-        np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
-        left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
-        return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
-    corners = corners_of(lines)
-    apart = len(corners) < 2  # then all that is hot in a region's box is the region
-    if not apart:
-        low, high = np.maximum(corners[:, None, :2], corners[:, :2]), np.minimum(corners[:, None, 2:], corners[:, 2:])
-        apart = int((high > low).all(axis=2).sum()) == len(corners)  # each box overlaps itself alone
-    if apart:
-        labels = np.zeros(hot.shape, np.int32)
-        lines.sort(key=lambda line: (line[0, 0, 1], line[0, 0, 0]))
-    else:
-        labels = cv2.connectedComponents(hot, connectivity=8)[1]
-        lines.sort(key=lambda line: labels[line[0, 0, 1], line[0, 0, 0]])
-    corners, area, peaks = corners_of(lines), np.zeros(len(lines), np.int64), np.zeros(len(lines), np.float32)
-    for region, (left, top, right, bottom) in enumerate(corners.tolist()):
-        here = slice(top, bottom), slice(left, right)
-        if apart:
-            inside = hot[here]
-            np.multiply(inside, region + 1, out=labels[here], dtype=np.int32)
-        else:
-            inside = (labels[here] == region + 1).view(np.uint8)
-        area[region] = cv2.countNonZero(inside)
-        peaks[region] = cv2.minMaxLoc(values[here], inside)[1]
-    return corners, area, peaks, labels
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
+    peaks = np.zeros(count, dtype=np.float32)
+    on = np.flatnonzero(labels)
+    np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
+    left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
+    return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
 
 
 def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:

@@ -35,9 +35,10 @@ def boxes_of(
     on_map = scored_boxes(maps[indices, y0:y1, x0:x1], rule)
     label = indices[on_map.index]
     xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
-    for p in [] if sides is None else np.unique(label):
-        of_name = xyxy[label == p]
-        xyxy[label == p] = moved(of_name, sides[p], readings(of_name, maps[p], frame), frame)
+    if sides is not None:
+        for p in np.unique(label):
+            of_name = xyxy[label == p]
+            xyxy[label == p] = moved(of_name, sides[p], readings(of_name, maps[p], frame), frame)
     return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
 
 

@@ -21,7 +21,6 @@ from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
     Calibration,
-    Floats,
     fit_logistic,
     reliability,
 )
@@ -31,6 +30,7 @@ from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.plan import Setting, as_setting
 from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Floats
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc.errors import InputError
-from cliploc.support.documents import DocumentError, parse_json, read_bytes
+from cliploc.errors import InputError, first_line
 from cliploc.support.files import user_path, write_whole
 from cliploc.values import FloatArray, Floats
 
@@ -93,23 +92,21 @@ class Calibration:
 
 class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibration`
     kind: Literal["cliploc calibration"]
-    version: int
-
-    def __post_init__(self) -> None:
-        if self.version != VERSION:
-            raise ValueError(f"version {self.version}, expected {VERSION}: run `cliploc calibrate` again")
+    version: Literal[3]
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Reads the file of `Calibration.save`, or an `InputError`."""
     path = user_path(path)
     try:
-        read = parse_json(read_bytes(path, 2**20), _CalibrationFile)
-        return msgspec.convert(read, Calibration)
-    except (OSError, DocumentError, msgspec.ValidationError) as error:
-        lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
-        reason = lost or f"expected a file of `cliploc calibrate`: {error}"
-        raise InputError(f"{path}: {reason}") from None
+        content = path.read_bytes()
+        msgspec.json.decode(content, type=_CalibrationFile)
+        return msgspec.json.decode(content, type=Calibration)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a file of `cliploc calibrate`, of this version, cannot use it ({first_line(error)}): "
+            "check the path, or run it again"
+        ) from None
 
 
 @cache

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
@@ -124,7 +124,7 @@ class TaskMaker:
 
     def _rule_of(self, method: Method) -> BoxRule:
         """The box rule; by default with the method's threshold, adapted to the refinements."""
-        threshold: float | Literal["auto"] = method.threshold
+        threshold = method.threshold
         for step in self._steps if method.reads_picture else ():
             threshold = step.threshold(self._backbone, threshold)
         return BoxRule.of(self._options, threshold)

@@ -192,20 +192,18 @@ class Texts:
         if max(len(self._known), len(self._remarks)) > self._most:
             self._embeddings, self._known, self._remarks = {}, {}, {}
         known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
+        new = []
         for words in dict.fromkeys(known):
-            if words not in embeddings and (cached := self._recalled(words)) is not None:
-                embeddings[words] = cached
-        new = [words for words in dict.fromkeys(known) if words not in embeddings]
+            if words not in embeddings and (cached := self._cached(words, self._cache)) is not None:
+                embeddings[words] = cached.to(self.backbone.device)
+            elif words not in embeddings:
+                new.append(words)
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
-            texts = TextSet(tuple(words[0] for words in part), tuple(part), self.templates)
-            fresh = prompts.embed(texts, self.backbone.encode_text)
+            fresh = self._encoded(part)
             embeddings.update(zip(part, fresh, strict=True))
             for words, embedding in zip(part, fresh, strict=True):
-                if self._cache is not None:
-                    self._cache.put(words, self.templates, embedding)
-                if self._memory is not None:
-                    self._memory.keep_text(self.backbone, words, self.templates, embedding)
+                self._store(words, embedding, self._cache)
         return torch.stack([embeddings[words] for words in known])
 
     def embed_together(
@@ -213,25 +211,36 @@ class Texts:
     ) -> Tensor:
         """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
         with torch_modes(self.backbone.device):
-            key = tuple("|".join(words) for words in texts.synonyms)
-            cached = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
-            size = self.backbone.embedding_size
-            if cached is None and cache is not None:
-                cached = cache.get(key, self.templates, len(key) * size)
+            key, size = tuple("|".join(words) for words in texts.synonyms), self.backbone.embedding_size
+            cached = self._cached(key, cache, len(key))
             if cached is None:
                 progress(0)
                 made = []
                 for start in range(0, len(key), NAMES_AT_ONCE):
-                    part = texts.synonyms[start : start + NAMES_AT_ONCE]
-                    some = TextSet(tuple(words[0] for words in part), part, self.templates)
-                    made.append(prompts.embed(some, self.backbone.encode_text))
-                    progress(len(part))
+                    made.append(self._encoded(texts.synonyms[start : start + NAMES_AT_ONCE]))
+                    progress(len(made[-1]))
                 cached = torch.cat(made).flatten()
-                if cache is not None:
-                    cache.put(key, self.templates, cached)
-            if self._memory is not None:
-                self._memory.keep_text(self.backbone, key, self.templates, cached)
+                self._store(key, cached, cache)
             return cached.to(self.backbone.device).view(len(key), size)
+
+    def _encoded(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
+        texts = TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), self.templates)
+        return prompts.embed(texts, self.backbone.encode_text)
+
+    def _cached(self, words: tuple[str, ...], cache: TextCache | None, count: int = 1) -> Tensor | None:
+        """Embeddings `[count · D]` in memory or on disk, if they are there."""
+        cached = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
+        if cached is None and cache is not None:
+            cached = cache.get(words, self.templates, count * self.backbone.embedding_size)
+            if cached is not None and count > 1:
+                self._store(words, cached, None)
+        return cached
+
+    def _store(self, words: tuple[str, ...], embedding: Tensor, cache: TextCache | None) -> None:
+        if cache is not None:
+            cache.put(words, self.templates, embedding)
+        if self._memory is not None:
+            self._memory.keep_text(self.backbone, words, self.templates, embedding)
 
     def beside(self, templates: tuple[str, ...]) -> Texts:
         """A `Texts` with other templates and without a background, with the same cache and memory."""
@@ -294,13 +303,6 @@ class Texts:
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             seen[words] = (known or words, None if known else reasons[0])
         return seen[words]
-
-    def _recalled(self, words: tuple[str, ...]) -> Tensor | None:
-        """A name's embedding in memory or on disk, if it is there."""
-        cached = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
-        if cached is None and self._cache is not None:
-            cached = self._cache.get(words, self.templates, self.backbone.embedding_size)
-        return None if cached is None else cached.to(self.backbone.device)
 
 
 # -------------------------------------------------------------------------------------------------------- exemplars

@@ -297,16 +297,16 @@ def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:
         description = {**json.loads(metadata["cliploc_head"]), **changed}
         save_file(tensors, other, {"cliploc_head": json.dumps(description)})
 
-    for make, said in (
-        (lambda: None, "does not exist: make one with cliploc train"),
-        (lambda: other.write_text("no head"), "cannot be read as one"),
-        (lambda: other.write_bytes(path.read_bytes()[:-100]), "cannot be read as one"),
-        (lambda: save_file({"x": torch.zeros(1)}, other), "is not one: make one"),
-        (lambda: described(format=99), "another version of cliploc"),
-        (lambda: described(surprise=True), "its description cannot be read"),
+    for make in (
+        lambda: None,
+        lambda: other.write_text("no head"),
+        lambda: other.write_bytes(path.read_bytes()[:-100]),
+        lambda: save_file({"x": torch.zeros(1)}, other),
+        lambda: described(format=99),
+        lambda: described(experts="many"),
     ):
         make()
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=r"^expected a trained head, but [^\n]*other[^\n]*cliploc train[^\n]*$"):
             load_head(other, backbone)
     for missing in ("head.experts", "tower.answer"):
         save_file({name: tensor for name, tensor in tensors.items() if name != missing}, other, metadata)
