@@ -181,12 +181,9 @@ class Localizer:
         presence: bool | None = None,
         boxes: bool = True,
     ) -> Iterator[Localization]:
-        """Locates names in any number of pictures, in order, with only a few in memory.
+        """Yields a `Localization` for each of any number of pictures, in order, with only a few in memory.
 
         Arguments are those of `compare`; errors are those of a call.
-
-        Yields:
-            One `Localization` for each picture.
         """
         run = RunOptions(
             reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
@@ -278,7 +275,6 @@ class Localizer:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
             lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
-
         """
         run = RunOptions(
             reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
@@ -347,9 +343,6 @@ class Localizer:
         """Like `classify`, for any number of pictures, in order, with only a few in memory.
 
         Arguments and errors are those of `classify` and `compare`; the names in `unknown_names` take no part.
-
-        Yields:
-            One `Classification` for each picture.
         """
         known = known_names(self.flow, names, top_k)
         return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
@@ -363,10 +356,6 @@ class Localizer:
 
         Returns:
             `[P, D]` float32, unit norm, on the model's device; times `Localization.embedding` it is a cosine.
-
-        Example:
-            >>> tuple(Localizer().embed_names(["cat|kitten", "dog"]).shape)
-            (2, 1280)
         """
         return self._texts.embed(prompts.parse(names, self.templates))
 
@@ -414,11 +403,6 @@ class Localizer:
         Returns:
             The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
             cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-
-        Example:
-            >>> import numpy as np
-            >>> Localizer("mini").word_shares(np.zeros((64, 48, 3), np.uint8), "red car") is None  # no transformer
-            True
         """
         with torch_modes(self.backbone.device):
             if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
@@ -446,10 +430,6 @@ class Localizer:
 
         Raises:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
-
-        Example:
-            >>> Localizer(scales=(1, 1.5)).describe()["scales"]
-            (1.0, 1.5)
         """
         flow, task, method_options = self._resolved(method, options)
         by_bank = self._flow.min_presence > 0 and not self.calibrated

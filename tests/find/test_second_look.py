@@ -15,7 +15,6 @@ from cliploc.errors import InputError
 from cliploc.find import prompts
 from cliploc.find.calibration import (
     OF_BOX,
-    OF_NAME,
     Calibration,
     Logistic,
     fit_logistic,
@@ -323,22 +322,15 @@ def test_a_calibration_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda one: one | {"kind": "another"}, "expected a file of `cliploc calibrate`"),
-        (lambda one: one | {"version": 1}, "of this version, cannot use it .*: check the path, or run it again"),
-        (lambda one: one | {"right": {"bias": 0, "weights": [1.0]}}, f"right has 1 weights, expected {len(OF_BOX)}"),
-        (lambda one: one | {"first": {"bias": 0, "weights": []}}, f"first has 0 weights, expected {len(OF_NAME)}"),
-        (lambda one: {key: one[key] for key in one if key != "there"}, "there"),
-    ],
+    "changed",
+    [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}],
 )
-def test_a_file_that_is_none_is_refused(change, said, tmp_path):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(change(package_calibration("mini").document())))
-    with pytest.raises(InputError, match=said):
-        load_calibration(path)
-    with pytest.raises(InputError, match=r"nowhere\.json: expected a file of `cliploc calibrate`"):
-        load_calibration(tmp_path / "nowhere.json")
+def test_a_file_that_is_none_is_refused(changed, tmp_path):
+    path, nowhere = tmp_path / "calibration.json", tmp_path / "nowhere.json"
+    path.write_text(json.dumps(package_calibration("mini").document() | changed))
+    for file in (path, nowhere):
+        with pytest.raises(InputError, match=rf"^{file}: expected a file of `cliploc calibrate`[^\n]+$"):
+            load_calibration(file)
 
 
 def test_a_fit_finds_the_model_that_the_examples_are_drawn_from():
