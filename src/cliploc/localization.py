@@ -121,6 +121,17 @@ class Localization:
         rank = "" if self.ranks is None else f", rank {self.ranks[index]}"
         return f"{presence:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
 
+    def peak(self, index: int) -> tuple[float, float, float] | None:
+        """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""
+        x0, y0, x1, y1 = self.frame.visible_xyxy
+        heat = self.maps[index, y0:y1, x0:x1]  # [h, w]
+        if not heat.size or heat.min() == heat.max():
+            return None
+        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+        centre = (x0 + x + 0.5, y0 + y + 0.5)
+        left, top, *_ = self.frame.to_original(np.array([[*centre, *centre]]))[0].tolist()
+        return float(heat[y, x]), left, top
+
     @property
     def heatmaps(self) -> FloatArray:
         """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""

@@ -15,7 +15,6 @@ from cliploc.draw.comparison import (
     ModelResults,
     cell_caption,
     draw_comparison,
-    peak_of,
     refuse_too_many,
 )
 from cliploc.errors import UsageError
@@ -121,7 +120,7 @@ def test_the_peak_is_in_pixels_of_the_original(build: Build, policy: str) -> Non
     result.maps[:] = 0
     x0, y0, *_ = result.frame.to_input(np.array([[220.0, 90.0, 220.0, 90.0]]))[0]
     result.maps[0, int(y0), int(x0)] = 0.75
-    peak = peak_of(result, 0)
+    peak = result.peak(0)
     assert peak is not None
     heat, x, y = peak
     assert heat == 0.75
@@ -129,7 +128,7 @@ def test_the_peak_is_in_pixels_of_the_original(build: Build, policy: str) -> Non
     assert abs(x - 220) <= 1 / scale_x
     assert abs(y - 90) <= 1 / scale_y
     result.maps[:] = 0.3
-    assert peak_of(result, 0) is None
+    assert result.peak(0) is None
 
 
 def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: Build) -> None:
@@ -137,7 +136,7 @@ def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: B
     result.maps[:] = 0
     result.maps[0, 0, 0] = 1  # the padding above
     result.maps[0, 32, 32] = 0.5
-    peak = peak_of(result, 0)
+    peak = result.peak(0)
     assert peak is not None
     assert peak[0] == 0.5
     picture = Image.new("RGB", (400, 200), RED)
