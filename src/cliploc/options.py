@@ -346,7 +346,6 @@ class Options(Checked):
         (1.0, 2.0)
     """
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     model: str | Backbone = option(
         "mini", group="model", usual=True, metavar="NAME",
@@ -372,20 +371,17 @@ class Options(Checked):
     )
     method_options: Mapping[str, Any] = option(
         factory=dict, group="method", metavar="KEY=VALUE", parse=parse_pair,
-        text="=".join, flags=("--option", "-o"), repeat=True, gather=dict,
-        help="An option of the method; repeatable.",
+        text="=".join, flags=("--option", "-o"), repeat=True, gather=dict, help="An option of the method; repeatable.",
         about='In Python a mapping, such as {"temperature": 0.01}. Of several methods, {"score_cam.block": -2} '
         "is for one of them, and an option named alone is for all that have it. Texts are converted to the "
         "type that the method declares.",
     )
     head: str | os.PathLike[str] | None = option(
-        None, group="method", metavar="FILE",
-        help="Trained layers from `cliploc train`.",
+        None, group="method", metavar="FILE", help="Trained layers from `cliploc train`.",
         about="If you name no method, the file's method runs.",
     )
     ensemble: Literal["minmax", "rank"] = option(
-        "minmax", group="method",
-        help="How the maps of several methods are averaged.",
+        "minmax", group="method", help="How the maps of several methods are averaged.",
         about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
@@ -395,8 +391,7 @@ class Options(Checked):
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
     background: Sequence[str] = option(
-        (), group="prompt", metavar="NAME", repeat=True,
-        help="Name of the background, as a contrast; repeatable.",
+        (), group="prompt", metavar="NAME", repeat=True, help="Name of the background, as a contrast; repeatable.",
         about="The map shows where a name scores higher than these, and a name that scores lower than one of them is "
         "not found.",
     )
@@ -412,10 +407,8 @@ class Options(Checked):
         "of a 3:2 picture, a model that crops would not see a third.",
     )
     image_size: Side | HeightWidth | None = option(
-        None, group="view", metavar="N|HxW", parse=_parse_size, text=_size_text,
-        none="the model's own",
-        help="Input size in pixels.",
-        about="In Python one side, or (height, width).",
+        None, group="view", metavar="N|HxW", parse=_parse_size, text=_size_text, none="the model's own",
+        help="Input size in pixels.", about="In Python one side, or (height, width).",
     )
     scales: Scales | None = option(
         None, group="view", metavar="1,1.5,2", none=_of_recipe("1"),
@@ -435,8 +428,7 @@ class Options(Checked):
         help="Also average the map of the flipped picture.",
     )
     refine: Sequence[str] | None = option(
-        None, group="method", metavar="NAME,NAME",
-        none=_of_recipe("none"),
+        None, group="method", metavar="NAME,NAME", none=_of_recipe("none"),
         help="Refinements after the method: affinity, caa, guided, level, lposs, lposs_plus, pamr.",
         about='In Python a list, such as ("caa", "guided").',
     )
@@ -445,21 +437,15 @@ class Options(Checked):
         help="Boxes enclose regions hotter than this share of the maximum.",
         about="\"auto\" is Otsu's threshold of each map. The method's own changes with the refinements.",
     )
-    components: Literal["all", "largest"] = option(
-        "all", group="boxes",
-        help="Which hot regions get a box.",
-    )
+    components: Literal["all", "largest"] = option("all", group="boxes", help="Which hot regions get a box.")
     min_area: Annotated[float, Meta(ge=0, le=0.999)] = option(
-        0.001, group="boxes",
-        help="Hot regions smaller than this share of the picture get no box.",
+        0.001, group="boxes", help="Hot regions smaller than this share of the picture get no box.",
     )
     max_boxes: Annotated[int, Meta(ge=1, le=1_000_000)] | None = option(
-        None, group="boxes", usual=True, none="all",
-        help="Maximum number of boxes per name and picture, best first.",
+        None, group="boxes", usual=True, none="all", help="Maximum number of boxes per name and picture, best first.",
     )
     nms_iou: PositiveShare | None = option(
-        0.5, group="boxes",
-        help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
+        0.5, group="boxes", help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
         about="None means no suppression.",
     )
     split_peaks: Share | None = option(
@@ -482,8 +468,7 @@ class Options(Checked):
         "chance, and names below the minimum are not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
-        None, group="boxes", flags=("--second-look/--no-second-look",),
-        none=_of_recipe("no"),
+        None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
         about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
     )
@@ -498,20 +483,17 @@ class Options(Checked):
         "not know. The file holds for the model and settings that it was learnt with. See docs/teaching.md.",
     )
     masks_by: Annotated[str, Meta(pattern="^(heat|grabcut|sam:.+)$")] = option(
-        "heat", group="output", metavar="heat|grabcut|sam:FOLDER",
-        help="What draws masks; all but heat imply --masks.",
+        "heat", group="output", metavar="heat|grabcut|sam:FOLDER", help="What draws masks; all but heat imply --masks.",
         about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
         "box to a Segment Anything, and needs `cliploc[sam]`. See docs/masks.md.",
     )
     device: Annotated[str, Meta(pattern=r"^(cpu|mps|cuda(:[0-9]+)?)$")] | None = option(
-        None, group="model", metavar="cpu|cuda|mps", none="the best available",
-        help="Device to compute on.",
+        None, group="model", metavar="cpu|cuda|mps", none="the best available", help="Device to compute on.",
         about="Only for a model given by name; a `Backbone` stays on its device.",
         harmless="devices differ by rounding only; the manifest's sessions name the machine",
     )
     precision: Precision = option(
-        "fp32", group="model",
-        help="Precision of the model's tower; maps and scores are always float32.",
+        "fp32", group="model", help="Precision of the model's tower; maps and scores are always float32.",
         about='"auto" is bf16 if the device supports it, else fp32. Only for a model given by name.',
     )
     masked_precision: Precision | None = option(
@@ -528,21 +510,17 @@ class Options(Checked):
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = option(
-        16, group="run", metavar="1-4096",
-        help="Pictures, or masked pictures, per forward pass.",
+        16, group="run", metavar="1-4096", help="Pictures, or masked pictures, per forward pass.",
     )
     text_cache: bool = option(
-        True, group="run",
-        help="Cache the embeddings of names on disk.",
-        about="See `cliploc.find.memory`.",
+        True, group="run", help="Cache the embeddings of names on disk.", about="See `cliploc.find.memory`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
         None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
-        "Several localizers may use one memory, one after the other.",
-        harmless="what is stored is what was computed",
+        "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",
     )
     # fmt: on
 
@@ -604,7 +582,6 @@ class ProtocolOptions(Checked):
 class SegmentationOptions(ProtocolOptions):
     """Changes to a segmentation protocol; None is the dataset's value (docs/segmentation.md)."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     short_side: Annotated[int, Meta(ge=32, le=MOST_SIDE)] | None = option(
         None, group="segmentation", none="the protocol's",
@@ -615,12 +592,10 @@ class SegmentationOptions(ProtocolOptions):
         help="Side of a window in pixels; 0: the whole picture at once.",
     )
     stride: Side | None = option(
-        None, group="segmentation", none="the protocol's",
-        help="Distance between windows in pixels.",
+        None, group="segmentation", none="the protocol's", help="Distance between windows in pixels.",
     )
     logit_scale: Annotated[float, Meta(gt=0, le=1000)] | None = option(
-        None, group="segmentation", none="the protocol's",
-        help="Factor of the cosines before the softmax over names.",
+        None, group="segmentation", none="the protocol's", help="Factor of the cosines before the softmax over names.",
     )
     background_threshold: Share | None = option(
         None, group="segmentation", none="the protocol's",
@@ -660,11 +635,9 @@ FAITHFULNESS_METRICS = ("deletion", "insertion")  # where none are named
 class FaithfulnessOptions(ProtocolOptions):
     """Changes to the protocols of faithfulness (docs/faithfulness.md); None is the published value."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
-        None, group="faithfulness", none="224",
-        help="Steps of deletion and insertion; fewer are faster.",
+        None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
     )
     # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
     tolerance: Share | None = option(
@@ -686,7 +659,6 @@ class FaithfulnessOptions(ProtocolOptions):
 class AnnotateOptions(ProtocolOptions):
     """The options of `cliploc.annotate` besides those of a `Localizer`."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     formats: Sequence[str] = option(
         ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",),
@@ -694,12 +666,10 @@ class AnnotateOptions(ProtocolOptions):
         about="Formats written before are updated too.",
     )
     nms_across: PositiveShare | None = option(
-        None, group="boxes", none="keep both",
-        help="NMS between names: keep the better box above this IoU.",
+        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
     )
     groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes",
-        help="What to do with a large box around several things.",
+        "keep", group="boxes", help="What to do with a large box around several things.",
     )
     share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
         factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
@@ -712,25 +682,18 @@ class AnnotateOptions(ProtocolOptions):
         help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
     )
     masks: bool = option(
-        False, group="output", usual=True,
-        help="Also write the mask of each box, in formats that support it.",
+        False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     polygons: bool = option(
-        False, group="output",
-        help="With --masks: write polygons in coco.json, except for masks with holes.",
+        False, group="output", help="With --masks: write polygons in coco.json, except for masks with holes.",
     )
-    unsure: bool = option(
-        False, group="output", usual=True,
-        help="Also export the boxes that are unsure.",
-    )
+    unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     copy: bool = option(
-        False, group="output",
-        help="Copy the pictures into formats that include them, instead of linking.",
+        False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
     review: Annotated[int, Meta(ge=0, le=100_000)] = option(
-        100, group="output",
-        help="Number of pictures on review.html, least certain first; 0: no page.",
+        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
     )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
@@ -738,13 +701,9 @@ class AnnotateOptions(ProtocolOptions):
         about="Its boxes take the place of the drafts, also in later calls.",
     )
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(
-        None, group="input", usual=True, none="all",
-        help="Use only the first N pictures.",
+        None, group="input", usual=True, none="all", help="Use only the first N pictures.",
     )
-    retry: bool = option(
-        False, group="run",
-        help="Retry pictures that failed before.",
-    )
+    retry: bool = option(False, group="run", help="Retry pictures that failed before.")
     image_url: str | None = option(
         None, group="output", metavar="TEXT", none=f"{IMAGE_URL}FOLDER/, or that of the run",
         help="Prefix of picture paths in Label Studio's file.",
