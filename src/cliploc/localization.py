@@ -100,7 +100,7 @@ class Localization:
         return Boxes.joined([], self.names) if self.judged is None else self.judged.unsure
 
     @property
-    def shown(self) -> Boxes:
+    def visible_boxes(self) -> Boxes:
         """The boxes of the names found and of the unsure ones, which are drawn dashed."""
         return Boxes.joined([self.boxes, self.unsure], self.names)
 

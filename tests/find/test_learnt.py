@@ -159,7 +159,7 @@ def test_other_names_run_as_before(case: str, runs: Any, photos: Path) -> None:
     np.testing.assert_array_equal(with_file.maps[[0, 2]], without.maps[[0, 2]])
     assert not np.array_equal(with_file.maps[1], without.maps[1])
     for p in (0, 2):
-        own, before = (one.shown.where(one.shown.label == p) for one in (with_file, without))
+        own, before = (one.visible_boxes.where(one.visible_boxes.label == p) for one in (with_file, without))
         np.testing.assert_array_equal(own.xyxy, before.xyxy)
         np.testing.assert_array_equal(own.score, before.score)
         assert with_file.presence[p] == without.presence[p]

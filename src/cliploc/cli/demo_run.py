@@ -77,7 +77,7 @@ def run_demo(
     for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
         ious = _ious(photo, result)
         for index, name in enumerate(result.names):
-            shown = result.shown.where(result.shown.label == index)
+            shown = result.visible_boxes.where(result.visible_boxes.label == index)
             best = float(shown.score[0]) if len(shown) else None
             there, verdict = name in photo.truth, result.verdict(index)
             rows.append(DemoRow(photo.path.name, name, there, verdict, best, shown.xyxy, ious[name]))
@@ -94,6 +94,6 @@ def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
     """By `IOU_RULE`, of each name; None for one that is not there."""
     ious: dict[str, float | None] = dict.fromkeys(result.names)
     for name in photo.truth.keys() & ious.keys():
-        boxes = result.shown.of(name)
+        boxes = result.visible_boxes.of(name)
         ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
     return ious

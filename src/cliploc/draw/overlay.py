@@ -196,7 +196,7 @@ def paint_boxes(
 ) -> captions.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
     line = captions.line_width(image.size, dense)
-    boxes = result.shown
+    boxes = result.visible_boxes
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}

@@ -99,7 +99,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
     result = item.result
     rows = []
     for index, name in enumerate(result.names):
-        best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
+        best, iou = result.visible_boxes.xyxy[result.visible_boxes.label == index][:1], item.ious.get(name)
         rows.append(
             {
                 "name": name,

@@ -169,7 +169,7 @@ def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
-    shown = result.shown.where(result.shown.label == index)
+    shown = result.visible_boxes.where(result.visible_boxes.label == index)
     return {
         "name": result.names[index],
         "method": method,
