@@ -22,7 +22,8 @@ from bench.keep import headed, keep
 from bench.resident import peak_mib
 from bench.turns import seconds
 from bench.vit_methods import machine
-from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.find.prompts import imagenet_classes
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions

@@ -27,7 +27,6 @@ from cliploc.errors import ModelError
 from cliploc.formats import exports
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
-from cliploc.methods._infra.method_registry import typed
 from cliploc.refine import refinements
 from cliploc.runs.picture_files import find_pictures
 from cliploc.towers import guides, models
@@ -437,26 +436,6 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted", "value"),
-    [
-        ("0.5", float | None, 0.5),
-        ("none", float | None, None),
-        ("3", int, 3),
-        ("true", bool, True),
-        ("0", bool, False),
-        ("-1,-3", tuple[int, ...], (-1, -3)),
-        ("(1, 2)", tuple[int, ...], (1, 2)),
-        ("all", tuple[int, ...] | str, "all"),
-        ("a=b", str, "a=b"),
-    ],
-)
-def test_method_options_get_their_types(text, wanted, value):
-    found = typed("option", text, wanted)
-    assert found == value
-    assert type(found) is type(value)
 
 
 def test_any_file_name_is_shown_and_written_as_it_is(tmp_path, monkeypatch):

@@ -233,7 +233,8 @@ def test_quantus_gets_the_localizers_maps_and_the_models_scores() -> None:
 
 def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
     quantus = pytest.importorskip("quantus", reason="needs quantus")
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics, faithfulness_metrics
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
     from cliploc.evaluate.tasks.faithfulness.quantus import QuantusModel, explain, quantus_metric
 
     def flips() -> Any:
@@ -249,7 +250,7 @@ def test_a_metric_of_quantus_gives_the_benchmarks_numbers() -> None:
         localizer = Localizer(model=tower("gap_cnn", (6, 6)), method="cam", **QUANTUS)
         metrics = chosen_metrics(["quantus_gini", "quantus_max"])
         of = Faithfulness(localizer, ["red", "blue"], metrics, {"cam": {}})
-        seen = of.see("a", picture(), asked="red")
+        seen = of.see("a", picture(), target="red")
         values = of.measure(seen)["cam"].values
         assert 0 < values["quantus_gini"] < 1
         assert 0 < values["quantus_max"] < 10

@@ -194,7 +194,7 @@ def test_a_plugin_that_fails_is_named_as_the_place(site):
     )
 
 
-@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}, {"needs": None}])
+@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}])
 def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
     about = {"name": "my_cam", "title": "", "paper": "", "family": "activation", "towers": ["cnn"], "threshold": 0.3}
     with pytest.raises((ValueError, TypeError), match="expected"):

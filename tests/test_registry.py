@@ -109,7 +109,7 @@ import json, sys
 from cliploc.towers import models
 from cliploc.towers._catalogue import model_sources
 from cliploc.errors import UnknownNameError
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
+from cliploc.evaluate.tasks.faithfulness.metrics import (faithfulness_metrics)
 from cliploc.refine import refinements
 from cliploc.methods import methods
 

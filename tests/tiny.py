@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.find.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.towers._layers import resize_positions
-from cliploc.towers._transformer import BlockAdapter, VisionTransformerBackbone
+from cliploc.towers._transformer import BlockAdapter, TransformerBackbone
 from cliploc.towers.tower import Backbone, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -180,7 +179,7 @@ class BlockView(BlockAdapter):
         return self.block.mlp(self.block.ln_2(x))
 
 
-class TinyVit(VisionTransformerBackbone):
+class TinyVit(TransformerBackbone):
     """Two blocks with a class token, on a non-square grid."""
 
     stride = SIDE

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cliploc.evaluate.tasks.faithfulness.metrics import Scores, area
+from cliploc.evaluate.tasks.faithfulness.judged import Scores, area
 from cliploc.evaluate.tasks.faithfulness.metrics.deletion import along
 from cliploc.runs.evaluation import rows_in
 

@@ -26,7 +26,7 @@ from cliploc import towers
 from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.find import prompts
 from cliploc.methods import Context, methods
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
 from cliploc.towers.mini import WEIGHTS, Mini
 from cliploc.values import TextSet
@@ -54,7 +54,7 @@ def called(data: Path) -> dict[str, list[str]]:
     }
 
 
-def class_texts(model: DualEncoder, names: Sequence[str]) -> Tensor:
+def class_texts(model: Backbone, names: Sequence[str]) -> Tensor:
     """`[n, D]`; unlike `prompts.parse`, two classes may have one name, as WordNet's two "crane" have."""
     words = tuple(tuple(entry.split("|")) for entry in names)
     return prompts.embed(TextSet(tuple(one[0] for one in words), words, (TEMPLATE,)), model.encode_text)
@@ -78,14 +78,14 @@ def load_split(folder: Path) -> tuple[list[Path], list[int], list[np.ndarray]]:
     )
 
 
-def pixels(model: DualEncoder, paths: Sequence[Path], side: int = SIDE) -> Tensor:
+def pixels(model: Backbone, paths: Sequence[Path], side: int = SIDE) -> Tensor:
     """Pictures squashed to the input, normalised `[B, 3, side, side]`."""
     images = [Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC) for path in paths]
     return model.normalize(torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]).float() / 255)
 
 
 @torch.inference_mode()
-def embed_pictures(model: DualEncoder, paths: Sequence[Path], side: int = SIDE) -> Tensor:
+def embed_pictures(model: Backbone, paths: Sequence[Path], side: int = SIDE) -> Tensor:
     return torch.cat([model.encode_image(pixels(model, paths[i : i + 32], side)) for i in range(0, len(paths), 32)])
 
 

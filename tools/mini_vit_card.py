@@ -32,7 +32,7 @@ from cliploc import towers
 from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods, min_max
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers.mini_vit import WEIGHTS, MiniVit
 from cliploc.towers.tower import Guide, Needs
 
@@ -212,7 +212,7 @@ def costs(model: MiniVit, guide: Guide, rows: Sequence[Row], path: Path, text: T
     return "\n".join(lines)
 
 
-def embedded(model: DualEncoder, paths: Sequence[Path], side: int, work: Path) -> Tensor:
+def embedded(model: Backbone, paths: Sequence[Path], side: int, work: Path) -> Tensor:
     """Embeddings `[n, D]`; those that were made before are read from `work`."""
     file = work / f"{_weights()} {side} {len(paths)} {model.name}.npy"
     if not file.exists():

@@ -24,15 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import towers
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    LocalizationAccuracy,
-    MaxBoxAcc,
-    box_curve,
-    boxes_on_map,
-    largest_hits,
-)
-from cliploc.evaluate.train import TrainSettings, read_csv, train
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
+from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy
+from cliploc.evaluate.train.train_settings import TrainSettings
+from cliploc.evaluate.train.trainer import train
+from cliploc.evaluate.train.training_set import read_csv
 from cliploc.find import prompts
 from cliploc.find.heads import SemanticHead, load_head, look
 from cliploc.methods import Context, methods, min_max

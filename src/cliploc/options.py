@@ -628,9 +628,6 @@ class SegmentationOptions(ProtocolOptions):
     # fmt: on
 
 
-FAITHFULNESS_METRICS = ("deletion", "insertion")  # where none are named
-
-
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
     """Changes to the protocols of faithfulness (docs/faithfulness.md); None is the published value."""

@@ -17,7 +17,7 @@ PACKAGES = [
     for package in (cliploc.draw, cliploc.evaluate.tasks, cliploc.label.editor, cliploc.web)
 ]
 PAGES = {
-    "page.html", "review.html", "benchmark.html", "presence.html", "segmentation.html",
+    "page.html", "review.html", "boxes.html", "presence.html", "segmentation.html",
     "faithfulness.html", "explain.html",
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ def test_html_is_in_the_templates_only(package: Path) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_nothing_but_style_sheets_and_scripts_is_taken_as_it_is_and_attributes_are_quoted(package: Path) -> None:
-    templates = list((package / "templates").rglob("*.html"))
+    templates = list(package.rglob("*.html"))
     assert templates
     for path in templates:
         text = path.read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_nothing_but_style_sheets_and_scripts_is_taken_as_it_is_and_attributes_a
 
 
 def test_every_page_extends_the_one_skeleton() -> None:
-    pages = {path for package in PACKAGES for path in (package / "templates").glob("*.html")}
+    pages = {path for package in PACKAGES for path in package.rglob("*.html")}
     assert {path.name for path in pages} >= PAGES
     for path in pages:
         if path.name in PAGES:

@@ -14,12 +14,10 @@ from PIL import Image
 from cliploc.draw.html import DARK, LIGHT
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import TAUS, MaxBoxAcc, all_numbers
-from cliploc.evaluate.tasks.boxes import data as benchmark_data
-from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, miss_kind, read_run, wilson
-from cliploc.evaluate.tasks.boxes.gallery import Photographs, gallery_picture
-from cliploc.evaluate.tasks.page import class_bars, write_report
-from cliploc.evaluate.tasks.tables import csv_text
-from cliploc.evaluate.tasks.task_folder import SettingResult
+from cliploc.evaluate.tasks.boxes.data import MISSES, BenchmarkRun, miss_kind, read_run, wilson
+from cliploc.evaluate.tasks.boxes.page import class_bars
+from cliploc.evaluate.tasks.page import write_report
+from cliploc.evaluate.tasks.report import SettingResult
 from cliploc.runs.evaluation import open_run, rows_in
 from tests.draw.test_page import CLOSING, IMAGE, Reader
 
@@ -106,7 +104,7 @@ def test_hits_and_curves_are_those_of_the_metrics(made: Made) -> None:
 @pytest.mark.parametrize("key", ["max_box_acc", "pxap"])
 def test_a_setting_of_0_is_ranked_before_one_without_a_number(key: str) -> None:
     numbers = {"missing": None, "nothing right": 0.0, "a little": 0.5, "much": 50.0}
-    settings = [SettingResult(name, name, {}, {key: value}, None, i) for i, (name, value) in enumerate(numbers.items())]
+    settings = [SettingResult(name, name, {}, {key: value}, i) for i, (name, value) in enumerate(numbers.items())]
     assert [one.id for one in BenchmarkRun(Path(), {}, tuple(settings), None).ranked] == [*numbers][::-1]
 
 
@@ -124,7 +122,7 @@ def test_hits_and_misses_by_size_and_number_add_up_and_kinds_of_misses_are_told(
     assert misses.pop("") == run.of(worst)["hit"].sum()
     bar = re.findall(r'aria-label="(right [^"]*)"', section(page, "objects"))[-1]
     for kind, amount in misses.items():
-        assert f"{benchmark_data.MISSES[kind][0]} {100 * amount / 39:.1f} %" in bar
+        assert f"{MISSES[kind][0]} {100 * amount / 39:.1f} %" in bar
 
 
 @pytest.mark.parametrize(
@@ -151,16 +149,6 @@ def test_wilson_interval() -> None:
 
 # ------------------------------------------------------------------------------------------------------- thresholds
 @pytest.mark.usefixtures("undrawn")
-def test_a_threshold_chosen_on_the_same_pictures_is_no_fixed_one(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=8, oracle=True)
-    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    titles, *rows = cells(section(page, "numbers"))
-    ours = next(row for row in rows if row[0] == "cam")
-    assert ours[titles.index("τ")].endswith(" (oracle)")
-    assert "fixed beforehand: <b>" not in page
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_the_accuracy_at_the_own_threshold_is_gt_known(tmp_path: Path) -> None:
     """Between two of the thresholds of the curve, either of which would be another level of the maps."""
     summary = make_folder(tmp_path / "out", tmp_path / "root", samples=8, methods=("cam",), threshold=0.1646)
@@ -168,13 +156,6 @@ def test_the_accuracy_at_the_own_threshold_is_gt_known(tmp_path: Path) -> None:
     titles, row = cells(section(page, "tau"))
     [numbers] = summary.values()
     assert row[titles.index("at own τ")] == f"{numbers['gt_known']:.2f}"
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_other_datasets_have_no_ten_classes(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=8, wnids=["1", "2", "3", "4"], reasons=False)
-    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert '<section id="ten"' not in page
 
 
 # ------------------------------------------------------------------------------------------------------- a page as such
@@ -194,33 +175,26 @@ def test_the_page_is_self_contained_and_whole(page: str) -> None:
     assert all(a["alt"] for tag, a in reader.tags if tag == "img" and "src" in a)
 
 
-def test_photographs_are_embedded_once_and_drawn_in_the_shape_of_the_original(page: str) -> None:
-    photos = re.findall(r'<image id="(photo-\d+)"[^>]*href="data:image/jpeg;base64,([^"]+)"', page)
-    assert len({name for name, _ in photos}) == len({data for _, data in photos}) == len(photos) > 10
-    shown = re.findall(r'<svg class="photo" viewBox="0 0 (\d+) (\d+)"', page)
-    assert set(shown) == {("160", "120")}
-    assert len(shown) > 2 * len(photos)
-
-
 def test_boxes_and_maps_lie_where_the_rows_say(made: Made, page: str) -> None:
     run = read_run(made[0])
     best = run.ranked[0]
     rows = run.of(best).sort_values("iou", ascending=False)
-    row = benchmark_data.details(run, {(best.id, rows["sample"].iloc[0])})[best.id, rows["sample"].iloc[0]]
+    sample = rows["sample"].iloc[0]
+    row = run.pictures({sample})[sample, best.id]
     first = section(page, "pictures").split("<h4>Best</h4>")[1].split("</figure>")[0]
-    x0, y0, x1, y1 = row["true_boxes"][0]
+    x0, y0, x1, y1 = row.true_boxes[0]
     assert f'<rect class="true" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
-    x0, y0, x1, y1 = row["boxes"][0]
+    x0, y0, x1, y1 = row.boxes[0]
     assert f'<rect class="found" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
     data = re.search(r'class="heat" [^>]*base64,([^"]+)"', first)
     assert data
     heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGBA")).astype(int)
-    thumb = np.frombuffer(row["thumb"], np.uint8).reshape(28, 28)
+    thumb = np.frombuffer(row.thumb, np.uint8).reshape(28, 28)
     order = thumb.ravel().argsort(kind="stable")
     light = (heat[..., :3] @ (0.2126, 0.7152, 0.0722) * heat[..., 3]).ravel()[order] / 255  # on black
     assert (np.diff(light) >= -1).all(), "the hotter, the lighter"
     assert light[-1] > light[0] + 60
-    assert f"IoU {row['iou']:.2f}" in first
+    assert f"IoU {row.iou:.2f}" in first
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -250,19 +224,6 @@ def test_best_worst_and_borderline(made: Made, page: str) -> None:
         assert ious[0][0] == pytest.approx(all_ious.max(), abs=0.005)
         assert ious[2][0] == pytest.approx(all_ious.min(), abs=0.005)
         assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
-
-
-def test_an_iou_just_below_the_least_does_not_look_like_it(made: Made) -> None:
-    run = read_run(made[0])
-    best, sample = run.ranked[0], run.of(run.ranked[0])["sample"].iloc[0]
-    row = benchmark_data.details(run, {(best.id, sample)})[best.id, sample]
-    shown = gallery_picture(run, {**row, "iou": 0.4983}, best, Photographs(Path(), shown=False, missing={}))
-    assert (shown["iou"], shown["right"]) == ("0.4983", False)
-    assert "IoU 0.4983" in shown["says"]
-
-
-def test_a_table_without_rows_has_its_head_alone() -> None:
-    assert csv_text([dict.fromkeys(("setting", "boxes"))]) == "setting,boxes\n"
 
 
 def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> None:
@@ -305,15 +266,6 @@ def test_the_ten_classes_with_reasons_numbers_and_confusion(made: Made, page: st
     for label, row in enumerate(matrix[1:]):
         counts = [int((rows[rows["label"] == label]["predicted"] == other).sum()) for other in range(4)]
         assert [0 if cell == "·" else int(cell) for cell in row[1:5]] == counts
-
-
-def test_every_class_is_in_the_table(made: Made, page: str) -> None:
-    rows = cells(section(page, "classes").split('data-search="Find a class"')[1])
-    numbers = made[1]["mini_cam"]["per_class"]
-    for label, row in enumerate(rows[1:]):
-        assert row[:3] == [CLASSES[label], WNIDS[label], "10"]
-        column = rows[0].index("cam")
-        assert row[column] == f"{numbers[str(label)]['gt_known']:.1f}"
 
 
 # ----------------------------------------------------------------------------------------------- what can go wrong
@@ -368,31 +320,6 @@ def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "12 pictures cannot be read" in page
     assert "image/jpeg" not in page
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
-    shutil.copytree(made[0], tmp_path / "out")
-    alone = write_report(tmp_path / "out", pictures=False).read_text(encoding="utf-8")
-    assert "must not be passed on" in page
-    assert "image/jpeg" not in alone
-    assert "cannot be read" not in alone
-    assert alone.count('class="heat"') == page.count('class="heat"')
-
-
-def test_what_a_killed_report_left_is_removed(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=4)
-    left = tmp_path / "out" / ".cliploc-run-0123456789abcdef.tmp"
-    left.touch()
-    write_report(tmp_path / "out")
-    assert not left.exists()
-
-
-def test_when_everything_failed(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
-    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert "No picture could be evaluated" in page
-    assert "8 rows failed" in page
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
@@ -450,6 +377,24 @@ def test_a_run_of_masks_alone(tmp_path: Path) -> None:
     assert "No picture has true boxes" in section(page, "iou")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_baseline_that_is_the_same_for_several_models_takes_one_place_of_the_best(tmp_path: Path) -> None:
+    methods = [f"m{number}" for number in range(11)]
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=methods)
+    same = {"method": "centre_box", "baseline": True}
+    with open_run(tmp_path / "out") as run:
+        about = run["manifest"]
+        for place, entry in enumerate(about["settings"].values()):
+            entry |= {"model": "mini" if place % 2 else "mini-vit"} | (same if place < 2 else {})
+        run["manifest"] = about
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    labels = re.findall(r"</svg>(.+?)</li>", section(page, "tau"))
+    assert len(labels) == 8
+    assert sum("centre_box" in label for label in labels) == 1
+    assert "The 8 best of 10 settings." in section(page, "tau")
+    assert len(cells(section(page, "numbers"))) == 12  # all of them stand in the table
+
+
 def test_the_worst_classes_have_misses_and_the_best_have_hits() -> None:
     class Run:
         """Fourteen classes, of which the first two have no right box and the third half of them."""
@@ -465,3 +410,20 @@ def test_the_worst_classes_have_misses_and_the_best_have_hits() -> None:
     assert {bar["name"] for bar in bars["Worst"]} == {"0", "1", "2"}
     assert len(bars["Best"]) == 12
     assert {bar["name"] for bar in bars["Best"]} == {str(label) for label in range(2, 14)}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_pictures(made: Made, tmp_path: Path, page: str) -> None:
+    shutil.copytree(made[0], tmp_path / "out")
+    alone = write_report(tmp_path / "out", pictures=False).read_text(encoding="utf-8")
+    assert "must not be passed on" in page
+    assert "image/jpeg" not in alone
+    assert "cannot be read" not in alone
+    assert alone.count('class="heat"') == page.count('class="heat"')
+
+
+def test_when_everything_failed(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "No picture could be evaluated" in page
+    assert "8 rows failed" in page

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cliploc.find.presence import with_windows
 from cliploc.find.views import Joined, Look, StitchedFeatures
 from cliploc.images.geometry import Frame, padding_least
-from cliploc.methods._infra.maps import min_max
+from cliploc.methods import min_max
 from cliploc.methods.cam import cam
 from cliploc.refine.affinity import directions, spread_along
 from cliploc.towers.tower import Needs, Trace

@@ -9,7 +9,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.towers import create
 from cliploc.towers.tower import Needs
 from tests.methods.vits import GRID, TEXTS, photograph, scenes

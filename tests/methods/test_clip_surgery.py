@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from tests.methods.peers import min_max
 from tests.methods.plain_vit import TOWERS, PlainVit, assert_equal, attend, plain_vit
 from tests.tiny import tower

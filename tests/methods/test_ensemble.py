@@ -1,6 +1,5 @@
 """Several methods as one, and beside each other: their mean by hand, and one forward pass for all of them."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -88,26 +87,31 @@ def test_options_go_to_the_members_that_have_them() -> None:
     assert resolve_options(find("grad_cam"), {"grad_cam.block": -2}) == {"block": -2}  # a method by itself
 
 
-@pytest.mark.parametrize(
-    ("spec", "options", "expected"),
-    [
-        ("gem", {"depth": 1.5}, "gem's option depth to be a whole number, got 1.5"),
-        ("cam+layer_cam", {"stages": -1}, "layer_cam's option stages to be a list, each of its items a whole number"),
-        ("chefer", {"blocks": 2.0}, "chefer's option blocks to be a whole number or all, got 2.0"),
-        ("score_cam", {"components": True}, "score_cam's option components to be a whole number or none, got True"),
-    ],
-)
-def test_a_value_of_another_type_is_one_line(spec: str, options: dict[str, Any], expected: str) -> None:
-    """Values that are no texts come from Python and from JSON."""
-    with pytest.raises(UsageError, match=re.escape(expected)):
-        resolve_options(find(spec), options)
-
-
 def test_values_of_the_declared_types_stay_as_they_are() -> None:
     for method in methods:
         assert resolve_options(method, method.options) == method.options
     assert resolve_options(find("gem"), {"depth": np.int64(3), "temperature": 1}) == {"depth": 3, "temperature": 1}
-    assert resolve_options(find("layer_cam"), {"stages": [-1, -2]}) == {"stages": [-1, -2]}
+    assert resolve_options(find("layer_cam"), {"stages": [-1, -2]}) == {"stages": (-1, -2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "text", "value"),
+    [
+        ("gem", "temperature", "0.5", 0.5),
+        ("gem", "temperature", "none", None),
+        ("gem", "depth", "3", 3),
+        ("rise", "published", "true", True),
+        ("rise", "published", "0", False),
+        ("layer_cam", "stages", "-1,-3", (-1, -3)),
+        ("layer_cam", "stages", "(-1, -2)", (-1, -2)),
+        ("chefer", "blocks", "all", "all"),
+        ("ts_cam", "head", "a=b", "a=b"),
+    ],
+)
+def test_texts_get_the_declared_types(name: str, option: str, text: str, value: Any) -> None:
+    found = resolve_options(find(name), {option: text})[option]
+    assert found == value
+    assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(

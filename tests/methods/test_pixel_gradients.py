@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers.tower import Trace
 from tests.methods.peers import WrappedClip, tiny_scene
 from tests.methods.plain_vit import open_clip_model, plain_vit

@@ -7,63 +7,51 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
-from tests.methods.towers import tiny_tower
+from cliploc.methods import find, resolve_options
 from tests.methods.vits import AveragingVit, QueryingVit, ours, scenes, tiny
 
-FROM_END = "expected a block counted from the end, got 0: -1 is the last"
-SIDE = "expected a side from 0.05 to 1 of the input's, got "
-STAGES = "expected two stages or more, counted from the end, got "
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("attnlrp", {"gamma": -1.0}, "expected a gamma of 0 or more, got -1.0: the authors try 0 to 1"),
-    ("clip_surgery", {"depth": 0}, "expected a depth of 1 block or more, got 0: the authors use 6"),
-    ("decomposition", {"blocks": 0}, "expected 1 block or more, got 0: the authors use 4"),
-    ("finer_cam", {"block": 0}, FROM_END),
-    ("gem", {"temperature": 0.0}, "expected a temperature above 0, got 0.0: leave it out for the adaptive one"),
-    ("gscore_cam", {"top_k": 0}, "expected top_k of 1 channel or more, got 0: the paper uses 300"),
-    ("integrated_gradients", {"empty": "grey"}, "expected empty to be one of mean, black, got 'grey'"),
-    ("layer_cam", {"stages": (0,)}, "expected stages counted from the end for layer_cam, got (0,): -1 is the last"),
-    ("m2ib", {"beta": 0.0}, "expected a beta above 0, got 0.0: the authors use 0.1"),
-    *(
-        ("naclip", {"sigma": sigma}, f"expected a sigma above 0 patches, got {sigma}: the paper uses 5")
-        for sigma in (0.0, -1.0, math.nan)
-    ),
-    *(("occlusion", {"side": side}, f"{SIDE}{side}") for side in (0.0, 1.5, math.nan)),
-    ("pearl", {"key_weight": -0.1}, "expected a key_weight of 0 or more, got -0.1: the authors' code uses 0.08"),
-    ("refine_cam", {"base": "cam"}, "expected base to be one of grad_cam, grad_cam_pp, layer_cam, got 'cam'"),
-    ("refine_cam", {"stages": (-1,)}, f"{STAGES}(-1,): -1 is the last"),
-    ("resclip", {"gain": 0.0}, "expected a gain and a sigma above 0, got 0.0 and 5.0"),
-    ("resclip", {"residual": 1.1}, "expected a residual from 0 to 1, got 1.1: 0 is NACLIP"),
-    ("rise", {"budget": 15}, "expected a budget of 16 masks or more, got 15: the paper uses 2000"),
-    *(
-        ("rollout", {"blocks": blocks}, "expected blocks to be a number of last blocks, 1 or more, or all, got ")
-        for blocks in (0, -1, "most", 1.5)
-    ),
-    ("rollout", {"blocks": 3}, "expected a block of vit from -2 to -1"),
-    *(("sc_clip", {"outliers": o}, f"expected a share of outliers from 0 to below 1, got {o}") for o in (-0.1, 1.0)),
-    ("score_cam", {"channels": "neurons"}, "expected channels to be one of features, tokens, heads, keys, queries, v"),
-    ("score_cam", {"components": 0}, "expected 1 component or more, got 0: leave it out for the feature maps themse"),
-    ("smooth_grad", {"noise": -0.1}, "expected a noise of 0 or more, got -0.1: the paper uses 0.1 to 0.2"),
+    ("attnlrp", {"gamma": -1.0}, "a number ≥ 0"),
+    ("chefer", {"blocks": 2.0}, "a whole number ≥ 1 or all"),
+    ("finer_cam", {"block": 0}, "a whole number ≤ -1"),
+    ("gem", {"depth": 1.5}, "a whole number ≥ 1"),
+    ("gem", {"iterations": -1}, "a whole number ≥ 0"),
+    ("gem", {"temperature": 0.0}, "a number > 0 or none"),
+    ("gla_clip", {"rounds": 0}, "a whole number ≥ 1"),
+    ("radseg", {"scga": -1}, "a number > 0"),
+    ("cam+layer_cam", {"stages": -1}, "a list, each item a whole number ≤ -1 in a list of at least 1"),
+    *(("naclip", {"sigma": sigma}, "a number > 0") for sigma in (0.0, -1.0, math.nan, "wide")),
+    *(("occlusion", {"side": side}, "a number ≥ 0.05 and ≤ 1") for side in (0.0, 1.5, math.nan)),
+    ("refine_cam", {"base": "cam"}, "grad_cam or grad_cam_pp or layer_cam"),
+    ("resclip", {"residual": 1.1}, "a number ≥ 0 and ≤ 1"),
+    ("rise", {"published": 1}, "true or false"),
+    ("sc_clip", {"outliers": 1.0}, "a number ≥ 0 and < 1"),
+    ("score_cam", {"components": True}, "a whole number ≥ 1 or none"),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "said"), REFUSED, ids=str)
-def test_an_option_out_of_range_is_refused(name: str, options: dict[str, Any], said: str) -> None:
-    backbone = tiny_tower("vit" if "vit" in methods.get(name).towers else "gap_cnn")
+@pytest.mark.parametrize(("name", "options", "expected"), REFUSED, ids=str)
+def test_an_option_out_of_range_is_one_line(name: str, options: dict[str, Any], expected: str) -> None:
+    ((option, value),) = options.items()
     with pytest.raises(UsageError) as error:
-        ours(name, backbone, scenes(), backbone.encode_text(["red"]), **options)
-    assert str(error.value).startswith(said)
+        resolve_options(find(name), options)
+    member = name.rpartition("+")[2]
+    assert str(error.value) == f"expected {member}'s option {option} to be {expected}, got {value!r}"
 
 
-@pytest.mark.parametrize("name", ["raw_attention", "ts_cam", "lctr"])
-def test_a_tower_that_averages_its_patches_is_refused_with_what_to_choose(name: str) -> None:
+def test_more_blocks_than_there_are() -> None:
     backbone = tiny(AveragingVit)
-    with pytest.raises(UsageError, match=r"class token or an attention pool, got vit, .* choose rollout, chefer"):
-        ours(name, backbone, scenes(), backbone.encode_text(["red"]))
+    with pytest.raises(UsageError, match=r"^expected a block of vit from -2 to -1"):
+        ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)
 
 
-@pytest.mark.parametrize("kind", [AveragingVit, QueryingVit])
-@pytest.mark.parametrize("name", ["decomposition", "grad_eclip"])
-def test_a_tower_without_a_class_tokens_embedding_is_refused(name: str, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, AveragingVit) for name in ("raw_attention", "ts_cam", "lctr", "decomposition", "grad_eclip")),
+        *((name, QueryingVit) for name in ("decomposition", "grad_eclip")),
+    ],
+)
+def test_a_tower_that_pools_otherwise_is_refused(name: str, kind: type) -> None:
     with pytest.raises(UsageError, match=rf"{name} does not work on vit, a vit tower with .* pooling: use one of"):
         Localizer(tiny(kind), method=name, text_cache=False)

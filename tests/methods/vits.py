@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.towers.open_clip_vit import OpenClipVit
 from tests.tiny import TinyVit, planted_image, seeded, tower
 from tests.tiny import raw_maps as ours

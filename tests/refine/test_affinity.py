@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cliploc import towers
 from cliploc.localizer import Localizer
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
 from cliploc.refine.affinity import CUT, directions, spread_along

@@ -5,8 +5,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, min_max
 from cliploc.refine import refinements
 from cliploc.refine.caa import transition, walk
 from tests.methods.peers import GRID, Scene, tiny_scene

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.runs.store import Store
+from cliploc.runs.store import Store, differences_of
 
 TABLES = ["CREATE TABLE save (number INTEGER PRIMARY KEY, text TEXT NOT NULL)"]
 
@@ -91,6 +91,12 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
         store.keep("settings", {"model": "mini", "rule": {"min_score": 0.2}, "scales": (1.0, 1.5)})
         with pytest.raises(UsageError, match=r"rule.min_score: 0.2 there, 0.3 asked for; flip: only asked for\)"):
             store.keep("settings", {"model": "mini", "rule": {"min_score": 0.3}, "scales": (1.0, 1.5), "flip": True})
+    for there, asked, said in (
+        ([*range(99)], [*range(1, 99), 7.5], "labels: 0 only there, 7.5 only asked for"),
+        ([[1], "a"], ["a", [1]], "labels: in another order"),
+        ([1, 1], [1], "labels: [1, 1] there, [1] asked for"),
+    ):
+        assert differences_of({"labels": there}, {"labels": asked}) == [said]
 
 
 def test_other_files_and_versions_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import CliplocError, ModelError, UsageError
-from cliploc.evaluate.tasks.faithfulness.metrics import with_random_weights
+from cliploc.evaluate.tasks.faithfulness.measure import with_random_weights
 from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers._layers import attention_weights

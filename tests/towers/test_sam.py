@@ -18,7 +18,7 @@ from cliploc import Localizer
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.images.rle import decode
 from cliploc.localization import Localization
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context
 from cliploc.towers.sam import SamMasks, SamRegions, points_of
 from cliploc.values import Boxes
 from tests.commands import CAT, document_of, process, refused

@@ -10,14 +10,13 @@ from collections import OrderedDict
 from pathlib import Path
 
 import huggingface_hub
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cliploc.errors import ModelError
 from cliploc.towers import _checkpoints, _weights
-from cliploc.towers._checkpoints import load_into, looks_like, read_checkpoint
+from cliploc.towers._checkpoints import load_into, read_checkpoint
 from tests.towers.seam import refusing
 from tests.towers.small_clip import SIDE, small_clip
 
@@ -148,20 +147,12 @@ def test_truncated(tmp_path, state, archive):
     fails(tmp_path / "RN50.pt", "is cut short or damaged", "download it again")
 
 
-@pytest.mark.parametrize(
-    ("content", "fragment"),
-    [
-        (b"", "is empty: download it again"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer"),
-        (b"just a text", "damaged"),
-        (bytes(range(256)) * 20, "damaged"),
-    ],
-)
+@pytest.mark.parametrize("content", [b"", b"just a text", bytes(range(256)) * 20])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
-def test_files_that_are_no_weights(tmp_path, content, fragment, suffix):
+def test_files_that_are_no_weights(tmp_path, content, suffix):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    fails(path, fragment)
+    fails(path, "damaged")
 
 
 def test_other_things_than_state_dicts(tmp_path):
@@ -186,11 +177,11 @@ def test_missing_unexpected_and_misshapen(state):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     left_out = {name: value for name, value in state.items() if name != "ln_final.bias"}
     assert refusal(model, left_out) == (
-        "w.pt does not hold weights of small: 1 tensors missing (ln_final.bias); check model and file"
+        "w.pt does not hold weights of small: of its tensors 1 missing (ln_final.bias …); check model and file"
     )
-    assert "2 unexpected (a, …)" in refusal(model, state | {"a": torch.zeros(1), "b": torch.zeros(1)})
+    assert "2 unexpected (a …)" in refusal(model, state | {"a": torch.zeros(1), "b": torch.zeros(1)})
     other = refusal(model, state | {"ln_final.bias": torch.zeros(3)})
-    assert "1 of another shape (ln_final.bias: [3], expected [16])" in other
+    assert "1 of another shape (ln_final.bias …)" in other
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "half loaded"
 
 
@@ -202,14 +193,6 @@ def test_what_is_derived_may_be_missing_or_left_over(state):
     load_into(model, _checkpoints.Checkpoint(Path("w.pt"), "", lean, False), "small")
     assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
     assert model.logit_scale.shape == ()
-
-
-@pytest.mark.parametrize("name", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
-def test_architecture_is_told_from_the_tensors(name):
-    with torch.device("meta"):
-        tensors = open_clip.CLIP(**open_clip.get_model_config(name)).state_dict()
-    assert looks_like(tensors)[0] == name
-    assert f"they look like {name} or" in refusal(small_clip(), tensors)
 
 
 # ------------------------------------------------------------------------------------------------------------- fetching

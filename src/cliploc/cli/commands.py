@@ -49,8 +49,8 @@ HOMES = {  # the others' modules stand beside this one and have their names
     "annotate": "cliploc.label.command",
     "review": "cliploc.label.editor.command",
     "label-studio": "cliploc.label.label_studio.command",
-    "benchmark": "cliploc.evaluate.tasks.benchmark_command",
-    "evaluate": "cliploc.evaluate.tasks.evaluate_command",
+    "benchmark": "cliploc.evaluate.tasks.command",
+    "evaluate": "cliploc.evaluate.tasks.command",
     "explain": "cliploc.evaluate.tasks.faithfulness.explain",
     "train": "cliploc.evaluate.train.command",
     "datasets": "cliploc.evaluate.data._command",
@@ -126,11 +126,11 @@ def plain_app(**facts: Any) -> typer.Typer:
     return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **facts)
 
 
-def tasks(help_text: str, *functions: Callable[..., int]) -> typer.Typer:
-    """A command with a task for each function, which has flags of its own."""
+def tasks(help_text: str, **functions: Callable[..., int]) -> typer.Typer:
+    """A command with a task for each function, which has its flags."""
     made = plain_app(cls=SectionedGroup, help=help_text, options_metavar="", subcommand_metavar="TASK [OPTIONS]")
-    for function in functions:
-        made.command(cls=SectionedCommand)(function)
+    for name, function in functions.items():
+        made.command(name, cls=SectionedCommand)(function)
 
     @made.callback(invoke_without_command=True)
     def without_one(ctx: typer.Context) -> None:

@@ -13,7 +13,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,6 +241,14 @@ class Labels:
     def names(self) -> tuple[str, ...]:
         """The label of each entry."""
         return parse(self.entries).names
+
+    def after(self, earlier: Sequence[str]) -> Labels:
+        """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
+        if not {*earlier} <= {*self.entries}:
+            return self
+        thresholds = dict(zip(self.entries, self.thresholds, strict=True))
+        entries = tuple(dict.fromkeys([*earlier, *self.entries]))
+        return replace(self, entries=entries, thresholds=tuple(thresholds[entry] for entry in entries))
 
 
 def read_labels(path: str | Path) -> Labels:

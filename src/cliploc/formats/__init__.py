@@ -1,34 +1,38 @@
-"""Export formats: boxes in files for other tools. Each format is one file that registers itself; see `Export`.
+"""Formats of boxes in files of other tools: each is one file, which reads (`LabelSet`) and writes (`Export`) it.
 
-`annotate`, the page's downloads and the documents read the registry. So a new format is one file
-here and its test.
+`annotate`, the page's downloads and the documents read the registry of exports. So a new format is one file here and
+its test. `cliploc.formats.reading.read_labels` reads any of them.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
+from cliploc.images import polygons, rle
 from cliploc.images.reading import READ_BY_ALL, load
-from cliploc.images.rle import Rle
+from cliploc.images.rle import Counts, Rle
 from cliploc.options import short
 from cliploc.registry import Registry
+from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
@@ -65,6 +69,42 @@ class AnnotatedPicture:
         )
 
 
+Size: TypeAlias = tuple[int, int]  # width and height
+Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; right and bottom edges exclusive
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledBox:
+    """One box of a label file."""
+
+    id: str  # the set's own; of a format without ids the box's number in its picture, from 1
+    name: str
+    xyxy: Box  # as written: it may be empty, or outside the picture
+    # Draws its mask, whose runs lie column by column; None: the set has none, or masks were not asked for.
+    mask: Callable[[], Counts] | None = None
+    kind: str = "box"  # what it is in the file if not a box; then `xyxy` is the box around it
+
+
+@dataclass(frozen=True)
+class PictureLabels:
+    """One picture of a label file."""
+
+    names: tuple[str, ...]  # what may be its path, the best first
+    # its boxes, for the picture's size, and with masks or without; a `ValueError` says what is wrong in them
+    boxes: Callable[[Size, bool], Iterable[LabelledBox]]
+    size_wh: Size | None = None  # its size, if the set says it
+    more: tuple[str, ...] = ()  # what may be its path if none of the names is that of a picture
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """A label file or folder of one of the formats."""
+
+    format: str  # as its users call it: "COCO"
+    pictures: tuple[PictureLabels, ...]
+    listed: Mapping[str, str] = field(default_factory=dict)  # file → picture, as our exports list them
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """What an export writes besides the boxes."""
@@ -75,6 +115,22 @@ class ExportSettings:
     masks: bool = False  # whether masks are written; then every box of the pictures has one
     polygons: bool = False  # whether masks are polygons where the format has run lengths too
     copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """What a name or an address of a picture may stand for: itself, its path, its `d`."""
+    plain = name.replace("\\", "/")
+    found = [plain]
+    if "?" in plain or "%" in plain or "://" in plain or "/data/" in plain:
+        address = urlsplit(plain)
+        found += [*parse_qs(address.query).get("d", []), unquote(address.path)]
+    return tuple(dict.fromkeys(found))
+
+
+def polygon_runs(polygons_or_runs: object, size_wh: Size) -> Counts:
+    """The runs of polygons in pixels, or of a list of run lengths, as COCO has them."""
+    outlines = polygons.outlines_of(polygons_or_runs, size_wh)
+    return rle.united([polygons.runs(outline, size_wh[::-1]) for outline in outlines])
 
 
 def json_list(file: IO[str], items: Iterable[Any]) -> None:
@@ -170,68 +226,47 @@ def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
     """The formats of these names, each once."""
     if not isinstance(names, str | Sequence):
         raise UsageError(f"expected a list of formats, got {short(names)}: write ['coco']")
-    asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
-    if not asked:
+    distinct = dict.fromkeys([names] if isinstance(names, str) else names)
+    if not distinct:
         raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")
-    return tuple(exports.get(name) for name in asked)
+    return tuple(exports.get(name) for name in distinct)
 
 
 PICTURES = "pictures.csv"  # the list's name
+MISREAD = re.compile(r"""[\s"'#<>:|?*\\\x00-\x1f\x7f-\x9f\ud800-\udfff]""")
 
 
 class FileNames:
     """Unique names in one folder by stem, as most readers know them: `cats/a.jpg` → `cats__a`, then `cats__a-2`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+        self._folder = folder
         self._files: set[str] = set()
-        self._last: dict[tuple[str, ...], int] = {}  # stem and endings → the number that they had last
+        self._last: dict[str, int] = {}  # stem → the number that it had last
 
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
         """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
         stem = flat_stem(picture.name)
-        for number in count(self._last.get((stem, *endings), 0) + 1):
-            numbered = stem if number == 1 else f"{stem}-{number}"
-            files = [_placed(numbered, ending) for ending in endings]
-            if not {_folded(file) for file in files} & self._files:
+        for number in count(self._last.get(stem, 0) + 1):
+            files = [ending.replace("*", stem if number == 1 else f"{stem}-{number}") for ending in endings]
+            # Some file systems treat capitals, and composed letters, as equal to others.
+            folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFC", file).casefold()) for file in files}
+            if not folded & self._files:
                 break
-        self._last[stem, *endings] = number
-        self._files |= {_folded(file) for file in files}
-        paths = [self._folder / file for file in files]
-        for path in paths:
-            if self._folder not in path.resolve().parents:  # for any reason
-                raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return paths
+        self._last[stem] = number
+        self._files |= folded
+        for file in files:
+            (self._folder / file).parent.mkdir(parents=True, exist_ok=True)
+        return [self._folder / file for file in files]
 
 
 def flat_stem(name: str) -> str:
     """The stem of `FileNames` for a single picture; what lists, YAML or file systems misread becomes `_`."""
-    *folders, last = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")] or ["_"]
-    stem = re.sub(r"""[\s"'#<>:|?*]""", "_", "__".join([*folders, PurePosixPath(last).stem]))
+    *folders, last = [part for part in name.split("/") if part.strip(" .")] or ["_"]
+    stem = MISREAD.sub("_", "__".join([*folders, PurePosixPath(last).stem]))
     while len(stem.encode()) > 200:  # most file systems allow 255 bytes, and an ending and a number are added
         stem = stem[1:]
     return f"_{stem}" if stem.startswith(".") or not stem else stem
-
-
-def _safe(part: str) -> str:
-    """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
-    letters = "".join(
-        "_" if letter == "\\" or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in part
-    )
-    letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
-    return letters if letters.strip(" .") else "_" * len(letters)
-
-
-def _placed(stem: str, ending: str) -> PurePosixPath:
-    """The path of a picture's file: `labels/*.txt` and `a` give `labels/a.txt`."""
-    folder, _, suffix = ending.partition("*")
-    return PurePosixPath(folder) / _safe(f"{stem}{suffix}")
-
-
-def _folded(path: PurePosixPath) -> str:
-    """A key that is equal for names that some file systems treat as equal (case, composed letters)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def file_suffix(picture: AnnotatedPicture) -> str:
@@ -250,6 +285,16 @@ def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
             os.symlink(picture.path.absolute(), file)
             return
     shutil.copyfile(picture.path, file)
+
+
+def read_list(folder: Path) -> dict[str, str]:
+    """File → picture, as `write_list` wrote it; empty where there is no such list."""
+    with suppress(OSError, ValueError, KeyError, csv.Error):
+        return {
+            line["file"]: line["picture"]
+            for line in csv.DictReader(io.StringIO(read_text(folder / PICTURES), newline=""))
+        }
+    return {}
 
 
 def write_list(folder: Path, files: Iterable[tuple[str, str]]) -> None:

@@ -1,27 +1,128 @@
 """COCO's JSON format of boxes and masks (Lin et al. 2014), with a score for each box."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from cliploc.boxes.outlines import outlines
-from cliploc.formats import (
-    Export,
-    ExportSettings,
-    Pictures,
-    export,
-    json_list,
-    number,
-)
+from cliploc import formats
+from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
+
+Id = int | str
 
 
-@export
-class Coco(Export):
+def order(one: Id) -> tuple[bool, Id]:
+    """A key to sort ids by: numbers before texts."""
+    return isinstance(one, str), one
+
+
+# ---------------------------------------------------------------------------------------------------------------- read
+class Category(msgspec.Struct):
+    """A class; of LVIS with synonyms."""
+
+    id: Id
+    name: str
+    synonyms: list[str] = []
+
+
+class CocoImage(msgspec.Struct):
+    """A picture; the last two are of LVIS."""
+
+    id: Id
+    file_name: str = ""
+    width: int | None = None
+    height: int | None = None
+    coco_url: str = ""
+    neg_category_ids: list[Id] = []
+
+    @property
+    def size_wh(self) -> formats.Size | None:
+        """None: the file does not say it."""
+        return (self.width, self.height) if self.width and self.height else None
+
+
+class Annotation(msgspec.Struct):
+    """A thing in a picture."""
+
+    image_id: Id
+    category_id: Id
+    id: Id | None = None
+    bbox: list[float] | None = None
+    segmentation: Any = None
+    area: float | None = None
+    iscrowd: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bbox and len(self.bbox) != 4:
+            raise ValueError(f"expected a bbox of four numbers, got {len(self.bbox)}")
+
+    @property
+    def xyxy(self) -> Box:
+        """The bbox, x, y, width and height from 0, as edges."""
+        if not self.bbox:
+            raise ValueError("a shape in it has no box")
+        x, y, width, height = self.bbox
+        return x, y, x + width, y + height
+
+
+class Document(msgspec.Struct):
+    """A file of instances."""
+
+    images: list[CocoImage]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+def read_document(content: Any) -> Document:
+    """A parsed JSON file in COCO's format; a `ValueError` says where it is not."""
+    return msgspec.convert(content, Document, strict=False)
+
+
+def read(content: Any) -> LabelSet:
+    """The pictures of a parsed file; crowds are boxes, too."""
+    document = read_document(content)
+    names = {category.id: category.name for category in document.categories}
+    if len({image.id for image in document.images}) < len(document.images):
+        raise ValueError("several of its images have the same id")
+    of_image: dict[Id, list[Annotation]] = defaultdict(list)
+    for annotation in document.annotations:
+        of_image[annotation.image_id].append(annotation)
+
+    def boxes(image: Id, size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
+        for place, of in enumerate(of_image[image], start=1):
+            mask = partial(mask_runs, of.segmentation, size_wh) if masks and of.segmentation else None
+            yield LabelledBox(str(of.id or place), names[of.category_id], of.xyxy, mask)
+
+    return LabelSet(
+        "COCO",
+        tuple(
+            PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
+            for image in document.images
+        ),
+    )
+
+
+def mask_runs(segmentation: Any, size_wh: formats.Size) -> rle.Counts:
+    """The runs of an annotation's mask: polygons, or run lengths, compressed or not."""
+    if not isinstance(segmentation, dict):
+        return formats.polygon_runs(segmentation, size_wh)
+    if list(segmentation["size"]) != [*size_wh[::-1]]:
+        raise ValueError(f"a mask of height and width {segmentation['size']}, not {[*size_wh[::-1]]}")
+    return rle.without_empty(rle.counts_of(segmentation))
+
+
+# --------------------------------------------------------------------------------------------------------------- write
+
+
+@formats.export
+class Coco(formats.Export):
     """COCO's JSON format, one file."""
 
     name = "coco"
@@ -53,16 +154,18 @@ class Coco(Export):
             with path.open("w", encoding="utf-8") as file:
                 file.write(f'{{"info": {json.dumps({"description": f"draft boxes by cliploc, {settings.model}"})},\n')
                 file.write(f'"categories": {json.dumps(classes_to_coco_categories(list(settings.names)))},\n"images": ')
-                json_list(file, images())
+                formats.json_list(file, images())
                 file.write(',\n"annotations": ')
-                json_list(file, annotations())
+                formats.json_list(file, annotations())
                 file.write("}\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:
     """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths in any case."""
+    from cliploc.boxes.outlines import outlines  # its package needs torch
+
     area = int(rle.counts_of(code)[1::2].sum())
     part, left, top = rle.part_of(code) if polygons else (np.zeros((0, 0), bool), 0, 0)
     rings = outlines(part)

@@ -1,22 +1,73 @@
 """CVAT's XML format for images, version 1.1: one file."""
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
-from cliploc.formats import (
-    Export,
-    ExportSettings,
-    Pictures,
-    attributes,
-    export,
-    rows,
-)
+import numpy as np
+
+from cliploc import formats
+from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, attributes
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.documents import finite, integer
+from cliploc.support.files import write_atomic
 
 
-@export
-class Cvat(Export):
+# ---------------------------------------------------------------------------------------------------------------- read
+def read(root: Element) -> LabelSet:
+    """The pictures of a parsed file: boxes, polygons and masks."""
+    if root.tag != "annotations":
+        raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
+    pictures = [
+        PictureLabels(
+            formats.spellings(image.attrib["name"]),
+            partial(_boxes, image),
+            (integer(image.attrib["width"]), integer(image.attrib["height"])),
+        )
+        for image in root.iter("image")
+    ]
+    if not pictures:  # CVAT for video has tracks instead
+        raise ValueError("it has no <image>: it must be CVAT for images")
+    return LabelSet("CVAT", tuple(pictures))
+
+
+def _boxes(image: Element, size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
+    for place, shape in enumerate(image, start=1):
+        if shape.tag == "tag":
+            continue
+        kind, mask = shape.tag, None
+        if kind == "box":
+            x0, y0, x1, y1 = (finite(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+            kind = "rotated box" if finite(shape.get("rotation", "0")) else kind
+        elif kind == "polygon":  # "x,y;x,y;…"
+            corners = shape.attrib["points"].split(";")
+            points = [float(finite(value)) for corner in corners for value in corner.split(",")]
+            x0, y0, x1, y1 = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+            mask = partial(formats.polygon_runs, [points], size_wh)
+        elif kind == "mask":
+            x0, y0, width, height = (finite(shape.attrib[key]) for key in ("left", "top", "width", "height"))
+            x1, y1 = x0 + width, y0 + height
+            mask = partial(mask_runs, shape.attrib, size_wh)
+        else:
+            raise ValueError(f"a shape in it is {kind}, not a box")
+        yield LabelledBox(str(place), shape.attrib["label"], (x0, y0, x1, y1), mask if masks else None, kind)
+
+
+def mask_runs(code: Mapping[str, str], size_wh: formats.Size) -> rle.Counts:
+    """The runs of a `<mask>`, which has those of its rectangle, row by row, beginning with those of 0."""
+    left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
+    counts = np.array([int(number) for number in code["rle"].split(",")], np.int64)
+    inside = 0 <= left < left + width <= size_wh[0] and 0 <= top < top + height <= size_wh[1]
+    if not inside or not rle.fills(counts, width * height):
+        raise ValueError("a mask that does not fill its rectangle, or lies outside the picture")
+    return rle.placed(rle.of_runs(counts).reshape(height, width), left, top, size_wh[::-1])
+
+
+# --------------------------------------------------------------------------------------------------------------- write
+@formats.export
+class Cvat(formats.Export):
     """CVAT's XML format for images."""
 
     name = "cvat"
@@ -37,7 +88,7 @@ class Cvat(Export):
                     width, height = picture.size_wh
                     head = attributes(id=picture.number - 1, name=picture.name, width=width, height=height)
                     file.write(f"<image {head}>\n")
-                    for i, ((x0, y0, x1, y1), _, label) in enumerate(rows(picture)):
+                    for i, ((x0, y0, x1, y1), _, label) in enumerate(formats.rows(picture)):
                         edges = {"xtl": x0, "ytl": y0, "xbr": x1, "ybr": y1}
                         corners = attributes(**{key: f"{value:.2f}" for key, value in edges.items()})
                         label_and_source = attributes(label=settings.names[label], source="auto", occluded=0)
@@ -47,7 +98,7 @@ class Cvat(Export):
                     file.write("</image>\n")
                 file.write("</annotations>\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _mask(code: rle.Rle) -> str:

@@ -1,35 +1,130 @@
-"""Label Studio's tasks with predictions, for correction there, and the matching label config."""
+"""Label Studio's tasks: those that people have annotated, and predictions with the matching label config."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
+from cliploc import formats
 from cliploc.draw.colours import as_hex, name_colour
 from cliploc.formats import (
     AnnotatedPicture,
-    Export,
     ExportSettings,
+    LabelledBox,
+    LabelSet,
+    PictureLabels,
     Pictures,
     attributes,
-    export,
-    json_list,
     number,
-    rows,
 )
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.images.reading import SUFFIXES
+from cliploc.support.files import write_atomic
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
+KINDS = ("rectanglelabels", "brushlabels", "polygonlabels")
 FROM, TO = "label", "image"
 RUN_BITS = (3, 4, 8, 16)  # for the length of a run of a brush
 
 
-@export
-class LabelStudio(Export):
+# What it stores besides shapes.
+NO_SHAPES = ("choices", "datetime", "number", "rating", "relation", "taxonomy", "textarea")
+
+
+# ---------------------------------------------------------------------------------------------------------------- read
+def read(tasks: Sequence[Mapping[str, Any]]) -> LabelSet:
+    """The annotated ones of parsed tasks, each with its latest annotation."""
+    pictures = []
+    for task in tasks:
+        done = [annotation for annotation in task.get("annotations") or [] if not annotation.get("was_cancelled")]
+        if not done:
+            continue  # nobody has looked at it
+        last = max(enumerate(done), key=lambda pair: (str(pair[1].get("updated_at", "")), pair[0]))[1]
+        data = task["data"]
+        paths = [data.get("path"), *(value for key, value in data.items() if key != "path")]
+        names = tuple(name for path in paths if isinstance(path, str) for name in formats.spellings(path))
+        # What else a task has, such as an id of "12", may be the name of another picture.
+        names = tuple(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES) or names
+        pictures.append(PictureLabels(names or (f"task {task.get('id')}",), partial(_boxes, last["result"])))
+    return LabelSet("Label Studio", tuple(pictures))
+
+
+def _boxes(results: Sequence[Mapping[str, Any]], size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
+    width, height = size_wh
+    for place, result in enumerate(results, start=1):
+        value, kind = result.get("value", {}), result["type"]
+        if kind in NO_SHAPES:
+            continue
+        if kind not in KINDS:
+            raise ValueError(f"a shape in it is {kind}, not a box")
+        if len(value[kind]) != 1:
+            raise ValueError(f"a shape in it has {len(value[kind])} labels, not one")
+        (label,) = value[kind]
+        annotated = (result.get("original_width", width), result.get("original_height", height))
+        if annotated != size_wh:
+            raise ValueError(f"it is {annotated[0]}×{annotated[1]} in the set, but was annotated at {width}×{height}")
+        if kind == "rectanglelabels":
+            x0, y0 = value["x"] * width / 100, value["y"] * height / 100
+            x1, y1 = x0 + value["width"] * width / 100, y0 + value["height"] * height / 100
+            mask, shape = None, "rotated rectangle" if value.get("rotation") else "box"
+        else:
+            if kind == "brushlabels":
+                mask = partial(brush_runs, value["rle"], size_wh)
+            else:
+                points = np.array(value["points"], float) * [width / 100, height / 100]
+                mask = partial(formats.polygon_runs, [points.ravel().tolist()], size_wh)
+            (x0, y0, x1, y1), shape = rle.bounds(mask(), height), kind.removesuffix("labels")
+        yield LabelledBox(str(result.get("id", place)), label, (x0, y0, x1, y1), mask if masks else None, shape)
+
+
+def brush_runs(packed: Any, size_wh: formats.Size) -> rle.Counts:
+    """The runs of a brush; see `brush`. Half transparent is outside."""
+    width, height = size_wh
+    if not isinstance(packed, list):
+        raise ValueError("a brush that is not a list of numbers")
+    most = 4 * width * height  # values of RGBA
+    if len(packed) >= 4 and int.from_bytes(bytes(packed[:4]), "big") != most:
+        raise ValueError("a brush of another size than the picture")
+    bits = f"{int.from_bytes(bytes(packed), 'big'):0{8 * len(packed)}b}" if packed else ""
+    at = 32
+
+    def read_bits(count: int) -> int:
+        nonlocal at
+        at += count
+        if at > len(bits):
+            raise ValueError("a brush that ends too early")
+        return int(bits[at - count : at], 2)
+
+    word = read_bits(5) + 1
+    sizes = [read_bits(4) + 1 for _ in range(4)]
+    if word != 8:
+        raise ValueError("a brush whose values have not 8 bits")
+    lengths, values = list[int](), list[int]()
+    done = 0
+    while done < most:
+        same, count = read_bits(1), read_bits(sizes[read_bits(2)]) + 1
+        done += count
+        if done > most:
+            raise ValueError("a brush with data after its end")
+        lengths += [count] if same else [1] * count
+        values += [read_bits(word)] if same else [read_bits(word) for _ in range(count)]
+    ends = np.cumsum(np.array(lengths, np.int64)) // 4  # in pixels, row by row: that of a value is that of its alpha
+    opaque = np.array(values) >= 128
+    by_rows = rle.of_switches(np.concatenate([np.append(0, ends[:-1])[opaque], ends[opaque]]), width * height)
+    top, left, bottom, right = (int(side) for side in rle.bounds(by_rows, width))
+    if top == bottom:
+        return by_rows  # empty
+    rows = np.diff(by_rows.cumsum().clip(top * width, bottom * width), prepend=top * width)
+    return rle.placed(rle.of_runs(rows).reshape(bottom - top, width)[:, left:right], left, top, (height, width))
+
+
+# --------------------------------------------------------------------------------------------------------------- write
+@formats.export
+class LabelStudio(formats.Export):
     """Label Studio's tasks and label config."""
 
     name = "labelstudio"
@@ -45,7 +140,7 @@ class LabelStudio(Export):
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                json_list(file, (_task(picture, settings) for picture in pictures()))
+                formats.json_list(file, (_task(picture, settings) for picture in pictures()))
 
         def config(path: Path) -> None:
             labels = "".join(
@@ -57,13 +152,13 @@ class LabelStudio(Export):
             path.write_text(f"<View>\n{view}  </{tag}>\n</View>\n", encoding="utf-8")
 
         tasks, labels_config = self.files
-        write_whole(folder / labels_config, config)
-        write_whole(folder / tasks, fill)
+        write_atomic(folder / labels_config, config)
+        write_atomic(folder / tasks, fill)
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
     result = []
-    for i, (box, score, label) in enumerate(rows(picture)):
+    for i, (box, score, label) in enumerate(formats.rows(picture)):
         kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
         shape = rectangle_shape(box, picture.size_wh)
         if settings.masks:  # a brush is row by row: turned, and made without the whole picture in memory

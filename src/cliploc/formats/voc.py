@@ -1,26 +1,23 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
 import warnings
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc import formats
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.formats import (
-    AnnotatedPicture,
-    Export,
-    ExportSettings,
-    FileNames,
-    Pictures,
-    export,
-    file_suffix,
-    write_list,
-    write_picture,
-)
+from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.files import write_folder_whole
+from cliploc.images.reading import small_png
+from cliploc.support.documents import finite, integer, read_bytes, read_xml
+from cliploc.support.files import write_atomic_folder
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
@@ -28,8 +25,121 @@ CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
 SUBSET = "trainval.txt"  # drafts are not split into training and validation
 
 
-@export
-class Voc(Export):
+VOID = 255  # in PNGs of 8 bits, pixels that are no object's
+
+
+# ---------------------------------------------------------------------------------------------------------------- read
+@dataclass(frozen=True)
+class VocObject:
+    """An `<object>`."""
+
+    names: tuple[str, ...]  # one; of Flickr30k Entities the ids of its phrases
+    edges: Box | None  # xmin, ymin, xmax, ymax as written; None: it has no bndbox
+    difficult: bool
+
+    @property
+    def xyxy(self) -> Box:
+        """The box by VOC's rule: pixels count from 1, and the last one is inside."""
+        if self.edges is None:
+            raise ValueError("an object without its bndbox")
+        x0, y0, x1, y1 = self.edges
+        return x0 - 1, y0 - 1, x1, y1
+
+
+@dataclass(frozen=True)
+class VocPicture:
+    """An XML file."""
+
+    root: str  # the tag of its root, "annotation"
+    names: tuple[str, ...]  # its filename and path, where it has them
+    size_wh: formats.Size | None
+    objects: tuple[VocObject, ...]
+
+
+def read_picture(path: Path) -> VocPicture:
+    """Reads one XML file; an `OSError` or a `ValueError` says why it cannot be read."""
+    root = read_xml(path)
+    width, height = (integer(root.findtext(f"size/{key}") or "0") for key in ("width", "height"))
+    objects = []
+    for thing in root.iter("object"):
+        names = tuple((name.text or "").strip() for name in thing.findall("name"))
+        if not all(names) or not names:
+            raise ValueError("no name in <object>")
+        edges = None
+        if thing.find("bndbox") is not None:
+            x0, y0, x1, y1 = (finite(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+            edges = (x0, y0, x1, y1)
+        objects.append(VocObject(names, edges, (thing.findtext("difficult") or "").strip() == "1"))
+    names = tuple(text for key in ("filename", "path") if (text := (root.findtext(key) or "").strip()))
+    return VocPicture(root.tag, names, (width, height) if min(width, height) > 0 else None, tuple(objects))
+
+
+def read(folder: Path, files: Sequence[Path]) -> LabelSet:
+    """The pictures of these XML files of a folder; objects marked difficult are boxes, too."""
+    pictures, broken = [], list[Exception]()
+    for file in files:
+        stem = file.relative_to(folder).with_suffix("").as_posix().removeprefix("Annotations/")
+        try:
+            picture = read_picture(file)
+        except (OSError, ValueError) as error:  # the others are read all the same
+            broken.append(error)
+            pictures.append(PictureLabels((stem,), partial(_refused, error), more=(file.stem,)))
+            continue
+        if picture.root != "annotation":
+            continue
+        named = [spelling for name in picture.names for spelling in formats.spellings(name)]
+        # A path, or else the file's own place, tells pictures of the same name in several folders apart.
+        first = PurePosixPath(named[0] if named else "").name or file.stem
+        paths = tuple(name for name in (*named, PurePosixPath(stem).with_name(first).as_posix()) if "/" in name)
+        names = (*named, stem)
+        boxes = partial(_boxes, picture.objects, file)
+        pictures.append(PictureLabels(paths or names, boxes, picture.size_wh, names if paths else ()))
+    if len(pictures) == len(broken):
+        raise broken[0] if broken else ValueError("it has no VOC annotation")
+    return LabelSet("VOC", tuple(pictures), formats.read_list(folder))
+
+
+def _refused(error: Exception, *_: object) -> Iterator[LabelledBox]:
+    raise error
+
+
+def _boxes(objects: Sequence[VocObject], file: Path, size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
+    of_number = mask_runs(file, size_wh) if masks else {}
+    for number, thing in enumerate(objects, start=1):
+        x0, y0, x1, y1 = thing.xyxy
+        box = (min(x0, x1 - 1), min(y0, y1 - 1), max(x0 + 1, x1), max(y0 + 1, y1))  # corners may be the other way round
+        runs = of_number.get(number)
+        yield LabelledBox(str(number), thing.names[0], box, None if runs is None else partial(_unchanged, runs))
+
+
+def _unchanged(runs: rle.Counts) -> rle.Counts:
+    return runs
+
+
+def mask_runs(file: Path, size_wh: formats.Size) -> dict[int, rle.Counts]:
+    """Number of an object of an XML file → the runs of its pixels in SegmentationObject/, if there is such a PNG."""
+    png = file.parent.parent / "SegmentationObject" / f"{file.stem}.png"
+    if not png.is_file():
+        return {}
+    numbers: npt.NDArray[Any] = np.asarray(small_png(read_bytes(png), max(size_wh)))
+    if numbers.shape != size_wh[::-1]:
+        raise ValueError(f"{png.name} in {png.parent.name} is of another size")
+    flat = numbers.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    of_run = flat[starts]
+    order = np.argsort(of_run, kind="stable")  # the runs of each number lie together
+    kinds, first = np.unique(of_run[order], return_index=True)
+    return {
+        int(number): rle.of_switches(np.concatenate([starts[some], ends[some]]), flat.size)
+        for number, some in zip(kinds, np.split(order, first[1:]), strict=True)
+        if number != VOID or numbers.dtype != np.uint8
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- write
+@formats.export
+class Voc(formats.Export):
     """Pascal VOC's layout, with an XML file for each picture."""
 
     name = "voc"
@@ -53,16 +163,16 @@ class Voc(Export):
         from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
         def fill(target: Path) -> None:
-            names_of_files = FileNames(target)
+            names_of_files = formats.FileNames(target)
             listed, crowded = [], []
             sets = ("Main", "Segmentation") if settings.masks else ("Main",)
             for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{part}" for part in sets)):
                 (target / made).mkdir(parents=True)
             pngs = (f"{CLASSES}/*.png", f"{OBJECTS}/*.png") if settings.masks else ()
             for picture in pictures():
-                endings = (f"{IMAGES}/*{file_suffix(picture)}", f"{ANNOTATIONS}/*.xml", *pngs)
+                endings = (f"{IMAGES}/*{formats.file_suffix(picture)}", f"{ANNOTATIONS}/*.xml", *pngs)
                 image, path, *masks = names_of_files.of(picture, *endings)
-                write_picture(picture, image, settings.copies)
+                formats.write_picture(picture, image, settings.copies)
                 listed.append((image.name, picture.name))
                 shape = (picture.size_wh[1], picture.size_wh[0], 3)
                 boxes = picture.detections()  # what begins in the last half of a pixel must not be rounded beyond it
@@ -83,7 +193,7 @@ class Voc(Export):
             lines = [f"{label}:{','.join(map(str, colour))}::" for label, colour in legend]
             text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
             (target / LEGEND).write_text(text, encoding="utf-8")
-            write_list(target, listed)
+            formats.write_list(target, listed)
             if crowded:
                 others = f" and {len(crowded) - 1:,} more pictures" if len(crowded) > 1 else ""
                 warnings.warn(
@@ -93,7 +203,7 @@ class Voc(Export):
                     stacklevel=2,
                 )
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> None:

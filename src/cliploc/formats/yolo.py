@@ -1,32 +1,96 @@
 """Ultralytics' YOLO layout: the folders `images/` and `labels/`, and `data.yaml`."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from cliploc.boxes.outlines import joined
-from cliploc.formats import (
-    Export,
-    ExportSettings,
-    FileNames,
-    Pictures,
-    export,
-    file_suffix,
-    write_list,
-    write_picture,
-)
+from cliploc import formats
+from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.documents import MOST_YAML, read_text, read_yaml, whole
-from cliploc.support.files import write_folder_whole
+from cliploc.support.documents import finite, integer, read_text, read_yaml
+from cliploc.support.files import write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
 
-@export
-class Yolo(Export):
+# ---------------------------------------------------------------------------------------------------------------- read
+def class_names(described: Path) -> dict[int, str]:
+    """Number → name of each class in one of `CLASS_LISTS`."""
+    plain = described.suffix == ".txt"
+    listed = read_text(described).splitlines() if plain else read_yaml(described)["names"]
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {integer(key): one for key, one in listed.items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
+    return {number: name for number, name in names.items() if name.strip()}
+
+
+def read(folder: Path, described: Path) -> LabelSet:
+    """The pictures of a folder: each has a text in a folder called labels."""
+    names, pictures = class_names(described), []
+    for text in sorted(folder.rglob("*.txt")):
+        parts = text.relative_to(folder).parts
+        if "labels" not in parts[:-1]:
+            continue
+        place = parts[len(parts) - parts[::-1].index("labels") :]
+        stem = "/".join(place).removesuffix(".txt")
+        split, _, rest = stem.partition("/")
+        more = (rest,) if rest and split.startswith(("train", "val", "test")) else ()
+        pictures.append(PictureLabels((stem,), partial(read_boxes, text, names), more=more))
+    if not pictures:
+        raise ValueError("it has no text files in labels/")
+    return LabelSet("YOLO", tuple(pictures), formats.read_list(folder))
+
+
+def read_boxes(
+    text: Path, names: Mapping[int, str], size_wh: formats.Size, masks: bool = False
+) -> Iterator[LabelledBox]:
+    """A box for each line: a class and its box's centre and size, or corners of a polygon, as shares of the picture."""
+    width, height = size_wh
+    for place, line in enumerate(read_text(text).splitlines(), start=1):
+        if not line.strip():
+            continue
+        number, *values = line.split()
+        shares = [finite(value) for value in values]
+        if len(shares) == 4:
+            x, y, w, h = shares
+            xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
+        elif len(shares) >= 6 and len(shares) % 2 == 0:
+            xs, ys = shares[::2], shares[1::2]
+        else:
+            raise ValueError(
+                f"line {place}: expected a class and 4 numbers, or corners of a polygon, got {len(shares)}"
+            )
+        if (name := names.get(integer(number))) is None:
+            raise ValueError(f"class {number} is not in the list of classes")
+        box = min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
+        kind = "box" if len(shares) == 4 else "polygon"
+        yield LabelledBox(
+            str(place), name, box, partial(mask_runs, shares, size_wh) if masks and kind == "polygon" else None, kind
+        )
+
+
+def mask_runs(shares: Sequence[float], size_wh: formats.Size) -> rle.Counts:
+    """The runs of a polygon in shares of the picture, filled with its border, as YOLO's readers fill it."""
+    points = np.array(shares, float).reshape(-1, 2)
+    if points.min() < -0.01 or points.max() > 1.01:
+        raise ValueError("a polygon outside the picture")
+    width, height = size_wh
+    corners = np.floor(points * size_wh + 1e-3).clip(0, [width - 1, height - 1]).astype(np.int32)
+    least = corners.min(axis=0)
+    right, bottom = (corners.max(axis=0) - least + 1).tolist()
+    drawn = np.zeros((bottom, right), np.uint8)
+    cv2.fillPoly(drawn, [corners - least], 1)
+    return rle.placed(drawn.astype(bool), int(least[0]), int(least[1]), (height, width))
+
+
+# --------------------------------------------------------------------------------------------------------------- write
+@formats.export
+class Yolo(formats.Export):
     """Ultralytics' YOLO layout: a text file for each picture, and the pictures."""
 
     name = "yolo"
@@ -42,13 +106,13 @@ class Yolo(Export):
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
         def fill(target: Path) -> None:
-            names_of_files = FileNames(target)
+            names_of_files = formats.FileNames(target)
             listed = []
             (target / "images").mkdir()
             (target / "labels").mkdir()
             for picture in pictures():
-                image, text = names_of_files.of(picture, f"images/*{file_suffix(picture)}", "labels/*.txt")
-                write_picture(picture, image, settings.copies)
+                image, text = names_of_files.of(picture, f"images/*{formats.file_suffix(picture)}", "labels/*.txt")
+                formats.write_picture(picture, image, settings.copies)
                 listed.append((image.name, picture.name))
                 lines: Iterable[str] = chain.from_iterable(map(_outlines, picture.label, picture.masks))
                 if not settings.masks:
@@ -61,26 +125,18 @@ class Yolo(Export):
             path = json.dumps(str((folder / self.folders[0]).absolute()), ensure_ascii=False)
             data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"
             (target / "data.yaml").write_text(data, encoding="utf-8")
-            write_list(target, listed)
+            formats.write_list(target, listed)
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
     """A mask's lines: polygons a quarter of a pixel inside corners, for readers that round down or round."""
+    from cliploc.boxes.outlines import joined  # its package needs torch
+
     height, width = code["size"]
     part, left, top = rle.part_of(code)
     for polygon in joined(part):
         points = polygon + np.array([left, top], np.float32) - 0.25
         points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
         yield " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])
-
-
-def class_names(described: Path) -> dict[int, str]:
-    """Number → name of each class in one of `CLASS_LISTS`."""
-    plain = described.suffix == ".txt"
-    listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
-    return {number: name for number, name in names.items() if name.strip()}

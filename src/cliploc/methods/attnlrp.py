@@ -7,13 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Needs, NotNegative, saliency
 from cliploc.methods._infra.attention import patches_of
 from cliploc.methods._infra.backward import ATTN_LRP, CONSTANT_ATTENTION, Backward, Rule, gamma_rule
 from cliploc.methods._infra.gradients import batched_gradients, leaf
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 FIRST = Fraction(0)  # the first block
 
@@ -29,7 +26,7 @@ FIRST = Fraction(0)  # the first block
     threshold=0.25,
     libra=False,
 )
-def attnlrp(ctx: Context, gamma: float = 0.0, softmax: bool = True) -> Tensor:  # [B, P, h, w]
+def attnlrp(ctx: Context, gamma: NotNegative = 0.0, softmax: bool = True) -> Tensor:  # [B, P, h, w]
     """map_t(i) = Σ_d R_id, the relevance of patch i's token x_i entering the first block, for the cosine s_t.
 
     Relevance starts as s_t and goes back by a rule for each layer: linear layers and sums by their terms' shares (the
@@ -49,8 +46,6 @@ def attnlrp(ctx: Context, gamma: float = 0.0, softmax: bool = True) -> Tensor:  
         softmax: whether relevance also goes back through the softmax. False, as in the authors' example for CLIP, takes
             the attention as a constant.
     """
-    if not gamma >= 0:
-        raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the authors try 0 to 1")
     rules: dict[Any, Rule] = {
         **ATTN_LRP,
         **({} if softmax else CONSTANT_ATTENTION),

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
+from cliploc.methods import Context, Needs, saliency
 
 
 @saliency(

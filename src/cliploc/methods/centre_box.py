@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
+from cliploc.methods import Context, baseline
 from cliploc.methods._infra.attention import for_every_prompt
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import baseline
 
 SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
+from cliploc.methods import Context, baseline
 from cliploc.methods._infra.attention import for_every_prompt
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import baseline
 from cliploc.methods.centre_box import centre_distances
 
 SIGMA = 0.25  # standard deviation as a share of the input's sides

@@ -3,18 +3,9 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.attention import (
-    Blocks,
-    blocks_of,
-    last_blocks,
-    over_tokens,
-    patches_of,
-    pooled_tokens,
-)
+from cliploc.methods import Blocks, Context, Needs, saliency
+from cliploc.methods._infra.attention import blocks_of, last_blocks, over_tokens, patches_of, pooled_tokens
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 
 @saliency(

@@ -5,11 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, DenseReading, Needs, saliency
 from cliploc.methods._infra.attention import dense_cosine, self_attention
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
 
@@ -24,7 +21,7 @@ SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompt
     threshold=0.5,
     prompts_interact=True,
 )
-def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:  # [B, P, h, w]
+def clip_surgery(ctx: Context, depth: Count = 6) -> Tensor:  # [B, P, h, w]
     """map_t = w_t·c_t − mean_u(w_u·c_u), c_t = cos(r, g_t): every patch's similarity minus what the prompts share.
 
     Architecture surgery: the path starts with the tokens entering the last `depth` blocks. Each block adds
@@ -38,8 +35,6 @@ def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:  # [B, P, h, w]
     Args:
         depth: how many blocks; all when the tower has fewer. The authors' code edits 6.
     """
-    if depth < 1:
-        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors use 6")
     blocks = min(depth, ctx.transformer.depth)
     if ctx.text.shape[1] == 1:
         ctx = replace(ctx, text=ctx.text - ctx.redundant)

@@ -3,12 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, Needs, saliency
 from cliploc.methods._infra.attention import patches_of
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, leaf
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 BLOCKS = 4  # the authors' late blocks, whose direct effects matter
 
@@ -24,7 +21,7 @@ BLOCKS = 4  # the authors' late blocks, whose direct effects matter
     threshold=0.3,
     poolings=("class token",),
 )
-def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:  # [B, P, h, w]
+def decomposition(ctx: Context, blocks: Count = BLOCKS) -> Tensor:  # [B, P, h, w]
     """map_t(i) = Σ_l Σ_h g_t · W_proj · ln(A^l_h[cls, i] · v^l_ih · W_O,h): the cosine's terms that come from patch i.
 
     The class token after the last block is a sum: the token before the first block, what each MLP adds, and what each
@@ -39,8 +36,6 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:  # [B, P, h, w]
     Args:
         blocks: how many of the last blocks; all when the tower has fewer.
     """
-    if blocks < 1:
-        raise UsageError(f"expected 1 block or more, got {blocks}: the authors use {BLOCKS}")
     with differentiable():
         depth, token = ctx.transformer.depth, ctx.trace.tokens[-1]  # [B, 1+N, d]
         towards = _directions(ctx).transpose(0, 1)  # [P, B, d]

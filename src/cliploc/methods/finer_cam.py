@@ -5,25 +5,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
-from cliploc.methods._infra.gradients import block_needs
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, Count, FromEnd, NotNegative
+from cliploc.methods._infra.gradients import gradient_cam
 from cliploc.methods.grad_cam import grad_cam
 
 
-@saliency(
+@gradient_cam(
     "finer_cam",
     title="Finer-CAM",
     paper="Zhang et al. 2025, Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation, CVPR",
-    family="gradient",
     towers=("cnn", "vit"),
-    needs=block_needs,
-    relu=True,
     threshold=0.05,
     prompts_interact=True,
 )
-def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:  # [B, P, h, w]
+def finer_cam(
+    ctx: Context, gamma: NotNegative = 0.6, references: Count = 3, block: FromEnd = -1
+) -> Tensor:  # [B, P, h, w]
     """map_t = Grad-CAM of s_t − γ · mean_r s_r, over the prompts r whose scores are nearest to that of prompt t.
 
     s are cosines of image and prompt. References are other prompts of the same call, so names that are easily confused
@@ -36,12 +33,8 @@ def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int 
         references: how many of the other prompts are references, at most.
         block: as for `grad_cam`.
     """
-    if not gamma >= 0:
-        raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the paper uses 0.6")
-    if references < 1:
-        raise UsageError(f"expected 1 reference or more, got {references}: the paper uses 3")
-    asked = ctx.text.shape[1]
-    if asked == 1:
+    prompts = ctx.text.shape[1]
+    if prompts == 1:
         empty = ctx.redundant.to(ctx.text).expand(len(ctx.text), 1, -1)
         ctx = replace(ctx, text=torch.cat([ctx.text, empty], dim=1))  # [B, 2, D]
     maps = grad_cam(ctx, block)  # [B, P, h, w], linear in the score
@@ -51,4 +44,4 @@ def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int 
         apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         nearest = apart.topk(min(references, apart.shape[-1] - 1), largest=False).indices  # [B, P, r]
         shares = torch.zeros_like(apart).scatter(2, nearest, 1 / nearest.shape[-1])
-        return (maps - gamma * torch.einsum("bpr,brhw->bphw", shares, maps))[:, :asked]
+        return (maps - gamma * torch.einsum("bpr,brhw->bphw", shares, maps))[:, :prompts]

@@ -1,15 +1,16 @@
 """GEM: in the last blocks, patches attend to patches with similar queries, keys and values, after clustering these."""
 
+from typing import Annotated, TypeAlias
+
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, DenseReading, Needs, Positive, patch_cosines
 from cliploc.methods._infra.attention import attend, dense_cosine
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading, Needs
 
+Iterations: TypeAlias = Annotated[int, Meta(ge=0)]
 DEPTH = 6  # blocks that gem_torch edits by default
 
 
@@ -22,7 +23,7 @@ DEPTH = 6  # blocks that gem_torch edits by default
     threshold=0.45,
 )
 def gem(
-    ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None
+    ctx: Context, depth: Count = DEPTH, iterations: Iterations = 1, temperature: Positive | None = None
 ) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.
 
@@ -40,12 +41,6 @@ def gem(
         iterations: how often queries, keys and values are clustered before they attend; 0 for never.
         temperature: τ, the same in every block; None for the adaptive one.
     """
-    if depth < 1:
-        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors' code uses {DEPTH}")
-    if iterations < 0:
-        raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper uses 1")
-    if temperature is not None and not temperature > 0:
-        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the adaptive one")
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         scale = scale if temperature is None else 1 / temperature

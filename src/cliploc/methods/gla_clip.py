@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, DenseReading, Needs, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine, softmax_from_zero
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
 from cliploc.methods.proxyclip import resized_values
-from cliploc.options import is_integer, short
-from cliploc.towers.tower import DenseReading, Needs
 
 
 @patch_cosines(
@@ -24,7 +20,7 @@ from cliploc.towers.tower import DenseReading, Needs
     threshold=0.7,  # ProxyCLIP's
 )
 def gla_clip(
-    ctx: Context, alike: float = 0.55, rounds: int = 2, beta: float = 0.3, gamma: float = 30.0
+    ctx: Context, alike: float = 0.55, rounds: Count = 2, beta: float = 0.3, gamma: float = 30.0
 ) -> Tensor:  # [B, P, h, w] on the guide's grid
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)), where A and v are those of all W windows together.
 
@@ -44,8 +40,6 @@ def gla_clip(
         gamma: how much sharper the softmax is for places with few like them.
     """
     assert ctx.guide is not None  # as `Needs.guide` says
-    if not is_integer(rounds, 1):
-        raise UsageError(f"expected rounds of gla_clip to be 1 or more, got {short(rounds)}")
     features = F.normalize(ctx.guide().float(), dim=1)  # [B, C, h', w']
     grid, prefix = (features.shape[-2], features.shape[-1]), ctx.transformer.prefix_tokens
     of_windows = features.flatten(2).transpose(1, 2)  # [B, N', C]
@@ -57,22 +51,22 @@ def gla_clip(
         gathered = []
         for start in range(0, len(of_windows), windows):
             keys = of_windows[start : start + windows].flatten(0, 1)  # [W·N', C]
-            there = values[start : start + windows].transpose(0, 1).flatten(1, 2)  # [H, W·N', d/H]
-            for own in of_windows[start : start + windows]:  # a window's rows at a time, as there may be many
-                gathered.append(_attention(own, keys, alike, rounds, share, gamma) @ there)
+            of_all = values[start : start + windows].transpose(0, 1).flatten(1, 2)  # [H, W·N', d/H]
+            for places in of_windows[start : start + windows]:  # a window's rows at a time, as there may be many
+                gathered.append(_attention(places, keys, alike, rounds, share, gamma) @ of_all)
         return torch.cat([v[:, :, :prefix].float(), torch.stack(gathered)], dim=2)
 
     return dense_cosine(ctx, DenseReading(rule, grid=grid))
 
 
-def _attention(own: Tensor, keys: Tensor, alike: float, rounds: int, share: float, gamma: float) -> Tensor:
+def _attention(places: Tensor, keys: Tensor, alike: float, rounds: int, share: float, gamma: float) -> Tensor:
     """A's rows `[N, M]` of places `[N, C]` and keys `[M, C]`, both of unit length."""
-    proxies = own
+    proxies = places
     for _ in range(rounds):
         like = (proxies @ keys.T > alike).float()  # [N, M]
         count = like.sum(dim=1, keepdim=True)
         # A proxy that is like no place, which a mean can be, is the place itself again.
-        proxies = F.normalize(torch.where(count == 0, own, like @ keys), dim=1)
+        proxies = F.normalize(torch.where(count == 0, places, like @ keys), dim=1)
     cosines = proxies @ keys.T
     mean = cosines.mean(dim=1, keepdim=True).clamp(min=0)
     logits = (cosines - share * mean) * (1 + gamma / count.clamp(min=1))

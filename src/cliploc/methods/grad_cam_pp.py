@@ -3,22 +3,17 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.gradients import block_needs, map_gradients, resolve_temperature
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, FromEnd, Positive
+from cliploc.methods._infra.gradients import gradient_cam, map_gradients
 
 
-@saliency(
+@gradient_cam(
     "grad_cam_pp",
     title="Grad-CAM++",
     paper="Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV",
-    family="gradient",
-    towers=("cnn",),
-    needs=block_needs,
-    relu=True,
     threshold=0.25,
 )
-def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1) -> Tensor:  # [B, P, h, w]
+def grad_cam_pp(ctx: Context, temperature: Positive | None = None, block: FromEnd = -1) -> Tensor:  # [B, P, h, w]
     """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).
 
     The paper differentiates exp(S) of a logit S, whose scale matters to α, so the temperature is part of the method:
@@ -32,12 +27,12 @@ def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1)
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
         block: the stage, −1 for the last.
     """
-    scale = 1 / resolve_temperature(ctx, temperature)
+    scale = 1 / (temperature or 1 / ctx.backbone.logit_scale)
 
-    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
-        rising = scale * gradients.relu()  # [B, p, C, h, w]
-        total = features.sum(dim=(-2, -1)).clamp(min=0)[:, None, :, None, None]  # [B, 1, C, 1, 1]
+    def weigh(a: Tensor, g: Tensor) -> Tensor:
+        rising = scale * g.relu()  # [B, p, C, h, w]
+        total = a.sum(dim=(-2, -1)).clamp(min=0)[:, None, :, None, None]  # [B, 1, C, 1, 1]
         weights = (rising / (2 + total * rising)).sum(dim=(-2, -1))  # [B, p, C]
-        return torch.einsum("bpc,bchw->bphw", weights, features)
+        return torch.einsum("bpc,bchw->bphw", weights, a)
 
     return map_gradients(ctx, weigh, block)

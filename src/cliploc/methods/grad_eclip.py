@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, saliency
 from cliploc.methods._infra.attention import attend, patches_of
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import AttentionRule, DenseReading, Needs, join_heads, split_heads
+from cliploc.towers.tower import join_heads, split_heads
 
 
 @saliency(

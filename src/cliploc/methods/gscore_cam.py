@@ -3,31 +3,21 @@
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
-from cliploc.methods._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
-from cliploc.methods._infra.gradients import resolve_temperature
-from cliploc.methods._infra.masked import MASKED_TIMES_OWN, masked_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, Count, FromEnd, Positive
+from cliploc.methods._infra.masked import SOFTER, channel_gradients, channel_maps, masked_cam, masked_embeddings
 
 
-@saliency(
+@masked_cam(
     "gscore_cam",
     title="gScoreCAM",
     paper="Chen et al. 2022, gScoreCAM: What Objects Is CLIP Looking At?, ACCV",
-    family="perturbation",
-    towers=("cnn", "vit"),
-    needs=channel_needs,
-    relu=True,
-    threshold=0.25,
 )
 def gscore_cam(
     ctx: Context,
-    top_k: int = 300,
-    temperature: float | None = None,
-    channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
+    top_k: Count = 300,
+    temperature: Positive | None = None,
+    block: FromEnd = -1,
+    components: Count | None = None,
     published: bool = False,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax of cos(f(x ⊙ M_k), g_t) / temperature over the `top_k` best channels.
@@ -43,16 +33,13 @@ def gscore_cam(
     Args:
         top_k: channels per prompt; all when the tower has fewer.
         temperature: as for `score_cam`; None with `published`: the model's own, 1 / logit scale.
-        channels: as for `score_cam`.
         block: as for `score_cam`.
         components: as for `score_cam`.
         published: take the softmax over all channels, with 0 for the discarded ones, as the authors' code does.
     """
-    if top_k < 1:
-        raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper uses 300")
-    temperature = resolve_temperature(ctx, temperature, 1.0 if published else MASKED_TIMES_OWN)
-    maps = channel_maps(ctx, channels, block, components)
-    alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]
+    temperature = temperature or (1.0 if published else SOFTER) / ctx.backbone.logit_scale
+    maps = channel_maps(ctx, block, components)
+    alpha = channel_gradients(ctx, block, maps.axes)  # [B, P, C]
     best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]
     chosen = torch.zeros_like(alpha, dtype=torch.bool).scatter(-1, best, True)  # [B, P, C]
     scores, _ = masked_embeddings(ctx, maps, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]

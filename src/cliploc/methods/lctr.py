@@ -3,17 +3,15 @@
 import torch
 from torch import Tensor
 
+from cliploc.methods import Blocks, Context, TrainedHead, saliency
 from cliploc.methods._infra.attention import (
     QUERIED,
-    Blocks,
     blocks_of,
     class_attention,
     dense_cosine,
     patches_of,
     semantic_attention_needs,
 )
-from cliploc.methods._infra.method import Context, TrainedHead
-from cliploc.methods._infra.method_registry import saliency
 
 
 @saliency(

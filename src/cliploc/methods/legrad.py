@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods._infra.attention import Blocks, blocks_of, last_blocks, patches_of
+from cliploc.methods import Blocks, Context, Needs, saliency
+from cliploc.methods._infra.attention import blocks_of, last_blocks, patches_of
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import BlockEnd, Needs
+from cliploc.towers.tower import BlockEnd
 
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 

@@ -5,12 +5,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, Needs, Positive, saliency
 from cliploc.methods._infra.attention import patches_of
 from cliploc.methods._infra.gradients import HALF_PRECISION_SCALE, differentiable
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs, block_at
+from cliploc.towers.tower import block_at
 
 LATE = Fraction(5, 6)  # after block 10 of 12: the authors' `vlayer` 9 counts from 0
 START = 5.0  # of α: at first almost everything passes
@@ -29,7 +27,7 @@ SEED = 0
     needs=Needs(tokens=(LATE,)),
     threshold=0.45,
 )
-def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:  # [B, P, h, w]
+def m2ib(ctx: Context, beta: Positive = 0.1, steps: Count = 10) -> Tensor:  # [B, P, h, w]
     """map_t(i) = Σ_d KL(N(λ z, (1 − λ)²) ‖ N(0, 1)): how many nats of patch i's token z pass the bottleneck.
 
     z are the tokens that leave block 10 of 12, or that share of another depth. Every channel of every token is replaced
@@ -42,10 +40,6 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:  # [B, P, 
         beta: β, the weight of the information that passes.
         steps: number of steps of the optimisation.
     """
-    if not beta > 0:
-        raise UsageError(f"expected a beta above 0, got {beta}: the authors use 0.1")
-    if steps < 1:
-        raise UsageError(f"expected 1 step or more, got {steps}: the authors use 10")
     block = block_at(LATE, ctx.transformer.depth)
     nats = []
     with differentiable():

@@ -2,11 +2,8 @@
 
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, DenseReading, Positive, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading
 
 
 @patch_cosines(
@@ -16,7 +13,7 @@ from cliploc.towers.tower import DenseReading
     "Segmentation, WACV",
     threshold=0.6,
 )
-def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
+def naclip(ctx: Context, sigma: Positive = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.
 
     ω_ij = exp(−‖p_i − p_j‖² / 2σ²), p a patch's row and column on a grid of any shape; ω is 0 from and to the class
@@ -25,7 +22,5 @@ def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
     Args:
         sigma: σ in patches. ω is at most 1; how much that changes the attention depends on the model's logits.
     """
-    if not sigma > 0:
-        raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper uses 5")
     prior = neighbourhood(ctx.trace.grid, ctx.transformer.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
     return dense_cosine(ctx, DenseReading(self_attention("k", prior)))

@@ -1,18 +1,17 @@
 """Occlusion: a window is hot where it alone scores higher than the picture without it."""
 
 import math
+from typing import Annotated, TypeAlias
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, saliency
 from cliploc.methods._infra.masked import perturbed_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
-SMALLEST_SIDE = 0.05  # 39×39 windows
+Side: TypeAlias = Annotated[float, Meta(ge=0.05, le=1)]  # at least 39×39 windows
 
 
 @saliency(
@@ -20,11 +19,9 @@ SMALLEST_SIDE = 0.05  # 39×39 windows
     title="Occlusion",
     paper="Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks, ECCV",
     family="perturbation",
-    towers=("cnn", "vit"),
-    needs=Needs(),
     threshold=0.5,
 )
-def occlusion(ctx: Context, side: float = 0.25) -> Tensor:  # [B, P, h, w]
+def occlusion(ctx: Context, side: Side = 0.25) -> Tensor:  # [B, P, h, w]
     """map_t = mean over the windows at a place of cos(f(window), g_t) − cos(f(picture without it), g_t).
 
     A window has `side` times the input's height and width, and overlaps the next by half. The window alone is enlarged
@@ -36,8 +33,6 @@ def occlusion(ctx: Context, side: float = 0.25) -> Tensor:  # [B, P, h, w]
         side: a window's side as a share of the input's. A quarter makes 49 windows and 98 forward passes; by `mini`, on
             40 of the tuning pictures, it has 0.53 of the boxes right, a half 0.33, each at its best threshold.
     """
-    if not SMALLEST_SIDE <= side <= 1:
-        raise UsageError(f"expected a side from {SMALLEST_SIDE} to 1 of the input's, got {side}: the default is 0.25")
     height, width = ctx.images.shape[-2:]
     rows, columns = _spans(height, side), _spans(width, side)
     windows = [(row, column) for row in rows for column in columns]

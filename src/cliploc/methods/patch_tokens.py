@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.methods import Context, Needs, patch_cosines
 from cliploc.methods._infra.attention import patches_of
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import Needs
 
 
 @patch_cosines(

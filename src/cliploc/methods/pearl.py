@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, DenseReading, NotNegative, patch_cosines
 from cliploc.methods._infra.attention import attend, dense_cosine
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
 EPSILON = 1e-6  # added to the diagonal before them
@@ -19,7 +16,7 @@ EPSILON = 1e-6  # added to the diagonal before them
     paper="Pei et al. 2026, Geometry Aligns Semantics for Training-Free Open-Vocabulary Semantic Segmentation, CVPR",
     threshold=0.65,
 )
-def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
+def pearl(ctx: Context, key_weight: NotNegative = 0.08) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(s·q(kR)ᵀ + 0.08·s·k_c k_cᵀ)·v)), s = 1/√d_h.
 
     R is the orthogonal matrix that brings keys nearest to queries: k_c = k − Σ_i w_i k_i and q_c = q − Σ_i w_i q_i with
@@ -31,8 +28,6 @@ def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:  # [B, P, h, w]
     Args:
         key_weight: the weight of the attention by keys alone.
     """
-    if not key_weight >= 0:
-        raise UsageError(f"expected a key_weight of 0 or more, got {key_weight}: the authors' code uses 0.08")
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         q, k = q.float(), k.float()  # [B, H, T, d/H]

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import AttentionRule, DenseReading, Needs
 
 
 @patch_cosines(

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, DenseReading, Positive, patch_cosines
 from cliploc.methods._infra.attention import attend, cosines, patches_of, softmax_from_zero
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading, split_heads
+from cliploc.towers.tower import split_heads
 
 
 @patch_cosines(
@@ -18,7 +16,7 @@ from cliploc.towers.tower import DenseReading, split_heads
     "Segmentation Using Agglomerative Models, arXiv 2511.19704",
     threshold=0.35,
 )
-def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [B, P, h, w]
+def radseg(ctx: Context, scra: Positive = 10.0, scga: Positive = 10.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(head(y), g_t), by the last block's attention computed twice, and a mean over places that are alike.
 
     Self-correlating recursive attention: o = out_proj(softmax(qkᵀ/√d_h)·v), cut into heads of d_h numbers;
@@ -35,13 +33,11 @@ def radseg(ctx: Context, scra: float = 10.0, scga: float = 10.0) -> Tensor:  # [
         scra: factor of the first cosines.
         scga: factor of the second.
     """
-    if not (scra > 0 and scga > 0):
-        raise UsageError(f"expected scra and scga of radseg to be above 0, got {scra} and {scga}: the authors use 10")
     tower = ctx.transformer
 
     def recursive(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
-        own = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
-        return softmax_from_zero(cosines(split_heads(own.float(), q.shape[1])) * scra) @ v.float()
+        output = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
+        return softmax_from_zero(cosines(split_heads(output.float(), q.shape[1])) * scra) @ v.float()
 
     with torch.no_grad():
         tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))

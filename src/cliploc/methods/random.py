@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.methods import Context, baseline
 from cliploc.methods._infra.attention import for_every_prompt
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import baseline
 
 CELLS = 14  # along each side: patches of 16 pixels at 224, about the grids of the towers
 

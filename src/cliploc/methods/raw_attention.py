@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.attention import QUERIED, class_attention, for_every_prompt, from_end, patches_of
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
+from cliploc.methods import Context, FromEnd, Needs, saliency
+from cliploc.methods._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
 
 
 @saliency(
@@ -16,11 +14,11 @@ from cliploc.towers.tower import Needs
     family="attention",
     towers=("vit",),
     poolings=QUERIED,
-    needs=lambda block=-1: Needs(attention=from_end(block)),
+    needs=lambda block=-1: Needs(attention=(block,)),
     threshold=0.3,
     reads_text=False,
 )
-def raw_attention(ctx: Context, block: int = -1) -> Tensor:  # [B, P, h, w]
+def raw_attention(ctx: Context, block: FromEnd = -1) -> Tensor:  # [B, P, h, w]
     """map = mean_H A^l[class token → patches] of one block, the same for every prompt: a baseline, not an explanation.
 
     A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then mean_H

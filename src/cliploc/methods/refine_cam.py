@@ -1,42 +1,31 @@
 """RefineCAM: the product of a method's maps at several stages, which is high where all of them are."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeAlias
 
-import torch
+from msgspec import Meta
 from torch import Tensor
-from torch.nn import functional as F
 
-from cliploc.errors import UsageError
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, FromEnd, Needs
+from cliploc.methods._infra.gradients import gradient_cam
+from cliploc.methods._infra.maps import min_max, on_finest
 from cliploc.methods.grad_cam import grad_cam
 from cliploc.methods.grad_cam_pp import grad_cam_pp
 from cliploc.methods.layer_cam import layer_cam
-from cliploc.towers.tower import Needs
 
 Base: TypeAlias = Literal["grad_cam", "grad_cam_pp", "layer_cam"]
+Several: TypeAlias = Annotated[tuple[FromEnd, ...], Meta(min_length=2)]
 
 
-def _needs(stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Needs:
-    if len(stages) < 2 or any(stage >= 0 for stage in stages):
-        raise UsageError(f"expected two stages or more, counted from the end, got {tuple(stages)}: -1 is the last")
-    if base not in get_args(Base):
-        raise UsageError(f"expected base to be one of {', '.join(get_args(Base))}, got {base!r}")
-    return Needs(features=tuple(stages))
-
-
-@saliency(
+@gradient_cam(
     "refine_cam",
     title="RefineCAM",
     paper="Domeniconi et al. 2026, How to Evaluate and Refine your CAM, arXiv 2605.14641",
-    family="gradient",
-    towers=("cnn",),
-    needs=_needs,
+    needs=lambda stages=(-1, -2), **_: Needs(features=tuple(stages)),
+    relu=False,
     threshold=0.05,
 )
-def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Tensor:  # [B, P, h, w]
+def refine_cam(ctx: Context, stages: Several = (-1, -2), base: Base = "layer_cam") -> Tensor:  # [B, P, h, w]
     """map_t = Π_l up(M_tl), M_tl the base method's map at stage l, after ReLU and min–max.
 
     Maps are resized (bilinear) to the finest of the grids. The paper's base is Grad-CAM++; ours is the best of three on
@@ -55,10 +44,4 @@ def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "lay
         "grad_cam_pp": lambda stage: grad_cam_pp(ctx, block=stage),
         "layer_cam": lambda stage: layer_cam(ctx, (stage,)),
     }
-    maps = [map_at[base](stage) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
-    finest = max((stage_map.shape[-2], stage_map.shape[-1]) for stage_map in maps)
-    scaled = [
-        F.interpolate(min_max(stage_map.relu()), size=finest, mode="bilinear", align_corners=False)
-        for stage_map in maps
-    ]
-    return torch.stack(scaled).prod(dim=0)
+    return on_finest([min_max(map_at[base](stage).relu()) for stage in stages]).prod(dim=0)

@@ -5,11 +5,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, DenseReading, Needs, Positive, Share, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading, Needs, block_at
+from cliploc.towers.tower import block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
 
@@ -21,7 +19,7 @@ BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–
     needs=Needs(attention=BLOCKS, dense=1),
     threshold=0.55,
 )
-def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:  # [B, P, h, w]
+def resclip(ctx: Context, residual: Share = 0.5, gain: Positive = 1.0, sigma: Positive = 5.0) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.
 
     A₀ is NACLIP's attention, softmax(kkᵀ/√d_h + ω); a is the mean of the attention of blocks 6–9 of 12, head by head,
@@ -34,16 +32,12 @@ def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float
         gain: the factor of both attentions; a larger one makes the output projection's bias count less.
         sigma: of A₀'s neighbourhood ω, in patches; see `naclip`.
     """
-    if not 0 <= residual <= 1:
-        raise UsageError(f"expected a residual from 0 to 1, got {residual}: 0 is NACLIP")
-    if not (gain > 0 and sigma > 0):
-        raise UsageError(f"expected a gain and a sigma above 0, got {gain} and {sigma}: leave them out for 1 and 5")
     tower = ctx.transformer
     prior = neighbourhood(ctx.trace.grid, tower.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
-    own = self_attention("k", prior)
+    naclips = self_attention("k", prior)
     earlier = torch.stack([ctx.trace.attention[block_at(share, tower.depth)] for share in BLOCKS]).mean(dim=0)
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        return gain * ((1 - residual) * own(q, k, v, scale) + residual * earlier @ v.float())  # [B, H, T, d/H]
+        return gain * ((1 - residual) * naclips(q, k, v, scale) + residual * earlier @ v.float())  # [B, H, T, d/H]
 
     return dense_cosine(ctx, DenseReading(rule))

@@ -1,21 +1,20 @@
 """RISE: the picture seen through random masks; a place is hot if the masks that show it have higher scores."""
 
 import math
+from typing import Annotated, TypeAlias
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, saliency
 from cliploc.methods._infra.masked import perturbed_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 CELLS = 8  # cells of a mask, along each side
-SHOWN = 0.5  # probability that a cell shows the picture
+VISIBLE = 0.5  # probability that a cell shows the picture
 SEED = 0
-SMALLEST_BUDGET = 16
+Budget: TypeAlias = Annotated[int, Meta(ge=16)]
 
 
 @saliency(
@@ -23,11 +22,9 @@ SMALLEST_BUDGET = 16
     title="RISE",
     paper="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC",
     family="perturbation",
-    towers=("cnn", "vit"),
-    needs=Needs(),
     threshold=0.35,
 )
-def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
+def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
     A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
@@ -35,15 +32,13 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
     each masked picture is embedded once for all prompts.
 
     The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
-    places are shown by more masks than others: that would outweigh the picture. With many masks the mean changes the
+    places are masks by more masks than others: that would outweigh the picture. With many masks the mean changes the
     map only by a constant. `Localization.notes` gives the map's standard error as a share of its range.
 
     Args:
         budget: N, how many masks.
         published: whether the mean score is kept, as in the paper.
     """
-    if budget < SMALLEST_BUDGET:
-        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper uses 2000")
     height, width = ctx.images.shape[-2:]
     chance = torch.Generator().manual_seed(SEED)
     draws = torch.rand(budget, CELLS**2 + 2, generator=chance, dtype=torch.float32).to(ctx.images.device)
@@ -59,11 +54,11 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
         if not published:
             scores = scores - scores.mean(dim=-1, keepdim=True)
-        maps = scores @ seen / (budget * SHOWN)  # [B, P, h·w]
+        maps = scores @ seen / (budget * VISIBLE)  # [B, P, h·w]
         if ctx.note is not None:  # of each picture the prompt with the largest error
-            shown = seen if published else seen - seen.mean(dim=0)
-            each = maps if published else scores @ shown / (budget * SHOWN)  # mean over masks of score · mask / 0.5
-            squared = scores.square() @ shown.square() / (budget * SHOWN**2)
+            masks = seen if published else seen - seen.mean(dim=0)
+            each = maps if published else scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
+            squared = scores.square() @ masks.square() / (budget * VISIBLE**2)
             error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
             span = maps.amax(dim=-1) - maps.amin(dim=-1)
             shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
@@ -75,7 +70,7 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:  
 def _masks(draws: Tensor, height: int, width: int) -> Tensor:
     """Masks `[n, 1, H, W]` in 0–1 from uniform numbers `[n, 66]`: the cells, then where to cut."""
     cell_height, cell_width = math.ceil(height / CELLS), math.ceil(width / CELLS)
-    cells = (draws[:, : CELLS**2] < SHOWN).float().view(-1, 1, CELLS, CELLS)
+    cells = (draws[:, : CELLS**2] < VISIBLE).float().view(-1, 1, CELLS, CELLS)
     size = ((CELLS + 1) * cell_height, (CELLS + 1) * cell_width)
     large = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
     top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))

@@ -3,17 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.attention import (
-    Blocks,
-    blocks_of,
-    for_every_prompt,
-    last_blocks,
-    patches_of,
-    pooled_tokens,
-)
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
+from cliploc.methods import Blocks, Context, Needs, saliency
+from cliploc.methods._infra.attention import blocks_of, for_every_prompt, last_blocks, patches_of, pooled_tokens
 
 
 @saliency(

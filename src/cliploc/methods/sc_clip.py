@@ -2,20 +2,21 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Annotated, TypeAlias
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, patch_cosines
 from cliploc.methods._infra.attention import attend, cosines, patches_of, softmax_from_zero
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import AttentionRule, DenseReading, Needs, block_at
+from cliploc.towers.tower import block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
 EARLY, MIDDLE = Fraction(1, 3), Fraction(3, 4)  # blocks 4 and 9
 NEIGHBOURS = 30
+Outliers: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 CUT = 0.4  # patches whose cosine is lower are not mixed
 CONTRAST = 3.0  # of the similarities, before their softmax
 CLASS_SHARE = 0.3
@@ -28,7 +29,7 @@ CLASS_SHARE = 0.3
     needs=Needs(tokens=LEVELS, features=(-1,)),
     threshold=0.65,
 )
-def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
+def sc_clip(ctx: Context, outliers: Outliers = 0.05) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
 
     1. x are the patches that enter the last block. Outliers among them (local outlier factor, 30 neighbours by squared
@@ -46,8 +47,6 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
     Args:
         outliers: the share of the patches that is repaired; 0 for none.
     """
-    if not 0 <= outliers < 1:
-        raise UsageError(f"expected a share of outliers from 0 to below 1, got {outliers}: the authors use 0.05")
     tower, trace = ctx.transformer, ctx.trace
     prefix, grid = tower.prefix_tokens, trace.grid
     with torch.no_grad():
@@ -60,10 +59,10 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:  # [B, P, h, w]
         levels = torch.stack([trace.tokens[block].float() for block in sorted(blocks)]).sum(dim=0)  # [B, T, d]
         reading = DenseReading(_attention(alike, prefix))
         read = torch.zeros_like(early)  # [B, N, d]
-        for tokens, own in ((before, last), (levels, levels)):
+        for tokens, class_source in ((before, last), (levels, levels)):
             entering = {-1: tokens.to(trace.entering[-1].dtype)}
             out = tower.path(replace(trace, entering=entering, projections={}, normed={}), reading).float()[:, prefix:]
-            read += out + CLASS_SHARE * own[:, :1] if prefix else out
+            read += out + CLASS_SHARE * class_source[:, :1] if prefix else out
         joint = tower.read_tokens(_mix(read, cosines(early)).to(trace.entering[-1].dtype))  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(joint, dim=-1), ctx.patch_text))
 
@@ -111,6 +110,6 @@ def _repaired(patches: Tensor, odd: Tensor, grid: tuple[int, int]) -> Tensor:
         planes = x.transpose(1, 2).reshape(-1, 1, *grid)
         return F.conv2d(planes, kernel, padding=1).reshape(len(x), -1, x.shape[1]).transpose(1, 2)
 
-    there = around(good)  # [B, N, 1]
-    mean = around(patches * good) / there.clamp(min=1)
-    return torch.where(odd[:, :, None] & (there > 0), mean, patches)
+    count = around(good)  # [B, N, 1]
+    mean = around(patches * good) / count.clamp(min=1)
+    return torch.where(odd[:, :, None] & (count > 0), mean, patches)

@@ -2,10 +2,8 @@
 
 from torch import Tensor
 
+from cliploc.methods import Context, DenseReading, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine, self_attention
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import patch_cosines
-from cliploc.towers.tower import DenseReading
 
 
 @patch_cosines(

@@ -3,29 +3,20 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.channels import Choice, channel_maps, channel_needs
-from cliploc.methods._infra.gradients import resolve_temperature
-from cliploc.methods._infra.masked import MASKED_TIMES_OWN, masked_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, Count, FromEnd, Positive
+from cliploc.methods._infra.masked import SOFTER, channel_maps, masked_cam, masked_embeddings
 
 
-@saliency(
+@masked_cam(
     "score_cam",
     title="Score-CAM",
     paper="Wang et al. 2020, Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW",
-    family="perturbation",
-    towers=("cnn", "vit"),
-    needs=channel_needs,
-    relu=True,
-    threshold=0.25,
 )
 def score_cam(
     ctx: Context,
-    temperature: float | None = None,
-    channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
+    temperature: Positive | None = None,
+    block: FromEnd = -1,
+    components: Count | None = None,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
@@ -40,12 +31,11 @@ def score_cam(
 
     Args:
         temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
-        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: how many principal components of these maps to use instead of the maps; None for the maps.
     """
-    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
-    maps = channel_maps(ctx, channels, block, components)
+    temperature = temperature or SOFTER / ctx.backbone.logit_scale
+    maps = channel_maps(ctx, block, components)
     scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
     return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.errors import UsageError
+from cliploc.methods import Context, Count, NotNegative, saliency
 from cliploc.methods._infra.gradients import on_grid, pixel_gradients
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
 
 SEED = 0
 
@@ -17,11 +14,9 @@ SEED = 0
     title="SmoothGrad",
     paper="Smilkov et al. 2017, SmoothGrad: removing noise by adding noise, arXiv 1706.03825",
     family="gradient",
-    towers=("cnn", "vit"),
-    needs=Needs(),
     threshold=0.3,
 )
-def smooth_grad(ctx: Context, samples: int = 50, noise: float = 0.15) -> Tensor:  # [B, P, h, w]
+def smooth_grad(ctx: Context, samples: Count = 50, noise: NotNegative = 0.15) -> Tensor:  # [B, P, h, w]
     """map_t = mean over the cell's pixels of Σ_c |mean_n ∂s_t/∂x (x + ε_n)|, ε_n ~ N(0, σ²), σ = noise·(max x − min x).
 
     s_t is the cosine. The paper takes 50 samples, a noise of 10 to 20 %, and absolute values, which it draws as pixels;
@@ -34,10 +29,6 @@ def smooth_grad(ctx: Context, samples: int = 50, noise: float = 0.15) -> Tensor:
         samples: how many noisy copies; each is one forward and, for each prompt, one backward pass of the tower.
         noise: σ as a share of the picture's range; 0 gives the plain gradient (Simonyan et al. 2014).
     """
-    if samples < 1:
-        raise UsageError(f"expected 1 sample or more, got {samples}: the paper uses 50")
-    if not noise >= 0:
-        raise UsageError(f"expected a noise of 0 or more, got {noise}: the paper uses 0.1 to 0.2")
     shape, chance = ctx.images.shape[1:], torch.Generator().manual_seed(SEED)
     draws = torch.randn(samples, *shape, generator=chance, dtype=torch.float32).to(ctx.text.device)
 

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.attention import QUERIED, Blocks, dense_cosine, semantic_attention_needs, summed_attention
-from cliploc.methods._infra.method import Context, TrainedHead
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Blocks, Context, TrainedHead, saliency
+from cliploc.methods._infra.attention import QUERIED, dense_cosine, semantic_attention_needs, summed_attention
 
 
 @saliency(

@@ -3,29 +3,20 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.channels import Choice, channel_maps, channel_needs
-from cliploc.methods._infra.gradients import resolve_temperature
-from cliploc.methods._infra.masked import MASKED_TIMES_OWN, masked_embeddings
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
+from cliploc.methods import Context, Count, FromEnd, Positive
+from cliploc.methods._infra.masked import SOFTER, channel_maps, masked_cam, masked_embeddings
 
 
-@saliency(
+@masked_cam(
     "vl_score",
     title="VL-Score",
     paper="Gao & Wang 2022, VL-Score",
-    family="perturbation",
-    towers=("cnn", "vit"),
-    needs=channel_needs,
-    relu=True,
-    threshold=0.25,
 )
 def vl_score(
     ctx: Context,
-    temperature: float | None = None,
-    channels: Choice = "features",
-    block: int = -1,
-    components: int | None = None,
+    temperature: Positive | None = None,
+    block: FromEnd = -1,
+    components: Count | None = None,
 ) -> Tensor:  # [B, P, h, w]
     """map_t = Σ_k w_tk A_k over the channels k with score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
 
@@ -36,10 +27,10 @@ def vl_score(
     The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; we do not know its temperature. Our temperature
     and threshold were chosen on the tuning pictures (docs/studies/performance.md). No public package has the method.
     """
-    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
-    maps = channel_maps(ctx, channels, block, components)
+    temperature = temperature or SOFTER / ctx.backbone.logit_scale
+    maps = channel_maps(ctx, block, components)
     scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
-    kept = scores > baseline
-    weights = (scores / temperature).masked_fill(~kept, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN where none is kept
-    weights = weights.masked_fill(~kept, 0)
+    worse = scores <= baseline
+    weights = (scores / temperature).masked_fill(worse, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN if all are worse
+    weights = weights.masked_fill(worse, 0)
     return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

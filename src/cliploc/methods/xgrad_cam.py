@@ -3,20 +3,14 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods._infra.gradients import map_gradients
-from cliploc.methods._infra.method import Context
-from cliploc.methods._infra.method_registry import saliency
-from cliploc.towers.tower import Needs
+from cliploc.methods import Context
+from cliploc.methods._infra.gradients import gradient_cam, map_gradients
 
 
-@saliency(
+@gradient_cam(
     "xgrad_cam",
     title="XGrad-CAM",
     paper="Fu et al. 2020, Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC",
-    family="gradient",
-    towers=("cnn",),
-    needs=Needs(features=(-1,)),
-    relu=True,
     threshold=0.1,
 )
 def xgrad_cam(ctx: Context) -> Tensor:  # [B, P, h, w]
@@ -27,11 +21,11 @@ def xgrad_cam(ctx: Context) -> Tensor:  # [B, P, h, w]
     Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead.
     """
 
-    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
-        total = features.sum(dim=(-2, -1))  # [B, C]
-        off = total.abs() <= 1e-6 * features.abs().sum(dim=(-2, -1))
-        share = features / total.masked_fill(off, 1)[..., None, None]  # [B, C, h, w]
-        weights = torch.einsum("bpchw,bchw->bpc", gradients, share).masked_fill(off[:, None], 0)
-        return torch.einsum("bpc,bchw->bphw", weights, features)
+    def weigh(a: Tensor, g: Tensor) -> Tensor:
+        total = a.sum(dim=(-2, -1))  # [B, C]
+        off = total.abs() <= 1e-6 * a.abs().sum(dim=(-2, -1))
+        share = a / total.masked_fill(off, 1)[..., None, None]  # [B, C, h, w]
+        weights = torch.einsum("bpchw,bchw->bpc", g, share).masked_fill(off[:, None], 0)
+        return torch.einsum("bpc,bchw->bphw", weights, a)
 
     return map_gradients(ctx, weigh)

@@ -1,8 +1,8 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -21,29 +21,13 @@ class Shard:
     samples: tuple[Any, ...]
 
 
-# What costs something → how many maps it judged, pictures that passed the tower for it, and seconds of processor time.
-Spending: TypeAlias = Mapping[str, tuple[int, int, float]]
-
-
-def spent_together(several: Iterable[Spending]) -> dict[str, tuple[int, int, float]]:
-    """The sums for each name."""
-    total: dict[str, tuple[int, int, float]] = {}
-    for spent in several:
-        for name, (maps, passes, seconds) in spent.items():
-            before = total.get(name, (0, 0, 0.0))
-            total[name] = before[0] + maps, before[1] + passes, before[2] + seconds
-    return total
-
-
 @dataclass(frozen=True)
 class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    # Parquet in a benchmark (see `evaluate.tasks.rows`), msgpack of `cliploc.runs.labelling.Found` in an annotation
-    content: bytes
+    content: Any  # as the run takes it
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
-    spent: Spending = field(default_factory=dict)  # what it cost; results do not depend on it
 
 
 class Worker(Protocol):
@@ -122,7 +106,7 @@ def pictures_in_words(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def saying_what_is_kept(out: Path, done: Callable[[], str]) -> Iterator[None]:
+def interrupt_message(out: Path, done: Callable[[], str]) -> Iterator[None]:
     """Lets an interruption say what is kept, and that the run goes on."""
     try:
         yield

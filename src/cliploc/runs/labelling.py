@@ -154,6 +154,10 @@ class Correction:
     # of each, the number of the draft that it was made from, or None for a new box; None if that is unknown
     drafts: list[int | None] | None = None
 
+    def boxes_of(self, label: int) -> list[list[float]]:
+        """The boxes of a label."""
+        return [box for box, number in zip(self.boxes, self.labels, strict=True) if number == label]
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -222,31 +226,41 @@ class LabellingRun:
     """The store of a labelling run. Threads may share it, and any number of processes may have it open."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.out = store, store.path.parent
         self.names: tuple[str, ...] = tuple(store["names"])
         self.settings: Mapping[str, Any] = store["settings"]
         self._label = {name: label for label, name in enumerate(self.names)}
-        self._candidates = lru_cache(CACHED)(self._read_candidates)
+        self.candidates = lru_cache(CACHED)(self._read_candidates)
 
     @classmethod
-    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any]) -> LabellingRun:
-        """The run in a folder, made if there is none; one with other settings is refused."""
-        _refuse_earlier(out)
+    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> LabellingRun:
+        """The run in a folder, made if there is none, with these entries of the table `run`.
+
+        One with other settings is refused, but names may follow those that it has.
+        """
+        _check_version(out)
         store = Store(out / FILE, KIND, VERSION, TABLES)
         try:
             with store.transaction():
+                before = store.get("settings", {})
+                count = len(before.get("labels", ()))
+                if before and before["labels"] == list(settings["labels"][:count]):
+                    store["settings"] = {**before, "labels": settings["labels"]}
                 store.keep("settings", settings)
-                if store.get("names") is None:
-                    store["names"], store["changes"], store["generation"] = list(names), 0, 0
+                if not before:
+                    store["changes"], store["generation"] = 0, 0
+                store["names"] = list(names)
+                run = cls(store)
+                run.change(**values)
         except BaseException:
             store.close()
             raise
-        return cls(store)
+        return run
 
     @classmethod
     def open(cls, out: Path) -> LabellingRun:
         """The run in a folder; one that cannot be written is opened to be read."""
-        _refuse_earlier(out)
+        _check_version(out)
         store = Store(out / FILE, KIND, VERSION)
         if store.get("root") is None:  # killed as it was made
             store.close()
@@ -289,10 +303,17 @@ class LabellingRun:
 
     # ------------------------------------------------------------------------------------------------------- pictures
     def add(self, found: Sequence[Found], stamps: Mapping[str, str]) -> None:
-        """Adds pictures, all of these or none; they take the place of earlier ones with their names."""
+        """Adds pictures, all of these or none; they take the place of earlier ones with their names.
+
+        What a person did with a picture stays if its file is the same, as when it is computed again with more names.
+        """
         with self.store.transaction():
-            self.remove([one.picture for one in found])
             for one in found:
+                earlier = self.store.row("SELECT id, checksum FROM picture WHERE name = ? AND width > 0", one.picture)
+                if earlier and one.error is not None:
+                    self.store.write("UPDATE picture SET error = ? WHERE id = ?", one.error, earlier[0])
+                    continue
+                self.store.write("UPDATE picture SET name = '' WHERE name = ?", one.picture)
                 number = self.store.write(
                     "INSERT INTO picture (name, checksum, stamp, width, height, error, notes, presence) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -302,7 +323,25 @@ class LabellingRun:
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
                     self.store.insert("features", [(number, one.features, _checksum(one.features))])
+                if earlier and earlier[1] == one.checksum:
+                    self._take_over(earlier[0], number)
+                self.remove([""])
             self._count()
+
+    def _take_over(self, earlier: int, now: int) -> None:
+        """Gives what a person did with a picture to the row that replaces it, with the numbers of the same drafts."""
+        same = " AND ".join(f'n."{column}" = o."{column}"' for column in ("label", "left", "top", "right", "bottom"))
+        self.store.write(
+            "UPDATE box SET picture = ?2, draft = (SELECT n.number FROM box o JOIN picture p ON p.id = o.picture "
+            f"JOIN box n ON n.picture = ?2 AND n.generation = 0 AND {same} "
+            "WHERE o.picture = ?1 AND o.number = box.draft AND o.generation IN (0, p.generation)) "
+            f"WHERE picture = ?1 AND generation = {PERSON}", earlier, now,
+        )  # fmt: skip
+        self.store.write(
+            "UPDATE picture SET (status, corrected, revision) = "
+            "(SELECT status, corrected, revision FROM picture WHERE id = ?1) WHERE id = ?2", earlier, now,
+        )  # fmt: skip
+        self.store.write("DELETE FROM run WHERE key = 'taught'")  # it had boxes of such names
 
     def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
         """Id of a picture → what teaching reads of it, for some that have it."""
@@ -327,6 +366,11 @@ class LabellingRun:
         rows = self.store.rows("SELECT name, stamp, checksum, error IS NULL FROM picture")
         return {name: (stamp, checksum, bool(done)) for name, stamp, checksum, done in rows}
 
+    def outdated(self) -> frozenset[str]:
+        """Pictures with results of fewer names than the run has now."""
+        asked = "SELECT name FROM picture WHERE error IS NULL AND json_array_length(presence) < ?"
+        return frozenset(name for (name,) in self.store.rows(asked, len(self.names)))
+
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Notes stamps of files whose content is as it was."""
         with self.store.transaction():
@@ -336,19 +380,16 @@ class LabellingRun:
     def pictures(self) -> dict[str, Picture]:
         """All pictures by name."""
         rows = self.store.rows("SELECT id, name, checksum, error, width, height, presence FROM picture ORDER BY id")
-        none = np.zeros(0)
-        found = {}
+        found, count = {}, len(self.names)
         for number, name, checksum, error, *size_wh, presence in rows:
-            chances = none if presence is None else np.array(_read(presence, list[float | None]), np.float64)
+            known = [] if presence is None else _read(presence, list[float | None])[:count]
+            chances = np.array(known + [0.0] * (count - len(known)), np.float64)  # 0 of names that were added since
             found[name] = Picture(number, name, checksum, error, (size_wh[0] or 0, size_wh[1] or 0), chances)
         return found
 
     # ---------------------------------------------------------------------------------------------------------- boxes
-    def candidates(self, picture: Picture) -> Candidates:
-        """The model's boxes of a picture."""
-        return self._candidates(picture)
-
     def _read_candidates(self, picture: Picture) -> Candidates:
+        """The model's boxes of a picture."""
         boxes = self._boxes(picture.id, 0)
         if not boxes and not self.store.row("SELECT 1 FROM picture WHERE id = ?", picture.id):
             raise _gone(picture)
@@ -417,10 +458,6 @@ class LabellingRun:
         """The pictures that a person has finished."""
         return frozenset(name for (name,) in self.store.rows("SELECT name FROM picture WHERE status = 'reviewed'"))
 
-    def count_finished(self) -> int:
-        """The number of pictures that a person has finished."""
-        return int(self.store.rows("SELECT count(*) FROM picture WHERE status = 'reviewed'")[0][0])
-
     def save(
         self,
         picture: Picture,
@@ -437,7 +474,7 @@ class LabellingRun:
             if seen is None and (before.status, before.correction) == (status, correction):  # of a call that was killed
                 return before.revision
             if seen is not None:
-                refuse_stale(before.revision, seen.revision)
+                check_revision(before.revision, seen.revision)
                 if before.generation != seen.generation:
                     return None
             self.store.write(
@@ -530,14 +567,25 @@ class LabellingRun:
             self.store["exports"] = {**self.exports, export: changes}
 
 
-def settled_in(out: Path) -> dict[str, Any]:
-    """What an earlier call settled for those that follow, where there is one."""
-    _refuse_earlier(out)
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier call settled for those that follow."""
+
+    least: float | None = None  # minimum presence
+    files: Sequence[str] = ()  # that the run writes besides its store
+    image_url: str | None = None
+    labels: Sequence[str] = ()  # its entries of labels
+
+
+def settled_in(out: Path) -> Earlier:
+    """What an earlier call settled for those that follow, if there was one."""
+    _check_version(out)
     if not (out / FILE).is_file():
-        return {}
+        return Earlier()
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
-        least = store.get("settings", {}).get("min_presence")
-        return {"least": least, "files": store.get("files", []), "image_url": store.get("image_url")}
+        settings = store.get("settings", {})
+        about = settings.get("min_presence"), store.get("files", []), store.get("image_url")
+        return Earlier(*about, settings.get("labels", []))
 
 
 def files_of_run(out: Path) -> frozenset[str]:
@@ -549,17 +597,17 @@ def files_of_run(out: Path) -> frozenset[str]:
         return frozenset()
 
 
-def refuse_stale(revision: int, seen: int) -> None:
+def check_revision(revision: int, seen: int) -> None:
     """Refuses what was made from an earlier revision of a picture."""
     if revision != seen:
         raise StaleReviewError(f"expected revision {revision} of this picture, got {seen}: load it again")
 
 
 def _gone(picture: Picture) -> InputError:
-    return InputError(f"{picture.name} was annotated again, as its file was replaced: open the folder again")
+    return InputError(f"{picture.name} was annotated again meanwhile: open the folder again")
 
 
-def _refuse_earlier(out: Path) -> None:
+def _check_version(out: Path) -> None:
     if not (out / FILE).exists() and (out / "manifest.json").exists() and (out / "parts").is_dir():
         raise UsageError(
             f"{out} was made by cliploc 0.2: its exports hold its boxes; --apply them to a new run in another --out"

@@ -226,7 +226,7 @@ class Store:
 
 
 @contextmanager
-def saying_disk_is_full(out: Path) -> Iterator[None]:
+def disk_errors(out: Path) -> Iterator[None]:
     """Turns the error of a full disk, when other files of a run are written, into a line that says what to do."""
     try:
         yield
@@ -262,14 +262,23 @@ def differences_of(there: Any, asked: Any, where: str = "") -> list[str]:
         return found
     if there == asked:
         return []
+    if isinstance(there, list) and isinstance(asked, list):  # long ones may differ in one entry
+        of_one = [one for one in there if one not in asked], [one for one in asked if one not in there]
+        texts = [", ".join(json.dumps(one, ensure_ascii=False) for one in entries) for entries in of_one]
+        said = [f"{_short(text)} only {way}" for text, way in zip(texts, ("there", "asked for"), strict=True) if text]
+        if said or len(there) == len(asked):
+            return [f"{where}: {', '.join(said) or 'in another order'}"]
     texts = [json.dumps(value, ensure_ascii=False) for value in (there, asked)]
-    short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
-    return [f"{where}: {short[0]} there, {short[1]} asked for"]
+    return [f"{where}: {_short(texts[0])} there, {_short(texts[1])} asked for"]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def session() -> dict[str, Any]:
     """An entry of a run's sessions: when, where and with which versions a run was started or resumed."""
-    versions = {}
+    versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
@@ -277,7 +286,7 @@ def session() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "command": sys.argv,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions,
         "machine": {
             "node": platform.node(),
             "system": platform.platform(),
@@ -289,13 +298,12 @@ def session() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the git checkout that this package is in; None if it is not in one."""
-    folder = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
     try:
-        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
+        if subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, timeout=10).returncode:
             return None  # installed in a folder that is inside another project's checkout
-        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return described or None

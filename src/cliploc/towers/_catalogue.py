@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.towers.tower import Backbone, Pooling, TowerKind
     from cliploc.values import Interpolation, ResizePolicy
 
-OWN = (  # models that are not open_clip's
+NOT_OPEN_CLIPS = (  # models that are not open_clip's
     *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip", "tipsv2"),
 )
 
@@ -66,10 +65,10 @@ def _listed() -> list[str]:
     spec = importlib.util.find_spec("open_clip")
     folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
     if "open_clip" not in sys.modules and folder.is_dir():
-        return [*OWN, *(path.stem for path in folder.glob("*.json"))]
+        return [*NOT_OPEN_CLIPS, *(path.stem for path in folder.glob("*.json"))]
     import open_clip
 
-    return [*OWN, *open_clip.list_models()]
+    return [*NOT_OPEN_CLIPS, *open_clip.list_models()]
 
 
 models: Registry[ModelEntry] = Registry(
@@ -77,7 +76,7 @@ models: Registry[ModelEntry] = Registry(
 )
 
 
-def register_own(
+def register_model(
     name: str,
     tower: Any,
     build: Callable[[str | None, str, str], Backbone],
@@ -160,16 +159,11 @@ def create(
     return backbone
 
 
-def refuse_other_weights(model: str, pretrained: str | None) -> None:
+def check_bundled(model: str, pretrained: str | None) -> None:
     """Refuses `--pretrained` for a model that comes with its weights."""
-    if pretrained in (None, "bundled"):
-        return
-    source, colon, _ = str(pretrained).partition(":")
-    if not colon and user_path(str(pretrained)).is_dir():
-        pretrained, source, colon = f"local-dir:{pretrained}", "local-dir", ":"
-    known = colon and source in ("hf-hub", "local-dir")
-    advice = f"use --model {pretrained} without --pretrained" if known else "leave the option out, or name its --model"
-    raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
+    if pretrained not in (None, "bundled"):
+        advice = "leave the option out, or name another --model"
+        raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
 
 
 def refuse_unknown(model: str) -> None:
@@ -226,10 +220,13 @@ for _entry in (
 
 
 def refuse_unknown_guide(spec: str) -> None:
-    """Refuses an unknown guide, as `create_guide` does, without importing torch."""
+    """Refuses an unknown guide, as `create_guide` does; short names and models are known without importing torch."""
     name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
-    if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
-        raise unknown_guide(name)
+    if name not in guides.names() and not in_catalogue(name):
+        import timm
+
+        if not timm.is_model(name):
+            raise unknown_guide(name)
 
 
 def unknown_guide(name: str) -> UnknownNameError:
@@ -244,16 +241,3 @@ def in_catalogue(name: str) -> bool:
     except UnknownNameError:
         return False
     return True
-
-
-def _may_be_of_timm(name: str) -> bool:
-    """Whether timm has such a tower: asked if it is imported, else its files are searched, which is faster."""
-    if "timm" in sys.modules:
-        import timm
-
-        return timm.is_model(name)
-    spec = importlib.util.find_spec("timm")
-    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "models"
-    architecture = re.escape(name.partition(".")[0])  # the name of weights comes after the dot
-    wanted = re.compile(rf"""^def {architecture}\(|["']{architecture}["']""", re.MULTILINE)
-    return any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.glob("*.py"))

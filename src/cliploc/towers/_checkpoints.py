@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.errors import MissingWeightsError, ModelError, first_line
+from cliploc.support.process import out_of_memory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
@@ -48,18 +49,29 @@ def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_sett
     With settings, the file may hold argparse's namespaces too, plain objects that run nothing: "args" is one.
     """
     if path.is_dir():
-        raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
+        raise ModelError(
+            f"expected a file of weights, got the folder {path}: give the file in it, or local-dir:{path} as --model"
+        )
     if not path.is_file():
         raise MissingWeightsError(f"expected a file of weights, found none at {path}: check the path")
     try:
-        if path.stat().st_size == 0:
-            raise ModelError(f"{path} is empty: download it again")
         tensors, settings = _read(path, wrappers, with_settings)
         sha256 = verify(path, blob_sha256(path))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    except MemoryError:
-        raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
+    except ModelError:
+        raise
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
+        code = f" ({what.group(1) or what.group(2)})" if what else ""
+        raise ModelError(
+            f"{path} is refused: it is damaged or a pickle that could run code{code}: save it again as safetensors"
+        ) from None
+    except Exception as error:  # the libraries raise nearly anything for a damaged file
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged, or not a file of weights: download it "
+            f"again ({first_line(error)})"
+        ) from None
     from_openai = not tensors.keys().isdisjoint(OPENAI_EXTRAS)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
     return Checkpoint(path, sha256, tensors, from_openai, settings)
@@ -67,35 +79,18 @@ def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_sett
 
 def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it comes from")
-    try:
-        if path.suffix == ".safetensors" or start[8:9] == b"{":
-            return _state_dict(load_file(path), path, wrappers), {}
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _state_dict({name: torch.from_numpy(arrays[name]) for name in arrays}, path, wrappers), {}
-        if _is_torchscript(path):
-            return _read_torchscript(path), {}
-        with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        settings = loaded.get("args") if isinstance(loaded, dict) else None
-        return _state_dict(loaded, path, wrappers), vars(settings) if isinstance(settings, Namespace) else {}
-    except (ModelError, OSError, MemoryError):
-        raise
-    except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
-        held = f" ({what.group(1) or what.group(2)})" if what else ""
-        raise ModelError(
-            f"{path} is refused: it is damaged or a pickle that could run code{held}: save it again as safetensors"
-        ) from None
-    except Exception as error:  # the libraries raise nearly anything for a damaged file
-        size = path.stat().st_size
-        raise ModelError(
-            f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: download it again "
-            f"({first_line(error)})"
-        ) from None
+        start = file.read(9)
+    if path.suffix == ".safetensors" or start[8:] == b"{":
+        return _state_dict(load_file(path), path, wrappers), {}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return _state_dict({name: torch.from_numpy(arrays[name]) for name in arrays}, path, wrappers), {}
+    if _is_torchscript(path):
+        return _read_torchscript(path), {}
+    with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    settings = loaded.get("args") if isinstance(loaded, dict) else None
+    return _state_dict(loaded, path, wrappers), vars(settings) if isinstance(settings, Namespace) else {}
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -175,70 +170,24 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
             tensors[scalar] = tensors[scalar].reshape(expected[scalar].shape)
     if "logit_bias" in expected:
         tensors.setdefault("logit_bias", torch.zeros_like(expected["logit_bias"]))
-    load_exactly(model, tensors, checkpoint.path, f"weights of {name}", name)
+    load_exactly(model, tensors, checkpoint.path, f"weights of {name}")
 
 
-def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, name: str = "") -> None:
-    """Loads tensors into a model whose tensors they must be, all of them and in these shapes; `name` is for advice."""
-    refuse_others(model.state_dict(), tensors, path, what, name)
-    model.load_state_dict(tensors, strict=False)
-
-
-def refuse_others(
-    expected: Mapping[str, Tensor], tensors: dict[str, Tensor], path: Path, what: str, name: str = ""
-) -> None:
-    """Refuses tensors that are not those of a model's state dict; arguments and errors as in `load_exactly`."""
+def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
+    """Loads tensors into a model whose tensors they must be, all of them and in these shapes."""
+    expected = model.state_dict()
     # Tensors that are derived, not used in eval mode, or dropped by newer versions of the libraries.
     ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
-    missing = [key for key in expected if key not in tensors and not ignored.match(key)]
-    unexpected = [key for key in tensors if key not in expected and not ignored.match(key)]
-    other_shape = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
-    if not (missing or unexpected or other_shape):
-        return
-    problems = []
-    for how, keys in (("tensors missing", missing), ("unexpected", unexpected)):
-        if keys:
-            problems.append(f"{len(keys)} {how} ({keys[0]}{', …' if len(keys) > 1 else ''})")
-    if other_shape:
-        key = other_shape[0]
-        problems.append(
-            f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
-            f"{list(expected[key].shape)})"
-        )
-    advice = "check model and file"
-    if name and any(key.startswith(("visual_model.", "text_model.backbone.")) for key in tensors):
-        advice = "they are named as dino.txt's: use --model dinov3-l-dinotxt or dinov2-l-dinotxt"
-    elif any(key.startswith(("vision_model.", "text_model.encoder.")) for key in tensors):
-        advice = f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
-    elif name and (near := looks_like(tensors)) and name not in near:
-        advice = f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
-    raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {advice}")
-
-
-def looks_like(tensors: dict[str, Tensor]) -> list[str]:
-    """open_clip's names of OpenAI-style models with tensors of these shapes, plain names first."""
-    shape = _shape_of_tensors(tensors)
-    same = [name for name in open_clip.list_models() if shape and _shape_of_config(name) == shape]
-    return sorted(same, key=len)
-
-
-def _shape_of_tensors(tensors: dict[str, Tensor]) -> tuple[Any, ...] | None:
-    blocks = {match.groups() for key in tensors if (match := re.match(r"visual\.(layer[1-4])\.(\d+)\.conv1", key))}
-    if blocks and "visual.attnpool.positional_embedding" in tensors:
-        places = len(tensors["visual.attnpool.positional_embedding"])
-        layers = [sum(stage == f"layer{i}" for stage, _ in blocks) for i in (1, 2, 3, 4)]
-        return (layers, tensors["visual.conv3.weight"].shape[0] if "visual.conv3.weight" in tensors else 0, places)
-    if "visual.conv1.weight" in tensors and "visual.positional_embedding" in tensors:
-        width, _, patch, _ = tensors["visual.conv1.weight"].shape
-        return (width, patch, len(tensors["visual.positional_embedding"]))
-    return None
-
-
-def _shape_of_config(name: str) -> tuple[Any, ...] | None:
-    vision = open_clip.get_model_config(name)["vision_cfg"]
-    if "timm_model_name" in vision or not isinstance(vision.get("image_size"), int):
-        return None
-    if isinstance(vision.get("layers"), list):
-        return (vision["layers"], vision["width"], (vision["image_size"] // 32) ** 2 + 1)
-    patch = vision.get("patch_size", 16)
-    return (vision.get("width", 768), patch, (vision["image_size"] // patch) ** 2 + 1)
+    names = [name for name in {**expected, **tensors} if not ignored.match(name)]
+    faults = {
+        "missing": [name for name in names if name not in tensors],
+        "unexpected": [name for name in names if name not in expected],
+        "of another shape": [n for n in tensors if n in expected and tensors[n].shape != expected[n].shape],
+    }
+    if any(faults.values()):
+        found = ", ".join(f"{len(some)} {how} ({some[0]} …)" for how, some in faults.items() if some)
+        advice = "check model and file"
+        if any(name.startswith(("vision_model.", "text_model.encoder.")) for name in tensors):
+            advice = f"transformers names them so: use --model local-dir:{path.parent} without --pretrained"
+        raise ModelError(f"{path} does not hold {what}: of its tensors {found}; {advice}")
+    model.load_state_dict(tensors, strict=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._layers import resize_positions
 from cliploc.towers.tower import MIXTURE, DenseReading, Needs, TowerKind, Trace
 
@@ -43,7 +43,7 @@ def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) 
     return outputs + (run_stages(stages[done:], torch.cat(parts), rest) if rest else [])
 
 
-class ConvolutionalBackbone(DualEncoder):
+class ConvolutionalBackbone(Backbone):
     """A `Backbone` of CNN stages: a subclass has a `pool_layer`, or its own `pool` and `read_locations`."""
 
     kind: TowerKind = "cnn"
@@ -77,16 +77,16 @@ class ConvolutionalBackbone(DualEncoder):
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         mixture = self.mixture if MIXTURE in needs.features else None
-        asked = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
-        kept = {self._stage_index(stage): stage for stage in asked | set(mixture.stages if mixture else ())}
-        wanted = sorted({*kept, len(self.stages) - 1})
+        plain = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
+        stage_of = {self._stage_index(stage): stage for stage in plain | set(mixture.stages if mixture else ())}
+        wanted = sorted({*stage_of, len(self.stages) - 1})
         run = run_stages if torch.is_grad_enabled() else run_in_parts
         outputs = run(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
-        features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
+        features = {stage_of[index]: output for index, output in zip(wanted, outputs, strict=True) if index in stage_of}
         last = outputs[-1]
         if mixture is not None:
             mixed = mixture(features)
-            features = {**{stage: features[stage] for stage in asked}, MIXTURE: mixed}
+            features = {**{stage: features[stage] for stage in plain}, MIXTURE: mixed}
         embedding = F.normalize(self.pool(last).float(), dim=-1)  # [B, D]
         return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._catalogue import describe_preprocessing
-from cliploc.towers._dual_encoder import DualEncoder
 from cliploc.towers._layers import linear, with_fast_linears
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers._word_shares import TextTower, word_shares
@@ -59,7 +59,7 @@ class OpenClipParts:
         self.visual: Any = with_fast_linears(self._model.visual)
         self.mean, self.std = tuple(self._preprocess.mean), tuple(self._preprocess.std)  # per channel
 
-    def complete(self, backbone: DualEncoder) -> None:
+    def complete(self, backbone: Backbone) -> None:
         """Gives the adapter its name, input, scale and text tower, and freezes it."""
         side, preprocess = self.visual.image_size, self._preprocess
         backbone.name = self._name
@@ -114,9 +114,7 @@ class OpenClipText(nn.Module):
         tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
-    def word_shares(
-        self, text: str, image: Tensor, *, blocks: int = 8, published: bool = False
-    ) -> list[tuple[str, float]] | None:
+    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
         """See `cliploc.towers._word_shares`; None where the text tower is not CLIP's own."""
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
@@ -138,4 +136,4 @@ class OpenClipText(nn.Module):
             blocks=[OpenClipBlock(layer) for layer in layers],
             read=read,
         )
-        return word_shares(text, image, tower, blocks=blocks, published=published)
+        return word_shares(text, image, tower)

@@ -7,14 +7,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, Self
+from types import SimpleNamespace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._dual_encoder import DualEncoder
+from cliploc.towers._backbone import Backbone
 from cliploc.towers._layers import attend, attention_weights
 from cliploc.towers.tower import (
     AttentionRule,
@@ -87,6 +88,32 @@ class BlockAdapter(ABC):
             return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
 
 
+class QueryPool(ABC):
+    """A host's attention pool, in which one learnt query attends to all tokens."""
+
+    heads: int
+    scale: float
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query `[1, H, 1, e]`, keys `[B, H, T, e]`, and values of `[B, T, d]` before they are split into heads."""
+
+    @abstractmethod
+    def finish(self, gathered: Tensor) -> Tensor:
+        """What follows the attention: `[B, n, d]` → `[B, n, D]`."""
+
+    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Pools tokens: `[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
+        q, k, v = self.project(tokens)
+        attention = attention_weights(q, k, self.scale)
+        gathered = attention.to(v.dtype) @ split_heads(v, self.heads)  # [B, H, 1, d/H]
+        return self.finish(join_heads(gathered))[:, 0], attention
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
+        return self.finish(self.project(tokens)[2])
+
+
 class PreNormBlock(nn.Module, BlockAdapter):
     """A pre-norm block (Dosovitskiy 2021) with timm's tensor names, its own adapter: `[B, T, d]` → `[B, T, d]`."""
 
@@ -118,11 +145,18 @@ class PreNormBlock(nn.Module, BlockAdapter):
         return self.mlp["fc2"](hidden)
 
 
-class VisionTransformerBackbone(DualEncoder):
-    """A `TransformerBackbone`: a subclass has `embed`, `pool`, `last_norm`, `read_normed` and the blocks."""
+class TransformerBackbone(Backbone):
+    """A backbone of kind "vit", whose last blocks can be run again, differentiably.
+
+    A subclass has `embed`, `pool`, `last_norm`, `read_normed` and the blocks.
+    """
 
     kind: TowerKind = "vit"
     pooling: Pooling = "class token"
+    depth: int  # how many blocks
+    prefix_tokens: int  # how many tokens come before the patches: class token, registers
+    # How position embeddings are resized for an input of another size than the tower's: "antialiased" as open_clip and
+    # timm do, or "dino", without antialias.
     position_rule: PositionRule = "antialiased"
 
     def __init__(
@@ -140,7 +174,7 @@ class VisionTransformerBackbone(DualEncoder):
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens `[B, prefix+N, d]` → `[B, D]`, not normalised, and a pool's attention `[B, H, 1, T]` or None."""
+        """Tokens after a block `[B, prefix+N, d]` → `[B, D]`, not normalised, and a pool's attention `[B, H, 1, T]`."""
 
     @property
     @abstractmethod
@@ -152,28 +186,38 @@ class VisionTransformerBackbone(DualEncoder):
         """The rest of the head, for each token by itself: `[B, n, d]` after `last_norm` → `[B, n, D]`."""
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
+
+        The head's normalisation and projection, with an attention pool its value path; not normalised.
+        """
         return self.read_normed(self.normed_tokens(tokens)).float()
 
     def normed_tokens(self, tokens: Tensor) -> Tensor:
+        """The first part of `read_tokens`, up to `last_norm`: `[B, n, d]` → `[B, n, d]`."""
         return self.last_norm(tokens)
 
     def patch_texts(self, texts: Tensor) -> Tensor:
+        """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
+
+        The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
+        """
         return texts
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
         """Rotary position embedding of a grid; None for towers without one."""
         return None
 
-    # --------------------------------------------------------------------------------------------------- the protocol
+    # ---------------------------------------------------------------------------------------------------- the seam
     @property
     def weights_id(self) -> str:
         """SHA-256 as for every model; another rule for position embeddings gives another one."""
-        own = super().weights_id
+        plain = super().weights_id
         if self.position_rule == "antialiased":
-            return own
-        return hashlib.sha256(f"{own} positions {self.position_rule}".encode()).hexdigest()
+            return plain
+        return hashlib.sha256(f"{plain} positions {self.position_rule}".encode()).hexdigest()
 
     def with_positions(self, rule: PositionRule) -> Self:
+        """The same tower, its weights shared, which resizes position embeddings by another rule."""
         copied = copy.copy(self)  # the weights are shared
         copied.position_rule = rule
         return copied
@@ -196,35 +240,35 @@ class VisionTransformerBackbone(DualEncoder):
     def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
         """Blocks `first` to `last` (from the start), then the head."""
         every = range(-self.depth, 0)
-        asked: dict[Literal["features", "tokens", "attention", "projections", "ends"], set[int]] = {}
+        wanted = SimpleNamespace()  # of each kind the blocks, from the start
         for kind in ("features", "tokens", "attention", "projections", "ends"):
             blocks = getattr(needs, kind)
-            asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
-        asked["projections"] |= set(range(max(0, self.depth - needs.dense), self.depth))
+            setattr(wanted, kind, {self._block_index(block) for block in (every if blocks == "all" else blocks)})
+        wanted.projections |= set(range(max(0, self.depth - needs.dense), self.depth))
         features, entering, tokens, attention, projections, normed, ends = {}, {}, {}, {}, {}, {}, {}
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
-            if index in asked["features"]:
+            if index in wanted.features:
                 features[back] = on_grid(x[:, self.prefix_tokens :], grid)  # [B, d, h, w]
-            if index in asked["features"] | asked["tokens"] | asked["projections"]:
+            if index in wanted.features | wanted.tokens | wanted.projections:
                 entering[back] = x  # [B, prefix+N, d]
             y = block.attention_input(x)
             q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
-            if index in asked["projections"]:
+            if index in wanted.projections:
                 projections[back], normed[back] = (q, k, v), y
             # If the head reads the class token alone, the last block computes no other token.
-            whole = index != last or self.pooling != "class token" or index in asked["tokens"] | asked["attention"]
-            leaving = slice(None) if whole else slice(1)
-            asking = slice(None) if index in asked["ends"] else leaving
-            if index in asked["attention"] or (torch.is_grad_enabled() and x.requires_grad):
+            all_tokens = index != last or self.pooling != "class token" or index in wanted.tokens | wanted.attention
+            leaving = slice(None) if all_tokens else slice(1)
+            asking = slice(None) if index in wanted.ends else leaving
+            if index in wanted.attention or (torch.is_grad_enabled() and x.requires_grad):
                 weights = attention_weights(q[:, :, asking], k, block.scale)  # [B, H, prefix+N, prefix+N]
                 gathered = weights.to(v.dtype) @ v  # [B, H, prefix+N, d/H]
-                if index in asked["attention"]:
+                if index in wanted.attention:
                     attention[back] = weights
             else:
                 gathered = block.gather(q[:, :, asking], k, v)
-            if index in asked["ends"]:
+            if index in wanted.ends:
                 ends[back] = end = block.finish_from_gathered(x, gathered, v)
                 x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
             else:
@@ -232,7 +276,7 @@ class VisionTransformerBackbone(DualEncoder):
                 x = x[:, leaving] + block.attention_branch(x[:, leaving], gathered)
                 del gathered  # makes room for the MLP, where the most memory is needed
                 x = x + block.mlp_branch(x)
-            if index in asked["tokens"]:
+            if index in wanted.tokens:
                 tokens[back] = x  # [B, prefix+N, d]
         pooled, pool_attention = self.pool(x)
         return Trace(
@@ -245,7 +289,7 @@ class VisionTransformerBackbone(DualEncoder):
             normed=normed,
             entering=entering,
             ends=ends,
-            pool_attention=pool_attention if asked["attention"] else None,
+            pool_attention=pool_attention if wanted.attention else None,
         )
 
     def run(self, images: Tensor, needs: Needs) -> Trace:
@@ -254,12 +298,29 @@ class VisionTransformerBackbone(DualEncoder):
         return self._run(self.embed(images.to(self.device, self.dtype)), 0, self.depth - 1, needs, grid)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
+        """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
+
+        With gradients when `tokens` require them: attention and projections kept by `needs` are then part of the graph,
+        and gradients may be computed in batches (`is_grads_batched`).
+
+        Args:
+            tokens: those of `Trace.entering`, perhaps changed.
+            block: the first block to run.
+            needs: what the trace of this run keeps.
+            grid: `(h, w)` of the patches among the tokens.
+            last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
+                would give if it ended there (LeGrad).
+        """
         first, end = self._block_index(block), self._block_index(last)
         if end < first:
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
+
+        A rule replaces the block's attention, as in a `DenseReading`.
+        """
         adapter = self.adapters[self._block_index(block)]
         with torch.no_grad():
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
@@ -267,6 +328,7 @@ class VisionTransformerBackbone(DualEncoder):
         return adapter.finish_from_gathered(tokens, gathered, v)
 
     def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
+        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
         adapter = self.adapters[self._block_index(block)]
         return adapter.attention_output(trace.entering[block], gathered.to(self.dtype))
 
@@ -281,6 +343,11 @@ class VisionTransformerBackbone(DualEncoder):
         return on_grid(read, reading.grid or trace.grid)
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
+
+        A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
+        projections={}, normed={})`.
+        """
         start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from cliploc.towers._catalogue import refuse_other_weights, register_own
+from cliploc.towers._catalogue import check_bundled, register_model
 from cliploc.towers._cnn import ConvolutionalBackbone, GlobalAveragePool, StageMixture
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._mini_text import MiniTextTower
@@ -194,13 +194,13 @@ class Mini(ConvolutionalBackbone):
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> Mini:
-    refuse_other_weights("mini", pretrained)
+    check_bundled("mini", pretrained)
     mini = Mini.bundled()
     mini.stages.to(resolve_precision(precision, device))  # pooling and text stay in float32
     return mini.to(device)
 
 
-register_own(
+register_model(
     "mini", Mini, _build, MEAN, STD, parameters=4.7, licence="Apache-2.0",
     about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what resembles ImageNet's classes",
 )  # fmt: skip

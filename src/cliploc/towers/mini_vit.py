@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.towers import mini
-from cliploc.towers._catalogue import refuse_other_weights, register_own
+from cliploc.towers._catalogue import check_bundled, register_model
 from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
 from cliploc.towers._mini_text import MiniTextTower
-from cliploc.towers._transformer import PreNormBlock, VisionTransformerBackbone
+from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
 from cliploc.towers.mini import EfficientNetLite0
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
@@ -62,7 +62,7 @@ class HybridBlocks(nn.Module):
         return self.projection(self.gathered(features, positions))
 
 
-class MiniVit(VisionTransformerBackbone):
+class MiniVit(TransformerBackbone):
     """`mini`'s convolutions, four transformer blocks with a class token, and `mini`'s text tower: 1,280 dimensions."""
 
     name = "mini-vit"
@@ -113,7 +113,7 @@ class MiniVit(VisionTransformerBackbone):
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
-    refuse_other_weights("mini-vit", pretrained)
+    check_bundled("mini-vit", pretrained)
     model = MiniVit.bundled()
     dtype = resolve_precision(precision, device)  # the text tower stays in float32
     model.stem.to(dtype)
@@ -121,7 +121,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
     return model.to(device)
 
 
-register_own(
+register_model(
     "mini-vit", MiniVit, _build, mini.MEAN, mini.STD, parameters=8.2, licence="Apache-2.0",
     about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
 )  # fmt: skip

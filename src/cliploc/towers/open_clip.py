@@ -262,23 +262,7 @@ def _differently_preprocessed(name: str, tags: list[str]) -> tuple[str, ...]:
 
 
 def _build_named(name: str, pretrained: str | None, device: str, precision: str) -> Backbone:
-    """A model by open_clip's name; `--pretrained` may be a folder or repository that holds the same architecture."""
-    source, colon, rest = (pretrained or "").partition(":")
-    if pretrained and user_path(pretrained).is_dir():
-        source, colon, rest = "local-dir", ":", pretrained
-    if not colon or source not in model_sources.names():
-        return build(plan_model(name, pretrained), device, precision)
-    backbone = model_sources.get(source)(rest, None, device, precision)
-    entry = models.get(name)
-    own, named = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, _count(name)  # type: ignore[attr-defined]
-    folded = entry.kind == "cnn"  # training branches and batch norms are gone
-    if backbone.input_hw != entry.input_hw or (abs(own - named) > 0.001 and not folded):
-        raise UsageError(
-            f"expected weights of {name} ({named:.1f} M parameters, input {entry.input_hw[0]}), but {source}:{rest} "
-            f"holds another architecture ({own:.1f} M, {backbone.input_hw[0]}): use --model {source}:{rest} without "
-            "--pretrained"
-        )
-    return backbone
+    return build(plan_model(name, pretrained), device, precision)
 
 
 def _build_source(source: str, rest: str, pretrained: str | None, device: str, precision: str) -> Backbone:

@@ -1,4 +1,4 @@
-"""What a model must offer, the protocol `Backbone`, and what one forward pass of its image tower keeps, a `Trace`.
+"""What a method wants of an image tower, `Needs`, and what one forward pass of it keeps, a `Trace`; without torch.
 
 Letters of the shapes: B images, P prompts, C channels, h×w the feature grid, D the joint embedding size, d the width of
 a transformer, N = h·w patches, H heads (in attention shapes) or image height, W image width.
@@ -10,23 +10,26 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from cliploc.errors import UsageError
+from cliploc.support.imports import on_first_use
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from cliploc.values import Interpolation, ResizePolicy
+    from cliploc.towers._backbone import Backbone as Backbone
+    from cliploc.towers._transformer import TransformerBackbone as TransformerBackbone
+
+__getattr__ = on_first_use(  # with torch
+    __name__,
+    {"cliploc.towers._backbone": ["Backbone"], "cliploc.towers._transformer": ["TransformerBackbone"]},
+)
 
 TowerKind = Literal["cnn", "vit"]
 Pooling = Literal["class token", "attention", "global average", "class token and mean"]
 PositionRule = Literal["antialiased", "dino"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
-
-
 MIXTURE = 0  # in `Needs.features` of a CNN: no stage, but the tower's own linear reading of several stages
 
 
@@ -185,186 +188,8 @@ class Trace:
             for block in parts[0].projections
             for q, k, v in [zip(*(part.projections[block] for part in parts), strict=True)]
         }
-        kept = {name: together(name) for name in names}
-        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **kept)
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """A CLIP-like dual encoder whose image tower is split where saliency methods look.
-
-    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features. So
-    gradients run through the end of the network only; through all of it, with `encode_image`, for those of pixels.
-    """
-
-    name: str  # its name in results, errors and lists
-    kind: TowerKind  # of its image tower
-    # How the tower's last features become one embedding. With `kind` it decides which methods run on the tower
-    # (`cliploc.methods.unfit_reason`).
-    pooling: Pooling
-    input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
-    stride: int  # pixels of the input along one cell of the feature grid
-    # Of `Needs.features`, the stage where places of the same thing are most alike and edges are still sharp; counted
-    # from the end. `MIXTURE` for a tower that has learnt from masks how to compare places by several stages.
-    middle_stage: int
-    embedding_size: int  # D
-    logit_scale: float  # factor of the cosines before a softmax
-    resize_policy: ResizePolicy  # how a picture is fitted to the input, unless the user says otherwise
-    interpolation: Interpolation  # how pictures are resized: as those that it was trained on
-    # The file its weights were read from; None for weights of the package, random ones, and those of a module that the
-    # user built. Text embeddings are kept on disk only for weights from a file.
-    weights_file: Path | None
-
-    @property
-    def weights_id(self) -> str:
-        """SHA-256 of all that its answers depend on: weights, their precision, how pixels become its input.
-
-        It tells models apart in the identity of runs, in trained heads and in caches on disk. It may take as long as
-        reading the weights: ask once.
-        """
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are; images are moved there."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' precision; images are cast to it."""
-
-    def in_precision(self, dtype: torch.dtype) -> Backbone:
-        """A copy whose image tower computes in another precision; the text tower may be shared.
-
-        Raises:
-            UsageError: the tower has one precision only.
-        """
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the feature grid for an input of height × width pixels."""
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
-
-    def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised `[B, 3, H, W]` without gradients, keeping what `needs` asks for."""
-
-    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
-        """Finishes the tower from a stage's features `[B, C, h, w]` → embeddings `[B, D]`, unit norm, float32.
-
-        Differentiable. `trace` supplies what the features leave out (a ViT's class token).
-        """
-
-    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
-
-        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
-        takes no rule and ignores the rest of the reading.
-
-        ViT: see `DenseReading`. The trace must hold the tokens entering the first of the blocks; `Needs(dense=blocks)`
-        keeps those of all blocks, and their q, k and v, so that nothing is run twice. The patches at the path's end go
-        through the head's normalisation and projection; with an attention pool, through its value path.
-
-        Args:
-            trace: a forward pass.
-            reading: which path.
-        """
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm; differentiable where the images need a gradient."""
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-
-    def unknown_reason(self, word: str) -> str | None:
-        """Why this model cannot know a name, in one line; None when it can."""
-
-    def remark(self, word: str) -> str | None:
-        """How this model reads a name that it does not read as it stands, in one line; else None."""
-
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
-
-        None where the text tower cannot say it. Shares add up to 1, or all are 0.
-        """
-
-    def presence(self, cosine: Tensor) -> Tensor | None:
-        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
-
-        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
-        probability: how many of the names above it are in the picture depends on how many are asked for.
-        """
-
-
-@runtime_checkable
-class TransformerBackbone(Backbone, Protocol):
-    """A backbone of kind "vit": its last blocks can be run again, differentiably."""
-
-    depth: int  # how many blocks
-    prefix_tokens: int  # how many tokens come before the patches: class token, registers
-    # How position embeddings are resized for an input of another size than the tower's own: "antialiased" as open_clip
-    # and timm do, or "dino", without antialias.
-    position_rule: PositionRule
-
-    def with_positions(self, rule: PositionRule) -> TransformerBackbone:
-        """The same tower, its weights shared, which resizes position embeddings by another rule."""
-
-    def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
-        """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
-
-        With gradients when `tokens` require them: attention and projections kept by `needs` are then part of the graph,
-        and gradients may be asked for in batches (`is_grads_batched`).
-
-        Args:
-            tokens: those of `Trace.entering`, perhaps changed.
-            block: the first block to run.
-            needs: what the trace of this run keeps.
-            grid: `(h, w)` of the patches among the tokens.
-            last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
-                would give if it ended there (LeGrad).
-        """
-
-    def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
-        """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
-
-        A rule replaces the block's own attention, as in a `DenseReading`.
-        """
-
-    def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
-
-        A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
-        projections={}, normed={})`.
-        """
-
-    def attention_output(self, trace: Trace, gathered: Tensor, block: int = -1) -> Tensor:
-        """A block's projection of what its heads gathered, `[B, H, T, d/H]` → `[B, T, d]`, before any layer scale."""
-
-    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
-
-        That is `[B, H, 1, T]`, or None for a head without an attention pool.
-        """
-
-    @property
-    def last_norm(self) -> nn.LayerNorm | nn.Identity:
-        """The layer norm of the head; the identity where it has none."""
-
-    def normed_tokens(self, tokens: Tensor) -> Tensor:
-        """The first part of `read_tokens`, up to `last_norm`: `[B, n, d]` → `[B, n, d]`."""
-
-    def read_normed(self, normed: Tensor) -> Tensor:
-        """The second part, what follows `last_norm`: `[B, n, d]` → `[B, n, D]`."""
-
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
-
-        The head's normalisation and projection, with an attention pool its value path; not normalised.
-        """
-
-    def patch_texts(self, texts: Tensor) -> Tensor:
-        """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
-
-        The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
-        """
+        tensors = {name: together(name) for name in names}
+        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **tensors)
 
 
 @runtime_checkable

@@ -7,8 +7,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.evaluate.tasks.faithfulness.metrics import Judged, Scorer, chosen_metrics
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import blur_kernel, blurred, fill_of
+from cliploc.evaluate.tasks.faithfulness.judged import Judged, Scorer, blur_kernel, blurred, fill_of
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from tests.evaluate.faithfulness.models import (
     HW,
     SmallClassifier,
@@ -56,8 +56,7 @@ def test_a_tolerance_skips_steps_that_lie_on_a_line(name: str) -> None:
     full = measured(name, heat, images, of, steps=256, baseline="zero")
     near = measured(name, heat, images, of, steps=256, baseline="zero", tolerance=0.02)
     seen: list[int] = []
-    one = judged(heat, images, of, steps=256, baseline="zero", tolerance=0.02)
-    one.scorer._told = lambda done, _: seen.append(done)
+    one = judged(heat, images, of, steps=256, baseline="zero", tolerance=0.02, masked=lambda done, _: seen.append(done))
     chosen_metrics([name])[0].measure(one)
     assert 15 < sum(seen) < 64  # of 255 and the ends
     assert len(near.curves[name]) == 257

@@ -54,7 +54,7 @@ def test_a_name_without_any_probability_has_nothing_to_lose() -> None:
     images, of, heat = 1000 * picture(), weights(), random_heat()
     logits = (of * images).flatten(1).sum(dim=1)
     one = judged(heat, images, of, target=int(logits.argmin()))
-    assert float(one.whole.probability) == 0
+    assert float(one.original.probability) == 0
     drop, increase = chosen_metrics(["average_drop", "increase"])
     assert drop.measure(one).values["average_drop"] == 0
     assert increase.measure(one).values["increase"] == float(one.masked.probability > 0)

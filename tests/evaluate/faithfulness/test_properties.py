@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cliploc.evaluate.tasks.faithfulness.metrics import Judged, Scorer, chosen_metrics, faithfulness_metrics
+from cliploc.evaluate.tasks.faithfulness.judged import Judged, Scorer
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
 from cliploc.options import FaithfulnessOptions
 from tests.evaluate.faithfulness.models import HW, judged, picture, random_heat, weights
 

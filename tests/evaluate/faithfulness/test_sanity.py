@@ -9,16 +9,11 @@ import torch
 from scipy.stats import spearmanr
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.tasks.faithfulness.metrics import (
-    Faithfulness,
-    Measured,
-    chosen_metrics,
-    faithfulness_metrics,
-    spearman,
-    with_random_weights,
-)
+from cliploc.evaluate.tasks.faithfulness.judged import Measured, spearman
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, with_random_weights
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
 from cliploc.localizer import Localizer
-from cliploc.options import BASELINES, FaithfulnessOptions
+from cliploc.options import FaithfulnessOptions
 from tests.tiny import tower
 
 NAMES = ["red", "green", "blue", "a zebra"]
@@ -49,7 +44,7 @@ def test_spearman_is_scipys_also_with_ties() -> None:
 def test_every_metric_has_its_numbers_and_a_blind_map_is_the_same_for_all(kind: str) -> None:
     """Nothing is random twice; a map that reads neither text nor picture is not changed by either."""
     of = measurer(kind, ["grad_cam", "random"], faithfulness_metrics.names())
-    seen = of.see("a", red_square(), "red", asked="red")
+    seen = of.see("a", red_square(), "red", target="red")
     assert of.known[seen.target] == "red"
     measured = of.measure(seen)
     numbers = {key for one in faithfulness_metrics for key in one.numbers}
@@ -59,7 +54,7 @@ def test_every_metric_has_its_numbers_and_a_blind_map_is_the_same_for_all(kind: 
     assert measured["random"].values["names"] == measured["random"].values["randomisation"] == pytest.approx(1)
     assert measured["random"].values["coherency"] == pytest.approx(1)
     assert (measured["grad_cam"].values["randomisation"] or 0) < 0.99
-    again = of.measure(of.see("a", red_square(), "red", asked="red"))
+    again = of.measure(of.see("a", red_square(), "red", target="red"))
     assert again == measured
 
 
@@ -108,8 +103,8 @@ def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match=r"expected resize squash, got crop"):
         Faithfulness(Localizer(tower("gap_cnn", (6, 5)), method="cam", resize="crop"), NAMES, [], {"cam": {}})
     of = measurer("gap_cnn", ["cam"], ["deletion"])
-    with pytest.raises(InputError, match=r"^a: gap_cnn does not know the name asked about \(teapot\): leave it out"):
-        of.see("a", red_square(), None, asked="teapot")
+    with pytest.raises(InputError, match=r"^a: gap_cnn does not know the name 'teapot': leave it out"):
+        of.see("a", red_square(), None, target="teapot")
     with pytest.raises(UsageError, match=r"^expected steps, a whole number from 2 to 50,176, got 1"):
         FaithfulnessOptions(steps=1)
     with pytest.raises(UsageError, match=r"^expected baseline to be one of zero, black, blur"):
@@ -128,7 +123,3 @@ def test_the_table_has_every_metric_with_its_numbers(name: str) -> None:
         assert number.best in row.partition(" | ")[0] or not number.best
     assert metric.paper.partition(" ")[0] in row
     assert metric.__doc__ is not None
-
-
-def test_the_baselines_are_named() -> None:
-    assert f"`--baseline {'|'.join(BASELINES)}`" in DOCUMENT.read_text()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
-from cliploc.evaluate.train import TrainSettings, read_folder, train
+from cliploc.evaluate.train.train_settings import TrainSettings
+from cliploc.evaluate.train.trainer import train
+from cliploc.evaluate.train.training_set import read_folder
 from cliploc.support.reporter import Reporter
 from tests.tiny import tower
 
 
 class Fuse:
-    """Kills its process, as `kill -9` does, when pictures of a phase are told of for the n-th time."""
+    """Kills its process, as `kill -9` does, when pictures of a phase are reported for the n-th time."""
 
     def __init__(self, label: str, at: int) -> None:
         self._label, self._left, self._now = label, at, ""

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.towers._transformer import VisionTransformerBackbone
+from cliploc.towers._transformer import TransformerBackbone
 from tests.tiny import Block, BlockView, TinyVit, seeded
 
 CELL, CELLS = 8, 8  # pixels of a patch, patches of a side
@@ -96,7 +96,7 @@ class ShapeVit(TinyVit):
 
     def __init__(self, width: int = 48, blocks: int = 2) -> None:
         modules = nn.ModuleList([Block(width, 4) for _ in range(blocks)])
-        VisionTransformerBackbone.__init__(self, [BlockView(block) for block in modules], 1, (0.5,) * 3, (0.25,) * 3)
+        TransformerBackbone.__init__(self, [BlockView(block) for block in modules], 1, (0.5,) * 3, (0.25,) * 3)
         self.blocks = modules
         self.patch = nn.Conv2d(3, width, CELL, stride=CELL)
         self.class_token = nn.Parameter(torch.randn(width) * 0.1)

@@ -10,7 +10,9 @@ from PIL import Image
 
 from cliploc import Localizer
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.evaluate.train import TrainSettings, read_folder, train
+from cliploc.evaluate.train.train_settings import TrainSettings
+from cliploc.evaluate.train.trainer import train
+from cliploc.evaluate.train.training_set import read_folder
 from cliploc.images.geometry import iou_matrix
 from tests.evaluate.train.shapes import PAIRS, SEEN, UNSEEN, Box, ShapeVit, random_tower, scene, write_folder
 

@@ -16,8 +16,7 @@ from cliploc.evaluate.metrics import MeanIoU
 from cliploc.find.segmentation.protocol import Protocol, classes_of, protocol_for, protocol_names, protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter, label_map, resized_hw
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
-from cliploc.methods._infra.method import Context
+from cliploc.methods import Context, methods
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
 from cliploc.support.reporter import SILENT

@@ -1,37 +1,43 @@
 """Datasets of pictures with boxes, with a reader for each; nothing is downloaded. `open_dataset` reads any of them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import (
+from cliploc.evaluate.data._base import (
     BY_DESIGN,
-    Box,
     Candidate,
-    Checker,
-    Problems,
-    boxes_inside,
-)
-from cliploc.evaluate.data._infra.labelled import (
-    LabelFile,
+    DatasetReader,
+    Found,
     LabelledReader,
+    Problems,
+    Reader,
+    Split,
     labelled_reader,
     labelled_readers,
-    open_labelled,
+    reader,
+    readers,
 )
-from cliploc.evaluate.data._infra.registration import Found, Reader, Split, reader, readers
-from cliploc.evaluate.data._infra.selection import (
+from cliploc.evaluate.data._labelled import LabelFile, check_map
+from cliploc.evaluate.data._samples import (
     NEGATIVES,
+    Checker,
     Draw,
     Subset,
     asked_pictures,
+    boxes_inside,
     labels_of,
     nothing_usable,
     subsets,
 )
-from cliploc.runs.samples import AskedDataset, LabelledDataset
+from cliploc.formats import Box
+from cliploc.runs.samples import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset, Role
+
+F = TypeVar("F")
 
 
 def open_dataset(
@@ -55,33 +61,61 @@ def open_dataset(
         seed: seed of that draw; the same seed draws the same samples from the same folder.
 
     Returns:
-        The samples that can be used, and a problem for everything that was left out or corrected. Pictures that were
-        not asked for are not opened.
+        The samples that can be used, and a problem for everything that was left out or corrected. Pictures outside the
+        selection are not opened.
     """
-    entry = readers.get(name)
-    part = entry.split(split)
     if subset is not None and classes is not None:
         raise UsageError("expected a subset or classes, got both: leave one out")
     draw = Draw(limit, sample, seed)
     chosen = None if subset is None else subsets.get(subset)
-    root = user_path(root)
-    if not root.is_dir():
-        raise UsageError(f"expected {entry.title} at {root}, found no folder there: check the path")
-    problems = Problems()
-    annotations = entry.read(root, part.name, problems)
+    root, part, problems, annotations = _read(readers.get(name), root, split)
     candidates = annotations.candidates
     if chosen is not None or classes is not None:
-        wanted = chosen.labels(annotations.classes, name) if chosen else labels_of(classes or (), annotations.classes)
-        candidates = [candidate for candidate in candidates if candidate.label in wanted]
+        labels = chosen.labels(annotations.classes, name) if chosen else labels_of(classes or (), annotations.classes)
+        candidates = [candidate for candidate in candidates if candidate.label in labels]
     samples = draw.of(candidates, Checker(problems, len(annotations.classes)).sample)
     if not samples:
-        raise nothing_usable(name, root, problems, "no sample has a class that is asked for")
+        raise nothing_usable(name, root, problems, "no sample has one of the classes")
     # A name is not absent because none of its boxes can be used.
     used = {(sample.path, sample.label) for sample in samples}
     unclear = annotations.unclear.union((candidate.path, candidate.label) for candidate in candidates).difference(used)
     return Dataset(
-        name, root, part.name, part.role, annotations.classes, samples, tuple(problems.met), unclear, annotations.absent
+        name, root, part.name, part.role, annotations.classes, samples, tuple(problems), unclear, annotations.absent
     )
+
+
+def open_labelled(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> LabelledDataset:
+    """Reads a segmentation set's list of pictures and checks that they and their label maps are there.
+
+    Args:
+        split: the name of a split; None for the reader's first.
+        limit: read only this number of pictures, from the first on.
+        sample: read only this number of pictures, drawn at random, in their usual order.
+
+    Returns:
+        The pictures that can be used, and a problem for everything that was left out.
+    """
+    draw = Draw(limit, sample, seed)
+    root, part, problems, (classes, pictures) = _read(labelled_readers.get(name), root, split)
+    samples = draw.of(pictures, partial(check_map, Checker(problems)))
+    if not samples:
+        raise nothing_usable(name, root, problems, "it has none")
+    return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems))
+
+
+def _read(entry: DatasetReader[F], root: str | Path, split: str | None) -> tuple[Path, Split, Problems, F]:
+    part, root, problems = entry.split(split), user_path(root), Problems()
+    if not root.exists():
+        raise UsageError(f"expected {entry.title} at {root}, found no folder there: check the path")
+    return root, part, problems, entry.read(root, part.name, problems)
 
 
 def open_asked(
@@ -95,17 +129,17 @@ def open_asked(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
-) -> AskedDataset:
+) -> PromptedDataset:
     """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
 
     Args:
-        subset, classes: only these names are asked.
+        subset, classes: only these names are prompts.
         limit, sample: of pictures.
     """
     draw = Draw(limit, sample, seed)
     dataset = open_dataset(name, root, split, subset=subset, classes=classes)
-    whole = subset is None and classes is None
-    names = range(len(dataset.classes)) if whole else {sample.label for sample in dataset.samples}
+    every = subset is None and classes is None
+    names = range(len(dataset.classes)) if every else {sample.label for sample in dataset.samples}
     return asked_pictures(dataset, negatives, names, draw)
 
 

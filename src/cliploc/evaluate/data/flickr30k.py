@@ -9,31 +9,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Box, Problems
-from cliploc.evaluate.data._infra.files import needed_folder, words
-from cliploc.evaluate.data._infra.registration import (
-    Found,
-    PhraseRow,
-    Split,
-    found_phrases,
-    plain_phrase,
-    reader,
-)
-from cliploc.support.documents import MOST_TEXT, finite, lines_of, read_xml, whole
+from cliploc.evaluate.data import _base as base
+from cliploc.formats import Box, voc
+from cliploc.support.documents import lines_of
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 
 
-@reader(
+@base.reader(
     "flickr30k",
     title="Flickr30k Entities",
     about="31,783 pictures with five sentences each, whose phrases have boxes",
     source="sentences and boxes: github.com/BryanPlummer/flickr30k_entities; pictures: "
     "shannon.cs.illinois.edu/DenotationGraph (ask by their form)",
     splits=(
-        Split("test", "report", "1,000 pictures"),
-        Split("val", "tune", "1,000 pictures"),
-        Split("train", "tune", "29,783 pictures"),
+        base.Split("test", "report", "1,000 pictures"),
+        base.Split("val", "tune", "1,000 pictures"),
+        base.Split("train", "tune", "29,783 pictures"),
     ),
     layout="""
 test.txt                    one picture's number per line
@@ -43,39 +35,32 @@ Annotations/36979.xml       the size, and one object per box
 flickr30k-images/36979.jpg  the pictures (also: flickr30k_images/, images/)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are picture, sentence and place of the phrase in it: 36979/0/1."""
-    numbers = [row[0] for row in words(root / f"{split}.txt", 1)]
-    sentences, boxes_in = (needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
-    pictures = needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
-    rows: list[PhraseRow] = []
+    numbers = [row[0] for row in base.words(root / f"{split}.txt", 1)]
+    sentences, boxes_in = (base.needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
+    pictures = base.needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
+    rows: list[base.PhraseRow] = []
     for number in numbers:
         try:
-            size, boxes = _boxes(boxes_in / f"{number}.xml")
+            annotated = voc.read_picture(boxes_in / f"{number}.xml")
+            if (size := annotated.size_wh) is None:
+                raise ValueError("no size")
+            boxes: dict[str, list[Box]] = {}
+            for thing in annotated.objects:
+                if thing.edges is not None:
+                    for entity in thing.names:  # one box may be of several phrases
+                        boxes.setdefault(entity, []).append(thing.xyxy)
             for place, entity, phrase in _phrases(sentences / f"{number}.txt"):
                 if phrase and entity in boxes:
                     rows.append((f"{number}/{place}", phrase, pictures / f"{number}.jpg", boxes[entity], size))
         except (OSError, ValueError) as error:
             problems.add("broken annotation", number, f"its sentences or boxes cannot be read ({error}): left out")
-    return found_phrases(rows)
+    return base.found_phrases(rows)
 
 
 def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
     """Sentence and place, entity, and words of each phrase."""
     for i, line in enumerate(line for line in lines_of(path) if line.strip()):
         for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
-            yield f"{i}/{j}", entity, plain_phrase(phrase)
-
-
-def _boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
-    """The size, and the boxes of each entity; an object may be several entities."""
-    root = read_xml(path, MOST_TEXT)
-    size = whole(root.findtext("size/width") or ""), whole(root.findtext("size/height") or "")
-    boxes: dict[str, list[Box]] = {}
-    for thing in root.iter("object"):
-        if (box := thing.find("bndbox")) is None:
-            continue
-        x0, y0, x1, y1 = (finite(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
-        for name in thing.findall("name"):
-            boxes.setdefault((name.text or "").strip(), []).append((x0 - 1, y0 - 1, x1, y1))
-    return size, boxes
+            yield f"{i}/{j}", entity, base.plain_phrase(phrase)

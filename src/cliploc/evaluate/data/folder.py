@@ -3,13 +3,11 @@
 Boxes are edges, right and bottom exclusive, in pixels of the picture as it is shown, after its EXIF orientation.
 """
 
-from collections import Counter
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems
-from cliploc.evaluate.data._infra.files import csv_rows
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, reader, reading
+from cliploc.formats import Box, table
 from cliploc.images.reading import SUFFIXES
 from cliploc.values import ClassName
 
@@ -34,34 +32,28 @@ PATH        the pictures, below the root
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are paths, or path/label for a picture with several labels."""
-    path = root / TABLE
-    rows = csv_rows(path, 6)
-    if not rows or rows[0] != ["path", "label", "x0", "y0", "x1", "y1"]:
-        raise UsageError(f"expected {path} to begin with the line path,label,x0,y0,x1,y1: write it")
-    boxes: dict[tuple[str, str], list[Box]] = {}
-    for i, (picture, label, *cells) in enumerate(rows[1:], start=2):
-        if not picture or not label:
-            raise UsageError(f"{path}, row {i}: expected a path and a label, got {picture!r} and {label!r}: fill it in")
-        of_both = boxes.setdefault((picture, label), [])
-        if not any(cells):
-            continue  # a picture without boxes: an empty annotation, unless another row has a box
+    with reading(root / TABLE):
         try:
-            x0, y0, x1, y1 = map(float, cells)
-        except ValueError:
-            raise UsageError(
-                f"{path}, row {i}: expected four numbers, got {','.join(cells)}: correct the line"
-            ) from None
-        of_both.append((x0, y0, x1, y1))
-    names = sorted({label for _, label in boxes})
+            pictures = table.read(root / TABLE).pictures
+        except ValueError as error:
+            raise UsageError(f"{root / TABLE}: {error}") from None
+    boxes: dict[str, dict[str, list[Box]]] = {}  # picture → label → its boxes
+    for picture in pictures:
+        of_picture = boxes[picture.names[0]] = {}
+        for box in picture.boxes((0, 0), False):
+            of_picture.setdefault(box.name, []).append(box.xyxy)
+        if not of_picture:
+            problems.add("empty annotation", picture.names[0], "no box: left out")
+    names = sorted({label for of_picture in boxes.values() for label in of_picture})
     labels = {name: i for i, name in enumerate(names)}
-    known = Counter(picture for picture, _ in boxes)
     candidates = [
-        Candidate(f"{name}/{label}" if known[name] > 1 else name, root / name, labels[label], of_both, upright=True)
-        for (name, label), of_both in sorted(boxes.items())
+        Candidate(f"{name}/{label}" if len(of_picture) > 1 else name, root / name, labels[label], xyxy, upright=True)
+        for name, of_picture in sorted(boxes.items())
+        for label, xyxy in sorted(of_picture.items())
     ]
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()
-        if file.suffix.lower() in SUFFIXES and name not in known:
+        if file.suffix.lower() in SUFFIXES and name not in boxes:
             problems.add("unannotated picture", name, f"not in {TABLE}: left out")
     classes = [tuple(word.strip() for word in name.split("|")) for name in names]
     return Found(tuple(ClassName(synonyms[0], synonyms) for synonyms in classes), candidates)

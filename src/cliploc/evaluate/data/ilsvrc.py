@@ -7,15 +7,12 @@ with the WSOL evaluation's.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cliploc.errors import InputError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.evaluate.data.voc import read_annotation
-from cliploc.evaluate.data.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, needed_folder, reader
+from cliploc.evaluate.data.voc import read_pictures
+from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.images.reading import SUFFIXES
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
@@ -53,41 +50,37 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         elif entry.suffix.lower() in SUFFIXES:
             places[entry.name] = ""
     metadata = metadata_folder(root, METADATA)
+    truths: Iterable[Truth]
     if metadata is not None:
-        claims = claims_of_metadata(metadata, problems)
+        truths = read_metadata(metadata, problems.append)[1]
     else:
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
-        claims = _of_xml(folder, places, {class_name.wnid: i for i, class_name in enumerate(classes)}, problems)
+        truths = _of_xml(folder, places, {class_name.wnid: i for i, class_name in enumerate(classes)}, problems)
     candidates = []
-    for image_id, label, size_wh, boxes in claims:
-        name = image_id.rsplit("/", 1)[-1]
+    for truth in truths:
+        name, label = truth.image_id.rsplit("/", 1)[-1], truth.label
         place = places.get(name, "")
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         if place and wnid and place != wnid:
             problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {place}: left out")
         else:
-            candidates.append(Candidate(f"val/{name}", pictures / place / name, label, boxes, size_wh))
+            path = pictures / place / name
+            candidates.append(Candidate(f"val/{name}", path, label, truth.xyxy, truth.size_wh))
     return Found(classes, candidates)
 
 
-def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Claim]:
-    files = sorted(folder.glob("*.xml"))
-    stems = {Path(name).stem for name in places} - {file.stem for file in files}
+def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Truth]:
+    files = {f"val/{file.stem}.JPEG": file for file in sorted(folder.glob("*.xml"))}
+    stems = {Path(name).stem for name in places} - {file.stem for file in files.values()}
     for stem in sorted(stems):
         problems.add("unannotated picture", stem, f"a picture without {folder / stem}.xml: left out")
-    for file in files:
-        name = f"{file.stem}.JPEG"
-        try:
-            annotation = read_annotation(file)
-        except InputError as error:
-            problems.add("broken annotation", f"val/{name}", str(error))
-            continue
-        wnids = sorted({thing.name for thing in annotation.things})
+    for name, picture in read_pictures(files, problems).items():
+        wnids = sorted({thing.names[0] for thing in picture.objects})
         if not wnids:
-            problems.add("empty annotation", f"val/{name}", f"no object in {file}: left out")
+            problems.add("empty annotation", name, f"no object in {files[name]}: left out")
         elif len(wnids) > 1 or wnids[0] not in labels:
-            problems.add(
-                "label mismatch", f"val/{name}", f"expected objects of one of ILSVRC's classes, got {wnids}: left out"
-            )
+            reason = f"expected objects of one of ILSVRC's classes, got {wnids}: left out"
+            problems.add("label mismatch", name, reason)
         else:
-            yield name, labels[wnids[0]], annotation.size_wh, tuple(thing.box for thing in annotation.things)
+            edges = tuple(thing.edges for thing in picture.objects if thing.edges is not None)
+            yield Truth(name, labels[wnids[0]], picture.size_wh, edges)

@@ -7,15 +7,14 @@ the metadata width − 1 and height − 1, so 499 and 374.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Box, Candidate, Problems
-from cliploc.evaluate.data._infra.files import HELP, csv_rows
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.evaluate.data.wsol import Claim, claims_of_metadata, imagenet_class_names, metadata_folder
+from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_numbers, csv_rows, reader
+from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
+from cliploc.formats import Box
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
 METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
@@ -49,10 +48,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     pictures = _pictures(root)
     metadata = metadata_folder(root, METADATA)
     release = next((root / place for place in BOXES if (root / place).is_file()), None)
+    truths: Iterable[Truth]
     if metadata is not None:
-        claims = claims_of_metadata(metadata, problems)
+        truths = read_metadata(metadata, problems.append)[1]
     elif release is not None:
-        claims = _of_release(release, problems)
+        truths = _of_release(release, problems)
     else:
         raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
     beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
@@ -61,8 +61,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     # Each picture's name → its name in the other release, in both directions.
     other = {a: b for row in rows for a, b in (row, reversed(row))}
     candidates = []
-    for image_id, label, size_wh, boxes in claims:
-        name = image_id.removeprefix("val2/")
+    for truth in truths:
+        name, label = truth.image_id.removeprefix("val2/"), truth.label
         folder, file = name.split("/")[0], name.split("/")[-1]
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         if wnid and folder not in (str(label), wnid):
@@ -73,7 +73,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        candidates.append(Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint))
+        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
     return Found(classes, candidates)
 
 
@@ -84,18 +84,13 @@ def _pictures(root: Path) -> Path:
     raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")
 
 
-def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
+def _of_release(path: Path, problems: Problems) -> Iterator[Truth]:
     boxes: dict[str, list[Box]] = {}
-    for i, (name, *cells) in enumerate(csv_rows(path, 5), start=1):
-        if (name, i) == ("image_id", 1):
-            continue
-        try:
-            boxes.setdefault(name, []).append(cast(Box, tuple(float(cell) for cell in cells)))
-        except ValueError:
-            raise UsageError(f"{path}, row {i}: expected numbers, got {','.join(cells)}: correct the line") from None
+    for name, box in csv_numbers(path, 4, float):
+        boxes.setdefault(name, []).append(cast(Box, box))
     for name, of_name in boxes.items():
         label = name.split("/")[0]
         if label.isdecimal():
-            yield name, int(label), None, tuple(of_name)
+            yield Truth(name, int(label), None, tuple(of_name))
         else:
             problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")

@@ -5,16 +5,13 @@ not (`neg_category_ids`), and only these are asked where absent names are asked.
 beyond the true ones of a category in `not_exhaustive_category_ids`; here they count as wrong.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import HELP, coco_format, json_object
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import HELP, Found, Problems, Split, coco_document, reader
 from cliploc.evaluate.data.coco import found_in
+from cliploc.formats import coco
 from cliploc.values import ClassName
 
 
@@ -38,25 +35,24 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: val2017/000000397133/62."""
     places = [root / place / f"lvis_v1_{split}.json" for place in ("", "annotations", "annotations/lvis_v1")]
     path = next((path for path in places if path.is_file()), places[0])
-    document = json_object(path)
+    document = coco_document(path)
     if not (root / "train2017").is_dir() and not (root / "val2017").is_dir():
         raise UsageError(f"expected COCO's pictures in {root}/train2017 and {root}/val2017; found none: {HELP}")
-    with coco_format(path, "download"):
-        names = {}
-        for category in document["categories"]:
-            # Its name and synonyms, such as alarm_clock, with spaces for underscores.
-            written = [category["name"], *category.get("synonyms", ())]
-            words = tuple(dict.fromkeys(str(word).replace("_", " ").replace("/", " or ") for word in written))
-            names[int(category["id"])] = ClassName(words[0], words)
-        labels = {category: label for label, category in enumerate(sorted(names))}
-        absent = {root / _place(image): frozenset(labels[kind] for kind in image["neg_category_ids"] if kind in labels)
-                  for image in document["images"]}  # fmt: skip
-        return replace(found_in(document, names, root, _place, problems), absent=absent)
-
-
-def _place(image: Mapping[str, Any]) -> str:
-    """The last folder and the file's name of coco_url, http://images.cocodataset.org/val2017/000000397133.jpg."""
-    parts = PurePosixPath(str(image["coco_url"])).parts[-2:]
-    if len(parts) < 2 or ".." in parts:
-        raise ValueError(f"coco_url {image['coco_url']!r}")
-    return "/".join(parts)
+    names: dict[coco.Id, ClassName] = {}
+    for category in document.categories:
+        # Its name and synonyms, such as alarm_clock, with spaces for underscores.
+        words = (word.replace("_", " ").replace("/", " or ") for word in (category.name, *category.synonyms))
+        synonyms = tuple(dict.fromkeys(words))
+        names[category.id] = ClassName(synonyms[0], synonyms)
+    labels = {category: label for label, category in enumerate(sorted(names, key=coco.order))}
+    for image in document.images:
+        # The last folder and the file's name of http://images.cocodataset.org/val2017/000000397133.jpg.
+        parts = PurePosixPath(image.coco_url).parts[-2:]
+        if len(parts) < 2 or ".." in parts:
+            raise UsageError(f"{path} is not in LVIS's format (coco_url {image.coco_url!r}): download it again")
+        image.file_name = "/".join(parts)
+    absent = {
+        root / image.file_name: frozenset(labels[kind] for kind in image.neg_category_ids if kind in labels)
+        for image in document.images
+    }
+    return replace(found_in(document, names, root, problems), absent=absent)

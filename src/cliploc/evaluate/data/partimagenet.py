@@ -6,10 +6,9 @@ every instance is a box.
 
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import coco_format, json_object, needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Found, Problems, Split, coco_document, needed_folder, reader
 from cliploc.evaluate.data.coco import found_in
+from cliploc.formats import coco
 from cliploc.values import ClassName
 
 
@@ -33,11 +32,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: n01440764_10043/20."""
     places = [root / place / f"{split}.json" for place in (f"annotations/{split}", "annotations", "")]
     path = next((path for path in places if path.is_file()), places[0])
-    document = json_object(path)
+    document = coco_document(path)
     pictures = needed_folder(root, (f"images/{split}", split), "pictures")
-    with coco_format(path, "download"):
-        names = {}
-        for category in document["categories"]:  # "quadruped head" of Quadruped Head
-            words = " ".join(str(category["name"]).replace("_", " ").lower().split())
-            names[int(category["id"])] = ClassName(words, (words,))
-        return found_in(document, names, pictures, lambda image: str(image["file_name"]), problems)
+    names: dict[coco.Id, ClassName] = {}
+    for category in document.categories:  # "quadruped head" of Quadruped Head
+        words = " ".join(category.name.replace("_", " ").lower().split())
+        names[category.id] = ClassName(words, (words,))
+    return found_in(document, names, pictures, problems)

@@ -4,40 +4,30 @@ A line of a picture's text is a class and its box's centre and size, or the corn
 as shares of the picture as it is shown, after its EXIF orientation.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data._infra.candidates import (
-    Box,
-    Candidate,
-    Problems,
-    Size,
-    picture_header,
-    turned_wh,
-)
-from cliploc.evaluate.data._infra.files import HELP, picture_of, reading
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
-from cliploc.formats.yolo import CLASS_LISTS, class_names
-from cliploc.support.documents import finite, read_text, whole
+from cliploc.evaluate.data import _base as base
+from cliploc.formats import Box
+from cliploc.formats.yolo import CLASS_LISTS, class_names, read_boxes
 from cliploc.support.files import files_below
 from cliploc.values import ClassName
 
 ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its folders
 
 
-@reader(
+@base.reader(
     "yolo",
     title="YOLO's layout",
     about="pictures and a text file of boxes for each; several classes per picture",
     source="yours; Ultralytics, Roboflow, CVAT and Label Studio export it",
     splits=(
-        Split("report", "report", "all of the folder, to report numbers on"),
-        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
-        Split("train", "tune", "folders train/"),
-        Split("val", "report", "folders val/ or valid/"),
-        Split("test", "report", "folders test/"),
+        base.Split("report", "report", "all of the folder, to report numbers on"),
+        base.Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+        base.Split("train", "tune", "folders train/"),
+        base.Split("val", "report", "folders val/ or valid/"),
+        base.Split("test", "report", "folders test/"),
     ),
     layout="""
 data.yaml              names: [cat, dog]; or classes.txt, one name per line
@@ -47,18 +37,18 @@ labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: its centre and
                        CLASS X1 Y1 X2 Y2 X3 Y3 …
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are the picture's path and the number of the class: images/train/a.jpg/0."""
     described = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
     if described is None:
-        raise UsageError(f"expected data.yaml or classes.txt in {root}, found none: {HELP}")
+        raise UsageError(f"expected data.yaml or classes.txt in {root}, found none: {base.HELP}")
     try:
-        with reading(described):
+        with base.reading(described):
             names = class_names(described)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
         raise UsageError(f"expected names of classes in {described} ({why}): export the set again") from None
-    labels = {number: label for label, number in enumerate(sorted(names))}
+    labels = {names[number]: label for label, number in reversed([*enumerate(sorted(names))])}  # a name's first
     candidates = []
     linked = [folder for folder in root.rglob("labels") if folder.is_symlink()]  # which a walk does not enter
     for text in sorted({*chain.from_iterable(map(files_below, [root, *linked]))}):
@@ -70,22 +60,23 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         path = _picture_of(root, text)
         name = path.relative_to(root).as_posix()
         try:
-            size = turned_wh(*picture_header(path))
+            size = base.turned_wh(*base.picture_header(path))
         except InputError:
             size = (1, 1)  # the check of the samples says why it cannot be read
         boxes: dict[int, list[Box]] = {}
         try:
-            for number, box in _boxes(text, size):
-                boxes.setdefault(labels[number], []).append(box)
-        except (OSError, ValueError, KeyError) as error:
-            why = f"class {error} is not in {described.name}" if isinstance(error, KeyError) else str(error)
-            problems.add("broken annotation", name, f"{text.name}: {why}: left out")
+            for box in read_boxes(text, names, size):
+                boxes.setdefault(labels[box.name], []).append(box.xyxy)
+        except (OSError, ValueError) as error:
+            problems.add("broken annotation", name, f"{text.name}: {error}: left out")
             continue
         if not boxes:
             problems.add("empty annotation", name, "no box: left out")
         for label in sorted(boxes):
-            candidates.append(Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
-    return Found(tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates)
+            candidates.append(base.Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
+    return base.Found(
+        tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates
+    )
 
 
 def _picture_of(root: Path, text: Path) -> Path:
@@ -93,22 +84,4 @@ def _picture_of(root: Path, text: Path) -> Path:
     parts = list(text.relative_to(root).parts)
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     beside = root.joinpath(*parts)
-    return picture_of([beside.parent], beside.stem)
-
-
-def _boxes(text: Path, size_wh: Size) -> Iterator[tuple[int, Box]]:
-    """The number of the class and the box of each line."""
-    width, height = size_wh
-    for i, line in enumerate(read_text(text).splitlines(), start=1):
-        if not line.strip():
-            continue
-        number, *values = line.split()
-        shares = [finite(value) for value in values]
-        if len(shares) == 4:
-            x, y, w, h = shares
-            xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
-        elif len(shares) >= 6 and len(shares) % 2 == 0:
-            xs, ys = shares[::2], shares[1::2]
-        else:
-            raise ValueError(f"line {i}: expected a class and 4 numbers, or corners of a polygon, got {len(shares)}")
-        yield whole(number), (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+    return base.picture_of([beside.parent], beside.stem)

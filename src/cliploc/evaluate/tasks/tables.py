@@ -1,25 +1,20 @@
 """The tables of all reports: on the page, as Markdown and CSV."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cliploc.evaluate.metrics import all_numbers
-from cliploc.evaluate.tasks.task_folder import SettingResult, TaskRun, pandas
+from cliploc.evaluate.tasks.report import SettingResult, TaskRun, pandas
 
 
 @dataclass(frozen=True)
 class Cell:
     """One cell of a table."""
 
-    text: str  # the text that is shown
+    text: str
     value: float | None = None  # the value to sort by; None for text
     ends: tuple[float, float] | None = None  # the 95 % interval
-
-    def plain(self) -> str:
-        """Text and interval in one line."""
-        ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
-        return f"{self.text}{ends}"
 
 
 @dataclass(frozen=True)
@@ -30,12 +25,7 @@ class Table:
     columns: Mapping[str, str]  # title → explanation ("" for none)
     rows: Sequence[Sequence[Cell]]
     words: Collection[str]  # the columns of words; the others have numbers
-    notes: Sequence[str] = field(default_factory=tuple)  # remarks below it
-
-    @property
-    def numeric(self) -> frozenset[str]:
-        """The columns of numbers."""
-        return frozenset(self.columns).difference(self.words)
+    notes: Sequence[str] = ()  # remarks below it
 
     @property
     def highest(self) -> Mapping[str, float]:
@@ -61,11 +51,6 @@ def decimal(value: float | None, decimals: int, ends: tuple[float, float] | None
 def counted(value: float | None) -> Cell:
     """How many; a dash for none."""
     return Cell("–") if value is None else Cell(f"{value:,.0f}", value)
-
-
-def number_text(value: float | None) -> str:
-    """A number in a table, three decimals; tiny ones in powers of ten."""
-    return number_cell(value).text
 
 
 def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
@@ -103,20 +88,16 @@ def numbers_csv(
     more: Callable[[SettingResult], Mapping[str, Any]] = lambda _: {},  # further columns of a setting
 ) -> str:
     """A row for each setting: unrounded numbers, the ends of their intervals, counts, and the dataset."""
-    return csv_text(
-        [
-            {
-                **setting.named,
-                **setting.columns(numbers),
-                **{key: setting.numbers.get(key) for key in (*counts, "evaluated")},
-                "failed": len(setting.numbers["failed"]),
-                **more(setting),
-                "dataset": run.dataset["name"],
-                "split": run.dataset["split"],
-            }
-            for setting in run.settings
-        ]
-    )
+    rows = []
+    for setting in run.settings:
+        row = {"setting": setting.id, "model": setting.about.get("model"), "method": setting.about.get("method")}
+        for key in numbers:
+            low, high = setting.interval(key) or (None, None)
+            row |= {key: setting.number(key), f"{key}_low": low, f"{key}_high": high}
+        row |= {key: setting.numbers.get(key) for key in (*counts, "evaluated")}
+        row |= {"failed": len(setting.failed), **more(setting)}
+        rows.append(row | {"dataset": run.dataset["name"], "split": run.dataset["split"]})
+    return csv_text(rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- as files
@@ -124,15 +105,20 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables as one Markdown document."""
     lines = [f"# {_md(title)}", ""]
     for table in tables:
-        rule = ["---:" if title in table.numeric else "---" for title in table.columns]
+        rule = ["---" if title in table.words else "---:" for title in table.columns]
         lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
-        lines += [_pipe(_md(cell.plain()) for cell in row) for row in table.rows]
+        lines += [_pipe(map(_plain, row)) for row in table.rows]
         lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
     return "\n".join(lines)
 
 
 def _pipe(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _plain(cell: Cell) -> str:
+    ends = "" if cell.ends is None else f" ({cell.ends[0]:.1f}–{cell.ends[1]:.1f})"
+    return _md(f"{cell.text}{ends}")
 
 
 def _md(text: str) -> str:

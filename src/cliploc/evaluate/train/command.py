@@ -10,10 +10,9 @@ from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
 from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
 from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
-from cliploc.evaluate.train.train_settings import TrainOptions
+from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
 from cliploc.options import Options, choice, words_of
-from cliploc.support.files import alone_writing
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
@@ -37,11 +36,10 @@ class TrainFlags(WithThreads):
         "Folder for the tower's cached features.", None, metavar="DIR", none="beside --out", group="output"
     )
     restart: bool = rare("Start again, although there is a checkpoint.", False, group="run")
-    tensorboard: bool = rare("Also write curves for TensorBoard.", False, group="output")
 
 
 @command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
-def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
+def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model.
 
     The training needs image-level labels only. If it is stopped, the same command resumes it.
@@ -49,42 +47,39 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
-    refuse_without("train", "train")
-    name = METHODS.get(asked.method.replace("-", "").replace("_", "").lower())
+    check_installed("train", "train")
+    name = METHODS.get(flags.method.replace("-", "").replace("_", "").lower())
     if name is None:
-        raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {asked.method!r}")
-    out, size = asked.out, options.image_size
+        raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {flags.method!r}")
+    out, size = flags.out, options.image_size
     file_writable(out)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
-    with (
-        alone_writing(out.resolve(), _written(asked)) if first else contextlib.nullcontext(),
-        terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
-    ):
-        from cliploc.evaluate import train as training
+    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
+        from cliploc.evaluate.train import trainer, training_set
         from cliploc.find.devices import check_device
         from cliploc.towers import create
 
-        use_threads(asked.threads)
-        settings = training.TrainSettings(method=name, kind=asked.head, **chosen.changed())  # type: ignore[arg-type]  # checked there
-        pictures = training.read_folder(asked.root) if asked.dataset == "imagefolder" else training.read_csv(asked.root)
+        use_threads(flags.threads)
+        settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
+        read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
+        pictures = read(flags.root)
         device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 
-        trained = training.train(
+        trained = trainer.train(
             backbone,
             pictures,
             out,
             settings,
-            features=asked.features,
+            features=flags.features,
             input_hw=(size, size) if isinstance(size, int) else size,
             templates=options.templates,
             pretrained=options.pretrained,
-            restart=asked.restart,
-            tensorboard=asked.tensorboard,
+            restart=flags.restart,
             reporter=replace(
                 reporter,
                 failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),
@@ -105,10 +100,3 @@ def train(asked: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE
-
-
-def _written(asked: TrainFlags) -> list[Path]:
-    """The folders that a training writes into and that are there."""
-    out, features = asked.out, asked.features or asked.out.parent / "features"
-    there = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
-    return [path for path in there if path.is_dir()]

@@ -5,9 +5,7 @@ import hashlib
 import io
 import json
 import math
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,8 @@ from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.towers import resolve_precision
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
-
-REDRAW = 30.0  # seconds between two drawings of the curves
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ class Epoch:
 
     def line(self, of: int) -> str:
         """The epoch as a line for the terminal."""
-        held = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
-        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{held}"
+        validation = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
+        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{validation}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,6 @@ def train(
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
     restart: bool = False,
-    tensorboard: bool = False,
     reporter: Reporter = SILENT,
 ) -> Trained:
     """Trains a head and saves it.
@@ -90,12 +84,11 @@ def train(
         features: folder of the cached features; None for `features` beside `out`.
         input_hw: height and width of the tower's input; None for the tower's own.
         templates: prompt templates that an open head is trained with; as for `Localizer`.
-        tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
     """
     out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
-    accelerator = _accelerator(backbone, settings)
+    accelerator = _accelerator(backbone)
     first = bool(accelerator.is_main_process)
     problems: list[str] = []
 
@@ -114,7 +107,7 @@ def train(
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()
-    asked_for, pictures = pictures.classes, only_usable_classes(pictures, usable)
+    classes, pictures = pictures.classes, only_usable_classes(pictures, usable)
     parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
     config = HeadConfig(
@@ -141,20 +134,19 @@ def train(
 
     folder = out.with_name(out.name + ".training")
     checkpoint = folder / "checkpoint.safetensors"
-    says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
-    asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
+    identity = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
+    digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
     if not restart:
-        run.resume(checkpoint, asked)
-    record = _Record(folder, settings, tensorboard) if first else None
+        run.resume(checkpoint, digest)
     reporter.phase("training")
-    if first and (unread := [words[0] for words in asked_for if words not in pictures.classes]):
+    if first and (unread := [words[0] for words in classes if words not in pictures.classes]):
         reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
-        if record is not None:
-            record.write(run.history)  # before the checkpoint: after a kill between the two, the epoch is done again
-            run.save(checkpoint, asked)
+        if first:
+            write_history(folder, run.history)  # before the checkpoint: a kill between the two repeats the epoch
+            run.save(checkpoint, digest)
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
 
@@ -162,23 +154,20 @@ def train(
     trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
-    if record is not None:
-        record.draw(run.history)
+    if first:
+        draw_curves(folder, run.history, settings)
         save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
 
 
-def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
+def _accelerator(backbone: Backbone) -> Any:
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise not_installed(error, install("train", "train")) from None
-    cpu = backbone.device.type == "cpu"
-    if cpu and settings.mixed_precision == "fp16":
-        raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
-    return Accelerator(cpu=cpu)
+    return Accelerator(cpu=backbone.device.type == "cpu")
 
 
 @torch.no_grad()
@@ -219,15 +208,11 @@ class _Training:
             self.optimizer: torch.optim.Optimizer = adamw
         else:
             self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
-        # Mixed precision is not left to accelerate, which has one setting for all trainings in a process.
-        full = s.mixed_precision == "no"
-        self.half = None if full else resolve_precision(s.mixed_precision, str(accelerator.device))
-        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # The classes to choose from: rows of `text`, columns of a closed head's logits.
         self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
         self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
-        self.steps_an_epoch = math.ceil(len(parts.train) / (s.batch_size * s.accumulate))
+        self.steps_an_epoch = math.ceil(len(parts.train) / s.batch_size)
 
     @property
     def head(self) -> SemanticHead:
@@ -246,8 +231,7 @@ class _Training:
         order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
         batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
-        for step in range(self.steps_an_epoch):
-            micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
+        for step, batch in enumerate(batches):
             done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
             if s.schedule == "cosine":
                 lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
@@ -256,42 +240,36 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad()
-            for index, batch in enumerate(micro):
-                last = index == len(micro) - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    sums += self._backward(batch, which, len(micro))
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            reporter.images(sum(map(len, micro)))
+            sums += self._backward(batch, which)
+            self.optimizer.step()
+            reporter.images(len(batch))
         loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
         accuracy = self._accuracy() if self.parts.held_out else None
         if not math.isfinite(loss):
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
         self.history.append(Epoch(number + 1, lr, loss / count, right / count, accuracy))
-        best = [epoch.accuracy for epoch in self.history[: self.best_epoch]]
-        if accuracy is None or not best or accuracy > max(value for value in best if value is not None):
+        best = self.history[self.best_epoch - 1].accuracy if self.best_epoch else None
+        if accuracy is None or best is None or accuracy > best:
             self.best_epoch = number + 1
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return self.history[-1]
 
-    def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
+    def _backward(self, batch: np.ndarray[Any, Any], which: int) -> Tensor:
         """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
         share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
         logits, target = self._logits(share.tolist(), which, self.train_columns)
         loss = F.cross_entropy(logits, target)
-        self.scaler.scale(loss / micro).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         right = (logits.argmax(dim=1) == target).sum()
         return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
 
     def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
-        device = self.accelerator.device
-        seen = self.cache.rows(numbers, which, device)
+        seen = self.cache.rows(numbers, which, self.accelerator.device)
         text = None if self.text is None else self.text[columns]
-        with torch.autocast(device.type, self.half, enabled=self.half is not None):
-            logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
+        logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
         logits = logits[:, columns] if text is None else logits
-        labels = torch.tensor([self.labels[number] for number in numbers], device=device)
+        labels = torch.tensor([self.labels[number] for number in numbers], device=self.accelerator.device)
         return logits, torch.searchsorted(columns, labels)
 
     @torch.no_grad()
@@ -306,22 +284,21 @@ class _Training:
         return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
 
     # ------------------------------------------------------------------------------------------------ save and resume
-    def save(self, path: Path, asked: str) -> None:
+    def save(self, path: Path, digest: str) -> None:
         """Writes a checkpoint: everything that the next epoch depends on."""
         tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         metadata = {
-            "asked": asked,
+            "digest": digest,
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "best_epoch": str(self.best_epoch),
-            "scaler": json.dumps(self.scaler.state_dict()),
         }
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         write_output(path, content, "--out")
 
-    def resume(self, path: Path, asked: str) -> None:
+    def resume(self, path: Path, digest: str) -> None:
         """Loads the checkpoint, if there is one."""
         if not path.exists():
             return
@@ -331,14 +308,14 @@ class _Training:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, ValueError, SafetensorError) as error:
             raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
-        if metadata.get("asked") != asked:
+        if metadata.get("digest") != digest:
             raise UsageError(
                 f"{path.parent} holds a training with other settings, pictures or weights: "
                 f"use --restart to start again, or another --out"
             )
         try:
             history = parse_json(metadata["history"], list[Epoch])
-            best, kept = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
+            best = int(metadata["best_epoch"])
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer.", tensors).items():
                 index, key = name.split(".", 1)
@@ -346,8 +323,6 @@ class _Training:
             groups = self.optimizer.state_dict()["param_groups"]
             self.head.load_state_dict(_under("head.", tensors))
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            if kept:
-                self.scaler.load_state_dict(kept)
         except (DocumentError, KeyError, ValueError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
@@ -360,54 +335,32 @@ def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
-class _Record:
-    """The files that show how a training goes: a table, curves, and TensorBoard's events where they are asked for."""
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Writes the table of epochs."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in history)
+    write_output(folder / "history.csv", table.getvalue().encode(), "--out")
 
-    def __init__(self, folder: Path, settings: TrainSettings, tensorboard: bool) -> None:
-        self._folder, self._settings = folder, settings
-        self._board, self._drawn = None, time.monotonic()
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError:
-                raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
-            self._board = SummaryWriter(str(folder))
 
-    def write(self, history: Sequence[Epoch]) -> None:
-        """Writes the files after an epoch."""
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
-        write_output(self._folder / "history.csv", table.getvalue().encode(), "--out")
-        if time.monotonic() - self._drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
-            self.draw(history)
-            self._drawn = time.monotonic()
-        if self._board is not None:
-            last = history[-1]
-            for name, value in asdict(last).items():
-                if name != "epoch" and value is not None:
-                    self._board.add_scalar(name, value, last.epoch)
-            self._board.flush()
+def draw_curves(folder: Path, history: Sequence[Epoch], settings: TrainSettings) -> None:
+    """Draws loss and accuracy over epochs."""
+    from matplotlib.figure import Figure
 
-    def draw(self, history: Sequence[Epoch]) -> None:
-        """Draws loss and accuracy over epochs."""
-        from matplotlib.figure import Figure
-
-        settings = self._settings
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        loss, accuracy = figure.subplots(1, 2)
-        epochs = [epoch.epoch for epoch in history]
-        loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
-        loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-        accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
-        if history[0].accuracy is not None:
-            held = [epoch.accuracy if epoch.accuracy is not None else math.nan for epoch in history]
-            accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
-        accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-        accuracy.legend()
-        for axes in (loss, accuracy):
-            axes.grid(alpha=0.3)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=110)
-        write_output(self._folder / "curves.png", image.getvalue(), "--out")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [epoch.epoch for epoch in history]
+    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
+    loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
+    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
+    if history[0].accuracy is not None:
+        label = f"held-out {settings.hold_out}"
+        accuracy.plot(epochs, [epoch.accuracy for epoch in history], marker=".", label=label)
+    accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    write_output(folder / "curves.png", image.getvalue(), "--out")

@@ -1,34 +1,20 @@
 """Attention methods: choice of blocks, the embedding's attention, and fused rules of `DenseReading.rule`."""
 
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
-from cliploc.methods._infra.method import Context, TrainedHead
-from cliploc.options import is_integer, short
-from cliploc.towers.tower import AttentionRule, DenseReading, Needs, Pooling
+from cliploc.methods import Blocks, Context, Needs, TrainedHead
+from cliploc.towers.tower import AttentionRule, DenseReading, Pooling
 
-Blocks: TypeAlias = int | Literal["all"]
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
-
-
-def from_end(block: int) -> tuple[int]:
-    """One stage or block as `Needs` counts it."""
-    if block >= 0:
-        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
-    return (block,)
 
 
 def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are."""
-    if blocks == "all":
-        return "all"
-    if not is_integer(blocks, 1):
-        raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {short(blocks)}")
-    return tuple(range(-1, -blocks - 1, -1))
+    return "all" if blocks == "all" else tuple(range(-1, -blocks - 1, -1))
 
 
 def semantic_attention_needs(blocks: Blocks = "all", head: TrainedHead | None = None) -> Needs:
@@ -64,15 +50,8 @@ def pooled_tokens(ctx: Context) -> Tensor:
 
 def class_attention(ctx: Context, block: int) -> Tensor:
     """The class token's row of A^l, or, for any block, the attention pool's, mean over heads: `[B, T]`, sum 1."""
-    trace, tower = ctx.trace, ctx.transformer
-    if tower.pooling not in QUERIED:
-        raise UsageError(
-            f"expected a tower with a class token or an attention pool, got {tower.name}, which averages its patches: "
-            f"choose rollout, chefer, legrad or grad_cam"
-        )
-    if trace.pool_attention is not None:
-        return pooled_tokens(ctx)
-    return trace.attention[block][:, :, 0].mean(dim=1)
+    pooled = ctx.trace.pool_attention is not None
+    return pooled_tokens(ctx) if pooled else ctx.trace.attention[block][:, :, 0].mean(dim=1)
 
 
 def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:

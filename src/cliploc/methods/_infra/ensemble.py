@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.methods._infra.maps import min_max
-from cliploc.methods._infra.method import Context, Method
-from cliploc.methods._infra.method_registry import methods, names_in
-from cliploc.towers.tower import Needs
+from cliploc.methods import Context, Method, Needs, methods
+from cliploc.methods._infra.maps import min_max, on_finest
+from cliploc.methods._infra.method import names_in
 
 EnsembleRule = Literal["minmax", "rank"]
 
@@ -32,14 +30,12 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     scaled = min_max if rule == "minmax" else rank
 
     def needs(**options: Any) -> Needs:
-        return reduce(or_, (m.needs(**_own(m, options)) for m in members))
+        return reduce(or_, (m.needs(**_options_of(m, options)) for m in members))
 
     def ensemble(ctx: Context, **options: Any) -> Tensor:
-        raw = [raw_maps(m, ctx, _own(m, options)) for m in members]  # each [B, P, h, w] of its own grid
+        raw = [raw_maps(m, ctx, _options_of(m, options)) for m in members]  # each [B, P, h, w] of its own grid
         maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
-        finest = max((m.shape[-2], m.shape[-1]) for m in maps)
-        maps = [F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps]
-        return torch.stack(maps).mean(dim=0)
+        return on_finest(maps).mean(dim=0)
 
     return Method(
         name="+".join(names),
@@ -73,7 +69,7 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
     return maps.float()
 
 
-def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options_of(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     start = f"{member.name}."
     return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
 

@@ -2,25 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
-from cliploc.methods._infra.attention import from_end
-from cliploc.methods._infra.method import Context
-from cliploc.towers.tower import Needs
+from cliploc.methods import Context, Needs, saliency
+from cliploc.methods._infra.attention import patches_of
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
 
 HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above float16's underflow; exact, as 2ⁿ
 
 
-def block_needs(block: int = -1, **_: Any) -> Needs:
-    """What the trace must hold for gradients at one stage (CNN) or block (ViT); other options make no difference."""
-    return Needs(features=from_end(block))
+# Registers a method that weights a CNN's feature maps by their gradients; arguments as for `saliency`.
+gradient_cam = partial(
+    saliency, family="gradient", towers=("cnn",), needs=lambda block=-1, **_: Needs(features=(block,)), relu=True
+)
 
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
@@ -32,6 +31,19 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
 
     on_cpu = ctx.trace.features[stage].device.type == "cpu"
     return batched_gradients(ctx, through_head, reduce, at_once=not on_cpu)
+
+
+def normed_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], block: int = -1) -> Tensor:
+    """The same for a ViT's patches after the first norm of a block."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        end = ctx.resume(leaf(ctx.trace.entering[block]), block, Needs(projections=(block,)))
+        return end.normed[block], end.embedding  # [B, T, d], [B, D]
+
+    def patches(x: Tensor) -> Tensor:
+        return patches_of(ctx, x.transpose(-1, -2))  # […, T, d] → […, d, h, w]
+
+    return batched_gradients(ctx, run, lambda tokens, gradients: reduce(patches(tokens), patches(gradients)))
 
 
 def batched_gradients(
@@ -48,15 +60,6 @@ def batched_gradients(
         products = jacobian_products(scores, (taps,), each_prompt(scores), at_once=at_once)
         reduced = [reduce(values, gradient) for (gradient,) in products]
     return torch.cat(reduced, dim=1)
-
-
-def resolve_temperature(ctx: Context, temperature: float | None, times_own: float = 1.0) -> float:
-    """The given temperature, or, for None, `times_own` times that of the training, 1 / logit scale."""
-    if temperature is None:
-        return times_own / ctx.backbone.logit_scale
-    if not temperature > 0:
-        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the default")
-    return temperature
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Mathematics of maps that methods, refinements and the pipeline share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc.values import FloatArray
 
@@ -17,3 +20,9 @@ def min_max(maps: Tensor) -> Tensor:
     spread = high - low
     risen = maps - low
     return risen.div_(torch.where(spread > 0, spread, torch.ones_like(spread)))  # of a constant map all are 0 already
+
+
+def on_finest(maps: Sequence[Tensor]) -> Tensor:
+    """Maps `[B, P, h, w]` of several grids, resized (bilinear) to the finest: `[n, B, P, h, w]`."""
+    finest = max((m.shape[-2], m.shape[-1]) for m in maps)
+    return torch.stack([F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps])

@@ -1,23 +1,26 @@
-"""What a saliency method is (`Method`), and all that it may look at (`Context`).
+"""What a saliency method is (`Method`), all that it may look at (`Context`), and the registry, without torch.
 
 The letters of the shapes are those of `cliploc.towers.tower`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
-from cliploc.towers.tower import (
-    BlockEnd,
-    DenseReading,
-    Needs,
-    Pooling,
-    TowerKind,
-    Trace,
-    as_transformer,
-)
+import msgspec
+from msgspec import Meta
+
+from cliploc.errors import UsageError
+from cliploc.options import short
+from cliploc.registry import Registry, module_names
+from cliploc.towers.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +28,14 @@ if TYPE_CHECKING:
     from cliploc.towers.tower import Backbone, TransformerBackbone
 
 Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]
+# Types of options, whose ranges `resolve_options` checks.
+Count = Annotated[int, Meta(ge=1)]
+FromEnd = Annotated[int, Meta(le=-1)]  # a stage or block: −1 is the last
+Stages = Annotated[tuple[FromEnd, ...], Meta(min_length=1)]
+Blocks = Count | Literal["all"]  # how many of the last blocks
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +136,7 @@ class Context:
         return torch.cat(chunks)  # [n, D]
 
 
-@runtime_checkable
+@typing.runtime_checkable
 class TrainedHead(Protocol):
     """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.evaluate.train`."""
 
@@ -159,9 +170,9 @@ class Method:
     family: Family
     towers: frozenset[TowerKind]  # the tower kinds it is defined on
     needs: Callable[..., Needs]  # what it reads from the trace, given its options
-    relu: bool  # whether negative evidence is cut before the map is normalised
     threshold: float  # the default τ of its boxes, a share of the map's maximum
     options: Mapping[str, Any]  # option name → default value
+    relu: bool = False  # whether negative evidence is cut before the map is normalised
     prompts_interact: bool = False  # whether a prompt's map depends on the other prompts it is asked with
     reads_text: bool = True  # False for a map that is the same for every prompt (raw attention)
     # False for a map that is the same for every picture (a baseline). It may have another size than the feature grid,
@@ -172,3 +183,212 @@ class Method:
     members: tuple[Method, ...] = ()  # of an ensemble, the methods whose maps it averages
     # The poolings that a ViT may have; any CNN of `towers` fits.
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))
+
+
+# -------------------------------------------------------------------------------------------------- the registry
+methods: Registry[Method] = Registry(
+    "method",
+    "cliploc.methods",
+    "cliploc.methods",
+    home=lambda method: method.function.__module__,
+    listed=lambda: module_names("cliploc.methods"),  # each file has its method's name
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def saliency(
+    name: str,
+    *,
+    towers: Iterable[TowerKind] = ("cnn", "vit"),
+    needs: Needs | Callable[..., Needs] = Needs(),
+    poolings: Iterable[Pooling] = get_args(Pooling),
+    libra: bool = True,
+    **facts: Any,
+) -> Callable[[F], F]:
+    """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
+
+    The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
+    upsampling, and mapping back to the original picture. A flat map means "not found". The arguments are the attributes
+    of `Method`; `needs` is a function of the options only where it depends on them. Types of options may have ranges,
+    as `Annotated` and `msgspec.Meta` state them. `libra` is False for a gradient method that has rules of its own for
+    the backward pass; any other gradient method on ViTs has the option of this name (`with_libra`).
+    """
+
+    def register(function: F) -> F:
+        kinds = frozenset(towers)
+        if not kinds <= {*get_args(TowerKind)}:
+            raise ValueError(f"method {name!r}: expected towers such as ('cnn', 'vit'), got {towers!r}")
+        options = {p.name: p.default for p in [*inspect.signature(function).parameters.values()][1:]}
+        if inspect.Parameter.empty in options.values():
+            raise TypeError(f"method {name!r}: every option needs a default value")
+        run: Callable[..., Any] = function
+        needs_of: Callable[..., Needs] = needs if callable(needs) else lambda **_: needs
+        if libra and facts["family"] == "gradient" and "vit" in kinds:
+            run, needs_of = with_libra(function, needs_of)
+            options["libra"] = False
+        item = Method(name, run, towers=kinds, needs=needs_of, options=options, poolings=frozenset(poolings), **facts)
+        methods.register(name, item)
+        return function
+
+    return register
+
+
+def baselines() -> tuple[str, ...]:
+    """The methods without a model, of fixed maps (so without `seed`), listed beside others in benchmarks."""
+    return tuple(method.name for method in methods if method.family == "baseline" and "seed" not in method.options)
+
+
+# Arguments that several methods share; the rest as for `saliency`.
+baseline = functools.partial(
+    saliency, paper="no paper: a baseline without a model", family="baseline", reads_text=False, reads_picture=False
+)
+# A ViT's maps that are cosines of the texts with readings of the patches.
+patch_cosines = functools.partial(saliency, family="attention", towers=("vit",), needs=Needs(dense=1), cosines=True)
+
+
+def names_in(spec: str) -> list[str]:
+    """The method names that "+" joins."""
+    if not isinstance(spec, str):
+        raise UsageError(f"expected the name of a method, got {short(spec)}: write 'cam'")
+    if "," in spec:
+        joined = "+".join(name.strip() for name in spec.split(","))
+        raise UsageError(
+            f"expected one method, got several, {spec!r}: write {joined} for the mean of their maps, or ask for one "
+            "after the other"
+        )
+    return [name.strip() for name in spec.split("+")]
+
+
+def refuse_unknown(spec: str) -> None:
+    """Refuses unknown method names, as `find` does, without importing the methods."""
+    for name in names_in(spec):
+        methods.refuse_unknown(name)
+
+
+class TowerFacts(Protocol):
+    """What decides which methods run on a model: a loaded one (`Backbone`) or a listed one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> TowerKind: ...
+
+    @property
+    def pooling(self) -> Pooling: ...
+
+
+def unfit_reason(
+    method: Method,
+    tower: TowerFacts,
+    options: Mapping[str, Any] | None = None,
+    trained: Collection[str] = (),
+    guided: bool = False,
+) -> str | None:
+    """Why a method (an ensemble: any member) with options does not run on a tower; None where it runs."""
+    for member in method.members or (method,):
+        if tower.kind not in member.towers and member.name not in trained:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
+        if tower.kind == "vit" and tower.pooling not in member.poolings:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
+        if member.needs().guide and not guided:
+            return f"{method.name} needs a guide, a second image tower, such as --guide dinov2-s or --guide mini"
+    if options and tower.kind != "vit" and method.needs(**options).only_vit:  # `libra`
+        chosen = ", ".join(f"{key}={value}" for key, value in options.items())
+        return f"{method.name} with {chosen} needs a vit tower, and {tower.name} is a {tower.kind} tower"
+    return None
+
+
+def fitting(tower: TowerFacts, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
+    """The names of all methods that run on a tower; `trained` and `guided` as for `unfit_reason`."""
+    reasons = {method.name: unfit_reason(method, tower, trained=trained, guided=guided) for method in methods}
+    return tuple(name for name, reason in reasons.items() if reason is None)
+
+
+def with_libra(
+    function: Callable[..., Any], needs: Callable[..., Needs]
+) -> tuple[Callable[..., Any], Callable[..., Needs]]:
+    """Function and needs with the option `libra`: LibraGrad's gradients (Mehri, Baghshah & Pilehvar 2025, CVPR)."""
+
+    @functools.wraps(function)
+    def balanced(ctx: Context, *args: Any, libra: bool = False, **options: Any) -> Any:
+        if not libra:
+            return function(ctx, *args, **options)
+        from cliploc.methods._infra.backward import LIBRA, Backward  # here: the registry is read without torch
+
+        with Backward(LIBRA):
+            # The graphs that the trace holds were recorded without the rules: blocks are run again.
+            return function(replace(ctx, trace=replace(ctx.trace, ends={})), *args, **options)
+
+    def balanced_needs(libra: bool = False, **options: Any) -> Needs:
+        plain = needs(**options)
+        if not libra or plain.tokens == "all":
+            return replace(plain, ends=()) if libra else plain
+        blocks = {*plain.features, *plain.ends, *plain.tokens} or {-1}  # which no CNN has
+        return replace(plain, ends=(), tokens=tuple(sorted(blocks)))
+
+    balanced.__annotations__ = {**function.__annotations__, "libra": bool}
+    return balanced, balanced_needs
+
+
+def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the method's function takes them: a bare name goes to every member that has such an option."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"expected options of {method.name} by name, got {short(options)}: write {{'option': value}}")
+    resolved: dict[str, Any] = {}
+    for name, value in options.items():
+        option = str(name).removeprefix(f"{method.name}.")
+        keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
+        resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
+    for key, value in resolved.items():
+        if key not in method.options:
+            raise UsageError(f"{method.name} has no option {key!r}: it has {', '.join(method.options) or 'none'}")
+        member = next((m for m in method.members if key.startswith(f"{m.name}.")), method)
+        resolved[key] = _converted(member, key.removeprefix(f"{member.name}."), value)
+    return resolved
+
+
+def _converted(method: Method, option: str, value: Any) -> Any:
+    """A value of Python or JSON, or a text of the command line, in the type that the function declares."""
+    try:
+        kind = typing.get_type_hints(method.function, include_extras=True)[option]
+    except (NameError, TypeError, KeyError):  # of a plugin, whose types may be known to its type checker only
+        return value
+    if not _plain(kind):  # such as a trained head, which only the method can judge
+        return value
+    is_text = isinstance(value, str)
+    parsed = value.item() if hasattr(value, "item") else value  # of NumPy
+    if is_text and value.lower() == "none" and NoneType in get_args(kind):
+        parsed = None
+    elif is_text and "a list" in _in_words(kind):
+        parsed = [part for part in re.split(r"[,\s]+", value.strip("()[] ")) if part]
+    try:
+        return msgspec.convert(parsed, kind, strict=not is_text)
+    except msgspec.ValidationError:
+        expected = f"{method.name}'s option {option} to be {_in_words(kind)}"
+        raise UsageError(f"expected {expected}, got {short(value)}") from None
+
+
+def _plain(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return True
+    arguments = [part for part in get_args(kind) if part is not Ellipsis and not isinstance(part, Meta)]
+    return all(map(_plain, arguments)) if arguments else kind in (bool, int, float, str, NoneType)
+
+
+def _in_words(kind: Any) -> str:
+    """A type of an option in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        range_of = {">": "gt", "≥": "ge", "<": "lt", "≤": "le", "in a list of at least": "min_length"}
+        limits = [(sign, getattr(arguments[1], name)) for sign, name in range_of.items()]
+        stated = " and ".join(f"{sign} {value}" for sign, value in limits if value is not None)
+        return f"{_in_words(arguments[0])} {stated}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, arguments))
+    if origin is tuple:
+        return f"a list, each item {_in_words(arguments[0])}"
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, "none")

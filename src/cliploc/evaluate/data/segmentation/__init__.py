@@ -1,1 +1,1 @@
-"""Readers of segmentation sets, one file for each published layout; see `cliploc.evaluate.data.open_labelled`."""
+"""Readers of segmentation sets; see `cliploc.evaluate.data.open_labelled`."""

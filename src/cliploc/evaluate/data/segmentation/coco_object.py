@@ -5,73 +5,71 @@ annotations: every pixel inside a thing's polygons or a crowd's run lengths has 
 smaller one is on top, of equal ones the later; COCO-Stuff's maps may differ there.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cliploc.evaluate.data._infra.candidates import Problems, picture_ids
-from cliploc.evaluate.data._infra.files import HELP, coco_format, first_folder, json_object, needed_folder
-from cliploc.evaluate.data._infra.labelled import Labelled, Outlines, labelled_reader, pictures_or_maps
-from cliploc.evaluate.data._infra.registration import Split
+from cliploc.errors import UsageError
+from cliploc.evaluate.data import _base as base
+from cliploc.evaluate.data._labelled import Outlines, pictures_with_maps
 from cliploc.find.segmentation.protocol import class_list
+from cliploc.formats import coco
 from cliploc.images.polygons import Outline, outlines_of
 from cliploc.runs.samples import LabelledPicture
 
 SUFFIX = "_instanceTrainIds.png"
 
 
-@labelled_reader(
+@base.labelled_reader(
     "coco_object",
     title="COCO-Object",
     about="80 classes of things and the background",
     source="cocodataset.org (2017 val images, 2017 train/val annotations)",
-    splits=(Split("val2017", "report", "5,000 pictures"), Split("train2017", "tune", "118,287 pictures")),
+    splits=(base.Split("val2017", "report", "5,000 pictures"), base.Split("train2017", "tune", "118,287 pictures")),
     layout="""
 annotations/instances_val2017.json                     polygons, from which label maps are drawn
 val2017/000000000139.jpg                               the pictures (also: images/val2017/)
 annotations/val2017/000000000139_instanceTrainIds.png  or, instead of the JSON: label maps, 0 for the background
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Labelled:
+def read(root: Path, split: str, problems: base.Problems) -> base.Labelled:
     """Reads a split: label maps where there are any, else polygons."""
     classes = class_list("coco_object")
-    images = needed_folder(root, [split, f"images/{split}"], "pictures")
-    maps = first_folder(root, [f"annotations/{split}"])
+    images = base.needed_folder(root, [split, f"images/{split}"], "pictures")
+    maps = base.first_folder(root, [f"annotations/{split}"])
     if maps is not None and any(maps.glob(f"*{SUFFIX}")):
-        return classes, pictures_or_maps(images, maps, SUFFIX)
+        place = images.relative_to(root).as_posix()
+        return classes, pictures_with_maps(root, f"{place}/*.jpg", f"annotations/{split}/*{SUFFIX}")
     path = root / "annotations" / f"instances_{split}.json"
-    document = json_object(path, f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}")
-    with coco_format(path, "download"):
-        return classes, _of_polygons(document, images, len(classes) - 1, problems)
+    missing = f"expected {path}, or label maps in annotations/{split}; found neither: {base.HELP}"
+    document = base.coco_document(path, missing=missing)
+    if len(document.categories) != len(classes) - 1 or any(image.size_wh is None for image in document.images):
+        raise UsageError(f"expected COCO's 80 categories and the sizes of pictures in {path}: download it again")
+    return classes, _of_polygons(document, images, problems)
 
 
-def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problems: Problems) -> list[LabelledPicture]:
+def _of_polygons(document: coco.Document, folder: Path, problems: base.Problems) -> list[LabelledPicture]:
     """The pictures of a file of instances, each with its outlines; pictures without a thing are background only."""
-    categories = sorted(int(category["id"]) for category in document["categories"])
-    if len(categories) != things:
-        raise ValueError(f"{len(categories)} categories, expected COCO's {things}")
+    categories = sorted((category.id for category in document.categories), key=coco.order)
     label_of = {category: label for label, category in enumerate(categories, start=1)}
-    sizes = {int(image["id"]): (int(image["width"]), int(image["height"])) for image in document["images"]}
-    of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in sizes}
-    for place, annotation in enumerate(document["annotations"]):
-        image, category = int(annotation["image_id"]), int(annotation["category_id"])
-        source = f"annotation {annotation.get('id', '')} of image {image}"
-        if image not in of_picture:
+    images = {image.id: image for image in document.images}
+    of_picture: dict[coco.Id, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in images}
+    for place, thing in enumerate(document.annotations):
+        source = f"annotation {'' if thing.id is None else thing.id} of image {thing.image_id}"
+        if thing.image_id not in images:
             problems.add("metadata", source, "no such image in the file: left out")
             continue
-        if category not in label_of:
-            problems.add("label mismatch", source, f"no category {category} in the file: left out")
+        if thing.category_id not in label_of:
+            problems.add("label mismatch", source, f"no category {thing.category_id} in the file: left out")
             continue
         try:
-            outlines = outlines_of(annotation["segmentation"], sizes[image])
+            outlines = outlines_of(thing.segmentation, images[thing.image_id].size_wh or (0, 0))
         except ValueError as error:
             problems.add("broken mask", source, f"{error}: left out")
             continue
-        of_picture[image].append((-float(annotation.get("area") or 0), place, label_of[category], outlines))
+        of_picture[thing.image_id].append((-(thing.area or 0), place, label_of[thing.category_id], outlines))
+    ids = base.picture_ids(image.file_name for image in images.values())
     pictures = []
-    ids = picture_ids(str(image["file_name"]) for image in document["images"])
-    for described in sorted(document["images"], key=lambda image: int(image["id"])):
-        size, name = sizes[int(described["id"])], str(described["file_name"])
-        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(described["id"])]))
-        pictures.append(LabelledPicture(ids[name], images / name, size, Outlines(size, drawn)))
+    for image in sorted(images.values(), key=lambda image: coco.order(image.id)):
+        size, name = image.size_wh or (0, 0), image.file_name
+        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[image.id]))
+        pictures.append(LabelledPicture(ids[name], folder / name, size, Outlines(size, drawn)))
     return pictures

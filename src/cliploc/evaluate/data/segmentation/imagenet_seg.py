@@ -11,9 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.labelled import Labelled, labelled_reader
-from cliploc.evaluate.data._infra.registration import Split
+from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader
 from cliploc.find.prompts import imagenet_classes
 from cliploc.images.label_maps import LabelMap
 from cliploc.runs.samples import LabelledPicture
@@ -70,10 +68,10 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def _array(mat: Any, reference: Any, dimensions: int) -> npt.NDArray[np.integer[Any]]:
-    """The whole numbers of an array in the file."""
+    """The integers of an array in the file."""
     stored = mat[reference]
     if stored.dtype.kind not in "uib" or len(stored.shape) != dimensions:
-        raise ValueError(f"expected whole numbers in {dimensions} dimensions, got {stored.dtype} {list(stored.shape)}")
+        raise ValueError(f"expected integers in {dimensions} dimensions, got {stored.dtype} {list(stored.shape)}")
     numbers: npt.NDArray[np.integer[Any]] = np.array(stored)
     return numbers
 

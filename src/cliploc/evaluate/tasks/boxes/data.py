@@ -1,23 +1,23 @@
-"""Reads a benchmark's folder – manifest, numbers, rows – for the report."""
+"""The folder of a benchmark of boxes as its report needs it: numbers, labels of settings, rows without maps."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from cliploc.evaluate.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
-from cliploc.evaluate.tasks import task_folder
-from cliploc.evaluate.tasks.task_folder import Floats, SettingResult, TaskRun, pandas, worth
-from cliploc.runs.evaluation import Row, batches
+from cliploc.evaluate import metrics
+from cliploc.evaluate.tasks import report
+from cliploc.evaluate.tasks.report import Floats, SettingResult, TaskRun, pandas, worth
+from cliploc.runs.evaluation import batches
 
-Box = tuple[float, float, float, float]
-NO_INTERVALS = Bootstrap(replicates=0)
-LIGHT = (
-    "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
-    "iou", "boxes", "true_boxes", "pointing_hit", "highest", LARGEST_HITS,
+HITS = metrics.LARGEST_HITS
+COLUMNS = (
+    "sample", "setting", "label", "n_boxes", "area_share", "status", "predictions", "iou", "boxes", "true_boxes",
+    "pointing_hit", "highest", HITS,
 )  # fmt: skip
 # Keys that distinguish settings, in their order in a label.
 TELLING = (
@@ -32,14 +32,29 @@ MISSES = {
     "more": ("too much", "the box holds more than 70 % of the object, and too much around it"),
     "elsewhere": ("elsewhere", "none of these"),
 }
+Boxes = list[tuple[float, float, float, float]]
+
+
+class PictureRow(msgspec.Struct, frozen=True):
+    """The columns of a row that a picture of the page needs."""
+
+    path: str
+    label: int
+    width: int
+    height: int
+    iou: float | None
+    boxes: Boxes | None
+    true_boxes: Boxes
+    predictions: list[int] | None
+    thumb: bytes | None
 
 
 @dataclass(frozen=True)
 class BenchmarkRun(TaskRun):
     """The folder of a benchmark of boxes; its settings are in the order of the manifest."""
 
-    # a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `hit` (whether the
-    # largest contour's box is right at the setting's τ) and `miss` (the kind of error, a key of `MISSES`)
+    # a pandas frame with a row for each sample and setting, with `hit` (whether the largest contour's box is right at
+    # the setting's τ), `miss` (the kind of error, a key of `MISSES`) and `predicted` (a label; −1 for none)
     rows: Any
 
     @property
@@ -54,22 +69,25 @@ class BenchmarkRun(TaskRun):
 
     def class_name(self, label: int) -> str:
         """The name of a label's class."""
-        classes = self.dataset["classes"]
-        return str(classes[label]["name"]) if 0 <= label < len(classes) else f"class {label}"
+        return str(self.dataset["classes"][label]["name"])
 
     def wnid(self, label: int) -> str:
         """The WordNet id of a label's class, or ""."""
-        classes = self.dataset["classes"]
-        return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
+        return str(self.dataset["classes"][label].get("wnid") or "")
 
     def of(self, setting: SettingResult) -> Any:
         """The evaluated rows of one setting."""
         return self.rows[(self.rows["setting"] == setting.id) & (self.rows["status"] == "ok")]
 
+    def pictures(self, samples: Collection[str]) -> dict[tuple[str, str], PictureRow]:
+        """(sample, setting) → its picture, of these samples."""
+        rows = self.rows_of_samples(PictureRow.__struct_fields__, samples)
+        return {key: msgspec.convert(row, PictureRow) for key, row in rows.items()}
+
 
 def read_run(folder: Path) -> BenchmarkRun:
-    """Reads what `cliploc benchmark` wrote."""
-    run = task_folder.read_run(folder)
+    """Reads the folder of `cliploc benchmark boxes`."""
+    run = report.read_run(folder)
     rows, curves = _rows(run)
     labels = _labels([setting.about for setting in run.settings])
     settings = [
@@ -79,39 +97,47 @@ def read_run(folder: Path) -> BenchmarkRun:
     return BenchmarkRun(folder, run.manifest, tuple(settings), rows)
 
 
+def distinct(settings: Iterable[SettingResult]) -> list[SettingResult]:
+    """Without the baselines of further models, whose boxes are the same."""
+    first: dict[str, SettingResult] = {}
+    for setting in settings:
+        of_box = json.dumps([setting.about.get("method"), setting.about.get("options"), setting.threshold])
+        first.setdefault(of_box if setting.baseline else setting.id, setting)
+    return list(first.values())
+
+
 # ------------------------------------------------------------------------------------------------------------- labels
 def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Labels with the method and what else differs between settings; the id where labels would be equal."""
     differing = {key for key in TELLING if key not in OF_METHOD and _differ(entries, key)}
     for method in {entry.get("method") for entry in entries}:
-        differing |= {
-            key for key in OF_METHOD if _differ([entry for entry in entries if entry.get("method") == method], key)
-        }
+        alike = [entry for entry in entries if entry.get("method") == method]
+        differing |= {key for key in OF_METHOD if _differ(alike, key)}
     silent = {"method", "threshold", "templates" if "prompts" in differing else ""}
-    shown = [key for key in TELLING if key in differing - silent]
-    labels = []
-    for entry in entries:
-        parts = [str(entry.get("method", entry["id"]))]
-        for key in shown:
-            value = entry.get(key)
-            if value is True:
-                parts.append(key)
-            elif key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
-                parts.append(f"{len(value)} {key}")
-            elif value is not None and value is not False and value not in ("", [], {}):  # these need no mention
-                unit = f"{key.replace('_', ' ')} " if key in ("scales", "image_size") else ""
-                parts.append(unit + in_words(value))
-        labels.append(" · ".join(parts))
-    with_tau = [
-        f"{label} · τ {in_words(entry.get('threshold'))}"
-        if labels.count(label) > 1 and "threshold" in differing
-        else label
-        for label, entry in zip(labels, entries, strict=True)
-    ]
-    return [
-        f"{label} · {entry['id']}" if with_tau.count(label) > 1 else label
-        for label, entry in zip(with_tau, entries, strict=True)
-    ]
+    keys = [key for key in TELLING if key in differing - silent]
+    labels = [" · ".join([str(entry.get("method", entry["id"])), *_differences(entry, keys)]) for entry in entries]
+    for key, mark in (("threshold", "τ "), ("id", "")):
+        twice = {label for label in labels if labels.count(label) > 1} if key == "id" or key in differing else set()
+        labels = [
+            f"{label} · {mark}{in_words(entry.get(key))}" if label in twice else label
+            for label, entry in zip(labels, entries, strict=True)
+        ]
+    return labels
+
+
+def _differences(entry: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """What an entry has for these keys, in words; nothing of what is empty or off."""
+    parts = []
+    for key in keys:
+        value = entry.get(key)
+        if value is True:
+            parts.append(key)
+        elif key in ("templates", "background") and isinstance(value, list) and len(value) > 1:
+            parts.append(f"{len(value)} {key}")
+        elif value is not None and value is not False and value not in ("", [], {}):
+            unit = f"{key.replace('_', ' ')} " if key in ("scales", "image_size") else ""
+            parts.append(unit + in_words(value))
+    return parts
 
 
 def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
@@ -123,49 +149,39 @@ def in_words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={in_words(part)}" for key, part in value.items()) or "–"
     if isinstance(value, list | tuple):
-        return ", ".join(in_words(part) for part in value) or "–"
-    if value is None:
-        return "–"
+        return ", ".join(map(in_words, value)) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
 def _rows(run: TaskRun) -> tuple[Any, dict[str, Floats]]:
     """Reads all rows without maps, and computes each setting's MaxBoxAcc at each τ in percent."""
     thresholds = {setting.id: setting.threshold for setting in run.settings}
+    accuracy: dict[str, metrics.MaxBoxAcc] = {}
     frames = []
-    accuracy: dict[str, MaxBoxAcc] = {}
-    for rows in batches(run.read_rows(LIGHT)):
-        frame = pandas().DataFrame(rows).astype(dict.fromkeys(("area_share", "score", "iou"), "float64"))
-        frame["hit"], frame["miss"] = False, ""
-        done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
-        if len(done):
-            columns = ("setting", "sample", "highest", LARGEST_HITS, "iou")
-            hit = np.zeros(len(done), np.bool_)
-            for i, values in enumerate(zip(*(frame[name].iloc[done] for name in columns), strict=True)):
-                row = dict(zip(columns, values, strict=True))
-                accuracy.setdefault(row["setting"], MaxBoxAcc()).add(row["sample"], row, None, None)
-                tau = thresholds.get(row["setting"])
-                # A setting with a τ for each map (Otsu's) is judged by the stored IoU.
-                hit[i] = row["iou"] >= 0.5 if tau is None else hit_at(row[LARGEST_HITS], row["highest"], tau)
-            frame.loc[done, "hit"] = hit
-            missed = done[~hit]
-            pairs = zip(frame["boxes"].iloc[missed], frame["true_boxes"].iloc[missed], strict=True)
-            frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
-        frame["predicted"] = [
-            int(labels[0]) if labels is not None and len(labels) else -1 for labels in frame["predictions"]
-        ]
-        frames.append(frame.drop(columns=[LARGEST_HITS, "boxes", "true_boxes", "predictions"]))
-    curves = {setting: 100 * metric.compute(NO_INTERVALS).curve for setting, metric in accuracy.items()}
+
+    def judged(row: Any) -> tuple[bool, str]:
+        """Whether a row is a hit, and how it is a miss."""
+        if row.status != "ok" or getattr(row, HITS) is None:
+            return False, ""
+        columns = {"highest": row.highest, HITS: getattr(row, HITS)}
+        accuracy.setdefault(row.setting, metrics.MaxBoxAcc()).add(row.sample, columns, None, None)
+        tau = thresholds.get(row.setting)
+        # A setting with a τ for each map (Otsu's) is judged by the stored IoU.
+        hit = row.iou >= 0.5 if tau is None else metrics.hit_at(getattr(row, HITS), row.highest, tau)
+        return hit, "" if hit else miss_kind(row.boxes, row.true_boxes)
+
+    for rows in batches(run.read_rows(COLUMNS)):
+        frame = pandas().DataFrame(rows, columns=COLUMNS)
+        frame[["hit", "miss"]] = [judged(row) for row in frame.itertuples()]
+        frame["predicted"] = [labels[0] if labels else -1 for labels in frame["predictions"]]
+        frame = frame.drop(columns=[HITS, "highest", "boxes", "true_boxes", "predictions"])
+        frames.append(frame.astype({"area_share": float, "iou": float, "hit": bool}))
+    no_intervals = metrics.Bootstrap(replicates=0)
+    curves = {setting: 100 * metric.compute(no_intervals).curve for setting, metric in accuracy.items()}
     return pandas().concat(frames, ignore_index=True), curves
-
-
-def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Row]:
-    """Reads all columns, also maps, of the rows with these (setting, sample) keys, for the galleries."""
-    found = run.rows_of_samples(None, {sample for _, sample in wanted})
-    return {(setting, sample): row for (sample, setting), row in found.items() if (setting, sample) in wanted}
 
 
 def miss_kind(boxes: Any, truths: Any) -> str:
@@ -177,19 +193,17 @@ def miss_kind(boxes: Any, truths: Any) -> str:
     box = drawn[int(area.argmax())]
     low, high = np.maximum(true[:, :2], box[:2]), np.minimum(true[:, 2:], box[2:])
     common = (high - low).clip(min=0).prod(axis=1)
-    held = common / np.maximum((true[:, 2:] - true[:, :2]).prod(axis=1), 1e-9)  # of each true box
-    if (held > 0.3).sum() > 1:
+    covered = common / np.maximum((true[:, 2:] - true[:, :2]).prod(axis=1), 1e-9)  # of each true box
+    if (covered > 0.3).sum() > 1:
         return "several"
     if common.max() / max(float(area.max()), 1e-9) > 0.5:
         return "part"
-    return "more" if held.max() > 0.7 else "elsewhere"
+    return "more" if covered.max() > 0.7 else "elsewhere"
 
 
 def as_boxes(boxes: Any) -> Floats:
-    """Converts nested lists from Parquet to an array `[n, 4]`."""
-    if boxes is None or not len(boxes):
-        return np.zeros((0, 4))
-    return np.array([[float(value) for value in box] for box in boxes]).reshape(-1, 4)
+    """Lists of corners, or None, as an array `[n, 4]`."""
+    return np.array(boxes or [], np.float64).reshape(-1, 4)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:

@@ -25,19 +25,19 @@ from cliploc.cli.options import (
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
 from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
+from cliploc.evaluate.tasks.faithfulness.command import BASELINES, METRICS
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.support.files import Inputs, alone_in
+from cliploc.support.files import Inputs, locked
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
     from cliploc.evaluate.tasks.faithfulness.page import HotMap
     from cliploc.support.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
-CURVES = ("deletion", "insertion")
 STEPS = 28  # of one picture: with 14 or more, means of deletion and insertion are within 0.003 of those with all 224
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
 # explain has its own form of these, or does not use them
@@ -77,7 +77,6 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
     refuse_unknown([], method_names(asked.method))
-    from cliploc.evaluate.tasks.faithfulness.job import BASELINES
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
     from cliploc.images.reading import load
@@ -97,11 +96,11 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
     folder = writable(asked.out)
-    Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
+    Inputs([photo, *([among] if among else [])]).check_outputs([folder / PAGE, folder / RESULTS], [])
     picture = load(photo).image
     terminal = Terminal()
     start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness.page import explanation_page
 
         use_threads(asked.threads)
@@ -167,12 +166,13 @@ SHOWN = {
 def _measurer(
     options: Options, names: list[str], methods: dict[str, dict[str, Any]], protocol: FaithfulnessOptions
 ) -> Faithfulness:
-    from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
+    from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+    from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
     from cliploc.localizer import Localizer
 
     first, given = next(iter(methods.items()))
     chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
-    metrics = chosen_metrics(CURVES)
+    metrics = chosen_metrics(METRICS)
     return Faithfulness(Localizer(**chosen.changed()), names, metrics, methods, protocol)
 
 
@@ -187,7 +187,7 @@ def _explained(
     """What the maps of a name show, for the document; adds the maps themselves to `maps`."""
     by_cosine = len(measurer.known) < 2
     end, place = ("_cosine", 1) if by_cosine else ("", 0)  # of numbers and of a region's scores
-    seen = measurer.see(photo, picture, asked=name)
+    seen = measurer.see(photo, picture, target=name)
     methods: dict[str, Any] = {}
     for spec, heat in measurer.maps(seen, reporter=reporter).items():
         measured = measurer.measure_map(seen, heat, reporter=reporter)
@@ -195,12 +195,12 @@ def _explained(
         region = measurer.region(seen, heat, threshold)
         maps[name, spec] = heat, region.level
         methods[spec] = {
-            **{key: measured.values[f"{key}{end}"] for key in CURVES},
+            **{key: measured.values[f"{key}{end}"] for key in METRICS},
             "share": region.share,
             "only_region": region.only[place],
             "without_region": region.without[place],
             "threshold": threshold,
-            "curves": {key: list(measured.curves[f"{key}{end}"]) for key in CURVES},
+            "curves": {key: list(measured.curves[f"{key}{end}"]) for key in METRICS},
         }
         reporter.images(1)
     probability = None if by_cosine else seen.probability

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
-from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, SeenPicture, chosen_metrics
-from cliploc.evaluate.tasks.rows import arrow, schema_of
-from cliploc.evaluate.tasks.tables import number_text
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
+from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.report import FILES
+from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
     BenchmarkTask,
@@ -26,11 +27,10 @@ from cliploc.evaluate.tasks.task import (
     run_task,
     summed_up,
 )
-from cliploc.evaluate.tasks.task_folder import FILES, THUMB
 from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.runs.engine import Spending, failure_reason
+from cliploc.runs.engine import failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
@@ -38,7 +38,6 @@ from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
-BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
@@ -47,38 +46,34 @@ IDENTITY = (
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip
-Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown
+Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, visible
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
-def row_schema() -> Any:
-    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
-    pa = arrow()
-    text, i32, f64 = pa.string(), pa.int32(), pa.float64()
-    return schema_of(
-        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
-        label=i32, width=i32, height=i32, status=text, reason=text,
-        name=text,  # that was mapped and scored
-        probability=f64, cosine=f64,  # of the whole picture
-        values=pa.map_(text, f64), curves=pa.map_(text, pa.list_(pa.float32())), thumb=pa.binary(THUMB * THUMB),
-    )  # fmt: skip
+COLUMNS = {
+    **dict.fromkeys(("sample", "setting", "path", "blake2b"), "text"),
+    "label": "int32", "width": "int32", "height": "int32", "status": "text", "reason": "text",
+    "name": "text",  # that was mapped and scored
+    "probability": "double", "cosine": "double",  # of the picture as it is
+    "values": "values", "curves": "curves", "thumb": "thumb",
+}  # fmt: skip
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    shown = {key: number for key, number in manifest["numbers"].items() if number["shown"]}
+    shown = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
     rows = [("setting", *(number["title"] for number in shown.values()))]
-    return rows + [(name, *(number_text(numbers.get(key)) for key in shown)) for name, numbers in summary.items()]
+    return rows + [(name, *(number_cell(numbers.get(key)).text for key in shown)) for name, numbers in summary.items()]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
-    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["shown"]]
+    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["visible"]]
 
 
 TASK = BenchmarkTask(
     "faithfulness",
     VERSION,
     FILES,
-    row_schema,
+    lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda _, run: ValueTally(list(run["numbers"])),
     _table,
@@ -117,15 +112,14 @@ class FaithfulnessJudge(PictureJudge):
         self, classes: Sequence[str], metrics: Sequence[str], options: FaithfulnessOptions, *of_setup: Any
     ) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("faithfulness")
         self._classes, chosen = classes, chosen_metrics(metrics)
         self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
         others = f"the softmax is over the other {len(self._measurer.known)}"
-        self.say_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
+        self.note_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         scale = self._measurer.backbone.logit_scale
-        return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
+        return self.described(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
     def look(self, sample: Sample, read: None) -> SeenPicture:  # noqa: ARG002
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
@@ -133,13 +127,8 @@ class FaithfulnessJudge(PictureJudge):
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def spent(self) -> Spending:
-        of_method = {name: (spent.maps, spent.passes, spent.seconds) for name, spent in self._measurer.spent.items()}
-        self._measurer.spent.clear()
-        return of_method
-
     def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
-        others = partial(self._measurer.others, seen, setting.method, reporter)
+        others = self._measurer.others(seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {
             "name": self._measurer.known[seen.target],
@@ -220,7 +209,7 @@ def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[floa
 
 
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, shown."""
+    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, visible."""
     return {key: asdict(number) for metric in chosen_metrics(metrics) for key, number in metric.numbers.items()}
 
 
@@ -247,7 +236,11 @@ class MapsResult:
         """A row for each number: title, mean, 95 % interval."""
         ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
         return [
-            (number["title"], number_text(self.summary[key]), "–".join(map(number_text, ends.get(key, ()))))
+            (
+                number["title"],
+                number_cell(self.summary[key]).text,
+                "–".join(number_cell(end).text for end in ends.get(key, ())),
+            )
             for key, number in self.numbers.items()
         ]
 

@@ -13,6 +13,7 @@ from PIL import Image
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
+from cliploc.evaluate.tasks.report import TEMPLATES, TaskRun, heat_of, read_run, write_files
 from cliploc.evaluate.tasks.tables import (
     Cell,
     Table,
@@ -21,8 +22,6 @@ from cliploc.evaluate.tasks.tables import (
     numbers_table,
     to_markdown,
 )
-from cliploc.evaluate.tasks.task_folder import TaskRun, heat_of, read_run, write_files
-from cliploc.evaluate.tasks.templates import TEMPLATES
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -71,7 +70,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         if lines:
             words = name.replace("_", " ")
             curves.append((words, draw_curves(lines, words, axis["label"], axis["places"])))
-    page = TEMPLATES.render(
+    page = run.render(
         "faithfulness.html",
         title=title,
         about=run.facts({}, of_protocol),
@@ -80,7 +79,6 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         curves=curves,
         legend=legend((setting.index, setting.label) for setting in run.settings),
         disputed=_disputed(run, pictures),
-        **run.ending(),
     )
     return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
 
@@ -142,7 +140,7 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
         shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
         first = rows[sample, shown[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = run.photograph(first, size) if pictures else None
+        photograph = run.photograph(first["path"], size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for setting in shown:
             heat = heat_of(rows[sample, setting]["thumb"])

@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.tasks.faithfulness.metrics import (
+from cliploc.evaluate.tasks.faithfulness.judged import (
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
     Measured,
     Scorer,
-    faithfulness_metric,
     in_8_bits,
 )
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.images.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed

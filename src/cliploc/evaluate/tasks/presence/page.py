@@ -6,6 +6,7 @@ from typing import Any
 
 from cliploc.draw.html import LIGHT
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
+from cliploc.evaluate.tasks.report import SettingResult, read_run, write_files
 from cliploc.evaluate.tasks.tables import (
     Cell,
     Table,
@@ -14,8 +15,6 @@ from cliploc.evaluate.tasks.tables import (
     numbers_table,
     to_markdown,
 )
-from cliploc.evaluate.tasks.task_folder import SettingResult, read_run, write_files
-from cliploc.evaluate.tasks.templates import TEMPLATES
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning
@@ -66,7 +65,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     there = [setting for setting in run.settings if setting.numbers.get("reliability")]
     said = "on the dashed line, a score is the chance that a box is right"
-    page = TEMPLATES.render(
+    page = run.render(
         "presence.html",
         title=title,
         about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
@@ -76,7 +75,6 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         losses=list(LOSSES.values()),
         curves=[(said, _reliability(there))] if there else [],
         legend=legend((setting.index, setting.label) for setting in run.settings),
-        **run.ending(),
     )
 
     def things_columns(setting: SettingResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 from cliploc.draw.colours import INK, NAME_COLOURS, Colour
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
+from cliploc.evaluate.tasks.report import TaskRun, read_run, write_files
 from cliploc.evaluate.tasks.tables import (
     Cell,
     Table,
@@ -19,8 +20,6 @@ from cliploc.evaluate.tasks.tables import (
     percent,
     to_markdown,
 )
-from cliploc.evaluate.tasks.task_folder import TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.templates import TEMPLATES
 from cliploc.images.reading import small_png
 from cliploc.values import ignored_label
 
@@ -54,7 +53,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
     shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
     of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
-    page = TEMPLATES.render(
+    page = run.render(
         "segmentation.html",
         title=title,
         about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
@@ -62,7 +61,6 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         per_class=tables[1:],
         confused=confused,
         examples=_examples(run, classes, pictures),
-        **run.ending(),
     )
     csv = numbers_csv(
         run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
@@ -110,7 +108,7 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
         maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
         colours = example_colours(maps.values(), ignored_label(len(classes)))
         size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = run.photograph(first, size) if pictures else None
+        photograph = run.photograph(first["path"], size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
         for label, colour in colours.items():

@@ -7,49 +7,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
-from cliploc.support.imports import on_first_use
 
-if TYPE_CHECKING:  # these import torch, which takes longer than refusing a name
-    from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
-        Axis,
-        FaithfulnessMetric,
-        FaithfulNumber,
-        Judged,
-        Measured,
-        OtherMaps,
-        Scorer,
-        Scores,
-        area,
-        in_8_bits,
-        spearman,
-    )
-    from cliploc.evaluate.tasks.faithfulness.metrics._infra.measure import (
-        Faithfulness,
-        Region,
-        SeenPicture,
-        Spent,
-        with_random_weights,
-    )
-
-__getattr__ = on_first_use(
-    __name__,
-    {
-        "cliploc.evaluate.tasks.faithfulness.metrics._infra.measure": [
-            "SeenPicture", "Faithfulness", "Region", "Spent", "with_random_weights",
-        ],
-        "cliploc.evaluate.tasks.faithfulness.metrics._infra.judged": [
-            "Axis", "FaithfulnessMetric", "FaithfulNumber", "Judged", "Measured", "OtherMaps", "Scorer", "Scores",
-            "area", "in_8_bits", "spearman",
-        ],
-    },
-)  # fmt: skip
+if TYPE_CHECKING:  # it imports torch, which takes longer than refusing a name
+    from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric
 
 faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
     "faithfulness metric",
-    "cliploc.evaluate.tasks.faithfulness.metrics",
+    __name__,
     "cliploc.faithfulness",
     home=lambda cls: cls.__module__,
-    listed=lambda: module_names("cliploc.evaluate.tasks.faithfulness.metrics"),  # each file has its metric's name
+    listed=lambda: module_names(__name__),  # each file has its metric's name
 )
 M = TypeVar("M", bound="type[FaithfulnessMetric]")
 

@@ -2,14 +2,8 @@
 
 from typing import ClassVar
 
+from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured, pearson
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    pearson,
-)
 
 
 @faithfulness_metric

@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+from cliploc.evaluate.tasks.faithfulness.judged import (
     Axis,
     FaithfulnessMetric,
     FaithfulNumber,
@@ -17,6 +16,7 @@ from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     Scores,
     area,
 )
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 WIDTH = 16  # steps between the first scores, where a tolerance is given
 
@@ -39,7 +39,7 @@ class Deletion(FaithfulnessMetric):
         "deletion": FaithfulNumber(
             "deletion ↓", "area under the probability while the hottest pixels are removed", "low"
         ),
-        "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same for the cosine alone", "low", shown=False),
+        "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same for the cosine alone", "low", visible=False),
     }
     curves: ClassVar = {"deletion": Axis("share of pixels removed"), "deletion_cosine": Axis("share of pixels removed")}
     fill: ClassVar[str] = "zero"  # what replaces removed pixels, unless the options say
@@ -57,7 +57,7 @@ class Deletion(FaithfulnessMetric):
 
     def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
         """The scores at both ends, and what makes the pictures between: from the whole picture to none of it."""
-        return (judged.whole, judged.empty(fill)), judged.removing
+        return (judged.original, judged.empty(fill)), judged.removing
 
 
 def along(

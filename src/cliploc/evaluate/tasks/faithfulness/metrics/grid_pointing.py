@@ -11,13 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
 from cliploc.images.demo import demo_photos
 from cliploc.images.reading import load
 

@@ -2,13 +2,8 @@
 
 from typing import ClassVar
 
+from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
 
 
 @faithfulness_metric
@@ -23,4 +18,4 @@ class Increase(FaithfulnessMetric):
     }
 
     def measure(self, judged: Judged) -> Measured:
-        return Measured({"increase": float(judged.masked.probability > judged.whole.probability)})
+        return Measured({"increase": float(judged.masked.probability > judged.original.probability)})

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulNumber, Judged, Make, Scores
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import Axis, FaithfulNumber, Judged, Make, Scores
 from cliploc.evaluate.tasks.faithfulness.metrics.deletion import Deletion
 
 
@@ -22,11 +22,11 @@ class Insertion(Deletion):
         "insertion": FaithfulNumber(
             "insertion ↑", "area under the probability while the hottest pixels are added", "high"
         ),
-        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same for the cosine alone", "high", shown=False),
+        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same for the cosine alone", "high", False),
     }
     curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
     fill = "blur"
 
     def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
         """The same from none of the picture to the whole of it."""
-        return (judged.empty(fill), judged.whole), judged.keeping
+        return (judged.empty(fill), judged.original), judged.keeping

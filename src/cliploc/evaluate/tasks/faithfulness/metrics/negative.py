@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulNumber, Judged, Make
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import Axis, FaithfulNumber, Judged, Make
 from cliploc.evaluate.tasks.faithfulness.metrics.positive import TENTHS, Positive
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+from cliploc.evaluate.tasks.faithfulness.judged import (
     Axis,
     FaithfulnessMetric,
     FaithfulNumber,
@@ -13,6 +12,7 @@ from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     Measured,
     area,
 )
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 

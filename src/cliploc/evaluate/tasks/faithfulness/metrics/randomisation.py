@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
+from cliploc.evaluate.tasks.faithfulness.judged import (
     Axis,
     FaithfulnessMetric,
     FaithfulNumber,
@@ -11,6 +10,7 @@ from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
     Measured,
     spearman,
 )
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 

@@ -6,14 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
-from cliploc.evaluate.tasks.faithfulness.metrics._infra.judged import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-)
 from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values

@@ -1,0 +1,124 @@
+"""Pictures with a label map: a class for every pixel. Readers for segmentation give these."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliploc.evaluate.data._base import by, needed_folder
+from cliploc.evaluate.data._samples import Checker
+from cliploc.formats import Size
+from cliploc.images.label_maps import LabelMap, read_labels
+from cliploc.images.polygons import Outline, draw
+from cliploc.runs.samples import LabelledPicture
+from cliploc.values import IGNORE
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label map in a picture file with one number per pixel."""
+
+    path: Path  # the file
+    # mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays
+    reduce_zero_label: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def facts(self) -> list[Any]:
+        return [self.path.name, self.reduce_zero_label]
+
+    def read(self) -> LabelMap:
+        labels = read_labels(self.path)
+        if not self.reduce_zero_label:
+            return labels
+        return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Polygons of things, as COCO annotates them; what no outline covers is label 0."""
+
+    size_wh: Size  # of the picture
+    # label and outlines of each thing; later ones are drawn over earlier ones
+    things: tuple[tuple[int, tuple[Outline, ...]], ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def facts(self) -> list[Any]:
+        return [self.size_wh, self.things]
+
+    def read(self) -> LabelMap:
+        width, height = self.size_wh
+        labels = np.zeros((height, width), np.int32)
+        for label, outlines in self.things:
+            for outline in outlines:
+                labels[draw(outline, (height, width))] = label
+        return labels
+
+
+def check_map(checker: Checker, picture: LabelledPicture) -> LabelledPicture | None:
+    """The picture with its size, or None if it or its label map cannot be used."""
+    if not checker.is_new(picture.id):
+        return None
+    if picture.decode is not None:
+        return picture
+    header = checker.header(picture.id, picture.path)
+    if header is None:
+        return None
+    size, orientation = header
+    if orientation != 1:
+        checker.add("turned picture", picture.id, "its EXIF orientation turns it but not its label map: left out")
+        return None
+    sizes = {"the picture": size}
+    for path in picture.truth.files:
+        header = checker.header(picture.id, path, "mask")
+        if header is None:
+            return None
+        sizes[f"its label map {path.name}"] = header[0]
+    if not picture.truth.files:
+        sizes["its annotation"] = picture.size_wh
+    if len(set(sizes.values())) > 1:
+        each = ", ".join(f"{what} has {by(size)}" for what, size in sizes.items())
+        checker.add("size mismatch", picture.id, f"{each}: left out")
+        return None
+    return replace(picture, size_wh=size)
+
+
+def pictures_with_maps(
+    root: Path,
+    images: str,
+    maps: str,
+    places: Sequence[str] = ("",),
+    ids: Iterable[str] | None = None,
+    reduce_zero_label: bool = False,
+) -> list[LabelledPicture]:
+    """The pictures and label maps at these paths, where `*` is their id, below the first of the places that has any.
+
+    Args:
+        ids: None for all that have a picture or a map.
+    """
+    folder, suffix = images.split("*")
+    of_images = needed_folder(root, [place + folder for place in places], "pictures")
+    base = Path(str(of_images).removesuffix(str(Path(folder))))
+    of_maps, suffix_of_map = base / maps.split("*")[0], maps.split("*")[1]
+    if ids is None:
+        ids = {*ids_in(of_images, suffix), *ids_in(of_maps, suffix_of_map)}
+    return [
+        LabelledPicture(
+            one, of_images / f"{one}{suffix}", (0, 0), LabelFile(of_maps / f"{one}{suffix_of_map}", reduce_zero_label)
+        )
+        for one in sorted(ids)
+    ]
+
+
+def ids_in(folder: Path, suffix: str) -> list[str]:
+    """The files with this ending in a folder and below, without it."""
+    return [path.relative_to(folder).as_posix().removesuffix(suffix) for path in folder.rglob(f"*{suffix}")]

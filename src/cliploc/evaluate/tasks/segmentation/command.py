@@ -1,0 +1,65 @@
+"""`cliploc benchmark segmentation` and `cliploc evaluate segmentation`."""
+
+from functools import partial
+from pathlib import Path
+
+from cliploc.cli.options import WithJson, command, flag, rare
+from cliploc.cli.output import first_failures
+from cliploc.cli.terminal import Terminal
+from cliploc.evaluate.tasks import commands
+from cliploc.options import Options, SegmentationOptions
+
+TEMPLATES = "openai-80"  # as papers use
+# A protocol has its own rules for these.
+OF_VIEWS = ("background", "image_size", "scales", "windows", "flip", "learnt")
+
+
+@command(leave_out=(*commands.NOT_MEASURED, *commands.OF_BOXES, *OF_VIEWS))
+def benchmark(flags: commands.BenchmarkFlags, options: Options, protocol: SegmentationOptions) -> int:
+    """Measure classes of pixels by true label maps (mIoU).
+
+    All combinations of models, methods and prompts are measured. If the run is stopped, the same command resumes it.
+
+    Example: cliploc benchmark segmentation --dataset voc21 --root data --method sclip --out results
+    """
+    plan = commands.plan_of(flags, commands.for_true_names(options), labelled=True, templates=TEMPLATES)
+    from cliploc.evaluate.data import open_labelled
+    from cliploc.evaluate.tasks.segmentation import job
+    from cliploc.find.segmentation.protocol import protocol_of
+
+    run = partial(job.run_segmentation, protocol=protocol_of(flags.dataset, protocol))
+    return commands.run_plan(flags, plan, run, open_labelled, job.TASK.files)
+
+
+class EvaluateFlags(WithJson):
+    """What `evaluate segmentation` has."""
+
+    predictions: Path = flag("Folder of label maps, <id>.png.", metavar="DIR")
+    dataset: str | None = flag("Dataset with the true label maps.", None, metavar="NAME")
+    root: Path | None = flag("Folder of that dataset.", None, metavar="DIR")
+    split: str | None = flag("Split of the dataset.", None, metavar="NAME", none="its first")
+    truth: Path | None = rare(
+        "Folder of true label maps instead of a dataset: <id>.png, 255 for no label.", None, metavar="DIR"
+    )
+    class_list: Path | None = rare(
+        "With --truth: the class names, one per line, from label 0 on.", None, metavar="FILE"
+    )
+
+
+@command()
+def evaluate(flags: EvaluateFlags) -> int:
+    """Compare label maps with true ones (mIoU).
+
+    Example: cliploc evaluate segmentation --predictions labels --dataset voc21 --root data
+    """
+    if flags.dataset is not None:
+        commands.check_dataset(flags.dataset, labelled=True)
+    from cliploc.evaluate.tasks.segmentation.job import evaluate_labels
+
+    terminal = Terminal()
+    with terminal.progress("reading label maps") as every, first_failures(terminal, every) as reporter:
+        result = evaluate_labels(
+            flags.predictions, dataset=flags.dataset, root=flags.root, split=flags.split, truth=flags.truth,
+            class_list=flags.class_list, reporter=reporter,
+        )  # fmt: skip
+    return commands.print_folder(result, result.document(), as_json=flags.as_json)

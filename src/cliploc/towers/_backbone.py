@@ -1,0 +1,189 @@
+"""What a model must offer, `Backbone`: an image tower of any kind beside a text tower."""
+
+import copy
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from cliploc.errors import ModelError, first_line
+from cliploc.towers.tower import DenseReading, Needs, Pooling, TowerKind, Trace, tensors_digest
+from cliploc.values import Interpolation, ResizePolicy
+
+
+class Backbone(nn.Module, ABC):
+    """A CLIP-like dual encoder whose image tower is split where saliency methods look.
+
+    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features. So
+    gradients run through the end of the network only; through all of it, with `encode_image`, for those of pixels.
+    A subclass defines the image tower (`run`, `grid`, `head`, `dense`), and sets `text` or overrides `encode_text`.
+    """
+
+    name: str  # its name in results, errors and lists
+    kind: TowerKind  # of its image tower
+    # How the tower's last features become one embedding. With `kind` it decides which methods run on the tower
+    # (`cliploc.methods.unfit_reason`).
+    pooling: Pooling
+    input_hw: tuple[int, int]  # height and width of the input that it was trained with, in pixels
+    stride: int  # pixels of the input along one cell of the feature grid
+    # Of `Needs.features`, the stage where places of the same thing are most alike and edges are still sharp; counted
+    # from the end. `MIXTURE` for a tower that has learnt from masks how to compare places by several stages.
+    middle_stage: int
+    embedding_size: int  # D
+    logit_scale: float  # factor of the cosines before a softmax
+    resize_policy: ResizePolicy = "squash"  # how a picture is fitted to the input, unless the user says otherwise
+    interpolation: Interpolation = "bicubic"  # how pictures are resized: as those that it was trained on
+    # The file its weights were read from; None for weights of the package, random ones, and those of a module that the
+    # user built. Text embeddings are cached on disk only for weights from a file.
+    weights_file: Path | None = None
+    channels_last: bool = False  # whether its first layers compute with the channels last in memory
+    calibration: tuple[float, float] | None = None  # scale and bias of `presence`; None: the model is not calibrated
+    text: nn.Module  # sentences → `[n, D]` float32, unit norm
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self._weights_source = ""
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def run(self, images: Tensor, needs: Needs) -> Trace:
+        """As `trace`, with a graph where gradients are recorded."""
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the feature grid for an input of height × width pixels."""
+
+    @abstractmethod
+    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
+        """Finishes the tower from a stage's features `[B, C, h, w]` → embeddings `[B, D]`, unit norm, float32.
+
+        Differentiable. `trace` supplies what the features leave out (a ViT's class token).
+        """
+
+    @abstractmethod
+    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
+
+        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
+        takes no rule and ignores the rest of the reading.
+
+        ViT: see `DenseReading`. The trace must hold the tokens entering the first of the blocks; `Needs(dense=blocks)`
+        keeps those of all blocks, and their q, k and v, so that nothing is run twice. The patches at the path's end go
+        through the head's normalisation and projection; with an attention pool, through its value path.
+        """
+
+    @torch.no_grad()
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised `[B, 3, H, W]` without gradients, keeping what `needs` lists."""
+        return self.run(images, needs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; images are moved there."""
+        return self.mean.device  # asked for all the time: to look for the first weight takes 20 times as long
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision; images are cast to it."""
+        return next(self.parameters()).dtype
+
+    def convert(self, dtype: torch.dtype) -> Self:
+        """Converts all parts to a precision, but not its own buffers: pixels are normalised in float32."""
+        for part in self.children():
+            part.to(dtype)
+        return self
+
+    def loaded_from(self, file: Path, source: str) -> None:
+        """Records that all weights are a file's, unchanged; `source`: all that determines the model."""
+        self.weights_file, self._weights_source = file, source
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on: weights, their precision, how pixels become its input.
+
+        It tells models apart in the identity of runs, in trained heads and in caches on disk. Weights of a file are
+        identified by its checksum, others by their values, which may take as long as reading them.
+        """
+        facts = {
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "interpolation": self.interpolation,
+            "logit scale": self.logit_scale,
+            "precision": str(self.dtype),
+        }
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(self._weights_source.encode() or tensors_digest(self.state_dict()))
+        return digest.hexdigest()
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
+        pixels = pixels.to(self.device)
+        if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
+            return (pixels - self.mean).div_(self.std).to(self.dtype)
+        # Decoded pictures lie so in memory. A whole row at once is much faster than three channels at once.
+        width = pixels.shape[-1]
+        mean, std = (channels.flatten().repeat(width) for channels in (self.mean, self.std))
+        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # [B, H, W · 3]
+        images = (rows - mean).div_(std).to(self.dtype).reshape(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """A copy whose image tower computes in another precision; the text tower is shared."""
+        text = self._modules.get("text")
+        copied = copy.deepcopy(self, {} if text is None else {id(text): text})
+        for name, part in copied.named_children():
+            if name != "text" and next(part.parameters(), None) is not None:
+                part.to(dtype)
+        return copied
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm; differentiable where the images need a gradient."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+            return self.run(images, Needs()).embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        try:
+            return self.text(texts)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a library in Rust, which is no Exception
+                raise
+            raise ModelError(
+                f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({first_line(error)}): "
+                "use other names"
+            ) from None
+
+    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
+        """Why this model cannot know a name, in one line; None where it can: CLIP reads any text."""
+        return None
+
+    def remark(self, word: str) -> str | None:  # noqa: ARG002
+        """How this model reads a name that it does not read as it stands, in one line; else None."""
+        return None
+
+    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
+        """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
+
+        None where the text tower cannot say it. Shares add up to 1, or all are 0.
+        """
+        read = getattr(getattr(self, "text", None), "word_shares", None)
+        return None if read is None else read(text, image)
+
+    def presence(self, cosine: Tensor) -> Tensor | None:
+        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
+
+        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
+        probability: how many of the names above it are in the picture depends on how many were searched.
+        """
+        if self.calibration is None:
+            return None
+        scale, bias = self.calibration
+        return torch.sigmoid(scale * cosine + bias)
