@@ -1,25 +1,15 @@
 """Which names are in a picture: how they compare with a bank of others, and why some are not found.
 
-With a second look (`pipeline.second_look`), the bank decides which names are looked for. Without one, a calibrated
-model gives presence scores itself, and for other models they come from the bank.
-
-The bank is ImageNet's 1,000 names, COCO's 80 and sentences for pictures of no object ("a photo.", "a photo of the
-sky."). Each name of the bank is embedded in one sentence, "a photo of a {}.", and so is the name asked for, whatever
-templates a localizer has, so that all are compared in the same way. A model embeds these about 1,100 sentences once.
-They are kept on disk beside single names (`CLIPLOC_CACHE`), also with `text_cache=False`, as none of the user's names
-is among them.
-
-Rivals of a name are the bank without
-
-* names that share a synonym with it or with its contrast, or are read as it, and names that the model cannot know;
-* the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
-  count against "dog".
+With a second look the bank decides which names are looked for. Without one, a calibrated model gives presence scores
+itself, and for other models they come from the bank: ImageNet's and COCO's names, and sentences for pictures of no
+object. Each is embedded in one sentence, "a photo of a {}.", and so is the requested name, whatever templates a
+localizer has. Rivals of a name are the bank without names that share a synonym with it or its contrast, are read as it,
+or that the model cannot know, and without the tenth of the bank that is nearest to it ("golden retriever" must not
+count against "dog").
 
     presence = σ(logit scale · (cosine of the name − cosine of the rival at rank 3 %))
 
-So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability. Several objects in a picture
-do not suppress each other, as they would in a softmax. Both shares were chosen on the tuning pictures; see
-docs/presence.md.
+So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability; see docs/presence.md.
 """
 
 from __future__ import annotations
