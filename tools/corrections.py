@@ -29,7 +29,7 @@ from cliploc.cli.output import titled
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
-from cliploc.find.labels import Labels
+from cliploc.find.prompts import Labels
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
 from cliploc.label.results import AnnotatedFolder
