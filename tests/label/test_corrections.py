@@ -159,7 +159,7 @@ def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
         assert (rle.decode({"size": [40, 60], "counts": code}) == inside & (drafts[0] | drafts[1])).all()
 
 
-@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat", "csv"])
 def test_our_own_exports_come_back_as_they_are(name, pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
