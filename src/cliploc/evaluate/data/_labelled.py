@@ -10,8 +10,8 @@ import numpy as np
 from cliploc.evaluate.data._base import by
 from cliploc.evaluate.data._samples import Checker
 from cliploc.formats import Size
-from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.polygons import Outline, draw
+from cliploc.images.reading import LabelMap, read_labels
 from cliploc.runs.samples import LabelledPicture
 from cliploc.values import IGNORE
 

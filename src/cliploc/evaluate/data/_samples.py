@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data._base import Candidate, Problems, by, picture_header, safe_id, turned_wh
 from cliploc.formats import Box, Size
-from cliploc.options import is_whole, short
+from cliploc.options import is_integer, short
 from cliploc.registry import Registry
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Dataset, FloatArray, Sample
@@ -223,7 +223,7 @@ class Draw:
         if self.limit is not None and self.sample is not None:
             raise UsageError("expected a limit or a sample, got both: leave one out")
         for option, value in (("limit", self.limit), ("sample", self.sample)):
-            if value is not None and not is_whole(value, 1):
+            if value is not None and not is_integer(value, 1):
                 raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
 
     def of(self, candidates: Sequence[C], check: Callable[[C], S | None]) -> tuple[S, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, needed_folder, words
 from cliploc.evaluate.data._labelled import ids_in, pictures_with_maps
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 
 
 def files(
