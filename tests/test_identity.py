@@ -26,7 +26,7 @@ from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import subsets
 from cliploc.evaluate.tasks.task import OTHER_SAMPLES
-from cliploc.find.calibration import own_calibration
+from cliploc.find.calibration import package_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
@@ -161,7 +161,7 @@ def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]
 
 def write_calibration(path: Path) -> Path:
     """A calibration that differs from the package's."""
-    own = own_calibration("mini")
+    own = package_calibration("mini")
     dataclasses.replace(own, right=dataclasses.replace(own.right, bias=own.right.bias + 0.1)).save(path)
     return path
 

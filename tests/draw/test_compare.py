@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliploc.draw import comparison, overlay
-from cliploc.draw.comparison import MOST_CELLS, ModelResults, cell_caption, check_cells, draw_comparison, peak_of
+from cliploc.draw.comparison import MOST_CELLS, ModelResults, cell_caption, check_cells, draw_comparison
 from cliploc.draw.overlay import Panel
 from cliploc.errors import UsageError
 from tests.draw.conftest import Build
@@ -70,7 +70,7 @@ def test_the_peak_is_in_pixels_of_the_original(build: Build, policy: str) -> Non
     result.maps[:] = 0
     x0, y0, *_ = result.frame.to_input(np.array([[220.0, 90.0, 220.0, 90.0]]))[0]
     result.maps[0, int(y0), int(x0)] = 0.75
-    peak = peak_of(result, 0)
+    peak = result.peak(0)
     assert peak is not None
     heat, x, y = peak
     assert heat == 0.75
@@ -78,7 +78,7 @@ def test_the_peak_is_in_pixels_of_the_original(build: Build, policy: str) -> Non
     assert abs(x - 220) <= 1 / scale_x
     assert abs(y - 90) <= 1 / scale_y
     result.maps[:] = 0.3
-    assert peak_of(result, 0) is None
+    assert result.peak(0) is None
 
 
 def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: Build) -> None:
@@ -86,7 +86,7 @@ def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: B
     result.maps[:] = 0
     result.maps[0, 0, 0] = 1  # the padding above
     result.maps[0, 32, 32] = 0.5
-    peak = peak_of(result, 0)
+    peak = result.peak(0)
     assert peak is not None
     assert peak[0] == 0.5
     picture = Image.new("RGB", (400, 200), RED)

@@ -12,10 +12,10 @@ from cliploc.document import to_document
 from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
-from cliploc.find.labels import labels_of
 from cliploc.find.memory import Memory
 from cliploc.find.prepare import Request, RunOptions
 from cliploc.find.presence import Bank, bank_names, with_windows
+from cliploc.find.prompts import labels_of
 from cliploc.find.texts import Texts
 from cliploc.label.annotator import AnnotateWorker
 from cliploc.support.reporter import SILENT

@@ -88,7 +88,7 @@ def test_unsure_boxes_too_are_drawn_where_they_are_in_a_large_photograph(build, 
     judged = Judgement(large.boxes, box, np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool))
     view.results_html({"cam": replace(large, judged=judged)}, 0.5)
     assert drawn[0].image.width == view.PAGE_SIDE
-    np.testing.assert_allclose(drawn[0].shown.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
+    np.testing.assert_allclose(drawn[0].visible_boxes.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
 
 
 def test_a_name_with_an_exemplar_says_so(tmp_path):

@@ -61,7 +61,7 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         if os.path.lexists(work) and not (work / FILE).is_file():  # it is removed at the end
             raise UsageError(f"expected {work} to be free, or of a stopped run: move it away, or choose another --out")
         try:
-            localizer = Localizer(**options.but(second_look=True).given())
+            localizer = Localizer(**options.but(second_look=True).changed())
             result = calibration.calibrate(localizer, dataset, work, reporter)
             result.calibration.save(out)
         except calibration.UnfitError:  # more pictures are another run
@@ -71,7 +71,7 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
     output.print_result(terminal, result.document(), output.titled(result.table()), as_json=flags.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
-    calibrated = (*output.LOCALIZE, *words_of(options.given()), f"--calibration={out}")
+    calibrated = (*output.LOCALIZE, *words_of(options.changed()), f"--calibration={out}")
     output.say_next(terminal, calibrated, quiet=flags.as_json)
     return output.SOME_FAILED if result.pictures < len(dataset.samples) else output.DONE
 
@@ -90,10 +90,10 @@ def _check_truth(flags: CalibrateFlags) -> None:
 
 def _dataset(flags: CalibrateFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
-    from cliploc.evaluate.data import Draw, open_asked
+    from cliploc.evaluate.data import Draw, open_prompted
 
     if flags.truth != REVIEWED:
-        return open_asked(flags.truth, flags.folder, flags.split, **flags.chosen())
+        return open_prompted(flags.truth, flags.folder, flags.split, **flags.chosen())
     from cliploc.label.reviewed import reviewed_pictures
 
     dataset = reviewed_pictures(flags.folder)

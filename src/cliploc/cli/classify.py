@@ -36,7 +36,7 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
         from cliploc.localizer import classifier
 
         cli.use_threads(flags.threads)
-        localizer = classifier(**options.given())
+        localizer = classifier(**options.changed())
         reporter = replace(reporter, failed=run.fail)
         results = localizer.classify_stream(run.paths, names, flags.top_k, on_error="skip", reporter=reporter)
         for reason in localizer.unknown_names(names).values():

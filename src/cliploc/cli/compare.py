@@ -131,7 +131,7 @@ class _Loaded:
 
         # A method is named, so that it runs as published. A head names its own.
         named = None if options.head is not None else recipe_of(options.model).method
-        localizer = Localizer(**options.but(method=named).given())
+        localizer = Localizer(**options.but(method=named).changed())
         missing = {}
         for name, method in methods.items():
             reason = unfit_reason(

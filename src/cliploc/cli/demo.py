@@ -53,9 +53,9 @@ def demo(flags: DemoFlags, options: Options) -> int:
     items, ious_beside = [], []
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         cli.use_threads(flags.threads)
-        localizer = Localizer(**options.given())
+        localizer = Localizer(**options.changed())
         alone = options.model != DEFAULTS.model or options.method is not None
-        beside = None if alone else Localizer(**options.but(model=BESIDE).given())
+        beside = None if alone else Localizer(**options.but(model=BESIDE).changed())
         paths, names = [photo.path for photo in photos], [photo.ask for photo in photos]
         others = beside.stream(paths, names) if beside else repeat(None)
         reporter.phase(localizer.method.name)
@@ -100,7 +100,7 @@ class _Row:
 
     def cells(self) -> list[str | Text]:
         """A wrong result has a sign too, as not everybody sees colours."""
-        from cliploc.values import GOOD_IOU, told_apart
+        from cliploc.values import GOOD_IOU, rounded_below
 
         def marked(text: str, right: bool) -> Text:
             return styled(text, "green") if right else styled(f"{text} ✗", "red")
@@ -113,14 +113,14 @@ class _Row:
             styled(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
             "–" if self.score is None else f"{self.score:.2f}",
             box_text(self.boxes[0]) + more if len(self.boxes) else "–",
-            "absent" if self.iou is None else marked(told_apart(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),
+            "absent" if self.iou is None else marked(rounded_below(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),
         ]
 
 
 def _rows(photo: DemoPhoto, result: Localization, ious: dict[str, float | None]) -> list[_Row]:
     rows = []
     for index, name in enumerate(result.names):
-        boxes = result.shown.where(result.shown.label == index)
+        boxes = result.visible_boxes.where(result.visible_boxes.label == index)
         best = float(boxes.score[0]) if len(boxes) else None
         rows.append(_Row(photo.path.name, name, result.verdict(index), best, boxes.xyxy, ious[name]))
     return rows
@@ -132,7 +132,7 @@ def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
 
     ious: dict[str, float | None] = dict.fromkeys(result.names)
     for name in photo.truth.keys() & ious.keys():
-        boxes = result.shown.of(name)
+        boxes = result.visible_boxes.of(name)
         ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
     return ious
 

@@ -55,7 +55,7 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
     if masks and out is None and not flags.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
     names, background = flags.names()
-    of_drafts = {name: value for name, value in options.given().items() if name not in NOT_OF_DRAFTS}
+    of_drafts = {name: value for name, value in options.changed().items() if name not in NOT_OF_DRAFTS}
     options = options.but(background=(*options.background, *background))
     if not names:
         raise UsageError(
@@ -71,7 +71,7 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
         from cliploc.localizer import Localizer
 
         cli.use_threads(flags.threads)
-        localizer = Localizer(**options.given())
+        localizer = Localizer(**options.changed())
         run.count(reporter, localizer.method.name)
         try:
             for result in localizer.stream(

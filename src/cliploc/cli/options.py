@@ -241,7 +241,7 @@ class FilePhotoFlags(PhotoFlags):
         names = read_names(self.prompt, self.classes)
         if self.prompts_file is None:
             return names, []
-        from cliploc.find.labels import read_labels
+        from cliploc.find.prompts import read_labels
 
         labels = read_labels(self.prompts_file)
         for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):

@@ -97,7 +97,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     from cliploc.localizer import Localizer
 
     method = options.method or recipe_of(str(options.model)).method
-    localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).given())
+    localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).changed())
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
             f"{method} gives no cosines, so its maps of different names cannot be compared: use one of "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from cliploc.draw import overlay
@@ -60,7 +59,7 @@ def _cells(
     cells = []
     for index, name in enumerate(names):
         picture = overlay.draw_names(small, [index])
-        _ring(picture, peak_of(small, index))
+        _ring(picture, small.peak(index))
         caption = cell_caption(result, index)
         cells.append(overlay.Panel(picture, title, f"{name}: {caption}" if len(names) > 1 else caption))
     return cells
@@ -74,18 +73,6 @@ def check_cells(methods: int, names: int, models: int = 1) -> None:
             f"expected at most {MOST_CELLS} cells (methods × names × models), got {methods} × {names} × {models} = "
             f"{cells}: ask for fewer names or methods at once"
         )
-
-
-def peak_of(result: Localization, index: int) -> tuple[float, float, float] | None:
-    """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""
-    x0, y0, x1, y1 = result.frame.visible_xyxy
-    heat = result.maps[index, y0:y1, x0:x1]  # [h, w]
-    if not heat.size or heat.min() == heat.max():
-        return None
-    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    centre = (x0 + x + 0.5, y0 + y + 0.5)
-    left, top, *_ = result.frame.to_original(np.array([[*centre, *centre]]))[0].tolist()
-    return float(heat[y, x]), left, top
 
 
 def cell_caption(result: Localization, index: int) -> str:

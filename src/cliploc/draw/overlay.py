@@ -17,7 +17,7 @@ from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
-from cliploc.options import is_number, short
+from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
@@ -40,8 +40,7 @@ def draw_overlay(
     masks: bool = False,
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
-    if not is_number(opacity, 0, 1):
-        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
+    check_value("opacity", Share, opacity)
     if isinstance(names, str):  # which Python reads as a list of letters
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if unknown := [name for name in names or () if name not in result.names]:
@@ -194,7 +193,7 @@ def paint_boxes(
 ) -> captions.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
     line = captions.line_width(image.size, dense)
-    boxes = result.shown
+    boxes = result.visible_boxes
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}

@@ -16,7 +16,7 @@ from cliploc.draw.colours import name_colour
 from cliploc.draw.html import TEMPLATES, count, embedded
 from cliploc.localization import Localization, Verdict
 from cliploc.support.files import write_atomic
-from cliploc.values import GOOD_IOU, FloatArray, told_apart
+from cliploc.values import GOOD_IOU, FloatArray, rounded_below
 
 PHOTO_WIDTH = 320  # of a picture on the page, for which labels and lines are drawn
 DENSE = 2  # pixels of a screen in one of the page: embedded pictures have as many, where the photograph has them
@@ -87,7 +87,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
     result = item.result
     rows = []
     for index, name in enumerate(result.names):
-        best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
+        best, iou = result.visible_boxes.xyxy[result.visible_boxes.label == index][:1], item.ious.get(name)
         rows.append(
             {
                 "name": name,
@@ -96,7 +96,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
                 "score": result.scores[index],
                 "presence": result.presence_text(index),
                 "box": [end for box in best for end in box],
-                "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+                "iou": "–" if iou is None else rounded_below(iou, GOOD_IOU),
                 "judgement": judgement(item, name, result.verdict(index), iou),
             }
         )
@@ -161,7 +161,7 @@ def judgement(item: PageItem, name: str, verdict: Verdict, iou: float | None) ->
     if iou is None:
         return None
     right, doubt = iou >= GOOD_IOU, "" if verdict == "found" else "unsure; "
-    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
+    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {rounded_below(iou, GOOD_IOU)}"
 
 
 def _picture(image: Image.Image, alt: str) -> dict[str, Any]:

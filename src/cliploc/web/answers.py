@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cliploc.draw.html import jpeg_uri
 from cliploc.errors import CliplocError, UsageError
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.support.process import give_back_memory, out_of_memory
@@ -62,7 +62,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class Answers:
     """Answers requests; the gate before it has checked host, password and size."""
 
-    def __init__(self, service: Service, looks: Kept[SearchResult], store: Store, queue: int, debug: bool) -> None:
+    def __init__(self, service: Service, looks: LruCache[SearchResult], store: Store, queue: int, debug: bool) -> None:
         self._service, self._looks, self._store, self._debug = service, looks, store, debug
         self._searches, self._redraws, self._menus = Turns(queue), Turns(queue), Turns(queue)
 

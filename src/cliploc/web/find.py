@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
 from cliploc.options import POLICIES, WAITING
@@ -44,7 +44,7 @@ def application(
 ) -> Gate:
     """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
-    looks = Kept[SearchResult](LOOK_BYTES, MAX_AGE)
+    looks = LruCache[SearchResult](LOOK_BYTES, MAX_AGE)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(

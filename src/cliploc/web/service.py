@@ -17,7 +17,7 @@ from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.find.heads import read_config
-from cliploc.find.memory import Kept, Memory
+from cliploc.find.memory import LruCache, Memory
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, load
@@ -209,7 +209,7 @@ class Service:
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=MAX_AGE)
-        self.pictures = Kept[Picture](PIXEL_BYTES, MAX_AGE)
+        self.pictures = LruCache[Picture](PIXEL_BYTES, MAX_AGE)
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
         self._loaders = ThreadPoolExecutor(MOST_MODELS, thread_name_prefix="cliploc-load")
         # In these threads alone: the allocator has a heap for each thread, and cached features would keep the heaps of

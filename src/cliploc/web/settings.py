@@ -16,7 +16,7 @@ from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
 from cliploc.errors import UsageError
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.exemplars import Exemplar
-from cliploc.options import OPTIONS, RECIPES, SAM, Options, choice, number, parse_float, parse_list, short, words_of
+from cliploc.options import OPTIONS, RECIPES, SAM, Options, choice, number, parse, parse_list, short, words_of
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
@@ -136,7 +136,7 @@ class Settings(Options):
     def arguments(self) -> dict[str, Any]:
         """Arguments of `Localizer`, without model, method, threshold, masks and defaults."""
         others = ("model", "method", "threshold", "masks_by")
-        return {name: value for name, value in self.given().items() if name not in others}
+        return {name: value for name, value in self.changed().items() if name not in others}
 
     def of_page(self) -> dict[str, Any]:
         """Each setting as the page and its links have it."""
@@ -175,7 +175,7 @@ def _parsed(key: str, value: Any) -> Any:
             raise UsageError(f"expected {key} as true or false, got {short(value)}")
         return str(value).lower() == "true"
     if key in NUMBERS:
-        share = number(key, 0, NUMBERS[key])(parse_float(value) if isinstance(value, str) else value)
+        share = number(key, 0, NUMBERS[key])(parse(float, value) if isinstance(value, str) else value)
         return float(share) if key != "max_boxes" else int(share) or None
     if not isinstance(value, str):
         raise UsageError(f"expected {key} as a text, got {short(value)}")

@@ -159,7 +159,7 @@ def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
-    boxes = result.shown.where(result.shown.label == index)
+    boxes = result.visible_boxes.where(result.visible_boxes.label == index)
     return {
         "name": result.names[index],
         "method": method,

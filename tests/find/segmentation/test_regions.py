@@ -173,7 +173,9 @@ def test_where_memory_lacks_windows_are_seen_in_halves_and_joined(monkeypatch):
 
 def test_what_cannot_be_is_one_line(monkeypatch, halves):
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", "edges").err.splitlines()[-1]
-    assert said == "cliploc: expected --regions as none, colour, sam:FOLDER or files:FOLDER, got 'edges'"
+    assert (
+        said == "cliploc: expected --regions as none|colour|sam:FOLDER|files:FOLDER, got 'edges': leave it out (none)"
+    )
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", f"files:{halves / 'none'}").err.splitlines()[-1]
     assert "expected label maps (*.png) of regions in" in said
     with pytest.raises(InputError, match=r"^cat: expected its regions at .*cat\.png, found none"):
