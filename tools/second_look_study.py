@@ -30,7 +30,7 @@ from cliploc import towers
 from cliploc.evaluate.calibrate import Examples, examples_in, fit
 from cliploc.evaluate.metrics import average_precision
 from cliploc.find import prompts
-from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
+from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, package_calibration, reliability
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower
@@ -133,7 +133,7 @@ def examples(model: str, name: str, cache: Path) -> list[Examples]:
 def unlifted(model: str, cache: Path) -> Path:
     """A file with the package's calibration, without the lifts of everyday names."""
     file = cache / f"{model}-unlifted.json"
-    replace(own_calibration(model), lifts={}).save(file)
+    replace(package_calibration(model), lifts={}).save(file)
     return file
 
 
@@ -189,7 +189,7 @@ def main() -> None:
             for name in REPORTED:
                 pictures = examples(model, name, given.cache)
                 print(f"## {model}, {name}: {len(pictures)} pictures\n")
-                report(pictures, [own_calibration(model)] * len(pictures))
+                report(pictures, [package_calibration(model)] * len(pictures))
         return
     parts = {(model, name): examples(model, name, given.cache) for model in MODELS for name in SETS}
     if given.features:

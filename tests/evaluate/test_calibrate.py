@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from cliploc.errors import UsageError
 from cliploc.evaluate import calibrate as job
 from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted
-from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, own_calibration, reliability
+from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.reviewed import reviewed_pictures
 from cliploc.runs.plan import as_setting
 from cliploc.runs.samples import PromptedPicture
@@ -41,7 +41,7 @@ def examples(seed):
 
 
 def of(pictures):
-    return fitted(pictures, own_calibration("mini"), "a-model", "a set")
+    return fitted(pictures, package_calibration("mini"), "a-model", "a set")
 
 
 def test_each_picture_is_measured_by_a_fit_to_other_folds():
@@ -63,7 +63,7 @@ def test_each_picture_is_measured_by_a_fit_to_other_folds():
     assert (result.pictures, result.boxes, result.right) == (40, 40 * BOXES, right.sum())
     assert result.calibration.models == ("a-model",)
     assert result.calibration.about == "a set"
-    assert result.calibration.lifts == own_calibration("mini").lifts != {}  # with which the features were read
+    assert result.calibration.lifts == package_calibration("mini").lifts != {}  # with which the features were read
 
 
 def test_what_cannot_be_fitted_is_one_line():

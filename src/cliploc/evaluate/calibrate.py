@@ -17,13 +17,14 @@ from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
 from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
-from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, Floats, fit_logistic, reliability
+from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, fit_logistic, reliability
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.plan import Setting, as_setting
 from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Floats
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from cliploc.cli.options import (
     AS_PUBLISHED,
     MethodFlags,
     WithJson,
     WithThreads,
-    asked_names,
+    check_known,
+    check_words,
     command,
     flag,
     method_names,
     options_of_methods,
     rare,
-    refuse_exemplars,
-    refuse_unknown,
+    read_names,
     use_threads,
 )
 from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
@@ -67,7 +68,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
-    refuse_unknown([], method_names(flags.method))
+    check_known([], method_names(flags.method))
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
     from cliploc.images.reading import load
@@ -80,8 +81,8 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     of_methods = options_of_methods(specs, flags.option)
     of_methods |= {name: {} for name in BASELINES if name not in specs and not flags.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
-    more = list(dict.fromkeys(asked_names(None, among) if among else []))
-    refuse_exemplars([*prompt, *more], "explain")
+    more = list(dict.fromkeys(read_names(None, among) if among else []))
+    check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
     labels = prompts.parse(more, contrasts=False).names if more else ()
@@ -109,7 +110,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         print_document(document)
     else:
         headings = explanation.HEADINGS
-        rows = [
+        rows: list[Any] = [
             (result.name, one.method, *(f"{one.numbers[key]:.3f}" for key in headings))
             for result in results
             for one in result.maps

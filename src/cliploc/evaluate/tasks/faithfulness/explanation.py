@@ -74,7 +74,7 @@ def measurer_of(
     """What measures the maps of these methods; the softmax is over the names."""
     method, method_options = next(iter(methods.items()))
     chosen = options.but(method=method, method_options=method_options, resize="squash", min_presence=0)
-    return Faithfulness(Localizer(**chosen.given()), names, chosen_metrics(METRICS), methods, protocol)
+    return Faithfulness(Localizer(**chosen.changed()), names, chosen_metrics(METRICS), methods, protocol)
 
 
 def explained(

@@ -257,7 +257,7 @@ def evaluate_maps(
     maps = folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
-    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())
+    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).changed())
     measurer = Faithfulness(localizer, entries, chosen, {}, protocol)
     reporter.phase("maps")
     reporter.start(len(dataset), len(dataset))

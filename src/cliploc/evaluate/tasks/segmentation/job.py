@@ -21,11 +21,9 @@ from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
-from cliploc.find.segmentation.classes import classes_of
-from cliploc.find.segmentation.protocol import Protocol
+from cliploc.find.segmentation.protocol import Protocol, classes_of
 from cliploc.find.segmentation.segmenter import Segmenter
-from cliploc.images.label_maps import LabelMap, read_labels
-from cliploc.images.reading import picture_bytes
+from cliploc.images.reading import LabelMap, picture_bytes, read_labels
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
