@@ -14,7 +14,7 @@ from torch import Tensor
 from cliploc import towers
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import mask_source
-from cliploc.draw.comparison import ModelResults, draw_comparison, refuse_too_many
+from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
 from cliploc.find import devices, prompts
 from cliploc.find.calibration import load_calibration, package_calibration
@@ -254,7 +254,7 @@ class Localizer:
         """
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        refuse_too_many(len(titles), len(names))
+        check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 

@@ -331,7 +331,8 @@ class Checked:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
+            if "option" in one.metadata:
+                object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
 
 
 @dataclass(frozen=True, kw_only=True)

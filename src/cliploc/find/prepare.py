@@ -84,7 +84,7 @@ class Prepared:
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """For each scale, uint8 `[3, H, W]`, with the channels last in memory."""
-        image = self.picture.pixels  # once, as it may be decoded for this
+        image = self.picture.image
         return tuple(_pixels(frame.apply(image, self.interpolation)) for frame in self.frames)
 
     @cached_property
@@ -93,7 +93,7 @@ class Prepared:
         how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
         if not sizes:
             return ()
-        image = self.picture.pixels
+        image = self.picture.image
         return tuple(_pixels(image.resize(size, how)) for size in sizes)
 
     def window(self, number: int, frame: Frame) -> Tensor:
@@ -143,7 +143,7 @@ class Preparation:
     def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
         """Reads one picture."""
         picture = load(request.image, source)
-        width, height = picture.size
+        width, height = picture.image.size
         original_hw = (height, width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)

@@ -301,7 +301,7 @@ class Steps:
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
-        pixels = torch.from_numpy(np.array(frame.apply(item.picture.pixels)))  # [H, W, 3] uint8
+        pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
         width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy

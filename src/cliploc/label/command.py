@@ -78,7 +78,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     folder = writable(flags.out)
     terminal = Terminal()
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}", speed=True) as reporter:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.label.annotate import annotate as run
 
         result = run(

@@ -14,8 +14,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
 from cliploc.find.segmentation.segmenter import Segmenter
-from cliploc.images.label_maps import read_labels
-from cliploc.images.reading import load
+from cliploc.images.reading import load, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.support.reporter import SILENT

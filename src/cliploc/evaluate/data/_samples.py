@@ -243,10 +243,7 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
     return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
 
 
-# -------------------------------------------------------------------------------------------- names asked in pictures
-
-
-def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
+def prompted_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
     """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
     truths: dict[Path, dict[int, FloatArray]] = {}
     size_of = {}
@@ -274,6 +271,6 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             chosen = sorted(absent, key=lambda label: (-often[label], -together[label, label], label))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
         pictures.append(PromptedPicture(id_, path, size_of[path], labels, truth))
-    chosen = draw.of(pictures, lambda picture: picture)
+    drawn = draw.of(pictures, lambda picture: picture)
     about = dataset.name, dataset.root, dataset.split, dataset.role, dataset.classes
-    return PromptedDataset(*about, chosen, dataset.problems)
+    return PromptedDataset(*about, drawn, dataset.problems)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.images.label_maps import read_labels
+from cliploc.images.reading import read_labels
 from cliploc.options import FILES, SAM
 from cliploc.support.files import user_path
 from cliploc.support.imports import install, not_installed
