@@ -306,7 +306,7 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
         small = Image.fromarray(three).resize(frame.input_hw[::-1], Image.Resampling.BILINEAR)
         return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
 
-    monkeypatch.setattr(Steps, "finished", planted)
+    monkeypatch.setattr(Steps, "lots", planted)
     complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
     complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
     result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
