@@ -24,7 +24,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
-from cliploc.find.labels import labels_of, read_labels
+from cliploc.find.prompts import labels_of, read_labels
 from cliploc.find.views import Joined
 from cliploc.formats import exports
 from cliploc.images import rle

@@ -27,7 +27,7 @@ from cliploc.label.label_studio.predictor import Predictor, Task
 from cliploc.label.label_studio.task_pictures import PictureSource
 from cliploc.localizer import Localizer
 from cliploc.options import MIN_SCORE, Options
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts
 from tests.commands import cliploc_, refused
 from tests.formats.test_export_masks import unpacked
 from tests.tiny import tower

@@ -18,7 +18,7 @@ from cliploc.label.label_studio.app import application
 from cliploc.label.label_studio.predictor import Predictor
 from cliploc.label.label_studio.task_pictures import PictureSource
 from cliploc.options import Options
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts
 from tests.commands import cliploc_
 from tests.web.asking import running, sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, corrections, make
