@@ -22,7 +22,7 @@ REFUSED_BY_BENCHMARK = [
     ("boxes", "--threshold 1.5", "expected --threshold from 0 to 1, or own, got 1.5"),
     ("boxes", "--engine slurm", "expected --engine to be one of local, ray, got 'slurm'"),
     ("boxes", "--pretrained a --pretrained b", "expected --pretrained once, or for each of 1 models, got 2"),
-    ("boxes", "--limit 0", "expected --limit from 1 to 10000000"),
+    ("boxes", "--limit 0", "expected --limit, a whole number from 1 to"),
     ("boxes", "--address auto", "expected --address with --engine ray only"),
     ("segmentation", "--threshold 0.5", "No such option: --threshold"),
     ("segmentation", "--logit-scale 0", "expected --logit-scale above 0"),
