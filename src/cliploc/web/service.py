@@ -147,10 +147,11 @@ class SearchResult:
         results = {}
         for method, tau in self.rules(settings):
             options = settings.filled({name: getattr(self.defaults[method], name) for name in CUT})
-            rule = BoxRule(
-                tau, max_boxes=options.max_boxes, split_peaks=options.split_peaks, min_score=options.min_score
-            )
-            cut = self.results[method].by(rule, 0.0 if method in self.closed else options.min_presence)
+            of_rule: dict[str, Any] = {
+                name: getattr(options, name) for name in ("max_boxes", "split_peaks", "min_score")
+            }
+            rule = BoxRule(tau, **of_rule)
+            cut = self.results[method].by(rule, 0.0 if method in self.closed else options.min_presence or 0.0)
             results[method] = replace(cut, mask_source=source)
         return results
 
@@ -159,13 +160,14 @@ class SearchResult:
         first, second = self.defaults[next(iter(self.results))], self.defaults.get(next(iter(settings.compare), ""))
         values = slider_values(first) | {"compare_threshold": None if second is None else second.threshold}
         defaults = [name for name, value in values.items() if _near(getattr(settings, name), value)]
-        return replace(settings, **dict.fromkeys(defaults))
+        unset: dict[str, Any] = dict.fromkeys(defaults)
+        return replace(settings, **unset)
 
     def ran(self, settings: Settings) -> Recipe | None:
         """The recipe with the options that were set instead of its own; None where a method was chosen."""
         if self.recipe is None:
             return None
-        threshold = {} if settings.threshold is None else {"threshold": round(settings.threshold, 4)}
+        threshold = {} if settings.threshold is None else {"threshold": round(float(settings.threshold), 4)}
         options = {**self.recipe.options, **settings.arguments, **threshold}
         refined = {name: value for name, value in options.items() if name not in UNREFINED or value != UNREFINED[name]}
         return replace(self.recipe, options=refined)
@@ -320,7 +322,7 @@ class Service:
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
         of_methods = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
-        by_recipe = None if recipe is None else self.localizer(settings, settings.method, exemplars)
+        by_recipe = None if recipe is None else self.localizer(settings, settings.method or "", exemplars)
         by_name = self.localizer(settings, named[0], exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
