@@ -60,6 +60,6 @@ def check(asked: CheckFlags, options: Options) -> int:
                 terminal.listing(titled(table))
                 terminal.data("")
     say_failures(terminal, checked.failed)
-    terminal.say(checked.closing(), style="dim")
+    terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
     say_next(terminal, f"open {out / PAGE}", quiet=asked.as_json)
     return SOME_FAILED if checked.failed else DONE

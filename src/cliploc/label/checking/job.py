@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +20,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox
 from cliploc.images.reading import load
 from cliploc.label.checking import judge, odd
-from cliploc.label.checking.labels import WHOLE, DataSet, LabelledFile, read_set
+from cliploc.label.checking.labels import DataSet, LabelledFile, read_set
 from cliploc.label.checking.page import write_page
 from cliploc.label.checking.regions import jittered, read_boxes
 from cliploc.label.checking.report import KINDS, OUTPUTS, Checked, Label, Suspect
@@ -33,56 +33,28 @@ from cliploc.support.files import Inputs, alone_in, files_below, user_path
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Floats
 
-Features: TypeAlias = npt.NDArray[np.float32]
-
 KIND, VERSION = "check", 1
 TABLES = (
-    """CREATE TABLE region (
-    picture TEXT PRIMARY KEY,
-    digest TEXT NOT NULL,                   -- of the file and its boxes
-    features BLOB NOT NULL,                 -- float16, a row for each box that can be read
-    edges BLOB NOT NULL,                    -- float32, a row for each of them
-    planted BLOB NOT NULL,                  -- float32, a row for each moved copy of one
-    owners BLOB NOT NULL)                   -- int64, the box of each copy""",
-    """CREATE TABLE draft (
-    picture TEXT PRIMARY KEY,
-    digest TEXT NOT NULL,                   -- of the file and all names
-    labels BLOB NOT NULL,                   -- int64, the number of each draft's name
-    xyxy BLOB NOT NULL,                     -- float64
-    features BLOB NOT NULL)                 -- float16""",
+    "CREATE TABLE reading (picture TEXT PRIMARY KEY, "
+    "digest TEXT NOT NULL, "  # of all that it depends on besides the settings
+    "content BLOB NOT NULL)",  # msgpack of `Reading`
 )
 EVERY = 8  # pictures that are stored together
 MOST_PLANTED = 2_000  # boxes that are moved to learn what badly placed ones look like
-MOST_DRAFTS = 30  # of a picture
+MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
 
 
-@dataclass(frozen=True)
-class Boxes:
-    """The boxes of a picture that can be judged by what is in them."""
+class Reading(msgspec.Struct, array_like=True):
+    """What was read in the boxes of a picture that can be read, and in what the model finds by itself; D and E numbers."""
 
-    labels: list[int]  # places among the picture's labels
-    xyxy: Floats  # [n, 4] inside the picture
-
-
-@dataclass(frozen=True)
-class Regions:
-    """What was read in the boxes of a picture."""
-
-    features: Features  # [n, 2D]
-    edges: Floats  # [n, E]
-    planted: Floats  # [m, E]
-    owners: judge.Ints  # [m] the box of each copy
-
-
-@dataclass(frozen=True)
-class Drafts:
-    """What the model finds by itself in a picture."""
-
-    labels: judge.Ints  # [n] numbers of names
-    xyxy: Floats  # [n, 4]
-    features: Features  # [n, 2D]
+    features: bytes  # float16 [n, D] of boxes
+    edges: bytes  # float32 [n, E] of boxes
+    planted: bytes  # float32 [m, E] of moved copies
+    owners: list[int]  # [m] the box of each copy
+    drafts: list[tuple[int, list[float]]]  # [k] number of a name, and edges
+    of_drafts: bytes  # float16 [k, D]
 
 
 def check(
@@ -131,13 +103,13 @@ def check(
         of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
-        work = _Check(data, localizer, store, reporter)
+        work = _Check(data, localizer, store, reporter, missing)
         with saying_what_is_kept(folder, lambda: f"{work.computed:,} pictures"):
-            checked = work.run(missing)
+            checked = work.run()
         if target is not None:
             reporter.phase("writing")
             checked.write_tables(target)
-            write_page(target, checked, {one.file.id: one.file.path for one in data.pictures})
+            write_page(target, checked, {one.id: one.file.path for one in data.pictures})
     return checked
 
 
@@ -151,313 +123,221 @@ def _spare(out: Path, data: DataSet) -> None:
 
 
 class _Check:
-    """The work of one call."""
+    """The work of one call; N boxes that can be read, M drafts."""
 
-    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter) -> None:
+    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter, missing: bool) -> None:
         self._data, self._localizer, self._store, self._reporter = data, localizer, store, reporter
         self._notes, self._failed, self.computed = Notes(reporter), dict(data.failed), 0
         given = Counter(box.name for one in data.pictures for box in one.boxes)
         self._spelt = odd.spelt_in_two_ways(given)
         self._names = sorted({self._spelt.get(name, name) for name in given})
         self._number = {name: self._names.index(self._spelt.get(name, name)) for name in given}
-        self._texts = [as_text(name) for name in self._names]
+        self._texts = [_as_text(name) for name in self._names]
         self._unknown = localizer.unknown_names(self._texts)
-        self._boxes = [_boxes(one) for one in data.pictures]
-        self._of_boxes = not any(box.kind == WHOLE for one in data.pictures for box in one.boxes)
+        self._missing = missing and data.of_boxes and len(self._unknown) < len(set(self._texts))
+        reasons = {one.id: [odd.odd_box(box, one.size_wh) for box in one.boxes] for one in data.pictures}
+        # The boxes that lie in their picture at least in part.
+        self._readable = {name: [i for i, why in enumerate(of) if why in (None, odd.BEYOND_EDGE)]
+                          for name, of in reasons.items()}  # fmt: skip
 
-    def run(self, missing: bool) -> Checked:
+    def run(self) -> Checked:
         """Reads what is not read yet, and judges."""
         for name, reason in self._failed.items():
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
-        self._notes.add([*self._data.notes, *self._limits()])
-        regions = self._regions()
-        known = [name for name, text in zip(self._names, self._texts, strict=True) if text not in self._unknown]
-        drafts = self._drafts() if missing and self._of_boxes and known else {}
-        return self._judged(regions, drafts)
+        self._notes.add(self._limits())
+        share = min(1.0, MOST_PLANTED / max(1, sum(map(len, self._readable.values()))))
+        digests = {one.id: self._digest(one) for one in self._data.pictures}
+        there = dict(self._store.rows("SELECT picture, digest FROM reading"))
+        todo = [one for one in self._data.pictures if there.get(one.id) != digests[one.id]]
+        self._reporter.phase("check")
+        self._reporter.start(len(todo), len(digests))
+        for start in range(0, len(todo), EVERY):
+            done = list[tuple[str, str, bytes]]()
+            try:
+                for one in todo[start : start + EVERY]:
+                    try:
+                        done.append((one.id, digests[one.id], msgspec.msgpack.encode(self._read(one, share))))
+                    except InputError as error:
+                        self._failed[one.id] = str(error).partition(": ")[2] or str(error)
+                    self._reporter.images(1)
+            finally:
+                with self._store.transaction():
+                    for row in done:
+                        self._store.write("INSERT OR REPLACE INTO reading VALUES (?, ?, ?)", *row)
+                self.computed += len(done)
+        rows = self._store.each("SELECT picture, digest, content FROM reading")
+        read = {name: content for name, digest, content in rows if digests.get(name) == digest}
+        return self._judged({one.id: msgspec.msgpack.decode(read[one.id], type=Reading)
+                             for one in self._data.pictures if one.id in read})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
         """What cannot be judged, or only in part."""
-        count = sum(len(boxes.labels) for boxes in self._boxes)
-        with_boxes = sum(bool(boxes.labels) for boxes in self._boxes)
-        unknown = [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]
+        count, of = sum(map(len, self._readable.values())), sum(map(bool, self._readable.values()))
+        if self._data.unnamed:
+            yield f"{self._data.unnamed:,} pictures below {self._data.root} have no entry in the labels"
         if len(self._names) < 2:
             yield "one name: nothing can be learnt about names; they are not judged"
-        elif with_boxes < 2:
+        elif of < 2:
             yield "one picture: nothing can be learnt from it; names are judged by the text alone"
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
-        if self._of_boxes and (count < judge.LEAST_PLACED or with_boxes < judge.FOLDS):
-            yield f"too little to judge where boxes are: {judge.LEAST_PLACED} boxes in {judge.FOLDS} pictures are needed"
-        if unknown:
+        if self._data.of_boxes and (count < judge.LEAST_PLACED or of < judge.FOLDS):
+            yield f"too little to judge where boxes are: it takes {judge.LEAST_PLACED} in {judge.FOLDS} pictures"
+        if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
+            more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
             model = self._localizer.backbone.name
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            yield f"{model} does not know {', '.join(unknown[:5])}{more}: judged by the set alone"
+            yield f"{model} does not know {', '.join(names[:5])}{more}: judged by the set alone"
 
-    # ------------------------------------------------------------------------------------------------------- reading
-    def _regions(self) -> dict[int, Regions]:
-        """What is read in the labelled boxes of each picture."""
-        wanted = [number for number, boxes in enumerate(self._boxes) if boxes.labels]
-        share = MOST_PLANTED / max(1, sum(len(self._boxes[number].labels) for number in wanted))
-        digests = {number: _digest(stamp(self._data.pictures[number].file), self._boxes[number].xyxy.tobytes())
-                   for number in wanted}  # fmt: skip
+    def _digest(self, one: LabelledFile) -> str:
+        parts = [stamp(one.file), self._xyxy(one).tolist(), self._names if self._missing else None]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
-        def read(number: int) -> list[bytes]:
-            one, boxes = self._data.pictures[number], self._boxes[number].xyxy
-            image, backbone = load(one.file.path).image, self._localizer.backbone
-            own = read_boxes(backbone, image, boxes)
-            rng = np.random.default_rng(list(one.file.id.encode()))
-            chosen = [i for i in range(len(boxes)) if self._of_boxes and rng.random() < share]
-            copies = [(i, copy) for i in chosen if (copy := jittered(rng, boxes[i], image.size)) is not None]
-            planted = np.zeros((0, own.edges.shape[1]))
-            if copies:
-                planted = read_boxes(backbone, image, np.array([copy for _, copy in copies]), whole=False).edges
-            owners = np.array([i for i, _ in copies], np.int64)
-            return [_half(own.features), _single(own.edges), _single(planted), owners.tobytes()]
+    def _xyxy(self, one: LabelledFile) -> Floats:
+        """The boxes that can be read, cut off at the picture's edges: `[n, 4]`."""
+        boxes = np.array([one.boxes[i].xyxy for i in self._readable[one.id]], float).reshape(-1, 4)
+        return np.clip(boxes, 0, one.size_wh * 2)
 
-        self._fill("region", "reading labels", digests, read)
-        found = {}
-        for number, (features, edges, planted, owners) in self._stored("region", digests, 4):
-            of_box = np.frombuffer(edges, np.float32).reshape(len(self._boxes[number].labels), -1).astype(float)
-            found[number] = Regions(
-                _rows(features, len(of_box)),
-                of_box,
-                np.frombuffer(planted, np.float32).reshape(-1, of_box.shape[1]).astype(float),
-                np.frombuffer(owners, np.int64),
-            )
-        return found
+    def _given(self, one: LabelledFile) -> judge.Ints:
+        """The numbers of their names: `[n]`."""
+        return np.array([self._number[one.boxes[i].name] for i in self._readable[one.id]], np.int64)
 
-    def _drafts(self) -> dict[int, Drafts]:
-        """What the model finds by itself in each picture."""
-        names = "\n".join(self._names).encode()
-        digests = {number: _digest(stamp(one.file), names) for number, one in enumerate(self._data.pictures)
-                   if one.file.id not in self._failed}  # fmt: skip
-
-        def read(number: int) -> list[bytes]:
-            image = load(self._data.pictures[number].file.path).image
+    def _read(self, one: LabelledFile, share: float) -> Reading:
+        """Reads a picture; a share of its boxes has a moved copy."""
+        image, backbone, boxes = load(one.file.path).image, self._localizer.backbone, self._xyxy(one)
+        drafts = list[tuple[int, list[float]]]()
+        if self._missing:
             shown = self._localizer(image, self._texts).shown
             best = np.argsort(-shown.score, kind="stable")[:MOST_DRAFTS]
-            xyxy = shown.xyxy[best].astype(float)
-            features = read_boxes(self._localizer.backbone, image, xyxy).features if len(xyxy) else np.zeros((0, 1))
-            return [shown.label[best].astype(np.int64).tobytes(), xyxy.tobytes(), _half(features)]
-
-        self._fill("draft", "looking for what has no label", digests, read)
-        found = {}
-        for number, (labels, xyxy, features) in self._stored("draft", digests, 3):
-            if labels:
-                numbers = np.frombuffer(labels, np.int64)
-                corners = np.frombuffer(xyxy, np.float64).reshape(-1, 4)
-                found[number] = Drafts(numbers, corners, _rows(features, len(numbers)))
-        return found
-
-    def _fill(self, table: str, phase: str, digests: Mapping[int, str], read: Callable[[int], list[bytes]]) -> None:
-        """Reads the pictures that the table does not have as they are now."""
-        there = dict(self._store.rows(f"SELECT picture, digest FROM {table}"))
-        ids = {number: self._data.pictures[number].file.id for number in digests}
-        todo = [number for number, digest in digests.items() if there.get(ids[number]) != digest]
-        self._reporter.phase(phase)
-        self._reporter.start(len(todo), len(digests))
-        waiting: list[list[Any]] = []
-        try:
-            for number in todo:
-                try:
-                    waiting.append([ids[number], digests[number], *read(number)])
-                    self.computed += table == "region"
-                except InputError as error:
-                    self._failed[ids[number]] = str(error).partition(": ")[2] or str(error)
-                    self._reporter.failed(ids[number], InputError(f"{ids[number]}: {self._failed[ids[number]]}"))
-                self._reporter.images(1)
-                if len(waiting) >= EVERY:
-                    self._keep(table, waiting)
-        finally:
-            self._keep(table, waiting)
-
-    def _keep(self, table: str, rows: list[list[Any]]) -> None:
-        with self._store.transaction():
-            for row in rows:
-                self._store.write(f"DELETE FROM {table} WHERE picture = ?", row[0])
-            self._store.insert(table, rows)
-        rows.clear()
-
-    def _stored(self, table: str, digests: Mapping[int, str], columns: int) -> Iterator[tuple[int, tuple[bytes, ...]]]:
-        """What the table has of these pictures as they are now."""
-        numbers = {self._data.pictures[number].file.id: number for number in digests}
-        rows = {}
-        for picture, digest, *values in self._store.each(f"SELECT * FROM {table}"):
-            if picture in numbers and digests[numbers[picture]] == digest:
-                rows[numbers[picture]] = tuple(values[:columns])
-        for number in sorted(rows):
-            if self._data.pictures[number].file.id not in self._failed:
-                yield number, rows[number]
+            drafts = [(int(shown.label[i]), shown.xyxy[i].astype(float).tolist()) for i in best]
+        xyxy = np.concatenate([boxes, np.array([draft for _, draft in drafts], float).reshape(-1, 4)])
+        if not len(xyxy):
+            return Reading(b"", b"", b"", [], [], b"")
+        rng = np.random.default_rng(list(one.id.encode()))
+        chosen = [i for i in range(len(boxes)) if self._data.of_boxes and rng.random() < share]
+        copies = [(i, copy) for i in chosen if (copy := jittered(rng, boxes[i], one.size_wh)) is not None]
+        read, count = read_boxes(backbone, image, xyxy), len(boxes)
+        planted = b""
+        if copies:
+            moved = read_boxes(backbone, image, np.array([copy for _, copy in copies]), whole=False)
+            planted = moved.edges.astype(np.float32).tobytes()
+        half = read.features.astype(np.float16)
+        edges = read.edges[:count].astype(np.float32).tobytes()
+        return Reading(half[:count].tobytes(), edges, planted, [i for i, _ in copies], drafts, half[count:].tobytes())
 
     # ------------------------------------------------------------------------------------------------------- judging
-    def _judged(self, regions: Mapping[int, Regions], drafts: Mapping[int, Drafts]) -> Checked:
+    def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
-        pictures = self._data.pictures
-        count = {number: len(of.features) for number, of in regions.items()}
-        start = dict(zip(count, np.cumsum([0, *count.values()]).tolist(), strict=False))
-        total = sum(count.values())
-        wrong, likelier, placed = np.full(total, np.nan), np.full(total, -1), np.full(total, np.nan)
-        absent = np.zeros(0)
-        if total:
-            names = self._judge_names(regions, drafts)
-            wrong = names.chance[:total]
-            likelier = names.likelier[:total] if len(self._names) > 1 else likelier
-            absent = self._judge_missing(names.logits[total:], drafts)
-            if self._of_boxes:
-                owners = np.concatenate([of.owners + start[number] for number, of in regions.items()])
-                placed = judge.judge_places(
-                    np.concatenate([of.edges for of in regions.values()]),
-                    np.concatenate([of.planted for of in regions.values()]),
-                    owners,
-                    np.repeat(list(count), list(count.values())),
-                )
-        labels, suspects = list[Label](), list[Suspect]()
-        judged = Counter({kind: 0 for kind in KINDS})
-        judged["wrong name"], judged["badly placed"] = int(np.isfinite(wrong).sum()), int(np.isfinite(placed).sum())
-        judged["missing"] = int(np.isfinite(absent).sum())
-        best_absent: dict[int, float] = {}
-        place = 0
-        for number, of in drafts.items():
-            for name, xyxy in zip(of.labels.tolist(), of.xyxy, strict=True):
-                chance = _known(absent[place])
-                best_absent[number] = max(best_absent.get(number, 0.0), chance or 0.0)
-                if chance is not None and chance >= LEAST:
-                    suspects.append(
-                        _suspect("missing", chance, pictures[number].file.id, None, "", self._names[name], xyxy)
-                    )
-                place += 1
-        for number, one in enumerate(pictures):
-            picture, boxes = one.file.id, self._boxes[number]
-            twice, other = np.zeros(len(boxes.labels)), [-1] * len(boxes.labels)
-            if self._of_boxes:
-                twice, other = odd.doubles(boxes.xyxy, [self._number[one.boxes[i].name] for i in boxes.labels])
-                judged["double"] += len(boxes.labels)
-            at = {label: i for i, label in enumerate(boxes.labels)}
-            for label, box in enumerate(one.boxes):
-                i, row = at.get(label), start.get(number, 0) + at.get(label, 0)
-                read = i is not None and number in regions
-                fits = self._names[likelier[row]] if read and likelier[row] >= 0 else ""
-                said = Label(
-                    box.id, picture, box.name, fits,
-                    _known(wrong[row]) if read else None,
-                    _known(placed[row]) if read else None,
-                    None if i is None or not self._of_boxes else _known(twice[i]),
-                )  # fmt: skip
-                labels.append(said)
+        pictures = [one for one in self._data.pictures if one.id in read]
+        names, placed, absent = self._chances(pictures, [read[one.id] for one in pictures])
+        labels, suspects, row, draft = list[Label](), list[Suspect](), 0, 0
+        judged = dict.fromkeys(KINDS, 0)
+        judged["odd"] = len(self._data.pictures)
+        for one in self._data.pictures:
+            missing = None
+            for name, xyxy in read[one.id].drafts if one.id in read else ():
+                if (chance := _known(absent[draft])) is not None:
+                    judged["missing"] += 1
+                    missing = max(missing or 0.0, chance)
+                    if chance >= LEAST:
+                        suspects.append(_suspect("missing", chance, one, None, xyxy, likelier=self._names[name]))
+                draft += 1
+            twice, other = odd.doubles(self._xyxy(one), self._given(one).tolist())
+            for i, box in enumerate(one.boxes):
+                said, first = Label(box.id, one.id, box.name, "", None, None, None), ""
+                if i in self._readable[one.id]:
+                    place = self._readable[one.id].index(i)
+                    likelier, wrong, at = "", None, None
+                    if one.id in read:
+                        likelier = self._names[names.likelier[row]] if len(self._names) > 1 else ""
+                        wrong, at = _known(names.chance[row]), _known(placed[row])
+                        row += 1
+                    double = _known(twice[place]) if self._data.of_boxes else None
+                    first = one.boxes[self._readable[one.id][other[place]]].id
+                    said = Label(box.id, one.id, box.name, likelier, wrong, at, double)
                 for kind, chance, better, reason in (
-                    ("wrong name", said.wrong_name, fits, ""),
+                    ("wrong name", said.wrong_name, said.likelier, ""),
                     ("badly placed", said.badly_placed, "", ""),
-                    (
-                        "double",
-                        said.double,
-                        "",
-                        "" if i is None else f"the same as {one.boxes[boxes.labels[other[i]]].id}",
-                    ),
+                    ("double", said.double, "", f"the same as {first}"),
                 ):
+                    judged[kind] += chance is not None
                     if chance is not None and chance >= LEAST:
-                        suspects.append(_suspect(kind, chance, picture, box, box.name, better, box.xyxy, reason))
-                if reason := odd.odd_box(box, one.size_wh):
-                    suspects.append(_suspect("odd", 1.0, picture, box, box.name, "", box.xyxy, reason))
-            judged["odd"] += 1
-            suspects += self._odd_picture(one, best_absent.get(number))
-        suspects += self._odd_names()
+                        suspects.append(_suspect(kind, chance, one, box, box.xyxy, reason, better))
+                labels.append(said)
+            suspects += self._odd(one, missing)
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
-        return Checked(
-            labels, suspects, self._data.format, judged, len(pictures) + len(self._data.failed), self.computed,
-            self._failed, self._notes.lines,
-        )  # fmt: skip
+        count = len(self._data.pictures) + len(self._data.failed)
+        done = (labels, suspects, self._data.format, judged, count, self.computed, self._failed, self._notes.lines)
+        return Checked(*done)
 
-    def _judge_names(self, regions: Mapping[int, Regions], drafts: Mapping[int, Drafts]) -> judge.Names:
-        """Of all boxes, then of all drafts."""
-        both = [*regions.items(), *drafts.items()]
-        features = np.concatenate([of.features for _, of in both])
-        xyxy = [self._boxes[number].xyxy for number in regions] + [of.xyxy for of in drafts.values()]
-        sizes = [(own[:, 2:] - own[:, :2]) / self._data.pictures[number].size_wh
-                 for (number, _), own in zip(both, xyxy, strict=True)]  # fmt: skip
-        given = [self._number[self._data.pictures[number].boxes[i].name] for number in regions
-                 for i in self._boxes[number].labels]  # fmt: skip
-        given += [judge.DRAFT] * (len(features) - len(given))
-        text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D]
+    def _chances(self, pictures: list[LabelledFile], read: list[Reading]) -> tuple[judge.Names, Floats, Floats]:
+        """What is said of the names of N boxes and M drafts, of the places of the boxes, and of the drafts."""
+        counts = [len(self._readable[one.id]) for one in pictures]
+        of_draft = [len(of.drafts) for of in read]
+        total, drafts = sum(counts), sum(of_draft)
+        if not total:
+            nothing = np.full(drafts, np.nan)
+            return judge.Names(nothing, np.zeros(drafts, np.int64), np.zeros((drafts, 0))), nothing, nothing
+        features = _rows(
+            b"".join([of.features for of in read] + [of.of_drafts for of in read]), np.float16, total + drafts
+        )
+        found = [np.array([xyxy for _, xyxy in of.drafts], float).reshape(-1, 4) for of in read]
+        xyxy = [*map(self._xyxy, pictures), *found]
+        sizes = np.concatenate(
+            [(of[:, 2:] - of[:, :2]) / one.size_wh for of, one in zip(xyxy, pictures * 2, strict=True)]
+        )
+        given = np.concatenate([*map(self._given, pictures), np.full(drafts, judge.DRAFT)])
+        numbers = np.repeat([*range(len(pictures))] * 2, counts + of_draft)
+        text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D']
         half = text.shape[1]
         cosines = ((features[:, :half] + features[:, half:]) @ text.T / 2).astype(float)
         cosines[:, [name in self._unknown for name in self._texts]] = np.nan
-        pictures = np.repeat([number for number, _ in both], [len(of.features) for _, of in both])
         scale = float(self._localizer.backbone.logit_scale)
-        return judge.judge_names(features, cosines, np.concatenate(sizes), np.array(given), pictures, scale)
-
-    def _judge_missing(self, logits: Floats, drafts: Mapping[int, Drafts]) -> Floats:
-        """Of each draft the chance that it misses a label."""
+        names = judge.judge_names(features, cosines, sizes, given, numbers, scale)
+        placed = np.full(total, np.nan)
+        if self._data.of_boxes:
+            starts = np.cumsum([0, *counts[:-1]])
+            owners = [start + i for start, of in zip(starts, read, strict=True) for i in of.owners]
+            edges = _rows(b"".join(of.edges for of in read), np.float32, total).astype(float)
+            planted = _rows(b"".join(of.planted for of in read), np.float32, len(owners)).astype(float)
+            placed = judge.judge_places(edges, planted, np.array(owners, np.int64), numbers[:total])
         if not drafts:
-            return np.zeros(0)
-        compared = []
-        for number, of in drafts.items():
-            boxes = self._boxes[number]
-            given = [self._number[self._data.pictures[number].boxes[i].name] for i in boxes.labels]
-            compared.append(judge.compare(of.xyxy, of.labels, boxes.xyxy, np.array(given, np.int64)))
-        explained, matched = (np.concatenate(part) for part in zip(*compared, strict=True))
-        return judge.judge_missing(logits, np.concatenate([of.labels for of in drafts.values()]), explained, matched)
+            return names, placed, np.zeros(0)
+        labels = [np.array([name for name, _ in of.drafts], np.int64) for of in read]
+        each = zip(found, labels, map(self._xyxy, pictures), map(self._given, pictures), strict=True)
+        explained, matched = map(np.concatenate, zip(*(judge.compare(*of) for of in each), strict=True))
+        return names, placed, judge.judge_missing(names.logits[total:], np.concatenate(labels), explained, matched)
 
-    def _odd_picture(self, one: LabelledFile, missing: float | None) -> Iterator[Suspect]:
-        """A picture that the set takes for one of another size, or that has no label."""
+    def _odd(self, one: LabelledFile, missing: float | None) -> Iterator[Suspect]:
+        """What is odd in a picture, and of its size; names that are spelt in two ways, where each is first."""
+        for box in one.boxes:
+            if reason := odd.odd_box(box, one.size_wh):
+                yield _suspect("odd", 1.0, one, box, box.xyxy, reason)
+            if usual := self._spelt.pop(box.name, None):
+                yield _suspect("odd", 1.0, one, box, box.xyxy, f"spelt in two ways: {usual}", usual)
         if one.said_wh not in (None, one.size_wh):
-            said, is_now = ("×".join(map(str, size)) for size in (one.said_wh or (), one.size_wh))
-            yield _suspect("odd", 1.0, one.file.id, None, "", "", (), f"the set has it at {said}, it is {is_now}")
-        if not one.boxes and self._of_boxes:
-            yield _suspect("odd", missing, one.file.id, None, "", "", (), "a picture without a label")
-
-    def _odd_names(self) -> Iterator[Suspect]:
-        """Spellings, each with its first label."""
-        seen = set[str]()
-        for one in self._data.pictures:
-            for box in one.boxes:
-                if box.name in self._spelt and box.name not in seen:
-                    seen.add(box.name)
-                    usual = self._spelt[box.name]
-                    yield _suspect(
-                        "odd", 1.0, one.file.id, box, box.name, usual, box.xyxy, f"spelt in two ways: {usual}"
-                    )
+            said, now = ("×".join(map(str, size)) for size in (one.said_wh or (), one.size_wh))
+            yield _suspect("odd", 1.0, one, None, (), f"the set has it at {said}, it is {now}")
+        if not one.boxes:
+            yield _suspect("odd", missing, one, None, (), "a picture without a label")
 
 
-def _boxes(one: LabelledFile) -> Boxes:
-    """The boxes that lie in the picture at least in part."""
-    reasons = [odd.odd_box(box, one.size_wh) for box in one.boxes]
-    labels = [i for i, reason in enumerate(reasons) if reason in (None, odd.BEYOND_EDGE)]
-    xyxy = np.array([one.boxes[i].xyxy for i in labels], float).reshape(-1, 4)
-    return Boxes(labels, np.clip(xyxy, 0, one.size_wh * 2))
-
-
-def as_text(name: str) -> str:
+def _as_text(name: str) -> str:
     """A set's name as a model reads it: `traffic_light` is two words."""
     return " ".join(re.sub(r"[_~@|]+", " ", name).split()) or name
 
 
 def _suspect(
-    kind: str, chance: float | None, picture: str, box: LabelledBox | None, name: str, likelier: str,
-    xyxy: Sequence[float] | Floats, reason: str = "",
+    kind: str, chance: float | None, one: LabelledFile, box: LabelledBox | None, xyxy: Sequence[float],
+    reason: str = "", likelier: str = "",
 ) -> Suspect:  # fmt: skip
-    edges = [round(float(edge), 2) for edge in xyxy if np.isfinite(edge)] if len(xyxy) else []
-    x0, y0, x1, y1 = edges if len(edges) == 4 else (None,) * 4
-    return Suspect(kind, chance, picture, "" if box is None else box.id, name, likelier, x0, y0, x1, y1, reason)
+    edges = [round(edge, 2) if np.isfinite(edge) else None for edge in xyxy] or [None] * 4
+    own = ("", "") if box is None else (box.id, box.name)
+    return Suspect(kind, chance, one.id, *own, likelier, *edges, reason)
 
 
 def _known(chance: float) -> float | None:
     return None if np.isnan(chance) else round(float(chance), 4)
 
 
-def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
-
-
-def _half(values: Floats) -> bytes:
-    return values.astype(np.float16).tobytes()
-
-
-def _single(values: Floats) -> bytes:
-    return values.astype(np.float32).tobytes()
-
-
-def _rows(content: bytes, count: int) -> Features:
-    return np.frombuffer(content, np.float16).reshape(count, -1).astype(np.float32)
+def _rows(content: bytes, kind: type[np.floating[Any]], count: int) -> npt.NDArray[np.float32]:
+    return np.frombuffer(content, kind).reshape(count, -1 if count else 0).astype(np.float32)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from cliploc.errors import InputError, UsageError
-from cliploc.formats import LabelledBox, LabelSet, Size, yolo
+from cliploc.formats import LabelledBox, LabelSet, PictureLabels, Size, yolo
 from cliploc.formats.reading import FORMATS, UNREADABLE, PictureFinder, in_one_line, read_labels
 from cliploc.images.reading import size_of
 from cliploc.runs.picture_files import FoundPictures, PictureFile, find_pictures
 
 FOLDERS = "folders of classes"
-ALSO_FOLDERS = f"{FORMATS}, or {FOLDERS}"
 OF_LABELS = ("annotations", "labels")  # folders beside which pictures lie
-WHOLE = "picture"  # the kind of a label of a whole picture
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,12 @@ class LabelledFile:
     file: PictureFile
     size_wh: Size  # upright
     boxes: tuple[LabelledBox, ...]
-    said_wh: Size | None = None  # its size, if the set says it
+    said_wh: Size | None  # its size, if the set says it
+
+    @property
+    def id(self) -> str:
+        """Its path below the folder of pictures."""
+        return self.file.id
 
 
 @dataclass(frozen=True)
@@ -37,54 +41,50 @@ class DataSet:
     root: Path  # of the pictures
     pictures: tuple[LabelledFile, ...]
     failed: dict[str, str]  # picture, as the set names it → why it is not checked
-    notes: tuple[str, ...]
+    unnamed: int  # pictures there that the set does not name
+
+    @property
+    def of_boxes(self) -> bool:
+        """Whether its labels are boxes; else each is of a whole picture."""
+        return self.format != FOLDERS
 
 
 def read_set(labels: Path, pictures: Path | None, out: Path | None) -> DataSet:
     """Reads labels of any format, and finds their pictures: below a folder, or beside the labels."""
-    if pictures is None and is_class_folders(labels):
+    if pictures is None and _is_class_folders(labels):
         found = find_pictures(labels, out)
-        return _checked(labels, FOLDERS, found, *_of_folders(found))
-    read = read_labels(labels, ALSO_FOLDERS)
-    found = find_pictures(_beside(labels) if pictures is None else pictures, out)
-    return _checked(labels, read.format, found, *_of_set(read, found))
+        read = _class_folders(found)
+    else:
+        read = read_labels(labels, f"{FORMATS}, or {FOLDERS}")
+        folder = labels if labels.is_dir() else labels.absolute().parent
+        beside = folder.absolute().parent if folder.name.lower() in OF_LABELS else folder
+        found = find_pictures(pictures or beside, out)
+    return _checked(labels, read, found)
 
 
-def is_class_folders(labels: Path) -> bool:
-    """Whether a path is a folder of folders with pictures, not a set in a format of files."""
+def _is_class_folders(labels: Path) -> bool:
+    """Whether it is a folder of folders, and not a set in a format that is one."""
     if not labels.is_dir() or any((labels / name).exists() for name in yolo.CLASS_LISTS):
         return False
     return next(labels.rglob("*.xml"), None) is None and any(path.is_dir() for path in labels.iterdir())
 
 
-def _beside(labels: Path) -> Path:
-    folder = labels if labels.is_dir() else labels.absolute().parent
-    return folder.absolute().parent if folder.name.lower() in OF_LABELS else folder
-
-
-def _of_folders(found: FoundPictures) -> tuple[list[LabelledFile], dict[str, str], int]:
+def _class_folders(found: FoundPictures) -> LabelSet:
     """Each picture with the name of its folder as the label of all of it."""
-    pictures, failed, loose = list[LabelledFile](), dict[str, str](), 0
-    for file in found.pictures:
-        if not (name := PurePosixPath(file.id).parent.name):
-            loose += 1
-            continue
-        try:
-            width, height = size_of(file.path)
-            box = LabelledBox(file.id, name, (0.0, 0.0, float(width), float(height)), kind=WHOLE)
-            pictures.append(LabelledFile(file, (width, height), (box,)))
-        except InputError as error:
-            failed[file.id] = str(error).partition(": ")[2]
-    return pictures, failed, loose
+
+    def whole(picture: str, size_wh: Size, _: bool) -> Iterator[LabelledBox]:
+        yield LabelledBox(picture, PurePosixPath(picture).parent.name, (0.0, 0.0, *size_wh))
+
+    ids = [file.id for file in found.pictures if "/" in file.id]
+    return LabelSet(FOLDERS, tuple(PictureLabels((name,), partial(whole, name)) for name in ids))
 
 
-def _of_set(read: LabelSet, found: FoundPictures) -> tuple[list[LabelledFile], dict[str, str], int]:
-    """The pictures of a set that are there, why others are not checked, and how many the set does not name."""
+def _checked(labels: Path, read: LabelSet, found: FoundPictures) -> DataSet:
+    """The pictures of a set that are there, and why others are not checked."""
     files = {file.id: file for file in found.pictures}
     find = PictureFinder(files, read.listed, {}, f"no picture below {found.root} has this name")
     pictures, failed = dict[str, LabelledFile](), dict[str, str]()
     for entry in read.pictures:
-        name = entry.names[0]
         try:
             file = files[find(entry.names, entry.more)]
             if file.id in pictures:
@@ -92,25 +92,12 @@ def _of_set(read: LabelSet, found: FoundPictures) -> tuple[list[LabelledFile], d
             size = size_of(file.path)
             pictures[file.id] = LabelledFile(file, size, tuple(entry.boxes(size, False)), entry.size_wh)
         except InputError as error:
-            failed[name] = str(error).partition(": ")[2]
+            failed[entry.names[0]] = str(error).partition(": ")[2]
         except UNREADABLE as error:
-            failed[name] = in_one_line(error)
-    return list(pictures.values()), failed, len(files.keys() - pictures.keys())
-
-
-def _checked(
-    labels: Path,
-    form: str,
-    found: FoundPictures,
-    pictures: Sequence[LabelledFile],
-    failed: dict[str, str],
-    unnamed: int,
-) -> DataSet:
-    if not pictures:
-        name, reason = next(iter(failed.items()), (str(found.root), "it has no labelled picture"))
-        raise UsageError(f"expected {form} labels with pictures below {found.root}, got none ({name}: {reason}): "
-                         "give their folder with --pictures")  # fmt: skip
-    if not any(picture.boxes for picture in pictures):
-        raise UsageError(f"expected labels in {labels}, got {len(pictures):,} pictures without any: label some first")
-    notes = [f"{unnamed:,} pictures below {found.root} have no entry in the labels"] if unnamed else []
-    return DataSet(labels, form, found.root, tuple(pictures), failed, tuple(notes))
+            failed[entry.names[0]] = in_one_line(error)
+    if not any(picture.boxes for picture in pictures.values()):
+        name, reason = next(iter(failed.items()), (str(labels), "it has no label"))
+        raise UsageError(f"expected labels of pictures below {found.root}, got none ({name}: {reason}): "
+                         "check both paths, or give --pictures")  # fmt: skip
+    unnamed = len(files.keys() - pictures.keys())
+    return DataSet(labels, read.format, found.root, tuple(pictures.values()), failed, unnamed)

@@ -43,7 +43,7 @@ def write_page(out: Path, checked: Checked, files: Mapping[str, Path]) -> None:
         sections.append({"kind": kind, "about": ABOUT[kind], "names": by_name, "suspects": len(suspects)})
     page = TEMPLATES.render(
         "check.html", title="Labels that may be wrong", kinds=checked.kinds(), pairs=checked.pair_table(),
-        sections=sections, most=SHOWN, notes=checked.notes, closing=checked.closing(),
+        sections=sections, most=SHOWN, notes=checked.notes, summary=checked.summary(),
     )  # fmt: skip
     write_bytes(out / PAGE, page.encode("utf-8", "backslashreplace"))
 

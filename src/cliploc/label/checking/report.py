@@ -110,10 +110,9 @@ class Checked:
         rows = [[given, f"→ {other}", f"{amount:,}", f"{wrong:.1f}"] for given, other, amount, wrong in self.pairs()]
         return [["given", "likelier", "suspects", "wrong, about"], *rows] if rows else []
 
-    def closing(self) -> str:
-        """The last line of a run."""
-        done = f"{count(len(self.labels), 'label')} in {count(self.pictures, 'picture')}"
-        return f"{done}, {self.computed:,} of these read now ({self.format})"
+    def summary(self) -> str:
+        """What was checked."""
+        return f"{count(len(self.labels), 'label')} in {count(self.pictures, 'picture')} ({self.format})"
 
     def document(self) -> dict[str, Any]:
         """The result as in suspects.json."""
