@@ -114,4 +114,6 @@ def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
     chance = judge.judge_missing(logits, np.zeros(200, int), explained, matched)
     assert not chance[explained].any()
     assert auroc(missing[100:], chance[100:]) > 0.95
-    assert np.isnan(judge.judge_missing(logits[:20], np.zeros(20, int), explained[:20] & False, matched[:20] & False)).all()
+    assert np.isnan(
+        judge.judge_missing(logits[:20], np.zeros(20, int), explained[:20] & False, matched[:20] & False)
+    ).all()

@@ -7,6 +7,7 @@ the text says. With few boxes it stays there; a name without text starts at noth
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,9 +31,12 @@ STEPS = 40  # of the fit
 SHARES = np.geomspace(0.001, 0.5, 40)  # of wrong names; all are as likely on a log scale, but for one error seen before
 TEMPERATURES = np.exp(np.linspace(-1.2, 1.2, 41))
 LEAST_PLACED = 60  # boxes from which placement can be learnt
-PLACE_RIDGE, SCORE_RIDGE = 100.0, 2.0
+PLACE_RIDGE = 100.0
 LEAST_DRAFTS = 20  # that match a label, from which missing ones can be judged
-MOST_ALIKE = 0.1  # share of badly placed boxes, or of drafts that miss a label, that is believed
+MEANS = np.linspace(0.25, 4, 16)  # how far from the examples the others are, in the examples' deviations
+WIDTHS = np.geomspace(0.5, 2, 9)
+HONEST_PLACED, HONEST_DRAFTS = 0.07, 0.0  # of the right boxes, and drafts, of coco_tune: they look like wrong ones
+LEAST_SHARE = 0.003
 EXPLAINED = 0.1  # share of the smaller of two boxes of one name from which a label explains a draft
 MATCHED = 0.5  # IoU
 
@@ -179,7 +183,7 @@ def judge_places(edges: Floats, planted: Floats, owners: Ints, pictures: Ints) -
         own, moved = fold == number, fold[owners] == number
         ratio = log_ratio(edges[~own], planted[~moved], PLACE_RIDGE)
         of_own[own], of_planted[moved] = ratio(edges[own]), ratio(planted[moved])
-    return alike(of_own, of_planted)
+    return alike(of_own, of_planted, HONEST_PLACED)
 
 
 def log_ratio(common: Floats, special: Floats, ridge: float) -> Callable[[Floats], Floats]:
@@ -194,16 +198,28 @@ def log_ratio(common: Floats, special: Floats, ridge: float) -> Callable[[Floats
     return lambda rows: np.asarray(inputs(rows) @ (weights[:, 1] - weights[:, 0]))
 
 
-def alike(scores: Floats, examples: Floats) -> Floats:
+def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
     """The chance `[N]` that each of a set is as some examples are, by scores that are higher for these.
 
-    If a share π of the set is, no part of the set has less than π times the examples' part: that bounds π.
+    Scores are bent so that the examples' are normal (0, 1); the set's are then a mixture, (1 − π) normal (−μ, σ) and π as
+    the examples. Each π, μ, σ counts by its likelihood, as in `chances`. Of π, `honest` is the part of things that only
+    look so: occluded, cut off or unusual.
     """
-    bars = np.sort(scores)[::-1][max(10, len(scores) // 50) - 1 : max(10, len(scores) // 2)]
-    above, among = ((values >= bars[:, None]).mean(axis=1) for values in (scores, examples))
-    share = min(MOST_ALIKE, float(np.min(above / np.maximum(among, 0.02))))
-    ratio = log_ratio(scores[:, None], examples[:, None], SCORE_RIDGE)
-    return np.minimum(1.0, share * np.exp(ratio(scores[:, None])))
+    rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
+    bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()[:, None]  # [N, 1]
+    as_examples = np.exp(-(bent**2) / 2)
+    evidence, of_pair = [], []
+    for mean, width in product(MEANS, WIDTHS):
+        others = np.exp(-(((bent + mean) / width) ** 2) / 2) / width
+        mixed = (1 - SHARES) * others + SHARES * as_examples  # [N, shares]
+        said = np.log(mixed).sum(axis=0) + np.log(SHARES)
+        weight = np.exp(said - said.max())
+        evidence.append(said.max() + np.log(weight.sum()))
+        of_pair.append((1 / mixed) @ (SHARES * weight / weight.sum()) * as_examples[:, 0])
+    weights = np.exp(np.array(evidence) - np.max(evidence))
+    look = np.asarray(weights @ np.array(of_pair) / weights.sum())
+    share = float(look.mean())
+    return np.asarray(look * max(share - honest, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
 def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
@@ -220,7 +236,7 @@ def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools)
     if matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS:
         chance[free] = np.nan
         return chance
-    chance[free] = alike(scores[free], scores[matched])
+    chance[free] = alike(scores[free], scores[matched], HONEST_DRAFTS)
     return chance
 
 
