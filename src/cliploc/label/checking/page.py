@@ -50,7 +50,7 @@ def write_page(out: Path, checked: Checked, files: Mapping[str, Path]) -> None:
 
 def _shown(one: Suspect, files: Mapping[str, Path]) -> dict[str, Any]:
     try:
-        picture = _crop(load(files[one.picture]).image, [*_edges(one)])
+        picture = crop(load(files[one.picture]).image, [*_edges(one)])
     except InputError:  # gone since it was read
         picture = None
     alt = f"{one.name or 'no label'} in {one.picture}"
@@ -61,7 +61,7 @@ def _edges(one: Suspect) -> Iterator[float]:
     yield from (edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None and np.isfinite(edge))
 
 
-def _crop(image: Image.Image, edges: list[float]) -> Image.Image:
+def crop(image: Image.Image, edges: list[float]) -> Image.Image:
     """The box with what is around it; the picture where there is no box."""
     if len(edges) < 4:
         image.thumbnail((SIDE, SIDE))
