@@ -32,7 +32,7 @@ import torch
 from cliploc import __version__
 from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup
-from cliploc.evaluate.tasks.rows import cells_of, from_parquet, row_schema, table_of
+from cliploc.evaluate.tasks.rows import box_columns, cells_of, from_parquet, table_of
 from cliploc.evaluate.tasks.worker import EvaluationWorker
 from cliploc.options import BENCHMARK
 from cliploc.runs.engine import MakeWorker, Part, Shard
@@ -104,11 +104,11 @@ class Bench:
         reporter: Reporter = SILENT,  # noqa: ARG002 - an engine's
     ) -> None:
         images = sum(len(shard.samples) for shard in shards)
-        schema = row_schema()
+        columns = box_columns()
         with (
             closing(make_worker()) as worker,
             tempfile.TemporaryDirectory() as folder,
-            open_run(Path(folder), (PICTURE, table_of(schema))) as store,
+            open_run(Path(folder), (PICTURE, table_of(columns))) as store,
         ):
             assert isinstance(worker, EvaluationWorker)
             localizer = worker.judges[0].localizer
@@ -124,7 +124,7 @@ class Bench:
             def run() -> None:
                 store.write("DELETE FROM row")
                 for part in worker.stream(shards):
-                    store.insert("row", cells_of(from_parquet(part.content), schema))
+                    store.insert("row", cells_of(from_parquet(part.content), columns))
 
             for _ in range(self._rounds):
                 self.bare.append(cost(bare))

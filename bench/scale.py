@@ -27,8 +27,8 @@ from cliploc.runs.store import FILE
 def repeat(run: Path, out: Path, pictures: int, settings: int) -> int:
     """Writes a run of so many pictures and settings, and gives the bytes of its file."""
     out.mkdir()
-    schema = TASK.schema()
-    with open_run(run) as old, open_run(out, (PICTURE, table_of(schema))) as new:
+    columns = TASK.columns()
+    with open_run(run) as old, open_run(out, (PICTURE, table_of(columns))) as new:
         about = old["manifest"]
         first, entry = next(iter(about["settings"].items()))
         names = [f"setting-{number}" for number in range(settings)]
@@ -41,7 +41,7 @@ def repeat(run: Path, out: Path, pictures: int, settings: int) -> int:
                 each: list[Row] = [
                     {**row, "sample": f"{number:08}", "setting": name} for number, row in taken for name in names
                 ]
-                new.insert("row", cells_of(each, schema))
+                new.insert("row", cells_of(each, columns))
     return (out / FILE).stat().st_size
 
 

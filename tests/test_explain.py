@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from cliploc.evaluate.tasks.faithfulness.judged import area
-from tests.commands import CAT, cliploc_, document_of, refused, succeeded
+from tests.commands import CAT, document_of, refused, succeeded
 from tests.towers.small_clip import save_folder, small_clip
 
 FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
@@ -55,15 +55,6 @@ def test_the_page_shows_maps_curves_and_regions(explained):
     assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
     assert "Centred Gaussian and Random ignore the picture" in page
     assert page.index("data:image/svg+xml") < page.index("<dt>steps</dt>"), "settings last"
-
-
-def test_28_steps_unless_asked_and_the_next_step_is_said(tmp_path):
-    result = succeeded("explain", CAT, "-p", "cat", "--method", "random", "--no-baselines", "--out", tmp_path)
-    document = json.loads((tmp_path / "explain.json").read_text())
-    assert document["protocol"]["steps"] == 28
-    assert list(document["names"][0]["methods"]) == ["random"]
-    assert "Random ignores the picture" in (tmp_path / "explain.html").read_text()
-    assert result.err.endswith(f"next: open {tmp_path / 'explain.html'}\n")
 
 
 def test_without_a_method_it_is_that_of_the_models_recipe(tmp_path):
@@ -116,7 +107,3 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
 )
 def test_what_is_refused(words, said, tmp_path):
     assert said in refused("explain", *words, *(("--out", tmp_path) if len(words) > 1 else ()))
-
-
-def test_the_help_does_not_offer_what_is_refused():
-    assert "--target" not in cliploc_("explain", "--help").out

@@ -436,7 +436,7 @@ def test_each_option_of_the_commands_makes_another_run(
     which: str, name: str, command: Any, once: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A package that is not installed here is refused before a run is compared.
-    monkeypatch.setattr("cliploc.cli.options.refuse_without", lambda *_: None)
+    monkeypatch.setattr("cliploc.cli.options.check_installed", lambda *_: None)
     words, seconds = COMMANDS[which]
     base = (*words, *BASE_OF_COMMAND.get(name, ()))
     out = once(base, lambda out: command(out, base))

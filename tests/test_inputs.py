@@ -34,8 +34,8 @@ def test_a_folder_that_holds_an_input_is_refused(tmp_path):
     (tmp_path / "out/yolo/images").mkdir(parents=True)
     inputs = Inputs([tmp_path / "out/yolo/images/a.jpg"])
     with pytest.raises(UsageError, match="yolo holds what this run reads, and its content would be replaced"):
-        inputs.refuse([], [tmp_path / "out/yolo"])
-    inputs.refuse([tmp_path / "out/coco.json"], [tmp_path / "out/voc", tmp_path / "out/yol"])
+        inputs.check_outputs([], [tmp_path / "out/yolo"])
+    inputs.check_outputs([tmp_path / "out/coco.json"], [tmp_path / "out/voc", tmp_path / "out/yol"])
 
 
 @pytest.mark.parametrize("kind", LINKS)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from cliploc.cli.output import titled
 from cliploc.cli.terminal import Terminal
-from cliploc.evaluate.data import AskedDataset, Draw, open_asked
+from cliploc.evaluate.data import Draw, PromptedDataset, open_asked
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.labels import Labels
 from cliploc.label.annotate import annotate
@@ -38,7 +38,7 @@ from cliploc.label.teach.teach import School
 from cliploc.options import Options
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
 from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
-from cliploc.runs.samples import AskedPicture
+from cliploc.runs.samples import PromptedPicture
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 
@@ -61,7 +61,7 @@ class Walk:
 class Person:
     """Reviews the pictures of a run by their true boxes, in a copy of it."""
 
-    def __init__(self, out: Path, pictures: Sequence[AskedPicture], labels: Sequence[int]) -> None:
+    def __init__(self, out: Path, pictures: Sequence[PromptedPicture], labels: Sequence[int]) -> None:
         """Opens a folder of `annotate`; `labels`: the dataset's label of each of its names."""
         files = [PictureFile(picture.id, picture.path) for picture in pictures]
         self._place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -117,7 +117,7 @@ class Person:
                 run.save(self._folder.pictures[picture], *done)
         self._folder.weigh()
 
-    def _true(self, picture: AskedPicture) -> dict[int, FloatArray]:
+    def _true(self, picture: PromptedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""
         (width, height), (own_width, own_height) = picture.size_wh, self._folder.pictures[picture.id].size_wh
         scale = np.array([own_width / width, own_height / height] * 2, np.float32)
@@ -184,7 +184,7 @@ def table_of(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[tupl
 
 
 # --------------------------------------------------------------------------------------------------------- the command
-def read(truth: str, root: Path, sample: int | None) -> AskedDataset:
+def read(truth: str, root: Path, sample: int | None) -> PromptedDataset:
     """The pictures with their true boxes."""
     if truth == "reviewed":
         found = reviewed_pictures(root)

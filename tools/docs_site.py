@@ -210,10 +210,10 @@ def tables_page() -> str:
     from cliploc.evaluate.tasks.segmentation import job as segmentation
 
     tables = {
-        "Localization": (rows.row_schema(), "benchmark.md#a-row"),
-        "Segmentation": (segmentation.row_schema(), "segmentation.md"),
-        "Faithfulness": (faithfulness.row_schema(), "faithfulness.md"),
-        "Presence": (presence.row_schema(), "presence.md#measure-it"),
+        "Localization": (rows.schema_of(rows.box_columns()), "benchmark.md#a-row"),
+        "Segmentation": (rows.schema_of(segmentation.COLUMNS), "segmentation.md"),
+        "Faithfulness": (rows.schema_of(faithfulness.COLUMNS), "faithfulness.md"),
+        "Presence": (rows.schema_of(presence.COLUMNS), "presence.md#measure-it"),
     }
     lines = [
         "# Parquet tables: the columns that benchmarks write",

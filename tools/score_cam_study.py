@@ -31,8 +31,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods, min_max
-from cliploc.methods._infra.channels import channel_maps
-from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
+from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, channel_maps, masked_embeddings
 from cliploc.towers.mini import Mini
 from cliploc.towers.tower import Needs, Trace
 

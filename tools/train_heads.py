@@ -24,14 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import towers
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    LocalizationAccuracy,
-    MaxBoxAcc,
-    box_curve,
-    boxes_on_map,
-    largest_hits,
-)
+from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
+from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy
 from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.trainer import train
 from cliploc.evaluate.train.training_set import read_csv

@@ -13,12 +13,11 @@ from cliploc.evaluate.tasks.judges import judge_sample
 from cliploc.evaluate.tasks.rows import (
     Row,
     as_parquet,
+    box_columns,
     cells_of,
     from_parquet,
-    row_schema,
     sample_facts,
     table_of,
-    to_table,
 )
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
@@ -63,8 +62,8 @@ def make_folder(
                 heat = _map(random, one.boxes_xyxy[0], blur=14 + 16 * place, shift=6 + 10 * place)
                 row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
-    schema = row_schema()
-    rounded = from_parquet(as_parquet(to_table(rows, schema)))  # as a worker sends them
+    columns = box_columns()
+    rounded = from_parquet(as_parquet(rows, columns))  # as a worker sends them
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
@@ -86,7 +85,7 @@ def make_folder(
     }
     dataset = {"name": "wsol", "split": "val", "role": "tune", "classes": classes}
     about = {"schema_version": 2, "cliploc_version": "0.1", "kind": "benchmark"}
-    with open_run(out, (PICTURE, table_of(schema))) as run:
+    with open_run(out, (PICTURE, table_of(columns))) as run:
         run["manifest"] = {**about, "dataset": dataset, "settings": settings}
         run["samples"], run["sessions"], run["summary"] = {"samples": samples}, [session], summary
         run["here"] = {
@@ -95,7 +94,7 @@ def make_folder(
             "problems": [{"kind": "missing picture", "source": "val/<x>.jpg", "reason": "not there: fetch it"}],
         }
         run.insert("picture", [(place, one.id, "00", "") for place, one in enumerate(truths)])
-        run.insert("row", cells_of(rounded, schema))
+        run.insert("row", cells_of(rounded, columns))
     (out / "summary.json").write_text(json.dumps({"schema_version": 2, "settings": summary}), encoding="utf-8")
     return summary
 

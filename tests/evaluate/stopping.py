@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from cliploc.evaluate.tasks.worker import AskingJudge
+from cliploc.evaluate.tasks.worker import NameJudge
 from tests.commands import Outcome, cliploc_, refused
 
 
 def stopped_and_resumed(
-    command: Sequence[object], folder: Path, judge: type[AskingJudge], at: int, patch: pytest.MonkeyPatch
+    command: Sequence[object], folder: Path, judge: type[NameJudge], at: int, patch: pytest.MonkeyPatch
 ) -> tuple[Outcome, list[str]]:
     """What a command stopped at so many pictures says when resumed, and judges then; a.json is b.json in the end."""
     judged, stops_at, own = list[str](), at, judge.judge
 
-    def counted(self: AskingJudge, seen: Any, *more: Any) -> Any:
+    def counted(self: NameJudge, seen: Any, *more: Any) -> Any:
         judged.append(seen.sample.id)
         if len(judged) == stops_at:
             raise KeyboardInterrupt

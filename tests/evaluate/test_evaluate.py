@@ -1,8 +1,6 @@
 """`cliploc evaluate`: the numbers of a folder, and everything that may be wrong with one."""
 
-import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.evaluate.metrics import CONVENTIONS, Bootstrap, box_curve
+from cliploc.evaluate.metrics import Bootstrap, box_curve
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
 from tests.commands import cliploc_
 from tests.evaluate.metrics import literal
@@ -93,10 +91,6 @@ def test_a_stated_threshold_is_no_oracle(folders):
     assert "τ 0.95, as given" in evaluate(folders, "--threshold", "0.95").out
 
 
-def test_processes_give_the_same(folders):
-    assert evaluate(folders, "--json", "--workers", "2").out == evaluate(folders, "--json").out
-
-
 def test_judging_processes_end_with_a_command_that_is_told_to_end():
     code = (
         "import os, functools, cliploc.evaluate.tasks.evaluate as e\n"
@@ -120,71 +114,33 @@ def test_the_exact_convention_takes_maps_of_any_size(folders):
     assert evaluate(folders).code == 2  # the WSOL evaluation compares 224×224
 
 
-def header(path, text, version=b"\x01\x00", numbers=b""):
-    """A .npy file with any header; `numbers` of zeros behind it cost no disk."""
-    padded = text.encode() + b"\n"
-    length = len(padded).to_bytes(2 if version == b"\x01\x00" else 4, "little")
-    path.write_bytes(b"\x93NUMPY" + version + length + padded + numbers)
-
-
-def of_shape(shape, descr="'<f4'"):
-    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
-
-
-def pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def sparse(path):
-    """A header of 8 TB, and a file that is as long as it says."""
-    header(path, of_shape("(1414213, 1414213)"))
-    with contextlib.suppress(OSError):
-        os.truncate(path, path.stat().st_size + 4 * 1414213**2)
+def header(path, shape, descr="'<f4'", numbers=b""):
+    """A .npy file with any header."""
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + numbers)
 
 
 DAMAGES = {
-    "pipe": pipe,
     "folder": lambda path: (path.unlink(), path.mkdir()),
-    "huge shape": lambda path: header(path, of_shape("(1000000000000, 1000000000000)")),
-    "huge sparse": sparse,
-    "digits": lambda path: header(path, of_shape(f"({'9' * 4000},)")),
-    "negative": lambda path: header(path, of_shape("(-224, -224)")),
-    "cut": lambda path: header(path, of_shape("(224, 224)"), numbers=bytes(100)),
+    "huge shape": lambda path: header(path, "(1000000000000, 1000000000000)"),
+    "negative": lambda path: header(path, "(-224, -224)"),
+    "cut": lambda path: header(path, "(224, 224)", numbers=bytes(100)),
     "nested": lambda path: header(path, "(" * 9000),
-    "no literal": lambda path: header(path, "{'descr': __import__('os'), 'shape': 1}"),
-    "no dtype": lambda path: header(path, of_shape("(224, 224)", "{'x': []}")),
-    "null": lambda path: header(path, "\x00"),
-    "version": lambda path: header(path, of_shape("(224, 224)"), version=b"\x09\x00"),
+    "no literal": lambda path: header(path, "__import__('os')"),
     "archive": lambda path: np.savez(path.open("wb"), a=np.zeros((224, 224))),
     "cut header": lambda path: path.write_bytes(path.read_bytes()[:20]),
-    "objects": lambda path: header(path, of_shape("(224, 224)", "'|O'"), numbers=bytes(4 * 224 * 224)),
-    "records": lambda path: header(path, of_shape("(224, 224)", "[('a', '<f4')]"), numbers=bytes(4 * 224 * 224)),
+    "objects": lambda path: header(path, "(224, 224)", "'|O'", bytes(4 * 224 * 224)),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage, convention):
-    change(folders, damage)
-    result = evaluate(folders, "--json", "--convention", convention)
-    assert result.code == 1
-    assert result.err.count("failed: ") == result.err.count("failed: val/a.JPEG: ") == 1
-    assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
-    assert result.err.count("\n") == 2
-    assert len(result.err) < 6000
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_map_with_any_byte_changed_is_a_map_or_named(folders, seed):
-    path = folders[0] / "val/a.JPEG.npy"
-    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for place in rng.integers(0, 128, 3):  # of magic and header
-        data[place] = rng.integers(0, 256)
-    path.write_bytes(data)
+def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage):
+    DAMAGES[damage](folders[0] / "val/a.JPEG.npy")
     result = evaluate(folders)
-    assert result.code in (0, 1)
-    assert result.err.count("failed: ") == result.code
+    assert (result.code, result.err.count("\n")) == (1, 2)
+    assert result.err.startswith("failed: val/a.JPEG: ")
+    assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
+    assert len(result.err) < 1000
 
 
 def test_boxes_are_compared_in_parts_to_the_same_numbers():
@@ -197,12 +153,6 @@ def test_boxes_are_compared_in_parts_to_the_same_numbers():
     assert (together.largest == np.max([one.largest for one in apart], axis=0)).all()
 
 
-def many_boxes(path):
-    text = "".join(f"c.JPEG,0,0,{1 + number % 400},{1 + number % 300}\n" for number in range(100_000))
-    with (path.parents[2] / "metadata/localization.txt").open("a") as file:
-        file.write(text)
-
-
 FLAWS = {
     "missing": Path.unlink,
     "shape": lambda path: np.save(path, np.zeros((7, 7))),
@@ -210,9 +160,6 @@ FLAWS = {
     "range": lambda path: np.save(path, np.full((224, 224), 255.0)),
     "integers": lambda path: np.save(path, np.zeros((224, 224), np.uint8)),
     "pickle": lambda path: np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True),
-    "negative score": lambda path: np.save(path, np.full((224, 224), -0.1)),
-    "three axes": lambda path: np.save(path, np.zeros((1, 224, 224))),
-    "many boxes": many_boxes,
     "extra map": lambda path: np.save(path.parents[1] / "other.npy", np.zeros((224, 224))),
 }
 
@@ -221,7 +168,7 @@ def change(folders, what):
     """Damages the first map, or replaces a text in one of the files of metadata."""
     maps, metadata = folders
     if isinstance(what, str):
-        (DAMAGES | FLAWS)[what](maps / "val/a.JPEG.npy")
+        FLAWS[what](maps / "val/a.JPEG.npy")
         return
     name, old, new = what
     path = metadata / f"{name}.txt"
@@ -236,9 +183,6 @@ def change(folders, what):
         ("shape", "val/a.JPEG", "expected a map of 224×224, got 7×7", 2),
         ("nan", "val/a.JPEG", "expected finite scores, got 50176 that are NaN", 2),
         ("range", "val/a.JPEG", "expected scores in 0–1, got 255 to 255", 2),
-        ("negative score", "val/a.JPEG", "expected scores in 0–1, got -0.1 to -0.1", 2),
-        ("three axes", "val/a.JPEG", "got 1×224×224", 2),
-        ("many boxes", "c.JPEG", "expected at most 1000 boxes, got 100001: correct localization.txt", 2),
         ("integers", "val/a.JPEG", "expected floating-point scores in 0–1, got uint8", 2),
         ("pickle", "val/a.JPEG", "is not a .npy file of numbers", 2),
         ("extra map", "other.npy", "not in image_ids.txt", 3),
@@ -247,10 +191,7 @@ def change(folders, what):
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "the picture of 500×375: clipped", 3),
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,500,0,501,374"), "c.JPEG", "of 500×375: left out", 2),
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
-        *(
-            (("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2)
-            for size in ("1" + "0" * 30, 2**31, 0, -5)
-        ),
+        (("image_sizes", "c.JPEG,500,375", "c.JPEG,0,375"), "c.JPEG", "a size from 1×1 to 1000000×1000000", 2),
         (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
     ],
@@ -266,13 +207,6 @@ def test_what_is_wrong_is_named_and_counted(folders, what, named, said, evaluate
     assert (document["images"], document["evaluated"]) == (3, evaluated)
     assert sum(document["problems"].values()) == len(document["failed"]) == result.err.count("failed: ")
     assert f"{evaluated} of 3 pictures evaluated; " in result.err
-
-
-def test_an_id_cannot_leave_the_folder(folders):
-    np.save(folders[0].parent / "c.JPEG.npy", np.zeros((224, 224)))
-    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
-        change(folders, (name, "c.JPEG", "../c.JPEG"))
-    assert "failed: ../c.JPEG: expected an image id that stays inside" in evaluate(folders).err
 
 
 @pytest.mark.parametrize(
@@ -338,8 +272,8 @@ def test_the_document_explains_every_key(folders):
         assert f"`{key}`" in document or f"`_{key.rsplit('_')[-1]}`" in document, key
 
 
-def test_of_many_failures_the_first_are_printed_and_the_others_counted(folders):
-    (folders[1] / "image_ids.txt").write_text("".join(f"{number}.JPEG\n" for number in range(30)))
-    result = evaluate(folders)
-    assert result.err.count("failed: ") == 20
-    assert "more: --json lists all\n" in result.err
+def test_an_id_cannot_leave_the_folder(folders):
+    np.save(folders[0].parent / "c.JPEG.npy", np.zeros((224, 224)))
+    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
+        change(folders, (name, "c.JPEG", "../c.JPEG"))
+    assert "failed: ../c.JPEG: expected an image id that stays inside" in evaluate(folders).err

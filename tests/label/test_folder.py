@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.runs.labelling import Correction, Found, LabellingRun
 from cliploc.runs.picture_files import UNREAD
 from cliploc.runs.store import FILE
-from cliploc.support.files import alone_in
+from cliploc.support.files import locked
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS
-from tests.evaluate.samples import review_file
 from tests.label.labelled import correct, corrections, held
 from tests.tiny import tower
 
@@ -143,15 +141,6 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
     assert content(out) == content(fresh)
 
 
-def test_a_damaged_store_is_one_line_and_the_exports_stay(copy, made):
-    pictures, out = copy
-    for damage in (b"no database" * 1000, (out / FILE).read_bytes()[:5000]):
-        (out / FILE).write_bytes(damage)
-        with pytest.raises(UsageError, match=r"run\.sqlite is damaged .*make a new run in another --out; exports in"):
-            annotate(pictures, LABELS, out, **OPTIONS)
-    assert (out / "coco.json").read_bytes() == (made.out / "coco.json").read_bytes()
-
-
 @pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])
 def test_a_file_of_the_user_is_not_written_over(photos, copy, tmp_path, name):
     said = f"holds {name.split('/')[0]}, not written by this run.*move it away"
@@ -179,35 +168,12 @@ def test_two_runs_at_once_do_not_share_a_folder(copy):
     pictures, out = copy
     before = content(out)
     shutil.copy(pictures / "cat.png", pictures / "new.png")
-    with alone_in(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
+    with locked(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
         annotate(pictures, LABELS, out, **OPTIONS)
     assert content(out) == before
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
 
 
-def test_reviews_applied_by_several_threads_are_all_there(copy):
-    """Whoever meets another run is told so, and repeats it."""
-    pictures, out = copy
-    names = ["bee.png", "cat.png"]
-
-    def apply(name: str) -> None:
-        path = review_file(out, out.parent / f"{name}.json", {name: []})
-        while True:
-            try:
-                annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
-                return
-            except UsageError as error:
-                if "another run is writing" not in str(error):
-                    raise
-
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(apply, names))
-    assert set(corrections(out)["pictures"]) == set(names)
-    assert json.loads((out / "summary.json").read_text())["pictures_reviewed"] == 2
-
-
-# ---------------------------------------------------------------------------------------------------- replaced pictures
-@pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
     pictures, out = copy
     for path in pictures.iterdir():

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cliploc.images.rle import encode
 from cliploc.label.editor.page import ReviewPicture, polygons_of, write_review
+from cliploc.runs.labelling import Correction, Saved
 from tests.draw.test_page import CLOSING, EVIL, IMAGE, Reader
 
 from .annotated import annotated
@@ -42,7 +43,9 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
         facts = {"groups": (True, False), "box_ids": (2, 4)}  # 0, 1 and 3 are not shown
         boxes = [[1, 2, 30, 20.004], [3, 3, 9, 9]]
         drafts = annotated(f"{evil}{number}.png", path, (40, 30), boxes, number=number + 1, **facts)
-        pictures.append(ReviewPicture(drafts, frozenset({4}), [[1, 2, 25, 20]], [1], [2], None, "unsure", 3))
+        pictures.append(
+            ReviewPicture(drafts, frozenset({4}), Correction([[1, 2, 25, 20]], [1], None, [2]), Saved("unsure", 3))
+        )
     write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
     return Scripts((folder / "review.html").read_text(encoding="utf-8"))
 
@@ -74,7 +77,7 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
 
 def test_a_box_of_a_draft_that_is_gone_counts_as_new(tmp_path: Path) -> None:
     drafts = annotated("a.png", tmp_path / "a.png", (40, 30), [[1, 2, 30, 20]])
-    box = ReviewPicture(drafts, frozenset(), [[1, 2, 25, 20]], [1], [9], None, "reviewed", 1)
+    box = ReviewPicture(drafts, frozenset(), Correction([[1, 2, 25, 20]], [1], None, [9]), Saved("reviewed", 1))
     assert box.entry()["found"] == [[1, 1.0, 0.36, True]]
 
 
@@ -99,7 +102,9 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
     mask = np.zeros((600, 960), bool)
     mask[100:300, 200:600] = True
     picture = annotated("a.png", path, (960, 600), [[200, 100, 600, 300]], masks=(encode(mask),))
-    shown = ReviewPicture(picture, frozenset(), [[200, 100, 600, 300]], [0], [0], [encode(mask)["counts"]], "none", 0)
+    shown = ReviewPicture(
+        picture, frozenset(), Correction([[200, 100, 600, 300]], [0], [encode(mask)["counts"]], [0]), Saved()
+    )
     write_review(tmp_path / "review.html", [shown], ["cat"], "run", total=1, masks=True)
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
     for kind in ("drafts", "boxes"):
@@ -123,6 +128,8 @@ def test_every_mask_that_is_not_empty_has_a_polygon_to_edit():
 def test_the_box_of_an_empty_mask_is_edited_as_a_box():
     empty = encode(np.zeros((30, 40), bool))
     picture = annotated("a.png", Path("a.png"), (40, 30), [[1, 2, 30, 20]], masks=(empty,))
-    state = ReviewPicture(picture, frozenset(), [[1, 2, 30, 20]], [0], [0], [empty["counts"]], "none", 0).state()
+    state = ReviewPicture(
+        picture, frozenset(), Correction([[1, 2, 30, 20]], [0], [empty["counts"]], [0]), Saved()
+    ).state()
     for kind in ("drafts", "boxes"):
         assert (state[kind][0]["mask"], "polygons" in state[kind][0]) == (empty["counts"], False)

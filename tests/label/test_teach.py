@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -27,7 +23,6 @@ from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
-from cliploc.label.teach import redraw
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (
     AGREED,
@@ -40,7 +35,7 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import Candidate, Correction, Found, LabellingRun
+from cliploc.runs.labelling import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
@@ -73,7 +68,7 @@ def engine_of(
                 features = packed(things[one.id].lesson)
                 row = Found(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))
-            on_part(Part(shard.index, msgspec.msgpack.encode(rows)))
+            on_part(Part(shard.index, rows))
             reporter.images(len(rows))
 
     return run
@@ -335,39 +330,6 @@ def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Jo
     assert boxes(names[9]) == seen
 
 
-def test_processes_draw_the_same_and_what_they_do_not_deliver_is_drawn_here(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job.run()
-    expected = taught(job.out)
-    begin, draw, begun = redraw._begin, redraw.Drawer.draw, []
-
-    def made(start: Callable[[], subprocess.Popen[bytes]], here: bool) -> tuple:
-        def counted() -> subprocess.Popen[bytes]:
-            begun.append(start())
-            return begun[-1]
-
-        monkeypatch.setattr(redraw, "_begin", counted)
-        monkeypatch.setattr(redraw.Drawer, "draw", draw if here else None)
-        with LabellingRun.open(job.out) as run:
-            run.store["taught"] = []
-        job.run()
-        assert all(one.returncode is not None for one in begun), "none outlives the rows"
-        return taught(job.out)
-
-    def refused() -> subprocess.Popen[bytes]:
-        raise OSError("no more processes")
-
-    dead = functools.partial(subprocess.Popen, [sys.executable, "-c", ""], stdin=-1, stdout=-1)
-    for name, value in (("TOGETHER", 4), ("FEWEST_EACH", FEWEST // 2)):
-        monkeypatch.setattr(redraw, name, value)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert made(begin, here=False) == expected
-    assert len(begun) == 2
-    assert made(dead, here=True) == expected
-    assert made(refused, here=True) == expected
-
-
 def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -> None:
     job.run()
     name = next(iter(job.things))
@@ -426,7 +388,7 @@ def test_drafts_change_for_more_than_chance() -> None:
     assert not gains(*unsure)
     assert gains(*unsure, errors=0)
     for worse, stay in ((1, True), (3, False)):  # what the folder has taught, by itself
-        assert gains(np.ones(3), np.array([1.0, 1, 1 + worse]), given=AGREED) == stay
+        assert gains(np.ones(3), np.array([1.0, 1, 1 + worse]), lead=AGREED) == stay
     # By hand: 1, 1 and 0 saved, mean 2/3, squares 2/3 + 2 · 1², error √(8/3 / 4 / 3) = 0.47.
     assert gains(np.array([1.0, 1, 1]), np.array([0.0, 0, 1]))
 
@@ -495,7 +457,7 @@ def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_mod
     seen = Appearance(torch.zeros(3), own, torch.zeros(0))
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
-    assert not replace(seen, own=own - 0.1).alike({"model": "mini"}).isfinite().any()
+    assert not replace(seen, showing=own - 0.1).alike({"model": "mini"}).isfinite().any()
     for alike, known in ((0, True), (1, True), (2, False)):  # of ten without the name
         others = torch.cat([torch.ones(alike), torch.zeros(10 - alike)])
         assert replace(seen, others=others).alike({"model": "another"}).isfinite().all() == known
@@ -507,7 +469,7 @@ def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_one
     for others in (torch.zeros(0), torch.full((20,), 0.2)):
         seen = Appearance(torch.zeros(3), own, others)
         for number, known in ((1, True), (2, True), (3, False)):
-            odd = replace(seen, own=torch.cat([own[number:], torch.full((number,), -0.2)]))
+            odd = replace(seen, showing=torch.cat([own[number:], torch.full((number,), -0.2)]))
             low, high = odd.alike({"model": "mini"}).tolist()
             assert (low < high) == known
             if known:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from tests.methods.plain_vit import PlainVit, assert_equal, plain_vit
 
 GRID = (7, 9)  # the guide's
@@ -174,9 +173,3 @@ def test_the_equations_of_gla_clip(kind: str, windows: bool) -> None:
         with torch.no_grad():
             wanted = of_all_windows(vit, guide, windows, **options)
         assert_equal(vit.ours("gla_clip", given={"guide": lambda: guide, "windows": windows}, **options), wanted)
-
-
-def test_without_rounds_it_is_refused() -> None:
-    vit = plain_vit("tiny")
-    with pytest.raises(UsageError, match=r"expected rounds of gla_clip to be 1 or more, got 0"):
-        vit.ours("gla_clip", given={"guide": lambda: features(len(vit.images))}, rounds=0)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
 from cliploc.towers.tower import Needs
 from tests.methods.plain_vit import TOWERS, PlainVit, assert_equal, attend, plain_vit
 from tests.towers.seam import pictures
@@ -56,8 +55,3 @@ def test_the_projection_is_before_the_layer_scale() -> None:
     block = tower.vision_head.blocks[-1]
     ours = tower.attention_output(trace, gathered) * block.ls1.gamma
     torch.testing.assert_close(ours, tower.adapters[-1].attention_branch(trace.entering[-1], gathered))
-
-
-def test_factors_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"scra and scga of radseg to be above 0, got 10\.0 and -1: the"):
-        plain_vit("tiny").ours("radseg", scga=-1)

@@ -17,6 +17,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gem", {"depth": 1.5}, "a whole number ≥ 1"),
     ("gem", {"iterations": -1}, "a whole number ≥ 0"),
     ("gem", {"temperature": 0.0}, "a number > 0 or none"),
+    ("gla_clip", {"rounds": 0}, "a whole number ≥ 1"),
+    ("radseg", {"scga": -1}, "a number > 0"),
     ("cam+layer_cam", {"stages": -1}, "a list, each item a whole number ≤ -1 in a list of at least 1"),
     *(("naclip", {"sigma": sigma}, "a number > 0") for sigma in (0.0, -1.0, math.nan, "wide")),
     *(("occlusion", {"side": side}, "a number ≥ 0.05 and ≤ 1") for side in (0.0, 1.5, math.nan)),

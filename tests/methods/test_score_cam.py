@@ -16,7 +16,7 @@ from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods
-from cliploc.methods._infra.masked import masked_embeddings
+from cliploc.methods._infra.masked import channel_gradients, channel_maps, masked_embeddings
 from cliploc.towers.tower import Needs
 from tests.methods.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.tiny import KINDS, Counting, planted_image, tower
@@ -169,6 +169,45 @@ def test_vl_score_never_keeps_dead_channels() -> None:
     ctx = Context(lambda: image, texts, backbone.trace(image, Needs(features=(-1,))), backbone)
     ctx.features.fill_(0.7)
     assert torch.equal(methods.get("vl_score").function(ctx), torch.zeros(1, 40, 5, 6))
+
+
+# --------------------------------------------------------------------------------------------------------- components
+@pytest.mark.parametrize("kind", ["vit", "gap_cnn"])
+def test_components_are_the_directions_of_largest_variance(kind: str) -> None:
+    ctx = tiny_scene(kind).context()
+    plain = ctx.features.flatten(2).double()  # [B, F, N]
+    found = channel_maps(ctx, components=2)
+    for b in range(2):
+        covariance = torch.cov(plain[b])
+        values, vectors = np.linalg.eigh(covariance.numpy())
+        centred = (plain[b] - plain[b].mean(1, keepdim=True)).numpy()
+        for j in range(2):
+            expected = vectors[:, -1 - j] @ centred
+            expected *= np.sign(expected[np.abs(expected).argmax()])
+            np.testing.assert_allclose(found.maps[b, j].flatten(), expected, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(found.maps[b, j].flatten().var(correction=1), values[-1 - j], rtol=1e-3)
+
+
+def test_a_components_gradient_is_that_along_its_axis() -> None:
+    """Σ_f axis_f α_f; and a step along an axis moves the component's map by one everywhere."""
+    ctx = tiny_scene("vit").context()
+    found = channel_maps(ctx, components=3)
+    assert found.axes is not None
+    alpha, along = channel_gradients(ctx, -1, None), channel_gradients(ctx, -1, found.axes)
+    torch.testing.assert_close(along[1, 2, 0], (found.axes[1, 0] * alpha[1, 2]).sum())
+    torch.testing.assert_close(found.axes @ found.axes.transpose(1, 2), torch.eye(3).expand(2, 3, 3), atol=1e-4, rtol=0)
+    plain = ctx.features.flatten(2)
+    moved = torch.einsum("bkf,bfn->bkn", found.axes, plain - plain.mean(-1, keepdim=True))
+    torch.testing.assert_close(moved, found.maps.flatten(2), rtol=1e-3, atol=1e-4)
+
+
+def test_masks_are_shared_by_methods_and_kept_apart_by_choice() -> None:
+    ctx, tower_calls = counted("vit")
+    for name in FAMILY:
+        methods.get(name).function(ctx, components=2)
+        assert tower_calls.images == 2 * 2 + 1  # pictures × components, and the empty picture
+    methods.get("score_cam").function(ctx)
+    assert tower_calls.images == 2 * 2 + 1 + 2 * ctx.features.shape[1]
 
 
 # ---------------------------------------------------------------------------------------------------- cost of masking

@@ -110,9 +110,7 @@ def pixels_by_loops(picture: Tensor) -> np.ndarray:
     return weights
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "names"), [(9, 17, 2), (16, 3, 5), (50, 7, 9)]
-)  # with 4 names or more, in bags
+@pytest.mark.parametrize(("height", "width", "names"), [(9, 17, 2), (16, 3, 5)])
 def test_the_equation_on_pixels(height: int, width: int, names: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_neighbours, "VALUES", 4 * width * 2)  # four rows at once
     generator = torch.Generator().manual_seed(0)
@@ -143,8 +141,7 @@ def test_conjugate_gradients_are_those_of_scipy() -> None:
     matrix = normalized((weights + weights.transpose(1, 2)) * (1 - torch.eye(60)))[0]
     labels = torch.rand(3, 60, generator=generator).double()
     labels[1], labels[2] = 0, torch.linalg.eigh(matrix).eigenvectors[:, -1].abs()
-    halves = slice(0, 20), slice(20, 60)
-    ours = propagate(lambda x: [(half, (x @ matrix)[:, half]) for half in halves], labels, 1e-6)
+    ours = propagate(matrix.__rmatmul__, labels, 1e-6)
     system = np.eye(60) - ALPHA * matrix.numpy()
     theirs = [0.05 * cg(system, one.numpy(), rtol=1e-6, maxiter=STEPS)[0] for one in labels]
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)

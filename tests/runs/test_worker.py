@@ -14,7 +14,7 @@ from cliploc.errors import InputError
 from cliploc.evaluate.data import LabelFile
 from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
 from cliploc.evaluate.tasks.rows import Row, from_parquet
-from cliploc.evaluate.tasks.segmentation.job import LabelMapJudge, row_schema
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, LabelMapJudge
 from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.images.exemplars import Exemplar
@@ -70,7 +70,7 @@ def rows_of(part: Part) -> list[Row]:
 
 
 def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
-    worker = EvaluationWorker(NamedMaps, row_schema, Path(), SETUPS, SETTINGS)
+    worker = EvaluationWorker(NamedMaps, COLUMNS, Path(), SETUPS, SETTINGS)
     images: list[int] = []
     first, second = worker.stream(
         [shard(0, "good", "cut off", "hard"), shard(1, "odd", "large")], Reporter(images=images.append)
@@ -112,7 +112,7 @@ def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_o
     """They change the embeddings of the names, and what the texts have in common."""
     of_red = [Exemplar("red", np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)) for i in (0, 1)]
     options = [OPTIONS, *(OPTIONS.but(exemplars=[one]) for one in of_red), OPTIONS.but(background=["grey"])]
-    workers = [EvaluationWorker(judge_of, row_schema, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
+    workers = [EvaluationWorker(judge_of, COLUMNS, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
     said = [one.describe() for one in workers]
     assert all(one != other for place, one in enumerate(said) for other in said[:place])
     assert "exemplars" not in said[0][0]  # so that runs which began before they counted can be resumed

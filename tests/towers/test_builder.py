@@ -20,7 +20,7 @@ from cliploc.find.recipes import recipe_of
 from cliploc.localizer import Localizer
 from cliploc.towers import _checkpoints, _layers, _weights, create, models
 from cliploc.towers import open_clip as builder
-from cliploc.towers._catalogue import OWN
+from cliploc.towers._catalogue import NOT_OPEN_CLIPS
 from cliploc.towers.open_clip import Plan, build, plan_model
 from cliploc.towers.tower import Backbone
 from tests.tolerances import assert_rounded
@@ -340,7 +340,7 @@ def test_a_configuration_open_clip_cannot_build(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ catalogue
 def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
     monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: pytest.fail("a model was built"))
-    not_open_clips = set(OWN)
+    not_open_clips = set(NOT_OPEN_CLIPS)
     assert set(open_clip.list_models()) | not_open_clips == set(models.names())
     for entry in models:
         if entry.name not in not_open_clips:

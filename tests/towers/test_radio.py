@@ -179,7 +179,7 @@ def test_a_weight_stored_as_direction_and_norm_is_computed(tmp_path: Path) -> No
             backbone.encode_image(pictures(80, 80)), F.normalize(model.encode_image(pictures(80, 80)), dim=1), backbone
         )
     del tensors[f"{at}.qkv.parametrizations.weight.0.parts.1._v"]
-    with pytest.raises(ModelError, match="lacks what some of its weights are computed from"):
+    with pytest.raises(ModelError, match="does not hold a model that can be used"):
         create("c-radio-clip", str(saved(tmp_path, model, "_heads.clip", tensors=tensors)))
 
 
@@ -196,9 +196,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused("expected a ViT of C-RADIOv3 with a head of the type open_clip", teachers=TEACHERS[1:])
     refused("is a dinov2_vitg14_reg with heads of clip, siglip2, sam", model="dinov2_vitg14_reg")
     refused("does not say how C-RADIO was trained (", "teachers", teachers="clip")
-    refused("has a width that is no multiple of the 16 heads", model="vit_large_patch16_224")
-    refused("has not the class token", teachers=[{**TEACHERS[0], "token_slot": 9}])
-    refused("has no head.fc1.weight of C-RADIO, of 2 axes", heads="_heads.dino")
+    refused("does not hold a model that can be used", heads="_heads.dino")
     refused("normalises its features", tensors={"_feature_normalizer.mean": torch.zeros(2)})
     refused("1 missing (blocks.1.attn.proj.bias …)", tensors={"base_model.blocks.1.attn.proj.bias": None})
     refused(

@@ -165,10 +165,8 @@ def test_the_authors_two_archives_are_the_same_model(tmp_path: Path) -> None:
     assert ours.weights_id != theirs.weights_id, "by the files"
 
     file = two / "tips_v2_oss_b14_text.npz"
-    with pytest.raises(UsageError, match=r"expected the folder of TIPSv2's files, got the file .*: give "):
-        create("tipsv2", str(file))
     (two / "tips_v2_oss_l14_text.npz").write_bytes(file.read_bytes())
-    with pytest.raises(ModelError, match=r"expected a \*_vision.npz and a \*_text.npz in .*, got tips_v2_oss_b14_"):
+    with pytest.raises(ModelError, match=r"or one \*_vision.npz and one \*_text.npz, in .*, got tips_v2_oss_b14_"):
         create("tipsv2", str(two))
     (two / "tips_v2_oss_l14_text.npz").unlink()
     np.savez(file, token_embedding=np.array([object()], dtype=object))
@@ -198,18 +196,12 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         with refusing(str(tmp_path), *fragments):
             create("tipsv2", saved(tmp_path, plain(), **changes))
 
-    refused("has no register_tokens of 3 axes", **{"vision_encoder.register_tokens": None})
-    refused("has no token_embedding.weight of 2 axes", **{"text_encoder.token_embedding.weight": None})
-    refused("has not the sizes of TIPSv2", **{"vision_encoder.pos_embed": torch.zeros(1, 21, WIDTH)})
+    for part in ("vision_encoder.register_tokens", "text_encoder.token_embedding.weight"):
+        refused("does not hold a model that can be used", **{part: None})
     refused("image tower of TIPSv2: of its tensors 1 missing (norm.bias …)", **{"vision_encoder.norm.bias": None})
-    refused(
-        "a token of the number 7, the text tower 5", **{"text_encoder.token_embedding.weight": torch.zeros(5, WIDTH)}
-    )
-    for temperature in (torch.tensor(0.0), torch.tensor([0.1, 0.2])):
-        refused("has no temperature above 0, but", temperature=temperature)
     saved(tmp_path, plain())
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with refusing("does not hold a model that can be used"):
         create("tipsv2", str(tmp_path))
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(
@@ -217,7 +209,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     ):
         create("tipsv2", str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(MissingWeightsError, match=r"expected model.safetensors, or a .*, found neither: check"):
+    with pytest.raises(MissingWeightsError, match=r"expected model.safetensors, or one .*, got neither: check"):
         create("tipsv2", str(tmp_path))
     with pytest.raises(UsageError, match="expected weights for tipsv2, got none: add --pretrained with a folder"):
         create("tipsv2")

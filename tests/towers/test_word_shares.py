@@ -36,27 +36,25 @@ def text() -> Any:
     return OpenClipText(model.eval().requires_grad_(False), tokenize)
 
 
-def expected(model: Any, image: Tensor, blocks: int, one_head: bool) -> Tensor:
+def expected(model: Any, image: Tensor) -> Tensor:
     """Shares of the tokens between start and end."""
     layers, end = list(model.transformer.resblocks), 5
     x = model.token_embedding(IDS) + model.positional_embedding  # [T, d]
     read = []
-    for number, block in enumerate(layers):
-        last = number >= len(layers) - blocks
-        heads = 1 if one_head and last else block.attn.num_heads
+    for block in layers:
+        heads = block.attn.num_heads
         rows = block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
         q, k, v = rows.chunk(3, dim=1)
         size = q.shape[1] // heads
         gathered = []
         for h in range(heads):
-            own = slice(h * size, (h + 1) * size)
-            scores = q[:, own] @ k[:, own].T / size**0.5
+            at = slice(h * size, (h + 1) * size)
+            scores = q[:, at] @ k[:, at].T / size**0.5
             seen = torch.ones_like(scores).tril() > 0
-            gathered.append(scores.masked_fill(~seen, -torch.inf).softmax(dim=1) @ v[:, own])
+            gathered.append(scores.masked_fill(~seen, -torch.inf).softmax(dim=1) @ v[:, at])
         joined = torch.cat(gathered, dim=1)
-        if last:
-            joined = joined.detach().requires_grad_() if not read else joined
-            read.append((q, k, v, joined))
+        joined = joined if read else joined.detach().requires_grad_()
+        read.append((q, k, v, joined))
         x = x + joined @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
         x = x + block.mlp(block.ln_2(x))
     cosine = F.normalize(model.ln_final(x)[end] @ model.text_projection, dim=0) @ F.normalize(image, dim=0)
@@ -70,14 +68,12 @@ def expected(model: Any, image: Tensor, blocks: int, one_head: bool) -> Tensor:
     return shares / shares.sum().clamp(min=1e-30)  # all are 0 where nothing speaks for the match
 
 
-@pytest.mark.parametrize("one_head", [False, True])
-@pytest.mark.parametrize("blocks", [1, 3, 8])
-def test_the_equation(text: Any, blocks: int, one_head: bool) -> None:
+def test_the_equation(text: Any) -> None:
     for seed in range(4):
         image = torch.randn(24, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
-            found = text.word_shares("red car.", image, blocks=blocks, published=one_head)
-        of_tokens = expected(text.model, image, min(blocks, 4), one_head)
+            found = text.word_shares("red car.", image)
+        of_tokens = expected(text.model, image)
         wanted = torch.stack([of_tokens[:2].sum(), of_tokens[2], of_tokens[3]])
         assert [word for word, _ in found] == ["red", "car", "."]
         torch.testing.assert_close(torch.tensor([one for _, one in found]), wanted, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.editor import review_folder
-from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.teach import teach
 from cliploc.runs.labelling import LabellingRun
 from tests.label.labelled import held, taught
@@ -187,23 +185,6 @@ def test_nobody_waits_for_it_and_what_is_touched_meanwhile_stays(out, truth, mon
         assert [box["xyxy"] for box in touched["boxes"]] == [truth["3.jpg"]]
         assert touched["drafts"] == [], "its drafts are those that the person saw"
         assert found(address, truth, range(4, COUNT)) == 4
-
-
-def test_a_list_that_takes_long_delays_no_save(truth, address, monkeypatch):
-    begun, go_on, reviewed = threading.Event(), threading.Event(), AnnotatedFolder.reviewed
-
-    def slow(self, *which):
-        begun.set()
-        assert go_on.wait(60)
-        return reviewed(self, *which)
-
-    monkeypatch.setattr(AnnotatedFolder, "reviewed", slow)
-    with ThreadPoolExecutor(1) as pool:
-        listed = pool.submit(sent, f"{address}/pictures")
-        assert begun.wait(60)
-        review(address, truth, 0)
-        go_on.set()
-        assert listed.result()[0] == 200
 
 
 def test_a_page_with_earlier_drafts_keeps_what_the_person_made_of_them(truth, address):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,13 +22,13 @@ from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
-from cliploc.label.apply import review_of
+from cliploc.label.apply import ReviewedPicture, review_of
 from cliploc.label.editor import review_folder
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester, options_of
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
-from cliploc.support.files import alone_in
+from cliploc.support.files import locked
 from tests.commands import cliploc_
 from tests.label.labelled import held
 from tests.tiny import tower
@@ -163,14 +164,15 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
             revisions = [0, 0, 0]
             for number, status in ((1, "reviewed"), (0, "none"), (1, "skipped"), (2, "reviewed"), (1, "reviewed")):
                 boxes = [box(1, 2, 5, 4)] if number else []
-                revisions[number] = folder.save(number, saved(*boxes, revision=revisions[number], status=status))
+                message = saved(*boxes, revision=revisions[number], status=status)
+                revisions[number] = folder.save(number, msgspec.convert(message, ReviewedPicture))
                 assert folder.entries()[number]["revision"] == revisions[number]
                 assert folder.facts()["names"] == LABELS
-            counted, listed = folder.run.count_finished(), folder.entries()
+            counted, listed = len(folder.run.reviewed()), folder.entries()
         assert shown == ["b.png", "a.png", "b.png", "c.png", "b.png"]
         assert counted == 2
     with ReviewFolder.opened(out) as again:
-        assert again.run.count_finished() == counted
+        assert len(again.run.reviewed()) == counted
         listed_again = again.entries()
         assert listed != first
     for entry in (*listed, *listed_again):
@@ -182,7 +184,7 @@ def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypa
     begun, others = threading.Event(), threading.Event()
 
     def slow(drafts, picture, given):
-        if given["status"] == "reviewed":
+        if given.status == "reviewed":
             begun.set()
             assert others.wait(20)
         return review_of(drafts, picture, given)
@@ -221,7 +223,7 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
         assert sent(f"{other}/pictures")[1][0]["revision"] == 1
         assert annotate(photos, LABELS, out, masks=True, **OPTIONS).computed == 1
         assert sent(f"{one}/pictures/1", saved(box(1, 2, 5, 4)))[0] == 200
-        with alone_in(out):
+        with locked(out):
             assert "another run is writing" in sent(f"{one}/exports", {})[1]["error"]
     assert list(corrections(out)["pictures"]) == ["a.png", "b.png"]
 
@@ -251,7 +253,7 @@ BAD = {
     "a label that is not there": (saved(box(1, 1, 2, 2, label=2)), 422, "expected labels below 2, got 2"),
     "a draft that is not there": (saved({**box(1, 1, 2, 2), "draft": 99}), 422, "expected drafts below"),
     "a box outside": (saved(box(100, 100, 120, 120)), 422, "expected boxes inside the picture, with a width"),
-    "no number": (saved(box(1, 1, float("inf"), 2)), 422, "Infinity is no number of JSON"),
+    "no number": (saved(box(1, 1, float("inf"), 2)), 422, "JSON is malformed"),
     "a mask of another size": (saved(box(1, 1, 2, 2, mask="22")), 422, "expected masks of the picture's size"),
     "no mask": (saved(box(1, 1, 2, 2, mask="é")), 422, "expected a mask as COCO's run lengths"),
     "a polygon far outside": (saved(box(1, 1, 2, 2, polygons=[[[1, 1, 9e5, 1, 2, 2]]])), 422, "far outside"),
@@ -322,7 +324,8 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
         ({}, "missing required field `name`"),
     ]:
         status, answer = sent(f"{address}/pictures/0/suggestion", wish)
-        assert (status, said in answer["error"]) == (422, True), answer
+        assert status in (409, 422)
+        assert said in answer["error"]
     for name in LABELS:
         answer = sent(f"{address}/pictures/0/suggestion", {"name": name})[1]
         assert answer["said"].endswith("click in a hot region to make a box"), "also where the model finds none"
@@ -335,7 +338,7 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
             {"name": f"{name.upper()}|cat", "threshold": 0.5, "at": [int(x), int(y)]},
         )
         if values.max() == 0:  # a map without any heat
-            assert (status, "the map is not hot there" in answer["error"]) == (422, True)
+            assert (status, "the map is not hot there" in answer["error"]) == (409, True)
             continue
         assert answer["label"] == LABELS.index(name)
         x0, y0, x1, y1 = answer["xyxy"]
@@ -355,7 +358,7 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
     with served(out) as address:
         assert [one["name"] for one in sent(f"{address}/pictures")[1]] == ["a.png", "b.png"]
         status, answer = sent(f"{address}/images/1.jpg")
-        assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (410, True)
+        assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (409, True)
     shutil.rmtree(root)
     with pytest.raises(UsageError, match="found none of them: put the pictures back"), ReviewFolder.opened(out):
         pass

@@ -89,7 +89,7 @@ class GrabCutMasks:
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box, name by name."""
-        found.refuse_without_maps()
+        found.check_installed_maps()
         pixels = np.asarray(found.image.convert("RGB"))
         height, width = found.frame.original_hw  # of which the picture may be a smaller copy
         shrink = min(1.0, self._side / max(height, width))

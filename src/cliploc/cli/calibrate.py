@@ -15,12 +15,12 @@ from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, print
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
-from cliploc.support.files import Inputs, alone_writing
-from cliploc.support.imports import refuse_without
+from cliploc.support.files import Inputs
+from cliploc.support.imports import check_installed
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
-    from cliploc.runs.samples import AskedDataset
+    from cliploc.runs.samples import PromptedDataset
     from cliploc.support.reporter import Reporter
 
 
@@ -40,7 +40,7 @@ def refuse_truth(truth: str, asked: SampleFlags) -> None:
             raise UsageError(f"{name} is an option of datasets, not of --truth {REVIEWED}: leave it out")
 
 
-def read_truth(truth: str, folder: Path, asked: SampleFlags) -> AskedDataset:
+def read_truth(truth: str, folder: Path, asked: SampleFlags) -> PromptedDataset:
     """Pictures with true boxes: a dataset's, or those of annotate that a person has reviewed."""
     from cliploc.evaluate.data import Draw, open_asked
 
@@ -64,14 +64,14 @@ class TruthFlags(SampleFlags, WithThreads, WithJson):
 @contextmanager
 def _learning(
     asked: TruthFlags, out: Path, options: Options, terminal: Terminal
-) -> Iterator[tuple[Localizer, AskedDataset, Path, Reporter]]:
+) -> Iterator[tuple[Localizer, PromptedDataset, Path, Reporter]]:
     """What a command that writes a file learns with: model, pictures, and a folder that a stopped run resumes from."""
     file_writable(out)
-    with alone_writing(out), terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
+    with terminal.progress(f"reading {asked.folder}", speed=True) as reporter:
         from cliploc.evaluate.data import BY_DESIGN
 
         dataset = read_truth(asked.truth, asked.folder, asked)
-        Inputs(sample.path for sample in dataset.samples).refuse([out])
+        Inputs(sample.path for sample in dataset.samples).check_outputs([out])
         say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         use_threads(asked.threads)
@@ -105,7 +105,7 @@ def calibrate(asked: CalibrateFlags, options: Options) -> int:
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
-    refuse_without("calibrate", "calibrate")
+    check_installed("calibrate", "calibrate")
     refuse_truth(asked.truth, asked)
     out, terminal = asked.out, Terminal()
     with _learning(asked, out, options.but(second_look=True), terminal) as (localizer, dataset, work, reporter):

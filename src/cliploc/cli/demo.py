@@ -12,7 +12,7 @@ from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
 from cliploc.cli.terminal import Terminal, printable, styled
 from cliploc.images.demo import demo_photos
 from cliploc.options import DEFAULTS, Options, text_of
-from cliploc.support.files import Inputs, alone_in
+from cliploc.support.files import Inputs, locked
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,9 +39,11 @@ def demo(asked: DemoFlags, options: Options) -> int:
     )
 
     folder, photos = writable(asked.out), list(demo_photos())
-    Inputs(photo.path for photo in photos).refuse([folder / PAGE, *(overlay_of(photo, folder) for photo in photos)])
+    Inputs(photo.path for photo in photos).check_outputs(
+        [folder / PAGE, *(overlay_of(photo, folder) for photo in photos)]
+    )
     terminal = Terminal()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
 
         use_threads(asked.threads)

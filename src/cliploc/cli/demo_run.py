@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cliploc.images.demo import DemoPhoto, demo_photos
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization, Verdict
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU, FloatArray
 
@@ -83,7 +83,7 @@ def run_demo(
             rows.append(DemoRow(photo.path.name, name, there, verdict, best, shown.xyxy, ious[name]))
         theirs = _ious(photo, other) if other else {}
         other_ious += [iou for iou in theirs.values() if iou is not None]
-        write_whole(overlay_of(photo, out), partial(panels(result).save, format="JPEG", quality=90))
+        write_atomic(overlay_of(photo, out), partial(panels(result).save, format="JPEG", quality=90))
         items.append(PageItem(result, photo.credit, photo.truth, ious, (other, theirs) if other else None))
         reporter.images(1)
     write_page(out / PAGE, "cliploc demo", items, settings, hint=f"{IOU_RULE} {CLIP_HINT}")

@@ -30,7 +30,7 @@ from cliploc.options import (
     text_of,
 )
 from cliploc.support.files import user_path
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
 def _refuse_early(options: Options) -> None:
     """Refuses what is not installed or not known, before torch is imported."""
     if options.masks_by.startswith(SAM):
-        refuse_without("sam", "masks-by sam")
+        check_installed("sam", "masks-by sam")
     refuse_unknown(
         [str(options.model)],
         [] if options.method is None else [options.method],
@@ -349,7 +349,7 @@ class EngineFlags(WithThreads):
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)
         if self.engine == "ray":
-            refuse_without("ray", "engine ray")
+            check_installed("ray", "engine ray")
             from cliploc.runs import ray
 
             return partial(ray.run, address=self.address, threads=self.threads)

@@ -24,7 +24,7 @@ from cliploc.cli.output import (
 )
 from cliploc.cli.terminal import Terminal, grid, printable, styled
 from cliploc.errors import CliplocError, UsageError
-from cliploc.support.files import DEMO, Inputs, alone_in, demo_names
+from cliploc.support.files import DEMO, Inputs, demo_names, locked
 from cliploc.support.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class PhotoRun:
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
-            inputs.refuse([self.folder / file for file in files])
+            inputs.check_outputs([self.folder / file for file in files])
         self.records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
         self._drawn: list[Path] = []
@@ -96,7 +96,7 @@ class PhotoRun:
     def started(self, label: str) -> Iterator[Reporter]:
         """Shows progress; no other run may write into the folder meanwhile."""
         self._start = time.perf_counter()
-        with alone_in(self.folder), self.terminal.progress(label) as self._reporter:
+        with locked(self.folder), self.terminal.progress(label) as self._reporter:
             yield self._reporter
 
     def count(self, reporter: Reporter, phase: str) -> None:

@@ -24,7 +24,7 @@ from cliploc.draw.overlay import (
     scaled,
     verdict,
 )
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 from cliploc.values import GOOD_IOU, FloatArray, told_apart
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_page(
         photos=[_photo(item) for item in items],
     )
     content = page.encode("utf-8", "backslashreplace")
-    write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
+    write_atomic(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:

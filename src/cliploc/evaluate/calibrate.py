@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import AskedDataset
+from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import average_precision
-from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
+from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
-from cliploc.evaluate.tasks.worker import Asked, AskingJudge, Bools, right_boxes
+from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
 from cliploc.find.calibration import (
     OF_BOX,
     OF_NAME,
@@ -138,30 +138,27 @@ class Calibrated:
         return [("on pictures that were not in the fit", "before", "after"), *rows]
 
 
-def row_schema() -> Any:
-    """The columns of a row, one for each picture: its `Examples`."""
-    pa = arrow()
-    flags, features = pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float64()))
-    columns = {column.name: features if column.name.startswith("of_") else flags for column in fields(Examples)}
-    return schema_of(**columns_of_pictures(), **columns)
+# A row for each picture: its `Examples`.
+COLUMNS = {
+    **OF_PICTURE,
+    **{column.name: "double[][]" if column.name.startswith("of_") else "bool[]" for column in fields(Examples)},
+}
+TASK = BenchmarkTask("calibration", 2, (), lambda: COLUMNS)
 
 
-TASK = BenchmarkTask("calibration", 2, (), row_schema)
-
-
-class ExamplesJudge(AskingJudge):
+class ExamplesJudge(NameJudge):
     """Makes the examples of pictures."""
 
     keep_maps = True  # the second look goes with the maps
 
-    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
         return {name: values.tolist() for name, values in vars(examples).items()}
 
 
-def calibrate(localizer: Localizer, dataset: AskedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
+def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
     refuse_few(dataset)
     # Said before hours of work, not after.
@@ -189,7 +186,7 @@ def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
     return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
 
 
-def refuse_few(dataset: AskedDataset) -> None:
+def refuse_few(dataset: PromptedDataset) -> None:
     """Refuses too few pictures before a model runs."""
     if len(dataset) < FEWEST_PICTURES:
         raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")

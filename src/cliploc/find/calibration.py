@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from cliploc.errors import InputError
 from cliploc.support.documents import DocumentError, parse_json, read_bytes
-from cliploc.support.files import user_path, write_whole
+from cliploc.support.files import user_path, write_atomic
 from cliploc.values import FloatArray, Floats
 
 KIND = "cliploc calibration"
@@ -88,7 +88,7 @@ class Calibration:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""
         text = json.dumps(self.document(), indent=1) + "\n"
-        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibration`

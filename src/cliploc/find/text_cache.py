@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cliploc.support.documents import read_bytes
-from cliploc.support.files import user_path, write_whole
+from cliploc.support.files import user_path, write_atomic
 from cliploc.towers.tower import Backbone
 
 FORMAT = 2  # part of every key: raise it when what is stored changes
@@ -60,7 +60,7 @@ class TextCache:
         content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
         with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
+            write_atomic(path, lambda temporary: temporary.write_bytes(content), durable=False)
 
 
 def cache_of(backbone: Backbone) -> TextCache | None:

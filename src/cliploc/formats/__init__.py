@@ -233,61 +233,40 @@ def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
 
 
 PICTURES = "pictures.csv"  # the list's name
+MISREAD = re.compile(r"""[\s"'#<>:|?*\\\x00-\x1f\x7f-\x9f\ud800-\udfff]""")
 
 
 class FileNames:
     """Unique names in one folder by stem, as most readers know them: `cats/a.jpg` → `cats__a`, then `cats__a-2`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+        self._folder = folder
         self._files: set[str] = set()
-        self._last: dict[tuple[str, ...], int] = {}  # stem and endings → the number that they had last
+        self._last: dict[str, int] = {}  # stem → the number that it had last
 
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
         """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made."""
         stem = flat_stem(picture.name)
-        for number in count(self._last.get((stem, *endings), 0) + 1):
-            numbered = stem if number == 1 else f"{stem}-{number}"
-            files = [_placed(numbered, ending) for ending in endings]
-            if not {_folded(file) for file in files} & self._files:
+        for number in count(self._last.get(stem, 0) + 1):
+            files = [ending.replace("*", stem if number == 1 else f"{stem}-{number}") for ending in endings]
+            # Some file systems treat capitals, and composed letters, as equal to others.
+            folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFC", file).casefold()) for file in files}
+            if not folded & self._files:
                 break
-        self._last[stem, *endings] = number
-        self._files |= {_folded(file) for file in files}
-        paths = [self._folder / file for file in files]
-        for path in paths:
-            if self._folder not in path.resolve().parents:  # for any reason
-                raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return paths
+        self._last[stem] = number
+        self._files |= folded
+        for file in files:
+            (self._folder / file).parent.mkdir(parents=True, exist_ok=True)
+        return [self._folder / file for file in files]
 
 
 def flat_stem(name: str) -> str:
     """The stem of `FileNames` for a single picture; what lists, YAML or file systems misread becomes `_`."""
-    *folders, last = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")] or ["_"]
-    stem = re.sub(r"""[\s"'#<>:|?*]""", "_", "__".join([*folders, PurePosixPath(last).stem]))
+    *folders, last = [part for part in name.split("/") if part.strip(" .")] or ["_"]
+    stem = MISREAD.sub("_", "__".join([*folders, PurePosixPath(last).stem]))
     while len(stem.encode()) > 200:  # most file systems allow 255 bytes, and an ending and a number are added
         stem = stem[1:]
     return f"_{stem}" if stem.startswith(".") or not stem else stem
-
-
-def _safe(part: str) -> str:
-    """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
-    letters = "".join(
-        "_" if letter == "\\" or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in part
-    )
-    letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
-    return letters if letters.strip(" .") else "_" * len(letters)
-
-
-def _placed(stem: str, ending: str) -> PurePosixPath:
-    """The path of a picture's file: `labels/*.txt` and `a` give `labels/a.txt`."""
-    folder, _, suffix = ending.partition("*")
-    return PurePosixPath(folder) / _safe(f"{stem}{suffix}")
-
-
-def _folded(path: PurePosixPath) -> str:
-    """A key that is equal for names that some file systems treat as equal (case, composed letters)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def file_suffix(picture: AnnotatedPicture) -> str:

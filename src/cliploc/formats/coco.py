@@ -13,7 +13,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 Id = int | str
 
@@ -159,7 +159,7 @@ class Coco(formats.Export):
                 formats.json_list(file, annotations())
                 file.write("}\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, attributes
 from cliploc.images import rle
-from cliploc.support.documents import finite, whole
-from cliploc.support.files import write_whole
+from cliploc.support.documents import finite, integer
+from cliploc.support.files import write_atomic
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -24,7 +24,7 @@ def read(root: Element) -> LabelSet:
         PictureLabels(
             formats.spellings(image.attrib["name"]),
             partial(_boxes, image),
-            (whole(image.attrib["width"]), whole(image.attrib["height"])),
+            (integer(image.attrib["width"]), integer(image.attrib["height"])),
         )
         for image in root.iter("image")
     ]
@@ -98,7 +98,7 @@ class Cvat(formats.Export):
                     file.write("</image>\n")
                 file.write("</annotations>\n")
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)
 
 
 def _mask(code: rle.Rle) -> str:

@@ -23,7 +23,7 @@ from cliploc.formats import (
 )
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
 KINDS = ("rectanglelabels", "brushlabels", "polygonlabels")
@@ -152,8 +152,8 @@ class LabelStudio(formats.Export):
             path.write_text(f"<View>\n{view}  </{tag}>\n</View>\n", encoding="utf-8")
 
         tasks, labels_config = self.files
-        write_whole(folder / labels_config, config)
-        write_whole(folder / tasks, fill)
+        write_atomic(folder / labels_config, config)
+        write_atomic(folder / tasks, fill)
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:

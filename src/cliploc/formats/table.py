@@ -10,7 +10,7 @@ from pathlib import Path
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.support.documents import read_text
-from cliploc.support.files import write_whole
+from cliploc.support.files import write_atomic
 
 EDGES = ("x0", "y0", "x1", "y1")
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
@@ -68,4 +68,4 @@ class BoxTable(formats.Export):
                     if not len(picture.xyxy):
                         writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, ""])
 
-        write_whole(folder / self.files[0], fill)
+        write_atomic(folder / self.files[0], fill)

@@ -16,8 +16,8 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
-from cliploc.support.documents import MOST_TEXT, finite, read_bytes, read_xml, whole
-from cliploc.support.files import write_folder_whole
+from cliploc.support.documents import finite, integer, read_bytes, read_xml
+from cliploc.support.files import write_atomic_folder
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
@@ -58,8 +58,8 @@ class VocPicture:
 
 def read_picture(path: Path) -> VocPicture:
     """Reads one XML file; an `OSError` or a `ValueError` says why it cannot be read."""
-    root = read_xml(path, MOST_TEXT)
-    width, height = (whole(root.findtext(f"size/{key}") or "0") for key in ("width", "height"))
+    root = read_xml(path)
+    width, height = (integer(root.findtext(f"size/{key}") or "0") for key in ("width", "height"))
     objects = []
     for thing in root.iter("object"):
         names = tuple((name.text or "").strip() for name in thing.findall("name"))
@@ -203,7 +203,7 @@ class Voc(formats.Export):
                     stacklevel=2,
                 )
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> None:

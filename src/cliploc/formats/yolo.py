@@ -12,8 +12,8 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.documents import MOST_YAML, finite, read_text, read_yaml, whole
-from cliploc.support.files import write_folder_whole
+from cliploc.support.documents import finite, integer, read_text, read_yaml
+from cliploc.support.files import write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
@@ -22,8 +22,8 @@ CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyO
 def class_names(described: Path) -> dict[int, str]:
     """Number → name of each class in one of `CLASS_LISTS`."""
     plain = described.suffix == ".txt"
-    listed = read_text(described, MOST_YAML).splitlines() if plain else read_yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): name for key, name in listed.items()}
+    listed = read_text(described).splitlines() if plain else read_yaml(described)["names"]
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {integer(key): one for key, one in listed.items()}
     if not all(isinstance(name, str) for name in names.values()):
         raise ValueError("expected each name to be a text")  # also: with aliases, a small list can be an endless text
     return {number: name for number, name in names.items() if name.strip()}
@@ -65,7 +65,7 @@ def read_boxes(
             raise ValueError(
                 f"line {place}: expected a class and 4 numbers, or corners of a polygon, got {len(shares)}"
             )
-        if (name := names.get(whole(number))) is None:
+        if (name := names.get(integer(number))) is None:
             raise ValueError(f"class {number} is not in the list of classes")
         box = min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
         kind = "box" if len(shares) == 4 else "polygon"
@@ -127,7 +127,7 @@ class Yolo(formats.Export):
             (target / "data.yaml").write_text(data, encoding="utf-8")
             formats.write_list(target, listed)
 
-        write_folder_whole(folder / self.folders[0], fill)
+        write_atomic_folder(folder / self.folders[0], fill)
 
 
 def _outlines(label: int, code: rle.Rle) -> Iterator[str]:

@@ -44,12 +44,6 @@ def _filled(counts: rle.Counts, hw: tuple[int, int]) -> Mask:
     return rle.of_runs(counts).reshape(hw[1], hw[0]).T
 
 
-def steps(outline: Outline) -> int:
-    """The number of steps along a polygon's edges, which is what it costs to draw it."""
-    corners = np.array(outline, np.float64).reshape(-1, 2)
-    return int(STEPS * np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum()) + len(corners)
-
-
 def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline, ...]:
     """The outlines of a COCO annotation's `segmentation` in a picture of this size."""
     width, height = size_wh

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import tee
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +30,7 @@ from cliploc.values import Boxes, FloatArray
 
 Groups = Literal["keep", "split", "drop"]
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
-# Options that `annotate` sets itself.
-RESERVED = {"background", "min_presence", "min_score", "min_area", "max_boxes", "text_cache"}
+RESERVED = {"background", "text_cache"}  # options that `annotate` sets itself
 
 
 class AnnotateWorker:
@@ -41,34 +39,29 @@ class AnnotateWorker:
     def __init__(
         self,
         labels: Labels,  # names and background
-        options: Options,  # options of `Localizer`, except `RESERVED`, which the others set
-        # Which boxes become candidates; `cliploc.label.drafts` chooses among these.
-        min_area: float = DEFAULTS.min_area,  # minimum area of a box's region, as a share of the picture
-        # what to do with a large box that contains several things: "keep" (it is marked, and reviewed first), "split"
-        # or "drop"
-        groups: Groups = "keep",
-        least: float | None = None,  # the least presence that a name is asked for; None: the usual
+        options: Options,  # of `Localizer`; scores and numbers of boxes are those of drafts, which are chosen later
+        groups: Groups = "keep",  # whether a box of several things is marked and reviewed first, split or dropped
+        least: float | None = None,  # the least presence that any call asks for; None: the usual
         masks: bool = False,  # whether each box has its mask
-        # whether lessons are kept, so that the folder can be taught; None: where the model's recipe allows it
+        # whether lessons are stored, so that the folder can be taught; None: where the model's recipe allows it
         teach: bool | None = None,
     ) -> None:
         self._entries, self._groups, self._masks = list(labels.entries), groups, masks
         by_recipe = options.method is None and options.head is None
         second_look = by_recipe if options.second_look is None else options.second_look
-        if second_look and least != 0:  # its gate is the usual one, whatever is asked for, so that this can be changed
+        if second_look and least != 0:  # its gate is always the usual one, so that the presence can be changed
             least = None
         self.localizer = Localizer(
             **options.but(
                 background=labels.background,
-                min_area=min_area,
                 min_presence=least,
                 min_score=0.0,
+                max_boxes=DEFAULTS.max_boxes,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
             ).given()
         )
-        assert self.localizer.options.second_look == second_look
         why_not = self.localizer.unteachable_reason()
-        if options.masks_by != "heat":  # taught maps are drawn again from what is kept, without the picture
+        if options.masks_by != "heat":  # taught maps are drawn again from the lesson, without the picture
             why_not = why_not or f"masks by {options.masks_by.partition(':')[0]}"
         if teach and why_not is not None:
             raise UsageError(f"expected settings that a folder can be taught with, got {why_not}: use --teach off")
@@ -81,21 +74,23 @@ class AnnotateWorker:
         gets = "drafts only from three or more pictures where it is drawn" if self._teach else "no boxes"
         self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
         # Who read the labels has warned of commas.
-        whole = [entry for entry in labels.entries if "," not in entry]
-        said = self.localizer.readings(whole) if whole else ()
-        self.notes = (*(f"{reason}; {name!r} gets {gets}" for name, reason in unknown.items()), *said)
+        plain = [entry for entry in labels.entries if "," not in entry]
+        readings = self.localizer.readings(plain) if plain else ()
+        self.notes = (*(f"{reason}; {name!r} gets {gets}" for name, reason in unknown.items()), *readings)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
-        own = self.localizer.describe()
-        by_bank = {} if self.localizer.calibrated or "second_look" in own else {"presence_bank": BANK_VERSION}
-        with_masks = {"masks": True} if self._masks else {}
-        teaching = {"teaching": self.localizer.teaching()} if self._teach else {}
-        return {**own, "groups": self._groups, **by_bank, **with_masks, **teaching}
+        settings = {**self.localizer.describe(), "groups": self._groups}
+        if not (self.localizer.calibrated or "second_look" in settings):
+            settings["presence_bank"] = BANK_VERSION
+        if self._masks:
+            settings["masks"] = True
+        return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
+        """Yields the parts of shards, in order."""
         notes = list[str]()
-        own, fed = tee(digested(shards))
+        digested_shards, fed = tee(digested(shards))
         results = self.localizer.run(
             (Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
@@ -104,17 +99,17 @@ class AnnotateWorker:
             lessons=self._teach,
         )
         try:
-            for shard, digests in own:
+            for shard, digests in digested_shards:
                 found: list[Found] = []
                 try:
                     for picture, digest in zip(shard.samples, digests, strict=True):
                         found.append(self._outcome(picture, digest, results))
                         reporter.images(1)
                 except KeyboardInterrupt:
-                    if found:  # what was computed is kept
-                        yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
+                    if found:  # what was computed is not lost
+                        yield Part(shard.index, found, tuple(notes))
                     raise
-                yield Part(shard.index, msgspec.msgpack.encode(found), tuple(notes))
+                yield Part(shard.index, found, tuple(notes))
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
             raise ModelError(failure_reason(error)) from error
@@ -127,17 +122,17 @@ class AnnotateWorker:
             reason = str(result.error)
             return Found(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        found = self._found(picture.id, digest, localization)
-        return found if result.lesson is None else msgspec.structs.replace(found, features=packed(result.lesson))
+        features = b"" if result.lesson is None else packed(result.lesson)
+        return self._found(picture.id, digest, localization, features)
 
     def close(self) -> None:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _found(self, picture: str, digest: str, result: Localization) -> Found:
+    def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> Found:
         boxes, groups = self._candidates(result)
         if result.second_look is not None:
-            stays = ~result.second_look.contrast_fits(boxes)  # a part may, where the whole box does not
+            stays = ~result.second_look.contrast_fits(boxes)  # a part may, where its box does not
             boxes, groups = boxes.where(stays), groups[stays]
             chances, presence = result.second_look.chances(boxes)
         else:  # without presence the model knows no name of the bank: nothing speaks against a name
@@ -147,8 +142,8 @@ class AnnotateWorker:
         order = np.lexsort((boxes.label, -chances))
         masks: dict[int, str] = {}
         if self._masks:  # as COCO's compressed counts
-            shown = replace(result, boxes=boxes.where(order))
-            masks = {index: encode(mask)["counts"] for index, mask in shown.box_masks()}
+            ordered = replace(result, boxes=boxes.where(order))
+            masks = {index: encode(mask)["counts"] for index, mask in ordered.box_masks()}
         columns = (
             boxes.label[order].tolist(),
             boxes.xyxy[order].astype(float).round(2).tolist(),
@@ -164,6 +159,7 @@ class AnnotateWorker:
             [note for note in result.notes if note not in self._readings],
             [round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)],
             [Candidate(*box, masks.get(index)) for index, box in enumerate(zip(*columns, strict=True))],
+            features,
         )
 
     def _candidates(self, result: Localization) -> tuple[Boxes, npt.NDArray[np.bool_]]:
@@ -173,11 +169,9 @@ class AnnotateWorker:
             every = replace(judged.candidates, score=judged.fit)
         boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
-            own, rule = every.where(every.label == p), self.localizer.box_rule
-            of_name = grouped(result.frame, result.maps[p], (own.xyxy, own.score), p, rule, self._groups)
-            boxes += [
-                candidate for number, candidate in enumerate(of_name) if number == 0 or candidate.fit >= LEAST_FIT
-            ]
+            of_name, rule = every.where(every.label == p), self.localizer.box_rule
+            made = grouped(result.frame, result.maps[p], (of_name.xyxy, of_name.score), p, rule, self._groups)
+            boxes += [box for number, box in enumerate(made) if number == 0 or box.fit >= LEAST_FIT]
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
         return Boxes(xyxy, fit, label, result.names), np.array([box.several for box in boxes], bool)
@@ -193,16 +187,16 @@ def grouped(
 ) -> list[Candidate]:
     """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
     x0, y0, x1, y1 = frame.visible_xyxy
-    shown, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
-    tau = share_of_peak(shown, rule.threshold)
+    visible, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
+    tau = share_of_peak(visible, rule.threshold)
     candidates: list[Candidate] = []
     for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
-        parts = split_region(shown, frame.to_input(box[None])[0] - corner, tau)
+        parts = split_region(visible, frame.to_input(box[None])[0] - corner, tau)
         if mode == "keep" or not (around or parts):
             candidates.append(Candidate(label, tuple(box.tolist()), float(fit), float(fit), bool(around or parts)))
         elif mode == "split" and not around:  # the things in a box around others have their own boxes already
             parts_on_map = np.stack([part for part, _ in parts])
-            of_parts = score_of(features_of(shown, parts_on_map, rule))
+            of_parts = score_of(features_of(visible, parts_on_map, rule))
             candidates += [
                 Candidate(label, tuple(part.tolist()), float(part_fit), float(part_fit), False)
                 for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)

@@ -4,32 +4,78 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
+from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
 from cliploc.formats.yolo import CLASS_LISTS
 from cliploc.images import rle
 from cliploc.images.polygons import draw_all, outlines_of
-from cliploc.label import correction_masks
-from cliploc.label.correction_masks import UnusableError
-from cliploc.label.corrections import FORMATS, Corrections, clipped, read_corrections
-from cliploc.label.drafts import choose, held_drafts
+from cliploc.label.drafts import choose, correction_of_drafts
 from cliploc.runs.labelling import Candidates, Correction
-from cliploc.support.documents import SavedReview, read_json
+from cliploc.support.documents import convert, read_json
 
 if TYPE_CHECKING:
     from cliploc.label.results import AnnotatedFolder
 
-SAME = 0.01  # pixels; coordinates are kept in hundredths
+FORMATS = f"what review.html saves, {reading.FORMATS}"
+LEAST_SIDE = 1e-3  # pixels of a box inside its picture
+Size: TypeAlias = tuple[int, int]  # width, height
+SAME = 0.01  # pixels; coordinates are stored in hundredths
+MOVED = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
+# Source of the mask of a corrected box → its text.
+SOURCES = {
+    "set": "from the set",
+    "draft": "from the draft with the same box",
+    "inside": "from drafts of the label inside the box",
+    "box": "the whole box, because no draft of the label has pixels there",
+}
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
+Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
+
+
+class UnusableError(ValueError):
+    """Why a picture's boxes cannot be taken."""
+
+
+class ReviewedBox(Struct, forbid_unknown_fields=True):
+    """A box as the editor saves it: with its old mask, or with polygons if a person changed it."""
+
+    xyxy: tuple[float, float, float, float]
+    label: Count
+    draft: Count | None = None
+    mask: Annotated[str, Meta(max_length=2**20)] | None = None
+    polygons: Annotated[list[Polygon], Meta(min_length=1, max_length=1_000)] | None = None
+
+
+class ReviewedPicture(Struct, forbid_unknown_fields=True):
+    """A picture as the editor saves it, and the revision that the person saw."""
+
+    revision: Count
+    status: Literal["none", "reviewed", "unsure", "skipped"]
+    boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]
+    drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
+
+
+class SavedReview(Struct):
+    """What review.html saves."""
+
+    kind: Literal["cliploc review"]
+    run: str
+    pictures: dict[str, ReviewedPicture]
 
 
 def is_review(path: Path) -> bool:
     """Whether a file is read as what review.html saved: it is not in a format of another tool."""
-    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml") or path.name.lower() in CLASS_LISTS:
+    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml", ".csv") or path.name.lower() in CLASS_LISTS:
         return False
     try:
         read = read_json(path)
@@ -41,22 +87,22 @@ def is_review(path: Path) -> bool:
 def apply_review(folder: AnnotatedFolder, path: Path) -> dict[str, str]:
     """Takes the pictures that a person edited in review.html. Returns why others are left as they are."""
     try:
-        read = read_json(path, SavedReview)
+        review = convert(read_json(path), SavedReview)
     except FileNotFoundError:
         raise UsageError(f"expected corrected boxes in {path}, found no such file: check the path") from None
     except (OSError, ValueError) as error:
         raise UsageError(
             f"expected {FORMATS}; {path} has other content or cannot be read ({error}): save it again, or unpack it"
         ) from None
-    if read["run"] != folder.id:
+    if review.run != folder.id:
         raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
     problems = dict[str, str]()
     with folder.run.store.transaction():
-        for name, page in read["pictures"].items():
+        for name, page in review.pictures.items():
             picture = folder.pictures.get(name)
             if picture is None or picture.error is not None:
                 raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-            file, dash, _ = (page.get("drawn") or "").partition("-")  # a page need not say it
+            file, dash, _ = (page.drawn or "").partition("-")  # a page need not have it
             if dash and file != picture.checksum[: len(file)]:
                 problems[name] = "its file was another one when it was reviewed: review it again"
                 continue
@@ -64,98 +110,228 @@ def apply_review(folder: AnnotatedFolder, path: Path) -> dict[str, str]:
                 correction = review_of(folder, name, page)
             except UnusableError as error:
                 raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
-            folder.run.save(picture, page["status"], correction)
+            folder.run.save(picture, page.status, correction)
     return problems
 
 
-def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, Counter[str]]:
-    """Takes a corrected set, and tells where its masks are from."""
+def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, list[str]]:
+    """Takes a corrected set, and says what it held."""
     read, sources = matched(path, folder, [picture.id for picture in folder.annotated()])
+    save_reviewed(folder, read.pictures)
+    parts = [f"{sources[key]:,} {words}" for key, words in SOURCES.items() if sources.get(key)]
+    lines = [f"masks of corrected boxes: {'; '.join(parts)}"] if parts else []
+    return read, [*lines, f"{read.form}: {len(read.pictures):,} of {len(folder.found):,} pictures corrected"]
+
+
+def save_reviewed(folder: AnnotatedFolder, corrections: Mapping[str, Correction]) -> None:
+    """Saves boxes of pictures as reviewed ones."""
     with folder.run.store.transaction():
-        for name, correction in read.pictures.items():
+        for name, correction in corrections.items():
             folder.run.save(folder.pictures[name], "reviewed", correction)
-    return read, sources
 
 
 def matched(
-    given: Path | Sequence[Mapping[str, Any]], folder: AnnotatedFolder, pictures: Iterable[str]
+    source: Path | Sequence[Mapping[str, Any]], folder: AnnotatedFolder, pictures: Iterable[str]
 ) -> tuple[Corrections, Counter[str]]:
     """A corrected set or annotated tasks, for these pictures of a run, and where its masks are from."""
     texts = prompts.parse(folder.labels)
-    # Also as it was given: "cat|kitten" is a label's value in Label Studio, too.
+    # Also as it was typed: "cat|kitten" is a label's value in Label Studio, too.
     every = zip(texts.names, texts.synonyms, folder.labels, strict=True)
-    words = [(name, *own, as_given) for name, own, as_given in every]
+    words = [(name, *synonyms, typed) for name, synonyms, typed in every]
     sizes = {name: folder.pictures[name].size_wh for name in pictures}
-    read = read_corrections(given, sizes, words, [folder.out / "yolo", folder.out / "voc"], folder.masks)
+    read = read_corrections(source, sizes, words, [folder.out / "yolo", folder.out / "voc"], folder.masks)
     sources: Counter[str] = Counter()
     if folder.masks:
-        for name, correction in list(read.pictures.items()):
-            try:
-                read.pictures[name], of_picture = correction_masks.filled(correction, folder.drafts(name, unsure=True))
-            except UnusableError as error:
-                del read.pictures[name]
-                read.problems[name] = str(error)
-            else:
-                sources += of_picture
+        for name, correction in read.pictures.items():
+            read.pictures[name], of_picture = with_masks(correction, folder.drafts(name, unsure=True))
+            sources += of_picture
     return read, sources
 
 
+def with_masks(correction: Correction, found: Candidates) -> tuple[Correction, Counter[str]]:
+    """The correction with a mask for every box, and the number of masks from each source."""
+    hw, sources = (found.size_wh[1], found.size_wh[0]), Counter[str]()
+    masks, of_drafts = list(correction.masks or [None] * len(correction.boxes)), found.masks or ()
+    for label in sorted(set(correction.labels)):
+        of_label = np.flatnonzero(found.labels == label).tolist()
+        inside: rle.BoolArray | None = None  # [H, W], the pixels of all drafts of the label
+        for place in (i for i, number in enumerate(correction.labels) if number == label):
+            box = correction.boxes[place]
+            near = np.flatnonzero((np.abs(found.xyxy[of_label] - box) <= MOVED).all(axis=1))
+            if masks[place] is not None:
+                source = "set"
+            elif len(near):
+                source, masks[place] = "draft", of_drafts[of_label[near[0]]]
+            else:
+                if inside is None:
+                    counts = [rle.counts_of({"size": hw, "counts": of_drafts[i]}) for i in of_label]
+                    inside = rle.of_runs(rle.united(counts)).reshape(hw[::-1]).T if counts else np.zeros(hw, bool)
+                (rows, columns) = window = _window(box, hw)
+                source, part = "inside", inside[window]
+                if not part.any():
+                    source, part = "box", np.ones_like(part)
+                masks[place] = rle.compressed(rle.placed(part, columns.start, rows.start, hw))
+            sources[source] += 1
+    return replace(correction, masks=masks), sources
+
+
+def _window(box: Sequence[float], hw: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres lie in a box, or of the one that it lies in."""
+    edges = ((hw[0], box[1], box[3]), (hw[1], box[0], box[2]))
+    firsts = [min(max(int(np.ceil(low - 0.5)), 0), side) for side, low, _ in edges]
+    lasts = [min(max(int(np.floor(high + 0.5)), 0), side) for side, _, high in edges]
+    if any(first >= last for first, last in zip(firsts, lasts, strict=True)):
+        firsts = [min(int(low), side - 1) for side, low, _ in edges]
+        lasts = [first + 1 for first in firsts]
+    return slice(firsts[0], lasts[0]), slice(firsts[1], lasts[1])
+
+
+# ---------------------------------------------------------------------------------------------- sets of other tools
+@dataclass(frozen=True)
+class Corrections:
+    """What a corrected set has for the pictures of a run."""
+
+    form: str  # the format that was read
+    pictures: dict[str, Correction]  # picture → its corrected boxes
+    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
+
+
+def read_corrections(
+    source: Path | Sequence[Mapping[str, Any]],  # a corrected set, or tasks as Label Studio's JSON has them
+    sizes: Mapping[str, Size],  # of the run's pictures, upright
+    labels: Sequence[Sequence[str]],  # the names of each label of the run: the label, then its synonyms
+    lists: Sequence[Path] = (),  # further lists of files, as exports write them, that tell which file is which picture
+    masks: bool = False,  # whether masks are read, and polygons as masks; else only boxes are taken
+) -> Corrections:
+    """Reads a corrected set."""
+    read = reading.read_labels(source, FORMATS) if isinstance(source, Path) else _of_tasks(source)
+    find = reading.PictureFinder(sizes, read.listed, {k: v for folder in lists for k, v in read_list(folder).items()})
+    known = _label_index(labels)
+    corrections, problems, named = dict[str, Correction](), dict[str, str](), Counter[str]()
+    for entry in read.pictures:
+        try:
+            try:
+                picture = find(entry.names, entry.more)
+            except ValueError as error:
+                raise UnusableError(str(error)) from None
+            named[picture] += 1
+            size = sizes[picture]
+            if named[picture] > 1:
+                corrections.pop(picture, None)
+                raise UnusableError(f"several pictures of the set match {picture}")
+            if entry.size_wh not in (None, size):
+                width, height = entry.size_wh or size
+                raise UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
+            corrections[picture] = _checked(entry.boxes(size, masks), size, known, masks)
+        except UnusableError as error:
+            problems[entry.names[0]] = str(error)
+        except (InputError, *reading.UNREADABLE) as error:
+            reason = f"its boxes cannot be read as {read.format}'s ({reading.in_one_line(error)}): export the set again"
+            problems[entry.names[0]] = reason
+    return Corrections(read.format, corrections, problems)
+
+
+def _of_tasks(tasks: Sequence[Mapping[str, Any]]) -> LabelSet:
+    try:
+        return labelstudio.read(tasks)
+    except reading.UNREADABLE as error:
+        raise UsageError(
+            f"expected annotated tasks of Label Studio, got something else ({reading.in_one_line(error)})"
+        ) from None
+
+
+def _checked(boxes: Iterable[LabelledBox], size: Size, known: Mapping[str, int], masks: bool) -> Correction:
+    """The boxes, clipped to the picture."""
+    corners, numbers, codes = [], [], list[str | None]()
+    for drawn in boxes:
+        if drawn.kind != "box" and drawn.mask is None:
+            raise UnusableError(f"a shape in it is a {drawn.kind}, not a box")
+        label, mask = drawn.name, drawn.mask and drawn.mask()
+        number = known.get(label, known.get(label.casefold()))
+        if number is None:
+            raise UnusableError(f"{label!r} is not a label of this run")
+        box = clipped(drawn.xyxy if mask is None or drawn.kind == "box" else rle.bounds(mask, size[1]), size)
+        if box is None:
+            raise UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
+        corners.append(box)
+        numbers.append(number)
+        if mask is not None and not mask[1::2].any():
+            raise UnusableError(f"a mask of {label!r} is empty")
+        codes.append(None if mask is None else rle.compressed(mask))
+    return Correction(corners, numbers, masks=codes if masks else None)
+
+
+def clipped(xyxy: Sequence[float], size: Size) -> list[float] | None:
+    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it."""
+    corners = np.array(xyxy, float)
+    if not np.isfinite(corners).all():
+        return None
+    inside = np.clip(corners, 0, [*size, *size]).tolist()
+    x0, y0, x1, y1 = (round(value, 2) for value in inside)
+    return [x0, y0, x1, y1] if x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE else None
+
+
+def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Name, also in small letters → label; a label's name comes before a synonym."""
+    first = [(names[0], number) for number, names in enumerate(labels)]
+    synonyms = [(name, number) for number, names in enumerate(labels) for name in names[1:]]
+    index = dict[str, int]()
+    for names, spelt in ((first, str), (first, str.casefold), (synonyms, str), (synonyms, str.casefold)):
+        for name, number in names:
+            index.setdefault(spelt(name), number)
+    return index
+
+
 # --------------------------------------------------------------------------------------------- what the editor saves
-def correction_of(boxes: Sequence[Mapping[str, Any]], found: Candidates, labels: int) -> Correction:
+def correction_of(boxes: Sequence[ReviewedBox], found: Candidates, labels: int) -> Correction:
     """The boxes that the editor saved of a picture."""
     corners: list[list[float]] = []
     for drawn in boxes:
-        box = clipped(drawn["xyxy"], found.size_wh)
+        box = clipped(drawn.xyxy, found.size_wh)
         if box is None:
             raise UnusableError("expected boxes inside the picture, with a width and a height above 0")
-        if drawn["label"] >= labels:
-            raise UnusableError(f"expected labels below {labels}, got {drawn['label']}")
-        draft = drawn.get("draft")
-        if draft is not None and draft >= len(found.labels):
-            raise UnusableError(f"expected drafts below {len(found.labels)}, got {draft}")
+        if drawn.label >= labels:
+            raise UnusableError(f"expected labels below {labels}, got {drawn.label}")
+        if drawn.draft is not None and drawn.draft >= len(found.labels):
+            raise UnusableError(f"expected drafts below {len(found.labels)}, got {drawn.draft}")
         corners.append(box)
     masks: list[str | None] | None = None
     if found.masks is not None:
-        masks = [_counts(drawn, box, found.size_wh) for drawn, box in zip(boxes, corners, strict=True)]
-    return Correction(corners, [box["label"] for box in boxes], masks, [box.get("draft") for box in boxes])
+        masks = [_mask(drawn, box, found.size_wh) for drawn, box in zip(boxes, corners, strict=True)]
+    return Correction(corners, [box.label for box in boxes], masks, [box.draft for box in boxes])
 
 
-def review_of(folder: AnnotatedFolder, picture: str, saved: Mapping[str, Any]) -> Correction | None:
+def review_of(folder: AnnotatedFolder, picture: str, saved: ReviewedPicture) -> Correction | None:
     """The boxes after a person saved a picture, None: its drafts."""
-    found, boxes = folder.candidates(picture), saved["boxes"]
-    held = held_drafts(found, choose(found, folder.rule, folder.prior).shown(folder.rule.unsure))
-    if saved.get("drawn") not in (None, folder.drawn(picture, folder.saved(picture).generation)):
+    found, boxes = folder.candidates(picture), saved.boxes
+    drafts = correction_of_drafts(found, choose(found, folder.rule, folder.prior).visible(folder.rule.unsure))
+    if saved.drawn not in (None, folder.drawn(picture, folder.saved(picture).generation)):
         # They were made from earlier drafts: each gets the number of the draft that is the same now, if there is.
-        left, renumbered = list(range(len(found.labels))), list[Mapping[str, Any]]()
-        for box in boxes:
-            of_label = (i for i in left if found.labels[i] == box["label"])
-            alike = (i for i in of_label if np.abs(found.xyxy[i] - box["xyxy"]).max() <= SAME)
-            draft = None if box.get("draft") is None else next(alike, None)
+        left, boxes = list(range(len(found.labels))), []
+        for box in saved.boxes:
+            alike = (i for i in left if found.labels[i] == box.label and np.abs(found.xyxy[i] - box.xyxy).max() <= SAME)
+            draft = None if box.draft is None else next(alike, None)
             left = [i for i in left if i != draft]
-            renumbered.append({**box, "draft": draft})
-        boxes = renumbered
-    correction = correction_of(boxes, found, len(folder.names))
-    unchanged = (correction.drafts, correction.labels, correction.masks) == (
-        held.drafts,
-        held.labels,
-        held.masks,
-    ) and np.abs(np.subtract(held.boxes, correction.boxes)).max(initial=0) <= SAME
-    return None if unchanged and saved["status"] != "reviewed" else correction
+            boxes.append(msgspec.structs.replace(box, draft=draft))
+    made = correction_of(boxes, found, len(folder.names))
+    unchanged = (made.drafts, made.labels, made.masks) == (drafts.drafts, drafts.labels, drafts.masks)
+    unchanged = unchanged and np.abs(np.subtract(drafts.boxes, made.boxes)).max(initial=0) <= SAME
+    return None if unchanged and saved.status != "reviewed" else made
 
 
-def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
+def _mask(box: ReviewedBox, xyxy: Sequence[float], size_wh: Size) -> str:
     """A box's mask: as it came, from its polygons, or all of the box where these have no pixel."""
     width, height = size_wh
-    if (given := box.get("mask")) is not None:
+    if box.mask is not None:
         try:
-            counts = rle.uncompressed(given)
+            counts = rle.uncompressed(box.mask)
         except ValueError as error:
             raise UnusableError(f"expected a mask as COCO's run lengths ({error})") from None
         if not rle.fills(counts, width * height):
             raise UnusableError("expected masks of the picture's size")
-        return str(given)
+        return box.mask
     try:
-        mask = draw_all([outlines_of(polygon, size_wh) for polygon in box.get("polygons") or ()], (height, width))
+        mask = draw_all([outlines_of(polygon, size_wh) for polygon in box.polygons or ()], (height, width))
     except ValueError as error:
         raise UnusableError(f"expected polygons inside the picture ({error})") from None
     if not mask.any():  # of a polygon too: one between the pixels' centres has none

@@ -19,7 +19,7 @@ from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 
@@ -48,20 +48,20 @@ class AnnotateFlags(EngineFlags, WithJson):
     leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
     defaults={"min_score": "auto"},  # as `localize` has it, also for a named method
 )
-def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) -> int:
+def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) -> int:
     """Label a folder of pictures with draft boxes.
 
     Other tools read the boxes, and people correct them. If the run is stopped, the same command resumes it.
 
     Example: cliploc annotate photos -p dog -p "beach umbrella" --out drafts
     """
-    if (asked.labels is None) == (not asked.prompt):
-        given = "neither" if asked.labels is None else "both"
-        raise UsageError(f"expected names with -p NAME, or a file of them with --labels, got {given}")
-    if asked.edit and asked.as_json:
+    if (flags.labels is None) == (not flags.prompt):
+        got = "neither" if flags.labels is None else "both"
+        raise UsageError(f"expected names with -p NAME, or a file of them with --labels, got {got}")
+    if flags.edit and flags.as_json:
         raise UsageError("expected --json or --edit, got both: leave one out")
-    if asked.edit:
-        refuse_without("web", "review", "starlette", "uvicorn")
+    if flags.edit:
+        check_installed("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
     from cliploc.find.labels import labels_of, read_labels
     from cliploc.formats import chosen_exports
@@ -69,20 +69,20 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
 
     chosen_exports(wanted.formats)
     # What is invalid is refused before a model is loaded.
-    names = labels_of(asked.prompt or ()) if asked.labels is None else read_labels(asked.labels)
+    names = labels_of(flags.prompt or ()) if flags.labels is None else read_labels(flags.labels)
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
-    find_pictures(asked.pictures)
+    find_pictures(flags.pictures)
     prompts.resolve_templates(options.templates)
-    engine = asked.parsed()
-    folder = writable(asked.out)
+    engine = flags.parsed()
+    folder = writable(flags.out)
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}", speed=True) as reporter:
         from cliploc.label.annotate import annotate as run
 
         result = run(
-            asked.pictures,
+            flags.pictures,
             names,
             folder,
             engine=engine,
@@ -90,7 +90,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             **wanted.given(),
             **options.given(),
         )
-    print_result(terminal, result.document(), titled(result.table()), as_json=asked.as_json)
+    print_result(terminal, result.document(), titled(result.table()), as_json=flags.as_json)
     say_failures(terminal, result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")
@@ -98,7 +98,7 @@ def annotate(asked: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
-    say_next(terminal, ("cliploc", "review", asked.out), quiet=asked.as_json or asked.edit)
-    if asked.edit:
+    say_next(terminal, ("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
+    if flags.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

@@ -49,12 +49,12 @@ class LabelScore:
     # the minimum score with the greatest F1 on these pictures; None if there are fewer than 10 corrected boxes, or no
     # draft is right
     min_score: float | None = None
-    kept: int = 0  # number of drafts with that score or more
-    kept_right: int = 0  # number of those that are right
+    selected: int = 0  # number of drafts with that score or more
+    selected_right: int = 0  # number of those that are right
 
     def document(self) -> dict[str, Any]:
         """The figures as in draft_scores.json; shares of nothing are null."""
-        suggested = {"min_score": self.min_score, **self._shares(self.kept_right, self.kept)}
+        suggested = {"min_score": self.min_score, **self._shares(self.selected_right, self.selected)}
         return {
             "drafts": self.drafts,
             "corrected_boxes": self.true,
@@ -64,11 +64,16 @@ class LabelScore:
         }
 
     def _shares(self, right: int, drafts: int) -> dict[str, float | None]:
-        return {"precision": _share(right, drafts), "recall": _share(right, self.true)}
+        pairs = (("precision", drafts), ("recall", self.true))
+        return {name: round(right / count, 4) if count else None for name, count in pairs}
 
-
-def _share(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+    def in_words(self) -> str:
+        """The figures in a line."""
+        words = f"{self.right} of {self.drafts} drafts right; {self.right} of {self.true} boxes found"
+        if self.min_score is None:
+            return words
+        outcome = f"{self.selected_right} of {self.selected} right, {self.selected_right} of {self.true} found"
+        return f"{words}; best with --min-score {np.float32(self.min_score)!s} ({outcome})"
 
 
 def score_drafts(pairs: Iterable[tuple[Candidates, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
@@ -88,7 +93,7 @@ def _outcomes(
         scores = found.scores.tolist()
         for label in range(count):
             drafts = sorted(np.flatnonzero(found.labels == label).tolist(), key=lambda i: -scores[i])
-            boxes = [box for box, its in zip(corrected.boxes, corrected.labels, strict=True) if its == label]
+            boxes = corrected.boxes_of(label)
             true[label] += len(boxes)
             fits = fits_of(found.xyxy[drafts], boxes)
             outcomes[label] += [(scores[i], fit >= IOU) for i, fit in zip(drafts, fits, strict=True)]

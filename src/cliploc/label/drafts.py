@@ -1,4 +1,4 @@
-"""Chooses drafts and unsure boxes; chances follow what is known of the folder: `cliploc help annotate`."""
+"""Chooses drafts and unsure boxes; chances follow what is known of the folder: docs/annotate.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.images.geometry import iou_matrix
-from cliploc.options import DEFAULTS, OPTIONS, number, share_or_auto
+from cliploc.options import DEFAULTS
 from cliploc.runs.labelling import Candidates, Correction
 from cliploc.values import Floats
 
@@ -34,13 +34,6 @@ class DraftRule:
     unsure: bool = False  # whether exports have the unsure boxes, too
     shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
-        object.__setattr__(self, "shares", tuple(self.shares))
-        OPTIONS["max_boxes"].check(self.max_boxes)
-        share_or_auto("min_score")(self.min_score)
-        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
-
 
 @dataclass(frozen=True, eq=False)
 class Prior:
@@ -61,10 +54,12 @@ class Prior:
         if everywhere:
             share[0] = (1 + true[seen].sum()) / (1 + seen.sum())
         share = share.clip(*SHARES)
-        said, log_odds = ~np.isnan(share), logit(np.nan_to_num(presence, nan=0.5))
+        known, log_odds = ~np.isnan(share), logit(np.nan_to_num(presence, nan=0.5))
         start = np.zeros(len(share))
         # The chances add up to the share.
-        start[said] = _solved(lambda moved: share[said] - _chances(log_odds[:, said] + moved).mean(axis=0), said.sum())
+        start[known] = _solved(
+            lambda moved: share[known] - _chances(log_odds[:, known] + moved).mean(axis=0), known.sum()
+        )
         # The most likely shift by the reviewed pictures, normally distributed before.
         shifts = _solved(
             lambda moved: (true[seen] - _chances(log_odds[seen] + moved)).sum(axis=0) - (moved - start) / SPREAD**2,
@@ -74,8 +69,8 @@ class Prior:
 
     def adjusted(self, presence: Floats) -> Floats:
         """The chances `[…, P]` of names in pictures of this folder."""
-        there = presence * np.exp(self.shifts)
-        adjusted: Floats = np.where(self.shifts == 0, presence, there / (there + (1 - presence)))
+        raised = presence * np.exp(self.shifts)
+        adjusted: Floats = np.where(self.shifts == 0, presence, raised / (raised + (1 - presence)))
         return adjusted
 
 
@@ -116,7 +111,7 @@ class Chosen:
     presence: Floats  # [P] the same of names; NaN of names that the model does not know
     margin: float  # how far the nearest name is from its threshold; 0 if the picture should be looked at first
 
-    def shown(self, unsure: bool) -> list[int]:
+    def visible(self, unsure: bool) -> list[int]:
         """The drafts, and `unsure` boxes, best first."""
         return self.ordered([*self.drafts, *self.unsure] if unsure else self.drafts)
 
@@ -128,25 +123,27 @@ class Chosen:
 def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     """Chooses among the candidates of a picture; without a prior, presence and scores are no chances."""
     presence, label = found.presence, found.labels
-    score, there = found.scores.copy(), presence
+    score, adjusted = found.scores.copy(), presence
     if prior is not None:
-        there = prior.adjusted(presence)
+        adjusted = prior.adjusted(presence)
         missing = 1 - presence
-        moved = np.divide((there - presence).clip(min=0), missing, out=np.zeros_like(there), where=missing > 0)[label]
+        moved = np.divide((adjusted - presence).clip(min=0), missing, out=np.zeros_like(adjusted), where=missing > 0)[
+            label
+        ]
         score = (1 - moved) * score + moved * found.fits
     order = np.lexsort((-score, label))  # a stable sort
     if found.taught:  # of a name that is taught only these boxes count
         names, by_teaching = [*found.taught], np.arange(len(label)) >= found.untaught
-        there = there.copy()
-        there[names] = [*found.taught.values()]
+        adjusted = adjusted.copy()
+        adjusted[names] = [*found.taught.values()]
         if prior is not None:  # without a second look a score is conditional
-            score[by_teaching] *= there[label[by_teaching]]
+            score[by_teaching] *= adjusted[label[by_teaching]]
         order = order[(by_teaching == np.isin(label, names))[order]]
     low, of = score[order].astype(np.float32), label[order]
-    kept = are_first(of, rule.max_boxes)
+    selected = are_first(of, rule.max_boxes)
     thresholds = np.array(rule.thresholds, np.float64)
-    draft = kept & (there >= thresholds)[of] & high_enough(low, of, rule.min_score)
-    rank = score if prior is not None else score * there[label]
+    draft = selected & (adjusted >= thresholds)[of] & high_enough(low, of, rule.min_score)
+    rank = score if prior is not None else score * adjusted[label]
     drafts = order[draft].tolist()
     drafts.sort(key=lambda i: (-rank[i], i))
     if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
@@ -158,16 +155,17 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
         drafts = apart
     unsure: list[int] = []
     if prior is not None:
-        maybe = np.fmax(presence, there) >= UNSURE  # what is rare in the folder is not hidden for that
-        unsure = order[kept & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
+        maybe = np.fmax(presence, adjusted) >= UNSURE  # what is rare in the folder is not hidden for that
+        unsure = order[selected & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
         unsure.sort(key=lambda i: (-score[i], i))
     first = bool(found.several[drafts].any()) or (bool(unsure) and not drafts)
-    nearest = np.abs(there - thresholds)
+    nearest = np.abs(adjusted - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
-    return Chosen(tuple(drafts), tuple(unsure), score, there, margin)
+    return Chosen(tuple(drafts), tuple(unsure), score, adjusted, margin)
 
 
-def held_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
+def correction_of_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
     """Drafts as the boxes that hold."""
-    own = found.take(ids)
-    return Correction(own.xyxy.tolist(), own.labels.tolist(), None if own.masks is None else list(own.masks), list(ids))
+    drafts = found.take(ids)
+    masks: list[str | None] | None = None if drafts.masks is None else [*drafts.masks]
+    return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, list(ids))

@@ -1,6 +1,7 @@
 """cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See docs/fiftyone.md."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,44 +86,28 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
             elif output == "heatmap":
                 for name, heat in zip(self.names, localization.heatmaps, strict=True):
                     key = output if len(self.names) == 1 else f"{output}_{re.sub(r'[^0-9A-Za-z]+', '_', name)}"
-                    labels[_free(key, labels)] = fo.Heatmap(map=heat, range=[0, 1])
+                    if key in labels:  # "a-b" and "a b"
+                        key = f"{key}_{len(labels)}"
+                    labels[key] = fo.Heatmap(map=heat, range=[0, 1])
             else:
                 labels[output] = fo.Detections(detections=_detections(localization, masks=output == "instances"))
         return next(iter(labels.values())) if len(labels) == 1 else labels
-
-
-def _free(key: str, taken: Mapping[str, Any]) -> str:
-    """The key, numbered if it is taken."""
-    number, free = 1, key
-    while free in taken:
-        number += 1
-        free = f"{key}_{number}"
-    return free
 
 
 def _detections(localization: Localization, masks: bool) -> list[Any]:
     """Boxes as shares of the picture; a mask is that of the pixels in its box."""
     width, height = localization.image.size
     of_boxes = dict(localization.box_masks()) if masks else {}
-    detections = []
-    for i, (box, score, label) in enumerate(
-        zip(
-            localization.boxes.xyxy.astype(float),
-            localization.boxes.score,
-            localization.boxes.label.tolist(),
-            strict=True,
-        )
-    ):
-        x0, y0, x1, y1 = box.tolist()
+    boxes, detections = localization.boxes, []
+    columns = zip(boxes.xyxy.astype(float).tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
+    for i, ((x0, y0, x1, y1), score, label) in enumerate(columns):
         more: dict[str, Any] = {}
-        if masks:
-            left, top = int(np.floor(x0)), int(np.floor(y0))
-            right, bottom = int(np.ceil(x1)), int(np.ceil(y1))
-            x0, y0, x1, y1 = left, top, right, bottom  # the mask's own corners, so that its pixels lie where they are
-            more = {"mask": of_boxes[i][top:bottom, left:right]}
+        if masks:  # the mask's corners, so that its pixels lie where they are
+            x0, y0, x1, y1 = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
+            more = {"mask": of_boxes[i][y0:y1, x0:x1]}
         relative = [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height]
         detections.append(
-            fo.Detection(label=localization.names[label], bounding_box=relative, confidence=float(score), **more)
+            fo.Detection(label=localization.names[label], bounding_box=relative, confidence=score, **more)
         )
     return detections
 

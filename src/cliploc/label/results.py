@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from cliploc import __version__
@@ -22,7 +23,7 @@ from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
-from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, held_drafts
+from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, correction_of_drafts
 from cliploc.label.editor.page import ReviewPicture, write_review
 from cliploc.options import MIN_SCORE
 from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
@@ -73,7 +74,7 @@ class AnnotateResult:
     reviewed: int
     files: Mapping[str, tuple[str, ...]]
     computed: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     skipped: Sequence[Skipped] = ()
     run: str = ""
     corrected: int = 0
@@ -88,12 +89,8 @@ class AnnotateResult:
             "run": self.run,
             "pictures": self.pictures,
             "labels": {
-                name: {
-                    "boxes": self.boxes[name],
-                    "unsure": self.unsure[name],
-                    "pictures": self.with_label[name],
-                }
-                for name in self.boxes
+                name: {"boxes": boxes, "unsure": self.unsure[name], "pictures": self.with_label[name]}
+                for name, boxes in self.boxes.items()
             },
             "without_boxes": self.empty,
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
@@ -106,33 +103,23 @@ class AnnotateResult:
 
     def closing(self, seconds: float) -> list[str]:
         """The lines printed at the end of a run."""
-        done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
+        done, boxes, unsure = self.pictures - len(self.failed), sum(self.boxes.values()), sum(self.unsure.values())
         words = [f"{done:,} of {count(self.pictures, 'picture')} done, {self.computed:,} of them now, {seconds:.1f} s"]
         words.append(f"{count(boxes, 'box', 'boxes')}; {count(self.empty, 'picture')} without any")
-        if self.failed:
-            words.append(f"{len(self.failed):,} failed: see summary.json")
+        words += [f"{len(self.failed):,} failed: see summary.json"] if self.failed else []
         lines = ["; ".join(words)]
-        if unsure := sum(self.unsure.values()):
-            lines.append(
-                f"{count(unsure, 'unsure box', 'unsure boxes')}: see `cliploc review`; --unsure exports them, too"
-            )
+        if unsure:
+            unsure_boxes = count(unsure, "unsure box", "unsure boxes")
+            lines.append(f"{unsure_boxes}: see `cliploc review`; --unsure exports them, too")
         if self.groups:
             lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
-        if self.reviewed:
-            lines.append(f"{count(self.reviewed, 'picture')} reviewed")
-        if self.corrected:
-            lines.append(f"{count(self.corrected, 'picture')} corrected")
+        for number, what in ((self.reviewed, "reviewed"), (self.corrected, "corrected")):
+            lines += [f"{count(number, 'picture')} {what}"] if number else []
         if self.draft_scores:
             lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
         for name, scores in self.draft_scores.items():
-            if not scores.drafts and not scores.true:
-                continue
-            words = [f"{name or 'all labels'}: {scores.right} of {scores.drafts} drafts right"]
-            words.append(f"{scores.right} of {scores.true} boxes found")
-            if scores.min_score is not None:
-                outcome = f"{scores.kept_right} of {scores.kept} right, {scores.kept_right} of {scores.true} found"
-                words.append(f"best with --min-score {np.float32(scores.min_score)!s} ({outcome})")
-            lines.append("; ".join(words))
+            if scores.drafts or scores.true:
+                lines.append(f"{name or 'all labels'}: {scores.in_words()}")
         if not boxes and len(self.failed) < self.pictures:
             editor = f"`cliploc review {self.out}`"
             lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
@@ -158,12 +145,12 @@ class AnnotatedFolder:
         unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it cannot be read now
     ) -> None:
         """Shows these pictures of a run."""
-        self.run, self.out, self.root = run, run.store.path.parent, Path(run.store["root"])
+        self.run, self.out, self.root = run, run.out, Path(run.store["root"])
         self.skipped, self.unreadable = skipped, unreadable
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
         self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.labels.Labels.entries`
         self.names = run.names
-        self.rule = DraftRule(**run.store["drafts"])  # which candidates are drafts
+        self.rule = msgspec.convert(run.store["drafts"], DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
         self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
         self.show(files)
@@ -174,7 +161,7 @@ class AnnotatedFolder:
             raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
-        other.run, other.rule = run, DraftRule(**run.store["drafts"])
+        other.run, other.rule = run, msgspec.convert(run.store["drafts"], DraftRule)
         return other
 
     @property
@@ -254,14 +241,15 @@ class AnnotatedFolder:
     def exported(self) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path, as reviewed and corrected."""
         for number, file in enumerate(self.annotated(), start=1):
-            yield self._exported(file, number)[0]
+            yield self.exported_picture(file, number)[0]
 
-    def _exported(self, file: PictureFile, number: int) -> tuple[AnnotatedPicture, Chosen, Candidates, Saved]:
+    def exported_picture(self, file: PictureFile, number: int) -> tuple[AnnotatedPicture, Chosen, Candidates, Saved]:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
         found, saved = self.candidates(file.id), self.saved(file.id)
         chosen, correction = choose(found, self.rule, self.prior), saved.correction
         if correction is None:
-            return self._with_drafts(file, number, found, chosen, chosen.shown(self.rule.unsure)), chosen, found, saved
+            visible = chosen.visible(self.rule.unsure)
+            return self._with_drafts(file, number, found, chosen, visible), chosen, found, saved
         count, total = len(correction.boxes), len(found.labels)
         ones = np.ones(count, np.float32)
         picture = replace(
@@ -280,27 +268,31 @@ class AnnotatedFolder:
         self, file: PictureFile, number: int, found: Candidates, chosen: Chosen, ids: Sequence[int]
     ) -> AnnotatedPicture:
         """A picture with these of its candidates."""
-        own = found.take(ids)
+        boxes = found.take(ids)
         return AnnotatedPicture(
             number,
             file.id,
             file.path,
             found.size_wh,
-            own.xyxy.astype(np.float32),
+            boxes.xyxy.astype(np.float32),
             chosen.scores[[*ids]].astype(np.float32),
-            own.labels,
+            boxes.labels,
             tuple(ids),
-            tuple(own.several.tolist()),
+            tuple(boxes.several.tolist()),
             chosen.margin,
-            chosen.presence[own.labels].astype(np.float32),
-            _rle(found.size_wh, own.masks),
+            chosen.presence[boxes.labels].astype(np.float32),
+            _rle(found.size_wh, boxes.masks),
         )
 
     def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
-        """The drafts of the corrected pictures that are finished, with what holds there."""
+        """The drafts of the corrected pictures that are finished, with the boxes that hold."""
+        corrections = ((file.id, self.saved(file.id).correction) for file in self._reviewed())
+        return [(self.drafts(name), correction) for name, correction in corrections if correction is not None]
+
+    def _reviewed(self) -> list[PictureFile]:
+        """The pictures that a person has finished."""
         reviewed = self.run.reviewed()
-        names = [file.id for file in self.annotated() if file.id in reviewed]
-        return [(self.drafts(name), held) for name in names if (held := self.saved(name).correction) is not None]
+        return [file for file in self.annotated() if file.id in reviewed]
 
     def draft_scores(self) -> tuple[dict[str, LabelScore], int]:
         """How drafts did against the boxes of so many corrected pictures: of all labels as "", then of each."""
@@ -318,75 +310,58 @@ class AnnotatedFolder:
         chances = np.where(np.isnan(true), self.prior.adjusted(presence), true).mean(axis=0)
         # Of names that were learnt from boxes alone nothing says that a picture lacks them.
         by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
-        return {name: float(share) for name, share, said in zip(self.names, chances, by_text, strict=True) if said}
+        return {name: float(share) for name, share, known in zip(self.names, chances, by_text, strict=True) if known}
 
     def keep_promise(self, most_false: float) -> str:
         """Raises the minimum score so that so few drafts are wrong; what is said of it."""
-        rule, auto = self.rule, self.rule.min_score == "auto"
-        self.rule = replace(rule, min_score=MIN_SCORE) if auto else rule  # it is only raised
+        rule = self.rule
+        if rule.min_score == "auto":  # it is only raised
+            self.rule = replace(rule, min_score=MIN_SCORE)
         pairs = self._corrected_drafts()
-        kept = least_score(pairs, len(self.names), most_false)
-        if kept is None:
+        found = least_score(pairs, len(self.names), most_false)
+        if found is None:
             self.rule = rule
             return (
                 f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
                 f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
             )
-        score, count, wrong = kept
+        score, count, wrong = found
         self.rule = replace(rule, min_score=score)
         return (
             f"--max-false {most_false:g}: drafts from a score of {score:.2f} on; of {count:,} such drafts on "
             f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
         )
 
-    def finished(self) -> dict[str, tuple[list[list[float]], list[int]]]:
-        """The boxes and labels of the pictures that a person has finished: corrected ones, or drafts that hold."""
-        boxes_of, reviewed = {}, self.run.reviewed()
-        for name in (file.id for file in self.annotated() if file.id in reviewed):
-            held = self.saved(name).correction or self._held(name)
-            boxes_of[name] = held.boxes, held.labels
-        return boxes_of
+    def finished(self) -> dict[str, Correction]:
+        """The boxes of the pictures that a person has finished: corrected ones, or drafts that hold."""
+        return {file.id: self.correction(file.id) for file in self._reviewed()}
 
-    def _held(self, name: str) -> Correction:
-        """The boxes that hold where a person corrected none."""
+    def correction(self, name: str) -> Correction:
+        """The boxes that hold in a picture: those of a person, or the drafts."""
         found = self.candidates(name)
-        return held_drafts(found, choose(found, self.rule, self.prior).shown(self.rule.unsure))
+        drafts = choose(found, self.rule, self.prior).visible(self.rule.unsure)
+        return self.saved(name).correction or correction_of_drafts(found, drafts)
 
     def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
         found, saved = self.candidates(file.id), self.saved(file.id)
         chosen = choose(found, self.rule, self.prior)
-        correction = saved.correction or held_drafts(found, chosen.shown(self.rule.unsure))
-        origins = correction.drafts or [None] * len(correction.boxes)
-        kept = [] if saved.correction is None else [i for i in origins if i is not None and i < len(found.labels)]
-        # Those that a review shows: also the ones that somebody kept under another rule.
-        shown = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *kept}])
-        return ReviewPicture(
-            self._with_drafts(file, number, found, chosen, shown),
-            frozenset(chosen.unsure),
-            correction.boxes,
-            correction.labels,
-            origins,
-            correction.masks,
-            saved.status,
-            saved.revision,
-            self.drawn(file.id, saved.generation),
-        )
+        correction = saved.correction or correction_of_drafts(found, chosen.visible(self.rule.unsure))
+        # Also those that somebody wanted under another rule.
+        origins = () if saved.correction is None else saved.correction.drafts or ()
+        used = [i for i in origins if i is not None and i < len(found.labels)]
+        visible = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *used}])
+        drafts = self._with_drafts(file, number, found, chosen, visible)
+        return ReviewPicture(drafts, frozenset(chosen.unsure), correction, saved, self.drawn(file.id, saved.generation))
 
 
 def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:
     return tuple({"size": [size_wh[1], size_wh[0]], "counts": mask or ""} for mask in masks or ())
 
 
-def left_out_of(folder: AnnotatedFolder) -> list[str]:
-    """The annotated pictures that are there, but not among those of this call."""
-    names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
-    return sorted(name for name in names if (folder.root / name).is_file())
-
-
 @dataclass(frozen=True)
 class Written:
-    """What a call writes besides the formats' own: the editor writes the same again."""
+    """What a call writes besides the formats' boxes: the editor writes the same again."""
 
     image_url: str
     polygons: bool
@@ -400,16 +375,16 @@ def conclude(
     written: Written,
     *,
     computed: int = 0,  # number of pictures that this call annotated
-    notes: tuple[str, ...] = (),
     reporter: Reporter = SILENT,
 ) -> AnnotateResult:
     """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
     run, out = folder.run, folder.out
-    shown = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
-    run.change(written=asdict(written), shown=shown, drafts=asdict(folder.rule))
+    visible = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
+    run.change(written=asdict(written), shown=visible, drafts=asdict(folder.rule))
     if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
-        run.store["skipped"], run.store["left_out"] = list(folder.skipped), left_out_of(folder)
-        run.store["unreadable"] = dict(folder.unreadable)
+        names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
+        run.store["left_out"] = sorted(name for name in names if (folder.root / name).is_file())
+        run.store["skipped"], run.store["unreadable"] = list(folder.skipped), dict(folder.unreadable)
     with run.snapshot() as state:
         now, changes = folder.at(state), state.changes
         now.skipped = [Skipped(*one) for one in state.store["skipped"]]
@@ -422,20 +397,16 @@ def conclude(
                 write()
                 run.exported(name, changes)
 
+        files = {form.name: form.outputs for form in formats}
         for form in formats:
-            needed = settings if "image_url" in form.needs else replace(settings, image_url="")
-            needed = needed if "polygons" in form.needs else replace(needed, polygons=False)
-            needed = needed if "picture_files" in form.needs else replace(needed, copies=False)
-            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, needed, out))
+            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, settings, out))
         if written.review:
-            update("review.html", ["review.html"], functools.partial(_write_page, now, settings, written.review))
-        files = {form.name: list(form.outputs) for form in formats}
-        files |= {"review": ["review.html"]} if written.review else {}
-        result = _counted(now, files, computed, notes)
+            files["review"] = ("review.html",)
+            update("review.html", files["review"], functools.partial(_write_page, now, settings, written.review))
+        result = _counted(now, files, computed)
         write_learnt(out, state.learnt())
         _write_scores(out, result)
-        document = {**result.document(), "left_out": state.store["left_out"]}
-        write_json(out / "summary.json", document)
+        write_json(out / "summary.json", {**result.document(), "left_out": state.store["left_out"]})
     return result
 
 
@@ -443,8 +414,8 @@ def _write_page(folder: AnnotatedFolder, settings: ExportSettings, most: int) ->
     good = [(file, number) for number, file in enumerate(folder.annotated(), start=1)]
     # The least certain first; pictures reviewed before come last.
     good.sort(key=lambda pair: (folder.saved(pair[0].id).status != "none", folder.chosen(pair[0].id).margin))
-    shown = [folder.reviewed(file, number) for file, number in good[:most]]
-    write_review(folder.out / "review.html", shown, settings.names, folder.id, len(folder.found), settings.masks)
+    pictures = [folder.reviewed(file, number) for file, number in good[:most]]
+    write_review(folder.out / "review.html", pictures, settings.names, folder.id, len(folder.found), settings.masks)
 
 
 def write_learnt(out: Path, content: bytes | None) -> None:
@@ -456,13 +427,11 @@ def write_learnt(out: Path, content: bytes | None) -> None:
         write_bytes(path, content)
 
 
-def _counted(
-    folder: AnnotatedFolder, files: Mapping[str, Sequence[str]], computed: int, notes: tuple[str, ...]
-) -> AnnotateResult:
+def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], computed: int) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
     empty = groups = reviewed = corrected = 0
     for number, file in enumerate(folder.annotated(), start=1):
-        picture, chosen, found, saved = folder._exported(file, number)
+        picture, chosen, found, saved = folder.exported_picture(file, number)
         labels = Counter(folder.names[label] for label in picture.label.tolist())
         boxes.update(labels)
         with_label.update(labels.keys())
@@ -471,26 +440,24 @@ def _counted(
         reviewed += saved.status != "none"
         corrected += saved.correction is not None
         if saved.correction is None:
-            left = {*chosen.unsure} - {*picture.box_ids}
-            unsure.update(folder.names[found.labels[i]] for i in left)
+            unsure.update(folder.names[found.labels[i]] for i in {*chosen.unsure} - {*picture.box_ids})
     scores, scored = folder.draft_scores()
     failed = {file.id: why for file in folder.found if (why := folder.pictures[file.id].error) is not None}
     return AnnotateResult(
-        folder.out,
-        len(folder.found) + len(folder.unreadable),
-        {name: boxes[name] for name in folder.names},
-        {name: unsure[name] for name in folder.names},
-        {name: with_label[name] for name in folder.names},
-        empty,
-        {**folder.unreadable, **failed},
-        groups,
-        reviewed,
-        {name: tuple(names) for name, names in files.items()},
-        computed,
-        notes,
-        folder.skipped or (),
-        folder.id,
-        corrected,
+        out=folder.out,
+        pictures=len(folder.found) + len(folder.unreadable),
+        boxes={name: boxes[name] for name in folder.names},
+        unsure={name: unsure[name] for name in folder.names},
+        with_label={name: with_label[name] for name in folder.names},
+        empty=empty,
+        failed={**folder.unreadable, **failed},
+        groups=groups,
+        reviewed=reviewed,
+        files=files,
+        computed=computed,
+        skipped=folder.skipped or (),
+        run=folder.id,
+        corrected=corrected,
         draft_scores=scores,
         scored=scored,
     )
@@ -502,12 +469,14 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
     if not result.draft_scores:
         path.unlink(missing_ok=True)
         return
-    every, *labels = result.draft_scores.items()
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "pictures": result.scored,
-        "iou": IOU,
-        "all": every[1].document(),
-        "labels": {name: scores.document() for name, scores in labels},
-    }
-    write_json(path, document)
+    documents = {name: scores.document() for name, scores in result.draft_scores.items()}
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "pictures": result.scored,
+            "iou": IOU,
+            "all": documents.pop(""),
+            "labels": documents,
+        },
+    )

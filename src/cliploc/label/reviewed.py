@@ -1,6 +1,5 @@
 """What a person has reviewed, as pictures with true boxes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,11 @@ from cliploc.find import prompts
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.labelling import LabellingRun
 from cliploc.runs.picture_files import PictureFile, content_digest
-from cliploc.runs.samples import AskedDataset, AskedPicture
+from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Problem
 
 
-def reviewed_pictures(out: Path) -> AskedDataset:
+def reviewed_pictures(out: Path) -> PromptedDataset:
     """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
     pictures, problems = [], []
     with LabellingRun.open(out) as run:
@@ -27,13 +26,10 @@ def reviewed_pictures(out: Path) -> AskedDataset:
         if content_digest(file) != folder.pictures[file.id].checksum:
             problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
             continue
-        truth: dict[int, list[Sequence[float]]] = {}
-        for box, label in zip(*finished[file.id], strict=True):
-            truth.setdefault(label, []).append(box)
-        boxes = {label: np.array(of_label, np.float32) for label, of_label in truth.items()}
-        size = folder.pictures[file.id].size_wh
-        pictures.append(AskedPicture(file.id, file.path, size, tuple(range(len(texts))), boxes))
+        correction, names = finished[file.id], tuple(range(len(texts)))
+        boxes = {label: np.array(correction.boxes_of(label), np.float32) for label in sorted({*correction.labels})}
+        pictures.append(PromptedPicture(file.id, file.path, folder.pictures[file.id].size_wh, names, boxes))
     if not pictures:
         raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
     classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
-    return AskedDataset("reviewed", out, "reviewed", "tune", classes, tuple(pictures), tuple(problems))
+    return PromptedDataset("reviewed", out, "reviewed", "tune", classes, tuple(pictures), tuple(problems))

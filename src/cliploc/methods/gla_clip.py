@@ -51,22 +51,22 @@ def gla_clip(
         gathered = []
         for start in range(0, len(of_windows), windows):
             keys = of_windows[start : start + windows].flatten(0, 1)  # [W·N', C]
-            there = values[start : start + windows].transpose(0, 1).flatten(1, 2)  # [H, W·N', d/H]
-            for own in of_windows[start : start + windows]:  # a window's rows at a time, as there may be many
-                gathered.append(_attention(own, keys, alike, rounds, share, gamma) @ there)
+            of_all = values[start : start + windows].transpose(0, 1).flatten(1, 2)  # [H, W·N', d/H]
+            for places in of_windows[start : start + windows]:  # a window's rows at a time, as there may be many
+                gathered.append(_attention(places, keys, alike, rounds, share, gamma) @ of_all)
         return torch.cat([v[:, :, :prefix].float(), torch.stack(gathered)], dim=2)
 
     return dense_cosine(ctx, DenseReading(rule, grid=grid))
 
 
-def _attention(own: Tensor, keys: Tensor, alike: float, rounds: int, share: float, gamma: float) -> Tensor:
+def _attention(places: Tensor, keys: Tensor, alike: float, rounds: int, share: float, gamma: float) -> Tensor:
     """A's rows `[N, M]` of places `[N, C]` and keys `[M, C]`, both of unit length."""
-    proxies = own
+    proxies = places
     for _ in range(rounds):
         like = (proxies @ keys.T > alike).float()  # [N, M]
         count = like.sum(dim=1, keepdim=True)
         # A proxy that is like no place, which a mean can be, is the place itself again.
-        proxies = F.normalize(torch.where(count == 0, own, like @ keys), dim=1)
+        proxies = F.normalize(torch.where(count == 0, places, like @ keys), dim=1)
     cosines = proxies @ keys.T
     mean = cosines.mean(dim=1, keepdim=True).clamp(min=0)
     logits = (cosines - share * mean) * (1 + gamma / count.clamp(min=1))

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from cliploc.methods import Context, Count, FromEnd, Positive
-from cliploc.methods._infra.channels import Choice, channel_gradients, channel_maps
-from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
+from cliploc.methods._infra.masked import SOFTER, channel_gradients, channel_maps, masked_cam, masked_embeddings
 
 
 @masked_cam(
@@ -17,7 +16,6 @@ def gscore_cam(
     ctx: Context,
     top_k: Count = 300,
     temperature: Positive | None = None,
-    channels: Choice = "features",
     block: FromEnd = -1,
     components: Count | None = None,
     published: bool = False,
@@ -35,14 +33,13 @@ def gscore_cam(
     Args:
         top_k: channels per prompt; all when the tower has fewer.
         temperature: as for `score_cam`; None with `published`: the model's own, 1 / logit scale.
-        channels: as for `score_cam`.
         block: as for `score_cam`.
         components: as for `score_cam`.
         published: take the softmax over all channels, with 0 for the discarded ones, as the authors' code does.
     """
     temperature = temperature or (1.0 if published else SOFTER) / ctx.backbone.logit_scale
-    maps = channel_maps(ctx, channels, block, components)
-    alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]
+    maps = channel_maps(ctx, block, components)
+    alpha = channel_gradients(ctx, block, maps.axes)  # [B, P, C]
     best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]
     chosen = torch.zeros_like(alpha, dtype=torch.bool).scatter(-1, best, True)  # [B, P, C]
     scores, _ = masked_embeddings(ctx, maps, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]

@@ -36,8 +36,8 @@ def radseg(ctx: Context, scra: Positive = 10.0, scga: Positive = 10.0) -> Tensor
     tower = ctx.transformer
 
     def recursive(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
-        own = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
-        return softmax_from_zero(cosines(split_heads(own.float(), q.shape[1])) * scra) @ v.float()
+        output = tower.attention_output(ctx.trace, attend(q.float(), k.float(), v.float(), scale))  # [B, T, d]
+        return softmax_from_zero(cosines(split_heads(output.float(), q.shape[1])) * scra) @ v.float()
 
     with torch.no_grad():
         tokens = tower.path(ctx.trace, DenseReading(recursive, residual=True, mlp=True))

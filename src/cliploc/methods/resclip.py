@@ -34,10 +34,10 @@ def resclip(ctx: Context, residual: Share = 0.5, gain: Positive = 1.0, sigma: Po
     """
     tower = ctx.transformer
     prior = neighbourhood(ctx.trace.grid, tower.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
-    own = self_attention("k", prior)
+    naclips = self_attention("k", prior)
     earlier = torch.stack([ctx.trace.attention[block_at(share, tower.depth)] for share in BLOCKS]).mean(dim=0)
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        return gain * ((1 - residual) * own(q, k, v, scale) + residual * earlier @ v.float())  # [B, H, T, d/H]
+        return gain * ((1 - residual) * naclips(q, k, v, scale) + residual * earlier @ v.float())  # [B, H, T, d/H]
 
     return dense_cosine(ctx, DenseReading(rule))

@@ -12,7 +12,7 @@ from cliploc.methods import Context, saliency
 from cliploc.methods._infra.masked import perturbed_embeddings
 
 CELLS = 8  # cells of a mask, along each side
-SHOWN = 0.5  # probability that a cell shows the picture
+VISIBLE = 0.5  # probability that a cell shows the picture
 SEED = 0
 Budget: TypeAlias = Annotated[int, Meta(ge=16)]
 
@@ -32,7 +32,7 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
     each masked picture is embedded once for all prompts.
 
     The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
-    places are shown by more masks than others: that would outweigh the picture. With many masks the mean changes the
+    places are masks by more masks than others: that would outweigh the picture. With many masks the mean changes the
     map only by a constant. `Localization.notes` gives the map's standard error as a share of its range.
 
     Args:
@@ -54,11 +54,11 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
         if not published:
             scores = scores - scores.mean(dim=-1, keepdim=True)
-        maps = scores @ seen / (budget * SHOWN)  # [B, P, h·w]
+        maps = scores @ seen / (budget * VISIBLE)  # [B, P, h·w]
         if ctx.note is not None:  # of each picture the prompt with the largest error
-            shown = seen if published else seen - seen.mean(dim=0)
-            each = maps if published else scores @ shown / (budget * SHOWN)  # mean over masks of score · mask / 0.5
-            squared = scores.square() @ shown.square() / (budget * SHOWN**2)
+            masks = seen if published else seen - seen.mean(dim=0)
+            each = maps if published else scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
+            squared = scores.square() @ masks.square() / (budget * VISIBLE**2)
             error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
             span = maps.amax(dim=-1) - maps.amin(dim=-1)
             shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
@@ -70,7 +70,7 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
 def _masks(draws: Tensor, height: int, width: int) -> Tensor:
     """Masks `[n, 1, H, W]` in 0–1 from uniform numbers `[n, 66]`: the cells, then where to cut."""
     cell_height, cell_width = math.ceil(height / CELLS), math.ceil(width / CELLS)
-    cells = (draws[:, : CELLS**2] < SHOWN).float().view(-1, 1, CELLS, CELLS)
+    cells = (draws[:, : CELLS**2] < VISIBLE).float().view(-1, 1, CELLS, CELLS)
     size = ((CELLS + 1) * cell_height, (CELLS + 1) * cell_width)
     large = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
     top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))

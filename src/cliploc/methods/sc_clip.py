@@ -59,10 +59,10 @@ def sc_clip(ctx: Context, outliers: Outliers = 0.05) -> Tensor:  # [B, P, h, w]
         levels = torch.stack([trace.tokens[block].float() for block in sorted(blocks)]).sum(dim=0)  # [B, T, d]
         reading = DenseReading(_attention(alike, prefix))
         read = torch.zeros_like(early)  # [B, N, d]
-        for tokens, own in ((before, last), (levels, levels)):
+        for tokens, class_source in ((before, last), (levels, levels)):
             entering = {-1: tokens.to(trace.entering[-1].dtype)}
             out = tower.path(replace(trace, entering=entering, projections={}, normed={}), reading).float()[:, prefix:]
-            read += out + CLASS_SHARE * own[:, :1] if prefix else out
+            read += out + CLASS_SHARE * class_source[:, :1] if prefix else out
         joint = tower.read_tokens(_mix(read, cosines(early)).to(trace.entering[-1].dtype))  # [B, N, D]
         return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(joint, dim=-1), ctx.patch_text))
 
@@ -110,6 +110,6 @@ def _repaired(patches: Tensor, odd: Tensor, grid: tuple[int, int]) -> Tensor:
         planes = x.transpose(1, 2).reshape(-1, 1, *grid)
         return F.conv2d(planes, kernel, padding=1).reshape(len(x), -1, x.shape[1]).transpose(1, 2)
 
-    there = around(good)  # [B, N, 1]
-    mean = around(patches * good) / there.clamp(min=1)
-    return torch.where(odd[:, :, None] & (there > 0), mean, patches)
+    count = around(good)  # [B, N, 1]
+    mean = around(patches * good) / count.clamp(min=1)
+    return torch.where(odd[:, :, None] & (count > 0), mean, patches)

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from cliploc.methods import Context, Count, FromEnd, Positive
-from cliploc.methods._infra.channels import Choice, channel_maps
-from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
+from cliploc.methods._infra.masked import SOFTER, channel_maps, masked_cam, masked_embeddings
 
 
 @masked_cam(
@@ -16,7 +15,6 @@ from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
 def score_cam(
     ctx: Context,
     temperature: Positive | None = None,
-    channels: Choice = "features",
     block: FromEnd = -1,
     components: Count | None = None,
 ) -> Tensor:  # [B, P, h, w]
@@ -33,12 +31,11 @@ def score_cam(
 
     Args:
         temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
-        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: how many principal components of these maps to use instead of the maps; None for the maps.
     """
     temperature = temperature or SOFTER / ctx.backbone.logit_scale
-    maps = channel_maps(ctx, channels, block, components)
+    maps = channel_maps(ctx, block, components)
     scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
     return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

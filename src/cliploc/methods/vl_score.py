@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from cliploc.methods import Context, Count, FromEnd, Positive
-from cliploc.methods._infra.channels import Choice, channel_maps
-from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
+from cliploc.methods._infra.masked import SOFTER, channel_maps, masked_cam, masked_embeddings
 
 
 @masked_cam(
@@ -16,7 +15,6 @@ from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
 def vl_score(
     ctx: Context,
     temperature: Positive | None = None,
-    channels: Choice = "features",
     block: FromEnd = -1,
     components: Count | None = None,
 ) -> Tensor:  # [B, P, h, w]
@@ -30,7 +28,7 @@ def vl_score(
     and threshold were chosen on the tuning pictures (docs/studies/performance.md). No public package has the method.
     """
     temperature = temperature or SOFTER / ctx.backbone.logit_scale
-    maps = channel_maps(ctx, channels, block, components)
+    maps = channel_maps(ctx, block, components)
     scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     worse = scores <= baseline
     weights = (scores / temperature).masked_fill(worse, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN if all are worse

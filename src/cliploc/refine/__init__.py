@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.towers.tower import Needs, TowerKind
 
 if TYPE_CHECKING:  # importing torch takes longer than refusing a name
@@ -82,7 +82,7 @@ def find_refinements(names: Sequence[str]) -> list[Refinement]:
     steps = [refinements.get(name) for name in names]
     for step in steps:
         if step.package is not None:
-            refuse_without("refine", step.name, step.package)
+            check_installed("refine", step.name, step.package)
     return steps
 
 

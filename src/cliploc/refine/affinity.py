@@ -10,7 +10,7 @@ from cliploc.towers.tower import Backbone, Needs
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
 # With the features of windows, which differ more from place to place; tools/windows_study.py.
 WINDOWS_CUT = 0.2
-KEPT = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
+DETAILS = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
 ROUNDING = 1e-4  # distances from the mean below this share of the largest are rounding
 
@@ -67,7 +67,7 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
 
 def with_details(spread_maps: Tensor, maps: Tensor) -> Tensor:
     """Maps after spreading, with a share of those before it."""
-    return (1 - KEPT) * min_max(spread_maps) + KEPT * maps
+    return (1 - DETAILS) * min_max(spread_maps) + DETAILS * maps
 
 
 def directions(features: Tensor) -> Tensor:

@@ -45,11 +45,8 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:  # [B, P, h, w]
         height, width = ctx.images.shape[-2:]
         h, w = features.shape[-2:]
         ctx.cache[key] = normalized(graph(places, (h, w), (height / h, width / w)))  # [B, N, N]
-    solved = [
-        propagate(lambda x, matrix=matrix: [(slice(None), x @ matrix)], heat, TOLERANCE)  # type: ignore[misc]  # symmetric
-        for matrix, heat in zip(ctx.cache[key], maps.float().flatten(2), strict=True)
-    ]
-    return torch.stack(solved).view(maps.shape)
+    pairs = zip(ctx.cache[key], maps.float().flatten(2), strict=True)  # the matrices are symmetric
+    return torch.stack([propagate(matrix.__rmatmul__, heat, TOLERANCE) for matrix, heat in pairs]).view(maps.shape)
 
 
 def graph(places: Tensor, grid: tuple[int, int], cell: tuple[float, float]) -> Tensor:

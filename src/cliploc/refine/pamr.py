@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.refine import refinement
-from cliploc.refine._neighbours import Bags, in_bags, moved, pixel_by_pixel, strips
+from cliploc.refine._neighbours import moved, strips
 
 STEPS = 10  # the authors'
 DILATIONS = (8, 16)  # pixels to the neighbours; those of the segmentation protocols that end with PAMR
@@ -43,8 +43,8 @@ def affinity(picture: Tensor) -> Tensor:
     weights = picture.new_empty(len(OFFSETS), *picture.shape[1:])
     for rows in strips(picture, len(OFFSETS) * len(picture)):
         # Differences to the pixel itself, so that small deviations of bright places are not rounded away.
-        here = picture[:, rows]
-        steps = torch.stack([moved(padded, rows, by, MARGIN) - here for by in OFFSETS])  # [16, 3, rows, W]
+        centre = picture[:, rows]
+        steps = torch.stack([moved(padded, rows, by, MARGIN) - centre for by in OFFSETS])  # [16, 3, rows, W]
         variance = (steps.square().sum(dim=0) - steps.sum(dim=0).square() / count) / (count - 1)  # [3, rows, W]
         unlike = steps.abs_() / (SHARPNESS * variance.clamp(min=0).sqrt() + EPS)
         weights[:, rows] = (-unlike.mean(dim=1)).softmax(dim=0)
@@ -53,39 +53,13 @@ def affinity(picture: Tensor) -> Tensor:
 
 def _steps(weights: Tensor, maps: Tensor) -> Tensor:
     """Weights `[16, H, W]`, maps `[P, H, W]` → the maps after all steps, `[P, H, W]`."""
-    refined_maps = torch.empty_like(maps, dtype=torch.float32)
-    bags = None
-    if in_bags(maps[:AT_ONCE]):
-        bags = Bags((weights[:, rows] for rows in strips(weights)), OFFSETS, MARGIN, maps.shape[2])
-    for part, refined in zip(torch.split(maps.float(), AT_ONCE), torch.split(refined_maps, AT_ONCE), strict=True):
-        here = F.pad(part[None], (MARGIN,) * 4, mode="replicate")[0]
-        if bags is not None:
-            here = pixel_by_pixel(here)
-        there = torch.empty_like(here)
+    refined = []
+    for heat in torch.split(maps.float(), AT_ONCE):
         for _ in range(STEPS):
-            if bags is not None:
-                inner = _inner(there).permute(1, 2, 0)
-                for rows, total in bags.sums(here.permute(1, 2, 0)):
-                    inner[rows] = total
-            else:
-                _gathered(weights, here, _inner(there))
-            # The border pixels are repeated outwards.
-            there[:, MARGIN:-MARGIN, :MARGIN] = there[:, MARGIN:-MARGIN, MARGIN, None]
-            there[:, MARGIN:-MARGIN, -MARGIN:] = there[:, MARGIN:-MARGIN, -MARGIN - 1, None]
-            there[:, :MARGIN] = there[:, MARGIN, None]
-            there[:, -MARGIN:] = there[:, -MARGIN - 1, None]
-            here, there = there, here
-        refined.copy_(_inner(here))
-    return refined_maps
-
-
-def _gathered(weights: Tensor, padded: Tensor, out: Tensor) -> None:
-    """One step from maps with their margin to `out` without it."""
-    for rows in strips(out):
-        strip = out[:, rows].zero_()
-        for weight, by in zip(weights, OFFSETS, strict=True):
-            strip.addcmul_(weight[rows], moved(padded, rows, by, MARGIN))
-
-
-def _inner(padded: Tensor) -> Tensor:
-    return padded[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+            padded = F.pad(heat[None], (MARGIN,) * 4, mode="replicate")[0]
+            heat = torch.zeros_like(heat)
+            for rows in strips(heat):
+                for weight, by in zip(weights, OFFSETS, strict=True):
+                    heat[:, rows].addcmul_(weight[rows], moved(padded, rows, by, MARGIN))
+        refined.append(heat)
+    return torch.cat(refined)

@@ -26,7 +26,7 @@ class Part:
     """The results of a shard."""
 
     index: int  # index of the shard
-    content: bytes  # Parquet in an evaluation, msgpack of `cliploc.runs.labelling.Found` in an annotation
+    content: Any  # as the run takes it
     notes: tuple[str, ...] = ()  # remarks for the end of the run, such as a halved batch
 
 
@@ -106,7 +106,7 @@ def pictures_in_words(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def saying_what_is_kept(out: Path, done: Callable[[], str]) -> Iterator[None]:
+def interrupt_message(out: Path, done: Callable[[], str]) -> Iterator[None]:
     """Lets an interruption say what is kept, and that the run goes on."""
     try:
         yield

@@ -154,6 +154,10 @@ class Correction:
     # of each, the number of the draft that it was made from, or None for a new box; None if that is unknown
     drafts: list[int | None] | None = None
 
+    def boxes_of(self, label: int) -> list[list[float]]:
+        """The boxes of a label."""
+        return [box for box, number in zip(self.boxes, self.labels, strict=True) if number == label]
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -222,11 +226,11 @@ class LabellingRun:
     """The store of a labelling run. Threads may share it, and any number of processes may have it open."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.out = store, store.path.parent
         self.names: tuple[str, ...] = tuple(store["names"])
         self.settings: Mapping[str, Any] = store["settings"]
         self._label = {name: label for label, name in enumerate(self.names)}
-        self._candidates = lru_cache(CACHED)(self._read_candidates)
+        self.candidates = lru_cache(CACHED)(self._read_candidates)
 
     @classmethod
     def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> LabellingRun:
@@ -234,7 +238,7 @@ class LabellingRun:
 
         One with other settings is refused, but names may follow those that it has.
         """
-        _refuse_earlier(out)
+        _check_version(out)
         store = Store(out / FILE, KIND, VERSION, TABLES)
         try:
             with store.transaction():
@@ -256,7 +260,7 @@ class LabellingRun:
     @classmethod
     def open(cls, out: Path) -> LabellingRun:
         """The run in a folder; one that cannot be written is opened to be read."""
-        _refuse_earlier(out)
+        _check_version(out)
         store = Store(out / FILE, KIND, VERSION)
         if store.get("root") is None:  # killed as it was made
             store.close()
@@ -384,11 +388,8 @@ class LabellingRun:
         return found
 
     # ---------------------------------------------------------------------------------------------------------- boxes
-    def candidates(self, picture: Picture) -> Candidates:
-        """The model's boxes of a picture."""
-        return self._candidates(picture)
-
     def _read_candidates(self, picture: Picture) -> Candidates:
+        """The model's boxes of a picture."""
         boxes = self._boxes(picture.id, 0)
         if not boxes and not self.store.row("SELECT 1 FROM picture WHERE id = ?", picture.id):
             raise _gone(picture)
@@ -457,10 +458,6 @@ class LabellingRun:
         """The pictures that a person has finished."""
         return frozenset(name for (name,) in self.store.rows("SELECT name FROM picture WHERE status = 'reviewed'"))
 
-    def count_finished(self) -> int:
-        """The number of pictures that a person has finished."""
-        return int(self.store.rows("SELECT count(*) FROM picture WHERE status = 'reviewed'")[0][0])
-
     def save(
         self,
         picture: Picture,
@@ -477,7 +474,7 @@ class LabellingRun:
             if seen is None and (before.status, before.correction) == (status, correction):  # of a call that was killed
                 return before.revision
             if seen is not None:
-                refuse_stale(before.revision, seen.revision)
+                check_revision(before.revision, seen.revision)
                 if before.generation != seen.generation:
                     return None
             self.store.write(
@@ -570,15 +567,25 @@ class LabellingRun:
             self.store["exports"] = {**self.exports, export: changes}
 
 
-def settled_in(out: Path) -> dict[str, Any]:
-    """What an earlier call settled for those that follow, where there is one."""
-    _refuse_earlier(out)
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier call settled for those that follow."""
+
+    least: float | None = None  # minimum presence
+    files: Sequence[str] = ()  # that the run writes besides its store
+    image_url: str | None = None
+    labels: Sequence[str] = ()  # its entries of labels
+
+
+def settled_in(out: Path) -> Earlier:
+    """What an earlier call settled for those that follow, if there was one."""
+    _check_version(out)
     if not (out / FILE).is_file():
-        return {}
+        return Earlier()
     with Store(out / FILE, KIND, VERSION, TABLES) as store:
         settings = store.get("settings", {})
-        about = {"files": store.get("files", []), "image_url": store.get("image_url")}
-        return {"least": settings.get("min_presence"), "labels": settings.get("labels", []), **about}
+        about = settings.get("min_presence"), store.get("files", []), store.get("image_url")
+        return Earlier(*about, settings.get("labels", []))
 
 
 def files_of_run(out: Path) -> frozenset[str]:
@@ -590,7 +597,7 @@ def files_of_run(out: Path) -> frozenset[str]:
         return frozenset()
 
 
-def refuse_stale(revision: int, seen: int) -> None:
+def check_revision(revision: int, seen: int) -> None:
     """Refuses what was made from an earlier revision of a picture."""
     if revision != seen:
         raise StaleReviewError(f"expected revision {revision} of this picture, got {seen}: load it again")
@@ -600,7 +607,7 @@ def _gone(picture: Picture) -> InputError:
     return InputError(f"{picture.name} was annotated again meanwhile: open the folder again")
 
 
-def _refuse_earlier(out: Path) -> None:
+def _check_version(out: Path) -> None:
     if not (out / FILE).exists() and (out / "manifest.json").exists() and (out / "parts").is_dir():
         raise UsageError(
             f"{out} was made by cliploc 0.2: its exports hold its boxes; --apply them to a new run in another --out"

@@ -1,11 +1,10 @@
-"""Finds the pictures of a run (folder, pattern, list, paths), and tells which were replaced: stamps and digests."""
+"""Finds the pictures of a run (folder, pattern, list, paths), and detects replaced ones: stamps and digests."""
 
 import functools
 import glob
 import hashlib
 import itertools
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,13 @@ from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard
 from cliploc.runs.labelling import files_of_run
-from cliploc.runs.samples import AskedPicture, LabelledPicture
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
-from cliploc.support.files import DEMO, demo_names, picture_folder, picture_path, user_path
+from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, user_path
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 NO_PICTURE, RESULTS, CLOSED = "does not have a picture's extension", "lies in a folder of results", "cannot be read"
 # Reason → its text for one file, and for several.
 REASONS = {
@@ -34,6 +32,7 @@ REASONS = {
     CLOSED: ("folder that cannot be read", "folders that cannot be read"),
 }
 IN_NOTE = 5  # skipped files that a note names
+READERS = 4  # files read at the same time
 
 
 @dataclass(frozen=True)
@@ -78,30 +77,26 @@ class FoundPictures:
         return f"skipped in {self.root}: {'; '.join(parts)}"
 
 
-def find_pictures(
-    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None
-) -> FoundPictures:
+def find_pictures(where: AnyPath | Sequence[AnyPath], out: Path | None = None) -> FoundPictures:
     """The pictures of a folder, pattern, list file or paths; without results (`out`) and other files."""
     if not isinstance(where, str | os.PathLike):
         if not isinstance(where, Sequence) or not all(isinstance(path, str | os.PathLike) for path in where):
             raise UsageError(f"expected a folder, pattern, list file or paths of pictures, got {short(where)}")
-        _refuse_addresses([os.fspath(path) for path in where], "the list")
         return _below(Path.cwd(), (picture_path(path) for path in where), "the list")
     text = os.fspath(where)
-    _refuse_addresses([text], "the place of a folder")
-    path = picture_folder(text)
+    if text == DEMO:  # without the other files of the package
+        return _below(demo_folder(), [demo_folder() / name for name in demo_names()], text)
+    path = picture_path(text)
     if path.is_dir():
-        own = [path / name for name in demo_names()]  # without the other files of the package
-        return _below(path, own if text == DEMO else _walk(path, out), text)
+        return _below(path, _walk(path, out), text)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
-            lines = lines_of(path)
+            lines = [line.strip() for line in lines_of(path)]
         except UnicodeDecodeError:
             raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
-        listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        _refuse_addresses(listed, text)
-        return _below(path.parent, (path.parent / user_path(line) for line in listed), text)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        listed = (path.parent / user_path(line) for line in lines if line and not line.startswith("#"))
+        return _below(path.parent, listed, text)
+    if path.is_file() and _is_picture(path.name):
         return _below(path.parent, [path], text)
     if glob.has_magic(text):
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
@@ -112,31 +107,20 @@ def find_pictures(
     )
 
 
-def _refuse_addresses(listed: Iterable[str], where: str) -> None:
-    """Refuses addresses, as nothing is downloaded: somebody else may have written the list."""
-    addresses = [path for path in listed if ADDRESS.match(path)]
-    if addresses:
-        shown = addresses[0] if len(addresses[0]) <= 80 else f"{addresses[0][:79]}…"
-        count = f" and {len(addresses) - 1:,} more addresses" if len(addresses) > 1 else ""
-        raise UsageError(
-            f"expected paths in {where}, got {shown}{count}: cliploc reads files only, download them first"
-        )
-
-
 def _walk(root: Path, out: Path | None) -> Iterator[Path | Skipped]:
     """The pictures of a folder, and what is left out."""
-    own = None if out is None else os.path.realpath(out)
+    excluded = None if out is None else os.path.realpath(out)
     errors: list[OSError] = []
     for folder, folders, names in os.walk(root, onerror=errors.append):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        paths = {name: Path(folder, name) for name in folders}
-        results = [name for name, path in paths.items() if _of_results(path) or os.path.realpath(path) == own]
-        yield from (Skipped(f"{_id(root, paths[name])}/", RESULTS) for name in results)
-        folders[:] = [name for name in folders if name not in results]
-        for name in sorted(names):
-            if not name.startswith("."):
-                path = Path(folder, name)
-                yield path if _is_picture(name) else Skipped(_id(root, path), NO_PICTURE)
+        paths = {name: Path(folder, name) for name in sorted(folders) if not name.startswith(".")}
+        folders.clear()
+        for name, path in paths.items():
+            if _of_results(path) or os.path.realpath(path) == excluded:
+                yield Skipped(f"{_id(root, path)}/", RESULTS)
+            else:
+                folders.append(name)
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            yield path if _is_picture(path.name) else Skipped(_id(root, path), NO_PICTURE)
     yield from (Skipped(f"{_id(root, Path(error.filename))}/", CLOSED) for error in errors)
 
 
@@ -145,23 +129,17 @@ def _is_picture(name: str) -> bool:
 
 
 def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
-    """The pictures that match a pattern, and what is left out."""
-    inside = functools.cache(functools.partial(_in_results, root))
-    for path in sorted(_glob(root, pattern)):
+    """The pictures that match a pattern, without hidden ones; unlike the `glob` module's, `**` follows no links."""
+    inside, below = functools.cache(functools.partial(_in_results, root)), pattern.relative_to(root)
+    for path in sorted(root.glob(str(below)) if below.parts else [root]):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         if inside(path.parent):
             yield Skipped(_id(root, path), RESULTS)
         elif _is_picture(path.name):
             yield path
         elif not path.is_dir():
             yield Skipped(_id(root, path), NO_PICTURE)
-
-
-def _glob(root: Path, pattern: Path) -> Iterator[Path]:
-    """What matches, without hidden files; unlike the `glob` module's, `**` follows no links to folders."""
-    below = pattern.relative_to(root)
-    for path in root.glob(str(below)) if below.parts else [root]:
-        if not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path
 
 
 def _of_results(folder: Path) -> bool:
@@ -177,23 +155,21 @@ def _in_results(root: Path, folder: Path) -> bool:
 
 def _below(root: Path, paths: Iterable[Path | Skipped], where: str) -> FoundPictures:
     """The result for these paths."""
-    files: dict[str, PictureFile] = {}
-    left: list[Skipped] = []
-    for path in paths:
-        if isinstance(path, Skipped):
-            left.append(path)
-            continue
+    found = list(paths)
+    skipped = [one for one in found if isinstance(one, Skipped)]
+    files = dict[str, PictureFile]()
+    for path in (one for one in found if isinstance(one, Path)):
         name = _id(root, path)
         files.setdefault(name, PictureFile(name, path))
     if not files:
-        if closed := [skipped.file for skipped in left if skipped.reason == CLOSED]:
+        if closed := [one.file for one in skipped if one.reason == CLOSED]:
             raise UsageError(f"expected pictures in {where}, but {root / closed[0]} cannot be read: check permissions")
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
-    return FoundPictures(root, [*files.values()], left)
+    return FoundPictures(root, [*files.values()], skipped)
 
 
 def _id(root: Path, path: Path) -> str:
-    """A file's path below the root, with slashes; the whole path if it is elsewhere."""
+    """A file's path below the root, with slashes; its absolute path if it is elsewhere."""
     try:
         return path.absolute().relative_to(root.absolute()).as_posix()
     except ValueError:
@@ -208,17 +184,14 @@ def bad_name(name: str) -> str | None:
     return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
-READERS = 4  # files read at the same time
-
-
-SampleLike: TypeAlias = Sample | LabelledPicture | AskedPicture | PictureFile
+SampleLike: TypeAlias = Sample | LabelledPicture | PromptedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
     if isinstance(sample, LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile | AskedPicture):
+    if isinstance(sample, PictureFile | PromptedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 

@@ -25,9 +25,7 @@ SHARD = 32  # samples that are computed and written together; rounded up to whol
 class ModelSetup:
     """A model with its options, everything except the method. One forward pass serves all methods of a setup."""
 
-    # options of `Localizer`; a `Setting` adds method, method options and threshold. A setup with a head is only for the
-    # head's method. With `min_presence` above 0, names below it have no boxes.
-    options: Options = BENCHMARK
+    options: Options = BENCHMARK  # a `Setting` adds method, method options and threshold; a head's method is its own
     prompts: str = "default"  # name of the templates
 
     def described(self) -> dict[str, Any]:
@@ -78,13 +76,12 @@ class Grid:
 
     def settings(
         self,
-        # why a method does not run on a setup, in one line; None if it runs, "" to leave it out without a line
+        # why a method does not run on a setup; None if it runs, "" to leave it out without a line
         unfit_reason: Callable[[ModelSetup, str], str | None],
     ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
         """The settings of the grid, and a line for each combination that was left out."""
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
-            twice = [value for place, value in enumerate(values) if value in values[:place]]
-            if twice:
+            if twice := [value for place, value in enumerate(values) if value in values[:place]]:
                 raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the duplicate")
         chosen: list[Setting] = []
         left_out: list[str] = []
@@ -138,10 +135,10 @@ def _in_words(value: object) -> str:
 
 def as_setting(localizer: Localizer) -> tuple[ModelSetup, Setting]:
     """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
-    own = localizer.options
+    options = localizer.options
     taken: dict[str, Any] = {"recipe": None, "method": None, "method_options": {}, "threshold": None}
-    setup = ModelSetup(own.but(model=localizer.backbone, **taken))
-    return setup, Setting("own", 0, localizer.method.name, own.method_options, own.threshold)
+    setup = ModelSetup(options.but(model=localizer.backbone, **taken))
+    return setup, Setting("own", 0, localizer.method.name, options.method_options, options.threshold)
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:

@@ -55,7 +55,7 @@ class LabelledPicture:
 
 
 @dataclass(frozen=True)
-class AskedPicture:
+class PromptedPicture:
     """A picture with the names to ask."""
 
     id: str  # its path below the dataset's folder
@@ -65,5 +65,5 @@ class AskedPicture:
     truth: Mapping[int, FloatArray]  # label → its boxes `[m, 4]`, of those that are there
 
 
-AskedDataset: TypeAlias = DatasetSplit[AskedPicture]
+PromptedDataset: TypeAlias = DatasetSplit[PromptedPicture]
 LabelledDataset: TypeAlias = DatasetSplit[LabelledPicture]

@@ -226,7 +226,7 @@ class Store:
 
 
 @contextmanager
-def saying_disk_is_full(out: Path) -> Iterator[None]:
+def disk_errors(out: Path) -> Iterator[None]:
     """Turns the error of a full disk, when other files of a run are written, into a line that says what to do."""
     try:
         yield
@@ -278,7 +278,7 @@ def _short(text: str) -> str:
 
 def session() -> dict[str, Any]:
     """An entry of a run's sessions: when, where and with which versions a run was started or resumed."""
-    versions = {}
+    versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
@@ -286,7 +286,7 @@ def session() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "command": sys.argv,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions,
         "machine": {
             "node": platform.node(),
             "system": platform.platform(),
@@ -298,13 +298,12 @@ def session() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the git checkout that this package is in; None if it is not in one."""
-    folder = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
     try:
-        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
+        if subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, timeout=10).returncode:
             return None  # installed in a folder that is inside another project's checkout
-        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return described or None

@@ -1,4 +1,4 @@
-"""The one reader of files that fit the memory, of a limited size; JSON passes its kind's `msgspec.Struct`."""
+"""The one reader of files that fit the memory; errors are one line, and JSON passes its kind's `msgspec.Struct`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 import msgspec
 from msgspec import Meta, Struct
 
-MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
-MOST_WHOLE = 2**53  # of a whole number in a text
-MOST_YAML = 4 * 2**20  # bytes of a YAML document
-MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
+T = TypeVar("T")
+MOST_BYTES = 2**30  # of a document; that of all instances of COCO's training pictures has 450 million
+MOST_INTEGER = 2**53  # in a text
 
 
 class DocumentError(ValueError):
     """A document that is not as its kind of file is written; the text says where."""
 
 
-def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
-    """All of a file of a limited size."""
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """The content of a file of a limited size."""
     size = os.stat(path).st_size
     if size > most:
         reason = f"{size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}"
@@ -34,14 +32,19 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes
     return Path(path).read_bytes()
 
 
-def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
-    """All of a text file, with `\\n` at the end of each line."""
-    return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The content of a text file, with "\\n" at the end of each line."""
+    return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DOCUMENT) -> Any:
+def lines_of(path: str | Path) -> list[str]:
+    """The lines of a text file; errors as in `read_text`."""
+    return read_text(path).splitlines()
+
+
+def read_json(path: str | os.PathLike[str], kind: Any = Any) -> Any:
     """A JSON document in a file; see `parse_json`."""
-    return parse_json(read_bytes(path, most), kind)
+    return parse_json(read_bytes(path), kind)
 
 
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:
@@ -57,11 +60,20 @@ def parse_json(content: bytes | str, kind: Any = Any) -> Any:
 
 def checked(value: Any, kind: Any) -> Any:
     """Plain values that pass a schema; they are returned as they are."""
+    convert(value, kind)
+    return value
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Plain values as an object of a schema."""
     try:
-        msgspec.convert(value, kind)
+        return msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise DocumentError(str(error)) from None
-    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def finite(text: str) -> float:
@@ -69,36 +81,22 @@ def finite(text: str) -> float:
     with suppress(ValueError):
         if math.isfinite(value := float(text)):
             return value
-    raise DocumentError(f"expected a number, got {_shown(text)}")
+    raise DocumentError(f"expected a number, got {text[:24]!r}")
 
 
-def whole(text: str) -> int:
-    """A whole number that a document has as text, such as 500 or 500.0."""
+def integer(text: str) -> int:
+    """An integer that a document has as text, such as 500 or 500.0."""
     value = finite(text)
-    if value % 1 or abs(value) > MOST_WHOLE:
-        raise DocumentError(f"expected a whole number, got {_shown(text)}")
+    if value % 1 or abs(value) > MOST_INTEGER:
+        raise DocumentError(f"expected a whole number, got {text[:24]!r}")
     return int(value)
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 24 else f"{text[:20]}…")
-
-
-def read_xml(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> ElementTree.Element:
-    """The root of an XML document that defines no entities: a few of them, one in the other, expand to gigabytes."""
-    content = read_bytes(path, most)
-
-    def refuse(*_: object) -> None:
-        raise DocumentError("it defines entities")
-
+def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
+    """The root of an XML document; expat limits what entities expand to."""
     try:
-        # Other encodings than ASCII's kin spell the word with other bytes.
-        if b"<!" in content or b"\0" in content[:4] or content.startswith((b"\xfe\xff", b"\xff\xfe")):
-            declarations = expat.ParserCreate()
-            declarations.EntityDeclHandler = refuse
-            declarations.Parse(content, True)
-        return ElementTree.fromstring(content)
-    except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:  # or of an unknown encoding
+        return ElementTree.fromstring(read_bytes(path))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # or of an unknown encoding
         raise DocumentError(str(error)) from None
 
 
@@ -108,24 +106,14 @@ def read_yaml(path: Path) -> Any:
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # that in C is much faster, but not in every build
     try:
-        return yaml.load(read_text(path, MOST_YAML), loader)
+        return yaml.load(read_text(path), loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def lines_of(path: str | Path) -> list[str]:
-    """The lines of a text file; errors as in `read_text`."""
-    return read_text(path).splitlines()
 
 
 # ------------------------------------------------------------------------------------------------------------- schemas
 # Of the JSON files that cliploc writes and reads back, and of transformers'. A schema names the keys that are used.
 # `__post_init__` compares values that belong together, such as a score for each box.
-Count = Annotated[int, Meta(ge=0, le=2**53)]
 Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -148,63 +136,5 @@ class OpenClipConfig(Struct):  # open_clip_config.json
     preprocess_cfg: OpenClipPreprocessing | None = None
 
 
-class RadioTeacher(Struct):  # one of the models that C-RADIO learnt from
-    name: str
-    type: str
-    model: str = ""
-    pretrained: str | None = None
-    token_slot: Annotated[int, Meta(ge=0, le=2**14)] = 0
-
-
-class RadioSettings(Struct):  # those of its training that its reader needs
-    model: str
-    teachers: list[RadioTeacher]
-    cls_token_per_teacher: bool = True
-    model_norm: bool | None = False
-
-
 class WeightIndex(Struct):  # model.safetensors.index.json
     weight_map: dict[str, str]
-
-
-# ---------------------------------------------------------------------------------------------------------- annotation
-
-
-ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]
-
-
-Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
-Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
-
-
-class ReviewedBox(Struct, forbid_unknown_fields=True):
-    """A box as the editor saves it: with its old mask, or with polygons if a person changed it."""
-
-    xyxy: tuple[float, float, float, float]
-    label: Count
-    draft: Count | None = None
-    mask: Annotated[str, Meta(max_length=2**20)] | None = None
-    polygons: Annotated[list[Polygon], Meta(min_length=1, max_length=1_000)] | None = None
-
-
-class ReviewedPicture(Struct, forbid_unknown_fields=True):
-    """A picture as the editor saves it, and the revision that the person saw."""
-
-    revision: Count
-    status: ReviewStatus
-    boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]  # as many as a corrected set may have
-    drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
-
-
-class SavedReview(Struct):  # what review.html saves
-    kind: Literal["cliploc review"]
-    run: str
-    pictures: dict[str, ReviewedPicture]
-
-
-class SuggestionWish(Struct, forbid_unknown_fields=True):
-    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
-    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
-    at: tuple[float, float] | None = None

@@ -47,7 +47,7 @@ def install(extra: str, feature: str, *packages: str) -> str:
     return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
 
 
-def refuse_without(extra: str, feature: str, *packages: str) -> None:
+def check_installed(extra: str, feature: str, *packages: str) -> None:
     """Refuses a feature whose packages are not there, at once: they are looked for, not imported."""
     if any(importlib.util.find_spec(name) is None for name in packages or PACKAGES[extra]):
         raise UsageError(install(extra, feature, *packages))

@@ -39,8 +39,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, on any device and by any library. Imports no torch."""
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True  # the second: torch's
-    said = str(error).lower()
-    return any(saying in said for saying in SAYINGS)
+    message = str(error).lower()
+    return any(saying in message for saying in SAYINGS)
 
 
 def give_back_memory() -> None:
@@ -53,8 +53,8 @@ def give_back_memory() -> None:
             trim(0)
 
 
-def in_halves(items: B, work: Callable[[B], R], told: Callable[[int], None]) -> Iterator[tuple[B, R]]:
-    """A batch with its result, or its halves (`told` their size) where memory lacks."""
+def in_halves(items: B, work: Callable[[B], R], on_halved: Callable[[int], None]) -> Iterator[tuple[B, R]]:
+    """A batch with its result, or its halves (`on_halved` gets their size) where memory lacks."""
     try:
         made = work(items)
     except (RuntimeError, MemoryError) as error:
@@ -63,9 +63,9 @@ def in_halves(items: B, work: Callable[[B], R], told: Callable[[int], None]) -> 
     else:
         yield items, made
         return
-    told(len(items))
+    on_halved(len(items))
     for half in halves(items):
-        yield from in_halves(half, work, told)
+        yield from in_halves(half, work, on_halved)
 
 
 def halves(items: B) -> tuple[B, B]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.towers.tower import Backbone, Pooling, TowerKind
     from cliploc.values import Interpolation, ResizePolicy
 
-OWN = (  # models that are not open_clip's
+NOT_OPEN_CLIPS = (  # models that are not open_clip's
     *("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt", "c-radio-siglip2", "c-radio-clip", "tipsv2"),
 )
 
@@ -66,10 +65,10 @@ def _listed() -> list[str]:
     spec = importlib.util.find_spec("open_clip")
     folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
     if "open_clip" not in sys.modules and folder.is_dir():
-        return [*OWN, *(path.stem for path in folder.glob("*.json"))]
+        return [*NOT_OPEN_CLIPS, *(path.stem for path in folder.glob("*.json"))]
     import open_clip
 
-    return [*OWN, *open_clip.list_models()]
+    return [*NOT_OPEN_CLIPS, *open_clip.list_models()]
 
 
 models: Registry[ModelEntry] = Registry(
@@ -221,10 +220,13 @@ for _entry in (
 
 
 def refuse_unknown_guide(spec: str) -> None:
-    """Refuses an unknown guide, as `create_guide` does, without importing torch."""
+    """Refuses an unknown guide, as `create_guide` does; short names and models are known without importing torch."""
     name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
-    if name not in guides.names() and not in_catalogue(name) and not _may_be_of_timm(name):
-        raise unknown_guide(name)
+    if name not in guides.names() and not in_catalogue(name):
+        import timm
+
+        if not timm.is_model(name):
+            raise unknown_guide(name)
 
 
 def unknown_guide(name: str) -> UnknownNameError:
@@ -239,16 +241,3 @@ def in_catalogue(name: str) -> bool:
     except UnknownNameError:
         return False
     return True
-
-
-def _may_be_of_timm(name: str) -> bool:
-    """Whether timm has such a tower: asked if it is imported, else its files are searched, which is faster."""
-    if "timm" in sys.modules:
-        import timm
-
-        return timm.is_model(name)
-    spec = importlib.util.find_spec("timm")
-    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "models"
-    architecture = re.escape(name.partition(".")[0])  # the name of weights comes after the dot
-    wanted = re.compile(rf"""^def {architecture}\(|["']{architecture}["']""", re.MULTILINE)
-    return any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.glob("*.py"))

@@ -77,16 +77,16 @@ class ConvolutionalBackbone(Backbone):
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         mixture = self.mixture if MIXTURE in needs.features else None
-        asked = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
-        kept = {self._stage_index(stage): stage for stage in asked | set(mixture.stages if mixture else ())}
-        wanted = sorted({*kept, len(self.stages) - 1})
+        plain = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
+        stage_of = {self._stage_index(stage): stage for stage in plain | set(mixture.stages if mixture else ())}
+        wanted = sorted({*stage_of, len(self.stages) - 1})
         run = run_stages if torch.is_grad_enabled() else run_in_parts
         outputs = run(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
-        features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
+        features = {stage_of[index]: output for index, output in zip(wanted, outputs, strict=True) if index in stage_of}
         last = outputs[-1]
         if mixture is not None:
             mixed = mixture(features)
-            features = {**{stage: features[stage] for stage in asked}, MIXTURE: mixed}
+            features = {**{stage: features[stage] for stage in plain}, MIXTURE: mixed}
         embedding = F.normalize(self.pool(last).float(), dim=-1)  # [B, D]
         return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 

@@ -15,7 +15,6 @@ from cliploc.towers._catalogue import (
     guides,
     in_catalogue,
     refuse_unknown_guide,
-    unknown_guide,
 )
 from cliploc.towers._checkpoints import read_checkpoint
 from cliploc.towers._weights import timm_file
@@ -49,17 +48,16 @@ class TimmGuide:
     def __init__(self, name: str, module: Any, weights_id: str, device: str, *, queries_keys: bool) -> None:
         self.name, self.weights_id, self._device = name, weights_id, torch.device(device)
         self._module: Any = module.eval().requires_grad_(False).to(self._device)
-        how: dict[str, Any] = self._module.pretrained_cfg
+        config: dict[str, Any] = self._module.pretrained_cfg
         self._mean, self._std = (
-            torch.tensor(how[key], device=self._device).view(1, 3, 1, 1) for key in ("mean", "std")
+            torch.tensor(config[key], device=self._device).view(1, 3, 1, 1) for key in ("mean", "std")
         )
         self._stride = int(self._module.feature_info[-1]["reduction"])
         self._last: Any = None  # the block whose queries and keys are read
         if queries_keys:
-            blocks: Any = list(getattr(module, "blocks", None) or ())
-            if len(blocks) < 2 or getattr(getattr(blocks[-1], "attn", None), "qkv", None) is None:
+            if not hasattr(module, "blocks") or getattr(module.blocks[-1].attn, "qkv", None) is None:
                 raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
-            self._before, self._last = len(blocks) - 2, blocks[-1]
+            self._before, self._last = len(module.blocks) - 2, module.blocks[-1]
             self.name = QUERIES_KEYS + name
             self.weights_id = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
 
@@ -68,9 +66,9 @@ class TimmGuide:
         """See `cliploc.towers.tower.Guide.features`."""
         images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
         which = {"indices": 1, "norm": True} if self._last is None else {"indices": [self._before], "norm": False}
-        asked = {"output_fmt": "NCHW", "intermediates_only": True}
+        layout = {"output_fmt": "NCHW", "intermediates_only": True}
         try:
-            read: Tensor = self._module.forward_intermediates(images, **which, **asked)[-1]  # [B, d, h, w]
+            read: Tensor = self._module.forward_intermediates(images, **which, **layout)[-1]  # [B, d, h, w]
         except AssertionError as error:  # timm's answer of towers that take one size only
             height, width = images.shape[-2:]
             raise UsageError(
@@ -102,8 +100,6 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
     timm_name = guides.get(name).timm if listed else name
     import timm
 
-    if not timm.is_model(timm_name):
-        raise unknown_guide(name)
     try:
         published = timm.get_pretrained_cfg(timm_name)
     except RuntimeError:  # timm's answer to weights that the tower does not have

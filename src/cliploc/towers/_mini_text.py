@@ -74,7 +74,7 @@ PICTURE_WORDS = _set(
 BEFORE_OF = PICTURE_WORDS | _set(
     "piece pieces part parts pack stack pile heap set side edge school litter sheet sheets roll"
 )
-# Other words of OpenAI's 80 templates, and similar ones: they describe how a thing is shown, not what it is.
+# Other words of OpenAI's 80 templates, and similar ones: they describe how a thing looks in it, not what it is.
 MODIFIERS = PICTURE_WORDS | _set(
     "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup "
     "black white and pixelated jpeg corrupted blurry origami toy large big small little nice weird old new cartoon "
@@ -235,8 +235,8 @@ class MiniTextTower(nn.Module):
         return other
 
     def _set_rows(self, members: Tensor, inner: Tensor) -> None:
-        own = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
-        rows = F.normalize(torch.cat([own, inner, self.everyday_rows]), dim=1)
+        left = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
+        rows = F.normalize(torch.cat([left, inner, self.everyday_rows]), dim=1)
         self.register_buffer("rows", rows, persistent=False)
         present = members.sum(dim=1) > 0
         present[len(members) - len(self.everyday_rows) :] = True
@@ -258,7 +258,7 @@ class MiniTextTower(nn.Module):
         if reading.known:
             return None
         if not reading.others:
-            return f"{model} reads English nouns, and finds none in {_shown(text)}"
+            return f"{model} reads English nouns, and finds none in {_quoted(text)}"
         likeness = self._likeness(reading.others)  # [N]
         if not reading.outside and float(likeness.max()) >= self.min_cosine:
             return None
@@ -267,7 +267,7 @@ class MiniTextTower(nn.Module):
             hint = f"did you mean {_listed(meant, 'or')}? "
         elif near := self._nearest(likeness, NEAR):
             hint = f"nearest that it knows: {_listed(near, 'and')}; "
-        return f"{model} does not know {_shown(text)}: {hint}{READS_ALL}"
+        return f"{model} does not know {_quoted(text)}: {hint}{READS_ALL}"
 
     @torch.no_grad()
     def remark(self, text: str, model: str = "mini") -> str | None:
@@ -275,17 +275,17 @@ class MiniTextTower(nn.Module):
         reading = self._read(text)
         parts = [part.strip() for part in re.split(r"[,;/&+]", text) if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
-            return f"{_shown(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
+            return f"{_quoted(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
         if not reading.known:
             likeness = self._likeness(reading.others)  # [N]
             if reading.outside or float(likeness.max()) < self.min_cosine:
                 return None
             if near := self._meant(" ".join(reading.others)):
-                return f"{model} has no word {_shown(text)}: did you mean {_listed(near, 'or')}?"
+                return f"{model} has no word {_quoted(text)}: did you mean {_listed(near, 'or')}?"
             near = self._nearest(likeness, self.min_cosine)
             like = f"what resembles {_listed(near, 'and')}" if near else "what its parts resemble"
-            return f"{model} has no word {_shown(text)}: it is read as {like}"
-        said = " ".join(reading.used)
+            return f"{model} has no word {_quoted(text)}: it is read as {like}"
+        used = " ".join(reading.used)
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
         written = _without_articles(normalise(text).split())
@@ -294,12 +294,12 @@ class MiniTextTower(nn.Module):
         if row < self._first_everyday and not self.is_node[row]:
             near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
         like = f"what resembles {_listed(near, 'and')}" if near else ""
-        if anchor is None and _without_articles(said.split()) == written:
-            return f"{model} reads {_shown(text)} as {like}" if like else None
-        kind = f"{head!r}, a kind of " if anchor is not None and said != written else ""
-        meant = self._meant(written) if self._read(written, whole=True).strange else ()
+        if anchor is None and _without_articles(used.split()) == written:
+            return f"{model} reads {_quoted(text)} as {like}" if like else None
+        kind = f"{head!r}, a kind of " if anchor is not None and used != written else ""
+        meant = self._meant(written) if self._read(written, full=True).strange else ()
         more = f": did you mean {_listed(meant, 'or')}?" if meant else f", that is {like}" if like else ""
-        return f"{model} reads {_shown(text)} as {kind}{_shown(anchor or said)}{more}"
+        return f"{model} reads {_quoted(text)} as {kind}{_quoted(anchor or used)}{more}"
 
     def _meant(self, words: str) -> tuple[str, ...]:
         """The word of the lexicon that a misspelt name may stand for, if there is one."""
@@ -322,10 +322,10 @@ class MiniTextTower(nn.Module):
         near = [node for node in order if likeness[node] >= least]
         only = self.word_senses[:, 1] < 0  # [W]
         of_words = self.sense_nodes[self.word_senses[:, 0].long(), 0]  # [W]
-        asked = torch.isin(of_words, of_words.new_tensor(near))
+        of_near = torch.isin(of_words, of_words.new_tensor(near))
         start = len(self.rows) - len(self.everyday_rows)
         names: dict[int, str] = {}
-        for row in (self.is_node & only & asked).nonzero().flatten().tolist():
+        for row in (self.is_node & only & of_near).nonzero().flatten().tolist():
             node = int(of_words[row])
             if node not in names or len(self._lexicon[row]) < len(names[node]):
                 names[node] = self._lexicon[row]
@@ -373,10 +373,10 @@ class MiniTextTower(nn.Module):
             below = self.members[int(mixture.argmax())]  # [1000] of the head's first node
             if below.sum() < 2:
                 break
-            there = of_words[word].nonzero().flatten()
-            of_nodes = self.members[there]  # [n, 1000]
+            at = of_words[word].nonzero().flatten()
+            of_nodes = self.members[at]  # [n, 1000]
             kind = torch.zeros_like(mixture)  # the part of the word's mixture below that node: "crane bird"
-            kind[there] = of_words[word][there] * (of_nodes @ below == of_nodes.sum(dim=1))
+            kind[at] = of_words[word][at] * (of_nodes @ below == of_nodes.sum(dim=1))
             if kind.sum() >= KIND_SHARE:
                 narrower.append(kind / kind.sum())
         if narrower:
@@ -401,10 +401,10 @@ class MiniTextTower(nn.Module):
         vectors = self.token_vectors[ids - 1].float() * self.token_scale[ids - 1].float()[:, None]
         return F.normalize(vectors.masked_fill(ids[:, None] == 0, 0.0).sum(dim=0), dim=0)  # 0: an unknown piece
 
-    def _read(self, text: str, *, whole: bool = False) -> Reading:
+    def _read(self, text: str, *, full: bool = False) -> Reading:
         """Splits a text into the longest phrases of the lexicon, and chooses among them; `whole`: picture words too."""
         words = normalise(text).split()[:MAX_WORDS]
-        if not whole:
+        if not full:
             words = _without_picture_words(words)
         excepted = _without_articles(words) in self._excepted
         known = self._plain if excepted else self._words
@@ -429,19 +429,19 @@ class MiniTextTower(nn.Module):
         content = [s for s in named if s.phrase not in MODIFIERS] or named
         first = next((i for i, s in enumerate(segments) if s.row is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s.phrase in PREPOSITIONS), len(segments))
-        kept = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
-        # Aliases only as the whole name: beside other words, they mean what they mean to WordNet.
+        chosen = [(s.row, s.phrase) for s in segments[first:end] if s.row is not None and s in content]
+        # Aliases only as the full name: beside other words, they mean what they mean to WordNet.
         forms = _singulars(" ".join(s.phrase for s in content))
         if alias := next((form for form in forms if form in ALIASES), None):
-            kept = [(self._words[ALIASES[alias]], forms[0])]
+            chosen = [(self._words[ALIASES[alias]], forms[0])]
         # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
-        kept = [row for row in kept[:-1] if row[0] < self._first_everyday] + kept[-1:]
-        weights = [self.modifier_weight] * (len(kept) - 1) + [1.0]
+        chosen = [row for row in chosen[:-1] if row[0] < self._first_everyday] + chosen[-1:]
+        weights = [self.modifier_weight] * (len(chosen) - 1) + [1.0]
         return Reading(
-            known=tuple((row, weight) for (row, _), weight in zip(kept, weights, strict=True)) if kept else (),
-            others=() if kept else tuple(s.phrase for s in content),
+            known=tuple((row, weight) for (row, _), weight in zip(chosen, weights, strict=True)) if chosen else (),
+            others=() if chosen else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
-            used=tuple(phrase for _, phrase in kept),
+            used=tuple(phrase for _, phrase in chosen),
             strange=any(
                 s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
                 for s in segments
@@ -453,14 +453,14 @@ def _split(words: str) -> tuple[str, ...]:
     return tuple(filter(None, words.split("|")))
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 def _listed(words: Sequence[str], last: str) -> str:
     """ "'a', 'b' and 'c'"."""
-    shown = [_shown(word) for word in words]
-    return f"{', '.join(shown[:-1])} {last} {shown[-1]}" if len(shown) > 1 else shown[0]
+    quoted = [_quoted(word) for word in words]
+    return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if len(quoted) > 1 else quoted[0]
 
 
 def _without_articles(words: list[str]) -> str:

@@ -114,9 +114,7 @@ class OpenClipText(nn.Module):
         tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
-    def word_shares(
-        self, text: str, image: Tensor, *, blocks: int = 8, published: bool = False
-    ) -> list[tuple[str, float]] | None:
+    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
         """See `cliploc.towers._word_shares`; None where the text tower is not CLIP's own."""
         part = getattr(self.model, "text", self.model)
         pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
@@ -138,4 +136,4 @@ class OpenClipText(nn.Module):
             blocks=[OpenClipBlock(layer) for layer in layers],
             read=read,
         )
-        return word_shares(text, image, tower, blocks=blocks, published=published)
+        return word_shares(text, image, tower)

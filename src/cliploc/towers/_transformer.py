@@ -7,7 +7,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, Self
+from types import SimpleNamespace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,32 @@ class BlockAdapter(ABC):
             gathered = gathered.detach().clone().requires_grad_(True)
             middle = x + self.attention_branch(x, gathered)
             return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
+
+
+class QueryPool(ABC):
+    """A host's attention pool, in which one learnt query attends to all tokens."""
+
+    heads: int
+    scale: float
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query `[1, H, 1, e]`, keys `[B, H, T, e]`, and values of `[B, T, d]` before they are split into heads."""
+
+    @abstractmethod
+    def finish(self, gathered: Tensor) -> Tensor:
+        """What follows the attention: `[B, n, d]` → `[B, n, D]`."""
+
+    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Pools tokens: `[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
+        q, k, v = self.project(tokens)
+        attention = attention_weights(q, k, self.scale)
+        gathered = attention.to(v.dtype) @ split_heads(v, self.heads)  # [B, H, 1, d/H]
+        return self.finish(join_heads(gathered))[:, 0], attention
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
+        return self.finish(self.project(tokens)[2])
 
 
 class PreNormBlock(nn.Module, BlockAdapter):
@@ -213,35 +240,35 @@ class TransformerBackbone(Backbone):
     def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
         """Blocks `first` to `last` (from the start), then the head."""
         every = range(-self.depth, 0)
-        asked: dict[Literal["features", "tokens", "attention", "projections", "ends"], set[int]] = {}
+        wanted = SimpleNamespace()  # of each kind the blocks, from the start
         for kind in ("features", "tokens", "attention", "projections", "ends"):
             blocks = getattr(needs, kind)
-            asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
-        asked["projections"] |= set(range(max(0, self.depth - needs.dense), self.depth))
+            setattr(wanted, kind, {self._block_index(block) for block in (every if blocks == "all" else blocks)})
+        wanted.projections |= set(range(max(0, self.depth - needs.dense), self.depth))
         features, entering, tokens, attention, projections, normed, ends = {}, {}, {}, {}, {}, {}, {}
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
-            if index in asked["features"]:
+            if index in wanted.features:
                 features[back] = on_grid(x[:, self.prefix_tokens :], grid)  # [B, d, h, w]
-            if index in asked["features"] | asked["tokens"] | asked["projections"]:
+            if index in wanted.features | wanted.tokens | wanted.projections:
                 entering[back] = x  # [B, prefix+N, d]
             y = block.attention_input(x)
             q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
-            if index in asked["projections"]:
+            if index in wanted.projections:
                 projections[back], normed[back] = (q, k, v), y
             # If the head reads the class token alone, the last block computes no other token.
-            whole = index != last or self.pooling != "class token" or index in asked["tokens"] | asked["attention"]
-            leaving = slice(None) if whole else slice(1)
-            asking = slice(None) if index in asked["ends"] else leaving
-            if index in asked["attention"] or (torch.is_grad_enabled() and x.requires_grad):
+            all_tokens = index != last or self.pooling != "class token" or index in wanted.tokens | wanted.attention
+            leaving = slice(None) if all_tokens else slice(1)
+            asking = slice(None) if index in wanted.ends else leaving
+            if index in wanted.attention or (torch.is_grad_enabled() and x.requires_grad):
                 weights = attention_weights(q[:, :, asking], k, block.scale)  # [B, H, prefix+N, prefix+N]
                 gathered = weights.to(v.dtype) @ v  # [B, H, prefix+N, d/H]
-                if index in asked["attention"]:
+                if index in wanted.attention:
                     attention[back] = weights
             else:
                 gathered = block.gather(q[:, :, asking], k, v)
-            if index in asked["ends"]:
+            if index in wanted.ends:
                 ends[back] = end = block.finish_from_gathered(x, gathered, v)
                 x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
             else:
@@ -249,7 +276,7 @@ class TransformerBackbone(Backbone):
                 x = x[:, leaving] + block.attention_branch(x[:, leaving], gathered)
                 del gathered  # makes room for the MLP, where the most memory is needed
                 x = x + block.mlp_branch(x)
-            if index in asked["tokens"]:
+            if index in wanted.tokens:
                 tokens[back] = x  # [B, prefix+N, d]
         pooled, pool_attention = self.pool(x)
         return Trace(
@@ -262,7 +289,7 @@ class TransformerBackbone(Backbone):
             normed=normed,
             entering=entering,
             ends=ends,
-            pool_attention=pool_attention if asked["attention"] else None,
+            pool_attention=pool_attention if wanted.attention else None,
         )
 
     def run(self, images: Tensor, needs: Needs) -> Trace:

@@ -19,8 +19,8 @@ from cliploc.support.documents import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
-from cliploc.towers._layers import attention_weights, linear, resize_positions, resolve_precision, with_fast_linears
-from cliploc.towers._transformer import BlockAdapter, TransformerBackbone
+from cliploc.towers._layers import linear, resize_positions, resolve_precision, with_fast_linears
+from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
 from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
 from cliploc.values import Interpolation
@@ -104,8 +104,8 @@ def from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
 
 def model_from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     """A model in eval mode, whose tensors must all be in the folder; transformers makes up what is missing."""
-    model, told = from_pretrained(kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, **how)
-    for what, names in (("lack", told["missing_keys"]), ("have other shapes of", told["mismatched_keys"])):
+    model, report = from_pretrained(kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, **how)
+    for what, names in (("lack", report["missing_keys"]), ("have other shapes of", report["mismatched_keys"])):
         if names:
             first = min(name if isinstance(name, str) else name[0] for name in names)
             raise ValueError(f"the weights {what} {len(names)} tensors, such as {first}")
@@ -184,30 +184,21 @@ class _Block(BlockAdapter):
         return self.mlp.fc2(hidden)
 
 
-class _Pool:
-    """SigLIP's pool: one learnt query attends to all tokens, an MLP follows."""
+class _Pool(QueryPool):
+    """SigLIP's pool: an MLP follows the attention."""
 
     def __init__(self, head: Any) -> None:
         self.head, self.attn = head, head.attention
+        self.heads, self.scale = self.attn.num_heads, self.attn.head_dim**-0.5
 
-    def _projected(self, x: Tensor, which: int) -> Tensor:
-        """Queries (0), keys (1) or values (2)."""
-        return linear(x, self.attn.in_proj_weight.chunk(3)[which], self.attn.in_proj_bias.chunk(3)[which])
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = zip(self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (linear(x, *part) for x, part in zip((self.head.probe, tokens, tokens), parts, strict=True))
+        return split_heads(q, self.heads), split_heads(k, self.heads), v
 
-    def _after(self, gathered: Tensor) -> Tensor:
+    def finish(self, gathered: Tensor) -> Tensor:
         x = self.attn.out_proj(gathered)
         return x + self.head.mlp(self.head.layernorm(x))
-
-    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pools tokens: `[B, T, d]` → `[B, d]` and the attention `[B, H, 1, T]`."""
-        sources = (self.head.probe, tokens, tokens)
-        q, k, v = (split_heads(self._projected(x, i), self.attn.num_heads) for i, x in enumerate(sources))
-        attention = attention_weights(q, k, self.attn.head_dim**-0.5)  # [B, H, 1, T]
-        return self._after(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, d]`."""
-        return self._after(self._projected(tokens, 2))
 
 
 class TransformersVit(TransformerBackbone):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers.tower import join_heads, split_heads
 
+BLOCKS = 8  # the authors'
 WORD = re.compile(r"[\w'’]+|[^\w\s'’]+")  # or a group of signs
 
 
@@ -27,15 +28,13 @@ class TextTower:
     read: Callable[[Tensor], Tensor]  # a last token `[d]` → the embedding `[D]`
 
 
-def word_shares(
-    text: str, image: Tensor, tower: TextTower, *, blocks: int = 8, published: bool = False
-) -> list[tuple[str, float]]:
+def word_shares(text: str, image: Tensor, tower: TextTower) -> list[tuple[str, float]]:
     """The share of each word of a sentence in its match with an image `[D]`.
 
     w_i = ReLU(Σ_l Σ_d g^l_d · v^l_id · n^l_i) over the last blocks l, as shares that add up to 1 (or all 0): g^l is
     the cosine's gradient with respect to what the heads gather for the end token, n^l_i = cos(q_end, k_i), min–max
-    normalised over all tokens. As for the image side, the authors' code runs these blocks with one head. The share
-    of a word is the sum of its tokens' shares. `published` is the authors' one-head form.
+    normalised over all tokens. The share of a word is the sum of its tokens' shares. The authors' code runs these
+    blocks with one head over all channels; ours has theirs.
     """
     words = list(WORD.finditer(text))
     if not words:
@@ -48,13 +47,11 @@ def word_shares(
     with torch.inference_mode(False), torch.enable_grad():
         x = tower.embed(ids).detach()  # [1, T, d]
         for back, block in zip(range(-len(tower.blocks), 0), tower.blocks, strict=True):
-            chosen = back >= -blocks
+            chosen = back >= -BLOCKS
             if chosen and not read:
                 x = x.detach().requires_grad_()  # the graph begins here
             q, k, v = block.project(block.attention_input(x), None)  # each [1, H, T, d/H]
             joined = [join_heads(part) for part in (q, k, v)]  # each [1, T, d]
-            if chosen and published:
-                q, k, v = (split_heads(part, 1) for part in joined)
             gathered = join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))  # [1, T, d]
             x = x + block.attention_branch(x, split_heads(gathered, 1))
             x = x + block.mlp_branch(x)

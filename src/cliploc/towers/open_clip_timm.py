@@ -23,11 +23,10 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from cliploc.towers._cnn import ConvolutionalBackbone
-from cliploc.towers._layers import attention_weights
 from cliploc.towers._open_clip_parts import OpenClipParts, Tokenizer, adapter
 from cliploc.towers._timm_vit import TimmBlock, first_tokens, rotation
-from cliploc.towers._transformer import TransformerBackbone, on_grid
-from cliploc.towers.tower import Pooling, join_heads, split_heads
+from cliploc.towers._transformer import QueryPool, TransformerBackbone, on_grid
+from cliploc.towers.tower import Pooling, split_heads
 
 
 def _embedding_size(visual: Any) -> int:
@@ -41,34 +40,25 @@ def _embedding_size(visual: Any) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- ViTs
-class _LatentPool:
-    """SigLIP's and the Perception Encoder's pool: one learnt query attends to all tokens, an MLP follows."""
+class _LatentPool(QueryPool):
+    """SigLIP's and the Perception Encoder's pool: an MLP follows the attention."""
 
     def __init__(self, pool: AttentionPoolLatent) -> None:
-        self.pool = pool
+        self.pool, self.heads, self.scale = pool, pool.num_heads, pool.scale
 
-    def _after(self, gathered: Tensor) -> Tensor:
-        """Projection and MLP: `[B, n, d]` → `[B, n, d]`."""
-        x: Tensor = self.pool.proj(gathered)
-        if self.pool.mlp is not None:
-            x = x + self.pool.mlp(self.pool.norm(x))
-        return x
-
-    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pools tokens: `[B, T, d]` → `[B, d]` and the attention `[B, H, 1, T]`."""
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pool = self.pool
         key, value = pool.kv(tokens).chunk(2, dim=-1)  # each [B, T, d]
-        q = pool.q_norm(split_heads(pool.q(pool.latent), pool.num_heads))  # [1, H, 1, d/H]
-        k, v = pool.k_norm(split_heads(key, pool.num_heads)), split_heads(value, pool.num_heads)  # [B, H, T, d/H]
-        attention = attention_weights(q, k, pool.scale)  # [B, H, 1, T]
-        return self._after(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
+        q = pool.q_norm(split_heads(pool.q(pool.latent), self.heads))
+        return q, pool.k_norm(split_heads(key, self.heads)), value
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, d]`."""
-        value: Tensor = self.pool.kv(tokens).chunk(2, dim=-1)[1]
-        return self._after(value)
+    def finish(self, gathered: Tensor) -> Tensor:
+        x: Tensor = self.pool.proj(gathered)
+        return x if self.pool.mlp is None else x + self.pool.mlp(self.pool.norm(x))
 
 
+BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+ATTENTIONS = (Attention, EvaAttention, AttentionRope)
 POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg": "global average"}
 
 
@@ -90,28 +80,11 @@ class TimmVit(TransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        if not isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva):
-            return False
-        (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
-        # These variants exist in timm, but in none of open_clip's models.
+        # Other variants exist in timm, but in none of open_clip's models.
         return (
-            height // h == width // w
-            and trunk.global_pool in ("token", "avg", "map")
-            and not getattr(trunk, "rope_mixed", False)
-            and all(
-                type(block) in (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
-                and type(block.attn) in (Attention, EvaAttention, AttentionRope)
-                and getattr(block.attn, "num_kv_groups", 1) == 1
-                for block in trunk.blocks
-            )
-            and (
-                trunk.attn_pool is None
-                or (
-                    type(trunk.attn_pool) is AttentionPoolLatent
-                    and trunk.attn_pool.latent_len == 1
-                    and trunk.attn_pool.pos_embed is None
-                )
-            )
+            isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva)
+            and trunk.global_pool in POOLING
+            and all(type(block) in BLOCKS and type(block.attn) in ATTENTIONS for block in trunk.blocks)
         )
 
     @property

@@ -14,9 +14,9 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.towers._layers import attention_weights, linear, resize_positions
+from cliploc.towers._layers import linear, resize_positions
 from cliploc.towers._open_clip_parts import OpenClipBlock, OpenClipParts, Tokenizer, adapter
-from cliploc.towers._transformer import TransformerBackbone
+from cliploc.towers._transformer import QueryPool, TransformerBackbone
 from cliploc.towers.tower import join_heads, split_heads
 
 
@@ -40,35 +40,24 @@ class _CustomBlock(OpenClipBlock):
         return self.attn.out_proj(self.attn.ln_inner(join_heads(gathered)))
 
 
-class _CocaPool:
+class _CocaPool(QueryPool):
     """CoCa's pool: learnt queries attend to all tokens; the first query's output is the image's embedding."""
 
     def __init__(self, pool: AttentionalPooler) -> None:
-        self.pool, attn = pool, pool.attn
-        self.heads, self.scale = attn.num_heads, attn.head_dim**-0.5
-        self.out_proj = attn.out_proj
+        self.pool, self.heads, self.scale = pool, pool.attn.num_heads, pool.attn.head_dim**-0.5
 
-    def _parameters(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of q, k and v, which torch stores together or separately, depending on their widths."""
-        attn = self.pool.attn
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pool, attn = self.pool, self.pool.attn
         weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)
-        if attn.in_proj_weight is not None:
+        if attn.in_proj_weight is not None:  # torch stores them together where the widths are equal
             weights = attn.in_proj_weight.chunk(3)
-        return list(zip(weights, attn.in_proj_bias.chunk(3), strict=True))
+        to_q, to_k, to_v = zip(weights, attn.in_proj_bias.chunk(3), strict=True)
+        x, query = pool.ln_k(tokens), pool.ln_q(pool.query[:1])[None]
+        q, k = split_heads(F.linear(query, *to_q), self.heads), split_heads(linear(x, *to_k), self.heads)
+        return q, k, linear(x, *to_v)
 
-    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pools tokens: `[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
-        to_q, to_k, to_v = self._parameters()
-        x = self.pool.ln_k(tokens)
-        q = split_heads(F.linear(self.pool.ln_q(self.pool.query[:1])[None], *to_q), self.heads)  # [1, H, 1, D/H]
-        k = split_heads(linear(x, *to_k), self.heads)  # [B, H, T, D/H]
-        v = split_heads(linear(x, *to_v), self.heads)  # [B, H, T, D/H]
-        attention = attention_weights(q, k, self.scale)  # [B, H, 1, T]
-        return self.out_proj(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
-        return self.out_proj(linear(self.pool.ln_k(tokens), *self._parameters()[2]))
+    def finish(self, gathered: Tensor) -> Tensor:
+        return self.pool.attn.out_proj(gathered)
 
 
 @adapter
@@ -94,16 +83,12 @@ class OpenClipVit(TransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        if not isinstance(visual, VisionTransformer) or visual.patch_size[0] != visual.patch_size[1]:
-            return False
         # Scaled cosine attention and CoCa's two-pool variants exist in open_clip's code, but in none of its models.
-        blocks_fit = all(
-            isinstance(block, ResidualAttentionBlock)
-            or (isinstance(block, CustomResidualAttentionBlock) and block.attn.logit_scale is None)
-            for block in visual.transformer.resblocks
+        return (
+            isinstance(visual, VisionTransformer)
+            and visual.pool_type in (("tok",) if visual.attn_pool is not None else ("tok", "avg"))
+            and all(getattr(block.attn, "logit_scale", None) is None for block in visual.transformer.resblocks)
         )
-        pools = ("tok",) if visual.attn_pool is not None else ("tok", "avg")
-        return blocks_fit and visual.pool_type in pools and visual.proj is not None
 
     @property
     def dtype(self) -> torch.dtype:

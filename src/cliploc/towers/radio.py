@@ -11,15 +11,16 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import timm
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
-from cliploc.support.documents import DocumentError, RadioSettings, checked
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
@@ -36,6 +37,25 @@ TYPES = {"siglip2": "siglip2", "clip": "open_clip"}  # our name of a head → th
 SIGLIP2 = {"siglip2-g-384": "siglip2-giant-opt-patch16-384", "siglip2-so400m": "siglip2-so400m-patch16-naflex"}
 TOWER, UNUSED = "base_model.", ("reg_token", "fc_norm.")  # tensors that the authors' towers have and do not use
 SPECTRAL = ".parametrizations.weight."  # in names of what a weight is computed from
+
+
+class RadioTeacher(Struct, frozen=True):
+    """One of the models that C-RADIO learnt from."""
+
+    name: str
+    type: str
+    model: str = ""
+    pretrained: str | None = None
+    token_slot: Annotated[int, Meta(ge=0)] | None = None  # which class token is its head's; None: that of its place
+
+
+class RadioSettings(Struct, frozen=True):
+    """Settings of its training that its reader needs."""
+
+    model: str
+    teachers: list[RadioTeacher]
+    cls_token_per_teacher: bool = True
+    model_norm: bool | None = False
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -138,97 +158,77 @@ def _build(head: str, pretrained: str | None, device: str, precision: str) -> Ra
         if len(files) != 1:
             raise MissingWeightsError(f"expected one file of C-RADIO in {path}, found {len(files)}: name the file")
         path = files[0]
-    backbone = _read(read_checkpoint(path, ("state_dict_ema", "state_dict"), with_settings=True), head, precision)
-    return backbone.convert(dtype).to(device)
-
-
-def _read(weights: Checkpoint, head: str, precision: str) -> Radio:
-    path = weights.path
+    weights = read_checkpoint(path, ("state_dict_ema", "state_dict"), with_settings=True)
     try:
-        settings: Mapping[str, Any] = checked(dict(weights.settings), RadioSettings)
-    except DocumentError as error:
+        settings = msgspec.convert(dict(weights.settings), RadioSettings)
+    except msgspec.ValidationError as error:
         raise ModelError(
             f"{path} does not say how C-RADIO was trained ({error}): expected one of the authors' .pth.tar files"
         ) from None
-    teachers = settings["teachers"]
-    chosen = next((i for i, teacher in enumerate(teachers) if teacher["type"] == TYPES[head]), None)
-    family = re.match(r"vit_([a-z0-9]+)_", settings["model"])
-    if chosen is None or family is None or family[1] not in HEADS:
+    return _read(weights, settings, head, precision).convert(dtype).to(device)
+
+
+def _read(weights: Checkpoint, settings: RadioSettings, head: str, precision: str) -> Radio:
+    path, teachers = weights.path, settings.teachers
+    place = next((i for i, teacher in enumerate(teachers) if teacher.type == TYPES[head]), None)
+    family = re.match(r"vit_([a-z0-9]+)_", settings.model)
+    if place is None or family is None or family[1] not in HEADS:
         raise ModelError(
-            f"{path} is a {settings['model']} with heads of {', '.join(teacher['name'] for teacher in teachers)}: "
+            f"{path} is a {settings.model} with heads of {', '.join(teacher.name for teacher in teachers)}: "
             f"expected a ViT of C-RADIOv3 with a head of the type {TYPES[head]}"
         )
-    slot = teachers[chosen].get("token_slot", chosen) if settings.get("cls_token_per_teacher", True) else 0
-    tensors = renamed(weights, (f"_heads.{chosen}.", f"_heads.{teachers[chosen]['name']}."), slot)
-    if tensors["prefix"].shape[1] % HEADS[family[1]]:
-        raise ModelError(
-            f"{path} has a width that is no multiple of the {HEADS[family[1]]} heads of {settings['model']}"
-        )
+    teacher = teachers[place]
+    slot = 0
+    if settings.cls_token_per_teacher:
+        slot = place if teacher.token_slot is None else teacher.token_slot
+    tensors = renamed(weights, (f"_heads.{place}.", f"_heads.{teacher.name}."), slot)
     with torch.random.fork_rng(devices=[]):
-        model = RadioModel(tensors, HEADS[family[1]], normed=bool(settings.get("model_norm")))
+        model = RadioModel(tensors, HEADS[family[1]], normed=bool(settings.model_norm))
     load_exactly(model, tensors, path, "the weights of C-RADIO")
-    tower = text_tower(path.parent, teachers[chosen], precision)
-    if tower.embedding_size != model.size:
-        raise ModelError(
-            f"{tower.name} gives embeddings of {tower.embedding_size} numbers, the head in {path} {model.size}: "
-            "expected the text tower that it was taught by"
-        )
-    text: Any = tower.text  # type: ignore[attr-defined]
+    tower = text_tower(path.parent, teacher, precision)
+    text = CanonicalText(tower.text) if head == "siglip2" else tower.text
     mean, std = (
         weights.tensors.get(f"input_conditioner.norm_{what}", torch.tensor(default)).flatten().tolist()
         for what, default in (("mean", MEAN), ("std", STD))
     )
-    backbone = Radio(
-        model, CanonicalText(text) if head == "siglip2" else text, f"c-radio-{head}:{path.name}", mean, std
-    )
+    backbone = Radio(model, text, f"c-radio-{head}:{path.name}", mean, std)
     backbone.logit_scale = tower.logit_scale
     backbone.loaded_from(path, f"c-radio {head} {weights.sha256} {tower.weights_id} timm {timm.__version__}")
     return backbone
 
 
-def text_tower(folder: Path, teacher: Mapping[str, Any], precision: str) -> Backbone:
+def text_tower(folder: Path, teacher: RadioTeacher, precision: str) -> Backbone:
     """The model whose texts a head understands: in a folder of its name beside the file, else where it is published."""
-    name = SIGLIP2.get(teacher["model"], teacher["model"])
+    name = SIGLIP2.get(teacher.model, teacher.model)
     if (folder / name).is_dir():
         return create(f"local-dir:{folder / name}", precision=precision)
-    if name == teacher["model"]:
-        return create(name, teacher.get("pretrained"), precision=precision)
+    if name == teacher.model:
+        return create(name, teacher.pretrained, precision=precision)
     return create(f"hf-hub:google/{name}", precision=precision)
 
 
 # ------------------------------------------------------------------------------------------------------------- rename
 def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, Tensor]:
     """The tensors of the tower and of the head with one of these prefixes, under the names of `RadioModel`."""
-    path, generator = weights.path, f"{TOWER}patch_generator."
+    generator = f"{TOWER}patch_generator."
     names = {f"{generator}cls_token.token": "prefix", f"{generator}pos_embed": "positions"}
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.tensors.items():
         if name.startswith("_feature_normalizer."):
-            raise ModelError(f"{path} normalises its features, which is not supported: take C-RADIOv3's own file")
+            raise ModelError(f"{weights.path} normalises its features, which is not supported: take C-RADIOv3's file")
         if name.startswith(TOWER) and not name.removeprefix(TOWER).startswith(UNUSED):
             ours = names.get(name, name.replace(f"{generator}embedder", f"{TOWER}patches").removeprefix(TOWER))
             tensors[ours.replace(".grandma", ".gamma")] = tensor  # so spelt, to pass Hugging Face's loader
         for head in heads:
             if name.startswith(head):
                 tensors[f"head.{name.removeprefix(head)}"] = tensor
-    try:
-        tensors = _weights(tensors)
-    except (KeyError, ValueError, RuntimeError):
-        raise ModelError(f"{path} lacks what some of its weights are computed from: download it again") from None
-    axes = {"prefix": 2, "positions": 3, "patches.weight": 2, "blocks.0.mlp.fc2.weight": 2}
-    for name, number in (axes | {"head.fc1.weight": 2, "head.final.2.weight": 2}).items():
-        if name not in tensors or tensors[name].ndim != number or not tensors[name].numel():
-            raise ModelError(f"{path} has no {name} of C-RADIO, of {number} axes: check the file")
-    prefix, positions, patches = tensors["prefix"], tensors["positions"][0], tensors["patches.weight"]
-    patch = math.isqrt(patches.shape[1] // 3)
-    if not (
-        slot < len(prefix) and 3 * patch**2 == patches.shape[1] and math.isqrt(len(positions)) ** 2 == len(positions)
-    ):
-        raise ModelError(f"{path} has not the class token, or the squares, that its settings speak of: check the file")
+    tensors = _weights(tensors)
     # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
+    prefix, patches = tensors["prefix"], tensors["patches.weight"]
     tensors["prefix"] = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
-    tensors["positions"] = positions  # [G², d]
-    tensors["patches.weight"] = patches.reshape(-1, 3, patch, patch)
+    tensors["positions"] = tensors["positions"][0]  # [G², d]
+    side = math.isqrt(patches.shape[1] // 3)
+    tensors["patches.weight"] = patches.reshape(-1, 3, side, side)
     return tensors
 
 

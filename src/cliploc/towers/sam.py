@@ -121,14 +121,14 @@ class SamRegions:
         from transformers import pipeline
 
         self.id = _checksum(loaded, processor, quality, stability, points)
-        self._asked = {"pred_iou_thresh": quality, "stability_score_thresh": stability, "points_per_crop": points}
+        self._settings = {"pred_iou_thresh": quality, "stability_score_thresh": stability, "points_per_crop": points}
         self._generate: Any = pipeline(
             "mask-generation", model=loaded, image_processor=processor.image_processor, device=torch.device(device)
         )
 
     def __call__(self, picture: Image.Image, name: str = "") -> npt.NDArray[np.int32]:  # noqa: ARG002
         """The region `[H, W]` of each pixel, from 0; −1: in none."""
-        masks = [np.asarray(mask, bool) for mask in self._generate(picture.convert("RGB"), **self._asked)["masks"]]
+        masks = [np.asarray(mask, bool) for mask in self._generate(picture.convert("RGB"), **self._settings)["masks"]]
         regions = np.full((picture.height, picture.width), -1, np.int32)
         for number, mask in enumerate(sorted(masks, key=np.sum, reverse=True)):
             regions[mask] = number

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.errors import MissingWeightsError, ModelError, UsageError
+from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
@@ -128,35 +128,35 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
         )
     folder = user_path(pretrained)
     weights = _read(folder)
-    image_tensors, text_tensors = renamed(weights.tensors, weights.path)
-    tokenizer = _tokenizer(folder, len(text_tensors["token_embedding.weight"]))
+    image_tensors, text_tensors = renamed(weights.tensors)
+    if not (folder / TOKENIZER).is_file():
+        raise MissingWeightsError(
+            f"expected {TOKENIZER} in {folder}, found none: save it there, once, with transformers: "
+            f"AutoTokenizer.from_pretrained('google/tipsv2-b14').save_pretrained('{folder}')"
+        )
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(CONTEXT)
     with torch.random.fork_rng(devices=[]):
         image, text = TipsImage(image_tensors), TipsText(text_tensors, tokenizer)
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
     load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
     backbone = Tips(image, text, f"tipsv2:{folder.name}")
-    temperature = weights.tensors.get("temperature", torch.tensor(TEMPERATURE))
-    if temperature.numel() != 1 or not float(temperature) > 0:
-        raise ModelError(f"{weights.path} has no temperature above 0, but {temperature.tolist()}: download it again")
-    backbone.logit_scale = 1 / float(temperature)
+    backbone.logit_scale = 1 / float(weights.tensors.get("temperature", torch.tensor(TEMPERATURE)))
     backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
     return backbone.convert(dtype).to(device)
 
 
 def _read(folder: Path) -> Checkpoint:
     """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
-    if folder.is_file():
-        raise UsageError(f"expected the folder of TIPSv2's files, got the file {folder}: give {folder.parent}")
-    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
     if (folder / WEIGHTS).exists():
         return read_checkpoint(folder / WEIGHTS)
-    if not any(files):
-        raise MissingWeightsError(
-            f"expected {WEIGHTS}, or a *_vision.npz and a *_text.npz, in {folder}, found neither: check the folder"
-        )
+    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
     if [len(paths) for paths in files] != [1, 1]:
-        there = ", ".join(path.name for paths in files for path in paths)
-        raise ModelError(f"expected a *_vision.npz and a *_text.npz in {folder}, got {there}: keep those of one model")
+        names = ", ".join(path.name for paths in files for path in paths) or "neither"
+        raise MissingWeightsError(
+            f"expected {WEIGHTS}, or one *_vision.npz and one *_text.npz, in the folder {folder}, got {names}: check it"
+        )
     image, text = (read_checkpoint(path) for (path,) in files)
     tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
     for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
@@ -164,19 +164,12 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(image.path, f"{image.sha256} {text.sha256}", tensors)
 
 
-def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def renamed(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The authors' tensors under the names of `TipsImage` and `TipsText`."""
     image, text = (
         {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
         for prefix in (IMAGE, TEXT)
     )
-    needed = {"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "patch_embed.proj.weight": 4}
-    for tensor_name, axes, of in [
-        *((tensor_name, axes, image) for tensor_name, axes in needed.items()),
-        ("token_embedding.weight", 2, text),
-    ]:
-        if tensor_name not in of or of[tensor_name].ndim != axes or not of[tensor_name].numel():
-            raise ModelError(f"{path} has no {tensor_name} of {axes} axes: expected TIPSv2's {WEIGHTS}")
     positions, first = image.pop("pos_embed")[0], image.pop("cls_token")[0]  # [1+G², d], [1, d]
     image.pop("mask_token", None)
     named = {"prefix": torch.cat([first + positions[:1], image.pop("register_tokens")[0]]), "positions": positions[1:]}
@@ -188,34 +181,7 @@ def renamed(theirs: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
             named |= {name.replace("w12", part): half for part, half in zip(("fc1_g", "fc1_x"), halves, strict=True)}
         else:
             named[name] = tensor
-    text = {name.removeprefix("transformer.res"): tensor for name, tensor in text.items()}
-    width, grid = text["token_embedding.weight"].shape[1], math.isqrt(len(positions) - 1)
-    inner = (named.get("blocks.0.mlp.fc2.weight"), text.get("blocks.0.mlp.c_fc.weight"))
-    if (
-        positions.shape[1] != width
-        or width % 64
-        or grid**2 != len(positions) - 1
-        or any(weight is None or weight.ndim != 2 for weight in inner)
-    ):
-        raise ModelError(f"{path} has not the sizes of TIPSv2 (widths, a square of positions, MLPs): download it again")
-    return named, text
-
-
-def _tokenizer(folder: Path, words: int) -> Tokenizer:
-    if not (folder / TOKENIZER).is_file():
-        raise MissingWeightsError(
-            f"expected {TOKENIZER} in {folder}, found none: save it there, once, with transformers: "
-            f"AutoTokenizer.from_pretrained('google/tipsv2-b14').save_pretrained('{folder}')"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    except Exception as error:  # tokenizers raises bare exceptions
-        raise ModelError(f"{folder / TOKENIZER} cannot be read ({str(error)[:100]}): save it again") from None
-    if (known := max(tokenizer.get_vocab().values(), default=0)) >= words:
-        raise ModelError(f"{folder / TOKENIZER} has a token of the number {known}, the text tower {words} tokens")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(CONTEXT)
-    return tokenizer
+    return named, {name.removeprefix("transformer.res"): tensor for name, tensor in text.items()}
 
 
 register_model(

@@ -188,8 +188,8 @@ class Trace:
             for block in parts[0].projections
             for q, k, v in [zip(*(part.projections[block] for part in parts), strict=True)]
         }
-        kept = {name: together(name) for name in names}
-        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **kept)
+        tensors = {name: together(name) for name in names}
+        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **tensors)
 
 
 @runtime_checkable

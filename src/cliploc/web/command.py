@@ -7,7 +7,7 @@ from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import RECIPES, WAITING, Options, choice
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 
 
 class ServerFlags(WithThreads):
@@ -64,9 +64,9 @@ def serve(asked: ServeFlags, options: Options) -> int:
 
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
-    refuse_without("web", "serve")
+    check_installed("web", "serve")
     if asked.sam is not None:
-        refuse_without("sam", "--sam")
+        check_installed("sam", "--sam")
     models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if asked.auth_env is None else user_in(asked.auth_env)

@@ -13,7 +13,7 @@ from cliploc.evaluate.tasks.faithfulness.judged import Measured, spearman
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, with_random_weights
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
 from cliploc.localizer import Localizer
-from cliploc.options import BASELINES, FaithfulnessOptions
+from cliploc.options import FaithfulnessOptions
 from tests.tiny import tower
 
 NAMES = ["red", "green", "blue", "a zebra"]
@@ -123,7 +123,3 @@ def test_the_table_has_every_metric_with_its_numbers(name: str) -> None:
         assert number.best in row.partition(" | ")[0] or not number.best
     assert metric.paper.partition(" ")[0] in row
     assert metric.__doc__ is not None
-
-
-def test_the_baselines_are_named() -> None:
-    assert f"`--baseline {'|'.join(BASELINES)}`" in DOCUMENT.read_text()

@@ -12,17 +12,15 @@ from cliploc.evaluate.metrics import (
     TAUS,
     Bootstrap,
     BoxCurve,
-    LocalizationAccuracy,
     MaxBoxAcc,
-    MaxBoxAccV2,
-    MeanBestIoU,
     box_curve,
     boxes_on_map,
     contour_boxes,
     largest_hits,
-    packed_hits,
 )
-from cliploc.evaluate.metrics._infra import contours
+from cliploc.evaluate.metrics import _contours as contours
+from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy, MaxBoxAccV2, packed_hits
+from cliploc.evaluate.metrics.mean_metrics import MeanBestIoU
 from tests.evaluate.metrics import literal
 
 NONE = Bootstrap(replicates=0)
@@ -187,7 +185,7 @@ def test_top_k_by_hand():
     assert metrics[0.4].summarise(True, NONE).facts["with_predictions"] == 4
 
 
-def test_a_tie_is_right_and_the_smallest_best_threshold_is_told():
+def test_a_tie_is_right_and_the_smallest_best_threshold_is_named():
     metric = MaxBoxAcc()
     metric.update(BoxCurve("a", np.array([0.1, 0.5, 0.5, 0]), np.zeros(4)), 7)
     metric.update(BoxCurve("b", np.array([0.1, 0.2, 0.5, 0]), np.zeros(4)), 8)
@@ -243,7 +241,7 @@ def test_what_cannot_be_computed_is_refused():
         counted(LocalizationAccuracy(), curve, None, [1])
     metric = LocalizationAccuracy()
     counted(metric, curve, 1, [1])
-    with pytest.raises(UsageError, match="expected 1 predictions, got 2: give as many for all"):
+    with pytest.raises(UsageError, match="expected 1 predictions, got 2: write as many for all"):
         counted(metric, BoxCurve("b", np.ones(1), np.ones(1)), 1, [1, 2])
     with pytest.raises(UsageError, match="threshold from 0 to 1"):
         MeanBestIoU(1.5)

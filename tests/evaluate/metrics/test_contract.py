@@ -18,7 +18,7 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.tasks.boxes.job import BoxTally, summary_columns
 from cliploc.evaluate.tasks.judges import judge_sample
-from cliploc.evaluate.tasks.rows import row_schema, to_table
+from cliploc.evaluate.tasks.rows import box_columns, to_table
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.values import Sample
 
@@ -52,7 +52,7 @@ def test_what_it_says_of_itself(cls):
     assert cls.numbers
     assert all(number.title and number.about for number in cls.numbers.values())
     assert set(cls.columns) <= set(summary_columns())
-    assert set(cls.columns) <= set(row_schema().names)
+    assert set(cls.columns) <= set(box_columns())
     columns = cls.at(TAU).judge(judged(0))
     assert {name: type(value) for name, value in columns.items()} == {
         name: TYPES[kind] for name, kind in cls.columns.items()
@@ -112,17 +112,17 @@ def test_a_sample_that_comes_twice_is_refused_and_so_is_no_sample(cls):
 
 
 @metrics
-def test_kept_as_a_row_and_read_again_gives_the_same(cls):
+def test_stored_as_a_row_and_read_again_gives_the_same(cls):
     rows = []
     for number in range(3):
         [columns] = judge_map(judged(number), [TAU])
         base = {"sample": f"sample {number}", "setting": "a", "status": "ok"}
         rows.append(base | {"predictions": [number % 3, 7, 8, 9, 10]} | columns)
-    kept = cls.at(TAU)
-    for number, row in enumerate(to_table(rows, row_schema()).to_pylist()):
-        kept.add(row["sample"], row, number % 3, row["predictions"])
+    restored = cls.at(TAU)
+    for number, row in enumerate(to_table(rows, box_columns()).to_pylist()):
+        restored.add(row["sample"], row, number % 3, row["predictions"])
     direct = counted(cls, [0, 1, 2]).summarise(False, FEW)
-    for key, score in kept.summarise(False, FEW).scores.items():
+    for key, score in restored.summarise(False, FEW).scores.items():
         assert score.value == pytest.approx(direct.scores[key].value)  # rows keep float32
 
 
@@ -137,7 +137,7 @@ def test_the_summary_has_every_number_of_every_metric():
     assert set(all_numbers()) <= set(summary)
 
 
-def test_metrics_of_masks_are_left_out_where_there_are_none():
+def test_metrics_of_masks_are_left_out_without_masks():
     sample = Sample("a", Path("a.png"), 0, (224, 224), judged(0).true_xyxy)
     [[row]] = judge_sample(sample, judged(0).heat[None], [[TAU]])
     assert "iou" in row

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics import (
-    Bootstrap,
+from cliploc.evaluate.metrics import Bootstrap, JudgedMap, PxAP
+from cliploc.evaluate.metrics.mean_metrics import (
     EnergyInBoxes,
     EnergyInMasks,
-    JudgedMap,
     MeanBestIoU,
     PointingGame,
-    PxAP,
     RelevanceRank,
     RelevanceRankMasks,
     VLScoreRule,
@@ -94,7 +92,7 @@ def test_rank_accuracy_and_energy_in_masks_are_those_of_quantus(seed):
     random = np.random.default_rng(seed)
     heat, mask = random.random((6, 6)), random.random((6, 6)) < 0.4
     mask[0, 0], mask[5, 5] = True, False
-    given_ = {
+    arguments = {
         "model": None, "x_batch": np.zeros((1, 1, 6, 6)), "y_batch": np.zeros(1, int), "a_batch": heat[None, None],
         "s_batch": mask[None, None], "channel_first": True,
     }  # fmt: skip
@@ -103,7 +101,7 @@ def test_rank_accuracy_and_energy_in_masks_are_those_of_quantus(seed):
         (EnergyInMasks(), quantus.RelevanceMassAccuracy),
         (EnergyInMasks(), quantus.AttributionLocalisation),
     ):
-        [expected] = theirs(normalise=False, disable_warnings=True)(**given_)
+        [expected] = theirs(normalise=False, disable_warnings=True)(**arguments)
         assert masked(ours, heat, mask) == pytest.approx(expected, abs=1e-6)
 
 

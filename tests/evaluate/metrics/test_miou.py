@@ -7,7 +7,7 @@ import pytest
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, MeanIoU, average_precision, pixel_pairs
-from cliploc.evaluate.metrics._infra.metric import poisson_draws
+from cliploc.evaluate.metrics._base import poisson_draws
 
 
 def label_maps(count: int, classes: int, seed: int = 0) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -28,14 +28,14 @@ def intersect_and_union(maps, classes):
     """mmsegmentation 1.x, `IoUMetric.intersect_and_union` and `total_area_to_metrics`, pixel by pixel."""
     intersect, predicted_area, true_area = ([0] * classes for _ in range(3))
     for _, predicted, truth in maps:
-        for said, meant in zip(predicted.ravel().tolist(), truth.ravel().tolist(), strict=True):
+        for guess, meant in zip(predicted.ravel().tolist(), truth.ravel().tolist(), strict=True):
             if meant == 255:
                 continue
-            predicted_area[said] += 1
+            predicted_area[guess] += 1
             if meant < classes:  # histc counts no values above its range
                 true_area[meant] += 1
-            if said == meant:
-                intersect[said] += 1
+            if guess == meant:
+                intersect[guess] += 1
     iou, accuracy = [], []
     for i, p, t in zip(intersect, predicted_area, true_area, strict=True):
         iou.append(i / (p + t - i) if p + t - i else math.nan)
@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_mmsegmentation():
     assert result.interval == pytest.approx(Bootstrap().quantiles(np.array(drawn)), abs=1e-12)
 
 
-def test_labels_below_0_are_no_class_and_a_picture_may_be_ignored_whole():
+def test_labels_below_0_are_no_class_and_every_pixel_may_be_ignored():
     pairs = pixel_pairs("a", np.array([[1, 1]]), np.array([[-1, 1]]), 2)
     assert (pairs.true.tolist(), pairs.predicted.tolist()) == ([1, -1], [1, 1])
     metric = MeanIoU(2)
@@ -106,9 +106,9 @@ def test_average_precision_by_its_definition(seed):
     scores, right = random.integers(0, 9, 60) / 8, random.random(60) < 0.3
     total, before = 0.0, 0.0
     for threshold in sorted(set(scores.tolist()), reverse=True):
-        kept = scores >= threshold
-        recall = (right & kept).sum() / right.sum()
-        total += (recall - before) * (right & kept).sum() / kept.sum()
+        hot = scores >= threshold
+        recall = (right & hot).sum() / right.sum()
+        total += (recall - before) * (right & hot).sum() / hot.sum()
         before = recall
     assert average_precision(scores, right) == pytest.approx(total, abs=1e-12)
     assert average_precision(scores, np.zeros(60, bool)) == 0

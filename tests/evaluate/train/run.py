@@ -15,7 +15,7 @@ from tests.tiny import tower
 
 
 class Fuse:
-    """Kills its process, as `kill -9` does, when pictures of a phase are told of for the n-th time."""
+    """Kills its process, as `kill -9` does, when pictures of a phase are reported for the n-th time."""
 
     def __init__(self, label: str, at: int) -> None:
         self._label, self._left, self._now = label, at, ""

@@ -1,4 +1,4 @@
-"""Training: what it learns, what it survives, and what it is told."""
+"""Training: what it learns, what it survives, and what it reports."""
 
 import csv
 import json
@@ -58,8 +58,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick(method: str = "ts_cam", kind: str = "open", **changed: Any) -> TrainSettings:
-    given = {"epochs": 2, "batch_size": 8, "held_out": 0.25, **changed}
-    return TrainSettings(method=method, kind=kind, **given)  # type: ignore[arg-type]
+    settings = {"epochs": 2, "batch_size": 8, "held_out": 0.25, **changed}
+    return TrainSettings(method=method, kind=kind, **settings)  # type: ignore[arg-type]
 
 
 def trained_on(colours: Path, out: Path, **changed: Any) -> Any:
@@ -83,11 +83,11 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
     folder = out.with_name("head.safetensors.training")
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 2
     train(tower("vit", GRID), read_folder(colours), out, run_settings("lctr"))
-    whole = tmp_path / "whole" / "head.safetensors"
-    train(tower("vit", GRID), read_folder(colours), whole, run_settings("lctr"))
-    assert out.read_bytes() == whole.read_bytes()
+    uninterrupted = tmp_path / "uninterrupted" / "head.safetensors"
+    train(tower("vit", GRID), read_folder(colours), uninterrupted, run_settings("lctr"))
+    assert out.read_bytes() == uninterrupted.read_bytes()
     checkpoint = "head.safetensors.training/checkpoint.safetensors"
-    mine, theirs = load_file(out.parent / checkpoint), load_file(whole.parent / checkpoint)
+    mine, theirs = load_file(out.parent / checkpoint), load_file(uninterrupted.parent / checkpoint)
     assert mine.keys() == theirs.keys()
     assert any(name.startswith("optimizer.") for name in mine)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -127,8 +127,8 @@ def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path,
 
 # ------------------------------------------------------------------------------------------------------------- features
 def cache_of(folder: Path, backbone: Any, pictures: LabelledPictures, **changed: Any) -> FeatureCache:
-    wanted = {"dense": True, "augmentations": 0, "input_hw": HW, "batch_size": 5}
-    return FeatureCache(folder, backbone, pictures, **{**wanted, **changed})
+    settings = {"dense": True, "augmentations": 0, "input_hw": HW, "batch_size": 5}
+    return FeatureCache(folder, backbone, pictures, **{**settings, **changed})
 
 
 def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_
     shutil.copytree(colours, tmp_path / "root")
     (tmp_path / "root" / "red" / "00.png").write_bytes(b"no picture")
     (tmp_path / "root" / "blue" / "07.png").write_bytes(b"")
-    pictures, said = read_folder(tmp_path / "root"), []
-    reporter = Reporter(failed=lambda _, error: said.append(str(error)))
+    pictures, errors = read_folder(tmp_path / "root"), []
+    reporter = Reporter(failed=lambda _, error: errors.append(str(error)))
     trained = train(tower("vit", GRID), pictures, tmp_path / "head.safetensors", quick(), reporter=reporter)
-    assert len(said) == 2
-    assert trained.problems == tuple(said)
-    assert "red/00.png" in " ".join(said)
+    assert len(errors) == 2
+    assert trained.problems == tuple(errors)
+    assert "red/00.png" in " ".join(errors)
     used = {pictures.paths[n].relative_to(tmp_path / "root") for n in trained.parts.train + trained.parts.held_out}
     assert len(used) == 22
     assert Path("red/00.png") not in used
@@ -233,31 +233,21 @@ def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, t
         train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
 
 
-def test_a_reporter_is_told_of_features_and_of_every_epoch_and_files_show_them(colours: Path, tmp_path: Path) -> None:
-    told: list[tuple[object, ...]] = []
+def test_progress_and_files_show_every_epoch(colours: Path, tmp_path: Path) -> None:
+    events: list[tuple[object, ...]] = []
     reporter = Reporter(
-        phase=lambda label: told.append((label,)),
-        start=lambda *counts: told.append(counts),
-        images=lambda count: told.append(("images", count)),
-        note=lambda line: told.append(("note", line)),
+        phase=lambda label: events.append((label,)),
+        images=lambda count: events.append(("images", count)),
+        note=lambda line: events.append(("note", line)),
     )
-    out, pictures = tmp_path / "head.safetensors", read_folder(colours)
-    trained = train(tower("vit", GRID), pictures, out, quick(held_out=0.25), reporter=reporter)
-    at = told.index(("training",))
-    features, training = told[:at], told[at:]
-    in_training = len(trained.parts.train)
-    assert features[:2] == [("features of the frozen tower",), (len(pictures), len(pictures))]
-    assert features[2:] == [("images", 1)] * len(pictures)
-    assert training[1] == (2 * in_training, 2 * in_training)
-    assert sum(int(str(one[1])) for one in training if one[0] == "images") == 2 * in_training
-    assert [one for one in training if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
-    assert trained.history[1].line(2).startswith("epoch 2 of 2  loss ")
-    folder = tmp_path / "head.safetensors.training"
-    rows = list(csv.DictReader((folder / "history.csv").open()))
+    trained = train(tower("vit", GRID), read_folder(colours), tmp_path / "head", quick(), reporter=reporter)
+    at = events.index(("training",))
+    assert events[:at] == [("features of the frozen tower",), *[("images", 1)] * 24]
+    assert sum(int(str(one[1])) for one in events[at:] if one[0] == "images") == 2 * len(trained.parts.train)
+    assert [one for one in events if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
+    rows = list(csv.DictReader((tmp_path / "head.training/history.csv").open()))
     assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
-    with Image.open(folder / "curves.png") as curves:
-        assert curves.width > 500
-        assert len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+    assert Image.open(tmp_path / "head.training/curves.png").width > 500
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -291,8 +281,8 @@ def test_a_csv_of_paths_and_labels(tmp_path: Path) -> None:
 def test_pictures_are_held_out_of_every_class() -> None:
     labels = (0,) * 10 + (1,) * 4 + (2,)
     parts = hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=1)
-    held = [labels[number] for number in parts.held_out]
-    assert [held.count(label) for label in range(3)] == [2, 1, 0]
+    validation = [labels[number] for number in parts.held_out]
+    assert [validation.count(label) for label in range(3)] == [2, 1, 0]
     assert sorted(parts.train + parts.held_out) == list(range(15))
     assert parts.train_classes == parts.held_out_classes == (0, 1, 2)
     assert parts == hold_out(labels, tuple(range(15)), 0.25, "pictures", seed=1)
@@ -302,7 +292,7 @@ def test_pictures_are_held_out_of_every_class() -> None:
         hold_out((0, 1, 2), (0, 1, 2), 0.3, "pictures", seed=0)
 
 
-def test_classes_are_held_out_whole() -> None:
+def test_all_of_a_class_is_held_out() -> None:
     labels = tuple(label for label in range(8) for _ in range(3))
     parts = hold_out(labels, tuple(n for n in range(24) if n != 4), 0.25, "classes", seed=0)
     assert len(parts.held_out_classes) == 2
@@ -345,28 +335,21 @@ def test_epochs_are_steps_of_sgd_on_the_training_part(kind: str, by: str, colour
         assert epoch.accuracy == pytest.approx(numbers(parts.held_out, parts.held_out_classes, 0)[1])
 
 
-def test_every_epoch_and_every_seed_has_its_own_order(
+def test_every_epoch_and_every_seed_has_another_order(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, numbers = FeatureCache.rows, list[int]()
 
-    def told(cache: FeatureCache, some: list[int], *rest: Any) -> Any:
+    def noted(cache: FeatureCache, some: list[int], *rest: Any) -> Any:
         numbers.extend(some)
         return rows(cache, some, *rest)
 
-    monkeypatch.setattr(FeatureCache, "rows", told)
+    monkeypatch.setattr(FeatureCache, "rows", noted)
     for seed in (0, 1):
         trained_on(colours, tmp_path / f"{seed}", held_out=0, seed=seed)
     orders = np.array(numbers).reshape(4, 24)
     assert (np.sort(orders) == np.arange(24)).all()
     assert len(np.unique(orders, axis=0)) == 4
-
-
-def test_gradients_are_summed(colours: Path, tmp_path: Path) -> None:
-    whole = trained_on(colours, tmp_path / "a", batch_size=6)  # of 18
-    parts = trained_on(colours, tmp_path / "b", batch_size=3, accumulate=2)
-    for name, weight in whole.head.state_dict().items():
-        torch.testing.assert_close(parts.head.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
 
 
 def test_the_learning_rate_falls(colours: Path, tmp_path: Path) -> None:
@@ -386,16 +369,6 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
     last = load_file(tmp_path / "a.training" / "checkpoint.safetensors")
     assert torch.equal(trained.head.state_dict()["conv.weight"], last["best.conv.weight"])
     assert not torch.equal(last["head.conv.weight"], last["best.conv.weight"])
-
-
-def test_half_precision_trains_nearly_the_same(colours: Path, tmp_path: Path) -> None:
-    full = trained_on(colours, tmp_path / "a")
-    mixed = trained_on(colours, tmp_path / "b", mixed_precision="bf16")
-    weights = [trained.head.state_dict()["conv.weight"] for trained in (full, mixed)]
-    assert not torch.equal(*weights)
-    assert torch.nn.functional.cosine_similarity(*[w.flatten() for w in weights], dim=0) > 0.99
-    with pytest.raises(UsageError, match="expected --mixed-precision no or bf16 on a CPU, got fp16"):
-        trained_on(colours, tmp_path / "c", mixed_precision="fp16")
 
 
 # ------------------------------------------------------------------------------------------------------------ localizer
@@ -448,8 +421,8 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     (root / "synsets.csv").write_text("label,wnid,synset_words\n0,,red\n1,,green\n2,,blue\n")
     labels = root / "metadata/class_labels.txt"
     labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
-    asked = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
-    result = succeeded("benchmark", "boxes", *asked, "--save-maps")
+    flags = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
+    result = succeeded("benchmark", "boxes", *flags, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
     beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
     assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
@@ -461,19 +434,19 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
         assert expected.max() == 1
         np.testing.assert_allclose(saved, expected, atol=1e-3)
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
-        "benchmark", "boxes", *asked, "--method", "cam"
+        "benchmark", "boxes", *flags, "--method", "cam"
     )
-    assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *asked, "--recipe", "fast")
+    assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *flags, "--recipe", "fast")
     of_task = ("--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
-    result = succeeded("benchmark", "faithfulness", *asked, *of_task, "--json")
+    result = succeeded("benchmark", "faithfulness", *flags, *of_task, "--json")
     assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
 def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> None:
-    for arguments, said in (
+    for arguments, reason in (
         (("tscam", "--root", colours, "--device", "cuda:99"), "expected a device of this machine"),
         (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
         (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
         (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
     ):
-        assert said in refused("train", *arguments, "--out", tmp_path / "head.safetensors")
+        assert reason in refused("train", *arguments, "--out", tmp_path / "head.safetensors")

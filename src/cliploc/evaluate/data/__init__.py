@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import BY_DESIGN, Candidate, Checker, Problems, boxes_inside
-from cliploc.evaluate.data._infra.labelled import LabelFile, check_map
-from cliploc.evaluate.data._infra.registration import (
+from cliploc.evaluate.data._base import (
+    BY_DESIGN,
+    Candidate,
     DatasetReader,
     Found,
     LabelledReader,
+    Problems,
     Reader,
     Split,
     labelled_reader,
@@ -19,17 +20,20 @@ from cliploc.evaluate.data._infra.registration import (
     reader,
     readers,
 )
-from cliploc.evaluate.data._infra.selection import (
+from cliploc.evaluate.data._labelled import LabelFile, check_map
+from cliploc.evaluate.data._samples import (
     NEGATIVES,
+    Checker,
     Draw,
     Subset,
     asked_pictures,
+    boxes_inside,
     labels_of,
     nothing_usable,
     subsets,
 )
 from cliploc.formats import Box
-from cliploc.runs.samples import AskedDataset, LabelledDataset
+from cliploc.runs.samples import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import IGNORE, Dataset, Role
 
@@ -125,7 +129,7 @@ def open_asked(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
-) -> AskedDataset:
+) -> PromptedDataset:
     """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
 
     Args:

@@ -8,36 +8,36 @@ too. They are listed as problems of the kind "crowd", which is by design.
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems, picture_ids
-from cliploc.evaluate.data._infra.files import coco_document, needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box, coco
 from cliploc.values import ClassName
 
 
-@reader(
+@base.reader(
     "coco",
     title="COCO",
     about="80 categories, several per picture; or your own in COCO's JSON",
     source="cocodataset.org (2017 val and train images, 2017 train/val annotations)",
     splits=(
-        Split("val2017", "report", "5,000 pictures"),
-        Split("train2017", "tune", "118,287 pictures"),
+        base.Split("val2017", "report", "5,000 pictures"),
+        base.Split("train2017", "tune", "118,287 pictures"),
     ),
     layout="""
 annotations/instances_val2017.json   images, annotations, categories
 val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are picture and category id: 000000000139/62; of a.jpg beside a.png a.jpg/62."""
-    document = coco_document(root / "annotations" / f"instances_{split}.json", "export")
-    pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
+    document = base.coco_document(root / "annotations" / f"instances_{split}.json", "export")
+    pictures = base.needed_folder(root, (split, f"images/{split}"), "pictures")
     names = {category.id: ClassName(category.name, (category.name,)) for category in document.categories}
     return found_in(document, names, pictures, problems)
 
 
-def found_in(document: coco.Document, names: dict[coco.Id, ClassName], pictures: Path, problems: Problems) -> Found:
+def found_in(
+    document: coco.Document, names: dict[coco.Id, ClassName], pictures: Path, problems: base.Problems
+) -> base.Found:
     """What a document in COCO's format holds; `names`: category id → its names."""
     labels = {category: label for label, category in enumerate(sorted(names, key=coco.order))}
     classes = tuple(replace(names[category], wnid=str(category)) for category in labels)
@@ -67,10 +67,10 @@ def found_in(document: coco.Document, names: dict[coco.Id, ClassName], pictures:
             left_out.add(key)
         else:
             boxes.setdefault(key, []).append(thing.xyxy)
-    stems = picture_ids(image.file_name for image in images.values())
+    stems = base.picture_ids(image.file_name for image in images.values())
     candidates = []
     for (image_id, category), of_both in sorted(boxes.items(), key=lambda entry: [*map(coco.order, entry[0])]):
         name, size = images[image_id].file_name, images[image_id].size_wh
-        candidates.append(Candidate(f"{stems[name]}/{category}", pictures / name, labels[category], of_both, size))
+        candidates.append(base.Candidate(f"{stems[name]}/{category}", pictures / name, labels[category], of_both, size))
     unclear = {(pictures / images[image_id].file_name, labels[category]) for image_id, category in left_out}
-    return Found(classes, candidates, frozenset(unclear))
+    return base.Found(classes, candidates, frozenset(unclear))

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import words
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, reader, words
 from cliploc.formats import Box
 from cliploc.values import ClassName
 

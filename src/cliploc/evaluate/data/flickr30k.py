@@ -9,25 +9,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import needed_folder, words
-from cliploc.evaluate.data._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box, voc
 from cliploc.support.documents import lines_of
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 
 
-@reader(
+@base.reader(
     "flickr30k",
     title="Flickr30k Entities",
     about="31,783 pictures with five sentences each, whose phrases have boxes",
     source="sentences and boxes: github.com/BryanPlummer/flickr30k_entities; pictures: "
     "shannon.cs.illinois.edu/DenotationGraph (ask by their form)",
     splits=(
-        Split("test", "report", "1,000 pictures"),
-        Split("val", "tune", "1,000 pictures"),
-        Split("train", "tune", "29,783 pictures"),
+        base.Split("test", "report", "1,000 pictures"),
+        base.Split("val", "tune", "1,000 pictures"),
+        base.Split("train", "tune", "29,783 pictures"),
     ),
     layout="""
 test.txt                    one picture's number per line
@@ -37,12 +35,12 @@ Annotations/36979.xml       the size, and one object per box
 flickr30k-images/36979.jpg  the pictures (also: flickr30k_images/, images/)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are picture, sentence and place of the phrase in it: 36979/0/1."""
-    numbers = [row[0] for row in words(root / f"{split}.txt", 1)]
-    sentences, boxes_in = (needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
-    pictures = needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
-    rows: list[PhraseRow] = []
+    numbers = [row[0] for row in base.words(root / f"{split}.txt", 1)]
+    sentences, boxes_in = (base.needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))
+    pictures = base.needed_folder(root, ("flickr30k-images", "flickr30k_images", "images"), "pictures")
+    rows: list[base.PhraseRow] = []
     for number in numbers:
         try:
             annotated = voc.read_picture(boxes_in / f"{number}.xml")
@@ -58,11 +56,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:
                     rows.append((f"{number}/{place}", phrase, pictures / f"{number}.jpg", boxes[entity], size))
         except (OSError, ValueError) as error:
             problems.add("broken annotation", number, f"its sentences or boxes cannot be read ({error}): left out")
-    return found_phrases(rows)
+    return base.found_phrases(rows)
 
 
 def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
     """Sentence and place, entity, and words of each phrase."""
     for i, line in enumerate(line for line in lines_of(path) if line.strip()):
         for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
-            yield f"{i}/{j}", entity, plain_phrase(phrase)
+            yield f"{i}/{j}", entity, base.plain_phrase(phrase)

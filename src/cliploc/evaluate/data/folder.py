@@ -6,9 +6,7 @@ Boxes are edges, right and bottom exclusive, in pixels of the picture as it is s
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import reading
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, reader, reading
 from cliploc.formats import Box, table
 from cliploc.images.reading import SUFFIXES
 from cliploc.values import ClassName

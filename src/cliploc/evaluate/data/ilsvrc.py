@@ -10,9 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, needed_folder, reader
 from cliploc.evaluate.data.voc import read_pictures
 from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.images.reading import SUFFIXES

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import HELP, csv_numbers, csv_rows
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_numbers, csv_rows, reader
 from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.formats import Box
 

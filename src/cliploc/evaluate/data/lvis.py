@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import HELP, coco_document
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import HELP, Found, Problems, Split, coco_document, reader
 from cliploc.evaluate.data.coco import found_in
 from cliploc.formats import coco
 from cliploc.values import ClassName

@@ -7,24 +7,22 @@ as mask, as in the WSOL evaluation.
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import csv_numbers, csv_rows, needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.values import ClassName
 
 METADATA = ("metadata/OpenImages/{split}", "metadata/{split}")
 NAMES = "class-descriptions-boxable.csv"
 
 
-@reader(
+@base.reader(
     "openimages30k",
     title="OpenImages30k",
     about="7,500 pictures of 100 classes with masks of the instances and regions to ignore",
     source="pictures, masks and metadata: github.com/clovaai/wsolevaluation; names of classes: "
     f"storage.googleapis.com/openimages/v5/{NAMES}",
     splits=(
-        Split("test", "report", "5,000 pictures"),
-        Split("val", "tune", "2,500 pictures, to choose thresholds on"),
+        base.Split("test", "report", "5,000 pictures"),
+        base.Split("val", "tune", "2,500 pictures, to choose thresholds on"),
     ),
     layout=f"""
 metadata/OpenImages/test/image_ids.txt     IMAGE: test/0bt_c3/0a51958fcd.jpg
@@ -35,18 +33,18 @@ metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: one instance
 OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are the metadata's, test/0bt_c3/….jpg."""
-    metadata = needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
-    base = root / "OpenImages" if (root / "OpenImages").is_dir() else root
-    listed = list(dict.fromkeys(row[0] for row in csv_rows(metadata / "image_ids.txt", 1)))
-    labels = {image_id: int(numbers[0]) for image_id, numbers in csv_numbers(metadata / "class_labels.txt", 1)}
+    metadata = base.needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
+    top = root / "OpenImages" if (root / "OpenImages").is_dir() else root
+    listed = list(dict.fromkeys(row[0] for row in base.csv_rows(metadata / "image_ids.txt", 1)))
+    labels = {image_id: int(numbers[0]) for image_id, numbers in base.csv_numbers(metadata / "class_labels.txt", 1)}
     masks: dict[str, list[Path]] = {}
     ignores: dict[str, list[Path]] = {}
-    for image_id, mask, region in csv_rows(metadata / "localization.txt", 3):
-        masks.setdefault(image_id, []).append(base / mask)
+    for image_id, mask, region in base.csv_rows(metadata / "localization.txt", 3):
+        masks.setdefault(image_id, []).append(top / mask)
         if region:
-            ignores.setdefault(image_id, []).append(base / region)
+            ignores.setdefault(image_id, []).append(top / region)
     for name, ids in (("class_labels", labels.keys()), ("localization", masks.keys())):
         for image_id in sorted(ids - set(listed)):
             problems.add("metadata", image_id, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
@@ -66,8 +64,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             problems.add("metadata", image_id, f"{len(regions)} regions to ignore: the first is used")
         files = tuple(masks.get(image_id, ()))
         ignore = regions[0] if regions else None
-        candidates.append(Candidate(image_id, base / image_id, label, masks=files, ignore=ignore))
-    names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
+        candidates.append(base.Candidate(image_id, top / image_id, label, masks=files, ignore=ignore))
+    names = {row[0].removeprefix("/m/"): row[1] for row in base.csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):
         if label not in mids:
@@ -76,4 +74,4 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if mid not in names:
             raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the full file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
-    return Found(tuple(classes), candidates)
+    return base.Found(tuple(classes), candidates)

@@ -6,9 +6,7 @@ every instance is a box.
 
 from pathlib import Path
 
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import coco_document, needed_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data._base import Found, Problems, Split, coco_document, needed_folder, reader
 from cliploc.evaluate.data.coco import found_in
 from cliploc.formats import coco
 from cliploc.values import ClassName

@@ -12,9 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import coco_document, needed_folder, reading
-from cliploc.evaluate.data._infra.registration import Found, PhraseRow, Split, found_phrases, plain_phrase, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.support.documents import read_json
 
 BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
@@ -41,17 +39,17 @@ class Ref(msgspec.Struct):
     sentences: list[Sentence]
 
 
-@reader(
+@base.reader(
     "refcoco",
     title="RefCOCO, RefCOCO+ or RefCOCOg",
     about="phrases that mean one thing in a picture of COCO; which of the three, the folder says",
     source="github.com/lichengunc/refer (refcoco.zip, refcoco+.zip, refcocog.zip); COCO's 2014 train images",
     splits=(
-        Split("val", "report", "1,500 pictures (RefCOCOg: 1,300)"),
-        Split("testA", "report", "750 pictures with several people (not RefCOCOg)"),
-        Split("testB", "report", "750 pictures with several other things (not RefCOCOg)"),
-        Split("test", "report", "2,600 pictures (RefCOCOg only)"),
-        Split("train", "tune", "about 17,000 pictures"),
+        base.Split("val", "report", "1,500 pictures (RefCOCOg: 1,300)"),
+        base.Split("testA", "report", "750 pictures with several people (not RefCOCOg)"),
+        base.Split("testB", "report", "750 pictures with several other things (not RefCOCOg)"),
+        base.Split("test", "report", "2,600 pictures (RefCOCOg only)"),
+        base.Split("train", "tune", "about 17,000 pictures"),
     ),
     layout="""
 instances.json     as in refer's folder refcoco, refcoco+ or refcocog
@@ -61,7 +59,7 @@ train2014/*.jpg    COCO's pictures (or images/mscoco/images/train2014, here or
                    beside this folder)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""
     path = next((root / f"refs({by}).json" for by in BY if (root / f"refs({by}).json").is_file()), None)
     if path is None:
@@ -69,16 +67,16 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if pickled is not None:
             raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
         raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
-    with reading(path):
+    with base.reading(path):
         try:
             refs = msgspec.convert(read_json(path), list[Ref], strict=False)
         except ValueError as error:
             raise UsageError(f"{path} is not refer's list ({error}): convert it again") from None
-    document = coco_document(root / "instances.json")
-    pictures = needed_folder(root, PICTURES, "pictures").resolve()
+    document = base.coco_document(root / "instances.json")
+    pictures = base.needed_folder(root, PICTURES, "pictures").resolve()
     images = {image.id: image for image in document.images}
     things = {thing.id: thing for thing in document.annotations}
-    rows: list[PhraseRow] = []
+    rows: list[base.PhraseRow] = []
     for ref in sorted((ref for ref in refs if ref.split == split), key=lambda ref: ref.image_id):
         image, thing = images.get(ref.image_id), things.get(ref.ann_id)
         if image is None or thing is None or not thing.bbox or image.size_wh is None:
@@ -86,11 +84,11 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             continue
         for place, sentence in enumerate(ref.sentences):
             name = f"{Path(image.file_name).stem}/{ref.ref_id}/{place}"
-            if phrase := plain_phrase(sentence.sent):
+            if phrase := base.plain_phrase(sentence.sent):
                 rows.append((name, phrase, pictures / image.file_name, [thing.xyxy], image.size_wh))
             else:
                 problems.add("empty annotation", name, "a phrase without a word: left out")
     if not rows:
         splits = ", ".join(sorted({ref.split for ref in refs})) or "none"
         raise UsageError(f"expected refs of the split {split} in {path}, found none: it has {splits}")
-    return found_phrases(rows)
+    return base.found_phrases(rows)

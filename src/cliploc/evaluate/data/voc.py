@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems
-from cliploc.evaluate.data._infra.files import HELP, first_folder, picture_of, words
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box, voc
 from cliploc.values import ClassName
 
@@ -34,16 +32,16 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 
 
-@reader(
+@base.reader(
     "voc",
     title="Pascal VOC",
     about="20 classes, several per picture; or your own in VOC's XML",
     source="host.robots.ox.ac.uk/pascal/VOC (VOC2012 trainval; VOC2007 trainval and test)",
     splits=(
-        Split("val", "report", "ImageSets/Main/val.txt"),
-        Split("train", "tune", "ImageSets/Main/train.txt"),
-        Split("trainval", "tune", "ImageSets/Main/trainval.txt"),
-        Split("test", "report", "ImageSets/Main/test.txt, where it has annotations (VOC2007)"),
+        base.Split("val", "report", "ImageSets/Main/val.txt"),
+        base.Split("train", "tune", "ImageSets/Main/train.txt"),
+        base.Split("trainval", "tune", "ImageSets/Main/trainval.txt"),
+        base.Split("test", "report", "ImageSets/Main/test.txt, where it has annotations (VOC2007)"),
     ),
     layout="""
 ImageSets/Main/val.txt        one picture name per line, such as 2008_000002
@@ -58,24 +56,24 @@ annotations/a.xml             (also: Annotations/, xml/, or the folder itself)
 images/a.jpg                  (also: JPEGImages/, or the folder itself)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""
-    base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
-    if listed := base is not None and (base / "ImageSets").is_dir():
-        stems = [row[0].split()[0] for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1)]
-        files = {stem: base / "Annotations" / f"{stem}.xml" for stem in stems}
-        folders = [base / "JPEGImages"]
+    top = base.first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
+    if listed := top is not None and (top / "ImageSets").is_dir():
+        stems = [row[0].split()[0] for row in base.words(top / "ImageSets" / "Main" / f"{split}.txt", 1)]
+        files = {stem: top / "Annotations" / f"{stem}.xml" for stem in stems}
+        folders = [top / "JPEGImages"]
     else:  # as labelling tools write it
         places = (root / place / name for place in PLACES for name in PLAIN_XML)
         folder = next((path for path in places if path.is_dir() and any(path.glob("*.xml"))), None)
         if folder is None:
-            raise UsageError(f"expected a folder Annotations below {root}, or XML in {root}, found none: {HELP}")
-        base = folder.parent if folder.name in PLAIN_XML else folder
+            raise UsageError(f"expected a folder Annotations below {root}, or XML in {root}, found none: {base.HELP}")
+        top = folder.parent if folder.name in PLAIN_XML else folder
         files = {path.stem: path for path in sorted(folder.glob("*.xml"))}
-        folders = [place for place in (*(base / name for name in PLAIN_PICTURES), folder) if place.is_dir()]
+        folders = [place for place in (*(top / name for name in PLAIN_PICTURES), folder) if place.is_dir()]
     pictures = read_pictures(files, problems)
-    if (base / "classes.txt").is_file():
-        names = {row[0]: (row[0],) for row in words(base / "classes.txt", 1)}
+    if (top / "classes.txt").is_file():
+        names = {row[0]: (row[0],) for row in base.words(top / "classes.txt", 1)}
     elif listed:
         names = {name: USUAL.get(name, (name,)) for name in NAMES}
     else:
@@ -86,7 +84,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     for stem, picture in pictures.items():
         if not picture.objects:
             problems.add("empty annotation", stem, "no object: left out")
-        path, boxes = picture_of(folders, stem), dict[str, list[Box]]()
+        path, boxes = base.picture_of(folders, stem), dict[str, list[Box]]()
         for thing in picture.objects:
             name = thing.names[0]
             if name not in labels:
@@ -98,12 +96,12 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             else:
                 boxes.setdefault(name, []).append(thing.xyxy)
         for name in sorted(boxes, key=labels.__getitem__):
-            candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], picture.size_wh))
+            candidates.append(base.Candidate(f"{stem}/{name}", path, labels[name], boxes[name], picture.size_wh))
     classes = tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items())
-    return Found(classes, candidates, frozenset(difficult))
+    return base.Found(classes, candidates, frozenset(difficult))
 
 
-def read_pictures(files: Mapping[str, Path], problems: Problems) -> dict[str, voc.VocPicture]:
+def read_pictures(files: Mapping[str, Path], problems: base.Problems) -> dict[str, voc.VocPicture]:
     """The XML files of VOC or ILSVRC that can be read, by their names in problems."""
     pictures = {}
     for name, path in files.items():

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems, by, safe_id
-from cliploc.evaluate.data._infra.files import csv_numbers, csv_rows, first_folder
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.find.prompts import imagenet_classes
 from cliploc.formats import Box, Size
 from cliploc.values import ClassName, Problem
@@ -29,14 +27,14 @@ class Truth:
     xyxy: tuple[Box, ...]
 
 
-@reader(
+@base.reader(
     "wsol",
     title="a folder in the WSOL layout",
     about="pictures, original or already resized, with boxes in original pixels",
     source="yours; the metadata files are those of the public WSOL evaluation: github.com/clovaai/wsolevaluation",
     splits=(
-        Split("report", "report", "all of the folder, to report numbers on"),
-        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+        base.Split("report", "report", "all of the folder, to report numbers on"),
+        base.Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
     ),
     layout="""
 metadata/image_ids.txt     one IMAGE per line: its path below the root
@@ -47,12 +45,14 @@ synsets.csv                label,wnid,synset_words: one class per line
 IMAGE                      the pictures, of any size
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are the pictures' paths below the root."""
     _, truths = read_metadata(root / "metadata", problems.append)
-    candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
+    candidates = [
+        base.Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths
+    ]
     path = root / "synsets.csv"
-    rows = csv_rows(path, 3)
+    rows = base.csv_rows(path, 3)
     if not rows or rows[0] != ["label", "wnid", "synset_words"]:
         raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
     if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
@@ -66,7 +66,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))
         classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
-    return Found(tuple(classes), candidates)
+    return base.Found(tuple(classes), candidates)
 
 
 def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
@@ -78,17 +78,17 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"expected a folder of metadata, found none at {folder}: check the path")
-    listed = [row[0] for row in csv_rows(folder / "image_ids.txt", 1)]
+    listed = [row[0] for row in base.csv_rows(folder / "image_ids.txt", 1)]
     if not listed:
         raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
     labels: dict[str, tuple[float, ...]] = {}
     sizes: dict[str, tuple[float, ...]] = {}
     for table, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
-        for key, values in csv_numbers(path, count):
+        for key, values in base.csv_numbers(path, count):
             if table.setdefault(key, values) != values:
                 refuse(key, f"two different lines in {path.name}, the first is used: correct the file")
     boxes: dict[str, list[Box]] = {}
-    for key, box in csv_numbers(folder / "localization.txt", 4, float):
+    for key, box in base.csv_numbers(folder / "localization.txt", 4, float):
         boxes.setdefault(key, []).append(cast(Box, box))
     for key, count in Counter(listed).items():
         if count > 1:
@@ -105,10 +105,10 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
         missing = [name for name, table_of in files if key not in table_of]
         if missing:
             refuse(key, f"not in {missing[0]}.txt: add its line")
-        elif not safe_id(key):
+        elif not base.safe_id(key):
             refuse(key, "expected an image id that stays inside the folder of maps: use a relative path")
         elif min(sizes[key]) < 1:
-            refuse(key, f"expected a size of at least 1×1, got {by(sizes[key])}: correct image_sizes.txt")
+            refuse(key, f"expected a size of at least 1×1, got {base.by(sizes[key])}: correct image_sizes.txt")
         else:
             width, height = map(int, sizes[key])
             truths.append(Truth(key, int(labels[key][0]), (width, height), tuple(boxes[key])))
@@ -117,7 +117,7 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
 
 def metadata_folder(root: Path, places: Iterable[str]) -> Path | None:
     """The first of these folders below the root with metadata, or None."""
-    return first_folder(root, [place for place in places if (root / place / "image_ids.txt").is_file()])
+    return base.first_folder(root, [place for place in places if (root / place / "image_ids.txt").is_file()])
 
 
 def imagenet_class_names() -> tuple[ClassName, ...]:
@@ -131,7 +131,7 @@ def imagenet_class_names() -> tuple[ClassName, ...]:
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
     """Reads predictions, lines `image_id,class,class,…`, best first; a first line with image_id is skipped."""
     path = Path(path)
-    rows = csv_rows(path)
+    rows = base.csv_rows(path)
     if rows and rows[0][0] == "image_id":
         rows = rows[1:]
     if not rows:

@@ -8,9 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data._infra.candidates import Candidate, Problems, picture_header, turned_wh
-from cliploc.evaluate.data._infra.files import HELP, picture_of, reading
-from cliploc.evaluate.data._infra.registration import Found, Split, reader
+from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box
 from cliploc.formats.yolo import CLASS_LISTS, class_names, read_boxes
 from cliploc.support.files import files_below
@@ -19,17 +17,17 @@ from cliploc.values import ClassName
 ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its folders
 
 
-@reader(
+@base.reader(
     "yolo",
     title="YOLO's layout",
     about="pictures and a text file of boxes for each; several classes per picture",
     source="yours; Ultralytics, Roboflow, CVAT and Label Studio export it",
     splits=(
-        Split("report", "report", "all of the folder, to report numbers on"),
-        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
-        Split("train", "tune", "folders train/"),
-        Split("val", "report", "folders val/ or valid/"),
-        Split("test", "report", "folders test/"),
+        base.Split("report", "report", "all of the folder, to report numbers on"),
+        base.Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+        base.Split("train", "tune", "folders train/"),
+        base.Split("val", "report", "folders val/ or valid/"),
+        base.Split("test", "report", "folders test/"),
     ),
     layout="""
 data.yaml              names: [cat, dog]; or classes.txt, one name per line
@@ -39,13 +37,13 @@ labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: its centre and
                        CLASS X1 Y1 X2 Y2 X3 Y3 …
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     """Reads a split. Sample ids are the picture's path and the number of the class: images/train/a.jpg/0."""
     described = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
     if described is None:
-        raise UsageError(f"expected data.yaml or classes.txt in {root}, found none: {HELP}")
+        raise UsageError(f"expected data.yaml or classes.txt in {root}, found none: {base.HELP}")
     try:
-        with reading(described):
+        with base.reading(described):
             names = class_names(described)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
@@ -62,7 +60,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         path = _picture_of(root, text)
         name = path.relative_to(root).as_posix()
         try:
-            size = turned_wh(*picture_header(path))
+            size = base.turned_wh(*base.picture_header(path))
         except InputError:
             size = (1, 1)  # the check of the samples says why it cannot be read
         boxes: dict[int, list[Box]] = {}
@@ -75,8 +73,10 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         if not boxes:
             problems.add("empty annotation", name, "no box: left out")
         for label in sorted(boxes):
-            candidates.append(Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
-    return Found(tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates)
+            candidates.append(base.Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
+    return base.Found(
+        tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates
+    )
 
 
 def _picture_of(root: Path, text: Path) -> Path:
@@ -84,4 +84,4 @@ def _picture_of(root: Path, text: Path) -> Path:
     parts = list(text.relative_to(root).parts)
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     beside = root.joinpath(*parts)
-    return picture_of([beside.parent], beside.stem)
+    return base.picture_of([beside.parent], beside.stem)

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from cliploc.evaluate.metrics._infra.contours import contour_boxes
-from cliploc.evaluate.metrics._infra.metric import (
+from cliploc.evaluate.metrics._base import (
     CONVENTIONS,
     DEFAULT,
     TAUS,
@@ -16,7 +15,6 @@ from cliploc.evaluate.metrics._infra.metric import (
     Metric,
     MetricSummary,
     Number,
-    Score,
     all_metrics,
     all_numbers,
     box_curve,
@@ -29,25 +27,9 @@ from cliploc.evaluate.metrics._infra.metric import (
     metrics,
     ratio,
 )
+from cliploc.evaluate.metrics._contours import contour_boxes
 from cliploc.evaluate.metrics.coco_ap import CocoAP
-from cliploc.evaluate.metrics.max_box_acc import (
-    LARGEST_HITS,
-    LocalizationAccuracy,
-    MaxBoxAcc,
-    MaxBoxAccV2,
-    hit_at,
-    largest_hits,
-    packed_hits,
-)
-from cliploc.evaluate.metrics.mean_metrics import (
-    EnergyInBoxes,
-    EnergyInMasks,
-    MeanBestIoU,
-    PointingGame,
-    RelevanceRank,
-    RelevanceRankMasks,
-    VLScoreRule,
-)
+from cliploc.evaluate.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits
 from cliploc.evaluate.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.evaluate.metrics.pxap import PxAP
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics._infra.metric import DEFAULT, POISSON_REPLICATES, Bootstrap, Interval, iou
+from cliploc.evaluate.metrics import _base as base
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -54,12 +54,12 @@ class CocoAP:
         if picture in of_label:
             raise UsageError(f"{picture} occurs twice with the same name: evaluate it once")
         self._pictures.add(picture)
-        given, true = (np.asarray(boxes_of, np.float64).reshape(-1, 4) for boxes_of in (boxes, truth))
+        found, true = (np.asarray(of, np.float64).reshape(-1, 4) for of in (boxes, truth))
         values = np.asarray(scores, np.float64)
         order = np.argsort(-values, kind="stable")[:MOST_BOXES]
-        of_label[picture] = _Judged(values[order], matches(iou(given[order], true, 0)), len(true))
+        of_label[picture] = _Judged(values[order], matches(base.iou(found[order], true, 0)), len(true))
 
-    def compute(self, bootstrap: Bootstrap = DEFAULT) -> tuple[dict[str, float], dict[str, Interval]]:
+    def compute(self, bootstrap: base.Bootstrap = base.DEFAULT) -> tuple[dict[str, float], dict[str, base.Interval]]:
         """The numbers of `NUMBERS` from 0 to 1, and their intervals; empty where nothing is true."""
         pictures = sorted(self._pictures)
         place = {name: i for i, name in enumerate(pictures)}
@@ -69,9 +69,9 @@ class CocoAP:
         if not names:
             return {}, {}
         point = _numbers(names, np.ones(len(pictures)))
-        few = replace(bootstrap, replicates=min(bootstrap.replicates, POISSON_REPLICATES))
+        few = replace(bootstrap, replicates=min(bootstrap.replicates, base.POISSON_REPLICATES))
         drawn = [_numbers(names, of.astype(np.float64)) for counts in few.draws(len(pictures)) for of in counts]
-        ends: dict[str, Interval] = {}
+        ends: dict[str, base.Interval] = {}
         for i, key in enumerate(NUMBERS):
             if len(values := [numbers[i] for numbers in drawn if np.isfinite(numbers[i])]):
                 # The envelope of precision is greater in a drawn set, in which boxes repeat: this bias is taken off.

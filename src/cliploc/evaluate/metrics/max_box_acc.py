@@ -9,26 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics._infra.metric import (
-    DEFAULT,
-    TAUS,
-    Bootstrap,
-    BoxCurve,
-    Floats,
-    Interval,
-    JudgedMap,
-    Metric,
-    MetricSummary,
-    Number,
-    Row,
-    Score,
-    by_class,
-    level,
-    metric,
-    refuse_empty,
-    refuse_twice,
-    threshold_note,
-)
+from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics._base import Bootstrap, BoxCurve, JudgedMap, Number, Score
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -46,13 +28,13 @@ class MaxBoxAccResult:
     # at the τ that is best for all of them together – an oracle, chosen on the images it is reported on
     accuracy: float
     threshold: float  # that τ; the smallest where several are best
-    interval: Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
-    curve: Floats  # [1000], the accuracy at each τ of `TAUS`
+    interval: base.Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
+    curve: base.Floats  # [1000], the accuracy at each τ of `TAUS`
     per_class: Mapping[int, float]  # label → accuracy at `threshold`
 
 
-@metric
-class MaxBoxAcc(Metric):
+@base.metric
+class MaxBoxAcc(base.Metric):
     """MaxBoxAcc: the box of the largest contour has an IoU of at least 0.5 with any true box.
 
     Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR. With "every", the best of
@@ -96,12 +78,12 @@ class MaxBoxAcc(Metric):
         """The columns of one map: at which of its levels the largest contour's box is right."""
         return largest_hits(judged.curve)
 
-    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         self.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
 
     def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
         """Counts one image by its `packed_hits` and its map's highest level; a second time is an error."""
-        refuse_twice(image_id, self._rows)
+        base.check_new(image_id, self._rows)
         self._rows[image_id] = (highest, label, np.frombuffer(packed, np.uint8))
 
     @property
@@ -114,15 +96,17 @@ class MaxBoxAcc(Metric):
         """The class of each image, in the order of `ids`."""
         return [self._rows[image_id][1] for image_id in self.ids]
 
-    def right_at(self, taus: Sequence[float] | Floats) -> Bools:
+    def right_at(self, taus: Sequence[float] | base.Floats) -> Bools:
         """Whether each image is right at each τ, `[n, T]`."""
         right, column = self.distinct(taus)
         return right[:, column]
 
-    def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
+    def distinct(self, taus: Sequence[float] | base.Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
         """As `right_at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`."""
         highest = sorted({row[0] for row in self._rows.values()})
-        cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
+        cuts = np.array([[base.level(tau, high) for tau in taus] for high in highest], np.intp).reshape(
+            len(highest), -1
+        )
         levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
         at = dict(zip(highest, levels, strict=True))
         right = np.zeros((len(self), levels.shape[1]), np.bool_)
@@ -131,26 +115,32 @@ class MaxBoxAcc(Metric):
             right[i] = np.unpackbits(bits)[at[high]]
         return right, column.reshape(-1)
 
-    def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccResult:
+    def compute(self, bootstrap: Bootstrap = base.DEFAULT) -> MaxBoxAccResult:
         """The result so far."""
         return self.replicated(bootstrap)[0]
 
-    def replicated(self, bootstrap: Bootstrap = DEFAULT) -> tuple[MaxBoxAccResult, npt.NDArray[np.floating] | None]:
+    def replicated(
+        self, bootstrap: Bootstrap = base.DEFAULT
+    ) -> tuple[MaxBoxAccResult, npt.NDArray[np.floating] | None]:
         """The result so far, and the accuracy in each bootstrap replicate, `[r]`; None when there are no replicates."""
-        n = refuse_empty(len(self))
-        right, column = self.distinct(TAUS)  # [n, U], [1000]
-        curve: Floats = (right.sum(axis=0) / n)[column]
+        n = base.check_any(len(self))
+        right, column = self.distinct(base.TAUS)  # [n, U], [1000]
+        curve: base.Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
         replicates = bootstrap.replicated(right, lambda means: means.max(axis=1), self.ids)
         interval = None if replicates is None else bootstrap.quantiles(replicates)
-        per_class = by_class(self.labels, right[:, column[best]])
-        return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class), replicates
+        per_class = base.by_class(self.labels, right[:, column[best]])
+        return MaxBoxAccResult(n, float(curve[best]), float(base.TAUS[best]), interval, curve, per_class), replicates
 
-    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:
         result = self.compute(bootstrap)
         images = Counter(self.labels)
-        return MetricSummary(
-            {"max_box_acc": Score(result.accuracy, result.interval, threshold_note(result.threshold, chosen=True))},
+        return base.MetricSummary(
+            {
+                "max_box_acc": Score(
+                    result.accuracy, result.interval, base.threshold_note(result.threshold, chosen=True)
+                )
+            },
             {"best_threshold": result.threshold, "best_threshold_is_an_oracle": not may_tune},
             {label: {"images": images[label], "max_box_acc": share} for label, share in result.per_class.items()},
         )
@@ -171,7 +161,7 @@ def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every
 
 def hit_at(packed: bytes, highest: int, tau: float) -> bool:
     """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level."""
-    place = level(tau, int(highest))
+    place = base.level(tau, int(highest))
     return bool(packed[place // 8] >> (7 - place % 8) & 1)
 
 
@@ -179,8 +169,8 @@ def _percent(iou: float) -> str:
     return f"{iou * 100:.0f}"
 
 
-@metric
-class MaxBoxAccV2(Metric):
+@base.metric
+class MaxBoxAccV2(base.Metric):
     """MaxBoxAccV2: the best pair of any contour's box and any true box; mean over IoU 0.3, 0.5 and 0.7.
 
     Choe et al. 2020, "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets".
@@ -219,15 +209,15 @@ class MaxBoxAccV2(Metric):
         hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every") for iou in IOUS}
         return {"highest": len(judged.curve.best) - 1, **hits}
 
-    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         for iou, part in self.parts.items():
             part.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
 
-    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
         results, replicates = zip(*(part.replicated(bootstrap) for part in self.parts.values()), strict=True)
         scores = {
             f"max_box_acc_iou{_percent(iou)}": Score(
-                part.accuracy, part.interval, threshold_note(part.threshold, chosen=True)
+                part.accuracy, part.interval, base.threshold_note(part.threshold, chosen=True)
             )
             for iou, part in zip(IOUS, results, strict=True)
         }
@@ -239,18 +229,17 @@ class MaxBoxAccV2(Metric):
             label: {self.name: float(np.mean([part.per_class[label] for part in results]))}
             for label in results[0].per_class
         }
-        return MetricSummary(scores, {}, per_class)
+        return base.MetricSummary(scores, {}, per_class)
 
 
-@metric
-class LocalizationAccuracy(Metric):
+@base.metric
+class LocalizationAccuracy(base.Metric):
     """GT-known, Top-1 and Top-5 localisation, and classification.
 
     The map is the true class's. If the predicted class is right, that is the predicted class's map as well, so Top-1
     Loc needs no other map. Without a threshold τ it is the best on these images, which makes the numbers an oracle's.
 
     Example:
-        >>> from cliploc.evaluate.metrics import BoxCurve
         >>> metric, curve = LocalizationAccuracy(1.0), BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6]))
         >>> metric.add("a", largest_hits(curve), label=3, predictions=[3, 1])
         >>> metric.summarise(False).scores["top1_loc"].value
@@ -285,18 +274,16 @@ class LocalizationAccuracy(Metric):
         at_tau = {} if self.threshold is None else {"iou": float(curve.largest[curve.index(self.threshold)])}
         return largest_hits(curve) | at_tau
 
-    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
-        if predictions is not None:
-            if label is None:
-                raise UsageError(f"{sample_id} has predictions but no true class: give its label")
-            if not len(predictions) or self._depth not in (None, len(predictions)):
-                wanted = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
-                raise UsageError(f"{sample_id}: {wanted}: give as many for all")
+    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:
         self._boxes.add(sample_id, columns, label, None)
         if predictions is not None:
+            if label is None:
+                raise UsageError(f"{sample_id} has predictions but no true class: add its label")
+            if not len(predictions) or self._depth not in (None, len(predictions)):
+                expected = f"expected {self._depth or 'at least 1'} predictions, got {len(predictions)}"
+                raise UsageError(f"{sample_id}: {expected}: write as many for all")
             self._depth = len(predictions)
-            order = list(predictions)
-            self._rank[sample_id] = order.index(label) if label in order else None
+            self._rank[sample_id] = list(predictions).index(label) if label in predictions else None
 
     def _at(self, tau: float, bootstrap: Bootstrap) -> tuple[dict[str, Score], dict[int, float]]:
         """The numbers at a τ, those of the Top-k where there are so many predictions; and GT-known of each class."""
@@ -311,20 +298,20 @@ class LocalizationAccuracy(Metric):
                 inside = np.array([rank is not None and rank < k for rank in ranks])
                 for name, hits in ((f"top{k}_loc", inside & right[known]), (f"top{k}_cls", inside)):
                     scores[name] = Score(float(hits.mean()), bootstrap.of_mean(hits, ranked))
-        return scores, by_class(self._boxes.labels, right)
+        return scores, base.by_class(self._boxes.labels, right)
 
-    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
         """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""
-        n, oracle = refuse_empty(len(self._boxes)), self.threshold is None
-        best = float(TAUS[self._boxes.right_at(TAUS).sum(axis=0).argmax()])
+        n, oracle = base.check_any(len(self._boxes)), self.threshold is None
+        best = float(base.TAUS[self._boxes.right_at(base.TAUS).sum(axis=0).argmax()])
         tau = best if self.threshold is None else self.threshold
-        (at_own, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
-        where = threshold_note(tau, oracle)
+        (at_tau, per_class), (at_best, _) = self._at(tau, bootstrap), self._at(best, bootstrap)
+        where = base.threshold_note(tau, oracle)
         of = "" if len(self._rank) == n else f"of {len(self._rank)} pictures with predictions"
         notes = {"gt_known": where, **{name: f"{where}, {of}".strip(", ") for name in LOCATED[1:]}}
         nothing = Score(None)
         scores = {
-            name: replace(at_own.get(name, nothing), note=notes.get(name, of)) for name in (*LOCATED, *CLASSIFIED)
+            name: replace(at_tau.get(name, nothing), note=notes.get(name, of)) for name in (*LOCATED, *CLASSIFIED)
         }
         # GT-known at the best τ is MaxBoxAcc.
         scores |= {f"{name}_oracle": at_best.get(name, nothing) for name in LOCATED}
@@ -333,4 +320,4 @@ class LocalizationAccuracy(Metric):
             "threshold_chosen_on_these_images": oracle,
             "with_predictions": len(self._rank),
         }
-        return MetricSummary(scores, facts, {label: {"gt_known": share} for label, share in per_class.items()})
+        return base.MetricSummary(scores, facts, {label: {"gt_known": share} for label, share in per_class.items()})

@@ -6,22 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.evaluate.metrics._infra.metric import (
-    JudgedMap,
-    MeanMetric,
-    Number,
-    checked_map,
-    checked_masks,
-    iou,
-    metric,
-)
+from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics._base import JudgedMap, Number
 from cliploc.values import FloatArray
 
 TOLERANCE = 15  # pixels beside a box, of the pointing game
 
 
-@metric
-class PointingGame(MeanMetric):
+@base.metric
+class PointingGame(base.MeanMetric):
     """The hottest pixel is on a true box, or at most 15 pixels beside it.
 
     Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop". Of equally hot pixels the first counts. A
@@ -43,7 +36,7 @@ class PointingGame(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat, boxes = checked_map(judged.heat, "exact"), judged.boxes
+        heat, boxes = base.checked_map(judged.heat, "exact"), judged.boxes
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:]) - 1  # of the pixels that a box touches
         outside = np.maximum(np.maximum(first - (x, y), (x, y) - last), 0)  # [m, 2]
@@ -51,8 +44,8 @@ class PointingGame(MeanMetric):
         return float(near and heat.min() < heat.max())
 
 
-@metric
-class EnergyInBoxes(MeanMetric):
+@base.metric
+class EnergyInBoxes(base.MeanMetric):
     """The share of a map's sum that lies inside the true boxes (Wang et al. 2020, Score-CAM).
 
     A pixel is inside when its centre is. The score of an all-zero map is 0.
@@ -70,12 +63,12 @@ class EnergyInBoxes(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat = checked_map(judged.heat, "exact").astype(np.float64)
+        heat = base.checked_map(judged.heat, "exact").astype(np.float64)
         return share_inside(heat, judged.inside)
 
 
-@metric
-class EnergyInMasks(MeanMetric):
+@base.metric
+class EnergyInMasks(base.MeanMetric):
     """The share of a map's sum that lies inside the true mask.
 
     It is the attribution localisation of Kohlbrenner et al. 2020, "Towards Best Practice in Explaining Neural Network
@@ -95,8 +88,8 @@ class EnergyInMasks(MeanMetric):
     numbers: ClassVar = {"energy_in_masks": Number("Energy in masks", "the share of the map's sum on the object")}
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat = checked_map(judged.heat, "exact").astype(np.float64)
-        mask, outside = checked_masks(judged)
+        heat = base.checked_map(judged.heat, "exact").astype(np.float64)
+        mask, outside = base.checked_masks(judged)
         return share_inside(np.where(mask | outside, heat, 0), mask)
 
 
@@ -106,8 +99,8 @@ def share_inside(heat: npt.NDArray[np.float64], inside: npt.NDArray[np.bool_]) -
     return float(heat[inside].sum()) / total if total > 0 else 0.0
 
 
-@metric
-class RelevanceRank(MeanMetric):
+@base.metric
+class RelevanceRank(base.MeanMetric):
     """Of the K hottest pixels, the share inside the true boxes, which have K pixels.
 
     Arras et al. 2022, "CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network explanations".
@@ -127,11 +120,11 @@ class RelevanceRank(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        return rank_accuracy(checked_map(judged.heat, "exact"), judged.inside)
+        return rank_accuracy(base.checked_map(judged.heat, "exact"), judged.inside)
 
 
-@metric
-class RelevanceRankMasks(MeanMetric):
+@base.metric
+class RelevanceRankMasks(base.MeanMetric):
     """The same as `relevance_rank` against the true mask; ignored pixels are left out, unless they are of the object.
 
     Example:
@@ -149,9 +142,9 @@ class RelevanceRankMasks(MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        mask, outside = checked_masks(judged)
-        there = mask | outside
-        return rank_accuracy(checked_map(judged.heat, "exact")[there], mask[there])
+        mask, outside = base.checked_masks(judged)
+        counted = mask | outside
+        return rank_accuracy(base.checked_map(judged.heat, "exact")[counted], mask[counted])
 
 
 def rank_accuracy(heat: FloatArray, inside: npt.NDArray[np.bool_]) -> float:
@@ -165,8 +158,8 @@ def rank_accuracy(heat: FloatArray, inside: npt.NDArray[np.bool_]) -> float:
     return float(hits) / count
 
 
-@metric
-class MeanBestIoU(MeanMetric):
+@base.metric
+class MeanBestIoU(base.MeanMetric):
     """The IoU of the best of all contours' boxes at a given τ, averaged over images."""
 
     name = "mean_best_iou"
@@ -180,8 +173,8 @@ class MeanBestIoU(MeanMetric):
         return float(judged.curve.best[judged.curve.index(self.threshold)])
 
 
-@metric
-class VLScoreRule(MeanMetric):
+@base.metric
+class VLScoreRule(base.MeanMetric):
     """VL-Score's own rule: right if any predicted box has an IoU of at least 0.5 with any true box.
 
     Gao & Wang 2022. Boxes are those of 4-connected regions above τ·max that cover at least 0.1 % of the map. The rule
@@ -210,6 +203,6 @@ class VLScoreRule(MeanMetric):
         self._rule = BoxRule(threshold, min_area=0.001, nms_iou=None, connectivity=4)
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat = checked_map(judged.heat, "exact").astype(np.float32)
+        heat = base.checked_map(judged.heat, "exact").astype(np.float32)
         predicted = boxes_from_maps(heat[None], self._rule).xyxy
-        return float(iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)
+        return float(base.iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)

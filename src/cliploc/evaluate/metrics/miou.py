@@ -7,16 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError
-from cliploc.evaluate.metrics._infra.metric import (
-    DEFAULT,
-    POISSON_REPLICATES,
-    Bootstrap,
-    Interval,
-    poisson_draws,
-    ratio,
-    refuse_empty,
-    refuse_twice,
-)
+from cliploc.evaluate.metrics import _base as base
 from cliploc.values import ignored_label
 
 Labels = npt.NDArray[np.integer[Any]]
@@ -48,10 +39,10 @@ def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int) -
         raise InputError(f"{image_id}: expected labels from 0 to {classes - 1}, got {wrong}: compare with the classes")
     row = np.where((actual >= 0) & (actual < classes), actual, classes)  # the last row: no class
     counts = np.bincount(row * classes + guess, minlength=(classes + 1) * classes)
-    (there,) = counts.nonzero()
-    true = there // classes
+    (pairs,) = counts.nonzero()
+    true = pairs // classes
     return PixelPairs(
-        np.where(true == classes, -1, true).astype(np.int16), (there % classes).astype(np.int16), counts[there]
+        np.where(true == classes, -1, true).astype(np.int16), (pairs % classes).astype(np.int16), counts[pairs]
     )
 
 
@@ -65,7 +56,7 @@ class MeanIoUResult:
 
     n: int  # number of images
     miou: float  # mean of `iou` over the classes that have one
-    interval: Interval  # its confidence interval (Poisson bootstrap over images)
+    interval: base.Interval  # its confidence interval (Poisson bootstrap over images)
     mean_accuracy: float  # mean of `accuracy` over the classes that have one
     pixel_accuracy: float  # share of the pixels of all classes with the right label
     iou: Shares  # [K] Σ intersection / Σ union of each class
@@ -93,7 +84,7 @@ class MeanIoU:
         self._ids: set[str] = set()
         self._confusion = np.zeros((classes + 1, classes), np.int64)
         # Of each replicate and class: pixels of the intersection, and the predicted and the true ones together.
-        self._drawn = np.zeros((2, classes, POISSON_REPLICATES), np.int64)
+        self._drawn = np.zeros((2, classes, base.POISSON_REPLICATES), np.int64)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -104,10 +95,10 @@ class MeanIoU:
 
     def restore(self, image_id: str, pairs: PixelPairs) -> None:
         """Counts one image by its pairs; a second time is a `UsageError`."""
-        refuse_twice(image_id, self._ids)
+        base.check_new(image_id, self._ids)
         self._ids.add(image_id)
         np.add.at(self._confusion, (pairs.true, pairs.predicted), pairs.pixels)  # row −1 is the last
-        draws = poisson_draws(image_id)
+        draws = base.poisson_draws(image_id)
         right, real = pairs.true == pairs.predicted, pairs.true >= 0
         for sums, chosen, labels in (
             (self._drawn[0], right, pairs.true),
@@ -116,17 +107,17 @@ class MeanIoU:
         ):
             np.add.at(sums, labels[chosen], pairs.pixels[chosen, None] * draws)
 
-    def compute(self, bootstrap: Bootstrap = DEFAULT) -> MeanIoUResult:
+    def compute(self, bootstrap: base.Bootstrap = base.DEFAULT) -> MeanIoUResult:
         """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates."""
-        n = refuse_empty(len(self._ids))
+        n = base.check_any(len(self._ids))
         intersection = self._confusion[:-1].diagonal()  # [K]
         predicted, true = self._confusion.sum(axis=0), self._confusion[:-1].sum(axis=1)  # [K]
-        iou = ratio(intersection, predicted + true - intersection)
-        accuracy = ratio(intersection, true)
+        iou = base.ratio(intersection, predicted + true - intersection)
+        accuracy = base.ratio(intersection, true)
         interval = None
         if bootstrap.replicates:
             drawn, both = self._drawn  # each [K, R]
-            means = _mean(ratio(drawn, both - drawn))  # [R]
+            means = _mean(base.ratio(drawn, both - drawn))  # [R]
             means = means[np.isfinite(means)]  # with few images, a replicate may draw none of them
             interval = bootstrap.quantiles(means) if len(means) else None
         return MeanIoUResult(
@@ -134,7 +125,7 @@ class MeanIoU:
             float(_mean(iou)),
             interval,
             float(_mean(accuracy)),
-            float(ratio(intersection.sum(), true.sum())),
+            float(base.ratio(intersection.sum(), true.sum())),
             iou,
             accuracy,
             self._confusion.copy(),
@@ -143,7 +134,7 @@ class MeanIoU:
 
 def _mean(shares: Shares) -> Shares:
     """The mean over classes, `[K, …]` → `[…]`, of those that are numbers; NaN where none is."""
-    return ratio(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
+    return base.ratio(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
 
 
 def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:

@@ -8,31 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics._infra.metric import (
-    DEFAULT,
-    POISSON_REPLICATES,
-    TAUS,
-    Bootstrap,
-    JudgedMap,
-    Metric,
-    MetricSummary,
-    Number,
-    Row,
-    Score,
-    checked_map,
-    checked_masks,
-    metric,
-    poisson_draws,
-    refuse_empty,
-    refuse_twice,
-)
+from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap
 
-EDGES = np.append(TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
+EDGES = np.append(base.TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
 Counts = npt.NDArray[np.int64]
 
 
-@metric
-class PxAP(Metric):
+@base.metric
+class PxAP(base.Metric):
     """Pixel average precision over thresholds 0, 0.001 … 1, over the pixels of all images together.
 
     Choe et al. 2020. Pixels in ignore regions (of OpenImages30k) do not count, unless they are of the object. Only sums
@@ -51,36 +35,36 @@ class PxAP(Metric):
     truth = "masks"
     columns: ClassVar = {"pxap": "bytes"}
     numbers: ClassVar = {
-        "pxap": Number("PxAP", "area under the precision–recall curve of all pixels, against true masks", "PxAP")
+        "pxap": base.Number("PxAP", "area under the precision–recall curve of all pixels, against true masks", "PxAP")
     }
 
     def __init__(self) -> None:
         super().__init__()
         self._ids: set[str] = set()
-        self._true = np.zeros((1 + POISSON_REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
+        self._true = np.zeros((1 + base.POISSON_REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
         self._false = np.zeros_like(self._true)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        heat = checked_map(judged.heat, "exact")
+        heat = base.checked_map(judged.heat, "exact")
         # Histograms of the scores [2, 1001]: pixels of the object, and pixels outside it.
-        counts = [np.histogram(heat[place], EDGES)[0] for place in checked_masks(judged)]
+        counts = [np.histogram(heat[place], EDGES)[0] for place in base.checked_masks(judged)]
         return {"pxap": zlib.compress(np.concatenate(counts).astype("<u4").tobytes())}
 
-    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        refuse_twice(sample_id, self._ids)
+    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+        base.check_new(sample_id, self._ids)
         self._ids.add(sample_id)
         counts = np.frombuffer(zlib.decompress(columns["pxap"]), "<u4").astype(np.int64)
         true, false = np.split(counts, 2)
-        weights = np.append(1, poisson_draws(sample_id))[:, None]
+        weights = np.append(1, base.poisson_draws(sample_id))[:, None]
         self._true += weights * true
         self._false += weights * false
 
-    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
         """PxAP. Its interval has 200 replicates for any `bootstrap` that has replicates."""
-        refuse_empty(len(self))
+        base.check_any(len(self))
         if not self._true[0].any():
             raise UsageError("expected masks with an object, got only empty ones: check the mask files")
         interval = None
@@ -89,7 +73,7 @@ class PxAP(Metric):
             pairs = zip(self._true[1:], self._false[1:], strict=True)
             drawn = [_area(true, false) for true, false in pairs if true.any()]
             interval = bootstrap.quantiles(np.array(drawn))
-        return MetricSummary({"pxap": Score(_area(self._true[0], self._false[0]), interval)})
+        return base.MetricSummary({"pxap": base.Score(_area(self._true[0], self._false[0]), interval)})
 
 
 def _area(true: Counts, false: Counts) -> float:

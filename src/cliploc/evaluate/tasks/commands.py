@@ -15,7 +15,7 @@ from cliploc.cli.terminal import Terminal, grid
 from cliploc.errors import UsageError
 from cliploc.options import OF_LOCALIZATION, Options, parse_share
 from cliploc.support.files import Inputs
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def plan_of(
     templates: str | None = None,
 ) -> Plan:
     """Models × prompts × trained heads × methods × thresholds; unknown names are refused before torch is imported."""
-    refuse_without("bench", "benchmark")
+    check_installed("bench", "benchmark")
     named = cli.method_names(flags.method)
     cli.refuse_unknown(flags.model or [], named)
     check_dataset(flags.dataset, labelled=labelled)
@@ -178,7 +178,7 @@ def run_plan(
         inputs |= {*(flags.head or [])}
         if isinstance(flags, cli.SampleFlags) and flags.classes:
             inputs.add(Path(flags.classes))
-        Inputs(inputs).refuse([folder / name for name in (FILE, *EXPORTS, *files)], [folder / "maps"])
+        Inputs(inputs).check_outputs([folder / name for name in (FILE, *EXPORTS, *files)], [folder / "maps"])
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in plan.setups))}")
         # In a manifest, "classes" are those of the dataset.
         selection = {"classes_asked" if name == "classes" else name: value for name, value in selection.items()}

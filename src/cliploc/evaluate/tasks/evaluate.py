@@ -1,36 +1,21 @@
 """Evaluates a folder that any tool filled; of score maps, against WSOL metadata."""
 
-import math
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
+from cliploc.evaluate import metrics
 from cliploc.evaluate.data import boxes_inside
 from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
-from cliploc.evaluate.metrics import (
-    DEFAULT,
-    Bootstrap,
-    Convention,
-    Interval,
-    JudgedMap,
-    Metric,
-    MetricSummary,
-    all_metrics,
-    all_numbers,
-    check_header,
-    checked_map,
-    joined,
-)
+from cliploc.evaluate.metrics import Bootstrap, Convention, Metric, MetricSummary, check_header
 from cliploc.evaluate.tasks.judges import processes
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Problem
@@ -111,7 +96,7 @@ class FolderResult(EvaluatedFolder):
 
     def document(self, convention: Convention) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
-        numbers, facts, per_class = joined(self.summaries)
+        numbers, facts, per_class = metrics.joined(self.summaries)
         return {
             "schema_version": 1,
             **numbers,
@@ -127,13 +112,14 @@ class FolderResult(EvaluatedFolder):
         """A row for each number: name, percent, 95 % interval, and a note on its τ."""
         scores = {key: score for summary in self.summaries for key, score in summary.scores.items()}
         return [
-            (number.title, f"{100 * score.value:.2f} %", _ends(score.interval), score.note)
-            for key, number in all_numbers().items()
+            (number.title, f"{100 * score.value:.2f} %", ends_text(score.interval), score.note)
+            for key, number in metrics.all_numbers().items()
             if (score := scores.get(key)) is not None and score.value is not None
         ]
 
 
-def _ends(interval: Interval) -> str:
+def ends_text(interval: metrics.Interval) -> str:
+    """An interval in percent."""
     return "" if interval is None else f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}"
 
 
@@ -145,12 +131,12 @@ def evaluate_folder(
     threshold: float | None = None,
     predictions: str | Path | None = None,
     workers: int = 1,
-    bootstrap: Bootstrap = DEFAULT,
+    bootstrap: Bootstrap = metrics.DEFAULT,
     reporter: Reporter = SILENT,
 ) -> FolderResult:
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
     leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
-    asked, listed = read_metadata(metadata, leave_out)
+    ids, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
         boxes, met = boxes_inside(truth.xyxy, truth.size_wh)
@@ -159,31 +145,30 @@ def evaluate_folder(
         if boxes:
             truths.append(replace(truth, xyxy=tuple(boxes)))
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
-    known = {f"{image_id}.npy" for image_id in asked}
+    known = {f"{image_id}.npy" for image_id in ids}
     for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
-    for image_id in sorted(ranked.keys() - set(asked)):
+    for image_id in sorted(ranked.keys() - set(ids)):
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
-    metrics = _metrics(threshold)
-    evaluated = 0
+    chosen, evaluated = _metrics(threshold), 0
     judge = partial(_judge_map, maps, convention, threshold)
     for truth, columns in judged(truths, judge, leave_out, reporter, workers):
         evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
-        for metric in metrics:
+        for metric in chosen:
             metric.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
     if not evaluated:
-        raise UsageError(f"none of {len(asked)} pictures could be evaluated: check {maps} and {metadata}")
-    summaries = tuple(metric.summarise(False, bootstrap) for metric in metrics)
-    return FolderResult(len(asked), evaluated, tuple(leave_out.problems), summaries)
+        raise UsageError(f"none of {len(ids)} pictures could be evaluated: check {maps} and {metadata}")
+    summaries = tuple(metric.summarise(False, bootstrap) for metric in chosen)
+    return FolderResult(len(ids), evaluated, tuple(leave_out.problems), summaries)
 
 
 def _metrics(threshold: float | None) -> list[Metric]:
     """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
     return [
         metric.at(threshold)
-        for metric in all_metrics("boxes")
+        for metric in metrics.all_metrics("boxes")
         if threshold is not None or not metric.needs_threshold or metric.chooses_threshold
     ]
 
@@ -192,8 +177,8 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
     """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
     try:
-        heat = checked_map(read_map(path, convention), convention)
-        judged = JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
+        heat = metrics.checked_map(read_map(path, convention), convention)
+        judged = metrics.JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
         columns: Columns = {}
         for metric in _metrics(threshold):
             columns |= metric.judge(judged)
@@ -206,32 +191,14 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
 
 def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
     """Reads the array of a file; the header is checked before memory is allocated for the array."""
+    if not path.is_file():
+        raise InputError(f"expected a map at {path}, found none: make it, or leave the picture out")
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            raise InputError(f"{path} is not a regular file: write the map with numpy.save")
-        with path.open("rb") as file:
-            shape, dtype = _header(file, path)
-            check_header(shape, dtype, convention)
-            expected, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
-            if there < expected:
-                raise InputError(f"{path} is cut off ({there} of {expected} bytes of numbers): write it again")
-            file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"expected a map at {path}, found none: make it, or leave the picture out") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}): write it again") from error
-
-
-def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    try:
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read[np.lib.format.read_magic(file)](file)
-        if dtype.hasobject or min(shape, default=0) < 0:
-            raise ValueError("no array of numbers")
-        return shape, dtype
-    except OSError:
+        heat = np.load(path, mmap_mode="r", allow_pickle=False)
+        check_header(heat.shape, heat.dtype, convention)
+        return np.array(heat)
+    except InputError:
         raise
     except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
-        raise InputError(f"{path} is not a .npy file of numbers: write it with numpy.save") from error
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        raise InputError(f"{path} is not a .npy file of numbers ({reason}): write it with numpy.save") from error

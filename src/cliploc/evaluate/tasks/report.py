@@ -16,7 +16,7 @@ from cliploc.draw.html import Templates
 from cliploc.errors import InputError, UsageError
 from cliploc.images.reading import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
-from cliploc.support.files import alone_in, write_output
+from cliploc.support.files import locked, write_output
 from cliploc.support.imports import install, not_installed
 
 FILES = ("tables.csv", "tables.md", "report.html")
@@ -183,7 +183,7 @@ def read_run(
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
     """Writes the files of a report into a folder; the last is the page."""
-    with alone_in(folder):
+    with locked(folder):
         for name, text in zip(names, texts, strict=True):
             write_output(folder / name, text.encode("utf-8", "backslashreplace"), "--out")
     return folder / names[-1]

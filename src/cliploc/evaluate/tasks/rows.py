@@ -1,8 +1,8 @@
-"""Rows of benchmarks in a run's file and as Parquet. No torch, so that judging processes are small."""
+"""Rows of evaluations: their columns, in a run's file and as Parquet. No torch, so that judging processes are small."""
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +12,59 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import all_metrics
 from cliploc.evaluate.tasks.report import THUMB
 from cliploc.runs.evaluation import JSON, Row, batches
-from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.support.files import write_whole
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
+from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
 
-
-def arrow() -> Any:
-    """Imports `pyarrow` with `pyarrow.parquet`."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise not_installed(error, install("bench", "benchmark", "pyarrow")) from None
-    return pyarrow
-
-
+Columns = Mapping[
+    str, str
+]  # column → its kind, a key of `SQL` or "box", "values", "curves"; "float[]": a list of floats
+SQL = {
+    "text": "TEXT",
+    "bool": "BOOLEAN",
+    **dict.fromkeys(("level", "int16", "int32", "int64"), "INTEGER"),
+    **dict.fromkeys(("float", "double"), "REAL"),
+    **dict.fromkeys(("bytes", "hits", "thumb"), "BLOB"),
+}  # other kinds are JSON
 NEVER_NULL = frozenset({"sample", "setting", "path", "label", "n_boxes", "width", "height", "status"})
+OF_PICTURE: Columns = {
+    **dict.fromkeys(("sample", "setting", "path", "blake2b", "status", "reason"), "text"),
+    "width": "int32",
+    "height": "int32",
+}
 
 
-def schema_of(**columns: Any) -> Any:
-    """Columns with these types as a `pyarrow.Schema`."""
-    pa = arrow()
-    return pa.schema([pa.field(name, kind, nullable=name not in NEVER_NULL) for name, kind in columns.items()])
-
-
-def columns_of_pictures() -> dict[str, Any]:
-    """The columns of every row of an asked picture."""
-    pa = arrow()
-    texts = dict.fromkeys(("sample", "setting", "path", "blake2b", "status", "reason"), pa.string())
-    return {**texts, "width": pa.int32(), "height": pa.int32()}
-
-
-def row_schema() -> Any:
-    """The columns of a row of boxes, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
-    pa = arrow()
-    text, f32, i32 = pa.string(), pa.float32(), pa.int32()
-    boxes = pa.list_(pa.list_(f32, 4))
-    types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
-    own = dict(
-        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
-        label=i32, n_boxes=pa.int16(), area_share=f32, width=i32, height=i32, true_boxes=boxes,
-        status=text, reason=text, score=f32, presence=f32, found=pa.bool_(),
-        predictions=pa.list_(i32), prediction_scores=pa.list_(f32), boxes=boxes, box_scores=pa.list_(f32),
-    )  # fmt: skip
-    judged: dict[str, Any] = {}
+def box_columns() -> Columns:
+    """The columns of a row of boxes; docs/benchmark.md explains them."""
+    columns = {
+        **dict.fromkeys(("sample", "setting", "path", "blake2b"), "text"),
+        "label": "int32", "n_boxes": "int16", "area_share": "float", "width": "int32", "height": "int32",
+        "true_boxes": "box[]", "status": "text", "reason": "text", "score": "float", "presence": "float",
+        "found": "bool", "predictions": "int32[]", "prediction_scores": "float[]", "boxes": "box[]",
+        "box_scores": "float[]",
+    }  # fmt: skip
+    judged: dict[str, str] = {}
     for metric in all_metrics():
         for name, kind in metric.columns.items():
-            if kind not in types or name in {*own, "thumb"} or judged.setdefault(name, types[kind]) != types[kind]:
+            if kind not in SQL or name in {*columns, "thumb"} or judged.setdefault(name, kind) != kind:
                 raise UsageError(
-                    f"expected columns of the metric {metric.name} that are {', '.join(types)} and take no name "
-                    f"that is taken, got {name!r}: correct it"
+                    f"expected columns of the metric {metric.name} with names of their own and a kind of "
+                    f"{', '.join(SQL)}, got {name!r} of {kind!r}: correct it"
                 )
-    return schema_of(**own, **judged, thumb=pa.binary(THUMB * THUMB))
+    return {**columns, **judged, "thumb": "thumb"}
 
 
 def place_of(path: Path, root: Path) -> str:
-    """A file's path below the dataset's folder; the whole path of a file outside it."""
+    """A file's path below the dataset's folder; the full path of a file outside it."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, digest: str) -> Row:
+def sample_facts(sample: Sample | LabelledPicture | PromptedPicture, root: Path, digest: str) -> Row:
     """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
-    facts = {
-        "sample": sample.id,
-        "path": place_of(sample.path, root),
-        "blake2b": digest,
-        "width": width,
-        "height": height,
-    }
+    path = place_of(sample.path, root)
+    facts = {"sample": sample.id, "path": path, "blake2b": digest, "width": width, "height": height}
     if not isinstance(sample, Sample):
         return facts
     sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
@@ -95,54 +78,74 @@ def sample_facts(sample: Sample | LabelledPicture | AskedPicture, root: Path, di
 
 
 # ------------------------------------------------------------------------------------------------------ rows in a store
-def table_of(schema: Any) -> str:
-    """The statement that makes the table `row` of a run, with the columns of a schema."""
-    types = arrow().types
-    lines = []
-    for field in schema:
-        named = (
-            (types.is_string, "TEXT"), (types.is_boolean, "BOOLEAN"), (types.is_integer, "INTEGER"),
-            (types.is_floating, "REAL"), (types.is_binary, "BLOB"), (types.is_fixed_size_binary, "BLOB"),
-        )  # fmt: skip
-        kind = next((name for is_kind, name in named if is_kind(field.type)), JSON)
-        lines.append(f'"{field.name}" {kind}{"" if field.nullable else " NOT NULL"}')
+def table_of(columns: Columns) -> str:
+    """The statement that makes the table `row` of a run."""
+    lines = [
+        f'"{name}" {SQL.get(kind, JSON)}{" NOT NULL" if name in NEVER_NULL else ""}' for name, kind in columns.items()
+    ]
     return f"CREATE TABLE row ({', '.join(lines)}, PRIMARY KEY (sample, setting))"
 
 
-def cells_of(rows: Iterable[Row], schema: Any) -> Iterator[list[Any]]:
+def cells_of(rows: Iterable[Row], columns: Columns) -> Iterator[list[Any]]:
     """The values of rows as the table `row` has them."""
-    nested = arrow().types.is_nested
-    kinds = [(field.name, nested(field.type)) for field in schema]
     for row in rows:
-        yield [json.dumps(row[name]) if is_json and row[name] is not None else row[name] for name, is_json in kinds]
+        cells = ((row[name], kind in SQL) for name, kind in columns.items())
+        yield [value if plain or value is None else json.dumps(value) for value, plain in cells]
 
 
-def to_table(rows: Sequence[Row], schema: Any) -> Any:
-    """Rows as a `pyarrow.Table` of a schema; columns that a row does not have are null."""
+# ----------------------------------------------------------------------------------------------------- rows in Parquet
+def arrow() -> Any:
+    """Imports `pyarrow` with `pyarrow.parquet`."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise not_installed(error, install("bench", "benchmark", "pyarrow")) from None
+    return pyarrow
+
+
+def schema_of(columns: Columns) -> Any:
+    """Columns as a `pyarrow.Schema`."""
     pa = arrow()
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
+    types = {
+        "text": pa.string(), "bool": pa.bool_(), "level": pa.uint8(), "int16": pa.int16(), "int32": pa.int32(),
+        "int64": pa.int64(), "float": pa.float32(), "double": pa.float64(), "bytes": pa.binary(),
+        "hits": pa.binary(32), "thumb": pa.binary(THUMB * THUMB), "box": pa.list_(pa.float32(), 4),
+        "values": pa.map_(pa.string(), pa.float64()), "curves": pa.map_(pa.string(), pa.list_(pa.float32())),
+    }  # fmt: skip
+
+    def of(kind: str) -> Any:
+        return pa.list_(of(kind[:-2])) if kind.endswith("[]") else types[kind]
+
+    return pa.schema([pa.field(name, of(kind), nullable=name not in NEVER_NULL) for name, kind in columns.items()])
 
 
-def as_parquet(table: Any) -> bytes:
-    """A `pyarrow.Table` as a worker sends it."""
+def to_table(rows: Sequence[Row], columns: Columns) -> Any:
+    """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
+    pa, schema = arrow(), schema_of(columns)
+    arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def as_parquet(rows: Sequence[Row], columns: Columns) -> bytes:
+    """Rows as a worker sends them."""
     content = io.BytesIO()
-    arrow().parquet.write_table(table, content, compression="zstd")
+    arrow().parquet.write_table(to_table(rows, columns), content, compression="zstd")
     return content.getvalue()
 
 
 def from_parquet(content: bytes) -> list[Row]:
-    """The rows of what a worker has sent."""
+    """The rows that a worker has sent."""
     rows: list[Row] = arrow().parquet.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
     return rows
 
 
-def write_parquet(path: Path, rows: Iterable[Row], schema: Any) -> None:
+def write_parquet(path: Path, rows: Iterable[Row], columns: Columns) -> None:
     """Writes rows into a Parquet file, for pandas and others."""
 
     def write(temporary: Path) -> None:
-        with arrow().parquet.ParquetWriter(temporary, schema, compression="zstd") as file:
+        with arrow().parquet.ParquetWriter(temporary, schema_of(columns), compression="zstd") as file:
             for batch in batches(rows):
-                file.write_table(to_table(batch, schema))
+                file.write_table(to_table(batch, columns))
 
-    write_whole(path, write)
+    write_atomic(path, write)

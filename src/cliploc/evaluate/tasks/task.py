@@ -11,16 +11,9 @@ from typing import Any, TypedDict
 
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
-from cliploc.evaluate.data import AskedDataset, LabelledDataset, subsets
+from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
-from cliploc.evaluate.tasks.rows import (
-    arrow,
-    cells_of,
-    from_parquet,
-    place_of,
-    table_of,
-    write_parquet,
-)
+from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, from_parquet, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
 from cliploc.runs.engine import (
@@ -29,16 +22,16 @@ from cliploc.runs.engine import (
     Part,
     Ready,
     Shard,
+    interrupt_message,
     pictures_in_words,
     run_here,
-    saying_what_is_kept,
 )
-from cliploc.runs.evaluation import PICTURE, Row, columns_of, manifest_of, open_run, rows_in
+from cliploc.runs.evaluation import PICTURE, Row, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
-from cliploc.runs.samples import AskedPicture, LabelledPicture
-from cliploc.runs.store import FILE, Store, saying_disk_is_full
-from cliploc.support.files import alone_in, write_json
+from cliploc.runs.samples import LabelledPicture, PromptedPicture
+from cliploc.runs.store import FILE, Store, disk_errors
+from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
@@ -69,8 +62,8 @@ class BenchmarkTask:
     kind: str  # as its manifest has it
     version: int  # of the format of manifest and summary
     files: Sequence[str]  # names of the files of its report
-    schema: Callable[[], Any]  # makes the `pyarrow.Schema` of the rows, one for each picture and setting
-    columns: Callable[[], Sequence[str]] = lambda: COUNTED  # columns that the numbers need
+    columns: Callable[[], Columns]  # of the rows, one for each picture and setting
+    counted: Callable[[], Sequence[str]] = lambda: COUNTED  # the columns that the numbers need
     # makes what counts the rows of a setting, by its entry
     tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
     # a header, then a row for each setting; and lines that explain the table
@@ -134,7 +127,7 @@ class BenchmarkResult:
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
-    dataset: Dataset | LabelledDataset | AskedDataset,
+    dataset: Dataset | LabelledDataset | PromptedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
@@ -148,9 +141,10 @@ def run_task(
     phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
-    arrow()
+    arrow()  # refused now, not after hours
+    columns = task.columns()
     shards = tuple(shards_of(dataset.samples, shard_size))
-    make_worker = partial(EvaluationWorker, judge_of, task.schema, dataset.root, tuple(setups), tuple(settings))
+    make_worker = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups), tuple(settings))
     notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
     described = worker.describe()
     manifest = {
@@ -164,8 +158,7 @@ def run_task(
         **(entries or {}),
     }
     notes.add(worker.notes)
-    schema = task.schema()
-    with alone_in(out), saying_disk_is_full(out), _begun(out, task, manifest, folders) as run:
+    with locked(out), disk_errors(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
@@ -194,7 +187,7 @@ def run_task(
             with run.transaction():
                 _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(rows, schema))
+                run.insert("row", cells_of(rows, columns))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
@@ -205,7 +198,7 @@ def run_task(
 
         run.begin_session()
         every = len(dataset.samples)
-        with saying_what_is_kept(out, lambda: f"{every - left:,} of {every:,} pictures"):
+        with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
             engine(todo, Ready(make_worker, worker), keep, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
@@ -220,21 +213,16 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    schema, dataset = task.schema(), dict(manifest["dataset"])
+    dataset = dict(manifest["dataset"])
     here = {key: dataset.pop(key) for key in HERE if key in dataset}
     samples = {key: dataset.pop(key) for key in SAMPLES}
-    run = open_run(out, (PICTURE, table_of(schema)))
+    run = open_run(out, (PICTURE, table_of(task.columns())))
     try:
         with run.transaction():
             run.keep("manifest", {**manifest, "dataset": dataset})
             # Compared last: it follows from others, such as a limit.
             if run.get("samples", samples) != samples:
                 raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
-            if others := sorted({*schema.names} ^ {*columns_of(run)}):
-                raise UsageError(
-                    f"{out} holds rows with other columns ({', '.join(others)}): use the same plugins, or choose "
-                    "another --out"
-                )
             run["samples"], run["here"] = samples, here
     except BaseException:
         run.close()
@@ -246,11 +234,11 @@ def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
     manifest = manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(rows_in(out, task.columns()), tallies)
+    summary = summed_up(rows_in(out, task.counted()), tallies)
     run["summary"] = summary
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", rows_in(out), task.schema())
+    write_parquet(out / "rows.parquet", rows_in(out), task.columns())
     return summary
 
 
@@ -298,7 +286,7 @@ def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
@@ -323,11 +311,11 @@ def dataset_entry(dataset: Dataset | LabelledDataset | AskedDataset, selection: 
     }
 
 
-def _identity(sample: Sample | LabelledPicture | AskedPicture, root: Path) -> tuple[object, ...]:
+def _identity(sample: Sample | LabelledPicture | PromptedPicture, root: Path) -> tuple[object, ...]:
     """Id, name, size and truth of a sample; of files their names only, as rows have digests of their contents."""
     if isinstance(sample, LabelledPicture):
         return sample.id, sample.size_wh, sample.name, sample.truth.facts
-    if isinstance(sample, AskedPicture):
+    if isinstance(sample, PromptedPicture):
         truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
         return sample.id, sample.size_wh, sample.labels, truth
     masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]

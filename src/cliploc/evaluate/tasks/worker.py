@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -16,28 +16,24 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import as_parquet, sample_facts, to_table
+from cliploc.evaluate.tasks.rows import Columns, as_parquet, sample_facts
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.runs.engine import (
-    Part,
-    Shard,
-    collect_halved,
-    failure_reason,
-)
+from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
 from cliploc.runs.evaluation import Row
 from cliploc.runs.picture_files import digested
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.samples import AskedPicture
+from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
 AHEAD = 2  # shards whose maps are judged while the model computes the next
 FAILURES = (ModelError, RuntimeError, MemoryError)
 Outcome: TypeAlias = dict[str, Row | str]  # of one picture: setting → the columns of its map, or why it failed
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -45,8 +41,8 @@ class JudgedShard:
     """A shard's outcomes by one setup, some of which other processes may still compute."""
 
     outcomes: Callable[[], list[Outcome]]  # waits for them; one for each sample
-    notes: list[str]
-    futures: list[Future[Any]] = field(default_factory=list)
+    notes: Sequence[str]
+    futures: Sequence[Future[Any]] = ()
 
     def done(self) -> bool:
         """Whether nothing need be waited for."""
@@ -69,7 +65,7 @@ class Judge(ABC):
         )
         self.localizer = Localizer(**options.given())
 
-    def say_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
+    def note_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
         """Notes the names that the model does not know, if there are any, and what follows from that."""
         if unknown:
             name = self.localizer.backbone.name
@@ -81,22 +77,20 @@ class Judge(ABC):
 
     @abstractmethod
     def describe(self, setting: Setting) -> dict[str, Any]:
-        """Everything that a setting's numbers depend on, besides the task's own entries of the manifest."""
+        """Everything that a setting's numbers depend on, besides the task's entries of the manifest."""
 
     def close(self) -> None:
         """Ends what the judge has started; most start nothing that outlives a stream."""
         return
 
-    def described(self, setting: Setting, said: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """A setting's entry in the manifest: these parts of its localizer's description, and how it was asked for."""
-        return {"id": setting.id, **said, **self.setup.described(), **more}
-
-    def described_by(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
-        """The same for a task whose numbers depend on some keys of the localizer's description only."""
-        said = self.localizer.describe(setting.method, setting.options)
-        exemplars = ("exemplars",) if said["exemplars"] else ()  # they change the names' embeddings
-        learnt = ("learnt",) if "learnt" in said else ()
-        return self.described(setting, {key: said[key] for key in ("model", *identity, *exemplars, *learnt)}, **more)
+    def described(self, setting: Setting, only: Iterable[str] | None = None, **more: Any) -> dict[str, Any]:
+        """A setting's entry in the manifest: its localizer's description, or these keys of it, and how it was made."""
+        facts = self.localizer.describe(setting.method, setting.options)
+        if only is not None:
+            exemplars = ("exemplars",) if facts["exemplars"] else ()  # they change the names' embeddings
+            learnt = ("learnt",) if "learnt" in facts else ()
+            facts = {key: facts[key] for key in ("model", *only, *exemplars, *learnt)}
+        return {"id": setting.id, **facts, **self.setup.described(), **more}
 
 
 # Makes the judge of a setup with some settings; takes a localizer whose tower may be used, or None if there is none.
@@ -109,13 +103,6 @@ class PictureJudge(Judge):
     def read(self, sample: Any) -> Any:  # noqa: ARG002
         """Reads a sample's files, in another thread."""
         return None
-
-    def refuse_thresholds(self, task: str) -> None:
-        """Refuses settings that differ only in the threshold of their boxes."""
-        if len(self.methods) < len(self.settings):
-            raise UsageError(
-                f"expected each method once in a setup, got one twice: leave thresholds of boxes out of {task}"
-            )
 
     @abstractmethod
     def look(self, sample: Any, read: Any) -> Any:
@@ -130,18 +117,18 @@ class PictureJudge(Judge):
         """The columns of one map."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        with ThreadPoolExecutor(1, "cliploc-read") as reading:
+        with ThreadPoolExecutor(1, "cliploc-read") as pool:
             for shard in shards:
                 notes: list[str] = []
-                told = Reporter(masked=reporter.masked, halved=collect_halved(notes))
+                quiet = Reporter(masked=reporter.masked, halved=collect_halved(notes))
                 outcomes = []
-                for sample, read in zip(shard.samples, self._ahead(reading, shard.samples), strict=True):
-                    outcomes.append(self._outcome(sample, read, notes, told))
+                for sample, read in zip(shard.samples, self._ahead(pool, shard.samples), strict=True):
+                    outcomes.append(self._outcome(sample, read, notes, quiet))
                     reporter.images(1)
                 yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
 
     def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
-        """The samples being read, each one before the one ahead of it is asked for."""
+        """The samples being read, each one while the one before it is judged."""
         waiting: Future[Any] | None = None
         for following in (*samples, None):
             started = None if following is None else pool.submit(self.read, following)
@@ -151,26 +138,27 @@ class PictureJudge(Judge):
 
     def _outcome(self, sample: Any, read: Future[Any], notes: list[str], reporter: Reporter) -> Outcome:
         """The outcome of one picture."""
+
+        def reason(error: Exception, what: str) -> str:
+            if isinstance(error, InputError):
+                return str(error)
+            text = failure_reason(error)  # type: ignore[arg-type]
+            notes.append(f"{what} failed on {sample.id}: {text}")
+            return text
+
         try:
             seen = self.look(sample, read.result())
             maps = self._maps(seen, reporter)
-        except InputError as error:
-            return dict.fromkeys((setting.id for setting in self.settings), str(error))
-        except FAILURES as error:
-            reason = failure_reason(error)
-            notes.append(f"{self.setup.model} failed on {sample.id}: {reason}")
-            return dict.fromkeys((setting.id for setting in self.settings), reason)
+        except (InputError, *FAILURES) as error:
+            return dict.fromkeys((setting.id for setting in self.settings), reason(error, self.setup.model))
         outcome: Outcome = {}
         for setting in self.settings:
             try:
                 if isinstance(heat := maps[setting.method], ModelError):
                     raise heat
                 outcome[setting.id] = self.judge(seen, setting, heat, reporter)
-            except InputError as error:
-                outcome[setting.id] = str(error)
-            except FAILURES as error:
-                outcome[setting.id] = reason = failure_reason(error)
-                notes.append(f"{setting.id} failed on {sample.id}: {reason}")
+            except (InputError, *FAILURES) as error:
+                outcome[setting.id] = reason(error, setting.id)
         return outcome
 
     def _maps(self, seen: Any, reporter: Reporter) -> dict[str, Any]:
@@ -190,17 +178,17 @@ class PictureJudge(Judge):
 
 
 class EvaluationWorker:
-    """Holds a judge for each setup and turns shards into parts; setups of one model share its tower."""
+    """Has a judge for each setup and turns shards into parts; setups of one model share its tower."""
 
     def __init__(
         self,
         judge_of: JudgeOf,
-        schema: Callable[[], Any],
+        columns: Columns,
         root: Path,
         setups: Sequence[ModelSetup],
         settings: Sequence[Setting],
     ) -> None:
-        self._schema, self._root, self._settings = schema, root, tuple(settings)
+        self._columns, self._root, self._settings = columns, root, tuple(settings)
         self.judges: list[Judge] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, setup in enumerate(setups):
@@ -221,39 +209,38 @@ class EvaluationWorker:
         return tuple(dict.fromkeys(judge.note for judge in self.judges if judge.note))
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        own, *copies = tee(digested(shards), 1 + len(self.judges))
+        first, *copies = tee(digested(shards), 1 + len(self.judges))
         fed = [(shard for shard, _ in copy) for copy in copies]
         streams = [judge.stream(of_judge, reporter) for judge, of_judge in zip(self.judges, fed, strict=True)]
         waiting: deque[tuple[int, list[Row], list[JudgedShard]]] = deque()
         try:
-            for shard, digests in own:
+            for shard, digests in first:
                 of_shard = zip(shard.samples, digests, strict=True)
                 facts = [sample_facts(sample, self._root, digest) for sample, digest in of_shard]
                 waiting.append((shard.index, facts, [next(stream) for stream in streams]))
-                while len(waiting) > AHEAD or (waiting and all(future.done() for future in waiting[0][2])):
+                while len(waiting) > AHEAD or (
+                    waiting and all(future.done() for each in waiting[0][2] for future in each.futures)
+                ):
                     yield self._part(*waiting.popleft())
             while waiting:
                 yield self._part(*waiting.popleft())
         finally:
             for stream in streams:
                 stream.close()
-            for _, _, judged in waiting:
-                for future in (future for of_judge in judged for future in of_judge.futures):
-                    future.cancel()
+            for future in (future for _, _, judged in waiting for each in judged for future in each.futures):
+                future.cancel()
 
     def _part(self, index: int, facts: list[Row], judged: list[JudgedShard]) -> Part:
         """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
         rows: list[Row] = []
-        for of_sample, outcomes in zip(
-            facts, zip(*(of_judge.outcomes() for of_judge in judged), strict=True), strict=True
-        ):
+        for of_sample, *outcomes in zip(facts, *(each.outcomes() for each in judged), strict=True):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:
-                columns, row = by_id[setting.id], {**of_sample, "setting": setting.id}
-                failed = isinstance(columns, str)
-                rows.append(row | ({"status": "failed", "reason": columns} if failed else {"status": "ok", **columns}))
-        notes = dict.fromkeys(note for of_judge in judged for note in of_judge.notes)
-        return Part(index, as_parquet(to_table(rows, self._schema())), tuple(notes))
+                columns = by_id[setting.id]
+                found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
+                rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
+        notes = dict.fromkeys(note for each in judged for note in each.notes)
+        return Part(index, as_parquet(rows, self._columns), tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the judges."""
@@ -267,52 +254,50 @@ def thumb(heat: FloatArray) -> bytes:
     return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())
 
 
-Bools = npt.NDArray[np.bool_]
-
-
+# ------------------------------------------------------------------------------------------- names that may be present
 @dataclass(frozen=True)
-class Asked:
-    """A picture, and what it is asked for."""
+class Query:
+    """A picture, and the names to look for in it."""
 
-    sample: AskedPicture
-    labels: list[int]  # asked, of names that the model knows
+    sample: PromptedPicture
+    labels: list[int]  # of names that the model knows
 
     def truth(self, size_wh: tuple[int, int]) -> dict[int, FloatArray]:
-        """Place among `labels` → its true boxes `[m, 4]`, in pixels of the picture of this size; of those there."""
+        """Place among `labels` → its true boxes `[m, 4]`, if any, in pixels of the picture at this size."""
         scale = np.array([*size_wh] * 2) / np.array([*self.sample.size_wh] * 2)
-        there = self.sample.truth
-        return {p: there[label] * scale for p, label in enumerate(self.labels) if label in there}
+        truth = self.sample.truth
+        return {p: truth[label] * scale for p, label in enumerate(self.labels) if label in truth}
 
 
-class AskingJudge(PictureJudge):
-    """A judge of what a localizer finds of the names that pictures are asked for."""
+class NameJudge(PictureJudge):
+    """A judge of what a localizer finds of the names that are looked for in pictures."""
 
     keep_maps: ClassVar[bool] = False
 
     def __init__(self, classes: Sequence[str], *of_setup: Any) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("presence")
+        if len(self.methods) < len(self.settings):
+            raise UsageError("expected each method once in a setup, got one with two thresholds: use one --threshold")
         if (tau := self.settings[0].threshold) is not None:
             self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
-        self.say_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
+        self.note_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        said = self.localizer.describe(setting.method, setting.options)
-        return self.described(setting, said, threshold_given=setting.threshold is not None)
+        return self.described(setting, threshold_given=setting.threshold is not None)
 
-    def look(self, sample: AskedPicture, read: None) -> Asked:  # noqa: ARG002
-        return Asked(sample, [label for label in sample.labels if label not in self.unknown])
+    def look(self, sample: PromptedPicture, read: None) -> Query:  # noqa: ARG002
+        return Query(sample, [label for label in sample.labels if label not in self.unknown])
 
-    def maps(self, seen: Asked, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
+    def maps(self, seen: Query, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
         """See `PictureJudge.maps`; the result of each method, None where no name is known."""
         if not seen.labels:
             return dict.fromkeys(methods)
         request = Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])
-        asked = {name: self.methods[name] for name in methods}
-        [result] = self.localizer.run([request], asked, reporter=reporter, absent_maps=False, keep_maps=self.keep_maps)
+        chosen = {name: self.methods[name] for name in methods}
+        [result] = self.localizer.run([request], chosen, reporter=reporter, absent_maps=False, keep_maps=self.keep_maps)
         if result.error is not None:
             raise result.error
         return result.found

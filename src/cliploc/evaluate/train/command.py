@@ -12,8 +12,7 @@ from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
 from cliploc.options import Options, choice, words_of
-from cliploc.support.files import alone_writing
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
@@ -48,7 +47,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
-    refuse_without("train", "train")
+    check_installed("train", "train")
     name = METHODS.get(flags.method.replace("-", "").replace("_", "").lower())
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {flags.method!r}")
@@ -57,10 +56,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
-    with (
-        alone_writing(out.resolve(), _written(flags)) if first else contextlib.nullcontext(),
-        terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
-    ):
+    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc.evaluate.train import trainer, training_set
         from cliploc.find.devices import check_device
         from cliploc.towers import create
@@ -104,10 +100,3 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE
-
-
-def _written(flags: TrainFlags) -> list[Path]:
-    """The existing folders that a training writes into."""
-    out, features = flags.out, flags.features or flags.out.parent / "features"
-    folders = [out.parent, out.with_name(f"{out.name}.training"), *features.glob("*/view-*")]
-    return [path for path in folders if path.is_dir()]

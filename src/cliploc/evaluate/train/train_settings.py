@@ -60,10 +60,6 @@ class TrainOptions(ProtocolOptions):
         64, group="training", usual=True, metavar="N", check=whole("batch_size", 1, MOST),
         help="Pictures per step, over all processes.",
     )
-    accumulate: int = option(
-        1, group="training", metavar="N", check=whole("accumulate", 1, MOST),
-        help="Gradient accumulation: steps per weight update.",
-    )
     held_out: float = option(
         0.1, group="training", usual=True, metavar="0-1", check=number("held_out", 0, 0.99),
         help="Share held out for early stopping; 0: none.",
@@ -87,10 +83,6 @@ class TrainOptions(ProtocolOptions):
     experts: int = option(
         4, group="training", metavar="N", check=whole("experts", 1, 1024),
         help="Number of LCTR's kernels.",
-    )
-    mixed_precision: Literal["no", "bf16", "fp16"] = option(
-        "no", group="training", check=choice("mixed_precision", ("no", "bf16", "fp16")),
-        help="Precision of the training; fp16 on a GPU only.",
     )
     seed: int = option(
         0, group="training", metavar="N", check=whole("seed", 0, 2**32 - 1),

@@ -6,7 +6,6 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.towers import resolve_precision
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 
@@ -90,7 +88,7 @@ def train(
     out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
-    accelerator = _accelerator(backbone, settings)
+    accelerator = _accelerator(backbone)
     first = bool(accelerator.is_main_process)
     problems: list[str] = []
 
@@ -164,15 +162,12 @@ def train(
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
 
 
-def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
+def _accelerator(backbone: Backbone) -> Any:
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise not_installed(error, install("train", "train")) from None
-    cpu = backbone.device.type == "cpu"
-    if cpu and settings.mixed_precision == "fp16":
-        raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
-    return Accelerator(cpu=cpu)
+    return Accelerator(cpu=backbone.device.type == "cpu")
 
 
 @torch.no_grad()
@@ -213,15 +208,11 @@ class _Training:
             self.optimizer: torch.optim.Optimizer = adamw
         else:
             self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
-        # Mixed precision is not left to accelerate, which has one setting for all trainings in a process.
-        full = s.mixed_precision == "no"
-        self.half = None if full else resolve_precision(s.mixed_precision, str(accelerator.device))
-        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # The classes to choose from: rows of `text`, columns of a closed head's logits.
         self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
         self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
-        self.steps_an_epoch = math.ceil(len(parts.train) / (s.batch_size * s.accumulate))
+        self.steps_an_epoch = math.ceil(len(parts.train) / s.batch_size)
 
     @property
     def head(self) -> SemanticHead:
@@ -240,8 +231,7 @@ class _Training:
         order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
         batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
-        for step in range(self.steps_an_epoch):
-            micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
+        for step, batch in enumerate(batches):
             done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
             if s.schedule == "cosine":
                 lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
@@ -250,13 +240,9 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad()
-            for index, batch in enumerate(micro):
-                last = index == len(micro) - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    sums += self._backward(batch, which, len(micro))
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            reporter.images(sum(map(len, micro)))
+            sums += self._backward(batch, which)
+            self.optimizer.step()
+            reporter.images(len(batch))
         loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
         accuracy = self._accuracy() if self.parts.held_out else None
         if not math.isfinite(loss):
@@ -268,24 +254,22 @@ class _Training:
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return self.history[-1]
 
-    def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
+    def _backward(self, batch: np.ndarray[Any, Any], which: int) -> Tensor:
         """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
         share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
         logits, target = self._logits(share.tolist(), which, self.train_columns)
         loss = F.cross_entropy(logits, target)
-        self.scaler.scale(loss / micro).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         right = (logits.argmax(dim=1) == target).sum()
         return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
 
     def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
-        device = self.accelerator.device
-        seen = self.cache.rows(numbers, which, device)
+        seen = self.cache.rows(numbers, which, self.accelerator.device)
         text = None if self.text is None else self.text[columns]
-        with torch.autocast(device.type, self.half, enabled=self.half is not None):
-            logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
+        logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
         logits = logits[:, columns] if text is None else logits
-        labels = torch.tensor([self.labels[number] for number in numbers], device=device)
+        labels = torch.tensor([self.labels[number] for number in numbers], device=self.accelerator.device)
         return logits, torch.searchsorted(columns, labels)
 
     @torch.no_grad()
@@ -310,7 +294,6 @@ class _Training:
             "digest": digest,
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "best_epoch": str(self.best_epoch),
-            "scaler": json.dumps(self.scaler.state_dict()),
         }
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         write_output(path, content, "--out")
@@ -332,7 +315,7 @@ class _Training:
             )
         try:
             history = parse_json(metadata["history"], list[Epoch])
-            best, scaler = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
+            best = int(metadata["best_epoch"])
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer.", tensors).items():
                 index, key = name.split(".", 1)
@@ -340,8 +323,6 @@ class _Training:
             groups = self.optimizer.state_dict()["param_groups"]
             self.head.load_state_dict(_under("head.", tensors))
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            if scaler:
-                self.scaler.load_state_dict(scaler)
         except (DocumentError, KeyError, ValueError, RuntimeError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None

@@ -1,10 +1,11 @@
 """`cliploc review`: pictures by number, bodies by schema, saves on the disk before the answer, one gate before all."""
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
+import msgspec
+from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -13,19 +14,27 @@ from starlette.routing import Route
 
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
-from cliploc.label.correction_masks import UnusableError
+from cliploc.label.apply import ReviewedPicture, UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
-from cliploc.support.documents import DocumentError, ReviewedPicture, SuggestionWish, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import POLICY, Gate
 from cliploc.web.server import asset_routes, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
+T = TypeVar("T")
+
+
+class SuggestionRequest(Struct, forbid_unknown_fields=True):
+    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    at: tuple[float, float] | None = None
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -55,109 +64,86 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     def state(request: Request) -> Response:
         return JSONResponse(folder.state(number_in(request)), headers={"Cache-Control": "no-store"})
 
-    def showing(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
-        @_refusing(410)
-        def show(request: Request) -> Response:
+    def image_route(jpeg: Callable[[int], bytes]) -> Callable[[Request], Response]:
+        def image(request: Request) -> Response:
             number = number_in(request)
             with decoding:
                 content = jpeg(number)
             headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
             return Response(content, media_type="image/jpeg", headers=headers)
 
-        return show
+        return image
 
-    @_refusing(422)
-    def suggested(number: int, body: bytes) -> dict[str, Any]:
+    def suggestion(number: int, wanted: SuggestionRequest) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
-        wish = _parsed(body, SuggestionWish)
-        name, at = wish["name"], wish.get("at")
-        label = folder.label_of(name)
+        label = folder.label_of(wanted.name)
         with decoding:
             image = folder.upright(number)
-        if at is None:
-            png, threshold, said = suggester.heat(image, number, name)
-            return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": said}
-        box, mask = suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
+        if wanted.at is None:
+            png, threshold, message = suggester.heat(image, number, wanted.name)
+            return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": message}
+        box, mask = suggester.box(image, number, wanted.name, wanted.threshold, wanted.at)
         shape = {"mask": mask, "polygons": polygons_of(mask, image.size)} if folder.masks else {}
         return {"xyxy": box, "label": label, **shape}
 
-    @_refusing(422, folder)
-    def saved(number: int, body: bytes) -> dict[str, Any]:
-        return {"revision": folder.save(number, _parsed(body, ReviewedPicture))}
+    async def suggest(request: Request) -> Response:
+        number, wanted = number_in(request), _parsed(await request.body(), SuggestionRequest)
+        return JSONResponse(await run_in_threadpool(suggestion, number, wanted))
 
-    def answering(work: Callable[[int, bytes], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            number, body = number_in(request), await request.body()
-            return JSONResponse(await run_in_threadpool(work, number, body))
+    async def save(request: Request) -> Response:
+        number, picture = number_in(request), _parsed(await request.body(), ReviewedPicture)
+        return JSONResponse({"revision": await run_in_threadpool(folder.save, number, picture)})
 
-        return answer
-
-    @_refusing(409, folder)
     def write(request: Request) -> Response:
         of_this_folder(request)
         result = folder.write_exports()
         files = [file for names in result.files.values() for file in names]
         return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
 
-    def learning(request: Request) -> Response:
-        of_this_folder(request)
-        return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
-
-    def telling(change: Callable[[], None]) -> Callable[[Request], Response]:
-        @_refusing(409, folder)
-        def tell(request: Request) -> Response:
+    def learning_route(change: Callable[[], None] = lambda: None) -> Callable[[Request], Response]:
+        def learning(request: Request) -> Response:
             of_this_folder(request)
             change()
-            return learning(request)
+            return JSONResponse(folder.learning.state(), headers={"Cache-Control": "no-store"})
 
-        return tell
+        return learning
 
-    async def refused(_: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, RefusedError) else 409
-        return JSONResponse({"error": str(error)}, status)
+    async def refused(request: Request, error: Exception) -> Response:
+        status, message = 409, str(error)
+        if isinstance(error, RefusedError):
+            status = error.status
+        elif isinstance(error, OSError):
+            cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
+            status, message = 507, f"{folder.out} cannot be written: {error.strerror or error}: {cure}"
+        elif isinstance(error, DiskFullError) or (request.method == "POST" and not folder.writable):
+            status = 507
+        elif isinstance(error, UnusableError):
+            status = 422
+        return JSONResponse({"error": message}, status)
 
     routes = [
         Route("/", page),
         Route("/pictures", entries),
         Route("/pictures/{number:int}", state, methods=["GET"]),
-        Route("/pictures/{number:int}", answering(saved), methods=["POST"]),
-        Route("/pictures/{number:int}/suggestion", answering(suggested), methods=["POST"]),
+        Route("/pictures/{number:int}", save, methods=["POST"]),
+        Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
         *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/exports", write, methods=["POST"]),
-        Route("/learning", learning, methods=["GET"]),
-        Route("/learning", telling(folder.learning.now), methods=["POST"]),
-        Route("/learning/undo", telling(folder.learning.undo), methods=["POST"]),
-        Route("/images/{number:int}.jpg", showing(folder.picture)),
-        Route("/thumbnails/{number:int}.jpg", showing(folder.thumbnail)),
+        Route("/learning", learning_route(), methods=["GET"]),
+        Route("/learning", learning_route(folder.learning.now), methods=["POST"]),
+        Route("/learning/undo", learning_route(folder.learning.undo), methods=["POST"]),
+        Route("/images/{number:int}.jpg", image_route(folder.picture)),
+        Route("/thumbnails/{number:int}.jpg", image_route(folder.thumbnail)),
     ]
-    app = Starlette(routes=routes, exception_handlers={RefusedError: refused, CliplocError: refused, 404: unknown})
+    errors = (CliplocError, UnusableError, StaleReviewError, OSError, RefusedError)
+    app = Starlette(routes=routes, exception_handlers={**dict.fromkeys(errors, refused), 404: unknown})
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
     hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
     return Gate(app, hosts, policy=policy)
 
 
-def _parsed(body: bytes, kind: type) -> dict[str, Any]:
+def _parsed(body: bytes, kind: type[T]) -> T:
     try:
-        message: dict[str, Any] = parse_json(body, kind)
-    except DocumentError as error:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None
-    return message
-
-
-@contextmanager
-def _refusing(status: int, written: ReviewFolder | None = None) -> Iterator[None]:
-    """Errors inside are refusals, with this status where what was asked cannot be done; `written`: what is saved to."""
-    try:
-        yield
-    except StaleReviewError as error:
-        raise RefusedError(409, str(error)) from None
-    except DiskFullError as error:
-        raise RefusedError(507, str(error)) from None
-    except (CliplocError, UnusableError) as error:
-        raise RefusedError(status if written is None or written.writable else 507, str(error)) from None
-    except OSError as error:
-        if written is None:
-            raise
-        cure = "make room on the disk" if error.errno in FULL else "make the folder writable"
-        said = f"{written.out} cannot be written: {error.strerror or error}: {cure}"
-        raise RefusedError(507, said) from None

@@ -7,7 +7,7 @@ from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 
 PORT = 7861
 
@@ -24,7 +24,7 @@ class ReviewFlags(WithThreads):
 
 
 @command(only=("device",))
-def review(asked: ReviewFlags, options: Options) -> int:
+def review(flags: ReviewFlags, options: Options) -> int:
     """Correct draft boxes in a browser.
 
     Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
@@ -32,11 +32,11 @@ def review(asked: ReviewFlags, options: Options) -> int:
 
     Example: cliploc review drafts
     """
-    refuse_without("web", "review", "starlette", "uvicorn")
-    use_threads(asked.threads)
-    if asked.model is not None:
-        refuse_unknown([asked.model])
-    serve_drafts(asked.drafts, asked.port, asked.model, asked.pretrained, options.device)
+    check_installed("web", "review", "starlette", "uvicorn")
+    use_threads(flags.threads)
+    if flags.model is not None:
+        refuse_unknown([flags.model])
+    serve_drafts(flags.drafts, flags.port, flags.model, flags.pretrained, options.device)
     return DONE
 
 
@@ -49,8 +49,8 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
 
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:
-        own = folder.settings
-        name, found_by = (model, {}) if model is not None else (str(own["model"]), options_of(own))
+        settings = folder.settings
+        name, found_by = (model, {}) if model is not None else (str(settings["model"]), options_of(settings))
         suggester = Suggester(name, pretrained=pretrained, device=device, **found_by)
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -16,7 +16,8 @@ from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture
 from cliploc.images import rle
 from cliploc.images.reading import load
-from cliploc.support.files import write_whole
+from cliploc.runs.labelling import Correction, Saved
+from cliploc.support.files import write_atomic
 
 REVIEW_KIND = "cliploc review"
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
@@ -26,86 +27,76 @@ FINEST = 0.004  # of a mask's longer side: corners of its outline that are neare
 SAME = 0.02  # pixels between boxes that are the same, as in the editor
 
 
+Box: TypeAlias = tuple[Sequence[float], int, int | None, str | None]  # corners, label, number of its draft, mask
+
+
 @dataclass(frozen=True)
 class ReviewPicture:
     """A picture as the editor shows it."""
 
     drafts: AnnotatedPicture  # all drafts, also dropped and unsure ones
-    unsure: frozenset[int]  # the numbers of those that are no boxes unless a person keeps them
-    boxes: Sequence[Sequence[float]]  # those that hold now, x0, y0, x1, y1 in pixels of the upright picture
-    labels: Sequence[int]  # of each, from 0
-    # of each, the number of the draft that it was made from, or None for one that a person drew
-    origins: Sequence[int | None]
-    masks: Sequence[str | None] | None  # of each its mask, as COCO's compressed counts; None where the run has none
-    status: str  # "none", "reviewed", "unsure" or "skipped", as a person set it
-    revision: int  # number of times that it was saved
+    unsure: frozenset[int]  # the numbers of those that are no boxes unless a person wants them
+    correction: Correction  # the boxes that hold now
+    saved: Saved  # what a person did with it
     drawn: str | None = None  # a word that changes with the drafts
+
+    def _drafts(self) -> list[Box]:
+        of = self.drafts
+        masks: list[str | None] = [mask["counts"] for mask in of.masks]
+        masks = masks or [None] * len(of.box_ids)
+        return list(zip(of.xyxy.tolist(), of.label.tolist(), of.box_ids, masks, strict=True))
+
+    def _boxes(self) -> list[Box]:
+        of, none = self.correction, [None] * len(self.correction.boxes)
+        return list(zip(of.boxes, of.labels, of.drafts or none, of.masks or none, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
-        own = self.drafts
-        masks, held = self._masks()
-        certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
+        drafts, boxes, of = self._drafts(), self._boxes(), self.drafts
         # Most boxes have the mask of their draft: its outline is traced once.
-        shapes = {mask: polygons_of(mask, own.size_wh) for mask in {*masks, *held} if mask is not None}
-        drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
+        masks = {mask for *_, mask in (*drafts, *boxes) if mask is not None}
+        shapes = {mask: polygons_of(mask, of.size_wh) for mask in masks}
+        certainty = [1.0] * len(drafts) if of.certainty is None else of.certainty.tolist()
+        facts = zip(drafts, of.score.tolist(), certainty, of.groups, strict=True)
         return {
             **self.entry(),
             "drafts": [
                 {
-                    **_box(xyxy, label, number, mask, shapes),
+                    **_box(draft, shapes),
                     "score": round(score, 4),
                     "certainty": round(certain, 4),
                     "group": group,
-                    "unsure": number in self.unsure,
+                    "unsure": draft[2] in self.unsure,
                 }
-                for number, (xyxy, label, score, certain, group), mask in zip(own.box_ids, drafts, masks, strict=True)
+                for draft, score, certain, group in facts
             ],
-            "boxes": [
-                _box(xyxy, label, origin, mask, shapes)
-                for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, held, strict=True)
-            ],
+            "boxes": [_box(box, shapes) for box in boxes],
         }
 
     def entry(self) -> dict[str, Any]:
         """What the editor's list shows and filters by.
 
-        `found`: of each box its label, score and share of the picture, and whether a person drew, changed or kept it.
+        `found`: of each box its label, score and share of the picture, and whether a person drew, changed or wanted it.
         """
         width, height = self.drafts.size_wh
         scores: dict[int | None, float] = dict(zip(self.drafts.box_ids, self.drafts.score.tolist(), strict=True))
-        boxes = [
-            [label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height), by_hand]
-            for xyxy, label, origin, by_hand in zip(self.boxes, self.labels, self.origins, self._by_hand(), strict=True)
-        ]
+        drafts = {draft[2]: draft for draft in self._drafts()}
+        found = []
+        for box in self._boxes():
+            xyxy, label, origin, _ = box
+            by_hand = origin not in drafts or origin in self.unsure or drafts[origin][1:] != box[1:]
+            by_hand = by_hand or max(abs(a - b) for a, b in zip(drafts[origin][0], xyxy, strict=True)) > SAME
+            found.append([label, round(scores.get(origin, 1.0), 4), _share(xyxy, width * height), by_hand])
         return {
             "name": self.drafts.name,
             "size": [width, height],
             "margin": round(self.drafts.margin, 4),
-            "status": self.status,
-            "revision": self.revision,
-            "found": boxes,
-            "unsure": len(self.unsure - {*self.origins}),
+            "status": self.saved.status,
+            "revision": self.saved.revision,
+            "found": found,
+            "unsure": len(self.unsure - {box[2] for box in self._boxes()}),
             "drawn": self.drawn,
         }
-
-    def _masks(self) -> tuple[Sequence[str | None], Sequence[str | None]]:
-        """The mask of each draft, and of each box."""
-        own, none = [mask["counts"] for mask in self.drafts.masks], [None]
-        return own or none * len(self.drafts.box_ids), none * len(self.boxes) if self.masks is None else self.masks
-
-    def _by_hand(self) -> list[bool]:
-        """Of each box whether it is another than a draft that is not unsure."""
-        own = self.drafts
-        masks, held = self._masks()
-        drafts = zip(own.xyxy.tolist(), own.label.tolist(), masks, strict=True)
-        sure = {number: one for number, one in zip(own.box_ids, drafts, strict=True) if number not in self.unsure}
-        return [
-            origin not in sure
-            or sure[origin][1:] != (label, mask)
-            or max(abs(a - b) for a, b in zip(sure[origin][0], xyxy, strict=True)) > SAME
-            for xyxy, label, mask, origin in zip(self.boxes, self.labels, held, self.origins, strict=True)
-        ]
 
 
 def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
@@ -144,11 +135,11 @@ def write_review(
                 server=False,
                 shown=len(pictures),
                 total=total,
-                facts=facts((picture.labels for picture in pictures), names, run, masks),
+                facts=facts((picture.correction.labels for picture in pictures), names, run, masks),
                 pictures=records(),
             )
 
-    write_whole(path, fill)
+    write_atomic(path, fill)
 
 
 def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
@@ -184,18 +175,13 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
     return pieces
 
 
-def _box(
-    xyxy: Sequence[float],
-    label: int,
-    draft: int | None,
-    mask: str | None,
-    shapes: Mapping[str, list[list[list[float]]]],
-) -> dict[str, Any]:
-    box = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
+def _box(box: Box, shapes: Mapping[str, list[list[list[float]]]]) -> dict[str, Any]:
+    xyxy, label, draft, mask = box
+    made = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
     if mask is None:
-        return box
+        return made
     polygons = shapes[mask]  # none of an empty mask, which has no shape to edit but its box
-    return {**box, "mask": mask, **({"polygons": polygons} if polygons else {})}
+    return {**made, "mask": mask, **({"polygons": polygons} if polygons else {})}
 
 
 def _share(xyxy: Sequence[float], area: int) -> float:

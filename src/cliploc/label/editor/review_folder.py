@@ -21,25 +21,17 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import matched, review_of
-from cliploc.label.corrections import Corrections
+from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.page import facts
-from cliploc.label.results import (
-    LEARNT,
-    AnnotatedFolder,
-    AnnotateResult,
-    Written,
-    conclude,
-    write_learnt,
-)
+from cliploc.label.results import AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
-from cliploc.runs.labelling import Generation, LabellingRun, refuse_stale
+from cliploc.runs.labelling import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
-from cliploc.runs.store import saying_disk_is_full
-from cliploc.support.files import alone_in, alone_writing
+from cliploc.runs.store import disk_errors
+from cliploc.support.files import locked
 
 PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
-PICTURES_KEPT, THUMBNAILS_KEPT = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
+PICTURES, THUMBNAILS = 8, 20_000  # in memory, as JPEG; a thumbnail takes about 4 kB
 JPEG_QUALITY = 85
 EVERY = 3  # reviewed pictures, after which the folder learns again
 
@@ -48,7 +40,7 @@ class ReviewFolder:
     """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it."""
 
     def __init__(self, run: LabellingRun) -> None:
-        self.run, self.out = run, run.store.path.parent
+        self.run, self.out = run, run.out
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
@@ -66,8 +58,8 @@ class ReviewFolder:
         self.identity = hashlib.sha256(identity).hexdigest()[:16]  # of what the numbers of pictures and labels mean
         self._listed: dict[int, dict[str, Any]] = {}  # number of a picture → what the list showed of it
         self.learning = Learning(self)
-        self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
-        self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
+        self.picture = functools.lru_cache(PICTURES)(functools.partial(self._jpeg, side=PICTURE_SIDE))
+        self.thumbnail = functools.lru_cache(THUMBNAILS)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
 
     @classmethod
     @contextmanager
@@ -115,12 +107,12 @@ class ReviewFolder:
 
     def label_of(self, name: str) -> int:
         """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
-        label, own = prompts.parse([name]).names[0].casefold(), [one.casefold() for one in self.names]
-        if label not in own:
+        label, labels = prompts.parse([name]).names[0].casefold(), [one.casefold() for one in self.names]
+        if label not in labels:
             raise InputError(
                 f"expected a label of this run, got {label!r}: type one; other words may follow it, as in cat|kitten"
             )
-        return own.index(label)
+        return labels.index(label)
 
     def upright(self, number: int) -> Image.Image:
         """The picture."""
@@ -152,15 +144,15 @@ class ReviewFolder:
         self._listed = {}
 
     # ----------------------------------------------------------------------------------------------------------- saved
-    def save(self, number: int, saved: Mapping[str, Any]) -> int:
+    def save(self, number: int, saved: ReviewedPicture) -> int:
         """Saves what a person did with a picture; once this returns, it is on the disk."""
         name, revision = self.pictures[number].id, None
         while revision is None:  # again where other drafts came meanwhile
             seen = self._folder.saved(name)
-            refuse_stale(seen.revision, saved["revision"])
+            check_revision(seen.revision, saved.revision)
             # Takes seconds for many polygons: others save meanwhile.
             correction = review_of(self._folder, name, saved)
-            revision = self.run.save(self._folder.pictures[name], saved["status"], correction, seen)
+            revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
         self.learning.consider()
         return revision
 
@@ -176,9 +168,7 @@ class ReviewFolder:
             if self._folder.pictures[name].checksum not in known:
                 read.problems[name] = "the picture of this name in this run is another file"
                 del read.pictures[name]
-        with self.run.store.transaction():
-            for name, correction in read.pictures.items():
-                self.run.save(self._folder.pictures[name], "reviewed", correction)
+        save_reviewed(self._folder, read.pictures)
         self.learning.consider()
         return read
 
@@ -187,10 +177,10 @@ class ReviewFolder:
         store = self.run.store
         if (written := store.get("written")) is None:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
-        with alone_in(self.out), saying_disk_is_full(self.out):
+        with locked(self.out), disk_errors(self.out):
             self.weigh()  # the list shows what is exported
-            there = [file for file in self._folder.found if file.path.is_file()]
-            folder = AnnotatedFolder(self.run, there, unreadable=store.get("unreadable", {}))
+            files = [file for file in self._folder.found if file.path.is_file()]
+            folder = AnnotatedFolder(self.run, files, unreadable=store.get("unreadable", {}))
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
             return conclude(folder, formats, Written(**written))
 
@@ -204,10 +194,10 @@ class Learning:
     """Teaches a folder while it is reviewed, and goes back to the drafts before. Threads may share it."""
 
     def __init__(self, folder: ReviewFolder) -> None:
-        self._folder = folder
+        self._folder, self._run = folder, folder.run
         self._lock = threading.Lock()  # of what follows
         self._thread: threading.Thread | None = None
-        self._ended = self._wanted = self._again = False
+        self._ended = False
         self._failed = self._note = ""
         self._reviewed = self._now.reviewed  # pictures at the last refit
 
@@ -219,60 +209,60 @@ class Learning:
     @property
     def _now(self) -> Generation:
         """What the drafts of now were made of."""
-        return [Generation(), *self._folder.run.generations][-1]
+        return [Generation(), *self._run.generations][-1]
 
     @property
     def changed(self) -> frozenset[str]:
         """The pictures whose drafts the last refit changed."""
         return frozenset(self._now.changed)
 
-    # ----------------------------------------------------------------------------------------------------- what is said
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        finished, now = self._folder.run.count_finished(), self._now
-        with self._lock:
-            working = self._thread is not None
-            return {
-                "working": working,
-                "said": self._said(now, finished),
-                "names": now.lines(),
-                "failed": self._failed,
-                "drafts": f"{now.of} {now.undone}",  # changes with them
-                "changed": len(now.changed),
-                "undo": bool(now.changed) and not working,
-                "ready": finished >= FEWEST_REVIEWED and not working,
-            }
+        finished, now, message = len(self._run.reviewed()), self._now, self.message()
+        working = self._thread is not None
+        return {
+            "working": working,
+            "said": message,
+            "names": now.lines(),
+            "failed": self._failed,
+            "drafts": f"{now.of} {now.undone}",  # changes with them
+            "changed": len(now.changed),
+            "undo": bool(now.changed) and not working,
+            "ready": finished >= FEWEST_REVIEWED and not working,
+        }
 
-    def _said(self, now: Generation, finished: int) -> str:
+    def message(self) -> str:
+        """What it does, or did last."""
+        now, finished = self._now, len(self._run.reviewed())
         if self._thread is not None:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
             return self._note
-        if finished < FEWEST_REVIEWED and not any(taught.used for taught in now.names.values()):
+        used = [taught for taught in now.names.values() if taught.used]
+        if finished < FEWEST_REVIEWED and not used:
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
         pictures = "1 more picture is" if more == 1 else f"{more} more pictures are"
         if now.undone:
             return f"Undone: the drafts are those from before. It learns again when {pictures} reviewed."
-        used = [taught for taught in now.names.values() if taught.used]
         if not used:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
             return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
-        before, after = (sum(getattr(taught, key) for taught in used if taught.reviewed) for key in ("before", "after"))
+        before = sum(taught.before or 0 for taught in used if taught.reviewed)
+        after = sum(taught.after or 0 for taught in used if taught.reviewed)
         return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
 
-    # ----------------------------------------------------------------------------------------------------------- learnt
     def consider(self) -> None:
         """Begins to learn in the background where enough was reviewed since it last did."""
         if self._due() and self.possible:  # the second asks the disk
             self._begin(again=False)
 
     def now(self) -> None:
-        """Begins to learn in the background, as a person asked for it."""
+        """Begins to learn in the background, as a person wants it."""
         if not self.possible:
             raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
-        if (finished := self._folder.run.count_finished()) < FEWEST_REVIEWED:
+        if (finished := len(self._run.reviewed())) < FEWEST_REVIEWED:
             raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
         self._begin(again=True)
 
@@ -284,32 +274,29 @@ class Learning:
             thread.join()
 
     def _due(self) -> bool:
-        return self._folder.run.count_finished() >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
+        return len(self._run.reviewed()) >= max(FEWEST_REVIEWED, self._reviewed + EVERY)
 
     def _begin(self, again: bool) -> None:
         with self._lock:
-            self._wanted, self._again = True, self._again or again
             if not self._ended and self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="learning from corrections")
+                self._thread = threading.Thread(target=self._work, args=(again,), name="learning from corrections")
                 self._thread.start()
 
-    def _work(self) -> None:
+    def _work(self, again: bool) -> None:
         while True:
+            self._learn(again)
             with self._lock:
-                if self._ended or not self._wanted:
+                again = False
+                if self._ended or not self._due():  # else more was reviewed meanwhile
                     self._thread = None
                     return
-                again, self._wanted, self._again = self._again, False, False
-            if again or self._due():  # what was wanted meanwhile may have been learnt by now
-                self._learn(again)
 
     def _learn(self, again: bool) -> None:
-        run, before, failed = self._folder.run, self._now, ""
-        finished = run.count_finished()
+        before, finished, failed = self._now, len(self._run.reviewed()), ""
         try:
             with self._folder.snapshot() as folder:
                 folder.weigh()  # by all that is reviewed now
-                teach(folder, again, write=run, stop=self._stop)
+                teach(folder, again, write=self._run, stop=self._stop)
             self._folder.weigh()
             self._write_learnt()
         except _EndedError:
@@ -325,19 +312,18 @@ class Learning:
             raise _EndedError
 
     def _write_learnt(self) -> None:
-        with alone_writing(self._folder.out / LEARNT):
-            write_learnt(self._folder.out, self._folder.run.learnt())
+        with self._run.store.transaction():  # one editor after the other
+            write_learnt(self._folder.out, self._run.learnt())
 
     def undo(self) -> None:
         """Goes back to the drafts before the last refit, but for pictures that somebody has touched since."""
-        run = self._folder.run
         with self._lock:
             if self._thread is not None:
                 raise UsageError("it is learning right now: wait until it has learnt, then undo that")
             if not self._now.changed:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
-            finished = run.count_finished()
-            run.undo(finished)
+            finished = len(self._run.reviewed())
+            self._run.undo(finished)
             self._folder.weigh()
             self._reviewed, self._note, self._failed = finished, "", ""
             self._write_learnt()

@@ -20,15 +20,15 @@ from cliploc.localizer import Localizer
 
 HEAT_SIDE = 480  # longest side of the heat that is shown
 # Options of the drafts that change what a suggestion shows. Weights are not among them: the model is loaded by name.
-SHOWN = (
+OPTIONS = (
     "method", "refine", "scales", "windows", "flip", "threshold", "split_peaks", "min_score", "resize", "image_size",
 )  # fmt: skip
 
 
 def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options with which a localizer finds what a run with these settings drafted."""
-    shown = {name: settings[name] for name in SHOWN}
-    return {**shown, "method_options": settings["options"], "second_look": "second_look" in settings}
+    options = {name: settings[name] for name in OPTIONS}
+    return {**options, "method_options": settings["options"], "second_look": "second_look" in settings}
 
 
 class Suggester:
@@ -43,11 +43,11 @@ class Suggester:
         """The heat of a name over the picture as PNG, τ that the model's boxes have, and a sentence for the user."""
         localization = self._found(image, picture, name)
         heat = localization.heatmaps[0]
-        shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
-        shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
+        image = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
+        image.thumbnail((HEAT_SIDE, HEAT_SIDE))
         reason = f"{localization.reasons[0]}; " if localization.reasons[0] else ""
-        said = f"{localization.names[0]}: {reason}click in a hot region to make a box"
-        return picture_bytes(shown, "PNG"), self._threshold(localization), said
+        message = f"{localization.names[0]}: {reason}click in a hot region to make a box"
+        return picture_bytes(image, "PNG"), self._threshold(localization), message
 
     def box(
         self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]

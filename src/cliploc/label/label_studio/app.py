@@ -1,10 +1,11 @@
 """Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,27 +15,20 @@ from starlette.routing import Route
 from cliploc.errors import CliplocError, UsageError
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.labelling import read_labelling
-from cliploc.label.label_studio.predictor import Predictor
+from cliploc.label.label_studio.predictor import Predictor, Task
 from cliploc.label.label_studio.task_pictures import short
-from cliploc.support.documents import DocumentError, parse_json
 from cliploc.web.clients import Hosts, RefusedError
 from cliploc.web.guard import Gate
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
-
-
-class StudioTask(Struct):
-    """A task as Label Studio sends it."""
-
-    data: dict[str, Any]
-    id: int | str | None = None
+T = TypeVar("T")
 
 
 class PredictRequest(Struct):
     """The body of /predict."""
 
-    tasks: Annotated[list[StudioTask], Meta(max_length=MOST_TASKS)]
+    tasks: Annotated[list[Task], Meta(max_length=MOST_TASKS)]
     label_config: str
 
 
@@ -54,19 +48,15 @@ def application(
     drafts: ReviewFolder | None = None,
 ) -> Gate:
     """The backend as an ASGI application; more requests for predictions than may wait are refused."""
-    return Gate(_routes(predictor, queue, say, drafts), hosts, auth=auth, max_body=max_bytes)
-
-
-def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | None) -> Any:
     waiting = 0
-    connected = list[str]()  # what was said of the last interface: Label Studio sends it again with each task
+    connected = list[str]()  # the lines on the last interface: Label Studio sends it again with each task
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
     # What a request holds is read off the event loop, which would else answer nobody meanwhile.
-    async def read(request: Request, kind: Any) -> Any:
+    async def read(request: Request, kind: type[T]) -> T:
         try:
-            return await asyncio.to_thread(parse_json, await request.body(), kind)
-        except DocumentError as error:
+            return await asyncio.to_thread(msgspec.json.decode, await request.body(), type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
             raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
 
     async def version() -> str:
@@ -76,8 +66,7 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
         return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": await version()})
 
     async def setup(request: Request) -> JSONResponse:
-        asked = await read(request, SetupRequest)
-        labelling = await asyncio.to_thread(read_labelling, asked["schema"])
+        labelling = await asyncio.to_thread(read_labelling, (await read(request, SetupRequest)).schema)
         unknown = await asyncio.to_thread(predictor.unknown, labelling)
         nonlocal connected
         lines = [f"connected: {', '.join(labelling.entries)}"]
@@ -89,14 +78,14 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
 
     async def predict(request: Request) -> JSONResponse:
         nonlocal waiting
-        asked = await read(request, PredictRequest)
-        labelling = await asyncio.to_thread(read_labelling, asked["label_config"])
+        message = await read(request, PredictRequest)
+        labelling = await asyncio.to_thread(read_labelling, message.label_config)
         if waiting > queue:
             raise RefusedError(503, "Too many requests wait for predictions: try again in a minute.")
         waiting += 1
         try:
             async with turn:
-                made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
+                made = await asyncio.to_thread(predictor, message.tasks, labelling)
         finally:
             waiting -= 1
         for line in (*made.errors.values(), *made.empty):
@@ -110,12 +99,12 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
 
     async def webhook(request: Request) -> JSONResponse:
         event = await read(request, Event)
-        said = ["it learns with --learn only"]
+        lines = ["it learns with --learn only"]
         if drafts is not None:
-            said = await asyncio.to_thread(learn, drafts, event, predictor)
-            for line in said:
+            lines = await asyncio.to_thread(learn, drafts, event, predictor)
+            for line in lines:
                 say(line)
-        return JSONResponse({"status": "ok", "result": "; ".join(said)}, 201)
+        return JSONResponse({"status": "ok", "result": "; ".join(lines)}, 201)
 
     async def nothing(_: Request) -> JSONResponse:
         return JSONResponse({})
@@ -129,19 +118,18 @@ def _routes(predictor: Predictor, queue: int, say: Say, drafts: ReviewFolder | N
             say(str(error))
         return JSONResponse({"error": str(error), "detail": str(error)}, status)
 
-    return Starlette(
-        routes=[
-            Route("/", health),
-            Route("/health", health),
-            Route("/setup", setup, methods=["POST"]),
-            Route("/predict", predict, methods=["POST"]),
-            Route("/webhook", webhook, methods=["POST"]),
-            Route("/train", webhook, methods=["POST"]),
-            Route("/versions", versions, methods=["GET", "POST"]),
-            Route("/metrics", nothing),
-        ],
-        exception_handlers={CliplocError: wrong, RefusedError: wrong},
-    )
+    routes = [
+        Route("/", health),
+        Route("/health", health),
+        Route("/setup", setup, methods=["POST"]),
+        Route("/predict", predict, methods=["POST"]),
+        Route("/webhook", webhook, methods=["POST"]),
+        Route("/train", webhook, methods=["POST"]),
+        Route("/versions", versions, methods=["GET", "POST"]),
+        Route("/metrics", nothing),
+    ]
+    app = Starlette(routes=routes, exception_handlers={CliplocError: wrong, RefusedError: wrong})
+    return Gate(app, hosts, auth=auth, max_body=max_bytes)
 
 
 ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
@@ -157,22 +145,20 @@ class Event(Struct):
     annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
 
 
-def learn(folder: ReviewFolder, event: Mapping[str, Any], predictor: Predictor) -> list[str]:
-    """Takes an event, learns in the background if it is time; problems are only said, as Label Studio waits."""
-    action, tasks, task = event.get("action", TRAIN), event.get("annotations", []), event.get("task", {})
-    files = list[Path]()
-    if action in ANNOTATED and isinstance(task, dict):
-        files = predictor.files_of(task)
-        tasks = [{**task, "annotations": [event.get("annotation")]}]
-    elif action != TRAIN:
+def learn(folder: ReviewFolder, event: Event, predictor: Predictor) -> list[str]:
+    """Takes an event, learns in the background if it is time; problems are only lines, as Label Studio waits."""
+    tasks, files, lines = event.annotations, list[Path](), list[str]()
+    if event.action in ANNOTATED and isinstance(event.task, dict):
+        files = predictor.files_of(event.task)
+        tasks = [{**event.task, "annotations": [event.annotation]}]
+    elif event.action != TRAIN:
         return []
-    said = []
     try:
         read = folder.correct(tasks, files)
-        said += [f"{name}: corrected" for name in read.pictures]
-        said += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
-        if action == TRAIN:
+        lines += [f"{name}: corrected" for name in read.pictures]
+        lines += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
+        if event.action == TRAIN:
             folder.learning.now()
     except CliplocError as error:
-        said.append(str(error))
-    return [*said, folder.learning.state()["said"]]
+        lines.append(str(error))
+    return [*lines, folder.learning.message()]

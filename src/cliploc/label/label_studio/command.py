@@ -9,7 +9,7 @@ from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options
-from cliploc.support.imports import refuse_without
+from cliploc.support.imports import check_installed
 from cliploc.web.command import ServerFlags, user_in, warn_of_strangers
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
@@ -34,18 +34,18 @@ class LabelStudioFlags(ServerFlags):
 
 
 @command()
-def label_studio(asked: LabelStudioFlags, options: Options) -> int:
+def label_studio(flags: LabelStudioFlags, options: Options) -> int:
     """Run an ML backend for Label Studio.
 
     It answers with draft boxes, brushes or polygons. Needs cliploc[web].
 
     Example: cliploc label-studio --pictures photos
     """
-    refuse_without("web", "label-studio", "starlette", "uvicorn")
-    if asked.learn is not None and options.learnt is not None:
+    check_installed("web", "label-studio", "starlette", "uvicorn")
+    if flags.learn is not None and options.learnt is not None:
         raise UsageError("expected --learn or --learnt, got both: a folder that learns has its own lessons")
-    auth = None if asked.auth_env is None else user_in(asked.auth_env)
-    use_threads(asked.threads)
+    auth = None if flags.auth_env is None else user_in(flags.auth_env)
+    use_threads(flags.threads)
     from cliploc.label.editor.review_folder import ReviewFolder
     from cliploc.label.label_studio.app import application
     from cliploc.label.label_studio.predictor import Predictor
@@ -54,23 +54,23 @@ def label_studio(asked: LabelStudioFlags, options: Options) -> int:
     from cliploc.web.server import listen, run
 
     terminal = Terminal()
-    most = round(asked.max_megabytes * 1e6)
-    source = PictureSource(asked.pictures, asked.label_studio_url, os.environ.get(asked.token_env), most)
-    warn_of_strangers(terminal, asked, "server")
+    most = round(flags.max_megabytes * 1e6)
+    source = PictureSource(flags.pictures, flags.label_studio_url, os.environ.get(flags.token_env), most)
+    warn_of_strangers(terminal, flags, "server")
     terminal.say(f"loading {options.model}", style="dim")
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # how a server is ended
-        drafts = None if asked.learn is None else stack.enter_context(ReviewFolder.opened(asked.learn))
-        predictor = Predictor(options, source, round(asked.max_megapixels * 1e6), drafts)
+        drafts = None if flags.learn is None else stack.enter_context(ReviewFolder.opened(flags.learn))
+        predictor = Predictor(options, source, round(flags.max_megapixels * 1e6), drafts)
         app = application(
             predictor,
-            Hosts(asked.host, asked.allow_host or ()),
+            Hosts(flags.host, flags.allow_host or ()),
             auth,
             max_bytes=max(64_000_000, 2 * most),  # a task may hold its picture
-            queue=asked.queue,
+            queue=flags.queue,
             say=lambda line: terminal.say(line, style="dim"),
             drafts=drafts,
         )
-        with listen(asked.host, asked.port) as listening:
-            run(app, asked.host, listening, terminal.data, predictor.end)
+        with listen(flags.host, flags.port) as listening:
+            run(app, flags.host, listening, terminal.data, predictor.end)
     return DONE

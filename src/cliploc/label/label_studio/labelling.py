@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.formats.labelstudio import Kind
+from cliploc.label.label_studio.task_pictures import short
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TAGS = "RectangleLabels, BrushLabels or PolygonLabels"
-MOST_CONFIG = 1_000_000  # characters
-MOST_LABELS = 1_000  # each is a name to look for in every picture
-MOST_WORDS = 10_000  # labels and synonyms; each costs the text tower as much as a label
-MOST_ENDS = 100  # pairs of a tag and a picture's; each gets every shape once more
-SHOWN = 80  # characters of a piece of it in a message
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Labelling:
-    """What a project asks for."""
+    """What a project looks for."""
 
     entries: tuple[str, ...]  # names to look for, with synonyms: "cat|kitten"
     controls: tuple[Control, ...]  # the tags that take what is found
@@ -42,31 +38,28 @@ class Labelling:
 
 def read_labelling(config: str) -> Labelling:
     """Reads a labelling interface."""
-    images, tags = _read(config)
+    try:
+        root = ET.fromstring(config)
+    except (ET.ParseError, ValueError) as error:
+        raise UsageError(f"expected the labelling interface as XML, got something else ({error})") from None
+    tags = [(tag.tag.lower(), tag) for tag in root.iter()]
+    images = {tag.get("name", ""): tag.get("value", "") for kind, tag in tags if kind == "image"}
     words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
     index: dict[str, int] = {}  # what a label is called → its place among them
     controls: list[Control] = []
-    for tag in tags:
-        targets = [name.strip() for name in tag.to.split(",")]
+    for kind, tag in ((kind, tag) for name, tag in tags for kind in KINDS if kind == name):
+        targets = [name.strip() for name in tag.get("toName", "").split(",")]
         pictures = {to: _key(images[to], to) for to in targets if to in images}
+        name, to_name = tag.get("name", ""), short(tag.get("toName", ""))
         if not pictures:
-            raise UsageError(f"expected {tag.name} {_shown(tag.own)} to name an Image in toName, got {_shown(tag.to)}")
+            raise UsageError(f"expected {tag.tag} {short(name)!r} to name an Image in toName, got {to_name!r}")
         labels: dict[int, str] = {}
-        for label in tag.labels:
-            asked = _words(label)
-            if not asked:
-                continue
-            first = asked[0]
-            words.setdefault(first, {}).update(dict.fromkeys(asked))
-            labels[index.setdefault(first, len(index))] = label.get("alias") or label.get("value") or first
-        controls.append(Control(tag.kind, tag.own, pictures, labels))
-    if sum(len(control.pictures) for control in controls) > MOST_ENDS:
-        raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
-    if len(words) > MOST_LABELS or sum(map(len, words.values())) > MOST_WORDS:
-        raise UsageError(
-            f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make several "
-            "projects"
-        )
+        for label in _labels(tag):
+            if names := _words(label):
+                words.setdefault(names[0], {}).update(dict.fromkeys(names))
+                place = index.setdefault(names[0], len(index))
+                labels[place] = label.get("alias") or label.get("value") or names[0]
+        controls.append(Control(kind, name, pictures, labels))
     if not controls:
         raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
     if not words:
@@ -76,52 +69,20 @@ def read_labelling(config: str) -> Labelling:
     return Labelling(entries, tuple(controls))
 
 
-@dataclass(frozen=True)
-class _Tag:
-    """A tag that has labels, as it is written."""
-
-    kind: Kind
-    name: str  # of the tag, as it is spelt
-    own: str  # the attribute name
-    to: str
-    labels: list[Mapping[str, str]]  # the attributes of each
-
-
-def _read(config: str) -> tuple[dict[str, str], list[_Tag]]:
-    """The values of the pictures' tags by their names, and the tags that have labels, in their order."""
-    if len(config) > MOST_CONFIG:
-        raise UsageError(f"expected a labelling interface of at most {MOST_CONFIG:,} characters, got {len(config):,}")
-    if "<!DOCTYPE" in config.upper() or "<!ENTITY" in config.upper():  # entities may grow without bound
-        raise UsageError("expected a labelling interface without DOCTYPE and entities: remove them")
-    try:
-        waiting: list[tuple[ET.Element, _Tag | None]] = [(ET.fromstring(config), None)]
-    except (ET.ParseError, ValueError) as error:
-        raise UsageError(f"expected the labelling interface as XML, got something else ({error})") from None
-    images, controls = dict[str, str](), list[_Tag]()
-    while waiting:
-        element, nearest = waiting.pop()  # and the nearest tag around it that has labels
-        small, attributes = element.tag.lower(), element.attrib
-        if small == "image":
-            images[attributes.get("name", "")] = attributes.get("value", "")
-        elif small == "label" and nearest is not None:
-            nearest.labels.append(attributes)
-        elif kind := next((kind_name for kind_name in KINDS if kind_name == small), None):
-            nearest = _Tag(kind, element.tag, attributes.get("name", ""), attributes.get("toName", ""), [])
-            controls.append(nearest)
-        waiting += [(child, nearest) for child in reversed(element)]
-    return images, controls
-
-
-def _shown(text: str) -> str:
-    """A piece of the interface in a message, in one line."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+def _labels(tag: ET.Element) -> Iterator[Mapping[str, str]]:
+    """The labels of a tag; one belongs to the nearest tag around it."""
+    for child in tag:
+        if child.tag.lower() == "label":
+            yield child.attrib
+        if child.tag.lower() not in KINDS:
+            yield from _labels(child)
 
 
 def _key(value: str, name: str) -> str:
     """`$photo` → `photo`."""
     if not re.fullmatch(r"\$\w[\w .-]*", value):
         raise UsageError(
-            f"expected the value of Image {_shown(name)} as a variable such as $image, got {_shown(value)}"
+            f"expected the value of Image {short(name)!r} as a variable such as $image, got {short(value)!r}"
         )
     return value[1:]
 

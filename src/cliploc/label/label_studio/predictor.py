@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from msgspec import Struct
 from PIL import Image
 
 from cliploc import __version__
@@ -23,15 +24,22 @@ from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_sh
 from cliploc.images.reading import load
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.labelling import Control, Labelling
-from cliploc.label.label_studio.task_pictures import Allowance, PictureSource, short
+from cliploc.label.label_studio.task_pictures import PictureSource, short
 from cliploc.label.results import LEARNT
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
-SHOWN_REASONS = 5  # names in the line that says why nothing was found
+MOST_REASONS = 5  # names in the line that says why nothing was found
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
+
+
+class Task(Struct):
+    """A task as Label Studio sends it."""
+
+    data: dict[str, Any]
+    id: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,8 @@ class Predictor:
 
     def files_of(self, task: Mapping[str, Any]) -> list[Path]:
         """The files of a task's pictures on this machine; none where its `path` says which picture of a run it is."""
-        data, files = task.get("data"), list[Path]()
-        if isinstance(data, Mapping) and "path" not in data:
+        data, files = task.get("data", {}), list[Path]()
+        if "path" not in data:
             for address in data.values():
                 with suppress(InputError):
                     if isinstance(address, str) and (file := self._pictures.local(address)) is not None:
@@ -109,74 +117,66 @@ class Predictor:
             raise UsageError(f"expected a label that the model knows: {next(iter(unknown.values()))}")
         return dict(unknown)
 
-    def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
+    def __call__(self, tasks: Sequence[Task], labelling: Labelling) -> Predictions:
         """Predictions for the tasks, in their order."""
         self.unknown(labelling)
-        version = self.version
-        localizer = self._localizer
+        version, localizer = self.version, self._localizer
         keys = list(dict.fromkeys(key for control in labelling.controls for key in control.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}
         reasons: dict[int, list[str]] = {}  # index of a task → why its names were not found
         errors: dict[int, str] = {}
-        allowance = Allowance()
-        asked: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
+        places: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
 
         def requests() -> Iterator[Request]:
             for place, task in enumerate(tasks):
                 for key in keys:
                     if self._ended.is_set() or place in errors:
                         continue
+                    name = _name(task, place)
                     try:
-                        request = self._request(place, key, task, labelling, allowance)
+                        request = Request((place, key), self._image(task, key), labelling.entries, name)
                     except InputError as error:
-                        errors[place] = str(error)
+                        errors[place] = f"{name}: {error}"
                     else:
-                        asked[request.id] = (place, key)
+                        places[request.id] = (place, key)
                         yield request
 
         with self._one_at_a_time, closing(localizer.run(requests(), absent_maps=False)) as results:
             for result in results:
-                place, key = asked[result.id]
+                place, key = places[result.id]
                 if result.error is not None:
                     errors[place] = str(result.error)
                     continue
                 (localization,) = result.found.values()
                 absent = zip(localization.names, localization.reasons, strict=True)
                 reasons.setdefault(place, []).extend(f"{name}: {why}" for name, why in absent if why is not None)
-                there = shapes.setdefault(place, [])
+                of_task = shapes.setdefault(place, [])
                 for control in labelling.controls:
-                    there += _shapes(localization, control, key, len(there))
+                    of_task += _shapes(localization, control, key, len(of_task))
         made: list[dict[str, Any] | None] = [None] * len(tasks)
-        for place, whole in shapes.items():
-            if place not in errors:  # tasks can be sorted by their least certain shape
-                score = {"score": min(shape["score"] for shape in whole)} if whole else {}
-                made[place] = {"model_version": version, "result": whole, **score}
-        empty = [
-            f"{_called(tasks[place], place)}: nothing was found: {'; '.join(reasons[place][:SHOWN_REASONS])}"
-            for place, whole in shapes.items()
-            if not whole and place not in errors
-        ]
+        empty = list[str]()
+        for place, of_task in shapes.items():
+            if place in errors:
+                continue
+            # Tasks can be sorted by their least certain shape.
+            score = {"score": min(shape["score"] for shape in of_task)} if of_task else {}
+            made[place] = {"model_version": version, "result": of_task, **score}
+            if not of_task:
+                why = "; ".join(reasons[place][:MOST_REASONS])
+                empty.append(f"{_name(tasks[place], place)}: nothing was found: {why}")
         return Predictions(made, errors, empty, version)
 
-    def _request(
-        self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
-    ) -> Request:
-        named = _called(task, place)
-        data = task.get("data")
-        address = data.get(key) if isinstance(data, Mapping) else None
+    def _image(self, task: Task, key: str) -> Image.Image:
+        address = task.data.get(key)
         if not isinstance(address, str) or not address:
-            raise InputError(f"{named}: expected the address of a picture in {key!r}, found none: check the task")
-        try:
-            with self._pictures.picture(address, allowance) as path:
-                image = _loaded(path, self._max_pixels)
-        except InputError as error:
-            raise InputError(f"{named}: {error}") from None
-        return Request((place, key), image, labelling.entries, named)
+            raise InputError(f"expected the address of a picture in {key!r}, found none: check the task")
+        with self._pictures.picture(address) as path:
+            return _loaded(path, self._max_pixels)
 
 
-def _called(task: Mapping[str, Any], place: int) -> str:
+def _name(task: Task, place: int) -> str:
     """A task in a message."""
-    return f"task {short(str(task.get('id', place + 1)))}"
+    return f"task {short(str(place + 1 if task.id is None else task.id))}"
 
 
 def _loaded(path: Path, max_pixels: int) -> Image.Image:
@@ -206,11 +206,9 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
     for to, of_picture in control.pictures.items():
         if of_picture != key:
             continue
-        for box, (score, name) in enumerate(
-            zip(localization.boxes.score, localization.boxes.label.tolist(), strict=True)
-        ):
+        columns = zip(localization.boxes.score.tolist(), localization.boxes.label.tolist(), strict=True)
+        for box, (score, name) in enumerate(columns):
             for shape in make(box) if name in control.labels else ():
-                id_in_task = f"c{before + len(shapes)}"
-                ends = (control.name, to)
-                shapes.append(region(id_in_task, control.kind, ends, size, shape, control.labels[name], float(score)))
+                ends, number = (control.name, to), f"c{before + len(shapes)}"
+                shapes.append(region(number, control.kind, ends, size, shape, control.labels[name], score))
     return shapes

@@ -1,9 +1,6 @@
 """What teaching reads of a run's pictures, a blob of safetensors each; read as needed, as all may not fit in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -39,22 +36,10 @@ def unpacked(content: bytes) -> Lesson:
     return Lesson(names, heat, places, features, float(tensors["scale"]), embedding, frame)
 
 
-class Lessons:
-    """The lessons of a run by picture; it can be sent to another process, which opens the run for itself."""
-
-    def __init__(self, run: LabellingRun) -> None:
-        self._out, self._run = run.store.path.parent, run
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_out": self._out}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._out, self._run = state["_out"], LabellingRun.open(state["_out"])
-
-    def each(self, pictures: Sequence[Picture]) -> list[Lesson]:
-        """The lessons of some pictures."""
-        found: dict[int, Lesson] = {}
-        for start in range(0, len(pictures), TOGETHER):
-            ids = [picture.id for picture in pictures[start : start + TOGETHER]]
-            found |= {number: unpacked(content) for number, content in self._run.features(ids).items()}
-        return [found[picture.id] for picture in pictures]
+def lessons_of(run: LabellingRun, pictures: Sequence[Picture]) -> list[Lesson]:
+    """The lessons of some pictures."""
+    found: dict[int, Lesson] = {}
+    for start in range(0, len(pictures), TOGETHER):
+        ids = [picture.id for picture in pictures[start : start + TOGETHER]]
+        found |= {number: unpacked(content) for number, content in run.features(ids).items()}
+    return [found[picture.id] for picture in pictures]

@@ -1,22 +1,13 @@
-"""Pictures drawn again from their lessons with what was learnt: in threads, or many pictures by processes of their own.
-
-Most of the work holds Python's lock, so threads share one core. The rows do not depend on who draws them.
-"""
+"""Pictures drawn again from their lessons with what was learnt."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import cv2
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,8 +22,8 @@ from cliploc.find.learnt import drawn
 from cliploc.find.lesson import Lesson
 from cliploc.images.rle import encode
 from cliploc.label.annotator import LEAST_FIT, grouped
-from cliploc.label.teach.lessons import Lessons
-from cliploc.runs.labelling import Candidate, Picture, TaughtPicture
+from cliploc.label.teach.lessons import lessons_of
+from cliploc.runs.labelling import Candidate, LabellingRun, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray, Floats
 
 if TYPE_CHECKING:
@@ -41,9 +32,6 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons
-FEWEST_EACH = 1000  # pictures for a process, which takes seconds to start
-SIZE = 8  # bytes before what a process writes, which say how many follow
-MOST_PROCESSES = 4  # each has a torch of its own
 
 
 @dataclass(frozen=True)
@@ -65,9 +53,9 @@ class Drawing:
     def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
         """The boxes of a name's map `[H, W]`, best first."""
         every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        kept = every.score >= LEAST_FIT
-        kept[:1] = True
-        boxes = grouped(lesson.frame, heat, (every.xyxy[kept], every.score[kept]), p, self.rule, self.groups)
+        likely = every.score >= LEAST_FIT
+        likely[:1] = True
+        boxes = grouped(lesson.frame, heat, (every.xyxy[likely], every.score[likely]), p, self.rule, self.groups)
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
 
@@ -105,9 +93,9 @@ class OnMap:
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws the pictures of a run with the directions of its names; can be sent to another process."""
+    """Draws the pictures of a run with the directions of its names."""
 
-    lessons: Lessons
+    run: LabellingRun
     drawing: Drawing
     known: Directions
     pictures: Sequence[Picture]
@@ -117,34 +105,11 @@ class Drawer:
         """The taught names of each picture, in order."""
         pictures = range(len(self.pictures))
         several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
-        count = min(torch.get_num_threads(), MOST_PROCESSES, len(pictures) // FEWEST_EACH)
-        if count < 2:
-            yield from itertools.chain.from_iterable(each(self.draw, several))
-            return
-        begun: list[subprocess.Popen[bytes]] = []
-        try:
-            with contextlib.suppress(OSError):  # those that there are do it
-                for _ in range(count):
-                    begun.append(_begin())
-            for k, process in enumerate(begun):  # each draws every so many-th of these lots
-                assert process.stdin is not None
-                with contextlib.suppress(OSError), process.stdin as job:
-                    pickle.dump((self, several[k :: len(begun)]), job)
-            for number, lot in enumerate(several):
-                source = begun[number % len(begun)].stdout if begun else None
-                size = b"" if source is None else source.read(SIZE)
-                drawn = b"" if source is None or len(size) < SIZE else source.read(int.from_bytes(size))
-                whole = len(size) == SIZE and len(drawn) == int.from_bytes(size)
-                # What is not delivered is drawn here.
-                yield from msgspec.msgpack.decode(drawn, type=list[TaughtPicture]) if whole else self.draw(lot)
-        finally:
-            for process in begun:
-                with process:
-                    process.kill()
+        return itertools.chain.from_iterable(each(self._draw, several))
 
-    def draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
+    def _draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
         """Some of the pictures; those with the same names are drawn together, which is faster."""
-        lessons, presence = self.lessons.each([self.pictures[i] for i in pictures]), list[dict[int, float]]()
+        lessons, presence = lessons_of(self.run, [self.pictures[i] for i in pictures]), list[dict[int, float]]()
         alike: dict[tuple[int, ...], list[int]] = {}
         for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
             chances: dict[int, float] = {}  # of each taught name
@@ -169,28 +134,6 @@ class Drawer:
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
-
-
-def _begin() -> subprocess.Popen[bytes]:
-    """A process that waits for its job: not a fork, which can hang; nor multiprocessing's, which runs scripts again."""
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {sys.path!r}; from cliploc.label.teach.redraw import work; work()"
-    )
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-I", "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-
-
-def work() -> None:
-    """Draws in a process of its own: a `Drawer` and lots of pictures from its input, their boxes a lot."""
-    out, sys.stdout = sys.stdout.buffer, sys.stderr
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)  # as many processes as cores
-    drawer, several = pickle.load(sys.stdin.buffer)
-    for pictures in several:
-        drawn = msgspec.msgpack.encode(drawer.draw(pictures))
-        out.write(len(drawn).to_bytes(SIZE) + drawn)
-        out.flush()
 
 
 def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -37,7 +37,7 @@ from cliploc.images.geometry import Frame
 from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder
-from cliploc.label.teach.lessons import Lessons
+from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
@@ -76,10 +76,10 @@ def teach(
     school = School(folder)
     of, before = school.stamp(), folder.run.generations[-1:]
     for last in before:
-        undone = not again and folder.run.count_finished() <= last.reviewed
+        undone = not again and len(folder.run.reviewed()) <= last.reviewed
         if undone if last.undone else last.of == of:
             return last
-    if school.asked:
+    if school.teachable:
         begun()
     names, known = school.names()
     made = Generation(of=of, names=names, reviewed=len(school.reviewed))
@@ -108,7 +108,7 @@ def _alike(one: Candidates, other: Candidates) -> bool:
     """Whether drafts are the same."""
     if sorted(one.labels.tolist()) != sorted(other.labels.tolist()):
         return False
-    pairs = (sorted(zip(its.labels.tolist(), its.xyxy.tolist(), strict=True)) for its in (one, other))
+    pairs = (sorted(zip(found.labels.tolist(), found.xyxy.tolist(), strict=True)) for found in (one, other))
     of_one, of_other = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
     return bool((np.abs(of_one - of_other) <= MOVED).all())
 
@@ -155,24 +155,24 @@ class Appearance:
     """How the pictures look that show a name."""
 
     mean: Tensor  # [D] their mean embedding, unit norm
-    own: Tensor  # [n] cosine of each with the mean of the others
+    showing: Tensor  # [n] cosine of each with the mean of the others
     others: Tensor  # [m] cosines of pictures without it with their mean
 
     @classmethod
-    def of(cls, own: Tensor, without: Tensor) -> Appearance:
+    def of(cls, showing: Tensor, without: Tensor) -> Appearance:
         """By the embeddings `[n, D]`, unit norm, of pictures that show it, and of pictures that do not."""
-        total = own.sum(dim=0)
+        total = showing.sum(dim=0)
         mean = F.normalize(total, dim=0)
-        return cls(mean, F.cosine_similarity(own, total - own, dim=1), without @ mean)
+        return cls(mean, F.cosine_similarity(showing, total - showing, dim=1), without @ mean)
 
     def alike(self, settings: Mapping[str, Any]) -> Tensor:
         """`[2]`, see `Learnt.alike`; NaN where others look alike too, or too few pictures say that they do not."""
         unrelated = UNRELATED.get(settings["model"], math.inf)
         unknown, tested = torch.full((2,), torch.nan), len(self.others) >= FEWEST_ALIKE
-        if len(self.own) < FEWEST_ALIKE:
+        if len(self.showing) < FEWEST_ALIKE:
             return unknown
         for left, way in ((LEFT_BEHIND, "linear"), (ODD, "higher")):
-            low, high = cosines = self.own.quantile(torch.tensor([left, DOUBTED]), interpolation=way)
+            low, high = cosines = self.showing.quantile(torch.tensor([left, DOUBTED]), interpolation=way)
             apart = int((self.others >= low).sum()) <= MOST_ALIKE * len(self.others)
             if apart and low < high and (tested or low >= unrelated):
                 return cosines
@@ -210,14 +210,14 @@ class School:
     """The pictures of a run that can teach or be taught."""
 
     def __init__(self, folder: AnnotatedFolder) -> None:
-        self.folder, self.drawing, self.lessons = folder, Drawing.of(folder.settings), Lessons(folder.run)
+        self.folder, self.drawing = folder, Drawing.of(folder.settings)
         self.pictures = [file.id for file in folder.annotated()]
         self.reviewed = folder.finished()
         self._unseen = [picture for picture in self.pictures if not folder.saved(picture).touched]
         self._plain = {picture: folder.chances(picture) for picture in self.pictures}
 
     @cached_property
-    def asked(self) -> list[int]:
+    def teachable(self) -> list[int]:
         """The names that may be taught."""
         return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
 
@@ -228,7 +228,8 @@ class School:
         facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = asdict(folder.rule) if self.reviewed else None  # of the drafts that learnt ones are compared with
-        digest.update(json.dumps([[*self.reviewed.items()], rule], sort_keys=True).encode())
+        reviewed = [[name, one.boxes, one.labels] for name, one in self.reviewed.items()]
+        digest.update(json.dumps([reviewed, rule], sort_keys=True).encode())
         for picture in self.pictures:
             digest.update(folder.pictures[picture].checksum.encode())
         return digest.hexdigest()
@@ -240,18 +241,18 @@ class School:
 
     def names(self) -> tuple[dict[str, Taught], Directions | None]:
         """What becomes of each name, and the directions of those whose drafts are used."""
-        if not self.asked:
+        if not self.teachable:
             return {}, None
         # The pictures that teach, reviewed ones and others, in an order that does not depend on who reviewed them: what
         # is drawn from them at random then stays the same, too, and the gate does not open by chance.
         # And it does not depend on what the files are called.
         ordered = sorted(self.pictures, key=lambda picture: (self.folder.pictures[picture].checksum, picture))
-        kept = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
-        chosen = [picture for picture in ordered if picture in kept]
-        lessons = self.lessons.each([self.folder.pictures[picture] for picture in chosen])
+        selected = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
+        chosen = [picture for picture in ordered if picture in selected]
+        lessons = lessons_of(self.folder.run, [self.folder.pictures[picture] for picture in chosen])
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
-        of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.asked}
+        of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.teachable}
         ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
         directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
         presence = {p: way.presence for p, way in ways.items() if way.presence is not None}
@@ -277,7 +278,7 @@ class School:
 
     def enough(self, p: int) -> bool:
         """Whether enough of a name is reviewed."""
-        boxes = sum(labels.count(p) for _, labels in self.reviewed.values())
+        boxes = sum(one.labels.count(p) for one in self.reviewed.values())
         return len(self.reviewed) >= FEWEST_REVIEWED and boxes >= FEWEST_REVIEWED
 
     # --------------------------------------------------------------------------------------------------------- drawn
@@ -286,7 +287,7 @@ class School:
         if known is not None:
             chances = [{p: self.chance(picture, p) for p in known.directions} for picture in self._unseen]
             pictures = [self.folder.pictures[picture] for picture in self._unseen]
-            yield from Drawer(self.lessons, self.drawing, known, pictures, chances).rows()
+            yield from Drawer(self.folder.run, self.drawing, known, pictures, chances).rows()
 
 
 class _Name:
@@ -299,9 +300,8 @@ class _Name:
         self.chances = np.array([school.chance(picture, p) for picture in chosen])
         self.known = not np.isnan(self.chances).all()
         self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
-        there = zip(self.chances, lessons, strict=True)
-        shown = [bool(chance >= FOUND) and p in lesson.names for chance, lesson in there]
-        self.uses = torch.tensor(shown) if self.known else torch.ones(len(chosen), dtype=torch.bool)
+        shows = [bool(c >= FOUND) and p in lesson.names for c, lesson in zip(self.chances, lessons, strict=True)]
+        self.uses = torch.tensor(shows) if self.known else torch.ones(len(chosen), dtype=torch.bool)
         self.reviewed = (
             [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
         )
@@ -311,8 +311,7 @@ class _Name:
 
     def true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""
-        boxes, labels = self.school.reviewed[self.chosen[i]]
-        return np.array([box for box, label in zip(boxes, labels, strict=True) if label == self.p]).reshape(-1, 4)
+        return np.array(self.school.reviewed[self.chosen[i]].boxes_of(self.p)).reshape(-1, 4)
 
     def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
@@ -325,17 +324,17 @@ class _Name:
 
     def _outcome(self) -> tuple[_Way | None, Taught]:
         """The way that is used, and what to say of it."""
-        count, shown, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
+        count, shows, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
         of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
-        by_folder = f"drafts learnt from the {shown:,} pictures that show it"
+        by_folder = f"drafts learnt from the {shows:,} pictures that show it"
         if not count:
             why = by_folder if of_folder else "not learnt: its pictures do not agree where it is"
-            return of_folder, Taught(0, shown, of_folder is not None, why, None, None, 0, self.agreement)
+            return of_folder, Taught(0, shows, of_folder is not None, why, None, None, 0, self.agreement)
         names = [self.chosen[i] for i in self.compared]
         before = self._work([self.school.folder.candidates(picture, taught=False) for picture in names])
         if of_folder is not None:
             of_itself = self._work(of_folder.rows())
-            if gains(before, of_itself, given=AGREED):
+            if gains(before, of_itself, lead=AGREED):
                 before = of_itself
             else:
                 of_folder = None
@@ -346,9 +345,9 @@ class _Name:
         # Of a name that the model does not know there are no drafts to lose: any gain will do.
         if gains(before, after, ERRORS if self.known else 0):
             why = f"drafts learnt from {count:,} reviewed pictures: {measured}"
-            return of_reviewed, Taught(count, shown, True, why, *numbers)
+            return of_reviewed, Taught(count, shows, True, why, *numbers)
         why = f"{by_folder if of_folder else 'drafts as the model finds them'}; with {count:,} reviewed ones {measured}"
-        return of_folder, Taught(0, shown, of_folder is not None, why, *numbers)
+        return of_folder, Taught(0, shows, of_folder is not None, why, *numbers)
 
     def _work(self, candidates: Sequence[Candidates]) -> Floats:
         """The corrections `[n]` of the drafts that the run's rule chooses in the compared pictures."""
@@ -387,8 +386,8 @@ class _Way:
         folder, drawing = name.school.folder, name.school.drawing
         for k, (i, (chance, found)) in enumerate(zip(name.compared, self._found, strict=True)):
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
-            there = {name.p: found} if chance >= UNSURE else {}
-            picture, boxes = name.chosen[i], drawing.boxes(name.lessons[i], there, {name.p: sides})
+            on_map = {name.p: found} if chance >= UNSURE else {}
+            picture, boxes = name.chosen[i], drawing.boxes(name.lessons[i], on_map, {name.p: sides})
             taught = TaughtPicture(picture, {name.p: chance}, boxes)
             rows.append(folder.candidates(picture, taught=False).with_taught(taught))
         return rows
@@ -405,23 +404,22 @@ class _Way:
         return round(chance, 4), name.school.drawing.found(name.lessons[i], name.p, maps[0].numpy())
 
 
-def gains(before: Floats, after: Floats, errors: float = ERRORS, given: float = 0) -> bool:
+def gains(before: Floats, after: Floats, errors: float = ERRORS, lead: float = 0) -> bool:
     """Whether corrections `[n]` of the same pictures become fewer, by more than so many standard errors of the mean."""
     saved = before - after
     count = len(saved)
     squares = float(((saved - saved.mean()) ** 2).sum()) + PRIOR * USUAL**2
     error = math.sqrt(squares / (count - 1 + PRIOR) / count)
-    return float(saved.sum() + given) / count > errors * error
+    return float(saved.sum() + lead) / count > errors * error
 
 
 def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
     """The share of each cell that lies in boxes `[m, 4]` of the picture, `[h·w]`."""
     height, width = frame.input_hw
     on_grid = frame.to_input(boxes) / np.array([width, height] * 2) * np.array([grid[1], grid[0]] * 2)  # [m, 4]
-    rows, columns = np.arange(grid[0]), np.arange(grid[1])
-    covered = np.zeros(grid, np.float32)
-    for x0, y0, x1, y1 in on_grid:
-        down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)
-        across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)
-        covered = np.maximum(covered, down[:, None] * across[None])
-    return torch.from_numpy(covered).flatten().float()
+    x0, y0, x1, y1 = on_grid.reshape(-1, 4).T
+    rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[:, None]
+    down = (np.minimum(rows + 1, y1) - np.maximum(rows, y0)).clip(0)  # [h, m]
+    across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)  # [w, m]
+    covered = (down[:, None] * across[None]).max(axis=2, initial=0).astype(np.float32)
+    return torch.from_numpy(covered).flatten()

@@ -30,10 +30,10 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     scaled = min_max if rule == "minmax" else rank
 
     def needs(**options: Any) -> Needs:
-        return reduce(or_, (m.needs(**_own(m, options)) for m in members))
+        return reduce(or_, (m.needs(**_options_of(m, options)) for m in members))
 
     def ensemble(ctx: Context, **options: Any) -> Tensor:
-        raw = [raw_maps(m, ctx, _own(m, options)) for m in members]  # each [B, P, h, w] of its own grid
+        raw = [raw_maps(m, ctx, _options_of(m, options)) for m in members]  # each [B, P, h, w] of its own grid
         maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
         return on_finest(maps).mean(dim=0)
 
@@ -69,7 +69,7 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
     return maps.float()
 
 
-def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options_of(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     start = f"{member.name}."
     return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
 

@@ -1,4 +1,4 @@
-"""Embeddings of pictures masked by channels, once an image for all prompts and methods of Score-CAM's family."""
+"""Score-CAM's family: feature maps as masks, and embeddings of masked pictures, once an image for all prompts."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, saliency
-from cliploc.methods._infra.channels import Channels, channel_maps, channel_needs
+from cliploc.methods import Context, Needs, saliency
+from cliploc.methods._infra.gradients import map_gradients
 
 BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less count as equal
@@ -18,7 +18,52 @@ SAME_MASK = 2.0**-20  # masks that differ by less count as equal
 SOFTER = 4.0
 
 # Registers a method that masks with channels; arguments as for `saliency`.
-masked_cam = partial(saliency, family="perturbation", needs=channel_needs, relu=True, threshold=0.25)
+masked_cam = partial(
+    saliency,
+    family="perturbation",
+    needs=lambda block=-1, **_: Needs(features=(block,)),
+    relu=True,
+    threshold=0.25,
+)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Feature maps A_k of a picture: a CNN's channels, or the numbers of a ViT's patch tokens."""
+
+    key: Hashable  # cache key of these channels
+    maps: Tensor  # [B, C, h, w]
+    axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
+
+
+def channel_maps(ctx: Context, block: int = -1, components: int | None = None) -> Channels:
+    """Maps of a stage or block, once a context; `components`: principal ones, largest value positive."""
+    key = (block, components)
+    if key not in ctx.cache:
+        maps = ctx.trace.features[block]
+        ctx.cache[key] = Channels(key, maps) if components is None else _principal(key, maps.float(), components)
+    made: Channels = ctx.cache[key]
+    return made
+
+
+def _principal(key: Hashable, maps: Tensor, components: int) -> Channels:
+    """Maps `[B, F, h, w]` → their first components `[B, k, h, w]`, and the axes `[B, k, F]`."""
+    h, w = maps.shape[-2:]
+    places = maps.flatten(2).transpose(1, 2)  # [B, N, F]
+    places = places - places.mean(dim=1, keepdim=True)
+    u, s, axes = torch.linalg.svd(places, full_matrices=False)  # [B, N, r], [B, r], [B, r, F]
+    s = s.masked_fill(s <= s[:, :1] * max(places.shape[1:]) * torch.finfo(s.dtype).eps, 0)  # below the rank: rounding
+    directions = (u * s[:, None]).transpose(1, 2)[:, :components]  # [B, k, N]
+    axes = axes[:, :components] * (s[:, :components, None] > 0)
+    peak = directions.gather(2, directions.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
+    sign = torch.where(peak < 0, -1.0, 1.0)
+    return Channels(key, (sign * directions).reshape(len(maps), -1, h, w), sign * axes)
+
+
+def channel_gradients(ctx: Context, block: int, axes: Tensor | None) -> Tensor:
+    """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32."""
+    alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)), block)
+    return alpha if axes is None else torch.einsum("bpf,bkf->bpk", alpha, axes)
 
 
 @dataclass(frozen=True)

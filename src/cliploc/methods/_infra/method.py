@@ -294,7 +294,7 @@ def unfit_reason(
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
         if member.needs().guide and not guided:
             return f"{method.name} needs a guide, a second image tower, such as --guide dinov2-s or --guide mini"
-    if options and tower.kind != "vit" and method.needs(**options).only_vit:
+    if options and tower.kind != "vit" and method.needs(**options).only_vit:  # `libra`
         chosen = ", ".join(f"{key}={value}" for key, value in options.items())
         return f"{method.name} with {chosen} needs a vit tower, and {tower.name} is a {tower.kind} tower"
     return None

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.registration import Labelled, Split, labelled_reader
+from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader
 from cliploc.find.prompts import imagenet_classes
 from cliploc.images.label_maps import LabelMap
 from cliploc.runs.samples import LabelledPicture

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cliploc.evaluate.data._infra.candidates import Problems
-from cliploc.evaluate.data._infra.files import words
-from cliploc.evaluate.data._infra.labelled import ids_in, pictures_with_maps
-from cliploc.evaluate.data._infra.registration import Labelled, Split, labelled_reader
+from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, words
+from cliploc.evaluate.data._labelled import ids_in, pictures_with_maps
 from cliploc.find.segmentation.classes import class_list
 
 
@@ -98,9 +96,7 @@ annotations/val2017/000000000139_labelTrainIds.png     label maps, 0–170, 255 
 
 def _listed(lists: str) -> Callable[[Path, str], list[str]]:
     """The ids in a list of a year's challenge."""
-    return lambda base, split: [
-        text.split()[0] for (text,) in words(base / "ImageSets" / lists / f"{split}.txt", 1, "download")
-    ]
+    return lambda base, split: [text.split()[0] for [text] in words(base / "ImageSets" / lists / f"{split}.txt", 1)]
 
 
 WITHOUT = "the same pictures without the background, whose pixels do not count"

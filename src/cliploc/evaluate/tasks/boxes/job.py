@@ -25,7 +25,7 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.report import FILES
-from cliploc.evaluate.tasks.rows import row_schema
+from cliploc.evaluate.tasks.rows import box_columns
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
@@ -100,7 +100,7 @@ TASK = BenchmarkTask(
     "benchmark",
     2,
     FILES,
-    row_schema,
+    box_columns,
     summary_columns,
     lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
     _table,
@@ -150,10 +150,35 @@ class _Method:
     """A method of a setup, and the settings that make boxes from its maps."""
 
     name: str
-    options: Mapping[str, Any]
     settings: tuple[Setting, ...]
     rules: tuple[BoxRule, ...]
-    own: BoxRule  # the localizer's
+    default: BoxRule  # the localizer's
+
+    @property
+    def taus(self) -> list[float]:
+        """The threshold of each setting."""
+        return [float(rule.threshold) for rule in self.rules]
+
+
+@dataclass
+class _Judging:
+    """One sample by some methods; the judging of its maps may be unfinished."""
+
+    sample: Sample
+    ids: list[str]  # of the settings
+    failure: str = ""
+    rows: list[Row] = field(default_factory=list)  # for each setting, the columns known so far
+    embedding: FloatArray | None = None  # [D]
+    future: Future[list[JudgedMaps]] | None = None
+    place: int = 0  # index in the future's results
+
+    def outcome(self) -> Outcome:
+        """Setting → columns, or why it failed; waits for the judges."""
+        judged = self.failure if self.future is None else self.future.result()[self.place]
+        if isinstance(judged, str):
+            return dict.fromkeys(self.ids, judged)
+        columns = chain.from_iterable(judged)
+        return {name: {**row, **of_tau} for name, row, of_tau in zip(self.ids, self.rows, columns, strict=True)}
 
 
 class BoxJudge(Judge):
@@ -167,31 +192,26 @@ class BoxJudge(Judge):
         *of_setup: Any,  # see `Judge`
     ) -> None:
         super().__init__(*of_setup)
-        self._pool, self._saved = pool, maps
-        methods: list[_Method] = []
-        for name in self.methods:
-            settings = tuple(setting for setting in self.settings if setting.method == name)
-            options = settings[0].options  # the same for all settings of a method in a setup
-            own = self.localizer.box_rule_of(name, options)
-            rules = [
-                own if setting.threshold is None else replace(own, threshold=setting.threshold) for setting in settings
-            ]
-            methods.append(_Method(name, options, settings, tuple(rules), own))
-        self._methods = tuple(methods)
+        self._pool, self._folder = pool, maps
+        self._methods = [self._method(name, options) for name, options in self.methods.items()]
         self._classes = classes  # by label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
-        self.say_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
+        self.note_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
+
+    def _method(self, name: str, options: Mapping[str, Any]) -> _Method:
+        settings = tuple(setting for setting in self.settings if setting.method == name)
+        default = self.localizer.box_rule_of(name, options)
+        taus = [default.threshold if setting.threshold is None else setting.threshold for setting in settings]
+        return _Method(name, settings, tuple(replace(default, threshold=tau) for tau in taus), default)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
-        method = next(method for method in self._methods if method.name == setting.method)
-        rule = method.rules[method.settings.index(setting)]
-        said = self.localizer.describe(method.name, method.options)
+        [method] = [method for method in self._methods if method.name == setting.method]
         return self.described(
             setting,
-            {**said, "baseline": find(method.name).family == "baseline"},
-            threshold=_tau(rule),
+            baseline=find(method.name).family == "baseline",
+            threshold=method.taus[method.settings.index(setting)],
             threshold_given=setting.threshold is not None,
         )
 
@@ -199,15 +219,28 @@ class BoxJudge(Judge):
         self._pool.close()
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        own, fed = tee(shards)
-        said: list[str] = []
-        results = self._results(fed, self._methods, reporter, said)
+        every, fed = tee(shards)
+        notes: list[str] = []
+        results = self._results(fed, self._methods, reporter, notes)
         try:
-            for shard in own:
-                judged, whole = self._judged(shard, results, said, reporter)
-                if not whole:
-                    results = self._results(copy(own), self._methods, reporter, said)
-                yield judged
+            for shard in every:
+                judging: list[_Judging] = []
+                try:
+                    for one in self._judging(shard, results, self._methods):
+                        judging.append(one)
+                        reporter.images(1)
+                    self._predict(judging)
+                except FAILURES as error:
+                    failure_reason(error)  # raises the error if it is a bug
+                    results.close()
+                    reporter.images(len(shard.samples) - len(judging))
+                    # A method failed, and so did all others in its forward pass: run each alone; only one is lost.
+                    notes.clear()
+                    judging = [one for method in self._methods for one in self._alone(shard, method, reporter, notes)]
+                    results = self._results(copy(every), self._methods, reporter, notes)
+                futures = [one.future for one in judging if one.future is not None]
+                yield JudgedShard(partial(_outcomes, shard, judging), tuple(notes), futures)
+                notes.clear()
         finally:
             results.close()
 
@@ -215,102 +248,65 @@ class BoxJudge(Judge):
         self, shards: Iterable[Shard], methods: Sequence[_Method], reporter: Reporter, notes: list[str]
     ) -> Generator[Result, None, None]:
         """What the localizer finds in the samples of shards, one after the other; its remarks go to the notes."""
-        model = self.setup.model
+        samples = (sample for shard in shards for sample in shard.samples)
         return self.localizer.run(
-            (
-                Request((shard.index, place), sample.path, [self._classes[sample.label]])
-                for shard in shards
-                for place, sample in enumerate(shard.samples)
-            ),
-            {method.name: method.options for method in methods},
+            (Request(sample.id, sample.path, [self._classes[sample.label]]) for sample in samples),
+            {method.name: self.methods[method.name] for method in methods},
             reporter=Reporter(
                 masked=reporter.masked,
                 bank=reporter.bank,
-                halved=lambda count: notes.append(f"{model}: {halved_note(count)}"),
+                halved=lambda count: notes.append(f"{self.setup.model}: {halved_note(count)}"),
             ),
         )
 
-    def _judged(
-        self, shard: Shard, results: Generator[Result, None, None], said: list[str], reporter: Reporter
-    ) -> tuple[JudgedShard, bool]:
-        """Takes a shard's results and sends their maps to the judges; False where a method failed, which ends these."""
-        told = 0
+    def _judging(
+        self, shard: Shard, results: Iterator[Result], methods: Sequence[_Method]
+    ) -> Generator[_Judging, None, None]:
+        """Takes a shard's results and sends their maps to the judges."""
+        jobs: list[tuple[_Judging, MapsToJudge]] = []
+        for sample, result in zip(shard.samples, results, strict=False):  # those of the shards after it follow
+            assert result.id == sample.id, f"expected {sample.id}, got {result.id}"
+            one = _Judging(sample, [setting.id for method in methods for setting in method.settings])
+            if result.error is not None:
+                one.failure = str(result.error)
+            else:
+                jobs.append((one, self._job(one, result, methods)))
+            if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or sample is shard.samples[-1]):
+                future = self._pool.submit([job for _, job in jobs])
+                for place, (sent, _) in enumerate(jobs):
+                    sent.future, sent.place = future, place
+                jobs.clear()
+            yield one
 
-        def take(results: Iterator[Result], methods: Sequence[_Method]) -> list[_SampleOutcome]:
-            nonlocal told
-            outcomes: list[_SampleOutcome] = []
-            jobs: list[tuple[_SampleOutcome, MapsToJudge]] = []
-            for place, sample in enumerate(shard.samples):
-                result = next(results)
-                assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
-                outcomes.append(self._outcome(sample, result, methods, jobs))
-                if jobs and (sum(job.maps.nbytes for _, job in jobs) >= BYTES or place == len(shard.samples) - 1):
-                    future = self._pool.submit([job for _, job in jobs])
-                    for at, (outcome, _) in enumerate(jobs):
-                        outcome.future, outcome.place = future, at
-                    jobs.clear()
-                if place >= told:
-                    told = place + 1
-                    reporter.images(1)
-            self._predict(outcomes)
-            return outcomes
-
-        notes: list[str] = []
-        taken: list[list[_SampleOutcome]] = []  # of all methods, or of each where one failed
+    def _alone(self, shard: Shard, method: _Method, reporter: Reporter, notes: list[str]) -> list[_Judging]:
+        """A shard by one method, which may be the one that failed."""
+        of_method: list[str] = []
+        results = self._results([shard], [method], reporter, of_method)
         try:
-            taken.append(take(results, self._methods))
-            notes += said
-            whole = True
+            judging = list(self._judging(shard, results, [method]))
+            self._predict(judging)
+            notes += of_method
+            return judging
         except FAILURES as error:
-            reason, whole = failure_reason(error), False
-            # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
+            reason, ids = failure_reason(error), [setting.id for setting in method.settings]
+            count, first = len(shard.samples), shard.samples[0].id
+            notes.append(f"{', '.join(ids)} failed on the {count} samples from {first} on: {reason}")
+            return [_Judging(sample, ids, reason) for sample in shard.samples]
+        finally:
             results.close()
-            for method in self._methods:
-                if len(self._methods) > 1:
-                    of_method: list[str] = []
-                    alone = self._results([shard], (method,), reporter, of_method)
-                    try:
-                        taken.append(take(alone, (method,)))
-                        notes += of_method
-                        continue
-                    except FAILURES as error:
-                        reason = failure_reason(error)
-                    finally:
-                        alone.close()
-                ids = ", ".join(setting.id for setting in method.settings)
-                notes.append(
-                    f"{ids} failed on the {len(shard.samples)} samples from {shard.samples[0].id} on: {reason}"
-                )
-                taken.append([_SampleOutcome((method,), failure=reason) for _ in shard.samples])
-        said.clear()
 
-        def outcomes() -> list[Outcome]:
-            of_samples = zip(*taken, strict=True)
-            return [dict(chain.from_iterable(outcome.of_settings().items() for outcome in of)) for of in of_samples]
-
-        futures = [outcome.future for part in taken for outcome in part if outcome.future is not None]
-        return JudgedShard(outcomes, notes, futures), whole
-
-    def _outcome(
-        self,
-        sample: Sample,
-        result: Result,
-        methods: Sequence[_Method],
-        jobs: list[tuple[_SampleOutcome, MapsToJudge]],
-    ) -> _SampleOutcome:
-        """The outcome of a sample except the judging of its maps, which is added to the jobs."""
-        if result.error is not None:
-            return _SampleOutcome(tuple(methods), failure=str(result.error))
-        outcome = _SampleOutcome(tuple(methods), embedding=next(iter(result.found.values())).embedding)
-        maps = []
+    def _job(self, one: _Judging, result: Result, methods: Sequence[_Method]) -> MapsToJudge:
+        """The maps to judge of a sample; adds the columns that are known before."""
+        sample, maps, files = one.sample, [], []
+        one.embedding = next(iter(result.found.values())).embedding
         for method in methods:
             localization = result.found[method.name]
             maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
             small = thumb(localization.maps[0])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
             for rule in method.rules:
-                boxes = localization.boxes if rule == method.own else localization.boxes_by(rule)
-                outcome.known.append(
+                boxes = localization.boxes if rule == method.default else localization.boxes_by(rule)
+                one.rows.append(
                     {
                         "score": float(localization.scores[0]),
                         "presence": localization.presence_of(0),
@@ -320,56 +316,31 @@ class BoxJudge(Judge):
                         "thumb": small,
                     }
                 )
-        saved = self._saved  # `cliploc evaluate boxes --maps MAPS/SETTING` reads them
-        files = [
-            [] if saved is None else [saved / setting.id / f"{sample.id}.npy" for setting in method.settings]
-            for method in methods
-        ]
-        thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        jobs.append((outcome, MapsToJudge(sample, np.stack(maps), thresholds, files)))
-        return outcome
+            # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
+            folders = [] if self._folder is None else [self._folder / setting.id for setting in method.settings]
+            files.append([folder / f"{sample.id}.npy" for folder in folders])
+        return MapsToJudge(sample, np.stack(maps), [method.taus for method in methods], files)
 
-    def _predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
+    def _predict(self, judging: Sequence[_Judging]) -> None:
         """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
-        done = [outcome for outcome in outcomes if outcome.embedding is not None]
+        done = [(one, one.embedding) for one in judging if one.embedding is not None]
         if not done:
             return
-        # The whole shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
-        embeddings = torch.from_numpy(
-            np.stack([outcome.embedding for outcome in done if outcome.embedding is not None])
-        )  # [n, D]
-        cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
+        # The shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
+        cosines = torch.from_numpy(np.stack([embedding for _, embedding in done])) @ self._embeddings.T  # [n, K]
+        cosines = cosines.masked_fill(self._unknown, -2.0)
         best = cosines.argsort(descending=True, stable=True)[:, : min(TOP, int((~self._unknown).sum()))]
-        for outcome, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
-            outcome.embedding = None
-            for known in outcome.known:
-                known |= {"predictions": labels or None, "prediction_scores": values}
+        for (one, _), labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
+            for row in one.rows:
+                row |= {"predictions": labels or None, "prediction_scores": values}
 
 
-@dataclass
-class _SampleOutcome:
-    """The results of one sample by some methods; the judging of its maps may be unfinished."""
-
-    methods: tuple[_Method, ...]
-    known: list[Row] = field(default_factory=list)  # for each setting of each method, the columns known so far
-    embedding: FloatArray | None = None  # None once predictions were computed from it
-    future: Future[list[JudgedMaps]] | None = None
-    place: int = 0  # index in the future's results
-    failure: str | None = None
-
-    def of_settings(self) -> Outcome:
-        """Setting → columns, or why it failed; waits for the judges."""
-        ids = [setting.id for method in self.methods for setting in method.settings]
-        judged = self.failure or "" if self.future is None else self.future.result()[self.place]
-        if isinstance(judged, str):
-            return dict.fromkeys(ids, judged)
-        columns = chain.from_iterable(judged)
-        return {setting: {**known, **of_tau} for setting, known, of_tau in zip(ids, self.known, columns, strict=True)}
-
-
-def _tau(rule: BoxRule) -> float:
-    assert not isinstance(rule.threshold, str)
-    return float(rule.threshold)
+def _outcomes(shard: Shard, judging: Sequence[_Judging]) -> list[Outcome]:
+    """The outcome of each sample of a shard, which may stand several times among those that are judged."""
+    merged: dict[str, Outcome] = {sample.id: {} for sample in shard.samples}
+    for one in judging:
+        merged[one.sample.id] |= one.outcome()
+    return list(merged.values())
 
 
 # ---------------------------------------------------------------------------------------------------------- the numbers

@@ -27,7 +27,7 @@ from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.faithfulness.command import BASELINES, METRICS
 from cliploc.options import FaithfulnessOptions, Options
-from cliploc.support.files import Inputs, alone_in
+from cliploc.support.files import Inputs, locked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,11 +96,11 @@ def explain(asked: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
     folder = writable(asked.out)
-    Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
+    Inputs([photo, *([among] if among else [])]).check_outputs([folder / PAGE, folder / RESULTS], [])
     picture = load(photo).image
     terminal = Terminal()
     start = time.perf_counter()
-    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
+    with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness.page import explanation_page
 
         use_threads(asked.threads)

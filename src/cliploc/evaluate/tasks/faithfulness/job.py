@@ -14,8 +14,7 @@ from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
-from cliploc.evaluate.tasks.report import FILES, THUMB
-from cliploc.evaluate.tasks.rows import arrow, schema_of
+from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
@@ -51,17 +50,13 @@ Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, visible
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
-def row_schema() -> Any:
-    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
-    pa = arrow()
-    text, i32, f64 = pa.string(), pa.int32(), pa.float64()
-    return schema_of(
-        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
-        label=i32, width=i32, height=i32, status=text, reason=text,
-        name=text,  # that was mapped and scored
-        probability=f64, cosine=f64,  # of the whole picture
-        values=pa.map_(text, f64), curves=pa.map_(text, pa.list_(pa.float32())), thumb=pa.binary(THUMB * THUMB),
-    )  # fmt: skip
+COLUMNS = {
+    **dict.fromkeys(("sample", "setting", "path", "blake2b"), "text"),
+    "label": "int32", "width": "int32", "height": "int32", "status": "text", "reason": "text",
+    "name": "text",  # that was mapped and scored
+    "probability": "double", "cosine": "double",  # of the picture as it is
+    "values": "values", "curves": "curves", "thumb": "thumb",
+}  # fmt: skip
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
@@ -78,7 +73,7 @@ TASK = BenchmarkTask(
     "faithfulness",
     VERSION,
     FILES,
-    row_schema,
+    lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda _, run: ValueTally(list(run["numbers"])),
     _table,
@@ -117,15 +112,14 @@ class FaithfulnessJudge(PictureJudge):
         self, classes: Sequence[str], metrics: Sequence[str], options: FaithfulnessOptions, *of_setup: Any
     ) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("faithfulness")
         self._classes, chosen = classes, chosen_metrics(metrics)
         self._measurer = Faithfulness(self.localizer, classes, chosen, self.methods, options)
         others = f"the softmax is over the other {len(self._measurer.known)}"
-        self.say_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
+        self.note_unknown([*self._measurer.unknown], f"{len(classes)} classes", others)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         scale = self._measurer.backbone.logit_scale
-        return self.described_by(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
+        return self.described(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
     def look(self, sample: Sample, read: None) -> SeenPicture:  # noqa: ARG002
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])

@@ -2,20 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.evaluate.data import AskedDataset
+from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks.presence.page import FILES, LOSSES, NUMBERS, things_text
-from cliploc.evaluate.tasks.rows import arrow, columns_of_pictures, schema_of
+from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
+    COUNTED,
     BenchmarkResult,
     BenchmarkTask,
     How,
@@ -25,7 +26,7 @@ from cliploc.evaluate.tasks.task import (
     class_entries,
     run_task,
 )
-from cliploc.evaluate.tasks.worker import Asked, AskingJudge, right_boxes
+from cliploc.evaluate.tasks.worker import NameJudge, Query, right_boxes
 from cliploc.find.calibration import reliability
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
@@ -36,10 +37,6 @@ from cliploc.values import GOOD_IOU
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
-NUMBER_COLUMNS = (
-    "sample", "setting", "status", "reason", "there", "verdicts", "unknown", "unknown_there", "box_scores", "box_right",
-    "things", "box_labels", "boxes", "true_labels", "true_boxes",
-)  # fmt: skip
 OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
 TOUCHES = 0.1  # least IoU of a proposal that is of the thing, with other edges
 BINS = 10  # of the expected calibration error
@@ -47,19 +44,16 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
-def row_schema() -> Any:
-    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
-    pa = arrow()
-    text, labels, flags, floats = pa.string(), pa.list_(pa.int32()), pa.list_(pa.bool_()), pa.list_(pa.float32())
-    return schema_of(
-        **columns_of_pictures(),
-        # Of each name asked that the model knows, and of those that it does not.
-        labels=labels, there=flags, verdicts=pa.list_(text), presence=floats, unknown=labels, unknown_there=flags,
-        # Of each box.
-        box_labels=labels, boxes=pa.list_(pa.list_(pa.float32(), 4)), box_scores=floats, box_right=flags,
-        true_labels=labels, true_boxes=pa.list_(pa.list_(pa.float32(), 4)),
-        things=pa.list_(text),  # of each true box one of `LOSSES`
-    )  # fmt: skip
+COLUMNS = {
+    **OF_PICTURE,
+    # Of each name that the model knows, and of those that it does not.
+    "labels": "int32[]", "there": "bool[]", "verdicts": "text[]", "presence": "float[]",
+    "unknown": "int32[]", "unknown_there": "bool[]",
+    # Of each box.
+    "box_labels": "int32[]", "boxes": "box[]", "box_scores": "float[]", "box_right": "bool[]",
+    "true_labels": "int32[]", "true_boxes": "box[]",
+    "things": "text[]",  # of each true box one of `LOSSES`
+}  # fmt: skip
 
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
@@ -84,12 +78,19 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
 
 
 TASK = BenchmarkTask(
-    "presence", VERSION, FILES, row_schema, lambda: NUMBER_COLUMNS, lambda *_: PresenceTally(), _table, _legend
+    "presence",
+    VERSION,
+    FILES,
+    lambda: COLUMNS,
+    lambda: (*COUNTED, *PresenceRow.__struct_fields__[1:]),
+    lambda *_: PresenceTally(),
+    _table,
+    _legend,
 )
 
 
 def run_presence(
-    dataset: AskedDataset,
+    dataset: PromptedDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
@@ -103,10 +104,10 @@ def run_presence(
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
-class PresenceJudge(AskingJudge):
+class PresenceJudge(NameJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(self, seen: Asked, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
@@ -132,59 +133,60 @@ class PresenceJudge(AskingJudge):
 
     def _things(self, heat: Localization, truth: Mapping[int, npt.NDArray[Any]]) -> list[str]:
         """Whether each true box is found, or where it is lost, one of `LOSSES`."""
-        proposed, said = heat.boxes if heat.judged is None else heat.judged.candidates, []
+        proposed, things = heat.boxes if heat.judged is None else heat.judged.candidates, []
         for p, true in truth.items():
-            least = self.localizer.flow.min_presence
-            if heat.presence is not None and heat.presence[p] < least:
-                said += ["presence"] * len(true)
+            if heat.presence is not None and heat.presence[p] < self.localizer.flow.min_presence:
+                things += ["presence"] * len(true)
                 continue
-            every, kept = (
+            every, left = (
                 iou_matrix(true, np.concatenate([boxes.xyxy[boxes.label == p], np.zeros((1, 4))])).max(axis=1)
                 for boxes in (proposed, heat.boxes)
             )
             lost = np.select([every < TOUCHES, every < GOOD_IOU], ["missed", "edges"], "score")
-            said += np.where(kept >= GOOD_IOU, "found", lost).tolist()
-        return said
+            things += np.where(left >= GOOD_IOU, "found", lost).tolist()
+        return things
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-@dataclass(frozen=True)
-class _Picture:
-    """What the numbers need of a picture."""
+class PresenceRow(msgspec.Struct, frozen=True):
+    """The columns that the numbers need of a picture."""
 
-    counts: Floats  # [5] names that are there and found, absent and found, there and not, absent and not; unsure ones
-    scores: Floats  # [n] of its boxes
-    right: npt.NDArray[np.bool_]  # [n]
-    unknown: int
-    unknown_there: int
-    things: Sequence[str]
+    sample: str
+    there: list[bool]
+    verdicts: list[str]
+    unknown: list[int]
+    unknown_there: list[bool]
+    box_labels: list[int]
+    boxes: list[list[float]]
+    box_scores: list[float]
+    box_right: list[bool]
+    true_labels: list[int]
+    true_boxes: list[list[float]]
+    things: list[str]
+
+    def counts(self) -> Floats:
+        """`[5]` names that are there and found, absent and found, there and not, absent and not; unsure ones."""
+        present, verdicts = np.array(self.there, bool), np.array(self.verdicts, object)
+        found = verdicts == "found"
+        pairs = (present & found, ~present & found, present & ~found, ~present & ~found, verdicts == "unsure")
+        return np.array([pair.sum() for pair in pairs], np.float64)
 
 
 class PresenceTally(Tally):
     """Counts the rows of one setting."""
 
     def __init__(self) -> None:
-        self._pictures: dict[str, _Picture] = {}
+        self._pictures: dict[str, PresenceRow] = {}
         self._coco = CocoAP()
 
     def add(self, row: Row) -> None:
-        there, verdicts = np.array(row["there"], bool), np.array(row["verdicts"], object)
-        is_found = verdicts == "found"
-        pairs = (there & is_found, ~there & is_found, there & ~is_found, ~there & ~is_found, verdicts == "unsure")
-        self._pictures[row["sample"]] = _Picture(
-            np.array([pair.sum() for pair in pairs], np.float64),
-            np.array(row["box_scores"], np.float64),
-            np.array(row["box_right"], bool),
-            len(row["unknown"]),
-            sum(row["unknown_there"]),
-            row["things"],
-        )
-        found, true = np.array(row["box_labels"], int), np.array(row["true_labels"], int)
-        boxes, truth = (np.array(row[key], np.float64).reshape(-1, 4) for key in ("boxes", "true_boxes"))
-        scores = np.array(row["box_scores"], np.float64)
+        picture = self._pictures[row["sample"]] = msgspec.convert(row, PresenceRow)
+        found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
+        boxes, truth = (np.array(corners).reshape(-1, 4) for corners in (picture.boxes, picture.true_boxes))
+        scores = np.array(picture.box_scores)
         for label in np.union1d(found, true).tolist():
             of_name = found == label
-            self._coco.add(row["sample"], label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
+            self._coco.add(picture.sample, label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
         """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""
@@ -192,15 +194,17 @@ class PresenceTally(Tally):
         pictures = [self._pictures[sample] for sample in sorted(self._pictures)]
         if not pictures:
             return dict(counts)
-        of_names = np.stack([picture.counts for picture in pictures])  # [n, 5]
+        of_names = np.stack([picture.counts() for picture in pictures])  # [n, 5]
+        of_boxes = [np.array(picture.box_scores, np.float64) for picture in pictures]
         numbers: dict[str, float | None] = {}
         ends: dict[str, list[float]] = {}
         for key, share in SHARES.items():
             value = share(of_names.mean(axis=0)[None])[0]
             numbers[key] = float(value) if np.isfinite(value) else None
             _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
-        owner = np.repeat(np.arange(len(pictures)), [len(picture.scores) for picture in pictures])
-        scores, right = (np.concatenate([getattr(picture, key) for picture in pictures]) for key in ("scores", "right"))
+        right_of = [np.array(picture.box_right, bool) for picture in pictures]
+        owner = np.repeat(np.arange(len(pictures)), [len(each) for each in of_boxes])
+        scores, right = np.concatenate(of_boxes), np.concatenate(right_of)
         numbers["average_precision"] = average_precision(scores, right) if right.any() else None
         numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
         drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
@@ -212,10 +216,8 @@ class PresenceTally(Tally):
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
-                np.append(
-                    np.bincount(_bin_of(picture.scores), picture.scores - picture.right, BINS), len(picture.scores)
-                )
-                for picture in pictures
+                np.append(np.bincount(_bin_of(each), each - true, BINS), len(each))
+                for each, true in zip(of_boxes, right_of, strict=True)
             ]
         )
         if (errors := bootstrap.replicated(gaps, _error)) is not None and numbers["calibration_error"] is not None:
@@ -228,16 +230,16 @@ class PresenceTally(Tally):
             "confidence_95": ends,
             "names": there_found + absent_found + missed + absent,
             "names_there": there_found + missed,
-            "unknown": sum(picture.unknown for picture in pictures),
-            "unknown_there": sum(picture.unknown_there for picture in pictures),
+            "unknown": sum(len(picture.unknown) for picture in pictures),
+            "unknown_there": sum(sum(picture.unknown_there) for picture in pictures),
             "boxes": len(scores),
             "right_boxes": int(right.sum()),
             "reliability": [
-                {"boxes": int(own.sum()), "score": float(scores[own].mean()), "right": float(right[own].mean())}
-                for own in (_bin_of(scores) == i for i in range(BINS))
-                if own.any()
+                {"boxes": int(one.sum()), "score": float(scores[one].mean()), "right": float(right[one].mean())}
+                for one in (_bin_of(scores) == i for i in range(BINS))
+                if one.any()
             ],
-            "things": dict.fromkeys(LOSSES, 0) | Counter(said for picture in pictures for said in picture.things),
+            "things": dict.fromkeys(LOSSES, 0) | Counter(thing for picture in pictures for thing in picture.things),
             **counts,
         }
 

@@ -25,7 +25,7 @@ def benchmark(flags: commands.BenchmarkFlags, options: Options, protocol: Segmen
     plan = commands.plan_of(flags, commands.for_true_names(options), labelled=True, templates=TEMPLATES)
     from cliploc.evaluate.data import open_labelled
     from cliploc.evaluate.tasks.segmentation import job
-    from cliploc.find.segmentation import protocol_of
+    from cliploc.find.segmentation.protocol import protocol_of
 
     run = partial(job.run_segmentation, protocol=protocol_of(flags.dataset, protocol))
     return commands.run_plan(flags, plan, run, open_labelled, job.TASK.files)

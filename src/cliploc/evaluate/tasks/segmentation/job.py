@@ -24,7 +24,6 @@ from cliploc.evaluate.metrics import (
 )
 from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.evaluate.tasks.report import FILES
-from cliploc.evaluate.tasks.rows import arrow, schema_of
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.task import (
     BenchmarkResult,
@@ -63,18 +62,14 @@ IDENTITY = (
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
-def row_schema() -> Any:
-    """The columns of a row, one for each picture and setting, as a `pyarrow.Schema`."""
-    pa = arrow()
-    text, labels = pa.string(), pa.list_(pa.int16())
-    return schema_of(
-        **dict.fromkeys(("sample", "setting", "path", "blake2b"), text),
-        width=pa.int32(), height=pa.int32(), status=text, reason=text,
-        # Each pair of a true and a predicted class that occurs, and its pixels; true −1 is a label of no class.
-        true=labels, predicted=labels, pixels=pa.list_(pa.int64()), average_precision=pa.float64(),
-        # Small label maps as PNG, for the report.
-        preview=pa.binary(), true_preview=pa.binary(),
-    )  # fmt: skip
+COLUMNS = {
+    **dict.fromkeys(("sample", "setting", "path", "blake2b"), "text"),
+    "width": "int32", "height": "int32", "status": "text", "reason": "text",
+    # Each pair of a true and a predicted class that occurs, and its pixels; true −1 is a label of no class.
+    "true": "int16[]", "predicted": "int16[]", "pixels": "int64[]", "average_precision": "double",
+    # Small label maps as PNG, for the report.
+    "preview": "bytes", "true_preview": "bytes",
+}  # fmt: skip
 
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
@@ -95,7 +90,7 @@ TASK = BenchmarkTask(
     "segmentation",
     VERSION,
     FILES,
-    row_schema,
+    lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
     _table,
@@ -137,20 +132,17 @@ class LabelMapJudge(PictureJudge):
 
     def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
         super().__init__(*of_setup)
-        self.refuse_thresholds("segmentation")
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
         if self.known is not None:
             known = f"it can predict {len(self.known)} of {len(protocol.classes)} classes"
-            self.say_unknown([*self.segmenter.unknown], "the names", known)
+            self.note_unknown([*self.segmenter.unknown], "the names", known)
 
     def describe(self, setting: Setting) -> dict[str, Any]:
         cosines = self.segmenter.tasks[setting.method].method.cosines
         weights = self.segmenter.backbone.weights_id
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
-        return self.described_by(
-            setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions
-        )
+        return self.described(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions)
 
     def read(self, sample: LabelledPicture) -> _Read:
         return _Read(sample, sample.picture(), sample.truth.read())

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.evaluate.data._infra.candidates import Checker, by
-from cliploc.evaluate.data._infra.files import needed_folder
+from cliploc.evaluate.data._base import by, needed_folder
+from cliploc.evaluate.data._samples import Checker
 from cliploc.formats import Size
 from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.polygons import Outline, draw

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics._infra.contours import contour_boxes
+from cliploc.evaluate.metrics._contours import contour_boxes
 from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.values import WSOL_SIDE, FloatArray
@@ -46,10 +46,6 @@ class BoxCurve:
     image_id: str  # which image
     largest: Floats  # [k], the IoU of the largest contour's box; k − 1 is the map's highest level
     best: Floats  # [k], the IoU of the best of all contours' boxes
-
-    def __post_init__(self) -> None:
-        if self.largest.shape != self.best.shape or not 1 <= len(self.best) <= 256:
-            raise ValueError(f"expected two curves of 1 to 256 levels, got {self.largest.shape} and {self.best.shape}")
 
     def index(self, tau: float) -> int:
         """The level of a threshold τ on this map, ⌊τ · highest⌋: pixels strictly above it are hot."""
@@ -168,10 +164,6 @@ class Bootstrap:
     replicates: int = 1000  # how many times the images are drawn, with replacement; 0 for no intervals
     seed: int = 0  # seed of the draws
     image_of: Mapping[str, str] = field(default_factory=dict)  # sample → its image, where several samples share one
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1 or self.replicates < 0:
-            raise ValueError(f"expected a confidence between 0 and 1 and replicates of 0 or more, got {self}")
 
     def of_mean(self, values: npt.NDArray[np.generic], samples: Sequence[str] | None = None) -> Interval:
         """The interval of the mean of values `[n]`, of these samples; None without replicates or values."""
@@ -370,11 +362,11 @@ class MeanMetric(Metric):
         return {self.column: bool(value) if self.column_type == "bool" else value}
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        refuse_twice(sample_id, self._values)
+        check_new(sample_id, self._values)
         self._values[sample_id] = (float(columns[self.column]), label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
-        n = refuse_empty(len(self._values))
+        n = check_any(len(self._values))
         ids = sorted(self._values)
         rows = [self._values[sample_id] for sample_id in ids]
         values = np.array([value for value, _ in rows])
@@ -418,18 +410,15 @@ def all_numbers() -> dict[str, Number]:
 
 def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
     """The columns of all metrics for one map, once for each threshold τ."""
-    there = {"boxes": len(judged.true_xyxy) > 0, "masks": judged.mask is not None}
-    fitting = [cls for cls in all_metrics() if there[cls.truth]]
-    common: dict[str, Any] = {}
-    for cls in fitting:
-        if not cls.needs_threshold:
-            common |= cls.at(None).judge(judged)
+    truths = {"boxes": len(judged.true_xyxy) > 0, "masks": judged.mask is not None}
+    fitting = [cls for cls in all_metrics() if truths[cls.truth]]
+    common = _columns((cls.at(None) for cls in fitting if not cls.needs_threshold), judged)
     for tau in thresholds:
-        columns = dict(common)
-        for cls in fitting:
-            if cls.needs_threshold:
-                columns |= cls.at(tau).judge(judged)
-        yield columns
+        yield common | _columns((cls.at(tau) for cls in fitting if cls.needs_threshold), judged)
+
+
+def _columns(metrics: Iterable[Metric], judged: JudgedMap) -> dict[str, Any]:
+    return {key: value for metric in metrics for key, value in metric.judge(judged).items()}
 
 
 def joined(
@@ -456,18 +445,18 @@ def checked_masks(judged: JudgedMap) -> tuple[npt.NDArray[np.bool_], npt.NDArray
     mask, ignore = judged.mask, judged.ignore
     if mask is None:
         raise InputError(f"{judged.sample_id}: expected a mask of the object, got none: leave the picture out")
-    for name, given in (("mask", mask), ("ignore", ignore)):
-        if given is not None and (given.shape != judged.heat.shape or given.dtype != np.bool_):
+    for name, part in (("mask", mask), ("ignore", ignore)):
+        if part is not None and (part.shape != judged.heat.shape or part.dtype != np.bool_):
             raise InputError(
-                f"{judged.sample_id}: expected {name} as booleans {list(judged.heat.shape)}, got {given.dtype} "
-                f"{list(given.shape)}: resize it to the map"
+                f"{judged.sample_id}: expected {name} as booleans {list(judged.heat.shape)}, got {part.dtype} "
+                f"{list(part.shape)}: resize it to the map"
             )
     return mask, ~mask if ignore is None else ~mask & ~ignore
 
 
-def ratio(part: Any, whole: Any) -> Floats:
-    """part / whole; NaN where the whole is 0."""
-    shares: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+def ratio(part: Any, total: Any) -> Floats:
+    """part / total; NaN where the total is 0."""
+    shares: Floats = np.divide(part, total, out=np.full(np.shape(total), np.nan), where=np.asarray(total) > 0)
     return shares
 
 
@@ -485,14 +474,14 @@ def threshold_note(threshold: float, chosen: bool) -> str:
     return f"τ {threshold:g}, {'the best on these pictures (an oracle)' if chosen else 'as given'}"
 
 
-def refuse_empty(count: int) -> int:
-    """Returns the count of samples, unless it is 0."""
+def check_any(count: int) -> int:
+    """The count of samples, which must not be 0."""
     if not count:
         raise UsageError("expected at least one picture before the metric is computed, got none: add some")
     return count
 
 
-def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
-    """Refuses a sample that was counted already."""
+def check_new(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
+    """Checks that a sample was not counted before."""
     if sample_id in known:
         raise UsageError(f"{sample_id} occurs twice: evaluate each picture once")

@@ -1,1 +1,0 @@
-"""Code that all readers share; it knows no particular reader."""

@@ -1,1 +1,0 @@
-"""Code that several metrics share: the protocol and registry, curves over all thresholds, the bootstrap."""
