@@ -190,7 +190,7 @@ def layer_lines(name: str, precision: str, batch: int, rounds: int) -> list[str]
     def note(layer: nn.Module, given: tuple[Tensor]) -> None:
         seen.append((layer, given[0].clone()))
 
-    modules = tower.modules()  # type: ignore[attr-defined]
+    modules = tower.modules()
     hooks = [layer.register_forward_pre_hook(note) for layer in modules if kind_of(layer)]
     images = torch.randn(batch, 3, *tower.input_hw, generator=torch.Generator().manual_seed(0))
     found = []

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 def measured(model: str, recipe: str, photos: Sequence[Path], names: Sequence[str], rounds: int) -> dict[str, Any]:
     tower = create(model)
     recording = Recording(tower)
-    localizer = Localizer(recording, recipe=recipe, device="cpu")
+    localizer = Localizer(cast("Backbone", recording), recipe=recipe, device="cpu")
 
     def whole() -> None:
         for _ in localizer.stream(photos, list(names)):

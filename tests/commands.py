@@ -10,6 +10,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,27 @@ def refused(*arguments: object) -> str:
     ran = cliploc_(*arguments)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
     return ran.err
+
+
+# What an error tells the user to do, or the choices that there are.
+ADVICE = re.compile(
+    r"\b(expected|did you mean|use|choose|leave|add|write|check|see|give|ask|name|pip install|needs|move|there are"
+    r"|listed by|download|press|upload|start|reload|change|make|send|try|set|run it)\b", re.IGNORECASE
+)  # fmt: skip
+
+
+def check_refusal(line: str, *names: object) -> str:
+    """That a refusal is one line that names what came and says what to do; returns it."""
+    assert line.strip().count("\n") == 0, line
+    assert ADVICE.search(line), f"no advice: {line}"
+    for name in names:
+        assert str(name) in line, f"{name!r} is not named: {line}"
+    return line
+
+
+def refused_in_one_line(arguments: Sequence[object], *names: object) -> str:
+    """The line with which a command refuses these arguments; it names what came and says what to do."""
+    return check_refusal(refused(*arguments), *names)
 
 
 def succeeded(*arguments: object) -> Outcome:

@@ -104,7 +104,7 @@ def test_what_a_notebook_shows_has_a_picture_and_a_line_for_each_name_whatever_t
 def test_an_overlay_takes_what_it_names(found):
     assert found.overlay(["cat"], opacity=0.2, heatmap=False, boxes=False).getpixel((3, 3)) == (255, 0, 0)
     assert np.array_equal(found.overlay(), found.overlay(None, None, True, True))
-    with pytest.raises(ValueError, match="an opacity from 0 to 1"):
+    with pytest.raises(ValueError, match="opacity from 0 to 1"):
         found.overlay(opacity=2)
     with pytest.raises(ValueError, match="'bird' was not asked for"):
         found.overlay(["bird"])

@@ -1,7 +1,6 @@
 """The command line: streams, exit codes, one JSON document, files written, nothing lost and nothing heavy loaded."""
 
 import gc
-import io
 import json
 import re
 import shutil
@@ -12,8 +11,6 @@ import weakref
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.text import Text
 
 from cliploc import __version__
 from cliploc import options as config
@@ -21,7 +18,6 @@ from cliploc.cli import EXAMPLE
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.localize import _take
 from cliploc.cli.photos import PhotoRun
-from cliploc.cli.terminal import WIDE, Terminal, grid
 from cliploc.draw import overlay
 from cliploc.errors import ModelError
 from cliploc.formats import exports
@@ -30,13 +26,24 @@ from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.runs.picture_files import find_pictures
 from cliploc.towers import guides, models
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, python, refused, succeeded
+from tests.commands import (
+    CAT,
+    COFFEE,
+    check_refusal,
+    cliploc_,
+    create_once,
+    document_of,
+    python,
+    refused,
+    refused_in_one_line,
+    succeeded,
+)
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
 
 # ------------------------------------------------------------------------------------------------- light at the start
-HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich", "msgspec"}
+HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich"}
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
     "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",
@@ -51,97 +58,62 @@ def imported(*arguments: object) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "most"),
+    "arguments",
     [
-        (("-c", "import cliploc"), 5),
-        (("-m", "cliploc", "--help"), 14),
-        (("-m", "cliploc", "localize", "--help"), 17),
-        (("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST), 60),
+        ("-c", "import cliploc"),
+        ("-m", "cliploc", "--help"),
+        ("-m", "cliploc", "localize", "--help"),
+        ("-m", "cliploc", "localize", CAT, "-p", "cat", *FAST),
     ],
     ids=["import", "help", "help of a command", "localize"],
 )
-def test_nothing_is_imported_before_it_is_needed(arguments, most):
+def test_nothing_is_imported_before_it_is_needed(arguments):
     modules = imported(*arguments)
-    own = {name for name in modules if name.partition(".")[0] == "cliploc"}
-    assert 0 < len(own) <= most
+    assert "cliploc" in modules
     others = {name.partition(".")[0] for name in modules}
     assert not others & (LOCALIZE_NEEDS_NOT if CAT in arguments else HELP_NEEDS_NOT)
     assert "importlib.metadata" not in modules or CAT in arguments
 
 
 WITHOUT_TORCH = """
-import contextlib, io, json, os, sys
+import json, sys
 from cliploc.cli import main
 
-asked = json.load(sys.stdin)
-with contextlib.redirect_stderr(io.StringIO()):
-    main(asked[0])  # what commands share is imported once
-for words in asked:
-    if os.fork() == 0:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(words)
-        names = ("torch", "numpy", "open_clip", "timm", "cv2", "cliploc.localizer")
-        heavy = [name for name in names if name in sys.modules]
-        print(json.dumps([code, heavy, out.getvalue(), err.getvalue(), os.listdir()]), flush=True)
-        os._exit(0)
-    os.wait()
+codes = [main(words) for words in json.load(sys.stdin)]
+heavy = [name for name in ("torch", "open_clip", "timm", "cliploc.localizer") if name in sys.modules]
+print(json.dumps([codes, heavy]))
 """
-# One for each registry, and for each command that has its own way to it.
+BENCHMARK = ["benchmark", "boxes", "--root", "y", "--out", "z", "--dataset"]
+# One for each registry, and for each command that has its own way to it: the command, and what its line names.
 REFUSED = [
-    (["localize", CAT, "-p", "cat", "--model", "RN500"], "unknown model 'RN500': did you mean RN50 or "),
-    (["localize", CAT, "-p", "cat", "--model", "hub:x/y"], "unknown model source 'hub': did you mean hf-hub"),
-    (["localize", CAT, "-p", "cat", "--method", "cam+gemm"], "unknown method 'gemm': did you mean gem"),
-    (["localize", CAT, "-p", "cat", "--method", "cam,gem"], "expected one method, got several, 'cam,gem'"),
-    (["localize", CAT, "-p", "cat", "--method", "cam", "--method", "gem"], "expected --method once, got it 2 times"),
-    (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "unknown refinement 'guide': did you mean guided"),
-    (["localize", CAT, "-p", "cat", "--guide", "minni"], "unknown guide 'minni': did you mean mini"),
-    (["localize", CAT, "-p", "cat", "--device", "toaster"], "expected --device as cpu, cuda, cuda:N or mps, got 'toas"),
-    (["classify", CAT, "--model", "openai/clip-vit"], "one of the Hugging Face Hub is --model hf-hub:openai/clip-vit"),
-    (["annotate", "photos", "--labels", "x", "--out", "y", "--method", "camm"], "unknown method 'camm'"),
-    (
-        ["benchmark", "boxes", "--dataset", "x", "--root", "y", "--out", "z", "--model", "mini", "--model", "m"],
-        "model 'm'",
-    ),
-    (["benchmark", "boxes", "--dataset", "x", "--root", "y", "--out", "z", "--method", "cam,camm"], "method 'camm'"),
-    (["train", "tscam", "--root", "x", "--out", "y", "--model", "minni"], "unknown model 'minni'"),
-    (["serve", "--model", "mini", "--model", "minni"], "unknown model 'minni': did you mean mini"),
-    (["models", "minni"], "unknown model 'minni': did you mean mini"),
-    (["methods", "gard-cam"], "unknown method 'gard-cam': did you mean grad_cam"),
-]
-WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a tenth of a second
-    (
-        ["benchmark", "boxes", "--dataset", "vocc", "--root", "y", "--out", "z"],
-        "unknown dataset 'vocc': did you mean voc",
-    ),
-    (["annotate", "photos", "--labels", "x", "--out", "y", "--format", "kokko"], "unknown export 'kokko'"),
+    (["localize", CAT, "-p", "cat", "--model", "RN500"], "model 'RN500': did you mean RN50 or "),
+    (["localize", CAT, "-p", "cat", "--model", "hub:x/y"], "'hub': did you mean hf-hub"),
+    (["localize", CAT, "-p", "cat", "--method", "cam+gemm"], "method 'gemm': did you mean gem"),
+    (["localize", CAT, "-p", "cat", "--method", "cam,gem"], "'cam,gem'"),
+    (["localize", CAT, "-p", "cat", "--method", "cam", "--method", "gem"], "--method once, got it 2 times"),
+    (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "refinement 'guide': did you mean guided"),
+    (["localize", CAT, "-p", "cat", "--guide", "minni"], "guide 'minni': did you mean mini"),
+    (["localize", CAT, "-p", "cat", "--device", "toaster"], "'toaster'"),
+    (["classify", CAT, "--model", "openai/clip-vit"], "--model hf-hub:openai/clip-vit"),
+    (["annotate", "photos", "--labels", "x", "--out", "y", "--method", "camm"], "method 'camm'"),
+    (["annotate", "photos", "--labels", "x", "--out", "y", "--format", "kokko"], "export 'kokko'"),
+    ([*BENCHMARK, "x", "--model", "mini", "--model", "m"], "model 'm'"),
+    ([*BENCHMARK, "x", "--method", "cam,camm"], "method 'camm'"),
+    ([*BENCHMARK, "vocc"], "dataset 'vocc': did you mean voc"),
+    (["train", "tscam", "--root", "x", "--out", "y", "--model", "minni"], "model 'minni'"),
+    (["serve", "--model", "mini", "--model", "minni"], "model 'minni': did you mean mini"),
+    (["models", "minni"], "model 'minni': did you mean mini"),
+    (["methods", "gard-cam"], "method 'gard-cam': did you mean grad_cam"),
 ]
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """What each command of REFUSED and WITH_NUMPY said, forked from a process that has refused the first one."""
-    asked = json.dumps([[str(word) for word in words] for words, _ in (*REFUSED, *WITH_NUMPY)])
-    ran = python("-c", WITHOUT_TORCH, input=asked, cwd=tmp_path_factory.mktemp("nothing"))
-    assert ran.stderr == ""
-    return [json.loads(line) for line in ran.stdout.splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(number, text) for number, (_, text) in enumerate((*REFUSED, *WITH_NUMPY))],
-    ids=["_".join(map(str, [words[0], *words[-2:]])) for words, _ in (*REFUSED, *WITH_NUMPY)],
-)
-def test_an_unknown_name_is_refused_before_torch_is_imported(refusals, number, text):
-    assert len(refusals) == len(REFUSED) + len(WITH_NUMPY)
-    code, heavy, out, err, written = refusals[number]
-    if "pip install 'cliploc[web]'" in err:
-        pytest.importorskip("starlette")
-    assert set(heavy) <= (set() if number < len(REFUSED) else {"numpy", "cv2"})
-    assert (code, out) == (2, "")
-    assert text in err
-    assert err.count("\n") == 1
-    assert not written
+def test_unknown_names_are_refused_before_torch_is_imported(tmp_path):
+    commands = [[str(word) for word in words] for words, _ in REFUSED]
+    ran = python("-c", WITHOUT_TORCH, input=json.dumps(commands), cwd=tmp_path)
+    assert json.loads(ran.stdout) == [[2] * len(REFUSED), []]
+    assert not [*tmp_path.iterdir()]
+    for line, (_, names) in zip(ran.stderr.splitlines(), REFUSED, strict=True):
+        check_refusal(line, *([] if "cliploc[web]" in line else [names]))
 
 
 def test_version_and_help():
@@ -164,10 +136,17 @@ def test_usage_is_as_manuals_write_it():
     assert not re.findall(r"<(?:str|int|float)>|\d{6,}", of_all), "no type of Python, and no limit that nobody meets"
 
 
-def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
-    assert refused("lokalize").endswith("Did you mean 'localize'? see cliploc --help\n")
-    assert refused("localize", CAT, "-p").endswith(": see cliploc localize --help\n")
-    assert "--prompt" in refused("localize", CAT, "--prmpt", "cat")
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["lokalize"], "'localize'"),
+        (["localize", CAT, "-p"], "-p"),
+        (["localize", CAT, "--prmpt", "cat"], "--prompt"),
+        (["localize", CAT, "--threads", "x"], "--threads, a whole number from 1 to 1,024, got 'x'"),
+    ],
+)
+def test_an_unknown_command_or_option_is_one_line_with_the_nearest(words, names):
+    refused_in_one_line(words, names)
 
 
 def test_every_command_line_of_the_documents_has_options_that_exist():
@@ -288,30 +267,6 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
         assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]
-
-
-@pytest.fixture
-def listed(capsys):
-    """The lines of a listing, on a terminal of this width."""
-
-    def listed(width, *tables):
-        terminal = Terminal()
-        terminal.out.width = width
-        terminal.listing(*tables)
-        return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-
-    return listed
-
-
-def test_columns_that_do_not_fit_stand_below_with_their_titles(listed):
-    rows = [["name", "about", "options", "paper"], ["cam", "a map", "–", "Zhou"], ["gem", "maps", "depth=6", "–"]]
-    for width, shown in (
-        (60, ["name  about  options  paper", "cam   a map  –        Zhou", "gem   maps   depth=6  –"]),
-        (21, ["name  about  options", "    paper", "cam   a map  –", "    Zhou", "gem   maps   depth=6", "    –"]),
-        (16, ["name  about", "cam   a map", "    paper: Zhou", "gem   maps"]),
-        (10, ["name", "cam", "    about:", "    a map"]),
-    ):
-        assert listed(width, rows)[: len(shown)] == shown
 
 
 def test_commands_to_copy_are_not_broken(monkeypatch):
@@ -636,24 +591,3 @@ def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     run.keep({})
     document = json.loads((tmp_path / "results.json").read_text())
     assert document["pictures"][0]["names"][0]["found"]
-
-
-def printed(what: object, width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, markup=False, highlight=False, emoji=False)
-    console.print(what)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("width", [12, 30, 80, WIDE])
-@pytest.mark.parametrize("indent", [0, 2])
-def test_a_table_is_as_rich_prints_it(width, indent):
-    rows = [
-        ("name", Text("found", style="bold"), "score 0.97  box 1 2 3 4"),
-        ("猫", Text("no", style="red"), ""),
-        ("", "é", "a reason of some length"),
-        ("short", "row"),
-        ("a\tb", "x\ny", ""),
-    ]
-    for some in (rows, rows[:1], rows[:2], rows[:3]):
-        table = grid(some, indent)
-        assert printed(table, width) == printed(table._table(), width)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.draw import comparison as drawing
+from cliploc.draw import overlay
 from cliploc.errors import InputError
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused, refused_in_one_line
 from tests.tiny import write_head
 
 
@@ -108,29 +108,24 @@ def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path)
     assert [list(one["methods"]) for one in document["settings"]["models"]] == fitting
 
 
+TWO = ("--model", "mini", "--model")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "names"),
     [
-        (["--method", "cam", "-p", "cat"], "expected PICTURE, got none: cliploc compare street.jpg"),
-        ([CAT, "--method", "cam"], "expected at least one name"),
-        ([CAT, "-p", "cat"], "expected --method as names"),
-        ([CAT, "-p", "cat", "--method", "cam,gem"], "gem does not work on mini, a cnn tower: use one of cam, "),
-        (
-            [CAT, "-p", "cat", "--method", "gem,cam", "--model", "mini", "--model", "RN50"],
-            "gem does not work on mini, a cnn tower; gem does not work on RN50, a cnn tower: use one of cam, ",
-        ),
-        (
-            [CAT, "-p", "cat", "--method", "gem,legrad", "--model", "mini", "--model", "mini-vit"],
-            "none of gem, legrad works on mini: leave mini out, or add one of cam, ",
-        ),
-        ([CAT, "-p", "cat", "--method", "cam", "--model", "mini", "--model", "mini"], "got mini 2 times"),
-        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "--option no=1: none of cam has this option"),
+        (["--method", "cam", "-p", "cat"], "PICTURE"),
+        ([CAT, "--method", "cam"], "name"),
+        ([CAT, "-p", "cat"], "--method"),
+        ([CAT, "-p", "cat", "--method", "cam,gem"], "gem does not work on mini"),
+        ([CAT, "-p", "cat", "--method", "gem,legrad", *TWO, "mini-vit"], "none of gem, legrad works on mini"),
+        ([CAT, "-p", "cat", "--method", "cam", *TWO, "mini"], "mini 2 times"),
+        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "no=1"),
         ([CAT, "--classes", "imagenet", "--method", "cam"], "at most 400 cells"),
     ],
 )
-def test_what_cannot_be_is_one_line_before_a_model_is_loaded(arguments, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(Localizer, "__init__", lambda *_, **__: pytest.fail("a model was loaded"))
-    assert said in refused("compare", *arguments, "--out", tmp_path)
+def test_a_comparison_that_cannot_be_is_refused(arguments, names, tmp_path):
+    refused_in_one_line(["compare", *arguments, "--out", tmp_path], names)
 
 
 def test_options_of_the_localizer_and_of_the_methods_reach_them(tmp_path):
@@ -189,7 +184,7 @@ def test_a_photo_that_one_model_cannot_take_is_compared_on_the_others(tmp_path, 
 
 
 def test_a_sheet_that_cannot_be_drawn_loses_no_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing._Sheet, "draw", lambda _: 1 / 0)
+    monkeypatch.setattr(overlay, "sheet_of", lambda *_: 1 / 0)
     result = cliploc_("compare", CAT, "-p", "cat", "--method", "cam", "--json", "--out", tmp_path)
     document = json.loads(result.out)
     assert result.code == 1

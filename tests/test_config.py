@@ -1,6 +1,5 @@
 """Values out of texts."""
 
-import re
 from dataclasses import fields
 
 import pytest
@@ -10,7 +9,6 @@ from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.options import (
     AnnotateOptions,
     FaithfulnessOptions,
-    Option,
     Options,
     SegmentationOptions,
     option_of,
@@ -24,26 +22,21 @@ def test_a_share_is_a_number_from_0_to_1(text, share):
 
 
 @pytest.mark.parametrize("text", ["", "-0.1", "1.01", "nan", "inf", "half", "0,5"])
-def test_what_is_no_share_is_said_with_what_was_expected(text):
-    with pytest.raises(UsageError) as error:
+def test_what_is_no_share_is_named_with_what_was_expected(text):
+    with pytest.raises(UsageError, match=f"^line 3: expected a share, got {text}$"):
         parse_share(text, "line 3: expected a share")
-    assert str(error.value) == f"line 3: expected a share, got {text}"
 
 
 KINDS = (Options, SegmentationOptions, FaithfulnessOptions, AnnotateOptions, TrainOptions)
-EVERY = [(kind, one) for kind in KINDS for one in fields(kind) if "option" in one.metadata]
-NUMBER = re.compile(r"\b(int|float)\b")
-CHECKED = [
-    (kind, one) for kind, one in EVERY if option_of(one).check is not Option("", "run").check or NUMBER.search(one.type)
-]
+EVERY = [(kind, one) for kind in KINDS for one in fields(kind)]
 
 
-@pytest.mark.parametrize(("kind", "one"), CHECKED, ids=lambda one: getattr(one, "name", ""))
+@pytest.mark.parametrize(("kind", "one"), EVERY, ids=lambda one: getattr(one, "name", ""))
 def test_every_option_refuses_what_it_cannot_be_in_one_line(kind, one):
-    wrong = [object(), 5] if "str" in one.type or "Mapping" in one.type else [object(), "magic"]
-    if NUMBER.search(one.type):
+    wrong = [object(), [object()]]
+    if option_of(one).metavar in ("N", "0-1", "0-1|auto", "5%", "1,2", "1,1.5,2", "1-4096"):
         numbers = [True, False, float("nan"), float("inf"), 10**50, -1]
-        wrong = [object(), *numbers, *((1, number) for number in numbers if "Sequence" in one.type)]
+        wrong += numbers + [(1, number) for number in numbers]
     for value in wrong:
         with pytest.raises(UsageError, match=r"^expected [^\n]+, got [^\n]+$"):
             kind(**{one.name: value})
@@ -51,5 +44,5 @@ def test_every_option_refuses_what_it_cannot_be_in_one_line(kind, one):
 
 @pytest.mark.parametrize("values", [{"model": None}, {"method": ""}])
 def test_no_model_and_an_empty_method_are_refused(values):
-    with pytest.raises(UsageError, match=rf"^expected {next(iter(values))}, "):
+    with pytest.raises(UsageError, match=rf"^expected {next(iter(values))}\b"):
         Options(**values)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from cliploc.errors import CliplocError
 from cliploc.evaluate.data import open_dataset, open_labelled
 from cliploc.evaluate.tasks.evaluate import read_map
-from cliploc.find.calibration import load_calibration, own_calibration
+from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.heads import read_config
 from cliploc.find.learnt import load_learnt
 from cliploc.images.reading import load
@@ -44,7 +44,7 @@ FILES: dict[str, tuple[Callable[[], bytes], Callable[[Path], Any]]] = {
     "w.pt": (lambda: written(lambda to: torch.save(TENSORS, to)), read_checkpoint),
     "head.safetensors": (lambda: save(TENSORS), read_config),
     "learnt.safetensors": (lambda: save(TENSORS), load_learnt),
-    "calibration.json": (lambda: json.dumps(own_calibration("mini").document()).encode(), load_calibration),
+    "calibration.json": (lambda: json.dumps(package_calibration("mini").document()).encode(), load_calibration),
     "map.npy": (lambda: written(lambda to: np.save(to, np.ones((224, 224)))), lambda path: read_map(path, "exact")),
     "cvat.xml": (lambda: f"{CVAT}</image></annotations>".encode(), corrected),
     "coco.json": (lambda: json.dumps(folders.COCO).encode(), corrected),

@@ -18,7 +18,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "Expecting value"),
         ("[" * 10**5, "nested too deeply"),
@@ -29,7 +29,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         (b"\xff", "codec can't decode"),
     ],
 )
-def test_what_is_no_json_is_one_line(text, said):
-    with pytest.raises(DocumentError, match=said) as caught:
+def test_what_is_no_json_is_one_line(text, message):
+    with pytest.raises(DocumentError, match=message) as caught:
         parse_json(text)
     assert len(str(caught.value)) < 200

@@ -79,8 +79,8 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
 )
 def test_commands_with_out_say_that_another_run_writes_there(words, tmp_path):
     with locked(tmp_path):
-        said = refused(*words, "--out", tmp_path)
-    assert f"another run is writing into {tmp_path}: wait until it ends, or choose another --out" in said
+        message = refused(*words, "--out", tmp_path)
+    assert f"another run is writing into {tmp_path}: wait until it ends, or choose another --out" in message
     assert list(tmp_path.iterdir()) == []
 
 

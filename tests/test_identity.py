@@ -26,7 +26,7 @@ from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import subsets
 from cliploc.evaluate.tasks.task import OTHER_SAMPLES
-from cliploc.find.calibration import own_calibration
+from cliploc.find.calibration import package_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
@@ -35,7 +35,7 @@ from cliploc.label.annotator import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.web.service import Offer, Service
-from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
+from cliploc.web.settings import KEYS, LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower, write_head
 
 GRID = (8, 8)
@@ -161,7 +161,7 @@ def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]
 
 def write_calibration(path: Path) -> Path:
     """A calibration that differs from the package's."""
-    own = own_calibration("mini")
+    own = package_calibration("mini")
     dataclasses.replace(own, right=dataclasses.replace(own.right, bias=own.right.bias + 0.1)).save(path)
     return path
 
@@ -449,14 +449,14 @@ def test_each_option_of_the_commands_makes_another_run(
 def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_alone() -> None:
     """And each of them stands in the lines that repeat what was seen."""
     seconds: dict[str, Any] = {
-        "names": "dog", "model": "other", "method": "layer_cam", "compare": "cam", "resize": "pad", "scales": "1,1.5",
-        "windows": "2", "flip": True, "templates": "name-only", "refine": ("guided",), "min_presence": 0.2,
-        "threshold": 0.3, "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3, "min_score": 0.1,
-        "opacity": 0.2, "masks": False, "masks_by": "grabcut", "exemplar_name": "dog",
+        "names": "dog", "model": "other", "method": "layer_cam", "compare": ("cam",), "resize": "pad",
+        "scales": (1, 1.5), "windows": (2,), "flip": True, "templates": "name-only", "refine": ("guided",),
+        "min_presence": 0.2, "threshold": 0.3, "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3,
+        "min_score": 0.1, "opacity": 0.2, "masks": False, "masks_by": "grabcut", "exemplar_name": "dog",
         "exemplar_box": "0,0,9,9", "exemplar_text": True,
     }  # fmt: skip
     from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look
-    assert seconds.keys() == {one.name for one in dataclasses.fields(Settings)}
+    assert seconds.keys() == {*KEYS}
     plain = Settings(names="cat\ndog", masks=True, exemplar_name="cat")
 
     def lines(settings: Settings) -> list[str]:

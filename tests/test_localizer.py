@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
-from cliploc.find.memory import Memory
+from cliploc.find.memory import Memory, cache_folder
 from cliploc.find.prepare import DECODERS, Prepared
-from cliploc.find.text_cache import cache_folder
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
@@ -345,7 +344,7 @@ def test_unknown_names_are_told_and_the_others_found(gap):
 # -------------------------------------------------------------------------------------------------------------- trouble
 def test_names_are_read_once_but_not_kept_for_ever(gap, monkeypatch):
     """A server's bank is asked for other names for ever."""
-    monkeypatch.setattr(texts, "KEPT_NAMES", 8)
+    monkeypatch.setattr(texts, "MOST_NAMES", 8)
     asked, encode = [], gap.encode_text
     monkeypatch.setattr(gap, "encode_text", lambda sentences: asked.extend(sentences) or encode(sentences))
     localizer, names = build(gap, text_cache=False), [f"thing {number}" for number in range(20)]
@@ -404,7 +403,7 @@ def test_the_global_random_state_is_untouched(backbones):
 
 OPTIONS = [  # values out of range are in tests/test_config.py
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
-    ({"background": "sky"}, "expected a list of background names, got the single text 'sky': write ['sky']"),
+    ({"background": "sky"}, "expected background, a list of texts, got 'sky'"),
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
 ]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cliploc.errors import UsageError
 from cliploc.towers.tower import Needs
-from cliploc.values import Boxes, ignored_label, told_apart
+from cliploc.values import Boxes, ignored_label, rounded_below
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))
 needs = st.builds(Needs, st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple), indices, indices)
@@ -66,13 +66,13 @@ def test_pixels_that_do_not_count_have_a_label_that_is_no_class():
 
 @given(st.floats(0, 1))
 def test_a_number_below_the_least_does_not_look_as_large(value):
-    shown = told_apart(value, 0.5)
+    shown = rounded_below(value, 0.5)
     assert (float(shown) < 0.5) == (value < 0.5) or value > 0.49995, "four digits"
     assert float(shown) == pytest.approx(value, abs=0.00501)
 
 
 def test_two_decimals_are_enough_elsewhere():
-    assert [told_apart(value, 0.5) for value in (0.4967, 0.494, 0.5, 0.812)] == ["0.4967", "0.49", "0.50", "0.81"]
+    assert [rounded_below(value, 0.5) for value in (0.4967, 0.494, 0.5, 0.812)] == ["0.4967", "0.49", "0.50", "0.81"]
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from cliploc.cli.output import titled
 from cliploc.cli.terminal import Terminal
-from cliploc.evaluate.data import Draw, PromptedDataset, open_asked
+from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
-from cliploc.find.labels import Labels
+from cliploc.find.prompts import Labels
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
 from cliploc.label.results import AnnotatedFolder
@@ -189,7 +189,7 @@ def read(truth: str, root: Path, sample: int | None) -> PromptedDataset:
     if truth == "reviewed":
         found = reviewed_pictures(root)
         return replace(found, samples=Draw(None, sample, 0).of(found.samples, lambda one: one))
-    return open_asked(truth, root, sample=sample)
+    return open_prompted(truth, root, sample=sample)
 
 
 def main() -> None:
@@ -219,7 +219,7 @@ def main() -> None:
     options = Options(model=asked.model, pretrained=asked.pretrained)
     least: Any = asked.min_score if asked.min_score == "auto" else float(asked.min_score)
     settings: dict[str, Any] = {"formats": ("csv",), "review": 0, "teach": True, "min_score": least}
-    with terminal.progress("annotating", speed=True) as reporter:
+    with terminal.progress("annotating") as reporter:
         annotate(found, names, asked.out, **settings, reporter=reporter, options=options)
     person = Person(asked.out, dataset.samples, labels)
     count = len(person.pictures)

@@ -29,7 +29,7 @@ from second_look_study import DATA, OUT, asked_of, unlifted
 from cliploc import towers
 from cliploc.evaluate.calibrate import examples_in
 from cliploc.find import prompts
-from cliploc.find.calibration import OF_BOX, Calibration, own_calibration
+from cliploc.find.calibration import OF_BOX, Calibration, package_calibration
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower
@@ -140,7 +140,7 @@ def main() -> None:
     lines = (given.folds / "0/everyday.txt").read_text(encoding="utf-8").splitlines()[:-1]
     anchors = [line.split("|")[0] for line in lines]
     of_sets = {name: asked(name, given.folds, given.cache, anchors) for name in SETS}
-    every, own = Asked.together([*of_sets.values()]), replace(own_calibration(MODEL), lifts={})
+    every, own = Asked.together([*of_sets.values()]), replace(package_calibration(MODEL), lifts={})
     held_out = [learnt(every.where(every.fold != fold), own, anchors) for fold in range(FOLDS)]
     print("| names found | there | absent |\n|---|---|---|")
     for name, one in of_sets.items():

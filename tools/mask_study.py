@@ -63,7 +63,7 @@ def main() -> None:
     for text in asked.grabcut:
         side, margin, rounds = text.split(",")
         sources[f"grabcut {text}"] = GrabCutMasks(int(side), float(margin), int(rounds))
-    localizer = Localizer(**Options(model=asked.model, recipe=asked.recipe, min_presence=0).given())
+    localizer = Localizer(**Options(model=asked.model, recipe=asked.recipe, min_presence=0).changed())
     pictures: list[int] = []
     shares: dict[str, list[float]] = {name: [] for name in sources}
     for number, found, truths in localized(asked.root, localizer, asked.limit):

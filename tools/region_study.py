@@ -71,7 +71,7 @@ def main() -> None:
         count, side, place = text.split(",")
         sources[f"colour {text}"] = ColourRegions(int(count), int(side), float(place))
     dataset = open_labelled("coco_object", asked.root, limit=asked.limit)
-    localizer = Localizer(**Options(model=asked.model, method=asked.method, templates="openai-80").given())
+    localizer = Localizer(**Options(model=asked.model, method=asked.method, templates="openai-80").changed())
     segmenter = Segmenter(localizer, protocol_of("coco_object"), {asked.method: {}})
     classes = len(dataset.classes)
     found: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in ("none", *sources, "oracle")}

@@ -30,7 +30,7 @@ from cliploc import towers
 from cliploc.evaluate.calibrate import Examples, examples_in, fit
 from cliploc.evaluate.metrics import average_precision
 from cliploc.find import prompts
-from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, own_calibration, reliability
+from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, package_calibration, reliability
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.towers._mini_text import MiniTextTower
@@ -133,7 +133,7 @@ def examples(model: str, name: str, cache: Path) -> list[Examples]:
 def unlifted(model: str, cache: Path) -> Path:
     """A file with the package's calibration, without the lifts of everyday names."""
     file = cache / f"{model}-unlifted.json"
-    replace(own_calibration(model), lifts={}).save(file)
+    replace(package_calibration(model), lifts={}).save(file)
     return file
 
 
@@ -156,7 +156,7 @@ def without(parts: Parts, model: str, left_out: Sequence[str]) -> str:
         fits = {n: Examples.together(p for i, p in enumerate(own) if i % FOLDS != fold) for n, own in of.items()}
         kept = {name: Examples.together(own[fold::FOLDS]) for name, own in of.items()}
         every = Examples.together(fits.values())
-        weight = np.concatenate([np.where(one.box_there, SETS[name], 1.0) for name, one in fits.items()])
+        weight = np.concatenate([np.where(one.box_present, SETS[name], 1.0) for name, one in fits.items()])
         for number in range(NAME_FOLDS):
             others = name_fold(every.of_boxes) != number
             chance = fit_logistic(every.of_boxes[others][:, columns], every.right[others], weight[others])
@@ -189,7 +189,7 @@ def main() -> None:
             for name in REPORTED:
                 pictures = examples(model, name, given.cache)
                 print(f"## {model}, {name}: {len(pictures)} pictures\n")
-                report(pictures, [own_calibration(model)] * len(pictures))
+                report(pictures, [package_calibration(model)] * len(pictures))
         return
     parts = {(model, name): examples(model, name, given.cache) for model in MODELS for name in SETS}
     if given.features:
@@ -221,7 +221,7 @@ def report(pictures: Sequence[Examples], by: Sequence[Calibration]) -> None:
     every = Examples.together(pictures)
     right = np.concatenate([c.right(p.of_boxes) for p, c in zip(pictures, by, strict=True)])
     there = np.concatenate([c.there(p.of_names) for p, c in zip(pictures, by, strict=True)])
-    true_boxes = every.box_there
+    true_boxes = every.box_present
     print(f"boxes: {len(right)}, right {every.right.sum()}; AP {average_precision(right, every.right):.3f} ", end="")
     print(f"(by the maps' scores {average_precision(every.of_boxes[:, FIT], every.right):.3f}), ", end="")
     print(
@@ -230,17 +230,17 @@ def report(pictures: Sequence[Examples], by: Sequence[Calibration]) -> None:
     print(
         f"right {every.right[true_boxes].mean():.3f}, ECE {reliability(right[true_boxes], every.right[true_boxes]):.3f}"
     )
-    asked, absent = every.all_there.sum(), (~every.all_there).sum()
-    print(f"names: {len(every.all_there)} asked, {asked} there, looked at {every.there.sum()} of these", end="")
-    print(f" and {(~every.there).sum()} others; AP {average_precision(there, every.there):.3f}, ", end="")
-    print(f"ECE {reliability(there, every.there):.3f}")
+    asked, absent = every.all_present.sum(), (~every.all_present).sum()
+    print(f"names: {len(every.all_present)} asked, {asked} there, looked at {every.present.sum()} of these", end="")
+    print(f" and {(~every.present).sum()} others; AP {average_precision(there, every.present):.3f}, ", end="")
+    print(f"ECE {reliability(there, every.present):.3f}")
     for least in (0.15, 0.2, 0.25, 0.3, FOUND, 0.35, 0.4, 0.5):
         found = there >= least
-        hits = (found & every.there).sum()
+        hits = (found & every.present).sum()
         print(
             f"  presence ≥ {least:.2f}: precision {hits / max(1, found.sum()):.3f}, recall {hits / asked:.3f}, ", end=""
         )
-        print(f"absent names found {(found & ~every.there).sum() / absent:.4f}")
+        print(f"absent names found {(found & ~every.present).sum() / absent:.4f}")
     for least in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
         kept = right >= least
         share = every.right[kept].sum() / every.right.sum()

@@ -70,8 +70,6 @@ def classified_record(
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
     """One entry of "pictures" in the document of a comparison: "results" has each method on each model."""
-    from cliploc.draw.comparison import peak_of
-
     results = [result for model in models for result in model.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
     entries = []
@@ -83,9 +81,9 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
             continue
         names = []
         for index in range(len(result.names)):
-            peak = peak_of(result, index)  # heat, x, y
-            said = peak and {"heat": _number(peak[0], 4), "xy": [_number(value, 2) for value in peak[1:]]}
-            names.append(_name(result, index) | {"peak": said})
+            peak = result.peak(index)  # heat, x, y
+            entry_of_peak = peak and {"heat": _number(peak[0], 4), "xy": [_number(value, 2) for value in peak[1:]]}
+            names.append(_name(result, index) | {"peak": entry_of_peak})
         notes = [_text(note) for note in result.notes if note not in shared]
         entries.append(entry | {"missing": None, "notes": notes, "names": names})
     return described(results[0].source, results[0].image.size, shared) | {"results": entries}

@@ -66,7 +66,7 @@ class Localization:
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
             `cliploc.boxes.sides`); None where no name was learnt.
         mask_source: what draws the masks, such as `cliploc.boxes.masks.GrabCutMasks`; None: the heat.
-        maps_kept: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
+        has_maps: whether `maps` are there; after `keep_maps=False` they are zeros, and masks and `by` are refused.
     """
 
     source: str
@@ -92,7 +92,7 @@ class Localization:
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
     mask_source: MaskSource | None = None
-    maps_kept: bool = True
+    has_maps: bool = True
 
     @property
     def unsure(self) -> Boxes:
@@ -100,7 +100,7 @@ class Localization:
         return Boxes.joined([], self.names) if self.judged is None else self.judged.unsure
 
     @property
-    def shown(self) -> Boxes:
+    def visible_boxes(self) -> Boxes:
         """The boxes of the names found and of the unsure ones, which are drawn dashed."""
         return Boxes.joined([self.boxes, self.unsure], self.names)
 
@@ -120,6 +120,17 @@ class Localization:
             return "–"
         rank = "" if self.ranks is None else f", rank {self.ranks[index]}"
         return f"{presence:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
+
+    def peak(self, index: int) -> tuple[float, float, float] | None:
+        """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""
+        x0, y0, x1, y1 = self.frame.visible_xyxy
+        heat = self.maps[index, y0:y1, x0:x1]  # [h, w]
+        if not heat.size or heat.min() == heat.max():
+            return None
+        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+        centre = (x0 + x + 0.5, y0 + y + 0.5)
+        left, top, *_ = self.frame.to_original(np.array([[*centre, *centre]]))[0].tolist()
+        return float(heat[y, x]), left, top
 
     @property
     def heatmaps(self) -> FloatArray:
@@ -153,7 +164,7 @@ class Localization:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         if self.mask_source is not None:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
-        self.refuse_without_maps()
+        self.check_maps()
         return masks.box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -167,12 +178,12 @@ class Localization:
                 if self.boxes.label[box] == index:
                     mask |= decode(self._drawn[box])
             return mask
-        self.refuse_without_maps()
+        self.check_maps()
         return masks.name_mask(self.frame, self.maps[index], self.box_rule)
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name whose mask has the pixel."""
-        self.refuse_without_maps()
+        self.check_maps()
         mask_of = None if self.mask_source is None else self.name_mask
         return masks.label_map(self.frame, self.maps, self.found, self.box_rule, mask_of)
 
@@ -189,9 +200,9 @@ class Localization:
             of_boxes[index] = mask
         return of_boxes
 
-    def refuse_without_maps(self) -> None:
+    def check_maps(self) -> None:
         """Refuses what is made of the maps, where they were not kept."""
-        if not self.maps_kept:
+        if not self.has_maps:
             raise UsageError(f"expected the maps of {self.source}, got a result without: leave keep_maps=False out")
 
     @property
@@ -250,7 +261,7 @@ class Localization:
         if not isinstance(rule, BoxRule):
             raise UsageError(f"expected a BoxRule, got {short(rule)}: write cliploc.boxes.BoxRule(0.3)")
         number("min_presence", 0, 1)(np.asarray(min_presence).item())
-        self.refuse_without_maps()
+        self.check_maps()
         return by_rule(self, rule, min_presence)
 
     def judged_by(self, judged: Judgement) -> Localization:
@@ -261,11 +272,11 @@ class Localization:
         return replace(self, boxes=judged.boxes, found=found, reasons=judged.reasons, presence=presence, judged=judged)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ if self.maps_kept else {**self.__dict__, "maps": self.maps.shape}
+        return self.__dict__ if self.has_maps else {**self.__dict__, "maps": self.maps.shape}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Maps that were not kept are one zero in memory, of which a copy would make gigabytes.
-        self.__dict__.update(state if state["maps_kept"] else {**state, "maps": no_maps(state["maps"])})
+        self.__dict__.update(state if state["has_maps"] else {**state, "maps": no_maps(state["maps"])})
 
     def __repr__(self) -> str:
         width, height = self.image.size

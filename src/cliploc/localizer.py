@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,32 +14,29 @@ from torch import Tensor
 from cliploc import towers
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import mask_source
-from cliploc.draw.comparison import ModelResults, draw_comparison, refuse_too_many
+from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
 from cliploc.find import devices, prompts
-from cliploc.find.calibration import load_calibration, own_calibration
-from cliploc.find.classify import Classification, Classified, classifications, embedded
+from cliploc.find.calibration import load_calibration, package_calibration
+from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.heads import load_head, read_config
+from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
-from cliploc.find.learnt import load_learnt
+from cliploc.find.memory import cache_of
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
-from cliploc.find.recipes import recipe_of
-from cliploc.find.tasks import Task, members
-from cliploc.find.text_cache import cache_of
+from cliploc.find.tasks import Task, what_runs
 from cliploc.find.texts import Texts, read_exemplars
 from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
-from cliploc.methods import find, resolve_options
-from cliploc.options import Options, is_whole, short
+from cliploc.methods import resolve_options
+from cliploc.options import Options
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
-from cliploc.values import ResizePolicy, TextSet
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
 
@@ -88,26 +84,10 @@ class Localizer:
     """
 
     def __init__(
-        self,
-        model: str | Backbone = "mini",
-        pretrained: str | None = None,
-        method: str | None = None,
-        **options: Any,
+        self, model: str | Backbone = "mini", pretrained: str | None = None, method: str | None = None, **options: Any
     ) -> None:
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        head_file = None if chosen.head is None else os.fspath(chosen.head)
-        trained_for = None if head_file is None else read_config(head_file).method
-        named = chosen.method or trained_for
-        if named is not None and chosen.recipe is not None:
-            raise UsageError(
-                f"expected a method or a recipe, got {named} and {chosen.recipe}: a named method runs as published"
-            )
-        self.recipe = None if named is not None else recipe_of(model, chosen.recipe or "default")
-        found_method = find(self.recipe.method if self.recipe else str(named), chosen.ensemble)
-        if trained_for is not None and trained_for not in [member.name for member in members(found_method)]:
-            raise UsageError(
-                f"{head_file} is trained for {trained_for}, got method {found_method.name}: use {trained_for}"
-            )
+        self.recipe, found_method, head_file = what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(found_method, chosen.method_options)
         self.templates = prompts.resolve_templates(chosen.templates)
@@ -127,19 +107,14 @@ class Localizer:
         encoder = MaskedEncoder.of(self.backbone, chosen.masked_precision)
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        learnt = None if chosen.learnt is None else load_learnt(chosen.learnt)
-        if learnt is not None:  # a file of another tower does not even fit
-            of_tower = {"model": self.backbone.name, "weights": self.backbone.weights_id}
-            size = learnt.embedding.shape[1]
-            other = None if size == self.backbone.embedding_size else f"it has embeddings of {size} numbers"
-            _check_file(chosen.learnt, learnt.misfit(of_tower, tuple(of_tower)) or other)
-        cache = cache_of(self.backbone) if chosen.text_cache else None
-        self._texts = Texts(self.backbone, self.templates, chosen.background, cache, chosen.memory, crops, learnt)
+        self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
         bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
-        shared = None if crops or learnt else chosen.memory  # pictures stand for names in this localizer only
+        shared = (
+            None if crops or self._texts.learnt else chosen.memory
+        )  # pictures stand for names in this localizer only
         self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
         file, name = chosen.calibration, self.backbone.name
-        self.calibration = own_calibration(name) if file is None else load_calibration(file)
+        self.calibration = package_calibration(name) if file is None else load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
             second_look = (self._bank, self.calibration) if options.second_look else None
@@ -161,7 +136,7 @@ class Localizer:
 
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
-        return _built, (self._chosen.but(model=self.backbone, pretrained=None).given(),)
+        return _built, (self._chosen.but(model=self.backbone, pretrained=None).changed(),)
 
     @property
     def calibrated(self) -> bool:
@@ -206,12 +181,9 @@ class Localizer:
         presence: bool | None = None,
         boxes: bool = True,
     ) -> Iterator[Localization]:
-        """Locates names in any number of pictures, in order, with only a few in memory.
+        """Yields a `Localization` for each of any number of pictures, in order, with only a few in memory.
 
         Arguments are those of `compare`; errors are those of a call.
-
-        Yields:
-            One `Localization` for each picture.
         """
         run = RunOptions(
             reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
@@ -234,9 +206,6 @@ class Localizer:
         boxes: bool = True,
     ) -> Generator[dict[str, Localization], None, None]:
         """Like `stream`, with several methods from one forward pass of the tower.
-
-        One trace holds what all of them need, and masked pictures are shared, so that each further method costs only
-        its own work.
 
         Args:
             images: paths, PIL images or arrays, or one of them; read ahead by a few.
@@ -274,28 +243,18 @@ class Localizer:
         return _found_in(self._run(requests_of(images, names), methods, presence, run))
 
     def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
-        """Draws the results of several methods on one sheet: a row for each method, a column for each name.
+        """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
 
-        Args:
-            image: a path, PIL image or array.
-            names: "cat|kitten": synonyms.
-            methods: as for `compare`.
-
-        Returns:
-            An RGB picture. For several models on one sheet, use `cliploc compare`.
-
-        Raises:
-            InputError: the picture cannot be read.
-            UsageError: as in `compare`, or more than 400 cells.
+        Arguments and errors are those of `compare`. For several models on one sheet, use `cliploc compare`.
 
         Example:
             >>> import numpy as np
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
-        prompts.refuse_no_list(names)
+        prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        refuse_too_many(len(titles), len(names))
+        check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 
@@ -310,21 +269,12 @@ class Localizer:
         presence: bool | None = None,
         lessons: bool = False,
     ) -> Generator[Result, None, None]:
-        """Processes requests, each with its own id; a picture that cannot be read gives its error as the result.
+        """Processes requests, each with its id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
-            methods: as for `compare`, as are the other arguments and the errors; None for the localizer's own.
+            methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
             lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
-
-        Yields:
-            For each request in order, its id with what was found, or with the error of a picture that cannot be read.
-
-        Example:
-            >>> import numpy as np
-            >>> [result] = Localizer().run([Request("a", np.zeros((64, 48, 3), np.uint8), ["cat"])])
-            >>> result.id, list(result.found)
-            ('a', ['cam'])
         """
         run = RunOptions(
             reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
@@ -368,12 +318,7 @@ class Localizer:
             top_k: how many of the names, best first.
 
         Returns:
-            A list of `Classified` for the picture, or one for each picture.
-
-        Raises:
-            InputError: a picture cannot be read.
-            UsageError: a name or `top_k` is wrong, or the model knows none of the names.
-            ModelError: the tower returned NaN.
+            A list of `Classified` for the picture, or one for each picture. Errors are those of a call.
 
         Example:
             >>> import numpy as np
@@ -398,19 +343,8 @@ class Localizer:
         """Like `classify`, for any number of pictures, in order, with only a few in memory.
 
         Arguments and errors are those of `classify` and `compare`; the names in `unknown_names` take no part.
-
-        Yields:
-            One `Classification` for each picture.
         """
-        if not is_whole(top_k, 1):
-            raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
-        if isinstance(names, str) and names == "imagenet":
-            names = [known.name for known in prompts.imagenet_classes()]
-        prompts.parse(names, contrasts=False)
-        unknown = self.unknown_names(names)
-        if len(unknown) == len(names):
-            raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
-        known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
+        known = known_names(self.flow, names, top_k)
         return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
 
     # ---------------------------------------------------------------------------------------------- ask about it
@@ -422,13 +356,6 @@ class Localizer:
 
         Returns:
             `[P, D]` float32, unit norm, on the model's device; times `Localization.embedding` it is a cosine.
-
-        Raises:
-            UsageError: a name that cannot be used.
-
-        Example:
-            >>> tuple(Localizer().embed_names(["cat|kitten", "dog"]).shape)
-            (2, 1280)
         """
         return self._texts.embed(prompts.parse(names, self.templates))
 
@@ -454,10 +381,6 @@ class Localizer:
         Returns:
             An `Inside`; docs/internals.md has its shapes.
 
-        Raises:
-            InputError: the picture cannot be read.
-            UsageError: a name, or a method or option that does not work on this tower.
-
         Example:
             >>> import numpy as np
             >>> inside = Localizer("mini-vit").trace(np.zeros((64, 48, 3), np.uint8), ["cat"], "legrad")
@@ -474,42 +397,21 @@ class Localizer:
     def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
         """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
 
-        The sentence is that of the name's templates and synonyms which fits the picture best.
-
-        Args:
-            image: a path, PIL image or array. It is seen whole, at the first scale, not mirrored.
-            name: "cat|kitten": synonyms.
+        The sentence is that of the name's templates and synonyms which fits the picture best. The picture is seen
+        whole, at the first scale, not mirrored.
 
         Returns:
             The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
             cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-
-        Raises:
-            InputError: the picture cannot be read.
-            UsageError: a name that cannot be used.
-
-        Example:
-            >>> import numpy as np
-            >>> Localizer("mini").word_shares(np.zeros((64, 48, 3), np.uint8), "red car") is None  # no transformer
-            True
         """
         with torch_modes(self.backbone.device):
-            texts = prompts.parse([name], self.templates, contrasts=False)
-            if self._texts.by_exemplars(texts.synonyms[0]):
+            if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
                 return None
             [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
-            sentences = tuple(template.replace("{}", word) for word in texts.synonyms[0] for template in self.templates)
-            each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
-            best = int((self._texts.beside(each.templates).embed(each) @ embedding).argmax())
-            return self.backbone.word_shares(sentences[best], embedding)
+            return self.backbone.word_shares(self._texts.nearest_sentence(name, embedding), embedding)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
-        """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own.
-
-        Example:
-            >>> Localizer(threshold=0.25).box_rule_of("layer_cam").threshold
-            0.25
-        """
+        """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
         return self.flow.tasks.make(method, options or {}).box_rule
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -520,22 +422,14 @@ class Localizer:
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the results depend on, with the defaults filled in: the identity of a run.
 
-        Options that change no result, such as the text cache, are left out. Models and trained heads are told apart by
-        the checksums of their contents.
+        Models and trained heads are told apart by the checksums of their contents.
 
         Args:
             method: as for `compare`; None for the localizer's own, with its options.
             options: of that method.
 
-        Returns:
-            Option → value; plain values, except for objects that were given as options.
-
         Raises:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
-
-        Example:
-            >>> Localizer(scales=(1, 1.5)).describe()["scales"]
-            (1.0, 1.5)
         """
         flow, task, method_options = self._resolved(method, options)
         by_bank = self._flow.min_presence > 0 and not self.calibrated
@@ -544,7 +438,7 @@ class Localizer:
         if learnt is None:
             return identity
         if task.refined:  # a map that is the same for every picture stays as it is
-            _check_file(self.options.learnt, learnt.misfit({**identity, "teaching": flow.steps.teaching(task)}))
+            learnt.check({**identity, "teaching": flow.steps.teaching(task)})
         return {**identity, "learnt": learnt.digest()}
 
     def _check_learnt(self, methods: Methods | None = None) -> None:
@@ -581,22 +475,8 @@ class Localizer:
         return {name: reason for name, reason in reasons if reason is not None}
 
     def readings(self, names: Sequence[str]) -> tuple[str, ...]:
-        """How names are read that the model does not read as they stand, in one line each.
-
-        Example:
-            >>> Localizer("mini").readings(["my wife", "cat"])
-            ("mini reads 'my wife' as 'wife', a kind of 'woman'",)
-        """
+        """How names are read that the model does not read as they stand, in one line each."""
         return self._texts.readings(prompts.parse(names))
-
-
-def _check_file(path: Any, reason: str | None) -> None:
-    """Refuses a file of what was learnt, for this reason; None: it fits."""
-    if reason is not None:
-        raise UsageError(
-            f"expected a file learnt with this model and these settings, got {os.fspath(path)}: {reason}: give the "
-            "settings of its run, or leave learnt out"
-        )
 
 
 def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Localization], None, None]:
@@ -606,25 +486,13 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
                 yield dict(result.found)
 
 
-def classifier(
-    model: str = "mini",
-    pretrained: str | None = None,
-    *,
-    device: str | None = None,
-    precision: str = "fp32",
-    templates: Sequence[str] | str | None = None,
-    batch_size: int = 16,
-    text_cache: bool = True,
-    resize: ResizePolicy | None = None,
-) -> Localizer:
-    """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's own way by default.
-
-    Arguments and errors are those of `Localizer`.
-    """
-    backbone = devices.create(model, pretrained, device, precision)
-    if resize is None and backbone.resize_policy.startswith("crop"):
-        resize = "crop"  # CLIP's own; without this a localizer pads
-    return Localizer(backbone, templates=templates, batch_size=batch_size, text_cache=text_cache, resize=resize)
+def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
+    """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
+    chosen = Options.of(**options)
+    backbone = devices.create(model, pretrained, chosen.device, chosen.precision)
+    if chosen.resize is None and backbone.resize_policy.startswith("crop"):
+        options["resize"] = "crop"  # CLIP's own; without this a localizer pads
+    return Localizer(backbone, **options)
 
 
 def _built(options: dict[str, Any]) -> Localizer:

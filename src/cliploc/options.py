@@ -1,18 +1,23 @@
-"""Every option of a localizer once: its name, type, default, check, help text, and whether it changes results.
+"""Every option of a localizer once: its name, type with range, default, help text, and whether it changes results.
 
 `Localizer`, the command line, the page, `annotate`, `benchmark`, their manifests and run identities read `Options`. A
-new option is one field here, and the code that uses it.
+new option is one field here, and the code that uses it. Its type says what is checked, and how a text is read.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from functools import partial, reduce
+from operator import or_
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from cliploc.errors import UsageError
 from cliploc.images.exemplars import Exemplar, exemplar_of
@@ -20,13 +25,9 @@ from cliploc.images.exemplars import Exemplar, exemplar_of
 if TYPE_CHECKING:
     from cliploc.find.memory import Memory
     from cliploc.towers.tower import Backbone, Guide
-    from cliploc.values import ResizePolicy
 
-POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
-PRECISIONS = (*DTYPES, "auto")
 SAM, FILES = "sam:", "files:"  # before the folder of a SAM, or of a file for each picture
-RECIPES = ("default", "fast")
 UNREFINED: Mapping[str, Any] = {
     "refine": (),
     "scales": (1.0,),
@@ -42,203 +43,128 @@ WAITING = 256  # searches that may wait for the page
 FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools/second_look_study.py
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
-BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
-LARGEST = sys.float_info.max
-T = TypeVar("T")
+
+# ------------------------------------------------------------------------------------------------------------ types
+Resize = Literal["squash", "crop", "pad"]
+RecipeName = Literal["default", "fast"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
+Share = Annotated[float, Meta(ge=0, le=1)]
+PositiveShare = Annotated[float, Meta(gt=0, le=1)]
+ShareOrAuto = Share | Literal["auto"]
+Side = Annotated[int, Meta(ge=1, le=MOST_SIDE)]
+if TYPE_CHECKING:
+    HeightWidth = tuple[int, int]
+else:  # with a tuple beside an integer in a range msgspec 0.23 crashes
+    HeightWidth = Annotated[Sequence[Side], Meta(min_length=2, max_length=2)]
+Scales = Annotated[Sequence[Annotated[float, Meta(ge=0.25, le=8)]], Meta(min_length=1, max_length=MOST_SCALES)]
+Windows = Annotated[Sequence[Annotated[float, Meta(ge=1, le=8)]], Meta(max_length=MOST_WINDOW_SETS)]
 
 
-def _recipes(otherwise: str) -> str:
-    """What None means for an option that a recipe sets."""
-    return f"the recipe's; {otherwise} with a named method"
+def _kinds(kind: Any) -> list[Any]:
+    """The types of a union, without None; a path is a text."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [one for one in kinds if one is not NoneType and get_origin(one) is not os.PathLike]
 
 
-# ---------------------------------------------------------------------------------------------- checks: value → value
-def _unchanged(value: Any) -> Any:
-    return value
+def _range(kind: Any) -> tuple[Any, Meta]:
+    """A plain type, such as `Sequence`, and what limits it."""
+    plain, meta = get_args(kind) if get_origin(kind) is Annotated else (kind, Meta())
+    return get_origin(plain) or plain, meta
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check, value → the value as it is kept, and what it knows of the option besides."""
-
-    check: Callable[[Any], Any]
-    facts: Mapping[str, Any]  # of `Option`: those that the option does not give itself
-
-    def __call__(self, value: Any) -> Any:
-        """Raises a `UsageError` that begins "expected NAME" and states the range."""
-        return self.check(value)
+def _item(kind: Any) -> Any:
+    """The type of a sequence's items."""
+    return get_args(get_args(kind)[0] if get_origin(kind) is Annotated else kind)[0]
 
 
-def is_number(value: Any, low: float = -LARGEST, high: float = LARGEST, *, above: bool = False) -> bool:
-    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return (low < value if above else low <= value) and value <= high
-
-
-def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
-    """The same for a whole number."""
-    return isinstance(value, int) and is_number(value, low, high)
-
-
-def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
-    """A number in a range, or above `low`; `none` is what None means, if it is allowed."""
-    words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-    return _where(lambda value: is_number(value, low, high, above=above), f"{name} {words}", none, parse=parse_float)
-
-
-def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], Any]:
-    """A whole number in a range; arguments as for `number`."""
-    expected = f"{name}, a whole number from {low} to {high:,}"
-    return _where(lambda value: is_whole(value, low, high), expected, none, parse=parse_whole)
-
-
-def _where(holds: Callable[[Any], object], expected: str, none: str | bool = False, **facts: Any) -> Check:
-    """A value that something holds for, or None where that is allowed, or where a text says what it means."""
-    hint = f": leave it out for {none}" if isinstance(none, str) and none else ""
-    facts |= {"none": none} if isinstance(none, str) else {}
-
-    def check(value: Any) -> Any:
-        if (none and value is None) or holds(value):
-            return value
-        raise UsageError(f"expected {expected}, got {short(value)}{hint}")
-
-    return Check(check, facts)
-
-
-def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable[[Any], Any]:
-    """One of several texts, or None."""
-    expected = f"{name} to be one of {', '.join(choices)}"
-    return _where(lambda value: value in choices, expected, none, metavar="|".join(choices))
-
-
-def _flag(name: str, *, none: bool = False, words: str = "True or False") -> Check:
-    return _where(lambda value: isinstance(value, bool), f"{name} as {words}", none)
-
-
-def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
-    """A number from 0 to 1 or the text "auto", or None."""
-    expected = f"{name} from 0 to 1, or auto"
-    facts = {"metavar": "0-1|auto", "parse": parse_float}
-    return _where(lambda value: is_number(value, 0, 1) or value == "auto", expected, none, **facts)
-
-
-def _numbers(name: str, count: range, low: float, high: float, example: str) -> Check:
-    """A tuple of so many numbers in a range, or None."""
-    least = f"{count[0]} to" if count[0] else "at most"
-    expected = f"{name}, a list of {least} {count[-1]} numbers from {low:g} to {high:g} ({example})"
-
-    def check(value: Any) -> tuple[float, ...] | None:
-        if value is None:
-            return None
-        fits = isinstance(value, list | tuple) and len(value) in count
-        if not fits or not all(is_number(item, low, high) for item in value):
-            raise UsageError(f"expected {expected}, got {short(value)}")
-        return tuple(float(item) for item in value)
-
-    return Check(check, {"metavar": example, "parse": _or_text(lambda text: tuple(map(float, parse_list(text))))})
-
-
-def _texts(name: str, *, none: bool = False) -> Callable[[Any], tuple[str, ...] | None]:
-    def check(value: Any) -> tuple[str, ...] | None:
-        if value is None and none:
-            return None
-        if isinstance(value, str):
-            raise UsageError(f"expected a list of {name}, got the single text {value!r}: write [{value!r}]")
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise UsageError(f"expected a list of {name}, got {short(value)}")
-        return tuple(value)
-
-    return check
-
-
-def _checked_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str | Exemplar) for item in value):
-        raise UsageError(f"expected a list of exemplars, got {short(value)}: write [Exemplar('cup', 'cup.jpg')]")
-    for item in value:
-        if isinstance(item, str):
-            exemplar_of(item)
-    return tuple(value)
-
-
-def _checked_size(value: Any) -> Any:
-    """One side, or height and width; the localizer checks whether its model takes them."""
-    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    whole_sides = all(is_whole(side, 1, MOST_SIDE) for side in sides)
-    if value is not None and (len(sides) != 2 or not whole_sides):
-        raise UsageError(
-            f"expected image_size of 1 to {MOST_SIDE} pixels, one side or height and width, got {short(value)}"
+def _in_words(kind: Any, metavar: str) -> str:
+    """What a type allows, as it follows an option's name."""
+    base, meta = _range(kind)
+    if base is Literal:
+        return f" to be one of {', '.join(map(str, get_args(kind)))}"
+    if base is bool:
+        return " as True or False"
+    if base is float:
+        return (
+            f" above {meta.gt:g} and at most {meta.le:g}"
+            if meta.gt is not None
+            else f" from {meta.ge:g} to {meta.le:g}"
         )
-    return sides if isinstance(value, list | tuple) else value
+    if base is int:
+        return f", a whole number from {meta.ge} to {meta.le:,}"
+    if base is Sequence:
+        of_item, limits = _range(_item(kind))
+        if of_item is str:
+            return ", a list of texts"
+        count = f"{meta.min_length or 0} to {meta.max_length}"
+        return f", a list of {count} numbers from {limits.ge:g} to {limits.le:g} ({metavar})"
+    return f" as {metavar}"
 
 
-def _or_folder(name: str, choices: Sequence[str], kinds: Sequence[str] = (SAM,), *, none: bool = False) -> Check:
-    """One of several texts, or a kind such as "sam:" and a folder; whoever loads it checks the folder."""
-    *others, last = (*choices, *(f"{kind}FOLDER" for kind in kinds))
-
-    def holds(value: Any) -> bool:
-        of_folder = isinstance(value, str) and any(value.startswith(kind) and value != kind for kind in kinds)
-        return of_folder or value in choices
-
-    return _where(holds, f"{name} as {', '.join(others)} or {last}", none, metavar="|".join((*others, last)))
+def _plain(value: Any) -> Any:
+    """Numpy's floats as Python's, paths as texts."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, float) else os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-# A well-spelt device; the localizer, which imports torch, checks whether this machine has it.
-_DEVICE = _where(
-    lambda value: isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII),
-    "device as cpu, cuda, cuda:N or mps",
-    "the best available",
-)
-# Objects are told by what is used of them, as their classes are not imported here.
-_MODEL = _where(
-    lambda value: isinstance(value, str) or hasattr(value, "pooling"),  # open_clip's models have `encode_image`, too
-    "model, a name of `cliploc models` or a Backbone",
-)
-_METHOD = _where(lambda value: isinstance(value, str) and value.strip(), "method, a name", "the model's recipe")
-_TEMPLATES = _where(lambda value: isinstance(value, Sequence), "templates, a text or a list of texts", "the default")
-_GUIDE = _where(
-    lambda value: value.partition("@")[0].strip() if isinstance(value, str) else hasattr(value, "features"),
-    "guide, the name of a second image tower such as dinov2-s",
-    none=True,
-)
-_MEMORY = _where(lambda value: hasattr(value, "shared"), "memory, a cliploc.Memory", none=True)
+def check_value(name: str, kind: Any, value: Any, none: str = "", metavar: str = "a text") -> Any:
+    """A value of a type, which msgspec checks; sequences become tuples. `none`: what None means.
+
+    Example:
+        >>> check_value("flip", bool | None, None), check_value("scales", Scales, [1, 2])
+        (None, (1.0, 2.0))
+
+    Raises:
+        UsageError: "expected NAME from 0 to 1, got 2", say.
+    """
+    kinds, optional = _kinds(kind), NoneType in get_args(kind)
+    try:
+        converted = None if value is None and optional else msgspec.convert(_plain(value), reduce(or_, kinds))
+    except msgspec.ValidationError:
+        texts = [text for one in kinds if (text := _in_words(one, metavar))]
+        words = texts[0] + "".join(f", or {text.removeprefix(' to be one of ').strip(' ,')}" for text in texts[1:])
+        hint = f": leave it out ({none})" if optional and none else ""
+        raise UsageError(f"expected {name}{words}, got {short(value)}{hint}") from None
+    return tuple(converted) if isinstance(converted, list) else converted
 
 
-def _file(name: str) -> Check:
-    """The path of a file, or None; whoever reads it checks the file."""
-    return _where(lambda value: isinstance(value, str | os.PathLike), f"{name}, the path of a file", none=True)
+def choice(name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
+    """Checks that a value is one of several texts."""
+    return partial(check_value, name, Literal[tuple(choices)])
 
 
-def _checked_method_options(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"expected method_options as a mapping of names to values, got {short(value)}")
-    return dict(value)
+def number(name: str, low: float, high: float) -> Callable[[Any], Any]:
+    """Checks that a value is a number in a range."""
+    return partial(check_value, name, Annotated[float, Meta(ge=low, le=high)])
 
 
-def _checked_shares(value: Any) -> dict[str, float]:
-    expected = "expected share as a name with all, or with a number from 0 to 1 (raccoon=all)"
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{expected}, got {short(value)}")
-    for name, share in value.items():
-        if not name or not is_number(share, 0, 1):
-            raise UsageError(f"{expected}, got {f'{name}={share}'.lstrip('=') or 'nothing'}")
-    return dict(value)
+def is_integer(value: Any, low: int) -> bool:
+    """Whether a value is an integer from `low` on; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def short(value: Any) -> str:
+    """A value in an error's line."""
+    text = re.sub(r"\s*\n\s*", " ", repr(value))  # of a module or an array it has several lines
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
-# A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
-def _or_text(parse: Callable[[str], T]) -> Callable[[str], T | str]:
-    def parsed(text: str) -> T | str:
-        try:
-            return parse(text)
-        except ValueError:
-            return text
-
-    return parsed
-
-
-parse_float, parse_whole = _or_text(float), _or_text(int)
+def parse(kind: Any, text: str) -> Any:
+    """A text as a type says; one that cannot be read stays a text, which the check refuses with the range."""
+    kinds = _kinds(kind)
+    base = _range(kinds[0])[0]
+    if base is Sequence and str not in kinds:
+        of_item = _item(kinds[0])
+        items = tuple(parse(of_item, part) for part in parse_list(text))
+        return text if of_item is not str and any(isinstance(item, str) for item in items) else items
+    with suppress(ValueError):
+        return base(text) if base in (int, float) else text
+    return text
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -246,10 +172,11 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
-@_or_text
-def _parse_size(text: str) -> int | tuple[int, ...]:
-    sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
-    return sides[0] if len(sides) == 1 else sides
+def _parse_size(text: str) -> int | tuple[int, ...] | str:
+    with suppress(ValueError):
+        sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
+        return sides[0] if len(sides) == 1 else sides
+    return text
 
 
 def parse_pair(text: str) -> tuple[str, str]:
@@ -271,22 +198,22 @@ def parse_share(text: str, expected: str) -> float:
 def _parse_share(text: str) -> tuple[str, float | str]:
     """A name's share of the pictures, as raccoon=all or dog=0.3."""
     name, _, share = (part.strip() for part in text.rpartition("="))
-    return name, 1.0 if share == "all" else parse_float(share)
+    return name, 1.0 if share == "all" else parse(Share, share)
 
 
 def _parse_percent(text: str) -> float | str:
     """A share, as 5% or 0.05."""
-    value = parse_float(text.removesuffix("%"))
+    value: float | str = parse(float, text.removesuffix("%"))
     return value / 100 if isinstance(value, float) and text.endswith("%") else value
 
 
-def _one_method(given: Sequence[str]) -> str:
-    if len(given) > 1:
+def _one_method(names: Sequence[str]) -> str:
+    if len(names) > 1:
         raise UsageError(
-            f"expected --method once, got it {len(given)} times: write --method {'+'.join(dict.fromkeys(given))} for "
+            f"expected --method once, got it {len(names)} times: write --method {'+'.join(dict.fromkeys(names))} for "
             "the mean of their maps, or run the command once for each"
         )
-    return given[0]
+    return names[0]
 
 
 def text_of(value: Any) -> str:
@@ -305,12 +232,6 @@ def _size_text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def short(value: Any) -> str:
-    """A value in an error's line."""
-    text = re.sub(r"\s*\n\s*", " ", repr(value))  # of a module or an array it has several lines
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
 # ---------------------------------------------------------------------------------------------------------- the options
 Group = Literal[
     "input", "prompt", "model", "method", "view", "boxes", "training", "segmentation", "faithfulness", "serving",
@@ -318,7 +239,11 @@ Group = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(eq=False, repr=False)
 class Option:
     """The facts of one option beside its type and default, which are the field's."""
 
@@ -326,9 +251,9 @@ class Option:
     group: Group  # what it is about
     about: str = ""  # what Python users need to know besides `help`
     none: str = ""  # what None means, where it is the default
-    metavar: str = ""  # its value as help shows it
-    check: Callable[[Any], Any] = _unchanged  # value → the value as it is kept; see `Check`
-    parse: Callable[[str], Any] = _unchanged  # one text of the command line → value, or the text, for `check` to refuse
+    metavar: str = ""  # its value as help shows it; made from the type where it can be
+    check: Callable[[Any], Any] = _unchanged  # value → the value that is stored; made from the type by default
+    parse: Callable[[str], Any] = _unchanged  # one text of the command line → value, or the text; by default as `check`
     text: Callable[[Any], str] = text_of  # value → one text of the command line, which `parse` reads
     flags: tuple[str, ...] = ()  # its names on the command line, if they are not made from its name
     usual: bool = False  # whether help lists it before those that few users need
@@ -339,17 +264,79 @@ class Option:
     harmless: str = ""  # why results do not depend on it; "" if they do: then it is part of a run's identity
     python_only: bool = False  # whether it is an object that no command line can name
 
+    def bind(self, name: str, kind: Any) -> None:
+        """Takes from a field's type what is not declared."""
+        kinds = _kinds(kind)
+        base, meta = _range(kinds[0])
+        if not self.metavar and base is Literal:
+            self.metavar = "|".join(get_args(kinds[0]))
+        elif not self.metavar and base is float and (meta.ge, meta.le) != (None, None):
+            self.metavar = "0-1" if meta.le is not None and meta.le <= 1 else "N"
+        elif not self.metavar and base is int:
+            self.metavar = "N"
+        if len(kinds) > 1 and self.metavar == "0-1":
+            self.metavar += "|auto"
+        if self.check is _unchanged:
+            self.check = partial(check_value, name, kind, none=self.none, metavar=self.metavar or "a text")
+        if self.parse is _unchanged and not self.repeat:
+            self.parse = partial(parse, kind)
+
 
 def option(default: Any = MISSING, *, factory: Any = MISSING, **facts: Any) -> Any:
-    """A field of `Options`; `facts` are those of `Option`, also those that a `Check` knows."""
-    known = dict(getattr(facts.get("check"), "facts", {}))
-    if default is not None:
-        known.pop("none", None)
-    return field(default=default, default_factory=factory, metadata={"option": Option(**{**known, **facts})})
+    """A field of options; `facts` are those of `Option`."""
+    return field(default=default, default_factory=factory, metadata={"option": Option(**facts)})
+
+
+def option_of(option_field: Field[Any]) -> Option:
+    """The facts of a field that `option` made."""
+    made: Option = option_field.metadata["option"]
+    return made
+
+
+def _object(expected: str, attribute: str, text: bool = True) -> Callable[[Any], Any]:
+    """Checks for a name, or an object that has an attribute: its class is not imported here."""
+
+    def check(value: Any) -> Any:
+        if hasattr(value, attribute) or (text and isinstance(value, str)) or (value is None and attribute != "pooling"):
+            return value
+        raise UsageError(f"expected {expected}, got {short(value)}")
+
+    return check
+
+
+def _check_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str | Exemplar) for item in value):
+        raise UsageError(f"expected a list of exemplars, got {short(value)}: write [Exemplar('cup', 'cup.jpg')]")
+    for item in value:
+        if isinstance(item, str):
+            exemplar_of(item)
+    return tuple(value)
+
+
+def _of_recipe(otherwise: str) -> str:
+    """What None means for an option that a recipe sets."""
+    return f"the recipe's; {otherwise} with a named method"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Checked:
+    """Base of dataclasses of options: each value is checked."""
+
+    def __init_subclass__(cls) -> None:
+        objects = dict.fromkeys(("Backbone", "Guide", "Memory"), Any)
+        for name, kind in get_type_hints(cls, localns=objects, include_extras=True).items():
+            made = cls.__dict__.get(name)
+            if isinstance(made, Field):
+                option_of(made).bind(name, kind | None if made.default is None else kind)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if "option" in one.metadata:
+                object.__setattr__(self, one.name, option_of(one).check(getattr(self, one.name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
     """The options of a `Localizer`; `Options.explain()` describes each one.
 
     Raises:
@@ -360,10 +347,10 @@ class Options:
         (1.0, 2.0)
     """
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     model: str | Backbone = option(
-        "mini", group="model", usual=True, metavar="NAME", check=_MODEL,
+        "mini", group="model", usual=True, metavar="NAME",
+        check=_object("model, a name of `cliploc models` or a Backbone", "pooling"),
         help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
@@ -371,200 +358,172 @@ class Options:
         None, group="model", usual=True, metavar="TAG|FILE", none="the model's own",
         help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
     )
-    method: str | None = option(  # a second one is refused, not silently taken
-        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, check=_METHOD,
+    method: Annotated[str, Meta(pattern=r"\S")] | None = option(  # a second one is refused, not silently taken
+        None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
-    recipe: Literal["default", "fast"] | None = option(
-        None, group="method", usual=True, check=choice("recipe", RECIPES, none=True), none="default",
+    recipe: RecipeName | None = option(
+        None, group="method", usual=True, none="default",
         help="What runs if you name no method: a method with settings that improve its boxes.",
         about='"default" balances quality and time, "fast" takes one forward pass. '
         "Options that you give override the recipe's. See `cliploc models NAME` and docs/recipes.md.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = option(
-        factory=dict, group="method", metavar="KEY=VALUE", check=_checked_method_options, parse=parse_pair,
-        text="=".join, flags=("--option", "-o"), repeat=True, gather=dict,
-        help="An option of the method; repeatable.",
+        factory=dict, group="method", metavar="KEY=VALUE", parse=parse_pair,
+        text="=".join, flags=("--option", "-o"), repeat=True, gather=dict, help="An option of the method; repeatable.",
         about='In Python a mapping, such as {"temperature": 0.01}. Of several methods, {"score_cam.block": -2} '
         "is for one of them, and an option named alone is for all that have it. Texts are converted to the "
         "type that the method declares.",
     )
     head: str | os.PathLike[str] | None = option(
-        None, group="method", metavar="FILE", check=_file("head"),
-        help="Trained layers from `cliploc train`.",
+        None, group="method", metavar="FILE", help="Trained layers from `cliploc train`.",
         about="If you name no method, the file's method runs.",
     )
     ensemble: Literal["minmax", "rank"] = option(
-        "minmax", group="method", check=choice("ensemble", ("minmax", "rank")),
-        help="How the maps of several methods are averaged.",
+        "minmax", group="method", help="How the maps of several methods are averaged.",
         about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
-        None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True, check=_TEMPLATES, none="",
+        None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True,
         help="Sentence with {} for the name (repeatable), a FILE.txt of sentences, or default, openai-80, openai-7, "
         "name-only.",
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
     background: Sequence[str] = option(
-        (), group="prompt", metavar="NAME", check=_texts("background names"), repeat=True,
-        help="Name of the background, as a contrast; repeatable.",
+        (), group="prompt", metavar="NAME", repeat=True, help="Name of the background, as a contrast; repeatable.",
         about="The map shows where a name scores higher than these, and a name that scores lower than one of them is "
         "not found.",
     )
     exemplars: Sequence[str | Exemplar] = option(
-        (), group="prompt", check=_checked_exemplars, python_only=True,
+        (), group="prompt", check=_check_exemplars, python_only=True,
         help='Pictures that stand for names: `cliploc.images.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
         about="On the command line -p @cup.jpg. See docs/prompts.md.",
     )
-    resize: ResizePolicy | None = option(
-        None, group="view", check=choice("resize", POLICIES, none=True),
-        none="the model's own, but pad where that crops",
+    resize: Resize | None = option(
+        None, group="view", none="the model's own, but pad where that crops",
         help="How a picture is fitted to the model's input.",
         about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border: '
         "of a 3:2 picture, a model that crops would not see a third.",
     )
-    image_size: int | tuple[int, int] | None = option(
-        None, group="view", metavar="N|HxW", check=_checked_size, parse=_parse_size, text=_size_text,
-        none="the model's own",
-        help="Input size in pixels.",
-        about="In Python one side, or (height, width).",
+    image_size: Side | HeightWidth | None = option(
+        None, group="view", metavar="N|HxW", parse=_parse_size, text=_size_text, none="the model's own",
+        help="Input size in pixels.", about="In Python one side, or (height, width).",
     )
-    scales: Sequence[float] | None = option(
-        None, group="view", check=_numbers("scales", range(1, MOST_SCALES + 1), 0.25, 8, "1,1.5,2"), none=_recipes("1"),
+    scales: Scales | None = option(
+        None, group="view", metavar="1,1.5,2", none=_of_recipe("1"),
         help="Average the maps at these multiples of the input size.",
         about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass. Scores and presence are read at "
         "the first one; if it is 2 or more, in a further pass of the input size.",
     )
-    windows: Sequence[float] | None = option(
-        None, group="view", check=_numbers("windows", range(MOST_WINDOW_SETS + 1), 1, 8, "1,2"), none=_recipes("none"),
+    windows: Windows | None = option(
+        None, group="view", metavar="1,2", none=_of_recipe("none"),
         help="Also average the maps of overlapping windows; 2: windows of half the picture's shorter side.",
         about="Windows are as large as the input and are not stretched, so small things appear larger: with 2, the "
         "picture's shorter side is resized to two inputs. Each number is a set of windows, at most "
         f"{MOST_WINDOW_SETS}, each from 1 to 8. Each window is a forward pass.",
     )
     flip: bool | None = option(
-        None, group="view", check=_flag("flip", none=True), flags=("--flip/--no-flip",), none=_recipes("no"),
+        None, group="view", flags=("--flip/--no-flip",), none=_of_recipe("no"),
         help="Also average the map of the flipped picture.",
     )
     refine: Sequence[str] | None = option(
-        None, group="method", metavar="NAME,NAME", check=_texts("refinements", none=True), parse=parse_list,
-        none=_recipes("none"),
+        None, group="method", metavar="NAME,NAME", none=_of_recipe("none"),
         help="Refinements after the method: affinity, caa, guided, level, lposs, lposs_plus, pamr.",
         about='In Python a list, such as ("caa", "guided").',
     )
-    threshold: float | Literal["auto"] | None = option(
-        None, group="boxes", usual=True, check=share_or_auto("threshold", none=True),
-        none="the recipe's, or the method's own",
+    threshold: ShareOrAuto | None = option(
+        None, group="boxes", usual=True, none="the recipe's, or the method's own",
         help="Boxes enclose regions hotter than this share of the maximum.",
         about="\"auto\" is Otsu's threshold of each map. The method's own changes with the refinements.",
     )
-    components: Literal["all", "largest"] = option(
-        "all", group="boxes", check=choice("components", ("all", "largest")),
-        help="Which hot regions get a box.",
+    components: Literal["all", "largest"] = option("all", group="boxes", help="Which hot regions get a box.")
+    min_area: Annotated[float, Meta(ge=0, le=0.999)] = option(
+        0.001, group="boxes", help="Hot regions smaller than this share of the picture get no box.",
     )
-    min_area: float = option(
-        0.001, group="boxes", metavar="0-1", check=number("min_area, a share of the picture,", 0, 0.999),
-        help="Hot regions smaller than this share of the picture get no box.",
+    max_boxes: Annotated[int, Meta(ge=1, le=1_000_000)] | None = option(
+        None, group="boxes", usual=True, none="all", help="Maximum number of boxes per name and picture, best first.",
     )
-    max_boxes: int | None = option(
-        None, group="boxes", usual=True, metavar="N", check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
-        none="all",
-        help="Maximum number of boxes per name and picture, best first.",
-    )
-    nms_iou: float | None = option(
-        0.5, group="boxes", metavar="0-1", check=number("nms_iou", 0, 1, above=True, none="no suppression"),
-        help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
+    nms_iou: PositiveShare | None = option(
+        0.5, group="boxes", help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
         about="None means no suppression.",
     )
-    split_peaks: float | None = option(
-        None, group="boxes", metavar="0-1", check=number("split_peaks", 0, 1, none="the recipe's"), none=_recipes("1"),
+    split_peaks: Share | None = option(
+        None, group="boxes", none=_of_recipe("1"),
         help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
         about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
         "see docs/boxes.md.",
     )
-    min_score: float | Literal["auto"] | None = option(
-        None, group="boxes", check=share_or_auto("min_score", none=True), none=_recipes("0"),
+    min_score: ShareOrAuto | None = option(
+        None, group="boxes", none=_of_recipe("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
         about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
         "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
         "box is unsure, or without a second look not found.",
     )
-    min_presence: float | None = option(
-        None, group="boxes", metavar="0-1", check=number("min_presence", 0, 1, none="the usual minimum"),
-        none=f"{FOUND:g}; 0.5 without a second look",
+    min_presence: Share | None = option(
+        None, group="boxes", none=f"{FOUND:g}; 0.5 without a second look",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
         about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
         "chance, and names below the minimum are not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
-        None, group="boxes", check=_flag("second_look", none=True), flags=("--second-look/--no-second-look",),
-        none=_recipes("no"),
+        None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
         about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
-        None, group="boxes", metavar="FILE", check=_file("calibration"), none="the package's",
+        None, group="boxes", metavar="FILE", none="the package's",
         help="How a second look is calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
-        None, group="boxes", metavar="FILE", check=_file("learnt"), none="nothing",
+        None, group="boxes", metavar="FILE", none="nothing",
         help="What a folder has taught: learnt.safetensors of `cliploc annotate`.",
         about="Names in the file get the boxes that the folder's own drafts would have, also names that the model does "
         "not know. The file holds for the model and settings that it was learnt with. See docs/teaching.md.",
     )
-    masks_by: str = option(
-        "heat", group="output", check=_or_folder("masks_by", ("heat", "grabcut")),
-        help="What draws masks; all but heat imply --masks.",
+    masks_by: Annotated[str, Meta(pattern="^(heat|grabcut|sam:.+)$")] = option(
+        "heat", group="output", metavar="heat|grabcut|sam:FOLDER", help="What draws masks; all but heat imply --masks.",
         about="grabcut starts from the heat and moves edges to edges of colour in the picture. sam:FOLDER gives each "
         "box to a Segment Anything, and needs `cliploc[sam]`. See docs/masks.md.",
     )
-    device: str | None = option(
-        None, group="model", metavar="cpu|cuda|mps", check=_DEVICE, none="the best available",
-        help="Device to compute on.",
+    device: Annotated[str, Meta(pattern=r"^(cpu|mps|cuda(:[0-9]+)?)$")] | None = option(
+        None, group="model", metavar="cpu|cuda|mps", none="the best available", help="Device to compute on.",
         about="Only for a model given by name; a `Backbone` stays on its device.",
         harmless="devices differ by rounding only; the manifest's sessions name the machine",
     )
-    precision: str = option(
-        "fp32", group="model", check=choice("precision", PRECISIONS),
-        help="Precision of the model's tower; maps and scores are always float32.",
+    precision: Precision = option(
+        "fp32", group="model", help="Precision of the model's tower; maps and scores are always float32.",
         about='"auto" is bf16 if the device supports it, else fp32. Only for a model given by name.',
     )
-    masked_precision: str | None = option(
-        None, group="model", check=choice("masked_precision", PRECISIONS, none=True), none="that of the tower",
+    masked_precision: Precision | None = option(
+        None, group="model", none="that of the tower",
         help="Precision for the masked pictures of the Score-CAM family.",
         about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
         "with bfloat16. The features that maps are made of keep the tower's precision.",
     )
     guide: str | Guide | None = option(
-        None, group="model", metavar="NAME[@FILE]", check=_GUIDE, none="the model itself",
+        None, group="model", metavar="NAME[@FILE]", none="the model itself",
+        check=_object("guide, the name of a second image tower such as dinov2-s", "features"),
         help="Second image tower, which compares places, for `proxyclip`, `corrclip`, `gla_clip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
-    batch_size: int = option(
-        16, group="run", metavar="1-4096", check=whole("batch_size", 1, 4096),
-        help="Pictures, or masked pictures, per forward pass.",
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = option(
+        16, group="run", metavar="1-4096", help="Pictures, or masked pictures, per forward pass.",
     )
     text_cache: bool = option(
-        True, group="run", check=_flag("text_cache"),
-        help="Cache the embeddings of names on disk.",
-        about="See `cliploc.find.text_cache`.",
+        True, group="run", help="Cache the embeddings of names on disk.", about="See `cliploc.find.memory`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True, check=_MEMORY,
+        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
-        "Several localizers may use one memory, one after the other.",
-        harmless="what is kept is what was computed",
+        "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",
     )
     # fmt: on
-
-    def __post_init__(self) -> None:
-        for name, facts in OPTIONS.items():
-            object.__setattr__(self, name, facts.check(getattr(self, name)))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
@@ -588,7 +547,7 @@ class Options:
         values = {**UNREFINED, **recipe}
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
@@ -610,77 +569,61 @@ class Options:
         return "\n".join(lines)
 
 
-def option_of(option_field: Field[Any]) -> Option:
-    """The facts of a field that `option` made."""
-    option: Option = option_field.metadata["option"]
-    return option
-
-
 @dataclass(frozen=True, kw_only=True)
-class ProtocolOptions:
-    """Base of a protocol's options: each is checked, and None keeps the protocol's own value."""
+class ProtocolOptions(Checked):
+    """Base of a protocol's options: None is the protocol's value."""
 
-    def __post_init__(self) -> None:
-        for own in fields(self):
-            object.__setattr__(self, own.name, option_of(own).check(getattr(self, own.name)))
-
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """Those that are not None."""
-        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (docs/segmentation.md)."""
+    """Changes to a segmentation protocol; None is the dataset's value (docs/segmentation.md)."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
-    short_side: int | None = option(
-        None, group="segmentation", metavar="N", check=whole("short_side", 32, MOST_SIDE, none="the protocol's"),
+    short_side: Annotated[int, Meta(ge=32, le=MOST_SIDE)] | None = option(
+        None, group="segmentation", none="the protocol's",
         help="Shorter side of the picture in pixels, before it is cut into windows.",
     )
-    window: int | None = option(
-        None, group="segmentation", metavar="N", check=whole("window", 0, MOST_SIDE, none="the protocol's"),
+    window: Annotated[int, Meta(ge=0, le=MOST_SIDE)] | None = option(
+        None, group="segmentation", none="the protocol's",
         help="Side of a window in pixels; 0: the whole picture at once.",
     )
-    stride: int | None = option(
-        None, group="segmentation", metavar="N", check=whole("stride", 1, MOST_SIDE, none="the protocol's"),
-        help="Distance between windows in pixels.",
+    stride: Side | None = option(
+        None, group="segmentation", none="the protocol's", help="Distance between windows in pixels.",
     )
-    logit_scale: float | None = option(
-        None, group="segmentation", metavar="N",
-        check=number("logit_scale", 0, 1000, above=True, none="the protocol's"),
-        help="Factor of the cosines before the softmax over names.",
+    logit_scale: Annotated[float, Meta(gt=0, le=1000)] | None = option(
+        None, group="segmentation", none="the protocol's", help="Factor of the cosines before the softmax over names.",
     )
-    background_threshold: float | None = option(
-        None, group="segmentation", metavar="0-1", check=number("background_threshold", 0, 1, none="the protocol's"),
+    background_threshold: Share | None = option(
+        None, group="segmentation", none="the protocol's",
         help="Pixels whose best class has a lower probability are background.",
     )
-    area_threshold: float | None = option(
-        None, group="segmentation", metavar="0-1", check=number("area_threshold", 0, 1, none="the protocol's"),
+    area_threshold: Share | None = option(
+        None, group="segmentation", none="the protocol's",
         help="Leave out classes with a smaller share of the picture's foreground.",
     )
-    regions: str | None = option(
-        None, group="segmentation", metavar="KIND", none="none",
-        check=_or_folder("regions", ("none", "colour"), (SAM, FILES), none=True),
+    regions: Annotated[str, Meta(pattern="^(none|colour|sam:.+|files:.+)$")] | None = option(
+        None, group="segmentation", metavar="none|colour|sam:FOLDER|files:FOLDER", none="none",
         help="Each region gets the name that most of its pixels have.",
         about="colour divides the picture by its colours, and needs `cliploc[regions]`. sam:FOLDER takes the masks of "
         "a Segment Anything, and needs `cliploc[sam]`. files:FOLDER has a PNG for each picture, with a number for each "
         "region. Method corrclip reads the regions too.",
     )
-    candidates: int | None = option(
-        None, group="segmentation", metavar="N", check=whole("candidates", 0, 2**15, none="the protocol's"),
+    candidates: Annotated[int, Meta(ge=0, le=2**15)] | None = option(
+        None, group="segmentation", none="the protocol's",
         help="Only the N classes that fit the picture best, or one of its windows, can be given; 0: all.",
         about="For long lists of names. The background is always one of them.",
     )
     propagation: Literal["none", "tlp"] | None = option(
-        None, group="segmentation", check=choice("propagation", ("none", "tlp"), none=True), none="none",
+        None, group="segmentation", none="none",
         help="tlp: PEARL's second part spreads the cosines of all names over the picture, up to its edges.",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
-        None, group="segmentation", check=choice("position_rule", ("antialiased", "dino"), none=True),
-        none="the protocol's",
+        None, group="segmentation", none="the protocol's",
         help="How a ViT's position embeddings are resized for windows of another size.",
     )
     # fmt: on
@@ -688,27 +631,23 @@ class SegmentationOptions(ProtocolOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (docs/faithfulness.md); None keeps the published value."""
+    """Changes to the protocols of faithfulness (docs/faithfulness.md); None is the published value."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
-    steps: int | None = option(
-        None, group="faithfulness", metavar="N", check=whole("steps", 2, 50176, none="224"),
-        help="Steps of deletion and insertion; fewer are faster.",
+    steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
+        None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
     )
     # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: float | None = option(
-        None, group="faithfulness", metavar="0-1", check=number("tolerance", 0, 1, none="every step"),
-        none="every step is scored",
+    tolerance: Share | None = option(
+        None, group="faithfulness", none="every step is scored",
         help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
     )
-    baseline: Literal["zero", "black", "blur", "mean", "noise", "inpaint"] | None = option(
-        None, group="faithfulness", check=choice("baseline", BASELINES, none=True),
-        none="each metric's own: zero for deletion, blur for insertion",
+    baseline: Baseline | None = option(
+        None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",
         help="What replaces removed pixels.",
     )
     target: Literal["prediction", "label"] | None = option(
-        None, group="faithfulness", check=choice("target", ("prediction", "label"), none=True), none="prediction",
+        None, group="faithfulness", none="prediction",
         help="Name to map and score: the model's prediction, or the true label.",
     )
     # fmt: on
@@ -718,77 +657,57 @@ class FaithfulnessOptions(ProtocolOptions):
 class AnnotateOptions(ProtocolOptions):
     """The options of `cliploc.annotate` besides those of a `Localizer`."""
 
-    # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     formats: Sequence[str] = option(
-        ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",), parse=parse_list,
+        ("coco",), group="output", usual=True, metavar="NAME,NAME", flags=("--format",),
         help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
-    nms_across: float | None = option(
-        None, group="boxes", metavar="0-1", check=number("nms_across", 0, 1, above=True, none="boxes of all names"),
-        none="keep both",
-        help="NMS between names: keep the better box above this IoU.",
+    nms_across: PositiveShare | None = option(
+        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
     )
     groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes", check=choice("groups", ("keep", "split", "drop")),
-        help="What to do with a large box around several things.",
+        "keep", group="boxes", help="What to do with a large box around several things.",
     )
-    share: Mapping[str, float] = option(
-        factory=dict, group="boxes", metavar="NAME=all|0-1", check=_checked_shares, parse=_parse_share,
+    share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
+        factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
-    max_false: float | None = option(
-        None, group="boxes", metavar="5%",
-        check=_where(
-            lambda value: is_number(value, 0, 1, above=True),
-            "max_false as 5% or 0.05, above 0 and at most 1", "no promise", parse=_parse_percent,
-        ),
+    max_false: PositiveShare | None = option(
+        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
         help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
     )
     masks: bool = option(
-        False, group="output", usual=True, check=_flag("masks"),
-        help="Also write the mask of each box, in formats that support it.",
+        False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     polygons: bool = option(
-        False, group="output", check=_flag("polygons"),
-        help="With --masks: write polygons in coco.json, except for masks with holes.",
+        False, group="output", help="With --masks: write polygons in coco.json, except for masks with holes.",
     )
-    unsure: bool = option(
-        False, group="output", usual=True, check=_flag("unsure"),
-        help="Also export the boxes that are unsure.",
-    )
+    unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     copy: bool = option(
-        False, group="output", check=_flag("copy"),
-        help="Copy the pictures into formats that include them, instead of linking.",
+        False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
-    review: int = option(
-        100, group="output", metavar="N", check=whole("review", 0, 100_000),
-        help="Number of pictures on review.html, least certain first; 0: no page.",
+    review: Annotated[int, Meta(ge=0, le=100_000)] = option(
+        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
     )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
         help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
         about="Its boxes take the place of the drafts, also in later calls.",
     )
-    limit: int | None = option(
-        None, group="input", usual=True, metavar="N", check=whole("limit", 1, 10_000_000, none="all"),
-        help="Use only the first N pictures.",
+    limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(
+        None, group="input", usual=True, none="all", help="Use only the first N pictures.",
     )
-    retry: bool = option(
-        False, group="run", check=_flag("retry"),
-        help="Retry pictures that failed before.",
-    )
+    retry: bool = option(False, group="run", help="Retry pictures that failed before.")
     image_url: str | None = option(
         None, group="output", metavar="TEXT", none=f"{IMAGE_URL}FOLDER/, or that of the run",
         help="Prefix of picture paths in Label Studio's file.",
     )
     teach: bool | None = option(
         None, group="boxes", usual=True, metavar="on|off", none="on, where the method allows it",
-        check=_flag("teach", none=True, words="on or off"),
         parse=lambda text: {"on": True, "off": False}.get(text, text),
         help="Learn from the folder itself, and from corrections: docs/teaching.md.",
     )
@@ -800,7 +719,7 @@ RESULT_OPTIONS = tuple(name for name, facts in OPTIONS.items() if not facts.harm
 DEFAULTS = Options()
 # A benchmark's defaults: each name asked for is in its picture, and keeps all its boxes.
 BENCHMARK = Options(min_presence=0, min_score=0, second_look=False)
-OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
+OF_LOCALIZATION = {**BENCHMARK.changed(), "resize": "squash"}  # in a benchmark of boxes, what was not asked for
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

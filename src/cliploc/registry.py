@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
-OWN = __name__.partition(".")[0]
+PACKAGE = __name__.partition(".")[0]
 
 
 class Registry(Generic[T]):
@@ -46,8 +46,8 @@ class Registry(Generic[T]):
         """Adds `item` under `name`, which no other item may have."""
         if not name or set(name) & set("+,"):  # which join names
             raise ValueError(f"expected a name of a {self.kind} without + and comma, got {name!r}")
-        if self._home is not None and (self._home(item) or "").partition(".")[0] != OWN:
-            self._import_own()  # so that a plugin's name is compared with all of ours, even if it is imported first
+        if self._home is not None and (self._home(item) or "").partition(".")[0] != PACKAGE:
+            self._import_package()  # so that a plugin's name is compared with all of ours, even if it is imported first
         if name in self._items and self._items[name] is not item:
             raise ValueError(f"{self.kind} {name!r} is registered twice: choose another name")
         self._items[name] = item
@@ -55,7 +55,7 @@ class Registry(Generic[T]):
 
     def discover(self) -> None:
         """Imports each public module of the package once, and each plugin; it warns of one that fails."""
-        self._import_own()
+        self._import_package()
         for point in _plugins(self._group):
             if point in self._loaded:
                 continue
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
                     stacklevel=2,
                 )
 
-    def _import_own(self) -> None:
+    def _import_package(self) -> None:
         if self._imported or self._package is None:
             return
         self._imported = True  # first, so that a module that looks something up while it is imported does not loop
@@ -180,10 +180,13 @@ def plugin_sources() -> dict[str, str]:
 
     versions: dict[str, set[str]] = {name.partition(".")[0]: set() for name in _named}
     for point in (
-        point for group in entry_points().groups if group.startswith(f"{OWN}.") for point in entry_points(group=group)
+        point
+        for group in entry_points().groups
+        if group.startswith(f"{PACKAGE}.")
+        for point in entry_points(group=group)
     ):
         versions.setdefault(point.module.partition(".")[0], set()).update({point.dist.version} if point.dist else ())
-    versions.pop(OWN, None)
+    versions.pop(PACKAGE, None)
     packages = packages_distributions() if versions else {}
     sources: dict[str, str] = {}
     for top, of in sorted(versions.items()):
@@ -203,9 +206,9 @@ def plugin_in(error: BaseException) -> str | None:
     """The module of other people that an error passed through, the innermost one; None: it is ours."""
     from importlib.metadata import entry_points
 
-    groups = [group for group in entry_points().groups if group.startswith(f"{OWN}.")]
+    groups = [group for group in entry_points().groups if group.startswith(f"{PACKAGE}.")]
     modules = [*_named, *(point.module for group in groups for point in entry_points(group=group))]
-    packages = {module.partition(".")[0] for module in modules} - {OWN}
+    packages = {module.partition(".")[0] for module in modules} - {PACKAGE}
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((name for name in reversed(frames) if name.partition(".")[0] in packages), None)
 

@@ -24,10 +24,10 @@ GOOD_IOU = 0.5  # from which a box counts as right
 IGNORE = 255  # in a label map, the label of pixels that do not count; see `ignored_label`
 
 
-def told_apart(value: float, least: float) -> str:
+def rounded_below(value: float, least: float) -> str:
     """A number with two decimals, or more where it would look no smaller than the least: 0.4967 is not 0.50."""
-    shown = f"{value:.2f}"
-    return f"{value:.4g}" if value < least <= float(shown) else shown
+    text = f"{value:.2f}"
+    return f"{value:.4g}" if value < least <= float(text) else text
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
@@ -174,9 +174,9 @@ class Boxes:
 
     def where(self, chosen: npt.ArrayLike) -> Boxes:
         """Some of the boxes, selected by `[n]` booleans or by their indices."""
-        kept = np.asarray(chosen)
-        kept = kept if kept.size else kept.astype(np.int64)
-        return Boxes(self.xyxy[kept], self.score[kept], self.label[kept], self.names)
+        selection = np.asarray(chosen)
+        selection = selection if selection.size else selection.astype(np.int64)
+        return Boxes(self.xyxy[selection], self.score[selection], self.label[selection], self.names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,26 +181,12 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "text"),
-    [
-        ("threshold", 1.5, "expected threshold from 0 to 1, or auto, got 1.5"),
-        ("threshold", "otsu", "expected threshold from 0 to 1, or auto, got 'otsu'"),
-        ("components", "some", "expected components to be one of all, largest, got 'some'"),
-        ("min_area", 1, "expected min_area, a share of the picture, from 0 to 0.999, got 1"),
-        ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to 0.999, got -0.1"),
-        ("max_boxes", 0, "expected max_boxes, a whole number from 1 to 1,000,000, got 0: leave it out for all boxes"),
-        ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0: leave it out for no suppression"),
-        ("split_peaks", 1.1, "expected split_peaks from 0 to 1, got 1.1"),
-        ("split_peaks", None, "expected split_peaks from 0 to 1, got None"),
-        ("min_score", 1.1, "expected min_score from 0 to 1, or auto, got 1.1"),
-        ("min_score", None, "expected min_score from 0 to 1, or auto, got None"),
-        ("connectivity", 6, "expected connectivity 4 or 8, got 6"),
-    ],
+    ("option", "value"),
+    [("threshold", "otsu"), ("components", "some"), ("max_boxes", 0), ("split_peaks", None), ("connectivity", 6)],
 )
-def test_refusals_name_the_range_and_the_value(option, value, text):
-    with pytest.raises(UsageError) as error:
+def test_a_rule_refuses_what_it_cannot_be_in_one_line(option, value):
+    with pytest.raises(UsageError, match=rf"^expected {option}[^\n]+, got {value!r}[^\n]*$"):
         BoxRule(**{option: value})
-    assert str(error.value) == text
 
 
 def test_a_single_map_must_be_stacked():

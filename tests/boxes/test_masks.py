@@ -439,7 +439,7 @@ def test_grabcut_on_the_command_line():
     assert one["xyxy"] == other["xyxy"]
     assert 0.5 < shared(coco.decode(one["mask"]).astype(bool), coco.decode(other["mask"]).astype(bool)) < 1
     for wrong in ("edges", "sam:"):
-        said = f"cliploc: expected --masks-by as heat, grabcut or sam:FOLDER, got {wrong!r}\n"
+        said = f"cliploc: expected --masks-by as heat|grabcut|sam:FOLDER, got {wrong!r}\n"
         assert refused(*asked, "--masks-by", wrong) == said
 
 

@@ -10,15 +10,7 @@ from PIL import Image
 
 from cliploc.evaluate.tasks.boxes.job import BoxTally
 from cliploc.evaluate.tasks.judges import judge_sample
-from cliploc.evaluate.tasks.rows import (
-    Row,
-    as_parquet,
-    box_columns,
-    cells_of,
-    from_parquet,
-    sample_facts,
-    table_of,
-)
+from cliploc.evaluate.tasks.rows import Row, as_parquet, box_columns, cells_of, from_parquet, sample_facts, table_of
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
 from cliploc.runs.evaluation import PICTURE, open_run

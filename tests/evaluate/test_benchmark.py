@@ -1,7 +1,6 @@
 """The benchmark's runner: what a row holds, and that neither a kill nor a fault loses, doubles or changes any."""
 
 import csv
-import errno
 import json
 import os
 import random
@@ -32,13 +31,12 @@ from cliploc.evaluate.tasks.rows import box_columns, schema_of
 from cliploc.find import tasks
 from cliploc.find.flow import Flow
 from cliploc.images.geometry import iou_matrix
-from cliploc.label.annotate import annotate
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.options import BENCHMARK
 from cliploc.runs.evaluation import rows_in
 from cliploc.runs.plan import Grid, ModelSetup, shard_size
-from cliploc.runs.store import FILE, DiskFullError
+from cliploc.runs.store import FILE
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.evaluate import samples
@@ -254,26 +252,6 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
     assert run(data, out, save_maps=True).computed == 0
 
 
-def test_a_picture_is_read_again_after_its_disk_failed(root, tmp_path, monkeypatch):
-    data, own = dataset(root), Path.open
-
-    def failing(path, *rest, **more):
-        if path.name == "005.jpg":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return own(path, *rest, **more)
-
-    def annotated():
-        return annotate(root / "val", ["cat"], tmp_path / "drafts", device="cpu", recipe="fast", image_size=32)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", failing)
-        assert [*run(root, tmp_path / "out", ["cam"], data=data).failed] == ["val/005.jpg"]
-        assert [*annotated().failed] == ["005.jpg"]
-    healed = run(root, tmp_path / "out", ["cam"], data=data)
-    assert (healed.computed, healed.failed, annotated().failed) == (1, {}, {})
-    assert run(root, tmp_path / "out", ["cam"], data=data).computed == 0
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -306,29 +284,6 @@ def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
     (out / "manifest.json").unlink()
     with pytest.raises(UsageError, match=r"holds summary\.json, rows\.parquet, not written by this run"):
         run(root, out)
-
-
-def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, plain, tmp_path, monkeypatch):
-    """One that is full while a map is written, of which NumPy itself would raise an error without a number."""
-    opened, written = Path.open, []
-
-    def full(path, mode="r", *rest, **options):
-        if "maps" in path.parts and "w" in mode:
-            written.append(path)
-            path = path if len(written) < 2 * 9 else Path("/dev/full")
-        return opened(path, mode, *rest, **options)
-
-    if not Path("/dev/full").exists():
-        pytest.skip("no device that is full")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        with pytest.raises(DiskFullError, match=r"no room left on the disk for .*: what was saved is kept"):
-            run(root, tmp_path, save_maps=True)
-    there = done_in(tmp_path)
-    assert 0 < there < COUNT
-    result = run(root, tmp_path, save_maps=True)
-    assert result.computed == 4 - there // 4
-    assert result.summary == plain.summary
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -371,14 +326,6 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     assert not result.failed
     for name, numbers in result.summary.items():
         assert numbers["gt_known"] == pytest.approx(plain.summary[name]["gt_known"], abs=8)
-
-    def none(self, batch, *rest, **more):
-        raise MemoryError
-
-    monkeypatch.setattr(Flow, "compute", none)
-    result = run(root, tmp_path / "none")
-    assert len(result.failed) == COUNT
-    assert "not enough memory for a single picture" in result.failed["val/000.jpg"]
 
 
 def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp_path, monkeypatch):

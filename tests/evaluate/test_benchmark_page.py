@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cliploc.draw.html import DARK, LIGHT
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.evaluate.tasks.boxes.data import MISSES, BenchmarkRun, miss_kind, read_run, wilson
@@ -224,19 +223,6 @@ def test_best_worst_and_borderline(made: Made, page: str) -> None:
         assert ious[0][0] == pytest.approx(all_ious.max(), abs=0.005)
         assert ious[2][0] == pytest.approx(all_ious.min(), abs=0.005)
         assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
-
-
-def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> None:
-    pairs = re.findall(r'srcset="data:image/svg\+xml;base64,(.+?)">\s*<img class="plot" src="(.+?)"', page)
-    assert len(pairs) == 1 + len(METHODS) + 2
-    for dark, light in pairs:
-        for data, palette in ((dark, DARK), (light.split(",")[1], LIGHT)):
-            svg = base64.b64decode(data).decode()
-            drawn = set(re.findall(r"#[0-9a-f]{6}", svg))
-            assert {palette["ink"], palette["soft"], palette["line"]} <= drawn
-            assert "#ffffff" not in drawn, "no background"
-            assert "<text" in svg, "letters stay letters"
-            assert "<dc:date>" not in svg
 
 
 def test_the_same_folder_gives_the_same_bytes_whatever_the_users_own_style(made: Made) -> None:

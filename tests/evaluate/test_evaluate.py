@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.evaluate.metrics import Bootstrap, box_curve
+from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
 from tests.commands import cliploc_
 from tests.evaluate.metrics import literal
@@ -141,16 +141,6 @@ def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage):
     assert result.err.startswith("failed: val/a.JPEG: ")
     assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
     assert len(result.err) < 1000
-
-
-def test_boxes_are_compared_in_parts_to_the_same_numbers():
-    rng = np.random.default_rng(0)
-    heat = rng.random((28, 28)).repeat(8, 0).repeat(8, 1)
-    truths = np.sort(rng.integers(0, 224, (900, 2, 2)), axis=1).reshape(-1, 4)
-    together = box_curve("a", heat, truths)
-    apart = [box_curve("a", heat, some) for some in np.array_split(truths, 90)]
-    assert (together.best == np.max([one.best for one in apart], axis=0)).all()
-    assert (together.largest == np.max([one.largest for one in apart], axis=0)).all()
 
 
 FLAWS = {

@@ -106,7 +106,7 @@ def test_evaluate_tells_of_what_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFixture[str]) -> None:
-    with Terminal().progress("loading", speed=True) as reporter:
+    with Terminal().progress("loading") as reporter:
         reporter.phase("work")
         reporter.start(1, 2)
         reporter.images(1)
@@ -129,7 +129,7 @@ def test_the_bar_shows_phase_and_counts(phases: tuple[str, ...], shown: tuple[st
     screen = io.StringIO()
     terminal = Terminal()
     terminal.err = Console(file=screen, force_terminal=True, width=120)
-    with terminal.progress("loading", speed=True) as reporter:
+    with terminal.progress("loading") as reporter:
         for phase in phases:
             reporter.phase(phase)
             if phase == "annotate":

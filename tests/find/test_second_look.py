@@ -15,13 +15,12 @@ from cliploc.errors import InputError
 from cliploc.find import prompts
 from cliploc.find.calibration import (
     OF_BOX,
-    OF_NAME,
     Calibration,
     Logistic,
     fit_logistic,
     load_calibration,
     logit,
-    own_calibration,
+    package_calibration,
     reliability,
 )
 from cliploc.find.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
@@ -164,7 +163,7 @@ def test_a_lift_is_that_of_every_name_that_is_read_alike(bank):
 
 
 def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
-    lifts = own_calibration("mini").lifts
+    lifts = package_calibration("mini").lifts
     assert lifts["person"] > 0
     names = tuple((one.name,) for one in prompts.imagenet_classes())
     assert not bank.rivals(names, lifts=lifts).lift.any()
@@ -172,7 +171,7 @@ def test_lifts_of_the_package_touch_none_of_imagenets_names(bank):
 
 def test_lifts_change_what_is_found(tmp_path):
     """As if the name lay higher above its rivals, in views and in boxes: by its lift in each chance."""
-    own, found = own_calibration("mini"), []
+    own, found = package_calibration("mini"), []
     for lift in (0.0, 3.0):
         dataclasses.replace(own, lifts={"sofa": lift}).save(tmp_path / "lifted.json")
         found.append(localizer_of("mini", calibration=tmp_path / "lifted.json", min_presence=0)(CAT, ["cat", "sofa"]))
@@ -311,11 +310,11 @@ def test_a_second_look_runs_on_every_kind_of_tower(kind, photo, backbones):
 
 # ------------------------------------------------------------------------------------------------------ calibration
 def test_a_calibration_is_a_file(tmp_path):
-    path, own = tmp_path / "calibration.json", own_calibration("mini")
+    path, own = tmp_path / "calibration.json", package_calibration("mini")
     own.save(path)
     assert load_calibration(path) == own
-    assert own_calibration("mini").models == ("mini",)
-    assert own_calibration("RN50").models == ()  # a guess
+    assert package_calibration("mini").models == ("mini",)
+    assert package_calibration("RN50").models == ()  # a guess
     shifted = dataclasses.replace(own, right=dataclasses.replace(own.right, bias=own.right.bias + 5))
     shifted.save(path)
     one, other = (localizer_of("mini", **how)(CAT, ["cat"]) for how in ({}, {"calibration": path}))
@@ -323,22 +322,15 @@ def test_a_calibration_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda one: one | {"kind": "another"}, "expected a file of `cliploc calibrate`"),
-        (lambda one: one | {"version": 1}, "version 1, expected 3: run `cliploc calibrate` again"),
-        (lambda one: one | {"right": {"bias": 0, "weights": [1.0]}}, f"right has 1 weights, expected {len(OF_BOX)}"),
-        (lambda one: one | {"first": {"bias": 0, "weights": []}}, f"first has 0 weights, expected {len(OF_NAME)}"),
-        (lambda one: {key: one[key] for key in one if key != "there"}, "there"),
-    ],
+    "changed",
+    [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}],
 )
-def test_a_file_that_is_none_is_refused(change, said, tmp_path):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(change(own_calibration("mini").document())))
-    with pytest.raises(InputError, match=said):
-        load_calibration(path)
-    with pytest.raises(InputError, match=r"nowhere\.json: No such file or directory: check the path"):
-        load_calibration(tmp_path / "nowhere.json")
+def test_a_file_that_is_none_is_refused(changed, tmp_path):
+    path, nowhere = tmp_path / "calibration.json", tmp_path / "nowhere.json"
+    path.write_text(json.dumps(package_calibration("mini").document() | changed))
+    for file in (path, nowhere):
+        with pytest.raises(InputError, match=rf"^{file}: expected a file of `cliploc calibrate`[^\n]+$"):
+            load_calibration(file)
 
 
 def test_a_fit_finds_the_model_that_the_examples_are_drawn_from():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.find.text_cache import TextCache, cache_folder
+from cliploc.find.memory import TextCache, cache_folder
 from tests.tiny import tower
 
 WORDS, TEMPLATES = ("cat", "kitten"), ("a photo of a {}.", "{}")

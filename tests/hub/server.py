@@ -20,7 +20,7 @@ class Hub:
 
     repositories: dict[str, dict[str, bytes]]
     faults: dict[str, str] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)  # the paths
+    requested: list[str] = field(default_factory=list)  # the paths
 
     def __enter__(self) -> Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         path = urlsplit(self.path).path
-        self.hub.asked.append(path)
+        self.hub.requested.append(path)
         parts = path.strip("/").split("/")
         if parts[0] == "cdn":
             self._large("/".join(parts[1:3]), "/".join(parts[3:]))

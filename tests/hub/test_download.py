@@ -31,18 +31,18 @@ json.dump(results, sys.stdout)
 
 def carried_out(home, commands, **environment):
     """Code, what was printed, and what was said, of each command, on a machine with this home."""
-    held = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    held.pop("HF_HUB_OFFLINE", None)
-    held |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
-    told = subprocess.run(
+    known = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    known.pop("HF_HUB_OFFLINE", None)
+    known |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
+    reported = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input=json.dumps(commands),
-        env={**held, **environment},
+        env={**known, **environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    return [tuple(one) for one in json.loads(told.stdout)]
+    return [tuple(one) for one in json.loads(reported.stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(hub, home):
+def reported(hub, home):
     """Repository → code, what was printed, and what was said, of a first download."""
     return dict(zip(NAMES, carried_out(home, [*map(download, NAMES)], HF_ENDPOINT=hub.url), strict=True))
 
@@ -85,8 +85,8 @@ def told(hub, home):
 @pytest.mark.parametrize(
     ("repository", "weights"), [("org/good", "open_clip_model.safetensors"), ("org/clip", "model.safetensors")]
 )
-def test_a_first_download(told, hub, home, repository, weights):
-    code, out, err = told[repository]
+def test_a_first_download(reported, hub, home, repository, weights):
+    code, out, err = reported[repository]
     assert code == 0, err
     (path,) = (home / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots").glob(f"*/{weights}")
     assert out.strip() == f"hf-hub:{repository} is there: {path}"
@@ -104,20 +104,20 @@ def test_a_first_download(told, hub, home, repository, weights):
         ("org/damaged", "is damaged: its SHA-256 is"),
     ],
 )
-def test_what_fails_is_one_line(told, hub, repository, line):
-    code, out, err = told[repository]
+def test_what_fails_is_one_line(reported, hub, repository, line):
+    code, out, err = reported[repository]
     assert (code, out) == (2, "")
-    said = [one for one in err.splitlines() if one.startswith("cliploc: ")]
-    assert len(said) == 1, err
+    message = [one for one in err.splitlines() if one.startswith("cliploc: ")]
+    assert len(message) == 1, err
     assert "Traceback" not in err
-    assert line.replace("HOST", hub.url.removeprefix("http://")) in said[0]
+    assert line.replace("HOST", hub.url.removeprefix("http://")) in message[0]
 
 
-def test_offline_afterwards(told, hub, home):
-    before = len(hub.asked)
+def test_offline_afterwards(reported, hub, home):
+    before = len(hub.requested)
     words = [["classify", str(CAT), "-p", "cat", "--model", f"hf-hub:{name}"] for name in ("org/good", "org/clip")]
     *used, none = carried_out(home, [*words, download("org/other")], HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
-    assert len(hub.asked) == before
+    assert len(hub.requested) == before
     assert [code for code, *_ in used] == [0, 0], used
     assert none[0] == 2
     assert "hf-hub:org/other are not on this machine and HF_HUB_OFFLINE forbids the network" in none[2]

@@ -24,7 +24,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
-from cliploc.find.labels import labels_of, read_labels
+from cliploc.find.prompts import labels_of, read_labels
 from cliploc.find.steps import Steps
 from cliploc.formats import exports
 from cliploc.images import rle
@@ -114,7 +114,7 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
         (["cat @high"], "got high"),
@@ -124,8 +124,8 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
         ("cat", "expected a list of names"),
     ],
 )
-def test_labels_that_are_refused(lines, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+def test_labels_that_are_refused(lines, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         labels_of(lines)
 
 
@@ -147,10 +147,10 @@ def test_labels_that_differ_in_capitals_are_said_to_be_two():
 
 
 def test_where_no_picture_can_be_read_nothing_is_said_of_boxes(folder, tmp_path):
-    said = cliploc_("annotate", folder / "broken.jpg", "-p", "cat", "--out", tmp_path / "out", "--recipe", "fast")
-    assert said.code == 2
-    assert "1 failed" in said.err
-    assert "no boxes" not in said.err
+    message = cliploc_("annotate", folder / "broken.jpg", "-p", "cat", "--out", tmp_path / "out", "--recipe", "fast")
+    assert message.code == 2
+    assert "1 failed" in message.err
+    assert "no boxes" not in message.err
 
 
 def test_pictures_of_a_folder_a_pattern_a_list_and_paths(folder, tmp_path, monkeypatch):
@@ -197,8 +197,11 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
         pytest.skip(f"this file system refuses such names: {error}")
     shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
     arguments = ("annotate", tmp_path, "-p", "bee", "--out", tmp_path / "out", "--batch-size", 2, "--recipe", "fast")
-    for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
-        result = cliploc_(*arguments, *asked)
+    for requested in (
+        ("--format", "coco,yolo,voc,labelstudio,csv,cvat"),
+        ("--json",),
+    ):  # the second time nothing is new
+        result = cliploc_(*arguments, *requested)
         assert result.code == 1, result.err
         assert result.err.count("rename it") == 2
     summary = json.loads((tmp_path / "out/summary.json").read_text())
@@ -242,9 +245,11 @@ def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
         tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
     ).judged
     chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
-    kept = [i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())]
-    assert row.labels.tolist() == label[kept].tolist()
-    np.testing.assert_allclose(row.fits, fit[kept], atol=1e-3)
+    remaining = [
+        i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())
+    ]
+    assert row.labels.tolist() == label[remaining].tolist()
+    np.testing.assert_allclose(row.fits, fit[remaining], atol=1e-3)
 
 
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
@@ -302,9 +307,9 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
         return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
 
     monkeypatch.setattr(Steps, "finished", planted)
-    whole = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
-    whole |= {**OPTIONS, "min_presence": 0, "min_score": 0}
-    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **whole)
+    complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
+    complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
+    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
     _, row = rows(tmp_path)["cat.png"]
     assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
     assert result.groups == (1 if mode == "keep" else 0)
@@ -322,31 +327,31 @@ def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_p
     rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
     box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
     frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
-    whole, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
-    assert len(whole) == 3
-    np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
-    np.testing.assert_allclose([one.fit for one in whole], [one.fit for one in beside])
+    complete, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
+    assert len(complete) == 3
+    np.testing.assert_allclose([one.xyxy for one in complete], [one.xyxy for one in beside])
+    np.testing.assert_allclose([one.fit for one in complete], [one.fit for one in beside])
 
 
 def test_a_box_around_others_is_dropped_and_the_best_goes_first():
     heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
     frame = Frame.fit("squash", (60, 100), (60, 100))
-    whole = np.array([[0, 10, 100, 50]], np.float32)
-    own = np.stack([part.xyxy for part in parts_of(whole, frame, heat, 0.4)])
+    complete = np.array([[0, 10, 100, 50]], np.float32)
+    theirs = np.stack([part.xyxy for part in parts_of(complete, frame, heat, 0.4)])
     fits = np.array([0.9, 0.5, 0.7, 0.6])
-    found = grouped(frame, heat, (np.concatenate([whole, own]), fits), 0, BoxRule(0.4), "split")
+    found = grouped(frame, heat, (np.concatenate([complete, theirs]), fits), 0, BoxRule(0.4), "split")
     assert [one.fit for one in found] == [0.7, 0.6, 0.5]
-    np.testing.assert_array_equal([one.xyxy for one in found], own[[1, 2, 0]])
+    np.testing.assert_array_equal([one.xyxy for one in found], theirs[[1, 2, 0]])
 
 
 def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
     """With "auto" each map has its own: here one far below any fixed number."""
     heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
     assert 0.02 <= share_of_peak(heat, "auto") < 0.3
-    whole = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
-    parts = np.stack([one.xyxy for one in parts_of(whole, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
+    complete = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
+    parts = np.stack([one.xyxy for one in parts_of(complete, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
     assert len(parts) == 3
-    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], whole[0])
+    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], complete[0])
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition
@@ -361,11 +366,11 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     assert (again.computed, computed, written) == (0, [], ["annotate"])
     assert again.document() == plain.document()
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
-    for changed, said in [
+    for changed, message in [
         ({"min_area": 0.02}, "min_area: 0.001 there, 0.02 asked for"),
         ({"flip": True}, "flip: false there, true asked for"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
     with pytest.raises(UsageError, match=r'\(labels: "dog" only there\)'):
         annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
@@ -441,7 +446,7 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
     assert again.document() == result.document()
     unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
-    for wrong, said in [
+    for wrong, message in [
         (review_file(out, tmp_path / "b.json", {"no.png": []}), "reviews no.png, which this run does not have"),
         (review_file(out, tmp_path / "c.json", {}, run="x"), "of another run"),
         (review_file(out, tmp_path / "d.json", {}, kind="x"), "other content"),
@@ -452,7 +457,7 @@ def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
         (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected what review.html saves, COCO's JSON"),
         (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
 
 
@@ -460,18 +465,18 @@ def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, li
     """The drafts of some pictures under other names: the first box gone, the others wider, one box more."""
     read = json.loads((out / "coco.json").read_text())
     images = [one for one in read["images"] if one["file_name"] in names]
-    kept = []
+    remaining = []
     for image in images:
         for one in [one for one in read["annotations"] if one["image_id"] == image["id"]][1:]:
             x, y, width, height = one["bbox"]
-            kept.append({**one, "bbox": [x, y, max(1, width - 1), height]})
-        kept.append({"image_id": image["id"], "category_id": 4, "bbox": [1, 2, 30, 40]})
+            remaining.append({**one, "bbox": [x, y, max(1, width - 1), height]})
+        remaining.append({"image_id": image["id"], "category_id": 4, "bbox": [1, 2, 30, 40]})
     expected = {}
     for image in images:
-        own = [one for one in kept if one["image_id"] == image["id"]]
-        expected[image["file_name"]] = [(LABELS[one["category_id"] - 1].split("|")[0], one["bbox"]) for one in own]
+        theirs = [one for one in remaining if one["image_id"] == image["id"]]
+        expected[image["file_name"]] = [(LABELS[one["category_id"] - 1].split("|")[0], one["bbox"]) for one in theirs]
         image["file_name"] = names[image["file_name"]]
-    path.write_text(json.dumps({**read, "images": images, "annotations": kept}))
+    path.write_text(json.dumps({**read, "images": images, "annotations": remaining}))
     return {name: [(label.split(" @")[0], box) for label, box in boxes] for name, boxes in expected.items()}
 
 
@@ -541,14 +546,14 @@ def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plai
 
 def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):
     shutil.copytree(plain.out, tmp_path, dirs_exist_ok=True)
-    whole = (tmp_path / "review.html").read_text()
+    complete = (tmp_path / "review.html").read_text()
     annotate(folder, LABELS, tmp_path, review=2, **OPTIONS)
     page = (tmp_path / "review.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
-    shown = json.loads(re.search(r'id="data">(.*?)</script>', whole, re.S).group(1))["pictures"]
-    assert len(shown) == 4
-    assert [one["margin"] for one in shown] == sorted(one["margin"] for one in shown)
-    assert [one["name"] for one in data["pictures"]] == [one["name"] for one in shown[:2]]
+    visible = json.loads(re.search(r'id="data">(.*?)</script>', complete, re.S).group(1))["pictures"]
+    assert len(visible) == 4
+    assert [one["margin"] for one in visible] == sorted(one["margin"] for one in visible)
+    assert [one["name"] for one in data["pictures"]] == [one["name"] for one in visible[:2]]
     assert not re.search(r"""(src|href)=["']?https?:""", page)
 
 
@@ -635,7 +640,7 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
         "1 the whole box, because no draft of the label has pixels there"
     ) in result.notes
     written = json.loads((out / "coco.json").read_text())
-    same, clipped, whole = (one for one in written["annotations"] if one["image_id"] == image["id"])
+    same, clipped, complete = (one for one in written["annotations"] if one["image_id"] == image["id"])
     assert same["segmentation"] == draft["segmentation"]
     before, inside = rle.decode(draft["segmentation"]), rle.decode(clipped["segmentation"])
     assert 0 < inside.sum() < before.sum()
@@ -644,7 +649,7 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     assert not inside[:, middle + 1 :].any()
     rectangle = np.zeros_like(before)
     rectangle[5:15, 5:25] = True
-    assert (rle.decode(whole["segmentation"]) == rectangle).all()
+    assert (rle.decode(complete["segmentation"]) == rectangle).all()
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     annotate(folder, LABELS, out, masks=True, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
@@ -661,17 +666,17 @@ def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
     localizer = Localizer(batch_size=2, device="cpu", recipe="fast")
     with_masks, without = rows(masked.out), rows(plain.out)
     seen = 0
-    for name, (picture, own) in without.items():
+    for name, (picture, theirs) in without.items():
         other = with_masks[name][1]
-        assert all((getattr(other, key) == getattr(own, key)).all() for key in ("xyxy", "labels", "scores", "fits"))
-        if picture.error is not None or not len(own.labels):
+        assert all((getattr(other, key) == getattr(theirs, key)).all() for key in ("xyxy", "labels", "scores", "fits"))
+        if picture.error is not None or not len(theirs.labels):
             continue
         found = localizer(folder / name, [*LABELS[:2], "bee", "teapot"])
         found = replace(found, boxes=found.judged.candidates)
         masks = found.masks
-        for box, label, counts in zip(own.xyxy, own.labels, other.masks, strict=True):
+        for box, label, counts in zip(theirs.xyxy, theirs.labels, other.masks, strict=True):
             same = np.abs(found.boxes.xyxy - box).max(axis=1) + 1e9 * (found.boxes.label != label)
-            mask = rle.decode({"size": own.size_wh[::-1], "counts": counts})
+            mask = rle.decode({"size": theirs.size_wh[::-1], "counts": counts})
             assert (mask == masks.of_boxes[same.argmin()]).mean() > 0.999
             seen += 1
     assert seen > 2
@@ -704,11 +709,11 @@ def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
 
 def test_lessons_are_kept_unless_nothing_is_to_be_taught(folder, plain, tmp_path):
     annotate(folder, LABELS, tmp_path, limit=2, teach=False, **OPTIONS)
-    for out, kept in ((plain.out, True), (tmp_path, False)):
+    for out, remaining in ((plain.out, True), (tmp_path, False)):
         with LabellingRun.open(out) as run:
             features = dict(run.store.rows("SELECT name, f.picture FROM features f JOIN picture ON id = f.picture"))
-            assert ("teaching" in run.settings) == kept
-            assert list(features) == [n for n, one in run.pictures().items() if kept and one.error is None]
+            assert ("teaching" in run.settings) == remaining
+            assert list(features) == [n for n, one in run.pictures().items() if remaining and one.error is None]
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_done(folder, tmp_path):
@@ -719,10 +724,10 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(folder, tmp_path):
         if len(done) == 3:
             raise KeyboardInterrupt
 
-    whole = annotate(folder, LABELS, tmp_path / "whole", **OPTIONS)
-    asked = {**OPTIONS, "shard": 4}
+    complete = annotate(folder, LABELS, tmp_path / "whole", **OPTIONS)
+    requested = {**OPTIONS, "shard": 4}
     with pytest.raises(KeyboardInterrupt, match=r"3 pictures in .* are kept, and the same command goes on"):
-        annotate(folder, LABELS, tmp_path / "out", **asked, reporter=Reporter(images=interrupt))
-    resumed = annotate(folder, LABELS, tmp_path / "out", **asked)
-    assert resumed.computed == whole.computed - 3 + 1  # one of the three failed
-    assert (resumed.boxes, resumed.failed) == (whole.boxes, whole.failed)
+        annotate(folder, LABELS, tmp_path / "out", **requested, reporter=Reporter(images=interrupt))
+    resumed = annotate(folder, LABELS, tmp_path / "out", **requested)
+    assert resumed.computed == complete.computed - 3 + 1  # one of the three failed
+    assert (resumed.boxes, resumed.failed) == (complete.boxes, complete.failed)

@@ -200,8 +200,8 @@ def rectangle(label: str, xyxy: list[float], size: tuple[int, int], **more: obje
     (x0, y0, x1, y1), (width, height) = xyxy, size
     place = {"x": 100 * x0 / width, "y": 100 * y0 / height, "rotation": 0}
     value = {**place, "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height, "rectanglelabels": [label]}
-    there = {"original_width": width, "original_height": height}
-    return {"type": "rectanglelabels", "value": {**value, **more}, **there}
+    existing = {"original_width": width, "original_height": height}
+    return {"type": "rectanglelabels", "value": {**value, **more}, **existing}
 
 
 def of(name: str) -> list[dict]:
@@ -327,7 +327,7 @@ NOT_TAKEN = [
     ({"type": "rectanglelabels", "value": {}}, "(rectanglelabels is missing): export the set again"),
     ({"type": "rectanglelabels", "value": None}, "(a value has the wrong form): export the set again"),
     (drawn("rectanglelabels", rectanglelabels=["cat", "dog"]), "a shape in it has 2 labels, not one"),
-    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush of another size than the picture): export the"),
+    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush that ends too early): export the set again"),
     (brushed([300]), "its boxes cannot be read as Label Studio's ("),
     (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
     (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),
@@ -337,13 +337,13 @@ NOT_TAKEN = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "said"), NOT_TAKEN)
-def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, said, tmp_path):
+@pytest.mark.parametrize(("shape", "message"), NOT_TAKEN)
+def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(shape, message, tmp_path):
     path = written([task("a.jpg", [shape]), task("sub/a.jpg", of("sub/a.jpg"))], tmp_path / "tasks.json")
     read = read_corrections(path, SIZES, LABELS, masks=shape["type"] != "rectanglelabels")
     assert list(read.pictures) == ["sub/a.jpg"]
     assert list(read.problems) == ["a.jpg"]
-    assert said in read.problems["a.jpg"]
+    assert message in read.problems["a.jpg"]
 
 
 def test_another_entry_of_a_task_is_not_the_name_of_its_picture():
@@ -387,12 +387,14 @@ def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
         correction_of([ReviewedBox((1, 5.001, 3, 5.004), 0)], row, 1)
 
 
-@pytest.mark.parametrize(("number", "said"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")])
-def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, said):
+@pytest.mark.parametrize(
+    ("number", "message"), [("draft", "drafts below 1, got 1"), ("label", "labels below 1, got 1")]
+)
+def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, message):
     row = candidates((8, 10), [[1, 1, 3, 3]])
     box = ReviewedBox((1, 1, 3, 3), 0, 0)
     assert correction_of([box], row, 1).drafts == [0]
-    with pytest.raises(UnusableError, match=said):
+    with pytest.raises(UnusableError, match=message):
         correction_of([msgspec.structs.replace(box, **{number: 1})], row, 1)
 
 
@@ -409,7 +411,7 @@ ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("a.json", "{", "cannot be read"),
         ("a.json", '{"a": 1}', "has other content"),
@@ -425,12 +427,12 @@ ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
         ("folder/a.xml", "<a/>", "it has no VOC annotation"),
     ],
 )
-def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
+def test_files_that_are_no_corrected_set(file, content, message, tmp_path):
     """Also small ones that mean endless ones."""
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_corrections(path if "/" not in file else path.parent, SIZES, LABELS)
     with pytest.raises(UsageError, match="no such file"):
         read_corrections(tmp_path / "none.json", SIZES, LABELS)
@@ -506,9 +508,9 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
 
 
 def test_a_draft_is_right_from_an_iou_of_one_half_on():
-    whole, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
-    assert score_drafts([drafted(whole, [0.9], [0], half, [0])], 1)[0].right == 1
-    assert work_on(whole, half) == Work(delete=0, draw=0, adjust=1)
+    complete, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
+    assert score_drafts([drafted(complete, [0.9], [0], half, [0])], 1)[0].right == 1
+    assert work_on(complete, half) == Work(delete=0, draw=0, adjust=1)
 
 
 def test_the_least_score_that_keeps_a_promise():
@@ -520,8 +522,8 @@ def test_the_least_score_that_keeps_a_promise():
         found = least_score([pair], 1, most)
         # By hand: the greatest n with (1 + wrong among the n best) / n at most the promise.
         wrong = [sum(i in (25, 30, 31) for i in range(n)) for n in range(41)]
-        kept = [n for n in range(1, 41) if (1 + wrong[n]) / n <= most]
-        assert (max(kept) if kept else None) == expected
+        remaining = [n for n in range(1, 41) if (1 + wrong[n]) / n <= most]
+        assert (max(remaining) if remaining else None) == expected
         assert found == (None if expected is None else (scores[expected - 1], expected, wrong[expected]))
     equal = drafted(boxes, [0.5] * 40, [0] * 40, right, [0] * len(right))
     assert least_score([equal], 1, 0.05) is None  # all or none
@@ -541,9 +543,9 @@ def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_pa
     (tmp_path / "e.xml").write_text(content.format(number))
     found = read_corrections(tmp_path, SIZES, LABELS)
     assert found.pictures.keys() == {"a.jpg"}
-    [said] = found.problems.values()
-    assert len(said) < 300
-    assert "\n" not in said
+    [message] = found.problems.values()
+    assert len(message) < 300
+    assert "\n" not in message
 
 
 def test_names_of_yolo_are_texts(tmp_path):

@@ -56,8 +56,8 @@ def test_names_that_are_there_give_drafts_and_doubtful_ones_are_unsure():
 def test_each_option_chooses_again(changed, drafts, unsure):
     chosen = choose(CANDIDATES, replace(RULE, **changed), NO_FOLDER)
     assert (set(chosen.drafts), set(chosen.unsure)) == (set(drafts), set(unsure))
-    for shown in (chosen.drafts, chosen.unsure):
-        assert list(shown) == sorted(shown, key=lambda i: -CANDIDATES.scores[i]), "the best first"
+    for displayed in (chosen.drafts, chosen.unsure):
+        assert list(displayed) == sorted(displayed, key=lambda i: -CANDIDATES.scores[i]), "the best first"
 
 
 def test_auto_keeps_the_best_box_of_a_name_that_is_there():
@@ -135,10 +135,10 @@ def test_the_only_name_that_is_doubtful_everywhere_is_taken_to_be_everywhere_unt
     assert prior_of(DOUBTFUL, true=true).adjusted(DOUBTFUL).mean() == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize(("said", "share"), [(1.0, SHARES[1]), (0.3, 0.3), (0.0, SHARES[0])])
-def test_with_a_share_that_a_person_says_the_chances_add_up_to_it(said, share):
+@pytest.mark.parametrize(("message", "share"), [(1.0, SHARES[1]), (0.3, 0.3), (0.0, SHARES[0])])
+def test_with_a_share_that_a_person_says_the_chances_add_up_to_it(message, share):
     two = np.hstack([MIXED, DOUBTFUL[:174]])
-    prior = prior_of(two, [None, said])
+    prior = prior_of(two, [None, message])
     assert prior.shifts[0] == 0
     assert prior.adjusted(two)[:, 1].mean() == pytest.approx(share, abs=1e-3)
 
@@ -172,9 +172,9 @@ def test_what_is_known_of_a_name_moves_its_scores_their_order_and_what_is_unsure
     prior = Prior(np.array([math.log(441)]))
     chosen = choose(alone, rule, prior)
     assert chosen.drafts == (0,)
-    there = 0.25 * 441 / (0.25 * 441 + 0.75)
-    moved = (there - 0.25) / 0.75
-    np.testing.assert_allclose(chosen.presence, [there])
+    existing = 0.25 * 441 / (0.25 * 441 + 0.75)
+    moved = (existing - 0.25) / 0.75
+    np.testing.assert_allclose(chosen.presence, [existing])
     np.testing.assert_allclose(chosen.scores, [(1 - moved) * 0.03 + moved * 0.7])
 
     prior = Prior(np.array([math.log(27 / 7)]))

@@ -91,10 +91,10 @@ def test_a_folder_of_an_earlier_version_is_refused_and_left_as_it_is(photos, tmp
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "parts").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    said = r"made by cliploc 0\.2: its exports hold its boxes; --apply them to a new run"
-    with pytest.raises(UsageError, match=said):
+    message = r"made by cliploc 0\.2: its exports hold its boxes; --apply them to a new run"
+    with pytest.raises(UsageError, match=message):
         annotate(photos, LABELS, tmp_path, **OPTIONS)
-    with pytest.raises(UsageError, match=said), ReviewFolder.opened(tmp_path):
+    with pytest.raises(UsageError, match=message), ReviewFolder.opened(tmp_path):
         pass
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -102,11 +102,11 @@ def test_a_folder_of_an_earlier_version_is_refused_and_left_as_it_is(photos, tmp
 def test_other_settings_are_refused_with_what_differs(copy):
     pictures, out = copy
     before = content(out)
-    for labels, options, said in (
+    for labels, options, message in (
         (LABELS, {"flip": True}, "flip: false there, true asked for"),
         (["cat", "bee", "fox"], {}, r'\(labels: "dog" only there, "fox" only asked for\)'),
     ):
-        with pytest.raises(UsageError, match=f"holds a run with other settings .*{said}"):
+        with pytest.raises(UsageError, match=f"holds a run with other settings .*{message}"):
             annotate(pictures, labels, out, **OPTIONS, **options)
     assert content(out) == before
 
@@ -115,14 +115,14 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
     pictures, out = copy
     box = Correction([[3.0, 4.0, 30.0, 40.0]], [1], drafts=[1])
     correct(out, {"cat.png": box, "bee.png": None})
-    said: list[str] = []
+    message: list[str] = []
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with ReviewFolder.opened(out) as opened:
         with pytest.raises(KeyboardInterrupt):
-            annotate(pictures, ["owl", *LABELS], out, reporter=Reporter(note=said.append, images=stop), **OPTIONS)
+            annotate(pictures, ["owl", *LABELS], out, reporter=Reporter(note=message.append, images=stop), **OPTIONS)
         with pytest.raises(InputError, match=r"names were added .*: open the folder again"):
             opened.entries()
     with ReviewFolder.opened(out) as opened:  # the pictures that are not computed again are there, too
@@ -132,7 +132,7 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
         run.add([Found("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
     assert annotate(pictures, ["owl", *LABELS], out, retry=True, **OPTIONS).computed == 1
     seen = "2 pictures (bee.png, cat.png); what is reviewed stays: look there again"
-    assert said == [f"reviewed before names were added: {seen}"]
+    assert message == [f"reviewed before names were added: {seen}"]
     assert corrections(out)["reviews"]["cat.png"] == {"status": "reviewed", "revision": 1}
     names = [*LABELS, "owl"]  # those of before keep their numbers
     fresh = annotate(pictures, names, tmp_path / "fresh", formats=["coco", "csv"], **OPTIONS).out
@@ -143,17 +143,17 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
 
 @pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])
 def test_a_file_of_the_user_is_not_written_over(photos, copy, tmp_path, name):
-    said = f"holds {name.split('/')[0]}, not written by this run.*move it away"
+    message = f"holds {name.split('/')[0]}, not written by this run.*move it away"
     (tmp_path / "new" / name).parent.mkdir(parents=True)
     (tmp_path / "new" / name).write_text("mine")
     options = {**OPTIONS, "formats": ["coco", "yolo"], "review": 1}
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         annotate(photos, LABELS, tmp_path / "new", **options)
     assert content(tmp_path / "new") == {name: b"mine"}
     if name.startswith(("yolo", "review")):  # nor is one that came into the folder of a run
         (copy[1] / name).parent.mkdir(parents=True, exist_ok=True)
         (copy[1] / name).write_text("mine")
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             annotate(copy[0], LABELS, copy[1], **options)
         assert (copy[1] / name).read_text() == "mine"
 
@@ -174,6 +174,8 @@ def test_two_runs_at_once_do_not_share_a_folder(copy):
     assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
 
 
+# ---------------------------------------------------------------------------------------------------- replaced pictures
+@pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
     pictures, out = copy
     for path in pictures.iterdir():
@@ -185,10 +187,10 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     shutil.copy(pictures / "bee.png", pictures / "cat.png")
     if times_restored:
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
-    said = []
-    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
+    message = []
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=message.append), **OPTIONS)
     ending = "1 picture (cat.png); what was corrected in 1 of them is dropped"
-    assert said == [f"replaced since they were annotated, and annotated again: {ending}"]
+    assert message == [f"replaced since they were annotated, and annotated again: {ending}"]
     written = json.loads((out / "coco.json").read_text())
     boxes = {image["id"]: [] for image in written["images"]}  # in the order of names: bee, cat, dogs
     for one in written["annotations"]:
@@ -238,9 +240,9 @@ def test_an_export_is_written_again_where_boxes_changed_or_it_is_gone(copy):
     pictures, out = copy
 
     def phases():
-        said = []
-        annotate(pictures, LABELS, out, reporter=Reporter(phase=said.append), **OPTIONS)
-        return said[1:]
+        message = []
+        annotate(pictures, LABELS, out, reporter=Reporter(phase=message.append), **OPTIONS)
+        return message[1:]
 
     assert phases() == ["writing coco", "writing csv"]  # the pictures lie elsewhere
     assert phases() == []
@@ -261,13 +263,13 @@ def test_ids_in_exports_do_not_depend_on_when_a_picture_was_added(photos, tmp_pa
     shutil.copy(photos / "bee.png", root)
     shutil.copy(photos / "bee.png", root / "a")
     annotate(root, LABELS, out, **OPTIONS)
-    whole = annotate(root, LABELS, tmp_path / "whole", formats=["coco", "csv"], **OPTIONS).out
+    complete = annotate(root, LABELS, tmp_path / "whole", formats=["coco", "csv"], **OPTIONS).out
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"pictures/{name}\n" for name in ("cat.png", "a/dogs.png", "bee.png", "a/bee.png")))
     of_list = annotate(listed, LABELS, tmp_path / "of_list", formats=["coco", "csv"], **OPTIONS).out
-    names = [one["file_name"] for one in json.loads((whole / "coco.json").read_text())["images"]]
+    names = [one["file_name"] for one in json.loads((complete / "coco.json").read_text())["images"]]
     assert names == ["bee.png", "cat.png", "a/bee.png", "a/dogs.png"]
-    wanted = [(whole / name).read_bytes() for name in ("coco.json", "boxes.csv")]
+    wanted = [(complete / name).read_bytes() for name in ("coco.json", "boxes.csv")]
     assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
     for written in ("coco.json", "boxes.csv"):
         (out / written).unlink()
@@ -275,4 +277,4 @@ def test_ids_in_exports_do_not_depend_on_when_a_picture_was_added(photos, tmp_pa
         assert [one.id for one in opened.pictures] == names
         opened.write_exports()
     assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
-    assert (of_list / "coco.json").read_text().replace("pictures/", "") == (whole / "coco.json").read_text()
+    assert (of_list / "coco.json").read_text().replace("pictures/", "") == (complete / "coco.json").read_text()

@@ -46,7 +46,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         keys = ("labels", "boxes", "scores", "fits")
         masks = own.get("masks", [None] * len(own["boxes"]))
         boxes = [Candidate(*one, False, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
-        return Found(picture, digest, None, 60, 40, [], own["presence"], boxes)
+        return Found(picture, digest, None, 60, 40, [], own["presence"], boxes, features)
 
     monkeypatch.setattr(AnnotateWorker, "_found", found)
     monkeypatch.setattr(towers, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))
@@ -115,11 +115,10 @@ def test_what_failed_is_tried_again_if_asked_and_its_last_reason_holds(root, tmp
 def test_corrections_survive_other_drafts(root, tmp_path):
     out = tmp_path / "out"
     annotate(root, LABELS, out, **OPTIONS)
-    kept = {"xyxy": BOXES[3], "label": 0, "draft": 3}  # from another page: under the rule now it is not shown
+    remaining = {"xyxy": BOXES[3], "label": 0, "draft": 3}  # from another page: under the rule now it is not shown
     moved = {"xyxy": [1, 0, 10, 10], "label": 1, "draft": 0}
-    annotate(
-        root, LABELS, out, decisions=review_file(out, tmp_path / "b.json", {"b.png": [kept, moved]}, "none"), **OPTIONS
-    )
+    file = review_file(out, tmp_path / "b.json", {"b.png": [remaining, moved]}, "none")
+    annotate(root, LABELS, out, decisions=file, **OPTIONS)
     for changed, of_c in [
         ({}, [FIRST, SECOND]),
         ({"min_score": 0.5}, [FIRST]),
@@ -184,11 +183,11 @@ def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_pa
 
 def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_of_it_moves_them(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
-    root, out, whole = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
-    result = annotate(root, LABELS, whole, **OPTIONS)
+    root, out, complete = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
+    result = annotate(root, LABELS, complete, **OPTIONS)
     assert (sum(result.boxes.values()), result.unsure["red"]) == (0, FEWEST), "as with one picture"
-    result = annotate(root, LABELS, whole, share={"red": 1}, **OPTIONS)
-    scores = [score for *_, score in drafts(whole, f"{names[0]}.png")]
+    result = annotate(root, LABELS, complete, share={"red": 1}, **OPTIONS)
+    scores = [score for *_, score in drafts(complete, f"{names[0]}.png")]
     assert (len(scores), result.computed) == (3, 0)
     assert min(scores) > 0.6, "most of what was missing of the presence is made up for"
 
@@ -199,7 +198,7 @@ def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_
     with pytest.raises(KeyboardInterrupt):
         annotate(root, LABELS, out, engine=stopping, share={"red": 1}, **OPTIONS)
     annotate(root, LABELS, out, share={"red": 1}, **OPTIONS)
-    mine, theirs = files(out), files(whole)
+    mine, theirs = files(out), files(complete)
     assert {name: mine[name] == theirs[name] for name in mine} == dict.fromkeys(mine, True)
     with ReviewFolder.opened(out) as folder:
         np.testing.assert_allclose([one["score"] for one in folder.state(0)["drafts"]], scores, atol=1e-3)
@@ -231,13 +230,13 @@ def test_the_only_name_of_a_folder_is_drafted_in_all_pictures_that_do_not_speak_
 
 
 def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
-    for wrong, said in (
+    for wrong, message in (
         ({"green": 1}, "expected --share of a label, one of red, blue, got green"),
         ({"red": 2}, "got red=2"),
         ({"red": "many"}, "got red=many"),
         ("red", "got 'red'"),
     ):
-        with pytest.raises(UsageError, match=re.escape(said)):
+        with pytest.raises(UsageError, match=re.escape(message)):
             annotate(root, LABELS, tmp_path / "out", share=wrong, **OPTIONS)
     with pytest.raises(UsageError, match="expected --share with a second look"):
         annotate(root, LABELS, tmp_path / "out", share={"red": 1}, second_look=False, **OPTIONS)
@@ -249,15 +248,15 @@ def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: 
     annotate(root, LABELS, out, min_score=0.2, **how)
     corrected = {f"p{number:02}.png": Correction([BOXES[0]], [0], None, [None]) for number in range(23)}
     few = dict(list(corrected.items())[:3])
-    for some, kept, said in (
+    for some, remaining, message in (
         (few, 2, "the 3 corrected pictures are too few for this promise"),
         (corrected, 1, "drafts from a score of 0.60 on; of 23 such drafts on 23 corrected pictures 0 are wrong"),
     ):
         correct(out, some)
         result = annotate(root, LABELS, out, min_score=0.2, max_false=0.05, **how)
         assert result.computed == 0
-        assert any(said in note for note in result.notes)
-        assert len(drafts(out, "p23.png")) == kept
+        assert any(message in note for note in result.notes)
+        assert len(drafts(out, "p23.png")) == remaining
     assert annotate(root, LABELS, out, min_score=0.7, max_false=0.05, **how).boxes == {"red": 23, "blue": 0}
     annotate(root, LABELS, out, min_score=0.2, **how)
     assert len(drafts(out, "p23.png")) == 2
@@ -305,10 +304,10 @@ def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
     found = Candidates.of((100, 10), np.ones(1), drafted, False)
     every, _ = score_drafts([(found, Correction(boxes, [0] * 10))], 1)
     out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
-    said = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
-    assert said is not None
-    assert np.float32(score) >= np.float32(said[1])
-    assert said[1] == "0.12345678"
+    message = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
+    assert message is not None
+    assert np.float32(score) >= np.float32(message[1])
+    assert message[1] == "0.12345678"
 
 
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:

@@ -102,10 +102,10 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
     mask = np.zeros((600, 960), bool)
     mask[100:300, 200:600] = True
     picture = annotated("a.png", path, (960, 600), [[200, 100, 600, 300]], masks=(encode(mask),))
-    shown = ReviewPicture(
+    visible = ReviewPicture(
         picture, frozenset(), Correction([[200, 100, 600, 300]], [0], [encode(mask)["counts"]], [0]), Saved()
     )
-    write_review(tmp_path / "review.html", [shown], ["cat"], "run", total=1, masks=True)
+    write_review(tmp_path / "review.html", [visible], ["cat"], "run", total=1, masks=True)
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
     for kind in ("drafts", "boxes"):
         assert data["pictures"][0][kind][0]["polygons"] == [[[200, 100, 200, 300, 600, 300, 600, 100]]]

@@ -104,8 +104,8 @@ class Job:
 
     def correct(self, names: Sequence[str], boxes: Callable[[str], list[list[float]]] | None = None) -> None:
         """A person puts boxes around the things of these pictures."""
-        own = boxes or (lambda name: [self.things[name].box.tolist()])
-        correct(self.out, {name: Correction(own(name), [0] * len(own(name))) for name in names})
+        mine = boxes or (lambda name: [self.things[name].box.tolist()])
+        correct(self.out, {name: Correction(mine(name), [0] * len(mine(name))) for name in names})
 
 
 @pytest.fixture
@@ -301,15 +301,15 @@ def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(
     job.run()
     job.correct(list(job.things)[:5])
     job.run()
-    kept = ["learnt.safetensors", "coco.json"]
-    once = taught(job.out), *((job.out / name).read_bytes() for name in kept)
+    remaining = ["learnt.safetensors", "coco.json"]
+    once = taught(job.out), *((job.out / name).read_bytes() for name in remaining)
     with monkeypatch.context() as patch:
         patch.setattr(School, "names", lambda _: pytest.fail("taught again"))
         assert any("drafts learnt from 5 reviewed pictures" in note for note in job.run().notes)
-        assert (taught(job.out), *((job.out / name).read_bytes() for name in kept)) == once
+        assert (taught(job.out), *((job.out / name).read_bytes() for name in remaining)) == once
         (job.out / "learnt.safetensors").unlink()  # by whoever tidies up
         job.run()
-    assert (taught(job.out), *((job.out / name).read_bytes() for name in kept)) == once
+    assert (taught(job.out), *((job.out / name).read_bytes() for name in remaining)) == once
 
 
 def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Job) -> None:
@@ -348,10 +348,10 @@ def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Jo
 
 
 def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
-    job, whole = Job(tmp_path, FEWEST), encode(np.ones((SIDE, SIDE), bool))["counts"]
+    job, complete = Job(tmp_path, FEWEST), encode(np.ones((SIDE, SIDE), bool))["counts"]
 
     def with_masks(row: Found) -> Found:
-        return replaced(row, boxes=[replaced(box, mask=whole) for box in row.boxes])
+        return replaced(row, boxes=[replaced(box, mask=complete) for box in row.boxes])
 
     job.engine = engine_of(job.things, 0.9, with_masks)
     job.run(masks=True)
@@ -436,8 +436,8 @@ def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_ot
         job = Job(tmp_path / name, 22, presence=None)
         shares = [2.0 + 0.1 * number if number < 10 else others for number in range(22)]
         embeddings = np.concatenate([np.array(shares)[:, None], np.eye(22)], axis=1)
-        for one, own in zip(list(job.things), embeddings, strict=True):
-            lesson = replace(job.things[one].lesson, embedding=torch.from_numpy(own).half())
+        for one, mine in zip(list(job.things), embeddings, strict=True):
+            lesson = replace(job.things[one].lesson, embedding=torch.from_numpy(mine).half())
             job.things[one] = replace(job.things[one], lesson=lesson)
         job.run()
         boxes = {one: [job.things[one].box.tolist()] * (number < 10) for number, one in enumerate(job.things)}
@@ -446,18 +446,18 @@ def test_new_pictures_are_known_by_their_looks_if_those_without_the_name_look_ot
         [alike] = load_learnt(job.out / "learnt.safetensors").alike.tolist()
         assert np.isfinite(alike).all() == known
         if known:
-            own = embeddings[:10] / np.linalg.norm(embeddings[:10], axis=1, keepdims=True)
-            rest = own.sum(axis=0) - own
-            cosines = (own * rest).sum(axis=1) / np.linalg.norm(rest, axis=1)
+            mine = embeddings[:10] / np.linalg.norm(embeddings[:10], axis=1, keepdims=True)
+            rest = mine.sum(axis=0) - mine
+            cosines = (mine * rest).sum(axis=1) / np.linalg.norm(rest, axis=1)
             np.testing.assert_allclose(alike, np.quantile(cosines, [0.05, 0.25]), atol=1e-3)
 
 
 def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_model_is_known() -> None:
-    own = torch.linspace(0.2, 0.5, 10)
-    seen = Appearance(torch.zeros(3), own, torch.zeros(0))
+    mine = torch.linspace(0.2, 0.5, 10)
+    seen = Appearance(torch.zeros(3), mine, torch.zeros(0))
     for model, found in (("mini", True), ("another", False)):
         assert seen.alike({"model": model}).isfinite().all() == found
-    assert not replace(seen, showing=own - 0.1).alike({"model": "mini"}).isfinite().any()
+    assert not replace(seen, showing=mine - 0.1).alike({"model": "mini"}).isfinite().any()
     for alike, known in ((0, True), (1, True), (2, False)):  # of ten without the name
         others = torch.cat([torch.ones(alike), torch.zeros(10 - alike)])
         assert replace(seen, others=others).alike({"model": "another"}).isfinite().all() == known
@@ -465,15 +465,15 @@ def test_a_folder_without_other_pictures_says_nothing_of_new_ones_unless_its_mod
 
 def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_ones() -> None:
     """As a label on a picture of something else."""
-    own = torch.linspace(0.3, 0.6, 12)
+    mine = torch.linspace(0.3, 0.6, 12)
     for others in (torch.zeros(0), torch.full((20,), 0.2)):
-        seen = Appearance(torch.zeros(3), own, others)
+        seen = Appearance(torch.zeros(3), mine, others)
         for number, known in ((1, True), (2, True), (3, False)):
-            odd = replace(seen, showing=torch.cat([own[number:], torch.full((number,), -0.2)]))
+            odd = replace(seen, showing=torch.cat([mine[number:], torch.full((number,), -0.2)]))
             low, high = odd.alike({"model": "mini"}).tolist()
             assert (low < high) == known
             if known:
-                assert low == pytest.approx(float(own[2]))
+                assert low == pytest.approx(float(mine[2]))
 
 
 def test_a_flipped_bit_in_what_is_learnt_from_is_said(job: Job) -> None:

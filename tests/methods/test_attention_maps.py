@@ -53,7 +53,7 @@ def test_attention_times_patches(rule: Any, kind: type[TinyVit], blocks: Any, n:
 
 @pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
 @pytest.mark.parametrize(("blocks", "n"), [("all", 2), (2, 2), (1, 1)])
-def test_rollout_is_a_product_of_whole_matrices(kind: type[TinyVit], blocks: Any, n: int) -> None:
+def test_rollout_is_a_product_of_full_matrices(kind: type[TinyVit], blocks: Any, n: int) -> None:
     """The paper's R `[T, T]`, from the first block to the last, rows normalised; read where the embedding is made."""
 
     def one_map(backbone: Any, image: Tensor, _: Tensor) -> Tensor:

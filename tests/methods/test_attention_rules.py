@@ -51,12 +51,12 @@ def resclip(vit: PlainVit, residual: float, gain: float) -> Tensor:
         entering, last = vit.entering(image), vit.blocks[-1]
         heads = []
         for head, (_, k, v) in enumerate(last.project(entering[-2])):
-            own = torch.softmax(k @ k.T / k.shape[1] ** 0.5 + bias, dim=1)
-            earlier = torch.zeros_like(own)
+            part = torch.softmax(k @ k.T / k.shape[1] ** 0.5 + bias, dim=1)
+            earlier = torch.zeros_like(part)
             for number in middle:
                 q_l, k_l, _ = vit.blocks[number - 1].project(entering[number - 1])[head]
                 earlier += torch.softmax(q_l @ k_l.T / q_l.shape[1] ** 0.5, dim=1) / len(middle)
-            heads.append(gain * ((1 - residual) * own + residual * earlier) @ v)
+            heads.append(gain * ((1 - residual) * part + residual * earlier) @ v)
         return vit.cosines(last.out(torch.cat(heads, dim=1)))
 
     return vit.maps(one)

@@ -50,9 +50,9 @@ def test_the_box_has_the_pictures_shape_at_any_threshold() -> None:
 def test_no_refinement_lets_it_follow_the_picture(step: str) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     backbone = tower("gap_cnn", GRID)
-    asked = {"method": "centre_box", "min_presence": 0}
-    plain = Localizer(backbone, **asked)
-    refined = Localizer(backbone, **asked, refine=[step])
+    requested = {"method": "centre_box", "min_presence": 0}
+    plain = Localizer(backbone, **requested)
+    refined = Localizer(backbone, **requested, refine=[step])
     assert np.array_equal(plain(picture, ["red"]).maps, refined(picture, ["red"]).maps)
     assert refined.box_rule == plain.box_rule
     assert refined.describe() == plain.describe()

@@ -55,6 +55,6 @@ def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyP
         assert_rounded(ours("chefer", backbone, scenes(), text, blocks=2), expected, backbone)
 
 
-def test_each_block_is_run_once_more_for_all_prompts_and_no_attention_is_kept() -> None:
+def test_each_block_is_run_once_more_for_all_prompts_and_no_attention_is_traced() -> None:
     assert block_calls(tiny(), "chefer", blocks=2) == 2
     assert methods.get("chefer").needs(blocks=2) == Needs(tokens=(-1, -2))

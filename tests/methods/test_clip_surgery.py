@@ -26,8 +26,8 @@ def patches(vit: PlainVit, image: Tensor, depth: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", TOWERS)
-@pytest.mark.parametrize(("depth", "asked"), [(1, 1), (2, 2), (None, 6), (None, 99)])
-def test_several_prompts(kind: str, depth: int | None, asked: int) -> None:
+@pytest.mark.parametrize(("depth", "requested"), [(1, 1), (2, 2), (None, 6), (None, 99)])
+def test_several_prompts(kind: str, depth: int | None, requested: int) -> None:
     """Feature surgery as published, element by element; a depth beyond the tower's means all of it."""
     vit = plain_vit(kind)
 
@@ -40,8 +40,8 @@ def test_several_prompts(kind: str, depth: int | None, asked: int) -> None:
         return (features - features.mean(dim=1, keepdim=True)).sum(dim=-1)
 
     expected = vit.maps(one)
-    assert_equal(vit.ours("clip_surgery", depth=asked), expected)
-    if asked == 6:
+    assert_equal(vit.ours("clip_surgery", depth=requested), expected)
+    if requested == 6:
         assert_equal(vit.ours("clip_surgery"), expected)
 
 
@@ -57,10 +57,10 @@ class Counting:
     """A text tower that remembers what it was asked."""
 
     def __init__(self, encode: Any) -> None:
-        self.encode, self.asked = encode, []
+        self.encode, self.requested = encode, []
 
     def __call__(self, texts: Any) -> Tensor:
-        self.asked += texts
+        self.requested += texts
         return self.encode(texts)
 
 
@@ -72,7 +72,7 @@ def test_the_localizer_puts_the_empty_name_in_the_prompts_templates(background: 
     picture = torch.randint(0, 256, (20, 24, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).numpy()
     found = localizer([picture, picture], ["cat"])[0]
     localizer(picture, ["cat"])
-    assert backbone.texts.asked.count("a .") == backbone.texts.asked.count("no ?") == 1
+    assert backbone.texts.requested.count("a .") == backbone.texts.requested.count("no ?") == 1
 
     def averaged(word: str) -> Tensor:
         return F.normalize(backbone.texts.encode([f"a {word}.", f"no {word}?"]).mean(dim=0), dim=0)
@@ -93,4 +93,4 @@ def test_a_method_that_asks_nothing_redundant_costs_no_text() -> None:
     backbone.texts = Counting(backbone.texts)
     localizer = Localizer(backbone, method="maskclip", templates=["{}"], min_presence=0)
     localizer(torch.zeros(20, 24, 3, dtype=torch.uint8).numpy(), ["cat"])
-    assert backbone.texts.asked == ["cat"]
+    assert backbone.texts.requested == ["cat"]

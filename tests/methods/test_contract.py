@@ -22,7 +22,7 @@ from cliploc.towers import models
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.methods.peers import min_max
-from tests.methods.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, grids, own, pictures
+from tests.methods.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, copy_of, grids, pictures
 from tests.methods.vits import AveragingVit, QueryingVit, scenes, tiny
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
@@ -120,8 +120,8 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
         else:
             localizer(picture, ["red"])
             runs.append(method.name)
-    for name, said in refused.items():
-        assert said.startswith(f"{unfit_reason(methods.get(name), backbone)}: use one of {', '.join(runs)}")
+    for name, message in refused.items():
+        assert message.startswith(f"{unfit_reason(methods.get(name), backbone)}: use one of {', '.join(runs)}")
     assert runs == list(fitting(backbone))
     service = Service([Offer("tiny")])
     monkeypatch.setattr(service, "backbone", lambda _: backbone)
@@ -185,7 +185,7 @@ def test_blank_pictures_and_dead_channels_give_finite_maps(name: str, kind: str)
 @pytest.mark.parametrize("name", [name for name, kind in CASES if kind == "vit"])
 def test_equal_patches_give_finite_maps(name: str) -> None:
     """As in a blank picture, by a tower to which places are alike."""
-    backbone = own("vit")
+    backbone = copy_of("vit")
     backbone.positions.zero_()
     colours = 2 * torch.randn(8, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     assert run(name, backbone, colours.expand(-1, -1, 4, 28).contiguous()).isfinite().all()
@@ -275,12 +275,12 @@ class Raising(nn.Module):
 @contextlib.contextmanager
 def broken(backbone: Any) -> Iterator[None]:
     name = "ln_post" if backbone.kind == "vit" else "pool_layer"
-    whole = getattr(backbone, name)
+    full = getattr(backbone, name)
     setattr(backbone, name, Raising())
     try:
         yield
     finally:
-        setattr(backbone, name, whole)
+        setattr(backbone, name, full)
 
 
 def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
@@ -294,14 +294,14 @@ def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
 @small_case
 def test_nothing_is_left_behind(name: str, kind: str) -> None:
     """By a success, nor by an exception, which reaches the caller."""
-    backbone = own(kind)
+    backbone = copy_of(kind)
     for number, parameter in enumerate(backbone.parameters()):
         parameter.requires_grad_(number % 3 > 0)  # a `.backward()` would show in some
-    given = context(backbone, pictures(kind), TEXTS, needs_of(name))
-    images, text = given.images.clone(), given.text.clone()
-    features = {stage: tensor.clone() for stage, tensor in given.trace.features.items()}
+    passed = context(backbone, pictures(kind), TEXTS, needs_of(name))
+    images, text = passed.images.clone(), passed.text.clone()
+    features = {stage: tensor.clone() for stage, tensor in passed.trace.features.items()}
     for raises in (False, True):
-        ctx = Context(lambda: given.images, given.text, given.trace, backbone)  # which keeps no scores of the other
+        ctx = Context(lambda: passed.images, passed.text, passed.trace, backbone)  # which keeps no scores of the other
         with broken(backbone) if raises else contextlib.nullcontext():
             before = state_of(backbone)
             with stopped(name) if raises else contextlib.nullcontext():
@@ -336,7 +336,7 @@ def test_the_programs_default_dtype_changes_no_map(name: str, kind: str) -> None
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_low_precision_towers_give_float32_maps(name: str, kind: str, dtype: torch.dtype) -> None:
     """The planted cell is still the hottest; a comparison of values would test the precision, not the method."""
-    backbone = own(kind).to(dtype)
+    backbone = copy_of(kind).to(dtype)
     maps = run(name, backbone, planted_image("red", GRID, (3, 4)), ["red"])
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()

@@ -51,7 +51,7 @@ def merged(of: Tensor, places: Tensor, distance: float) -> Tensor:
     return torch.tensor([label.get(int(name), -1) for name in of])
 
 
-def expected(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: float) -> Tensor:
+def expected(vit: PlainVit, guide: Tensor, passed: Tensor | None, **options: float) -> Tensor:
     """`[B, P, h, w]`."""
     tau, merge, spatial, semantic = (
         options.get(key, default) for key, default in (("tau", 4), ("merge", 0.2), ("spatial", 1), ("semantic", 0.5))
@@ -60,7 +60,7 @@ def expected(vit: PlainVit, guide: Tensor, given: Tensor | None, **options: floa
     for b, image in enumerate(vit.images):
         entering = vit.entering(image)
         places = F.normalize(guide[b].flatten(1).T, dim=1)  # [N', C]
-        of = torch.full(GRID, -1) if given is None else F.interpolate(given[b][None, None].float(), GRID)[0, 0].long()
+        of = torch.full(GRID, -1) if passed is None else F.interpolate(passed[b][None, None].float(), GRID)[0, 0].long()
         of = merged(of.flatten(), places, merge)
         alike = places @ places.T
         row, column = of[:, None], of[None]
@@ -112,11 +112,11 @@ def class_tokens(vit: PlainVit, entering: Tensor, of: Tensor) -> tuple[Tensor, T
 @pytest.mark.parametrize("divided", ["none", "some", "all"])
 def test_the_equations_of_corrclip(kind: str, divided: str) -> None:
     vit = plain_vit(kind)
-    guide, given = features(len(vit.images)), regions(divided, vit.images)
+    guide, passed = features(len(vit.images)), regions(divided, vit.images)
     for options in ({}, {"tau": 8.0, "merge": 0.6, "spatial": 0.3, "semantic": 2.0}):
         with torch.no_grad():
-            wanted = expected(vit, guide, given, **options)
-        assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": given}, **options), wanted)
+            wanted = expected(vit, guide, passed, **options)
+        assert_equal(vit.ours("corrclip", given={"guide": lambda: guide, "regions": passed}, **options), wanted)
 
 
 def of_all_windows(vit: PlainVit, guide: Tensor, windows: bool, **options: float) -> Tensor:
@@ -139,8 +139,8 @@ def of_all_windows(vit: PlainVit, guide: Tensor, windows: bool, **options: float
                     values = [*values, []] if len(values) <= head else values
                     values[head] += list(rows)
             size = GRID[0] * GRID[1]
-            own = keys[group.index(b) * size :][:size]
-            weights = torch.stack([row_of(place, keys, alike, int(rounds), beta, gamma, len(group)) for place in own])
+            part = keys[group.index(b) * size :][:size]
+            weights = torch.stack([row_of(place, keys, alike, int(rounds), beta, gamma, len(group)) for place in part])
             turn = iter(range(len(values)))
             return lambda q, k, v: weights @ torch.stack(values[next(turn)])
 

@@ -33,12 +33,12 @@ def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[
     return brought, direct, biases, tokens[-1][0]
 
 
-def share_of(vit: PlainVit, whole: Tensor, term: Tensor, parts: int | None = None) -> Tensor:
+def share_of(vit: PlainVit, full: Tensor, term: Tensor, parts: int | None = None) -> Tensor:
     """`[P]` what a term of the class token adds; the mean is spread over start, MLPs and `parts`; None: a bias."""
     ln, projection = norm_and_projection(vit)
-    deviation = (whole.var(unbiased=False) + ln.eps).sqrt()
-    length = (ln(whole) @ projection).norm()
-    mean = 0 if parts is None else whole.mean() / ((2 * len(vit.blocks) + 1) * parts)
+    deviation = (full.var(unbiased=False) + ln.eps).sqrt()
+    length = (ln(full) @ projection).norm()
+    mean = 0 if parts is None else full.mean() / ((2 * len(vit.blocks) + 1) * parts)
     return (ln.weight * (term - mean) / deviation) @ projection @ vit.text.T / length
 
 
@@ -49,11 +49,11 @@ def test_the_equation(kind: str, blocks: int) -> None:
     vit = plain_vit(kind)
 
     def one(image: Tensor) -> Tensor:
-        brought, _, _, whole = terms(vit, image)
+        brought, _, _, full = terms(vit, image)
         heads = [head for of_block in brought[-blocks:] for head in of_block]
         parts = len(brought[0]) * len(heads[0])
         return torch.stack(
-            [sum(share_of(vit, whole, head[i], parts) for head in heads) for i in range(1, len(heads[0]))]
+            [sum(share_of(vit, full, head[i], parts) for head in heads) for i in range(1, len(heads[0]))]
         )
 
     maps = vit.ours("decomposition", blocks=blocks)
@@ -70,13 +70,13 @@ def test_all_terms_are_the_cosine(kind: str) -> None:
     ln, projection = norm_and_projection(vit)
     sums = vit.ours("decomposition", blocks=len(vit.blocks)).sum(dim=(-2, -1))  # [B, P]
     for image, summed in zip(vit.images, sums, strict=True):
-        brought, direct, biases, whole = terms(vit, image)
-        own = [head[0] for of_block in brought for head in of_block]
+        brought, direct, biases, full = terms(vit, image)
+        part = [head[0] for of_block in brought for head in of_block]
         parts = len(brought[0]) * len(brought[0][0])
-        rest = sum(share_of(vit, whole, term, parts) for term in own)
-        rest = rest + sum(share_of(vit, whole, term) for term in biases)
-        rest = rest + sum(share_of(vit, whole, term, 1) for term in direct)
-        length = (ln(whole) @ projection).norm()
+        rest = sum(share_of(vit, full, term, parts) for term in part)
+        rest = rest + sum(share_of(vit, full, term) for term in biases)
+        rest = rest + sum(share_of(vit, full, term, 1) for term in direct)
+        length = (ln(full) @ projection).norm()
         rest = rest + ln.bias @ projection @ vit.text.T / length
         cosine = vit.backbone.encode_image(image[None])[0] @ vit.text.T
         torch.testing.assert_close(summed + rest, cosine, rtol=0, atol=2e-5)

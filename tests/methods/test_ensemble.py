@@ -149,18 +149,18 @@ def test_masked_pictures_are_shared() -> None:
     backbone = Counting(tower("gap_cnn", (8, 8)))
     Localizer(backbone, method="score_cam")(WIDE, ["red"])
     once = backbone.images
-    told: list[int] = []
+    reported: list[int] = []
     localizer = Localizer(backbone)
     list(
         localizer.compare(
             [WIDE],
             ["red"],
             ["score_cam", "vl_score", "score_cam+vl_score"],
-            reporter=Reporter(masked=lambda done, _: told.append(done)),
+            reporter=Reporter(masked=lambda done, _: reported.append(done)),
         )
     )
     assert backbone.images == 2 * once
-    assert 0 < sum(told) < once  # the empty picture is not told
+    assert 0 < sum(reported) < once  # the empty picture is not told
 
 
 @pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
@@ -170,14 +170,14 @@ def test_compared_results_are_those_of_each_alone(kind: str) -> None:
     shared: dict[str, Any] = {"scales": (1, 1.5), "flip": True, "batch_size": 2, "templates": "a {} thing"}
     results = list(Localizer(backbone, method="grad_cam", **shared).compare(PHOTOS[:3], ["red", "blue"], options))
     assert len(results) == 3
-    for spec, own in options.items():
-        alone = Localizer(backbone, method=spec, method_options=own, **shared)
+    for spec, part in options.items():
+        alone = Localizer(backbone, method=spec, method_options=part, **shared)
         for result, expected in zip(results, alone.stream(PHOTOS[:3], ["red", "blue"]), strict=True):
             assert list(result) == list(options)
             same(result[spec], expected)
 
 
-def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
+def test_an_explicit_threshold_is_for_all_of_them() -> None:
     localizer = Localizer(tower("gap_cnn", (8, 8)), threshold=0.9)
     (found,) = localizer.compare([TALL], ["red"], ["cam", "grad_cam"])
     for spec in found:
@@ -186,7 +186,7 @@ def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "text"),
+    ("requested", "text"),
     [
         ("cam", r"expected a list of methods, got 'cam': write \['cam'\]"),
         ([], "expected a list of methods"),
@@ -195,8 +195,8 @@ def test_a_threshold_that_was_given_is_for_all_of_them() -> None:
         ({"cam": 5}, "expected options of cam by name, got 5"),
     ],
 )
-def test_comparisons_are_refused_before_anything_is_computed(asked: Any, text: str) -> None:
+def test_comparisons_are_refused_before_anything_is_computed(requested: Any, text: str) -> None:
     backbone = Counting(tower("gap_cnn", (8, 8)))
     with pytest.raises(UsageError, match=text):
-        Localizer(backbone).compare([TALL], ["red"], asked)
+        Localizer(backbone).compare([TALL], ["red"], requested)
     assert backbone.traces == 0

@@ -234,7 +234,7 @@ def test_torchcam_agrees_on_finer_cam(make: Any) -> None:
     assert_same_maps(min_max(scene.ours("finer_cam").relu()), theirs, tolerance=1e-4)
 
 
-def test_a_name_alone_is_told_from_the_empty_name() -> None:
+def test_a_name_alone_is_compared_with_the_empty_name() -> None:
     scene = tiny_scene("gap_cnn")
     pair = Scene(scene.backbone, scene.images, scene.backbone.encode_text(["red", ""]))
     alone = Scene(scene.backbone, scene.images, pair.text[:1])

@@ -17,7 +17,7 @@ from cliploc.methods import methods
 from cliploc.towers.open_clip_resnet import OpenClipResNet
 from tests.commands import CAT
 from tests.methods.peers import Scene, WrappedClip, assert_same_maps, min_max, over_input
-from tests.methods.towers import CUT_RESNET, clip_model, own
+from tests.methods.towers import CUT_RESNET, clip_model, copy_of
 from tests.methods.vits import photograph
 from tests.towers.seam import tokenizer
 
@@ -103,7 +103,7 @@ def expected(rn50: Any) -> Tensor:
 def test_half_precision_gives_nearly_the_same_heatmaps(
     rn50: Any, expected: Tensor, dtype: torch.dtype, bound: float, correlation: float
 ) -> None:
-    maps = heatmaps(own(rn50[1], dtype))
+    maps = heatmaps(copy_of(rn50[1], dtype))
     assert (maps - expected).abs().max() <= bound
     for ours, full in zip(maps.flatten(0, 1), expected.flatten(0, 1), strict=True):
         assert torch.corrcoef(torch.stack([ours.flatten(), full.flatten()]))[0, 1] >= correlation
@@ -111,7 +111,7 @@ def test_half_precision_gives_nearly_the_same_heatmaps(
 
 def test_a_tower_that_leaves_the_range_of_half_precision_is_named() -> None:
     """Fine in float32; in float16 the first convolution overflows."""
-    backbone = own(CUT_RESNET)
+    backbone = copy_of(CUT_RESNET)
     backbone.stages[0].conv1.weight.mul_(1e6)
     backbone.stages[0].conv2.weight.div_(1e6)
     heatmaps(backbone)
@@ -123,4 +123,4 @@ def test_a_tower_that_leaves_the_range_of_half_precision_is_named() -> None:
 @pytest.mark.skipif(best_device() == "cpu", reason="no CUDA or MPS device")
 def test_a_gpu_gives_the_cpus_heatmaps(rn50: Any, expected: Tensor) -> None:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # ten bits of mantissa are no comparison
-        torch.testing.assert_close(heatmaps(own(rn50[1]).to(best_device())), expected, rtol=0, atol=1e-3)
+        torch.testing.assert_close(heatmaps(copy_of(rn50[1]).to(best_device())), expected, rtol=0, atol=1e-3)

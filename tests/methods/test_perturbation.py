@@ -40,8 +40,8 @@ def oracle(backbone: Any, images: Tensor, text: Tensor, published: bool) -> tupl
         for column in scores.T:
             used = column if published else column - column.mean()
             maps.append(sum(score * mask for score, mask in zip(used, small, strict=True)) / (BUDGET * 0.5))
-            shown = small if published else small - small.mean(dim=0)
-            each = torch.stack([score * mask / 0.5 for score, mask in zip(used, shown, strict=True)])
+            visible = small if published else small - small.mean(dim=0)
+            each = torch.stack([score * mask / 0.5 for score, mask in zip(used, visible, strict=True)])
             errors.append((each.var(dim=0, unbiased=False) / BUDGET).sqrt().mean())
     shape = (len(images), len(text))
     return torch.stack(maps).view(*shape, *GRID), torch.stack(errors).view(shape)
@@ -52,7 +52,7 @@ def oracle(backbone: Any, images: Tensor, text: Tensor, published: bool) -> tupl
 def test_the_equation_and_its_error(kind: str, published: bool) -> None:
     scene = tiny_scene(kind)
     notes: list[tuple[int, str]] = []
-    ctx = scene.context(Needs(), note=lambda *said: notes.append(said))
+    ctx = scene.context(Needs(), note=lambda *message: notes.append(message))
     maps = methods.get("rise").function(ctx, budget=BUDGET, published=published)
     expected, errors = oracle(scene.backbone, scene.images, scene.text, published)
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
@@ -72,7 +72,7 @@ def test_masked_embeddings_serve_every_prompt_and_a_larger_budget_adds_to_them()
         seen.append(len(images))
         return scene.backbone.encode_image(images)
 
-    ctx = scene.context(Needs(), encode_masked=encode, progress=lambda *said: done.append(said), batch_size=16)
+    ctx = scene.context(Needs(), encode_masked=encode, progress=lambda *message: done.append(message), batch_size=16)
     first = methods.get("rise").function(ctx, budget=32)
     assert sum(seen) == 2 * 32
     assert max(seen) == 16
@@ -137,7 +137,7 @@ def test_occlusion_window_by_window(kind: str, side: float) -> None:
 def test_occlusions_embeddings_serve_every_prompt_and_are_made_once() -> None:
     scene = tiny_scene("gap_cnn")
     done: list[tuple[int, int]] = []
-    ctx = scene.context(Needs(), progress=lambda *said: done.append(said), batch_size=1000)
+    ctx = scene.context(Needs(), progress=lambda *message: done.append(message), batch_size=1000)
     first = methods.get("occlusion").function(ctx, side=0.5)
     assert done == [(18, 18), (18, 0)]  # 3×3 windows, each alone and left out, of two pictures
     assert torch.equal(methods.get("occlusion").function(ctx, side=0.5), first)

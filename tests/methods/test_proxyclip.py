@@ -108,10 +108,10 @@ def test_a_mirrored_picture_has_the_mirrored_map() -> None:
 
 def test_the_guide_is_part_of_a_runs_identity() -> None:
     backbone = tower("vit", (8, 8))
-    told = [
+    reported = [
         Localizer(backbone, method="naclip", guide=one).describe()["guide"] for one in (Stripes(), Stripes(8), None)
     ]
-    assert told == [{"name": "stripes", "weights": "stripes 4"}, {"name": "stripes", "weights": "stripes 8"}, None]
+    assert reported == [{"name": "stripes", "weights": "stripes 4"}, {"name": "stripes", "weights": "stripes 8"}, None]
 
 
 def test_without_a_guide_it_is_refused_and_offered_nowhere() -> None:
@@ -124,7 +124,7 @@ def test_without_a_guide_it_is_refused_and_offered_nowhere() -> None:
         next(Localizer(backbone, method="naclip").compare([WIDE], ["red"], ["proxyclip"]))
 
 
-def test_a_row_without_a_like_place_keeps_its_own() -> None:
+def test_a_row_without_a_like_place_keeps_itself() -> None:
     from cliploc.methods.proxyclip import proxy_attention
 
     features = torch.eye(4).view(1, 4, 2, 2)  # no two places are alike

@@ -1,7 +1,5 @@
 """RADSeg against its two equations on three towers, and the projection that its first step reads."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +24,8 @@ def expected(vit: PlainVit, scra: float, scga: float) -> Tensor:
     def one(image: Tensor) -> Tensor:
         x, block = vit.entering(image)[-2], vit.blocks[-1]
         heads = block.project(x)
-        own = block.out(torch.cat([attend(q, k, v) for q, k, v in heads], dim=1)).chunk(block.heads, dim=1)
-        again = [alike(cosines(o), scra) @ v for o, (_, _, v) in zip(own, heads, strict=True)]
+        part = block.out(torch.cat([attend(q, k, v) for q, k, v in heads], dim=1)).chunk(block.heads, dim=1)
+        again = [alike(cosines(o), scra) @ v for o, (_, _, v) in zip(part, heads, strict=True)]
         x = x + block.out(torch.cat(again, dim=1))
         x = x + block.mlp_branch(x)
         patches = vit.backbone.last_norm(x[vit.prefix :])  # the authors' tower gives them after its norm

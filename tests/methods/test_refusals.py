@@ -19,7 +19,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gem", {"temperature": 0.0}, "a number > 0 or none"),
     ("gla_clip", {"rounds": 0}, "a whole number ≥ 1"),
     ("radseg", {"scga": -1}, "a number > 0"),
-    ("cam+layer_cam", {"stages": -1}, "a list, each item a whole number ≤ -1 in a list of at least 1"),
+    ("cam+layer_cam", {"stages": -1}, "a list of at least 1, each item a whole number ≤ -1"),
     *(("naclip", {"sigma": sigma}, "a number > 0") for sigma in (0.0, -1.0, math.nan, "wide")),
     *(("occlusion", {"side": side}, "a number ≥ 0.05 and ≤ 1") for side in (0.0, 1.5, math.nan)),
     ("refine_cam", {"base": "cam"}, "grad_cam or grad_cam_pp or layer_cam"),
@@ -39,7 +39,7 @@ def test_an_option_out_of_range_is_one_line(name: str, options: dict[str, Any], 
     assert str(error.value) == f"expected {member}'s option {option} to be {expected}, got {value!r}"
 
 
-def test_more_blocks_than_there_are() -> None:
+def test_more_blocks_than_the_tower_has() -> None:
     backbone = tiny(AveragingVit)
     with pytest.raises(UsageError, match=r"^expected a block of vit from -2 to -1"):
         ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)

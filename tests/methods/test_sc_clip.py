@@ -23,8 +23,8 @@ def local_outlier_factors(patches: Tensor, count: int) -> list[float]:
 
 def outliers(patches: Tensor, share: float) -> set[int]:
     factors = local_outlier_factors(patches, min(30, len(patches) - 1))
-    kept = math.floor((1 - share) * (len(factors) - 1) + 1e-9) + 1  # those at the quantile or below
-    return set(sorted(range(len(factors)), key=lambda i: factors[i])[kept:])
+    stored = math.floor((1 - share) * (len(factors) - 1) + 1e-9) + 1  # those at the quantile or below
+    return set(sorted(range(len(factors)), key=lambda i: factors[i])[stored:])
 
 
 def repaired(patches: Tensor, odd: set[int], grid: tuple[int, int]) -> Tensor:
@@ -42,8 +42,8 @@ def repaired(patches: Tensor, odd: set[int], grid: tuple[int, int]) -> Tensor:
 def mix(patches: Tensor, alike: Tensor) -> Tensor:
     rows = []
     for weights in alike:
-        kept = [(float(w), patch) for w, patch in zip(weights, patches, strict=True) if w >= 0.4]
-        rows.append(sum(w * patch for w, patch in kept) / sum(w for w, _ in kept))
+        stored = [(float(w), patch) for w, patch in zip(weights, patches, strict=True) if w >= 0.4]
+        rows.append(sum(w * patch for w, patch in stored) / sum(w for w, _ in stored))
     return torch.stack(rows)
 
 
@@ -66,9 +66,9 @@ def oracle(vit: PlainVit, share: float) -> Tensor:
         shared = 3 * (alike - alike.mean())
         shared = torch.softmax(torch.where(shared < 0, -torch.inf, shared), dim=1)
 
-        def output(patches: Tensor, own: Tensor) -> Tensor:
+        def output(patches: Tensor, part: Tensor) -> Tensor:
             out = last.branch(patches, lambda _, k, v: 0.5 * (shared @ v + attend(k, k, v)))
-            return out + 0.3 * own[0] if prefix else out
+            return out + 0.3 * part[0] if prefix else out
 
         levels = sum(tokens[number] for number in {max(1, twelfth * depth // 12) for twelfth in range(4, 11)})
         first = output(mix(repaired(x[prefix:], odd, vit.grid), alike), x)

@@ -138,11 +138,11 @@ def test_the_rules_of_vl_score(kind: str, temperature: float | None) -> None:
     sizes = set()
     for b in range(len(features)):
         for p in range(len(scene.text)):
-            kept = [k for k in range(features.shape[1]) if above[b, p, k] > 0]
-            sizes.add(len(kept))
-            total = sum(math.exp(scale * float(raw[b, p, k])) for k in kept)
+            stored = [k for k in range(features.shape[1]) if above[b, p, k] > 0]
+            sizes.add(len(stored))
+            total = sum(math.exp(scale * float(raw[b, p, k])) for k in stored)
             expected = torch.zeros(features.shape[-2:])
-            for k in kept:
+            for k in stored:
                 expected += math.exp(scale * float(raw[b, p, k])) / total * features[b, k]
             torch.testing.assert_close(maps[b, p], expected, rtol=1e-3, atol=1e-5)
     assert sizes - {0, features.shape[1]}, "no prompt kept some channels and dropped others: nothing was tested"
@@ -201,7 +201,7 @@ def test_a_components_gradient_is_that_along_its_axis() -> None:
     torch.testing.assert_close(moved, found.maps.flatten(2), rtol=1e-3, atol=1e-4)
 
 
-def test_masks_are_shared_by_methods_and_kept_apart_by_choice() -> None:
+def test_masks_are_shared_by_methods_and_not_by_choices() -> None:
     ctx, tower_calls = counted("vit")
     for name in FAMILY:
         methods.get(name).function(ctx, components=2)
@@ -262,16 +262,16 @@ def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...], mode: A
     torch.testing.assert_close(maps, methods.get(order[-1]).function(fresh), rtol=1e-5, atol=1e-6)
 
 
-def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
-    ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=lambda done, left: told.append((done, left)))
+def test_batches_are_of_the_size_requested_and_progress_is_reported() -> None:
+    reported: list[tuple[int, int]] = []
+    ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=lambda done, left: reported.append((done, left)))
     methods.get("score_cam").function(ctx)
     assert tower_calls.largest == 7
     total = different_masks(ctx.features)
-    sofar = list(itertools.accumulate(done for done, _ in told))
+    sofar = list(itertools.accumulate(done for done, _ in reported))
     assert sofar[-1] == total
-    assert max(done for done, _ in told) == 7
-    assert [done + left for done, (_, left) in zip(sofar, told, strict=True)] == [total] * len(told)
+    assert max(done for done, _ in reported) == 7
+    assert [done + left for done, (_, left) in zip(sofar, reported, strict=True)] == [total] * len(reported)
 
 
 @pytest.mark.parametrize(("prompts", "top_k"), [(1, 3), (3, 2), (10, 4)])

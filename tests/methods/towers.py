@@ -95,13 +95,13 @@ def tiny_tower(name: str, seed: int = 0) -> Any:
 
 
 def build(name: str, seed: int = 0) -> Any:
-    """A tower to look at; `own` is one to change."""
+    """A tower to look at; `copy_of` gives one to change."""
     if name == MINI_VIT:
         return mini_vit(seed)
     return tiny_tower(name, seed) if name in KINDS else clip_resnet(name, seed)
 
 
-def own(tower: Any, dtype: torch.dtype = torch.float32) -> Any:
+def copy_of(tower: Any, dtype: torch.dtype = torch.float32) -> Any:
     """A copy to change, of one of these towers by its name or of another; pixels are normalised in float32."""
     backbone = copy.deepcopy(build(tower) if isinstance(tower, str) else tower)
     for part in backbone.children():

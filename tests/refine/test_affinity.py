@@ -63,9 +63,9 @@ def test_the_equation(kind: str) -> None:
 
 def test_many_places_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     features, maps = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(1)), some_maps(6, 7)
-    whole = spread_along(directions(features), maps, CUT)
+    complete = spread_along(directions(features), maps, CUT)
     monkeypatch.setattr(module, "PAIRS", 2 * 42 * 5)  # five rows at once, the last part is smaller
-    torch.testing.assert_close(spread_along(directions(features), maps, CUT), whole)
+    torch.testing.assert_close(spread_along(directions(features), maps, CUT), complete)
 
 
 def test_a_picture_without_edges_keeps_its_map() -> None:

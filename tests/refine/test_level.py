@@ -76,11 +76,11 @@ def test_order_peak_and_range_stay(values: np.ndarray, tau: float) -> None:
             torch.testing.assert_close(level.function(ctx, maps[b : b + 1, p : p + 1])[0, 0], found[b, p])
 
 
-def test_it_is_told_the_threshold_that_the_maps_have_by_then() -> None:
-    told = []
+def test_it_gets_the_threshold_that_the_maps_have_by_then() -> None:
+    reported = []
 
     def spy(ctx, maps):
-        told.append(ctx.threshold)
+        reported.append(ctx.threshold)
         return maps
 
     backbone = tower("gap_cnn", (8, 8))
@@ -90,5 +90,5 @@ def test_it_is_told_the_threshold_that_the_maps_have_by_then() -> None:
         of_flow.on_grid = tuple(replace(one, function=spy) if one.name == "level" else one for one in of_flow.on_grid)
         localizer(WIDE, ["red"])
         assert localizer.box_rule.threshold == 0.2
-    assert told == [0.3, 0.5]
+    assert reported == [0.3, 0.5]
     assert Localizer(backbone, method="cam", refine=["affinity", "level"]).box_rule.threshold == 0.5

@@ -155,8 +155,8 @@ def test_a_pixel_without_a_like_neighbour_keeps_its_heat() -> None:
     weights = neighbour_weights(picture)
     heat = torch.rand(1, 13, 13)
     assert gathered(weights, heat)[0, 6, 6] == 0
-    kept = PIXELS.function(picture[None], heat[None], (16, 16))[0, 0, 6, 6]
-    torch.testing.assert_close(kept, 0.05 * heat[0, 6, 6])
+    stored = PIXELS.function(picture[None], heat[None], (16, 16))[0, 0, 6, 6]
+    torch.testing.assert_close(stored, 0.05 * heat[0, 6, 6])
     assert (PIXELS.function(picture[None], torch.zeros(1, 1, 13, 13), (16, 16)) == 0).all()
 
 

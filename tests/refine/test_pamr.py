@@ -63,12 +63,12 @@ def test_the_equation() -> None:
 def test_neither_strips_nor_many_maps_at_once_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(5)
     picture, maps = torch.rand(1, 3, 40, 21, generator=generator), torch.rand(1, 34, 40, 21, generator=generator)
-    whole = pamr(picture, maps)
+    complete = pamr(picture, maps)
     monkeypatch.setattr(_neighbours, "VALUES", 16 * 21 * 6)  # strips of six rows, the last of four
-    torch.testing.assert_close(pamr(picture, maps), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(pamr(picture, maps), complete, rtol=1e-5, atol=1e-6)
     for together in (1, 3):
         apart = torch.cat([pamr(picture, some) for some in maps.split(together, dim=1)], dim=1)
-        torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(apart, complete, rtol=1e-5, atol=1e-6)
 
 
 def test_flat_maps_and_flat_pictures() -> None:

@@ -49,15 +49,15 @@ def test_the_bar_counts_pictures_that_failed(command: str, tmp_path: Path, monke
 
 def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path) -> None:
     out = folder / "found"
-    asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
+    words = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
     for _ in range(2):  # the second time the overlays of the first lie in the folder
-        result = succeeded(*asked)
+        result = succeeded(*words)
         document = json.loads(result.out)
         files = [picture["file"] for picture in document["pictures"]]
         assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
         skipped = {one["file"]: one["reason"] for one in document["skipped"]["files"]}
-        said = f"skipped in {folder}: 2 files without a picture's extension: notes.txt, sub/clip.mov"
-        assert said in " ".join(result.err.split())
+        message = f"skipped in {folder}: 2 files without a picture's extension: notes.txt, sub/clip.mov"
+        assert message in " ".join(result.err.split())
     assert skipped == {
         str(folder / "notes.txt"): "does not have a picture's extension",
         str(folder / "sub/clip.mov"): "does not have a picture's extension",
@@ -87,10 +87,10 @@ def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
 
 def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\n")
-    asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
-    asked = (*asked, "--recipe", "fast")
+    words = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
+    words = (*words, "--recipe", "fast")
     for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
-        result = succeeded(*asked)
+        result = succeeded(*words)
         assert "notes.txt" in result.err
         assert "sub/clip.mov" in result.err
         skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
@@ -105,12 +105,12 @@ def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, closed = os.scandir, str(folder / "sub")
+    theirs, closed = os.scandir, str(folder / "sub")
 
     def scandir(path: str) -> object:
         if os.fspath(path).rstrip("/") == closed:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return own(path)
+        return theirs(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     found = find_pictures(folder)
@@ -128,8 +128,8 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
-    asked = ("localize", CAT, "--recipe", "fast")
-    document = document_of(*asked, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    words = ("localize", CAT, "--recipe", "fast")
+    document = document_of(*words, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
     assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
     assert document["settings"]["background"] == ["lamp", "bicycle"]
     assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
@@ -146,17 +146,17 @@ def test_a_file_of_names_that_cannot_be_used_is_one_line(text, more, part, tmp_p
 
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
-    pictures = document_of(*asked, "--save-maps")["pictures"]
+    words = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
+    pictures = document_of(*words, "--save-maps")["pictures"]
     assert [[name["map"] for name in picture["names"]] for picture in pictures] == [
         ["maps/cat/cat.jpg.npy", "maps/a_b_ pizza/cat.jpg.npy"],
         ["maps/cat/sub/cup.JPG.npy", "maps/a_b_ pizza/sub/cup.JPG.npy"],
         ["maps/cat/cat.jpg-2.npy", "maps/a_b_ pizza/cat.jpg-2.npy"],
     ]
-    kept = np.load(out / "maps/cat/cat.jpg.npy")
+    remaining = np.load(out / "maps/cat/cat.jpg.npy")
     found = Localizer("mini", text_cache=False, recipe="fast")(CAT, ["cat|kitten"])
-    assert (kept.dtype, kept.shape) == (np.float32, (224, 224))
-    np.testing.assert_allclose(kept, found.maps_over_picture((224, 224))[0], atol=1e-6)
+    assert (remaining.dtype, remaining.shape) == (np.float32, (224, 224))
+    np.testing.assert_allclose(remaining, found.maps_over_picture((224, 224))[0], atol=1e-6)
     assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.02)  # though it is not found
 
     metadata = tmp_path / "metadata"
@@ -167,11 +167,11 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
         (metadata / f"{name}.txt").write_text(f"cat.jpg{values}\n")
     numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
     assert numbers["gt_known"] == 100
-    assert "map" not in document_of(*asked)["pictures"][0]["names"][0]
+    assert "map" not in document_of(*words)["pictures"][0]["names"][0]
 
 
 @pytest.mark.parametrize(
-    ("hw", "said"),
+    ("hw", "message"),
     [
         ((40, 96), "50% of it, left and right"),
         ((120, 48), "67% of it, top and bottom"),
@@ -179,8 +179,8 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
         ((400, 481), None),  # a pixel of rounding
     ],
 )
-def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], said: str | None) -> None:
-    note = () if said is None else (f"cropped: the model does not see {said}; resize squash or pad shows it all",)
+def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], message: str | None) -> None:
+    note = () if message is None else (f"cropped: the model does not see {message}; resize squash or pad shows it all",)
     for policy, notes in (("crop", note), ("squash", ()), ("pad", ())):
         localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam", resize=policy, min_presence=0)
         assert localizer(Image.new("RGB", hw[::-1], "grey"), ["red"]).notes == notes

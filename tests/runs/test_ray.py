@@ -159,19 +159,19 @@ def test_more_processors_than_a_node_has_are_refused(cluster):
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         (None, r"^Ray could not start on this machine \(it timed out\): run the same command again"),
         ("auto", r"^expected a Ray cluster at auto, could not use it \(it timed out\): start one"),
     ],
 )
-def test_a_cluster_that_does_not_start_is_said_in_one_line(address, said, monkeypatch):
+def test_a_cluster_that_does_not_start_is_said_in_one_line(address, message, monkeypatch):
     def init(**_):
         raise Exception("it timed out\nand more")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         engine.run(SHARDS, Labels, print, address=address, threads=1)
 
 
@@ -229,10 +229,10 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
 def test_segmentation_is_measured_as_locally(cluster, tmp_path):
     """By the command line; a run of another task differs in its worker alone."""
     labelled.voc(tmp_path / "voc")
-    asked = ("benchmark", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
+    requested = ("benchmark", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
     small = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32", "--threads", "1")
     for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
-        succeeded(*asked, *small, *more, "--out", tmp_path / name)
+        succeeded(*requested, *small, *more, "--out", tmp_path / name)
     for name in ("rows.parquet", "summary.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
@@ -245,9 +245,9 @@ def same_folders(run, cluster, tmp_path: Path, names: Sequence[str]) -> None:
         here = run(tmp_path / "local", run_here)
     finally:
         torch.set_num_threads(threads)
-    there = run(tmp_path / "ray", functools.partial(engine.run, address=cluster.address, threads=1))
+    existing = run(tmp_path / "ray", functools.partial(engine.run, address=cluster.address, threads=1))
     for name in names:
-        assert (here.out / name).read_bytes() == (there.out / name).read_bytes(), name
+        assert (here.out / name).read_bytes() == (existing.out / name).read_bytes(), name
 
 
 def test_no_cluster_at_the_address_is_said_in_one_line():

@@ -79,10 +79,10 @@ def test_no_answered_save_is_lost_when_the_process_is_killed(tmp_path):
         process.stdout.readline()
         time.sleep(chance.random() / 10)
         process.send_signal(signal.SIGKILL)
-        said = [int(line) for line in process.communicate()[0].split("\n")[:-1]]
+        message = [int(line) for line in process.communicate()[0].split("\n")[:-1]]
         with opened(tmp_path) as store:
             count = store.row("SELECT count(*) FROM save")[0]
-            assert count == store["count"] >= max(said, default=1)
+            assert count == store["count"] >= max(message, default=1)
 
 
 def test_other_settings_are_refused_with_what_differs(tmp_path):
@@ -91,12 +91,12 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
         store.keep("settings", {"model": "mini", "rule": {"min_score": 0.2}, "scales": (1.0, 1.5)})
         with pytest.raises(UsageError, match=r"rule.min_score: 0.2 there, 0.3 asked for; flip: only asked for\)"):
             store.keep("settings", {"model": "mini", "rule": {"min_score": 0.3}, "scales": (1.0, 1.5), "flip": True})
-    for there, asked, said in (
+    for existing, requested, message in (
         ([*range(99)], [*range(1, 99), 7.5], "labels: 0 only there, 7.5 only asked for"),
         ([[1], "a"], ["a", [1]], "labels: in another order"),
         ([1, 1], [1], "labels: [1, 1] there, [1] asked for"),
     ):
-        assert differences_of({"labels": there}, {"labels": asked}) == [said]
+        assert differences_of({"labels": existing}, {"labels": requested}) == [message]
 
 
 def test_other_files_and_versions_are_refused(tmp_path):

@@ -77,15 +77,15 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     )
     assert (first.index, second.index, sum(images)) == (0, 1, 2 * 5)
     memory = "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
-    said = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in rows_of(first)]
-    assert said == [
+    message = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in rows_of(first)]
+    assert message == [
         *(("good", one, b"good") for one in "abc"),
         *(("cut off", one, "cut off: damaged") for one in "abc"),
         ("hard", "a", b"hard"), ("hard", "b", memory), ("hard", "c", b"hard"),
     ]  # fmt: skip
     assert first.notes == (f"b failed on hard: {memory}",)
-    said = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in rows_of(second)]
-    assert said == [
+    message = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in rows_of(second)]
+    assert message == [
         ("odd", "a", "ok", None), ("odd", "b", "ok", None),
         ("odd", "c", "failed", "odd: expected one number per pixel"),
         *(("large", one, "failed", memory) for one in "abc"),
@@ -113,6 +113,6 @@ def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_o
     of_red = [Exemplar("red", np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)) for i in (0, 1)]
     options = [OPTIONS, *(OPTIONS.but(exemplars=[one]) for one in of_red), OPTIONS.but(background=["grey"])]
     workers = [EvaluationWorker(judge_of, COLUMNS, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
-    said = [one.describe() for one in workers]
-    assert all(one != other for place, one in enumerate(said) for other in said[:place])
-    assert "exemplars" not in said[0][0]  # so that runs which began before they counted can be resumed
+    message = [one.describe() for one in workers]
+    assert all(one != other for place, one in enumerate(message) for other in message[:place])
+    assert "exemplars" not in message[0][0]  # so that runs which began before they counted can be resumed

@@ -1,7 +1,5 @@
 """A ViT's block as its equations are written, for the references of towers that are read from their authors' files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

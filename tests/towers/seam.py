@@ -40,7 +40,7 @@ TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size"
 SENTENCES = ["a photo of a cat", "dogs"]
 
 
-def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def default_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """The attention that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
     return attention_weights(q, k, scale).to(v.dtype) @ v
 
@@ -185,12 +185,12 @@ class BackboneContract:
         count = sum(one.numel() > 1 for name, one in backbone.named_parameters() if not name.startswith("text."))
         images, vit = pictures(*backbone.input_hw, n=1), backbone.kind == "vit"
         needs = Needs(tokens="all") if vit else Needs(features=(-2,))
-        own, other = (one.trace(images, needs) for one in (backbone, with_random_weights(backbone, 1 / count, seed=0)))
-        for kept in ("tokens", "features"):
-            assert all(torch.equal(one, getattr(other, kept)[at]) for at, one in getattr(own, kept).items())
-        assert not torch.equal(own.embedding, other.embedding)
+        part, other = (one.trace(images, needs) for one in (backbone, with_random_weights(backbone, 1 / count, seed=0)))
+        for stored in ("tokens", "features"):
+            assert all(torch.equal(one, getattr(other, stored)[at]) for at, one in getattr(part, stored).items())
+        assert not torch.equal(part.embedding, other.embedding)
 
-    def test_weights_of_a_file_are_told_by_its_checksum(self, backbone: Any) -> None:
+    def test_weights_of_a_file_are_identified_by_its_checksum(self, backbone: Any) -> None:
         one, same, other = (copy.deepcopy(backbone) for _ in range(3))
         for copied, checksum in ((one, "abc"), (same, "abc"), (other, "abd")):
             copied.loaded_from(Path("weights.pt"), checksum)
@@ -258,7 +258,7 @@ class BundledContract(BackboneContract):
         assert sum(path.stat().st_size for path in files) <= self.most
         assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}  # nothing that runs code when read
 
-    def test_only_its_own_weights(self, backbone: Any) -> None:
+    def test_other_weights_are_refused(self, backbone: Any) -> None:
         name = backbone.name
         assert create(name, "bundled").name == name
         with pytest.raises(UsageError, match=f"{name} has only its bundled weights, got --pretrained openai: leave"):
@@ -321,7 +321,7 @@ class TransformerContract(BackboneContract):
         with pytest.raises(ValueError, match=r"expected the tokens entering block -2 in the trace, got none: ask for"):
             backbone.dense(backbone.trace(images, Needs(features=(-1,))), DenseReading(blocks=2))
 
-    def test_kept_attention_is_the_hosts_and_changes_nothing(self, backbone: Any, model: Any, images: Tensor) -> None:
+    def test_traced_attention_is_the_hosts_and_changes_nothing(self, backbone: Any, model: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(tokens="all", attention="all"))
         assert_rounded(trace.embedding, their_image_embedding(model, images), backbone)
         assert sorted(trace.attention) == list(range(-backbone.depth, 0))
@@ -330,7 +330,7 @@ class TransformerContract(BackboneContract):
             theirs, _ = self.their_attention(model, back, trace.entering[back], trace.grid)
             assert_rounded(attention, theirs, backbone)
 
-    def test_only_what_was_asked_for_is_kept(self, backbone: Any, images: Tensor) -> None:
+    def test_a_trace_has_what_needs_list(self, backbone: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(features=(-1,), tokens=(-2,), attention=(-1,)))
         assert (set(trace.features), set(trace.tokens), set(trace.attention)) == ({-1}, {-2}, {-1})
         assert set(trace.entering) == {-1, -2}
@@ -381,21 +381,21 @@ class TransformerContract(BackboneContract):
         assert_rounded(batched[0][0], through_host, backbone)
         assert batched[1].abs().max() > 0
 
-    def test_normed_is_what_the_hosts_attention_is_given(self, backbone: Any, model: Any, images: Tensor) -> None:
+    def test_normed_is_the_input_of_the_hosts_attention(self, backbone: Any, model: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(projections=(-1,)))
-        given: list[Tensor] = []
-        handle = self.blocks(model)[-1].attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        passed: list[Tensor] = []
+        handle = self.blocks(model)[-1].attn.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0]))
         their_image_embedding(model, images)
         handle.remove()
-        assert_rounded(trace.normed[-1], given[0], backbone)
+        assert_rounded(trace.normed[-1], passed[0], backbone)
         assert backbone.trace(images, Needs(tokens=(-1,))).normed == {}
 
-    def test_dense_with_the_towers_own_rule_reads_its_own_tokens(self, backbone: Any, images: Tensor) -> None:
+    def test_dense_with_the_default_rule_reads_the_default_tokens(self, backbone: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(tokens=(-1, -2)))
         tokens = trace.tokens[-1][:, backbone.prefix_tokens :]
         expected = backbone.read_tokens(tokens).transpose(1, 2).reshape(2, -1, *trace.grid)
         for blocks in (1, 2):
-            dense = backbone.dense(trace, DenseReading(own_attention, blocks, residual=True, mlp=True))
+            dense = backbone.dense(trace, DenseReading(default_attention, blocks, residual=True, mlp=True))
             assert dense.dtype == torch.float32
             assert_rounded(dense, expected, backbone)
 
@@ -411,11 +411,11 @@ class TransformerContract(BackboneContract):
         def assert_reads(ours: Tensor, path: Tensor) -> None:
             assert_rounded(ours, read(path), backbone)
 
-        assert_reads(backbone.dense(trace, DenseReading(own_attention)), branches[-1])
-        added = backbone.dense(trace, DenseReading(own_attention, residual=True))
+        assert_reads(backbone.dense(trace, DenseReading(default_attention)), branches[-1])
+        added = backbone.dense(trace, DenseReading(default_attention, residual=True))
         assert_reads(added, trace.entering[-1] + branches[-1])
         both = branches[-2] + branches[-1]
-        beside = DenseReading(own_attention, 2, residual=True, parallel=True)
+        beside = DenseReading(default_attention, 2, residual=True, parallel=True)
         parallel = backbone.dense(trace, beside)
         assert_reads(parallel, trace.entering[-2] + both)
         assert_reads(backbone.dense(trace, replace(beside, residual=False)), both)
@@ -438,9 +438,9 @@ class TransformerContract(BackboneContract):
 
     def test_dense_runs_no_projection_twice(self, backbone: Any, images: Tensor, monkeypatch: Any) -> None:
         paths = [
-            DenseReading(own_attention, 2, residual=True, parallel=True, adaptive=True),
-            DenseReading(own_attention, 2, parallel=True),
-            DenseReading(own_attention, residual=True, mlp=True),
+            DenseReading(default_attention, 2, residual=True, parallel=True, adaptive=True),
+            DenseReading(default_attention, 2, parallel=True),
+            DenseReading(default_attention, residual=True, mlp=True),
         ]
         trace = backbone.trace(images, Needs(tokens="all"))
         twice = [backbone.dense(trace, path) for path in paths]
@@ -457,24 +457,24 @@ class TransformerContract(BackboneContract):
         direction = F.normalize(noise, dim=0)  # [d], short: where tanh is flat, rounding is all that a gradient has
         trace = backbone.trace(images, Needs(ends=(-1, -2), tokens=(-2,)))
         assert_rounded(trace.embedding, backbone.encode_image(images), backbone)
-        whole = backbone.trace(images, Needs(tokens="all"))
+        complete = backbone.trace(images, Needs(tokens="all"))
         for back, end in trace.ends.items():
-            assert_rounded(end.tokens(), whole.tokens[back], backbone)
-            assert_rounded(end.mean_token(), whole.tokens[back].mean(dim=1), backbone)
-            entering = whole.entering[back].clone().requires_grad_()
+            assert_rounded(end.tokens(), complete.tokens[back], backbone)
+            assert_rounded(end.mean_token(), complete.tokens[back].mean(dim=1), backbone)
+            entering = complete.entering[back].clone().requires_grad_()
             run = backbone.resume(entering, back, Needs(tokens=(back,), attention=(back,)), trace.grid, last=back)
             (expected,) = torch.autograd.grad(
                 (run.tokens[back].mean(dim=1) @ direction).tanh().sum(), run.attention[back]
             )  # [B, H, T, T]
-            for same in (end, backbone.end(whole.entering[back], back, trace.grid)):
+            for same in (end, backbone.end(complete.entering[back], back, trace.grid)):
                 score = (same.mean_token() @ direction).tanh().sum()
                 (gradient,) = torch.autograd.grad(score, same.gathered, retain_graph=True)  # [B, H, T, d/H]
                 assert_rounded(gradient @ same.values.transpose(-2, -1), expected, backbone)
 
     def test_a_blocks_end_may_gather_by_another_rule(self, backbone: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(tokens=(-1,)))
-        own = backbone.end(trace.entering[-1], -1, trace.grid, own_attention)
-        assert_rounded(own.tokens(), trace.tokens[-1], backbone)
+        part = backbone.end(trace.entering[-1], -1, trace.grid, default_attention)
+        assert_rounded(part.tokens(), trace.tokens[-1], backbone)
         valued = backbone.end(trace.entering[-1], -1, trace.grid, lambda q, k, v, scale: v)
         assert torch.equal(valued.gathered, valued.values)
         path = backbone.path(trace, DenseReading(residual=True, mlp=True))
@@ -493,12 +493,12 @@ class TransformerContract(BackboneContract):
     def test_a_share_of_the_depth_stands_for_a_block(self, backbone: Any, images: Tensor) -> None:
         half = block_at(Fraction(1, 2), backbone.depth)
         assert half == backbone.depth // 2 - backbone.depth - 1
-        asked, named = (
+        requested, named = (
             backbone.trace(images, Needs(tokens=(one,), attention=(one,))) for one in (Fraction(1, 2), half)
         )
-        assert set(asked.tokens) == set(asked.attention) == {half}
-        assert torch.equal(asked.tokens[half], named.tokens[half])
-        assert torch.equal(asked.attention[half], named.attention[half])
+        assert set(requested.tokens) == set(requested.attention) == {half}
+        assert torch.equal(requested.tokens[half], named.tokens[half])
+        assert torch.equal(requested.attention[half], named.attention[half])
 
     def test_a_traces_graph_goes_with_it(self, backbone: Any, images: Tensor) -> None:
         with torch.inference_mode():
@@ -526,7 +526,7 @@ class TransformerContract(BackboneContract):
         entering = trace.entering[-2].clone().requires_grad_()
         resumed = backbone.resume(entering, -2, Needs(attention=(-1,)), trace.grid)
         torch.autograd.grad(resumed.embedding.sum(), resumed.attention[-1])
-        backbone.dense(trace, DenseReading(own_attention, 2, parallel=True, residual=True, mlp=True))
+        backbone.dense(trace, DenseReading(default_attention, 2, parallel=True, residual=True, mlp=True))
         broken: Callable[..., Any] = lambda *_: 1 / 0  # noqa: E731
         with pytest.raises(ZeroDivisionError):
             backbone.dense(trace, DenseReading(broken))

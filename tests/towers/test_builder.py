@@ -65,7 +65,7 @@ def assert_sees_as_open_clip(backbone: Any, preprocess: Any) -> None:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("mode", ["squash", "shortest"])
-def test_a_folder_is_shown_pictures_as_open_clip_shows_them(tmp_path, interpolation, mode):
+def test_a_folder_sees_pictures_as_open_clip_shows_them(tmp_path, interpolation, mode):
     folder = save_folder(tmp_path, interpolation=interpolation, resize_mode=mode, mean=[0.4, 0.5, 0.6])
     save_file(small_clip(seed=5).state_dict(), folder / "open_clip_model.safetensors")
     backbone = create(f"local-dir:{folder}")
@@ -73,7 +73,7 @@ def test_a_folder_is_shown_pictures_as_open_clip_shows_them(tmp_path, interpolat
     assert_sees_as_open_clip(backbone, open_clip.create_model_and_transforms(f"local-dir:{folder}")[2])
 
 
-def test_a_published_model_is_shown_pictures_as_open_clip_shows_them():
+def test_a_published_model_sees_pictures_as_open_clip_shows_them():
     name = "ViT-S-32-alt"
     published = next((open_clip.get_pretrained_cfg(name, tag) for tag in models.get(name).weights), {})
     _, _, preprocess = open_clip.create_model_and_transforms(
@@ -106,7 +106,7 @@ def test_folder_of_open_clip(folder):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reported(tmp_path_factory):
     """A folder with weights that tell nothing, and a file of them with OpenAI's numbers beside."""
     plain, state = save_folder(tmp_path_factory.mktemp("plain")), small_clip(seed=5).state_dict()
     save_file(state, plain / "w.safetensors")
@@ -114,9 +114,9 @@ def told(tmp_path_factory):
     return plain, plain / "RN.pt"
 
 
-def test_openais_weights_and_tags_trained_with_quick_gelu_get_it(told):
+def test_openais_weights_and_tags_trained_with_quick_gelu_get_it(reported):
     """The architecture's name says nothing of it; plain GELU gives other embeddings that could go unnoticed."""
-    plain, archive = told
+    plain, archive = reported
     config, references = f"local-dir:{plain}", {}
     for quick in (True, False):
         plan = Plan("x", config, config, lambda: plain / "w.safetensors", quick_gelu=quick)
@@ -138,8 +138,8 @@ def remarks(config: str, weights: Path, **plan: Any) -> list[str]:
     return [str(warning.message) for warning in caught if warning.category is CliplocWarning]
 
 
-def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(told, tmp_path):
-    (plain, archive), twin = told, "RN-quickgelu"
+def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(reported, tmp_path):
+    (plain, archive), twin = reported, "RN-quickgelu"
     config = f"local-dir:{plain}"
     (line,) = remarks(config, plain / "w.safetensors", quick_twin=twin)
     assert line == (
@@ -153,8 +153,8 @@ def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(told, tmp_path):
     assert plan_model("ViT-B-16", "laion2b_s34b_b88k").quick_twin is plan_model("RN50", "random").quick_twin is None
 
 
-def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_published_weights_differ(told):
-    (plain, archive), tags = told, ("openai", "laion")
+def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_published_weights_differ(reported):
+    (plain, archive), tags = reported, ("openai", "laion")
     config = f"local-dir:{plain}"
     (line,) = remarks(config, plain / "w.safetensors", may_be_like=tags)
     assert line == (
@@ -302,7 +302,7 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
         create(f"local-dir:{folder}")
 
 
-def test_tokenizers_that_are_not_there(monkeypatch):
+def test_missing_tokenizers(monkeypatch):
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
     with pytest.raises(ModelError) as error:
@@ -374,9 +374,9 @@ def test_a_folder_cannot_ask_for_its_tokenizers_code(tmp_path, monkeypatch):
     config = open_clip.get_model_config("ViT-S-32-alt")
     config["text_cfg"] |= {"hf_tokenizer_name": str(tmp_path), "tokenizer_kwargs": {"trust_remote_code": True}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    asked = []
+    requested = []
     monkeypatch.setattr(builder._weights, "unreachable", lambda *_: False)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **how: asked.append(how) or 1 / 0)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **how: requested.append(how) or 1 / 0)
     with pytest.raises(ModelError):
         build(Plan("x", f"local-dir:{tmp_path}", f"local-dir:{tmp_path}", None), "cpu", "fp32")
-    assert [how["trust_remote_code"] for how in asked] == [False]
+    assert [how["trust_remote_code"] for how in requested] == [False]

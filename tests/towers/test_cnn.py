@@ -43,8 +43,8 @@ def test_large_maps_are_computed_a_few_pictures_at_a_time() -> None:
         for wanted in ([0, 2, 4], [1], [4]):
             expected = run_stages(stages, x, wanted)
             hooks = [
-                stage.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(len(given[0])))
-                for stage, kept in zip(stages, seen, strict=True)
+                stage.register_forward_pre_hook(lambda _, passed, stored=stored: stored.append(len(passed[0])))
+                for stage, stored in zip(stages, seen, strict=True)
             ]
             found = run_in_parts(stages, x, wanted)
             for hook in hooks:
@@ -133,11 +133,11 @@ def test_the_head_finishes_the_tower_from_every_stage(kind, hw):
     embedding = backbone.encode_image(x)
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(trace.embedding, embedding)
-    for stage, kept in trace.features.items():
-        kept.requires_grad_(True)
-        finished = backbone.head(kept, trace, stage)
+    for stage, stored in trace.features.items():
+        stored.requires_grad_(True)
+        finished = backbone.head(stored, trace, stage)
         torch.testing.assert_close(finished.detach(), embedding)
-        (gradient,) = torch.autograd.grad(finished[:, 0].sum(), kept)
+        (gradient,) = torch.autograd.grad(finished[:, 0].sum(), stored)
         assert gradient.abs().max() > 0
 
 

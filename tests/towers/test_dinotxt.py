@@ -73,7 +73,7 @@ def checkpoint(family: str) -> dict[str, Tensor]:
     }
 
 
-def whole_model(family: str) -> dict[str, Tensor]:
+def full_model(family: str) -> dict[str, Tensor]:
     """The state dict of the authors' whole model, in which DINOv2's image tower is wrapped once more."""
     if family == "dinov3":
         return checkpoint(family)
@@ -83,42 +83,42 @@ def whole_model(family: str) -> dict[str, Tensor]:
 
 
 # ----------------------------------------------------------------------------------------- the plain implementation
-def block(own: dict[str, Tensor]) -> PlainBlock:
+def block(part: dict[str, Tensor]) -> PlainBlock:
     """A block with these tensors: DINO's, or the head's, without biases of queries, keys and values, and gated."""
-    gated, bias = "mlp.w1.weight" in own, "attn.qkv.bias" in own
+    gated, bias = "mlp.w1.weight" in part, "attn.qkv.bias" in part
     if bias:
-        own["attn.qkv.bias"] = own["attn.qkv.bias"] * own.pop("attn.qkv.bias_mask")
+        part["attn.qkv.bias"] = part["attn.qkv.bias"] * part.pop("attn.qkv.bias_mask")
     for end in ("weight", "bias") if gated else ():
-        own[f"mlp.w12.{end}"] = torch.cat([own.pop(f"mlp.w1.{end}"), own.pop(f"mlp.w2.{end}")])
-    inner = own["mlp.w3.weight" if gated else "mlp.fc2.weight"].shape[1]
+        part[f"mlp.w12.{end}"] = torch.cat([part.pop(f"mlp.w1.{end}"), part.pop(f"mlp.w2.{end}")])
+    inner = part["mlp.w3.weight" if gated else "mlp.fc2.weight"].shape[1]
     made = PlainBlock(WIDTH, HEADS, "gamma", gated=gated, inner=inner, bias=bias, eps=1e-5)
-    made.load_state_dict(own)
+    made.load_state_dict(part)
     return made
 
 
-def below(own: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}."): t for name, t in own.items() if name.startswith(f"{prefix}.")}
+def below(part: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in part.items() if name.startswith(f"{prefix}.")}
 
 
-def norm(own: dict[str, Tensor], name: str) -> nn.LayerNorm:
-    layer = nn.LayerNorm(own[f"{name}.weight"].shape[0], eps=1e-5)
-    layer.load_state_dict(below(own, name))
+def norm(part: dict[str, Tensor], name: str) -> nn.LayerNorm:
+    layer = nn.LayerNorm(part[f"{name}.weight"].shape[0], eps=1e-5)
+    layer.load_state_dict(below(part, name))
     return layer
 
 
 class Visual(nn.Module):
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        self.own, head = below(tensors, "visual_model.backbone"), below(tensors, "visual_model.head")
-        self.blocks = nn.ModuleList(block(below(self.own, f"blocks.{i}")) for i in range(2))
+        self.part, head = below(tensors, "visual_model.backbone"), below(tensors, "visual_model.head")
+        self.blocks = nn.ModuleList(block(below(self.part, f"blocks.{i}")) for i in range(2))
         self.head = nn.ModuleList(block(below(head, f"blocks.{i}")) for i in range(2))
-        self.norm, self.ln_final = norm(self.own, "norm"), norm(head, "ln_final")
+        self.norm, self.ln_final = norm(self.part, "norm"), norm(head, "ln_final")
 
     def turn(self, grid: tuple[int, int]) -> Any:
         """RoPE (Su 2021) of a head's queries or keys: places from −1 to 1, the rows' in the first quarter of angles."""
         rows, columns = (2 * (torch.arange(n) + 0.5) / n - 1 for n in grid)
         y, x = (places.flatten() for places in torch.meshgrid(rows, columns, indexing="ij"))
-        periods = self.own["rope_embed.periods"].float()
+        periods = self.part["rope_embed.periods"].float()
         angles = torch.cat([2 * math.pi * place[:, None] / periods for place in (y, x)], dim=1).repeat(1, 2)  # [N, 64]
 
         def turned(tokens: Tensor) -> Tensor:
@@ -130,10 +130,10 @@ class Visual(nn.Module):
 
     def dino(self, images: Tensor) -> Tensor:
         """The frozen tower's normed tokens."""
-        own = self.own
-        patches = F.conv2d(images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=16)
+        part = self.part
+        patches = F.conv2d(images, part["patch_embed.proj.weight"], part["patch_embed.proj.bias"], stride=16)
         grid = (patches.shape[-2], patches.shape[-1])
-        first = (own[name].expand(len(images), -1, -1) for name in ("cls_token", "storage_tokens"))
+        first = (part[name].expand(len(images), -1, -1) for name in ("cls_token", "storage_tokens"))
         x = torch.cat([*first, patches.flatten(2).transpose(1, 2)], dim=1)
         for one in self.blocks:
             x = one(x, turn=self.turn(grid))
@@ -208,7 +208,7 @@ def test_the_authors_files_give_the_authors_embeddings(
 ) -> None:
     path = folders[family]
     if form == "whole model":
-        torch.save(whole_model(family), path := tmp_path / "whole.pth")
+        torch.save(full_model(family), path := tmp_path / "whole.pth")
     backbone, theirs = create(f"{family}-l-dinotxt", str(path)), AUTHORS[family]["outputs"]
     for rows, columns in ((5, 5), (4, 7)):
         shape = (2, 3, rows * PATCH[family], columns * PATCH[family])
@@ -225,15 +225,15 @@ def test_the_authors_files_give_the_authors_embeddings(
 @pytest.mark.parametrize("cells", [(5, 5), (4, 7)], ids=str)
 def test_patches_are_those_of_the_equations(folders: dict[str, Path], cells: tuple[int, int]) -> None:
     backbone, plain = create("dinov3-l-dinotxt", str(folders["dinov3"])), Plain(checkpoint("dinov3"))
-    images, said = pictures(cells[0] * 16, cells[1] * 16), backbone.encode_text(TEXTS)
+    images, message = pictures(cells[0] * 16, cells[1] * 16), backbone.encode_text(TEXTS)
     with torch.no_grad():
-        whole, patches = plain.visual(images)
+        full, patches = plain.visual(images)
         dino = plain.visual.dino(images)[:, 1 + REGISTERS :].transpose(1, 2).reshape(2, WIDTH, *cells)
-    assert_rounded(backbone.encode_image(images), F.normalize(whole, dim=1), backbone)
+    assert_rounded(backbone.encode_image(images), F.normalize(full, dim=1), backbone)
     # The dense reading: every patch after the head against the second half of the text.
-    expected = F.normalize(patches, dim=2) @ F.normalize(said[:, WIDTH:], dim=1).T  # [B, N, P]
+    expected = F.normalize(patches, dim=2) @ F.normalize(message[:, WIDTH:], dim=1).T  # [B, N, P]
     assert_rounded(
-        ours("patch_tokens", backbone, images, said), expected.transpose(1, 2).reshape(2, 3, *cells), backbone
+        ours("patch_tokens", backbone, images, message), expected.transpose(1, 2).reshape(2, 3, *cells), backbone
     )
     # What enters the head are DINO's own features, by which places are compared.
     assert_rounded(backbone.trace(images, Needs(features=(-2,))).features[backbone.middle_stage], dino, backbone)

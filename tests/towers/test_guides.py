@@ -67,15 +67,16 @@ def test_queries_and_keys_are_those_that_the_last_block_computes() -> None:
     q, k, _ = computed[0][:, module.num_prefix_tokens :].chunk(3, dim=2)
     torch.testing.assert_close(guide.features(seen), (q + k).transpose(1, 2).unflatten(2, (4, 5)), rtol=1e-4, atol=1e-5)
     assert (guide.name, guide.weights_id != plain.weights_id) == (f"qk:{TINY}", True)
-    for name, said in (("resnet10t.c3_in1k", "has no queries and keys to read"), ("mini", "expected a tower of timm")):
-        with pytest.raises(UsageError, match=said):
+    refused = {"resnet10t.c3_in1k": "has no queries and keys to read", "mini": "expected a tower of timm"}
+    for name, message in refused.items():
+        with pytest.raises(UsageError, match=message):
             create_guide(f"qk:{name}@random" if name != "mini" else "qk:mini")
 
 
-def test_pictures_of_any_size_are_brought_to_whole_cells() -> None:
+def test_pictures_of_any_size_are_resized_to_complete_cells() -> None:
     guide, seen = create_guide(f"{TINY}@random"), pixels(70, 41)
-    whole = F.interpolate(seen, (64, 48), mode="bilinear", antialias=True)
-    torch.testing.assert_close(guide.features(seen), guide.features(whole))
+    full = F.interpolate(seen, (64, 48), mode="bilinear", antialias=True)
+    torch.testing.assert_close(guide.features(seen), guide.features(full))
     assert create_guide("mini-vit").features(pixels(70, 41)).shape[-2:] == (4, 3)
 
 
@@ -99,7 +100,7 @@ def test_weights_of_a_file_tell_guides_apart(tmp_path: Path, monkeypatch: pytest
         create_guide(f"{TINY}@{file}")
 
 
-def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnknownNameError, match=r"^unknown guide 'dinov2-z': did you mean dinov2-"):
         create_guide("dinov2-z")

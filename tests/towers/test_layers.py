@@ -41,11 +41,11 @@ def test_it_is_the_product_that_torch_gives(shape, bias):
 def test_many_rows_are_multiplied_in_parts(monkeypatch):
     layer, x = nn.Linear(24, 16), torch.randn(3, 37, 24)
     with torch.inference_mode():
-        whole = linear(x, layer.weight, layer.bias)
+        full = linear(x, layer.weight, layer.bias)
         monkeypatch.setattr(_layers, "MOST_ROWS", 50)
         parts = linear(x, layer.weight, layer.bias)
     assert parts.shape == (3, 37, 16)
-    assert_rounded(parts, whole, layer)
+    assert_rounded(parts, full, layer)
 
 
 def parts(dtype=torch.float32, queries=7):
@@ -82,9 +82,9 @@ def test_bfloat16_rounds_and_nothing_else(monkeypatch, native, queries):
 def test_a_few_heads_at_a_time_give_the_same(monkeypatch, at_once):
     monkeypatch.setattr(_layers, "native_bf16", lambda device: True)
     q, k, v = parts(torch.bfloat16)
-    whole = attend(q, k, v, SCALE)
+    full = attend(q, k, v, SCALE)
     monkeypatch.setattr(_layers, "WEIGHTS_AT_ONCE", at_once)
-    assert_rounded(attend(q, k, v, SCALE), whole, 2)
+    assert_rounded(attend(q, k, v, SCALE), full, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -120,14 +120,14 @@ def test_no_stage_follows_the_mixture_and_other_towers_have_none(backbone):
 
 def test_real_photographs_are_what_they_show(backbone):
     """By the whole path of preprocessing, image and text. (The fig looks like coffee to it.)"""
-    shown = {
+    visible = {
         "cat": "cat", "coffee": "coffee cup", "drum": "drum", "bee": "bee", "otters": "otter", "fig": "fig",
         "osprey": "osprey", "dogs": "dog", "rocket": "rocket", "bridge": "bridge",
     }  # fmt: skip
-    names = list(shown.values())
+    names = list(visible.values())
     text = backbone.encode_text([f"a photo of a {name}." for name in names])
     wrong = []
-    for file, name in shown.items():
+    for file, name in visible.items():
         image = Image.open(PACKAGE / "demo_photos" / f"{file}.jpg").convert("RGB")
         square = Frame.fit("squash", (image.height, image.width), (224, 224)).apply(image)
         x = torch.tensor(np.asarray(square)).permute(2, 0, 1)[None] / 255
@@ -179,7 +179,7 @@ def test_gradients_are_timms(hw: tuple[int, int]) -> None:
 def test_relu6_of_every_bfloat16_is_torchs(inplace: bool) -> None:
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
     numbers = every[~every.isnan()]
-    given = numbers.clone()
-    found = _ReLU6(inplace)(given)
+    passed = numbers.clone()
+    found = _ReLU6(inplace)(passed)
     assert torch.equal(found, F.relu6(numbers))
-    assert torch.equal(given, found if inplace else numbers)
+    assert torch.equal(passed, found if inplace else numbers)

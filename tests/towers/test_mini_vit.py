@@ -107,7 +107,7 @@ class TestSmall(TransformerContract):
         """The text tower, which is shared, stays in float32; see `test_precision`."""
 
 
-def test_a_block_run_whole_is_timms() -> None:
+def test_a_complete_block_is_timms() -> None:
     """As in training; where it is run in steps, the contract compares it."""
     block = perturb(seeded(lambda: PreNormBlock(32, 4, 2), 0))
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))

@@ -40,7 +40,7 @@ def first_class(tower: MiniTextTower, text: str) -> int:
 
 
 @pytest.mark.parametrize("word", KNOWN)
-def test_an_everyday_word_ranks_its_own_classes_first(tower: MiniTextTower, word: str) -> None:
+def test_an_everyday_word_ranks_its_classes_first(tower: MiniTextTower, word: str) -> None:
     assert first_class(tower, f"a photo of a {word}.") in CLASSES[word]
     assert tower.unknown_reason(word) is None
 
@@ -51,7 +51,7 @@ def test_a_word_listed_as_a_miss_still_is_one(tower: MiniTextTower, word: str) -
 
 
 @pytest.mark.parametrize("word", UNKNOWN)
-def test_a_word_that_no_class_resembles_is_said_to_be_unknown(tower: MiniTextTower, word: str) -> None:
+def test_a_word_that_no_class_resembles_is_unknown(tower: MiniTextTower, word: str) -> None:
     reason = tower.unknown_reason(word)
     assert reason is not None
     assert word in reason
@@ -164,8 +164,8 @@ def plain() -> MiniTextTower:
 def test_an_everyday_word_is_read_as_its_anchor(tower: MiniTextTower, plain: MiniTextTower, word: str) -> None:
     assert tower.unknown_reason(word) is None
     assert plain.unknown_reason(word) is not None
-    own, anchor = tower([f"a photo of a {word}.", EVERYDAY[word]])
-    assert torch.equal(own, anchor)
+    part, anchor = tower([f"a photo of a {word}.", EVERYDAY[word]])
+    assert torch.equal(part, anchor)
 
 
 def test_no_name_of_imagenets_classes_is_moved(tower: MiniTextTower, plain: MiniTextTower) -> None:
@@ -198,7 +198,7 @@ def test_a_phrase_is_read_as_the_name_that_it_means(tower: MiniTextTower, text: 
 
 # ----------------------------------------------------------------------------------------------- what is said of a name
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("my wife", "reads 'my wife' as 'wife', a kind of 'woman'"),
         ("astronaut", "reads 'astronaut' as 'person'"),
@@ -211,17 +211,17 @@ def test_a_phrase_is_read_as_the_name_that_it_means(tower: MiniTextTower, text: 
         ("standpipemen", "has no word 'standpipemen': it is read as what its parts resemble"),
     ],
 )
-def test_a_name_that_is_not_read_as_it_stands_is_told(tower: MiniTextTower, text: str, said: str) -> None:
+def test_a_name_that_is_not_read_as_it_stands_is_remarked_on(tower: MiniTextTower, text: str, message: str) -> None:
     assert tower.unknown_reason(text) is None
-    assert tower.remark(text) == f"mini {said}"
-    assert tower.remark(text, "mini-vit") == f"mini-vit {said}"
+    assert tower.remark(text) == f"mini {message}"
+    assert tower.remark(text, "mini-vit") == f"mini-vit {message}"
 
 
-def test_two_names_and_a_word_that_wordnet_lacks_are_told(tower: MiniTextTower) -> None:
+def test_two_names_and_a_word_that_wordnet_lacks_are_remarked_on(tower: MiniTextTower) -> None:
     lacks = str(tower.remark("iphone"))
     for two in ("cat, dog", "cat/dog", "cat; dog", "cat & dog", "cat + dog"):
-        told = f"{two!r} is taken as one name: for several, ask for 'cat' and 'dog' one by one"
-        assert tower.remark(two) == told
+        reported = f"{two!r} is taken as one name: for several, ask for 'cat' and 'dog' one by one"
+        assert tower.remark(two) == reported
     assert lacks.startswith("mini has no word 'iphone': it is read as what resembles 'cellphone'")
 
 
@@ -229,11 +229,11 @@ def test_two_names_and_a_word_that_wordnet_lacks_are_told(tower: MiniTextTower) 
     "text",
     ["dogs", "a dog", "the people", "wine glass", "baby pacifier", "Red Wolf", "couch", "hen of the woods", *NOTHING],
 )
-def test_of_a_name_that_is_read_as_it_stands_or_not_at_all_nothing_is_told(tower: MiniTextTower, text: str) -> None:
+def test_a_name_that_is_read_as_it_stands_or_not_at_all_has_no_remark(tower: MiniTextTower, text: str) -> None:
     assert tower.remark(text) is None
 
 
-def test_of_an_unknown_name_the_nearest_are_told_and_a_model_that_reads_it(tower: MiniTextTower) -> None:
+def test_an_unknown_name_comes_with_the_nearest_and_a_model_that_reads_it(tower: MiniTextTower) -> None:
     helps = "--model ViT-B-16 reads any text (600 MB, once)"
     assert tower.unknown_reason("giraff") == f"mini does not know 'giraff': did you mean 'giraffe'? {helps}"
     assert tower.unknown_reason("happiness") == f"mini does not know 'happiness': {helps}"

@@ -120,7 +120,7 @@ class TestSmallTowers(TransformerContract):
     ("name", "prefix", "pool"),
     [("ViT-B-16-SigLIP", 0, "map"), ("EVA02-B-16", 1, "token"), ("MobileCLIP-B", 1, "token"), ("ViTamin-S", 0, "avg")],
 )
-def test_open_clips_own_vits_are_reproduced(name: str, prefix: int, pool: str) -> None:
+def test_open_clips_vits_are_reproduced(name: str, prefix: int, pool: str) -> None:
     model = real_tower(name, {"depth": 2})
     backbone = TimmVit(model, tokenizer, name, copied=False)
     assert (backbone.prefix_tokens, backbone.trunk.global_pool, backbone.stride) == (prefix, pool, 16)
@@ -268,7 +268,7 @@ def test_an_mlp_projection_is_read_location_by_location() -> None:
 @pytest.mark.parametrize(
     ("name", "timms"), [("convnext_base", {"depths": (1, 1, 2, 1)}), ("MobileCLIP-S1", {"layers": (1, 1, 2, 1)})]
 )
-def test_open_clips_own_cnns_are_reproduced(name: str, timms: dict[str, Any]) -> None:
+def test_open_clips_cnns_are_reproduced(name: str, timms: dict[str, Any]) -> None:
     model = real_tower(name, timms)
     backbone = TimmCnn(model, tokenizer, name)
     images = pictures(*backbone.input_hw, n=1)
@@ -293,8 +293,8 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
 def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
     assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
     resnet = open_clip.CLIP(24, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32}, TEXT)
-    for model, own in (
+    for model, part in (
         (small_vit("EVA-02"), "TimmVit"), (small_cnn("FastViT"), "TimmCnn"), (resnet, "OpenClipResNet"),
         (real_tower("ViT-B-16", layers=1), "OpenClipVit"),
     ):  # fmt: skip
-        assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [own]
+        assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [part]

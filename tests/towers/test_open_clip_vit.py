@@ -106,7 +106,7 @@ class TestSmallTowers(TransformerContract):
         ("coca_ViT-B-32", {"layers": 3}),
     ],
 )
-def test_open_clips_own_architectures_are_reproduced(name: str, cut: dict[str, int]) -> None:
+def test_open_clips_architectures_are_reproduced(name: str, cut: dict[str, int]) -> None:
     model = real_tower(name, **cut)
     backbone = OpenClipVit(model, tokenizer, name)
     images = pictures(*backbone.input_hw, n=1)
@@ -145,7 +145,7 @@ def test_coca_also_says_where_its_pool_looks() -> None:
     assert_rounded(trace.pool_attention, attention[:, :, :1], backbone)
 
 
-def test_preprocessing_and_scale_are_the_models_own() -> None:
+def test_preprocessing_and_scale_are_the_models() -> None:
     model = small_model()
     model.logit_scale.data.fill_(3.0)
     crop = OpenClipVit(model, tokenizer, "small")

@@ -4,8 +4,6 @@ The files have the authors' layout (NVlabs/RADIO at c0f3701: `enable_spectral_re
 it): arch, epoch, state dict, and the settings of the training as a namespace of argparse.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -79,8 +77,8 @@ class Plain(nn.Module):
 
     def state(self, heads: str) -> dict[str, Tensor]:
         """Under the authors' names."""
-        own = "base_model.patch_generator."
-        named = {f"{own}cls_token.token": self.first, f"{own}pos_embed": self.places}
+        part = "base_model.patch_generator."
+        named = {f"{part}cls_token.token": self.first, f"{part}pos_embed": self.places}
         for name, tensor in self.visual.state_dict().items():
             named["base_model." + ("patch_generator." if name.startswith("embedder") else "") + name] = tensor
         return named | {f"{heads}.{name}": tensor for name, tensor in self.head.state_dict().items()}
@@ -106,8 +104,8 @@ def saved(folder: Path, tower: Plain, heads: str, name: str = "c-radio_v3-b_half
         "_feature_projections.clip.fc1.weight": torch.zeros(2, 2),
     }
     state |= {"input_conditioner.norm_mean": torch.full((3, 1, 1), 0.4), **changes.pop("tensors", {})}
-    held = {k: t for k, t in state.items() if t is not None}
-    torch.save({"arch": "vit", "epoch": 1, key: held, "args": Namespace(**(SETTINGS | changes))}, folder / name)
+    environment = {k: t for k, t in state.items() if t is not None}
+    torch.save({"arch": "vit", "epoch": 1, key: environment, "args": Namespace(**(SETTINGS | changes))}, folder / name)
     return folder / name
 
 
@@ -153,11 +151,11 @@ def test_a_file_of_the_authors_gives_embeddings_and_patches_of_the_equations(
     assert (backbone.input_hw, backbone.prefix_tokens) == ((512, 512), PREFIX)
     assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=0.3)
     with torch.no_grad():
-        said = F.normalize(
+        message = F.normalize(
             text_tower().encode_text(small_clip.tokenizer()(["Two_DOGS, on  it's way!", "two dogs on its way"]))
         )
-    told = backbone.encode_text(["Two_DOGS, on  it's way!"])
-    assert_rounded(told[0], said[1 if head == "siglip2" else 0], backbone)  # big_vision's canonical form
+    reported = backbone.encode_text(["Two_DOGS, on  it's way!"])
+    assert_rounded(reported[0], message[1 if head == "siglip2" else 0], backbone)  # big_vision's canonical form
 
 
 def test_a_weight_stored_as_direction_and_norm_is_computed(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_every_box_gets_the_mask_that_it_gets_alone(folder: Path, found: Localiz
         assert_same_choice(sam(replace(found, boxes=alone))[0], mask)
 
 
-def test_the_model_sees_what_transformers_is_told(folder: Path, found: Localization) -> None:
+def test_the_model_sees_what_transformers_gets(folder: Path, found: Localization) -> None:
     """Box for box what its own classes say, with the processor's own call."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
     model = transformers.AutoModelForMaskGeneration.from_pretrained(folder).eval()
@@ -126,15 +126,15 @@ def test_points_are_the_hottest_places_of_the_boxes(found: Localization) -> None
         assert found.heatmaps[label, int(y), int(x)] == found.heatmaps[label, y0:y1, x0:x1].max()
 
 
-def test_code_in_a_folder_is_not_run_and_nothing_is_asked(tmp_path: Path) -> None:
+def test_code_in_a_folder_is_not_run_and_nothing_is_prompted(tmp_path: Path) -> None:
     """transformers asks "run the custom code? [y/N]", and would take the y on stdin for consent."""
     maps = {"AutoConfig": "evil.C", "AutoModelForMaskGeneration": "evil.M"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": maps}))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\nclass M: pass\n")
     words = ("localize", CAT, "-p", "cat", "--min-presence", "0", "--masks-by", f"sam:{tmp_path}", "--json")
-    told = process(*words, input="y\n" * 9)
-    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1), told.stderr
-    assert told.stderr.startswith(f"cliploc: SAM cannot be loaded from {tmp_path}")
+    reported = process(*words, input="y\n" * 9)
+    assert (reported.returncode, reported.stdout, reported.stderr.count("\n")) == (2, "", 1), reported.stderr
+    assert reported.stderr.startswith(f"cliploc: SAM cannot be loaded from {tmp_path}")
     assert not (tmp_path / "ran").exists()
 
 
@@ -145,21 +145,21 @@ def test_no_box_no_mask(folder: Path) -> None:
         assert SamMasks(folder, prompt)(nothing).shape == (0, 64, 48)
 
 
-def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"^expected prompt to be one of box, point, got 'text'$"):
         SamMasks(folder, "text")  # type: ignore[arg-type]
-    said = "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"
-    assert refused("localize", CAT, "-p", "cat", "--json", "--masks-by", "sam:/nowhere/sam") == f"cliploc: {said}\n"
+    message = "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"
+    assert refused("localize", CAT, "-p", "cat", "--json", "--masks-by", "sam:/nowhere/sam") == f"cliploc: {message}\n"
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json") as error:
         SamMasks(tmp_path)
     assert "\n" not in str(error.value)
     other = shutil.copytree(folder, tmp_path / "half") / "model.safetensors"
-    whole, content = load_file(other), other.read_bytes()
-    save_file(dict(list(whole.items())[:-2]), other, {"format": "pt"})
+    complete, content = load_file(other), other.read_bytes()
+    save_file(dict(list(complete.items())[:-2]), other, {"format": "pt"})
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*half \(the weights lack 2 tensors, such as "):
         SamMasks(other.parent)
-    name, values = next((name, values) for name, values in whole.items() if values.is_floating_point())
-    save_file(whole | {name: torch.full_like(values, torch.nan)}, other, {"format": "pt"})
+    name, values = next((name, values) for name, values in complete.items() if values.is_floating_point())
+    save_file(complete | {name: torch.full_like(values, torch.nan)}, other, {"format": "pt"})
     with pytest.raises(ModelError, match=r"holds values that are not numbers\): give a folder"):
         SamMasks(other.parent)
     for damaged in (b"", content[:-1]):
@@ -174,15 +174,15 @@ def test_what_cannot_be_is_said_in_one_line(folder: Path, tmp_path: Path, monkey
 
 
 def test_the_command_line_draws_masks_by_sam(folder: Path, tmp_path: Path) -> None:
-    asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--out", tmp_path)
-    document = document_of(*asked, "--masks-by", f"sam:{folder}")
+    requested = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--out", tmp_path)
+    document = document_of(*requested, "--masks-by", f"sam:{folder}")
     [box] = document["pictures"][0]["names"][0]["boxes"]
     plain = Localizer("mini", recipe="fast")(CAT, ["cat"])
     assert_same_choice(decode(box["mask"]), SamMasks(folder)(plain)[0])
     assert {"cat_masks.jpg", "cat_labels.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_run_is_told_by_the_weights_of_sam_and_not_by_its_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_identified_by_the_weights_of_sam_and_not_by_its_folder(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "copy")
     one, same = (Localizer("mini", masks_by=f"sam:{path}").describe() for path in (folder, other))
     assert one == same
@@ -213,7 +213,7 @@ def test_regions_are_the_masks_of_transformers_with_smaller_ones_on_top(folder: 
 
 def test_segment_takes_the_regions_of_sam(folder: Path) -> None:
     """Random weights are sure of no mask: every pixel keeps its label."""
-    asked = ("segment", CAT, "-p", "cat", "-p", "sofa", "--window", "0", "--template", "name-only")
-    plain, by_sam = (document_of(*asked, *more) for more in ([], ["--regions", f"sam:{folder}"]))
+    requested = ("segment", CAT, "-p", "cat", "-p", "sofa", "--window", "0", "--template", "name-only")
+    plain, by_sam = (document_of(*requested, *more) for more in ([], ["--regions", f"sam:{folder}"]))
     assert by_sam["pictures"][0]["names"] == plain["pictures"][0]["names"]
     assert by_sam["settings"]["protocol"]["regions"] == f"sam:{folder}"

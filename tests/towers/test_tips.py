@@ -4,8 +4,6 @@ The files have the layout of google/tipsv2-b14: the state dicts of the authors' 
 (google-deepmind/tips at 4db271d) under two prefixes, in one safetensors file, and a tokenizer saved by transformers.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path
@@ -129,15 +127,15 @@ def test_a_folder_gives_embeddings_and_patches_of_the_equations(tmp_path: Path, 
     changes = {} if gated else {"temperature": torch.tensor(0.02)}
     backbone: Any = create("tipsv2", saved(tmp_path, model, **changes))
     texts = ["a photo of a CAT", "two dogs", "dogs " * 80, "an unknown word"]
-    said = backbone.encode_text(texts)
+    message = backbone.encode_text(texts)
     with torch.no_grad():
-        assert_rounded(said, F.normalize(torch.stack([model.say(text) for text in texts]), dim=1), backbone)
+        assert_rounded(message, F.normalize(torch.stack([model.say(text) for text in texts]), dim=1), backbone)
         for height, width in ((70, 70), (42, 98)):
             images = pictures(height, width)
             tokens = model.features(images)
             assert_rounded(backbone.encode_image(images), F.normalize(tokens[:, 0], dim=1), backbone)
-            expected = F.normalize(tokens[:, 2:], dim=2) @ said.T  # [B, N, P]
-            maps = ours("patch_tokens", backbone, images, said)
+            expected = F.normalize(tokens[:, 2:], dim=2) @ message.T  # [B, N, P]
+            maps = ours("patch_tokens", backbone, images, message)
             assert_rounded(maps.flatten(2), expected.transpose(1, 2), backbone)
     assert backbone.logit_scale == pytest.approx(1 / 0.005065968260169029 if gated else 50)
     assert backbone.encode_text([""]).isfinite().all()

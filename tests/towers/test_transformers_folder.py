@@ -159,8 +159,8 @@ def copied(saved, kind, tmp_path):
 
 
 def changed(folder, name="config.json", **changes):
-    held = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps(held | changes))
+    environment = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(environment | changes))
 
 
 def test_a_configuration_may_leave_out_what_is_default(tmp_path):
@@ -168,11 +168,11 @@ def test_a_configuration_may_leave_out_what_is_default(tmp_path):
     model = seeded(lambda: shaken(model_of("clip-old")), 4)
     model.save_pretrained(tmp_path)
     byte_pairs().save_pretrained(tmp_path)
-    held = json.loads((tmp_path / "config.json").read_text())
+    environment = json.loads((tmp_path / "config.json").read_text())
     for part in ("text_config", "vision_config"):
         for name in ("hidden_act", "layer_norm_eps", "model_type"):
-            del held[part][name]
-    (tmp_path / "config.json").write_text(json.dumps(held))
+            del environment[part][name]
+    (tmp_path / "config.json").write_text(json.dumps(environment))
     highest = embedded(model, byte_pairs(), pictures(), "clip")[1]
     assert_rounded(create(f"local-dir:{tmp_path}").encode_text(TEXTS), highest, model)
 
@@ -204,11 +204,16 @@ def test_pictures_are_prepared_as_the_folder_says(saved, tmp_path):
     plain = create(f"local-dir:{folder}")
     assert (plain.resize_policy, plain.interpolation) == ("squash", "bicubic")
     assert plain.mean.flatten().tolist() == plain.std.flatten().tolist() == [0.5, 0.5, 0.5]
-    said = {"size": {"shortest_edge": 32}, "resample": 2, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
-    told = create(f"local-dir:{folder}")
-    assert (told.resize_policy, told.interpolation) == ("crop-floor", "bilinear")
-    assert told.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    settings = {
+        "size": {"shortest_edge": 32},
+        "resample": 2,
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    other = create(f"local-dir:{folder}")
+    assert (other.resize_policy, other.interpolation) == ("crop-floor", "bilinear")
+    assert other.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     changed(folder, "preprocessor_config.json", resample=0)
     refused(folder, "resizes with PIL's filter 0: expected 2 (bilinear) or 3 (bicubic)")
 

@@ -234,7 +234,7 @@ def test_a_cached_tag_needs_no_network_and_is_the_published_file(home, state):
     fails(link, "is damaged: its SHA-256 is", "instead of the published aaaaaaaaaaaa…: delete ", "blobs/aaaa")
 
 
-def test_openais_own_file_serves_if_its_checksum_is_right(home, monkeypatch):
+def test_openais_file_serves_if_its_checksum_is_right(home, monkeypatch):
     original = home / "home" / ".cache" / "clip" / "RN50.pt"
     original.parent.mkdir(parents=True)
     original.write_bytes(b"not what OpenAI published")

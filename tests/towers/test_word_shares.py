@@ -79,7 +79,7 @@ def test_the_equation(text: Any) -> None:
         torch.testing.assert_close(torch.tensor([one for _, one in found]), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_end_may_be_a_token_of_its_own_number(text: Any) -> None:
+def test_the_end_may_be_a_token_of_another_number(text: Any) -> None:
     """As in files of transformers; the highest number is then a word's."""
     image = torch.randn(24, generator=torch.Generator().manual_seed(0))
     wanted = text.word_shares("red car.", image)
@@ -94,19 +94,19 @@ def test_the_end_may_be_a_token_of_its_own_number(text: Any) -> None:
     assert OpenClipText(model, renumbered).word_shares("red car.", image) == wanted
 
 
-def test_words_are_those_of_clips_own_tokenizer() -> None:
+def test_words_are_those_of_clips_tokenizer() -> None:
     """Rare words are of several tokens; what does not fit into the context has no share."""
     model = small_clip()
-    own = OpenClipText(copy.deepcopy(model), tokenizer())
+    part = OpenClipText(copy.deepcopy(model), tokenizer())
     image = torch.randn(24, generator=torch.Generator().manual_seed(1))
     sentence = "a photo of 2 xylophonists' dogs, Größe 40."
-    shares = own.word_shares(sentence, image)
+    shares = part.word_shares(sentence, image)
     assert [word for word, _ in shares] == ["a", "photo", "of", "2", "xylophonists'", "dogs", ",", "Größe", "40", "."]
     assert sum(one for _, one in shares) == pytest.approx(1)
-    longer = own.word_shares("cat " * 30, image)
+    longer = part.word_shares("cat " * 30, image)
     assert len(longer) == 30
     assert [one for _, one in longer[14:]] == [0.0] * 16
-    assert own.word_shares(" ", image) == []
+    assert part.word_shares(" ", image) == []
 
 
 def test_another_text_tower_says_nothing(text: Any) -> None:
@@ -127,5 +127,5 @@ def test_a_localizer_reads_the_sentence_that_fits_best() -> None:
     assert [word for word, _ in found] == re.findall(r"\w+|\.", best)
     wanted = backbone.text.word_shares(best, embedding)
     assert [one for _, one in found] == pytest.approx([one for _, one in wanted], abs=1e-4)
-    shown = Localizer(backbone, method="cam", exemplars=[Exemplar("cup", str(CAT))])
-    assert shown.word_shares(photo, "cup") is None
+    visible = Localizer(backbone, method="cam", exemplars=[Exemplar("cup", str(CAT))])
+    assert visible.word_shares(photo, "cup") is None

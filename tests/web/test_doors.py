@@ -20,8 +20,8 @@ from cliploc.label.editor import app as review_editor
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
 from cliploc.label.label_studio import app as backend
-from cliploc.web.clients import Hosts
 from cliploc.web.find import application
+from cliploc.web.guard import Hosts
 from tests.tiny import tower
 from tests.web.asking import FORM, running, service
 from tests.web.test_label_studio import predictor

@@ -1,6 +1,5 @@
 """What is refused: files and addresses in requests, foreign hosts and pages, what cannot be asked, too much at once."""
 
-import base64
 import contextlib
 import http.client
 import io
@@ -18,10 +17,10 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts, RefusedError
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS, Settings
-from tests.commands import cliploc_
+from tests.commands import check_refusal, cliploc_
 from tests.web.asking import (
     ANNA,
     CAT,
@@ -36,7 +35,6 @@ from tests.web.asking import (
     post,
     post_json,
     served,
-    service,
     show,
     started,
 )
@@ -137,41 +135,33 @@ def test_only_the_id_of_an_upload_and_the_name_of_an_example_are_a_picture(addre
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(
-    ("body", "code", "said"),
-    [
-        (b"{", 422, "expected a request as a JSON object"),
-        (b"\xff\xfe", 422, "expected a request as a JSON object"),
-        (b"[" * 100_000, 422, "expected a request as a JSON object"),
-        (b'{"compare": ' + b"[" * 20 + b"]" * 20 + b"}", 422, "expected compare as a list"),
-        (b"null", 422, "expected a request as a JSON object"),
-        (b'{"threshold": NaN}', 422, "expected a request as a JSON object"),
-        (b'{"names": "\\ud800"}', 422, "expected a request as a JSON object"),
-        (b'{"names": "cat", "names": [1]}', 422, "expected names as a text"),
-        (b'{"names": "' + b"a|" * 300_000 + b'"}', 413, "at most 0.256 million bytes"),
-    ],
-)
-def test_a_body_that_cannot_be_is_refused_in_a_line(address, path, body, code, said):
-    answered, document = ask(address, body, path=path, content_type=JSON)
-    assert (answered, said in document["error"], "\n" in document["error"]) == (code, True, False)
+def test_a_body_that_cannot_be_is_refused_in_a_line(address, path):
+    no_object = (b"{", b"\xff\xfe", b"[" * 100_000, b"null", b'{"threshold": NaN}', b'{"names": "\\ud800"}')
+    for body in (*no_object, b'{"compare": ' + b"[" * 20 + b"]" * 20 + b"}", b'{"names": "cat", "names": [1]}'):
+        code, document = ask(address, body, path=path, content_type=JSON)
+        assert code == 422, body
+        check_refusal(document["error"], *(["JSON object"] if body in no_object else []))
+    code, document = ask(address, b'{"names": "' + b"a|" * 300_000 + b'"}', path=path, content_type=JSON)
+    assert code == 413
+    check_refusal(document["error"], "600013")
 
 
 def test_what_is_no_form_is_refused(address):
-    bodies = [b"abc", b'--x\r\nContent-Disposition: form-data; name="a"']
     assert ask(address, b"abc", content_type="text/plain")[0] == 415
-    assert {ask(address, body, content_type="multipart/form-data")[0] for body in bodies} == {422}
+    for body in (b"abc", b'--x\r\nContent-Disposition: form-data; name="a"'):
+        assert ask(address, body, content_type="multipart/form-data")[0] == 422
     picture = ("picture", "a.jpg", CAT)
-    many = {f"f{number}": "" for number in range(100)}
-    for body, said in (
-        (form(names="cat"), "expected a picture"),
-        (form(("picture", "a.jpg", b"abc"), names="cat"), "a.jpg: not a picture"),
-        (form(picture, ("names", "b.jpg", CAT)), "expected a file only as"),
-        (form(picture, names="cat")[:-7] + form(names="dog"), "each field once"),
-        (form(picture, **many), "expected a form"),
-        (form(picture, names="a" * 50_000), "expected a form"),
+    for body, names in (
+        (form(names="cat"), "picture"),
+        (form(("picture", "a.jpg", b"abc"), names="cat"), "a.jpg"),
+        (form(picture, ("names", "b.jpg", CAT)), "'names'"),
+        (form(picture, names="cat")[:-7] + form(names="dog"), "field"),
+        (form(picture, **{f"f{number}": "" for number in range(100)}), "form"),
+        (form(picture, names="a" * 50_000), "form"),
     ):
         code, document = ask(address, body, content_type=FORM)
-        assert (code, said in document["error"]) == (422, True), document
+        assert code == 422, document
+        check_refusal(document["error"], names)
 
 
 @pytest.mark.parametrize(
@@ -190,60 +180,57 @@ def test_there_is_no_other_address(address, method, path, code):
 
 
 # ------------------------------------------------------------------------------------------------- settings and names
-NAMED = {"recipe": None}  # so that a method may be named
-REFUSED = [
-    ({"names": ""}, "expected a name to look for"),
-    ({"names": "a" * (MOST_LETTERS + 1)}, f"at most {MOST_LETTERS} characters"),
-    ({"names": "|".join("abcde" for _ in range(MOST_WORDS + 1))}, f"at most {MOST_WORDS} names and synonyms"),
-    ({"head": "/etc/passwd"}, "expected one of the settings"),
-    ({"model": "/etc/passwd"}, "expected a model of the menu"),
-    ({**NAMED, "method": "/etc/passwd"}, "does not run on mini"),
-    ({**NAMED, "compare": ["layer_cam", "legrad"]}, "does not run on mini"),
-    ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "expected the box of the exemplar of 'dogs'"),
-    ({"overlay": "maybe"}, "expected overlay as true or false"),
-    ({"visitor": "A" * 32}, "expected visitor as 32 hexadecimal digits"),
+REFUSED = [  # fields, and what the sentence names
+    ({"names": ""}, "name"),
+    ({"names": "a" * (MOST_LETTERS + 1)}, f"{MOST_LETTERS} characters"),
+    ({"names": "|".join("abcde" for _ in range(MOST_WORDS + 1))}, f"{MOST_WORDS} names and synonyms"),
+    ({"head": "/etc/passwd"}, "'head'"),
+    ({"model": "/etc/passwd"}, "/etc/passwd"),
+    ({"recipe": None, "method": "/etc/passwd"}, "/etc/passwd"),
+    ({"recipe": None, "compare": ["layer_cam", "legrad"]}, "legrad"),
+    ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "'dogs'"),
+    ({"overlay": "maybe"}, "overlay"),
+    ({"visitor": "A" * 32}, "visitor"),
 ]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_cannot_be_asked_is_a_sentence(address, path):
-    for wish, sentence in REFUSED:
-        code, said = refusal(address, path, {**KNOWN, **wish})
-        assert (code, sentence in said) == (422, True), (wish, said)
+def test_what_cannot_be_searched_is_a_sentence(address, path):
+    for fields_, names in REFUSED:
+        code, sentence = refusal(address, path, {**KNOWN, **fields_})
+        assert code == 422, fields_
+        check_refusal(sentence, names)
 
 
 STRANGE = (None, 1, -1, True, "x", [], {}, [None], {"a": 1}, "../x", "\0cat", "," * 5000, 9e99, 10**30, "<b>cat</b>")
 
 
 # ------------------------------------------------------------------------------------------------------ hosts and pages
-def status(address: str, **headers: str) -> int:
-    code, text, _ = get(address, **headers)
-    if code != 200:
-        assert "--allow-host" in text
-        assert "\n" not in text
-    return code
+def refused(host: str, origin: str | None = None, hosts: Hosts | None = None) -> int | None:
+    try:
+        (hosts or Hosts()).check(host, origin, "127.0.0.1")
+    except RefusedError as error:
+        check_refusal(str(error), "--allow-host")
+        return error.status
+    return None
 
 
-def test_a_foreign_name_and_a_foreign_page_are_turned_away(address):
-    place = address.removeprefix("http://")
-    port = place.rpartition(":")[2]
-    for host in (place, f"localhost:{port}", "LOCALHOST", f"[::1]:{port}"):
-        assert status(address, Host=host) == 200
+def test_a_foreign_name_and_a_foreign_page_are_turned_away():
+    place = "127.0.0.1:7860"
+    for host in (place, "localhost:7860", "LOCALHOST", "[::1]:7860", "[::ffff:127.0.0.1]"):
+        assert refused(host) is None
     strange = ("8.8.8.8", "0x7f000001", "localhost@evil.example", f"{place}, evil.example", "LOCALHOST:-1", "[::1", "")
-    strange += ("127.0.0.1%2eevil", "127.0.0.1%00", "[::1]evil", "[::1]evil:80")
-    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", "127.0.0.1:99999", *strange):
-        assert status(address, Host=host) == 421
-    assert status(address, Origin=address) == 200
-    strange = ("null", "file://", "chrome-extension://x", f"ftp://{place}")
-    for origin in ("http://evil.example", "http://localhost:1", f"{address}.evil.example", *strange):
-        assert status(address, Origin=origin) == 403
-
-
-def test_a_name_that_was_allowed_is_served(tmp_path):
-    for address in started(service(), tmp_path, hosts=Hosts("0.0.0.0", ["page.example"])):
-        assert status(address, Host="page.example") == 200
-        assert status(address, Host="127.0.0.1", Origin="https://page.example") == 200
-        assert status(address, Host="other.example") == 421
+    strange += ("127.0.0.1%2eevil", "127.0.0.1%00", "[::1]evil", "[::1]evil:80", "127.0.0.1:99999", "localhost:1\n")
+    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", *strange):
+        assert refused(host) == 421, host
+    assert refused(place, f"http://{place}") is None
+    strange = ("null", "file://", "chrome-extension://x", f"ftp://{place}", f"http://{place}.evil.example")
+    for origin in ("http://evil.example", "http://localhost:1", *strange):
+        assert refused(place, origin) == 403, origin
+    public = Hosts("0.0.0.0", ["page.example"])
+    assert refused("page.example", "https://page.example", public) is None
+    assert refused("127.0.0.1", "https://page.example", public) is None
+    assert refused("other.example", None, public) == 421
 
 
 def test_the_browser_is_told_to_ask_nobody_else_and_to_run_no_other_script(address):
@@ -257,18 +244,6 @@ def test_the_browser_is_told_to_ask_nobody_else_and_to_run_no_other_script(addre
     assert "style=" not in page
     assert "<style" not in page
     assert page.count("<script") == page.count('<script type="application/json"') + page.count(' src="/static/')
-
-
-def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
-    mine = f"Basic {base64.b64encode(b'me:secret').decode()}"
-    for address in started(service(), tmp_path, auth=("me", "secret")):
-        for path in ("/", "/static/find.js", "/examples/cat.jpg", "/api/menu", "/files/a/b"):
-            code, _, headers = get(address + path)
-            assert (code, headers["www-authenticate"][:6]) == (401, "Basic ")
-            assert get(address + path, authorization=mine)[0] == (404 if "files" in path else 200)
-        for path in PATHS:
-            assert post_json(address, KNOWN, path)[0] == 401
-        assert ask(address, json.dumps(KNOWN).encode(), content_type=JSON, authorization=mine)[0] == 200
 
 
 # ----------------------------------------------------------------------------------------------------------- too much
@@ -331,17 +306,12 @@ def test_more_than_one_request_may_compute_is_refused_before_a_model_runs(addres
 
 # -------------------------------------------------------------------------------------------------- as a user starts it
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--port", "70000"), "expected --port from 0 to 65535"),
-        (("--auth-env", "NOT_SET"), "expected NOT_SET to hold user:password"),
-        (("--host", "no.such.host.invalid"), "choose another --host or --port"),
-    ],
+    "arguments", [("--port", "70000"), ("--auth-env", "NOT_SET"), ("--host", "no.such.host.invalid")]
 )
-def test_a_server_that_cannot_be_says_why(arguments, said):
-    result = cliploc_("serve", *arguments)
-    assert (result.code, result.out, said in result.err) == (2, "", True)
-    assert "Traceback" not in result.err
+def test_a_server_that_cannot_be_says_why(arguments):
+    ran = cliploc_("serve", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    check_refusal(ran.err.splitlines()[-1], arguments[1])
 
 
 def test_a_server_for_everybody_warns_and_ends_by_a_signal_under_load(tmp_path):
@@ -353,8 +323,8 @@ def test_a_server_for_everybody_warns_and_ends_by_a_signal_under_load(tmp_path):
         port = said.rpartition(":")[2]
         assert said == f"http://0.0.0.0:{port}"
         address = f"http://127.0.0.1:{port}"
-        assert status(address) == 200
-        assert status(address, Host="other.example") == 421
+        assert get(address)[0] == 200
+        assert get(address, Host="other.example")[0] == 421
         assert "warning: anyone who can reach 0.0.0.0 can use this page" in log.read_text()
         names = ", ".join(f"cat {number}" for number in range(50))
         long_one = {"names": names, "method": "layer_cam", "scales": "1,1.43,2", "templates": "openai-80"}

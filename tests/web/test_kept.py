@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import InputError
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.web.service import Offer, Service
 
 
@@ -21,7 +21,7 @@ from cliploc.web.service import Offer, Service
     ],
 )
 def test_what_was_not_used_for_longest_makes_room(steps, left):
-    kept = Kept[int](most=2)
+    kept = LruCache[int](most=2)
     for key, value, size in steps:
         _ = kept.get(key) if value is None else kept.keep(key, value, size)
     assert [kept.get(one) for one in "abc"] == left
@@ -29,7 +29,7 @@ def test_what_was_not_used_for_longest_makes_room(steps, left):
 
 def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
     now = 0.0
-    kept = Kept[int](9, seconds=10, clock=lambda: now)
+    kept = LruCache[int](9, seconds=10, clock=lambda: now)
     kept.keep("a", 1)
     now = 6.0
     kept.keep("b", 2)

@@ -27,7 +27,7 @@ from cliploc.label.label_studio.predictor import Predictor, Task
 from cliploc.label.label_studio.task_pictures import PictureSource
 from cliploc.localizer import Localizer
 from cliploc.options import MIN_SCORE, Options
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts
 from tests.commands import cliploc_, refused
 from tests.formats.test_export_masks import unpacked
 from tests.tiny import tower
@@ -88,9 +88,9 @@ def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) 
 
 @pytest.fixture(scope="module")
 def server(backbone) -> Iterator[tuple[str, list[str]]]:
-    said: list[str] = []
-    with running(application(predictor(backbone), Hosts(), say=said.append)) as address:
-        yield address, said
+    message: list[str] = []
+    with running(application(predictor(backbone), Hosts(), say=message.append)) as address:
+        yield address, message
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
@@ -137,27 +137,29 @@ def test_label_studios_own_sdk_takes_the_prediction(server):
 
 
 def test_names_are_embedded_once_for_all_tasks(backbone, monkeypatch):
-    asked: list[str] = []
+    requested: list[str] = []
     encode = type(backbone).encode_text
-    monkeypatch.setattr(type(backbone), "encode_text", lambda self, texts: asked.extend(texts) or encode(self, texts))
+    monkeypatch.setattr(
+        type(backbone), "encode_text", lambda self, texts: requested.extend(texts) or encode(self, texts)
+    )
     mine = predictor(backbone)
     labelling = read_labelling(CONFIG)
     for _ in range(2):
         made = mine([Task({"photo": IN_TASK})] * 2, labelling)
         assert not made.errors
-        assert len(asked) == len(set(asked)) == 5
+        assert len(requested) == len(set(requested)) == 5
 
 
 def test_a_task_that_fails_has_no_prediction_and_the_others_have(server):
-    address, said = server
-    said.clear()
+    address, message = server
+    message.clear()
     status, answer = predict(address, IN_TASK, "data:image/png;base64,AAAA", {"no": "text"}, IN_TASK)
     assert status == 200
     first, second, third, fourth = answer["results"]
     assert (second, third) == ([], [])
     assert first["result"] == fourth["result"] != []
-    assert said[0].startswith("task 8: not a picture that can be read")
-    assert said[1] == "task 9: expected the address of a picture in 'photo', found none: check the task"
+    assert message[0].startswith("task 8: not a picture that can be read")
+    assert message[1] == "task 9: expected the address of a picture in 'photo', found none: check the task"
     status, answer = predict(address, "data:image/png;base64,AAAA")  # else nobody in Label Studio would see it
     assert status == 422
     assert answer["error"].startswith("task 7: not a picture")
@@ -165,15 +167,15 @@ def test_a_task_that_fails_has_no_prediction_and_the_others_have(server):
 
 
 def test_health_setup_and_webhooks(server, backbone):
-    address, said = server
+    address, message = server
     with urllib.request.urlopen(f"{address}/health") as answer:
         health = json.load(answer)
     assert health["status"] == "UP"
-    said.clear()
+    message.clear()
     body = {"project": "1.17", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
     for _ in range(2):  # Label Studio sends it again with each task
         assert sent(f"{address}/setup", body) == (200, {"model_version": health["model_version"]})
-    assert said == [f"connected: {', '.join(WORDS)}"]
+    assert message == [f"connected: {', '.join(WORDS)}"]
     status, answer = sent(f"{address}/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})
     assert (status, answer["status"]) == (201, "ok")
     other = Predictor(Options.of(model=backbone, **{**OPTIONS, "threshold": 0.4}), PictureSource(), 10)
@@ -182,7 +184,7 @@ def test_health_setup_and_webhooks(server, backbone):
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ("<View", "expected the labelling interface as XML"),
         ("<View><Text name='a' value='$b'/></View>", "expected RectangleLabels, BrushLabels or PolygonLabels"),
@@ -195,11 +197,11 @@ def test_health_setup_and_webhooks(server, backbone):
     ],
     ids=lambda one: one[:40],
 )
-def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, said):
+def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, message):
     for path, body in (("setup", {"schema": config}), ("predict", {"tasks": [], "label_config": config})):
         status, answer = sent(f"{server[0]}/{path}", body)
         assert status == 400
-        assert said in answer["error"]
+        assert message in answer["error"]
         assert len(answer["error"]) < 400
         assert server[1][-1] == answer["error"]  # as Label Studio shows only the status
 
@@ -259,7 +261,7 @@ def test_local_files_are_read_below_the_folder_only(tmp_path):
     for address in ("/data/local-files/?d=sub%20dir/a.png", "sub dir/a.png"):
         with source.picture(address) as path:
             assert path.read_bytes() == PAINTED
-    for address, said in (
+    for address, message in (
         ("/data/local-files/?d=../secret.png", "lies outside"),
         ("/data/local-files/?d=%2e%2e/secret.png", "lies outside"),
         ("link.png", "lies outside"),
@@ -271,7 +273,7 @@ def test_local_files_are_read_below_the_folder_only(tmp_path):
         ("http://example.org/a.png", "not fetched: start with"),
         ("file:///etc/passwd", "not fetched"),
     ):
-        with pytest.raises(InputError, match=said), source.picture(address):
+        with pytest.raises(InputError, match=message), source.picture(address):
             pass
     with pytest.raises(InputError, match="not fetched"), PictureSource().picture("sub dir/a.png"):
         pass
@@ -280,10 +282,10 @@ def test_local_files_are_read_below_the_folder_only(tmp_path):
 class Studio(http.server.BaseHTTPRequestHandler):
     """Serves a picture to who has the token, and redirects, as Label Studio may."""
 
-    asked: ClassVar[list[tuple[str, str | None]]] = []
+    requested: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers["Authorization"]))
+        self.requested.append((self.path, self.headers["Authorization"]))
         if self.headers["Authorization"] not in ("Token abc", "Bearer fresh"):
             return self.answer(401)
         if self.path == "/data/away":
@@ -294,8 +296,8 @@ class Studio(http.server.BaseHTTPRequestHandler):
         return self.answer(200, bytes(2_000_000) if self.path == "/data/large" else PAINTED)
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.answer(200 if asked == {"refresh": "a.b.c"} else 401, b'{"access": "fresh"}')
+        requested = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(200 if requested == {"refresh": "a.b.c"} else 401, b'{"access": "fresh"}')
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -330,7 +332,7 @@ def test_one_picture_that_cannot_be_fetched_fails_its_task_only(backbone):
     assert made.errors[0].isprintable()
     assert all(one is not None for one in made.results[1:])
     sent = ["/data/upload/1/a%20b.png", "/data/upload/1/%C3%A4.png", "/data/upload/1/a%20b.png?x=1%202"]
-    assert [path for path, _ in Studio.asked[-3:]] == sent
+    assert [path for path, _ in Studio.requested[-3:]] == sent
 
 
 def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
@@ -340,9 +342,9 @@ def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
             for address in ("/data/upload/1/a.png", f"{url}/data/upload/1/a.png", "/data/local-files/?d=a.png"):
                 with source.picture(address) as path:
                     assert path.read_bytes() == PAINTED
-                assert Studio.asked[-1] == (address.removeprefix(url), sent)
-        count = len(Studio.asked)
-        for address, said in (
+                assert Studio.requested[-1] == (address.removeprefix(url), sent)
+        count = len(Studio.requested)
+        for address, message in (
             ("http://127.0.0.1:1/data/upload/1/a.png", "only pictures from"),
             (f"http://me@127.0.0.1:{urlsplit(url).port}/data/a.png", "only pictures from"),
             (f"https://127.0.0.1:{urlsplit(url).port}/data/a.png", "only pictures from"),
@@ -352,11 +354,11 @@ def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
             ("/data/../api/projects", "are below /data/"),
             ("/data/%2e%2e/api/projects", "are below /data/"),
         ):
-            with pytest.raises(InputError, match=said), source.picture(address):
+            with pytest.raises(InputError, match=message), source.picture(address):
                 pass
-        assert len(Studio.asked) == count  # none of them was asked
-        for address, said in (("/data/away", "answered with 302"), ("/data/large", "more than 1 million bytes")):
-            with pytest.raises(InputError, match=said), source.picture(address):
+        assert len(Studio.requested) == count  # none of them was asked
+        for address, message in (("/data/away", "answered with 302"), ("/data/large", "more than 1 million bytes")):
+            with pytest.raises(InputError, match=message), source.picture(address):
                 pass
         source = PictureSource(None, url, "no", 1000)
         with pytest.raises(InputError, match="401 Unauthorized: check the token"), source.picture("/data/a.png"):
@@ -370,20 +372,20 @@ def test_any_address_is_a_sentence(tmp_path_factory, address):
         with source.picture(address) as path:
             assert path.is_file()
     except CliplocError as error:
-        said = str(error)
-        assert said.isprintable()
+        message = str(error)
+        assert message.isprintable()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--pictures", "/nowhere"], "expected --pictures as a folder, got /nowhere"),
         (["--label-studio-url", "localhost:8080"], "expected --label-studio-url as an address"),
         (["--auth-env", "NOT_SET_HERE"], "expected NOT_SET_HERE to hold user:password"),
     ],
 )
-def test_the_command_refuses_before_a_model_is_loaded(words, said):
-    assert said in refused("label-studio", *words)
+def test_the_command_refuses_before_a_model_is_loaded(words, message):
+    assert message in refused("label-studio", *words)
 
 
 @pytest.mark.parametrize(("least", "boxes"), [([], 1), (["--min-score", "1"], 0)])

@@ -18,7 +18,7 @@ from cliploc.label.label_studio.app import application
 from cliploc.label.label_studio.predictor import Predictor
 from cliploc.label.label_studio.task_pictures import PictureSource
 from cliploc.options import Options
-from cliploc.web.clients import Hosts
+from cliploc.web.guard import Hosts
 from tests.commands import cliploc_
 from tests.web.asking import running, sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, corrections, make
@@ -31,8 +31,8 @@ MODEL: dict[str, Any] = {key: OPTIONS[key] for key in ("device", "recipe", "imag
 
 
 @contextlib.contextmanager
-def backend(job: tuple[Path, Any], out: Path, said: list[str] | None = None) -> Iterator[str]:
-    source, say = PictureSource(job[0].parent), print if said is None else said.append
+def backend(job: tuple[Path, Any], out: Path, message: list[str] | None = None) -> Iterator[str]:
+    source, say = PictureSource(job[0].parent), print if message is None else message.append
     with ReviewFolder.opened(out) as drafts:
         predictor = Predictor(Options.of(text_cache=False, min_score=0.2, **MODEL), source, 10**7, drafts)
         with running(application(predictor, Hosts(), say=say, drafts=drafts)) as address:
@@ -63,8 +63,8 @@ def happens(address: str, action: str, **more: Any) -> str:
 def annotate(address: str, truth: dict[str, list[int]], *numbers: int) -> str:
     for number in numbers:
         drawn = annotation(truth[f"{number}.jpg"])
-        said = happens(address, "ANNOTATION_CREATED", annotation=drawn, task=task(number))
-    return said
+        message = happens(address, "ANNOTATION_CREATED", annotation=drawn, task=task(number))
+    return message
 
 
 def version(address: str) -> str:
@@ -131,7 +131,7 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "message"),
     [
         ({"annotation": annotation([9, 9, 99, 99], "dog")}, "photos/1.jpg: nothing is learnt from it: 'dog' is not a"),
         ({"task": {"id": 1, "data": {"image": "other.jpg"}}}, "no annotated picture of this run has this name"),
@@ -144,13 +144,13 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
         ({"action": "ANNOTATIONS_CREATED", "annotation": [annotation([9, 9, 99, 99])], "task": [task(1)]}, ""),
     ],
 )
-def test_what_cannot_be_used_is_said_and_changes_nothing(event, said, job, out):
+def test_what_cannot_be_used_is_said_and_changes_nothing(event, message, job, out):
     lines: list[str] = []
     drawn = annotation([9, 9, 99, 99])
     with backend(job, out, lines) as address:
         found = happens(address, **{"action": "ANNOTATION_CREATED", "annotation": drawn, "task": task(1), **event})
-    assert said in found
-    assert bool(found) == bool(said)
+    assert message in found
+    assert bool(found) == bool(message)
     assert "; ".join(lines) == found
     assert corrections(out)["pictures"] == {}
 
@@ -162,12 +162,12 @@ def test_a_picture_elsewhere_is_not_the_one_of_its_name(job, out):
     (others / "2.jpg").write_bytes((photos / "2.jpg").read_bytes())
     drawn = annotation([9, 9, 99, 99])
     with backend(job, out) as address:
-        for number, said in (
+        for number, message in (
             (1, "1.jpg: nothing is learnt from it: the picture of this name in this run is another file"),
             (2, "2.jpg: corrected"),
         ):
             of = {"id": 21, "data": {"image": f"/data/local-files/?d=others/{number}.jpg"}}
-            assert said in happens(address, "ANNOTATION_CREATED", annotation=drawn, task=of)
+            assert message in happens(address, "ANNOTATION_CREATED", annotation=drawn, task=of)
     assert [*corrections(out)["pictures"]] == ["2.jpg"]
 
 

@@ -93,8 +93,8 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(job, out, truth):
     with served(out) as address:
         review(address, truth, 0, 1, 2)
         learnt(address)
-        kept = pictures(address)[3]["boxes"]
-        assert sent(f"{address}/pictures/3", {"revision": 0, "status": "unsure", "boxes": kept})[0] == 200
+        remaining = pictures(address)[3]["boxes"]
+        assert sent(f"{address}/pictures/3", {"revision": 0, "status": "unsure", "boxes": remaining})[0] == 200
         with_drafts = pictures(address)[3]
     with served(out) as address:
         assert learnt(address)["undo"], "a restart knows what it was before"

@@ -75,11 +75,11 @@ class Editor:
     def __init__(self, context, address: str) -> None:
         self.page = context.new_page()
         self.page.set_default_timeout(10_000)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.console: list[str] = []
+        self.requested: list[str] = []
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.goto(address)
         self.touch = context.new_cdp_session(self.page) if self.page.evaluate("navigator.maxTouchPoints") else None
         self.ready()
@@ -282,8 +282,8 @@ def test_boxes_are_drawn_moved_resized_relabelled_dropped_undone_and_saved(conte
         page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('Written to')")
         after = coco(out, "dogs.jpg")
         assert (len(before), [label for label, _ in after]) == (1, [4, 3, 2])
-        assert editor.said == []
-        assert all(one.startswith((address, "data:", "blob:")) for one in editor.asked), "nothing from elsewhere"
+        assert editor.console == []
+        assert all(one.startswith((address, "data:", "blob:")) for one in editor.requested), "nothing from elsewhere"
 
 
 def test_every_key_does_what_the_list_of_keys_says(browser, out):
@@ -369,7 +369,7 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         # Letters that are typed are no keys.
         page.locator("#suggest-name").press_sequentially("brush 12")
         assert page.locator("#suggest-name").input_value() == "brush 12"
-        assert editor.said == []
+        assert editor.console == []
     context.close()
     assert {name: one["status"] for name, one in corrections(out)["reviews"].items()} == {
         "rocket.jpg": "none",
@@ -411,7 +411,7 @@ def test_unsure_boxes_are_dashed_and_kept_by_enter_or_a_click(context, out):
         page.locator("#doubts button").first.focus()
         page.keyboard.press("Enter")  # a button's own key
         assert len(editor.boxes) == 2
-        assert editor.said == []
+        assert editor.console == []
 
 
 @on_a_desk
@@ -463,9 +463,11 @@ def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
             page.get_by_role("radio", name="unsure").check()
             page.wait_for_function("(name) => document.getElementById('unsaved').textContent.includes(name)", arg=name)
         editor.open("rocket.jpg")
-        said = page.locator("#unsaved").inner_text()
-        assert said.startswith("Not saved: 2 pictures (dogs.jpg, bridge.jpg): drafts cannot be written: Read-only")
-        assert "leave it open" in said
+        error_text = page.locator("#unsaved").inner_text()
+        assert error_text.startswith(
+            "Not saved: 2 pictures (dogs.jpg, bridge.jpg): drafts cannot be written: Read-only"
+        )
+        assert "leave it open" in error_text
         editor.open("dogs.jpg")
         assert page.get_by_role("radio", name="unsure").is_checked()
         assert corrections(out)["reviews"] == {}
@@ -526,7 +528,7 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         editor.saved()
         assert len(editor.boxes) == 2
         assert len(corrected(out, "drum.jpg")) == 2
-        assert [one for one in editor.said + other.said if "409" not in one] == []
+        assert [one for one in editor.console + other.console if "409" not in one] == []
 
 
 def test_labels_of_boxes_at_one_corner_are_beside_and_below_each_other_in_the_picture(context, out):
@@ -563,8 +565,8 @@ def test_large_saves_are_on_their_way_at_once(context, out):
         names = {"drum.jpg", "bridge.jpg"}
         for index, picture in enumerate(sent(f"{address}/pictures")[1]):
             if picture["name"] in names:
-                wish = {"revision": 0, "status": "none", "boxes": boxes}
-                assert sent(f"{address}/pictures/{index}", wish)[0] == 200
+                wanted = {"revision": 0, "status": "none", "boxes": boxes}
+                assert sent(f"{address}/pictures/{index}", wanted)[0] == 200
         editor = Editor(context, address)
         editor.page.route(
             "**/pictures/*", lambda route: route.request.method == "POST" or route.continue_()
@@ -659,12 +661,12 @@ def test_a_drop_in_all_pictures_that_breaks_off_is_taken_back(context, out):
         questions = []
         page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
         counts = lambda: sorted(re.findall(r"(\w+\.jpg)\D+(\d+) box", page.locator("#list").inner_text()))  # noqa: E731
-        before, asked = counts(), []
+        before, requested = counts(), []
 
         def gone(route):
-            asked.append(route)
+            requested.append(route)
             one = route.request  # two pictures can be read and saved, then only the one on the stage can be read
-            if len(asked) > 4 and (
+            if len(requested) > 4 and (
                 one.method == "POST" or not one.url.partition("?")[0].endswith(f"/{page.url.partition('#')[2]}")
             ):
                 route.abort()
@@ -701,7 +703,7 @@ def test_a_drop_in_all_pictures_leaves_a_persons_work_and_is_undone_as_one_step(
         page, questions = editor.page, []
         page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
         found = lambda: {one["name"]: one["found"] for one in sent(f"{address}/pictures")[1]}  # noqa: E731
-        drop = lambda said: (page.locator("#drop-shown").click(), page.get_by_text(said).wait_for())  # noqa: E731
+        drop = lambda error_text: (page.locator("#drop-shown").click(), page.get_by_text(error_text).wait_for())  # noqa: E731
         editor.open("dogs.jpg")
         editor.drag((20, 20), (100, 80))
         editor.saved()
@@ -729,7 +731,7 @@ def test_a_drop_in_all_pictures_leaves_a_persons_work_and_is_undone_as_one_step(
         assert not any(found().values())
         page.locator("#take-back").click()
         page.get_by_text(f"{drafts + 4} boxes taken back").wait_for()
-        assert (found(), editor.said) == (before, [])
+        assert (found(), editor.console) == (before, [])
 
 
 def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, masked):
@@ -746,10 +748,10 @@ def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, mask
         corner = lonely(page.locator("circle.a9s-handle-buffer"))
         corner.scroll_into_view_if_needed()
         bounds = page.locator("#canvas").bounding_box()
-        there = corner.bounding_box()
+        existing = corner.bounding_box()
         size = [426, 640]
         at = [
-            (there[key] + there[side] / 2 - bounds[key]) / bounds[side] * length
+            (existing[key] + existing[side] / 2 - bounds[key]) / bounds[side] * length
             for key, side, length in zip(("x", "y"), ("width", "height"), size, strict=True)
         ]
         editor.drag(at, (20, 30))
@@ -788,7 +790,7 @@ def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, mask
         assert len(after) == len(before) + 1
         area = next(one["area"] for one in after if one["bbox"][1] > 500)
         assert area == pytest.approx(100 * 80 / 2, rel=0.2)
-        assert editor.said == []
+        assert editor.console == []
 
 
 def test_the_model_suggests_a_box_round_a_click(context, out):
@@ -876,8 +878,8 @@ def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, pho
     editor.open("dogs.jpg")
     assert editor.boxes[0] == pytest.approx([20, 20, 80, 60], abs=4)
     assert page.locator("#dropped li").count() == 1
-    assert editor.said == []
-    assert {url.split(":")[0] for url in editor.asked} <= {"file", "data", "blob", "about"}
+    assert editor.console == []
+    assert {url.split(":")[0] for url in editor.requested} <= {"file", "data", "blob", "about"}
 
 
 LEARNT = (
@@ -921,7 +923,7 @@ def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(
         editor.press("Undo learning")
         page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 0")
         assert page.locator("#learnt").inner_text().startswith("Undone")
-        assert not editor.said
+        assert not editor.console
 
 
 @on_a_desk
@@ -993,7 +995,7 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         assert last.locator(".file").evaluate(right) <= last.evaluate(right), "the end of a long name is seen"
         last.locator("button").click()
         page.wait_for_function("() => document.getElementById('name').textContent.endsWith('1999.jpg')")
-        assert sum("/thumbnails/" in one for one in editor.asked) < 200
+        assert sum("/thumbnails/" in one for one in editor.requested) < 200
         assert page.locator("#position").inner_text() == "2,000 of 2,000"
 
 
@@ -1019,4 +1021,4 @@ def test_a_thousand_boxes_are_selected_at_once(context, masked):
         assert editor.page.locator("#box-count").inner_text() == "1000"
         editor.key("a", "x", "Control+z")
         assert editor.page.locator("#boxes li").count() == 1000
-        assert editor.said == []
+        assert editor.console == []

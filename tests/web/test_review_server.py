@@ -84,8 +84,8 @@ def saved(*boxes: dict, revision: int = 0, status: str = "none") -> dict:
 
 
 def test_a_page_of_another_folder_at_this_port_changes_nothing(out, address):
-    status, said = sent(f"{address}/pictures/1?of=another", saved(box(10, 10, 30, 20)))
-    assert (status, "another folder" in said["error"]) == (409, True)
+    status, error_text = sent(f"{address}/pictures/1?of=another", saved(box(10, 10, 30, 20)))
+    assert (status, "another folder" in error_text["error"]) == (409, True)
     for path in ("/pictures/1", "/pictures", "/images/1.jpg", "/learning"):
         assert sent(f"{address}{path}?of=another")[0] == 409
     for path in ("/exports", "/learning", "/learning/undo"):
@@ -155,12 +155,14 @@ def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
 
 def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypatch):
     """In a folder of ten thousand, all of them take longer than the save."""
-    shown = []
+    visible = []
     with ReviewFolder.opened(out) as folder:
         first = folder.entries()
         with monkeypatch.context() as patch:
-            whole = AnnotatedFolder.reviewed
-            patch.setattr(AnnotatedFolder, "reviewed", lambda self, *of: shown.append(of[0].id) or whole(self, *of))
+            complete = AnnotatedFolder.reviewed
+            patch.setattr(
+                AnnotatedFolder, "reviewed", lambda self, *of: visible.append(of[0].id) or complete(self, *of)
+            )
             revisions = [0, 0, 0]
             for number, status in ((1, "reviewed"), (0, "none"), (1, "skipped"), (2, "reviewed"), (1, "reviewed")):
                 boxes = [box(1, 2, 5, 4)] if number else []
@@ -169,7 +171,7 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
                 assert folder.entries()[number]["revision"] == revisions[number]
                 assert folder.facts()["names"] == LABELS
             counted, listed = len(folder.run.reviewed()), folder.entries()
-        assert shown == ["b.png", "a.png", "b.png", "c.png", "b.png"]
+        assert visible == ["b.png", "a.png", "b.png", "c.png", "b.png"]
         assert counted == 2
     with ReviewFolder.opened(out) as again:
         assert len(again.run.reviewed()) == counted
@@ -183,11 +185,11 @@ def test_a_save_and_the_list_after_it_look_at_its_own_picture_only(out, monkeypa
 def test_others_save_while_the_polygons_of_a_picture_are_drawn(address, monkeypatch):
     begun, others = threading.Event(), threading.Event()
 
-    def slow(drafts, picture, given):
-        if given.status == "reviewed":
+    def slow(drafts, picture, passed):
+        if passed.status == "reviewed":
             begun.set()
             assert others.wait(20)
-        return review_of(drafts, picture, given)
+        return review_of(drafts, picture, passed)
 
     monkeypatch.setattr(review_folder, "review_of", slow)
     with ThreadPoolExecutor(1) as pool:
@@ -231,8 +233,8 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
 def test_an_editor_that_is_open_while_names_are_added_is_told(done, out, address):
     annotate(done[0], [*LABELS, "green"], out, masks=True, **OPTIONS)
     for path, body in (("", None), ("/1", None), ("/1", saved(status="unsure"))):
-        status, said = sent(f"{address}/pictures{path}", body)
-        assert (status, "open the folder again" in said["error"]) == (422 if body else 409, True)
+        status, error_text = sent(f"{address}/pictures{path}", body)
+        assert (status, "open the folder again" in error_text["error"]) == (409, True)
     assert sent(f"{address}/exports", {})[0] == 409
     assert corrections(out)["reviews"] == {}
 
@@ -264,9 +266,9 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_body_is_refused_in_one_line(out, address, name):
-    body, code, said = BAD[name]
+    body, code, error_text = BAD[name]
     status, answer = sent(f"{address}/pictures/0", body)
-    assert (status, said in answer["error"]) == (code, True), answer
+    assert (status, error_text in answer["error"]) == (code, True), answer
     assert "\n" not in answer["error"]
     assert corrections(out) == {"pictures": {}, "reviews": {}}
 
@@ -292,12 +294,12 @@ def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, thresh
     found = Localizer("mini", **options)(image, LABELS)
     name = LABELS[int(found.maps.max(axis=(1, 2)).argmax())]
     found = Localizer("mini", **options)(image, [name])
-    _, own, _ = suggester.heat(image, 0, name)
+    _, theirs, _ = suggester.heat(image, 0, name)
     [level] = hot_levels(found.maps, found.threshold)
-    assert own == pytest.approx(level / found.maps.max(), abs=1e-6)
+    assert theirs == pytest.approx(level / found.maps.max(), abs=1e-6)
     y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)
     at = (int(x), int(y))
-    assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, own, at)
+    assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, theirs, at)
 
 
 @pytest.mark.parametrize(
@@ -316,16 +318,16 @@ def test_the_model_is_asked_as_the_drafts_were_made(options):
 def test_a_suggestion_is_a_box_of_this_picture(address):
     status, answer = sent(f"{address}/pictures/0/suggestion", {"name": "red"})
     assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
-    for wish, said in [
+    for request, error_text in [
         ({"name": "red|@/etc/passwd"}, "expected a name, such as cat or cat|kitten"),
         ({"name": "dog"}, "expected a label of this run, got 'dog'"),
         ({"name": "red", "threshold": 2}, "Expected `float` < 1"),
         ({"name": "red", "at": [1]}, "length 2"),
         ({}, "missing required field `name`"),
     ]:
-        status, answer = sent(f"{address}/pictures/0/suggestion", wish)
+        status, answer = sent(f"{address}/pictures/0/suggestion", request)
         assert status in (409, 422)
-        assert said in answer["error"]
+        assert error_text in answer["error"]
     for name in LABELS:
         answer = sent(f"{address}/pictures/0/suggestion", {"name": name})[1]
         assert answer["said"].endswith("click in a hot region to make a box"), "also where the model finds none"

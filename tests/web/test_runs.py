@@ -48,18 +48,6 @@ def test_a_stopped_run_ends_at_whatever_its_work_reports(part):
         run.result()
 
 
-def test_work_that_cannot_be_cut_short_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("cliploc.web.runs.GRACE_SECONDS", 0.05)
-    leave = threading.Event()
-    run = Run(lambda reporter: leave.wait(60), 0.05)
-    assert not run.wait(0.01)
-    while not run.wait(0.01):
-        assert run.steps == (0, 0)
-    with pytest.raises(StoppedError, match="It took longer"):
-        run.result()
-    leave.set()
-
-
 def test_a_visitor_stops_only_his_own_runs():
     runs, first, second, other = Runs(), Work(), Work(), Work()
     of_another = runs.begin("b", other)

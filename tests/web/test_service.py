@@ -20,9 +20,8 @@ from cliploc.images import rle
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.options import MIN_SCORE
-from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
-from cliploc.web.service import SHOWN_SIDE, Offer, Service, smaller, with_heads
+from cliploc.web.service import Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -53,7 +52,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
     monkeypatch.setattr(service, "backbone", None)  # no model may run from here on
     rules = [(None, 0, None), (0.1, 0, 0.02), (0.6, 1, 1)]
     for threshold, most, split in [*rules, (0.1, 0, 1), (0.9, 2, 1)] if by else rules:  # a recipe runs the tower often
-        settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most, split_peaks=split)
+        settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most or None, split_peaks=split)
         [(method, found)] = look.cut(settings).items()
         asked = {"threshold": threshold, "max_boxes": most or None, "split_peaks": split}
         wanted = localizer_of("mini", **by, **asked)(CAT, ["cat", "dog"])
@@ -148,10 +147,10 @@ def test_two_models_stay_in_memory_and_the_menus_of_all(monkeypatch):
 def test_the_menu_holds_what_runs_and_a_server_may_begin_with_another_recipe(service):
     menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
-    assert menu.own == "recipe:default"
+    assert menu.default == "recipe:default"
     assert list(menu.recipes) == ["recipe:default", "recipe:fast"]
     fast = Service([Offer("mini")], device="cpu", recipe="fast")
-    assert fast.menu("").own == "recipe:fast"
+    assert fast.menu("").default == "recipe:fast"
     assert list(fast.look(CAT, Settings(names="cat")).results) == ["recipe:fast"]
 
 
@@ -175,10 +174,9 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
         photo.resize((1804, 1200)).save(large)
     settings = Settings(names="cat, dog", method="cam", min_presence=0.0)
     kept = service.look(str(large), settings)
-    assert kept.results["cam"].image is service.read(str(large), SHOWN_SIDE).image, "it is made once"
     assert kept.results["cam"].image.size == (720, 479)
     assert kept.size == kept.results["cam"].maps.nbytes + 3 * 720 * 479
-    whole = localizer_of("mini", method="cam", min_presence=0.0)(str(large), settings.asked)
+    whole = localizer_of("mini", method="cam", min_presence=0.0)(str(large), settings.prompts)
     small = kept.cut(settings)["cam"]
     np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
@@ -193,8 +191,7 @@ def test_the_same_again_is_not_computed_again(service, look):
 def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    told = Reporter(masked=lambda *_: pytest.fail("asked before a layer whether it goes on, which slows each"))
-    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe, told)
+    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
     wanted = localizer_of("mini")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
@@ -211,7 +208,7 @@ def test_any_number_of_methods_out_of_one_pass(service):
         wanted = localizer_of("mini", method=method)(CAT, ["cat", "dog"])
         np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
-    assert dict(look.rules(settings)) == {method: own.threshold for method, own in look.own.items()}
+    assert dict(look.rules(settings)) == {method: one.threshold for method, one in look.defaults.items()}
     taus = dict(look.rules(replace(settings, threshold=0.1, compare_threshold=0.9)))
     assert taus == dict.fromkeys(look.results, 0.9) | {"grad_cam": 0.1}
     lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
@@ -234,7 +231,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     file = write_head(tmp_path / "head.safetensors", mini, kind)
     [offer] = with_heads([Offer("mini")], [str(file)])
     trained = Service([offer], device="cpu")
-    assert trained.menu("mini").own == "ts_cam"
+    assert trained.menu("mini").default == "ts_cam"
     look = trained.look(CAT, Settings(names="cat, dog", compare=("cam",)))
     found = look.cut(Settings(names="cat, dog", threshold=0.3))
     wanted = Localizer("mini", head=str(file), threshold=0.3)(CAT, ["cat", "dog"])
@@ -307,7 +304,7 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     assert (slim["cam"].masks.of_boxes[0] ^ cut).mean() < 0.05
     assert "with the masks for" in view.results_html(slim, 0.5, masks=True)
     with pytest.raises(UsageError, match="expected masks_by to be one of heat, grabcut on this server, got sam"):
-        look.cut(replace(settings, masks_by="sam"))
+        look.cut(replace(settings, masks_by="sam:FOLDER"))
 
 
 @pytest.mark.parametrize(
@@ -315,8 +312,8 @@ def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
     [
         (Settings(method="cam"), "--method=cam"),
         (Settings(), None),
-        (Settings(method="recipe:fast", windows="1"), "--recipe=fast"),
-        (Settings(refine=(), flip=False, scales="1", windows="none"), "--windows="),
+        (Settings(method="recipe:fast", windows=(1,)), "--recipe=fast"),
+        (Settings(refine=(), flip=False, scales=(1,), windows=()), "--windows="),
     ],
 )
 def test_the_lines_reproduce_what_is_shown(service, asked, said, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from cliploc.web import store as stores
-from cliploc.web.clients import RefusedError
-from cliploc.web.store import Store, own_folder
+from cliploc.web.guard import RefusedError
+from cliploc.web.store import Store, temporary_folder
 
 
 def kept(store: Store, ago: float, size: int = 100) -> str:
@@ -48,19 +48,10 @@ def test_the_oldest_go(tmp_path, limits, most, there, monkeypatch):
     assert len(list(tmp_path.iterdir())) == sum(there)
 
 
-def test_what_is_stored_again_is_one_and_new(tmp_path):
-    store = Store(tmp_path, seconds=250)
-    first = store.keep(io.BytesIO(b"abc"), "a.jpg")
-    os.utime(tmp_path / first, (0, 0))
-    assert store.keep(io.BytesIO(b"abc"), "../a.jpg") == first
-    assert store.picture(first).read_bytes() == b"abc"
-    assert [path.name for path in tmp_path.iterdir()] == [first]
-
-
 KILLED = """
 import os, signal, sys
-from cliploc.web.store import own_folder
-with own_folder() as folder:
+from cliploc.web.store import temporary_folder
+with temporary_folder() as folder:
     (folder / "a.jpg").write_bytes(b"a")
     print(folder, flush=True)
     if sys.argv[1:]:
@@ -84,7 +75,7 @@ def test_what_a_killed_server_left_is_removed_and_nothing_of_a_living_one(tmp_pa
         (tmp_path / f"{stores.PREFIX}link").symlink_to(elsewhere)
         assert os.path.isfile(f"{dead}/a.jpg")
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        with own_folder() as mine:
+        with temporary_folder() as mine:
             assert sorted(os.listdir(tmp_path)) == sorted(
                 [os.path.basename(alive), mine.name, "elsewhere", f"{stores.PREFIX}link"]
             )

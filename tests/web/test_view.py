@@ -75,7 +75,7 @@ def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build)
     large = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
     page = Reader(view.results_html({"cam": large}, 0.5))
     [image] = page.all("img")
-    assert (image["width"], image["height"]) == (str(view.SHOWN_SIDE), str(view.SHOWN_SIDE // 2))
+    assert (image["width"], image["height"]) == (str(view.PAGE_SIDE), str(view.PAGE_SIDE // 2))
     assert image["alt"] == "photo.jpg with the heatmap for “cat”: box from 100, 200 to 1900, 900"
     assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
 
@@ -87,8 +87,8 @@ def test_unsure_boxes_too_are_drawn_where_they_are_in_a_large_photograph(build, 
     box = Boxes(np.float32([[100, 200, 1900, 900]]), np.float32([0.3]), np.zeros(1, np.int64), ("cat",))
     judged = Judgement(large.boxes, box, np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool))
     view.results_html({"cam": replace(large, judged=judged)}, 0.5)
-    assert drawn[0].image.width == view.SHOWN_SIDE
-    np.testing.assert_allclose(drawn[0].shown.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
+    assert drawn[0].image.width == view.PAGE_SIDE
+    np.testing.assert_allclose(drawn[0].visible_boxes.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
 
 
 def test_a_name_with_an_exemplar_says_so(tmp_path):
@@ -98,7 +98,7 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
     Image.new("RGB", (40, 30), "red").save(hostile)
     settings = Settings(method="cam", exemplar_box="0,0,20,30")
     look = service.look(str(CAT), settings, exemplar=str(hostile))
-    assert look.settings.asked == ["<b>cup"]
+    assert look.settings.prompts == ["<b>cup"]
     assert service.look(str(CAT), settings, look, exemplar=str(hostile)) is look
     other = service.look(str(CAT), replace(settings, exemplar_box=""), look, exemplar=str(hostile))
     assert other is not look

@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.parts import Parts, divide, outer_outlines
+from cliploc.boxes.parts import Parts, divide
 from cliploc.errors import UsageError
-from cliploc.options import DEFAULTS, OPTIONS, Options, number, share_or_auto
+from cliploc.options import DEFAULTS, OPTIONS, Options, Share, ShareOrAuto, check_value
 from cliploc.values import FloatArray
 
-FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
 
@@ -46,9 +45,8 @@ class BoxRule:
     def __post_init__(self) -> None:
         for name in ("components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
-        for name in ("threshold", "min_score"):  # never None: a rule has no recipe to take a value from
-            share_or_auto(name)(getattr(self, name))
-        number("split_peaks", 0, 1)(self.split_peaks)
+        for name, kind in (("threshold", ShareOrAuto), ("min_score", ShareOrAuto), ("split_peaks", Share)):
+            check_value(name, kind, getattr(self, name))  # never None: a rule has no recipe to take a value from
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 
@@ -161,11 +159,11 @@ def _chosen(
     xyxy: FloatArray, peak: FloatArray, regions: _Regions, rule: BoxRule, fewest: float
 ) -> npt.NDArray[np.intp]:
     """The regions that give a box, best first within each map; of equal peaks `[n]` the larger region first."""
-    kept = np.flatnonzero(regions.area >= fewest)
-    area, index = regions.area[kept], regions.index[kept]
+    selected = np.flatnonzero(regions.area >= fewest)
+    area, index = regions.area[selected], regions.index[selected]
     if rule.components == "largest":
-        return first_of_each(regions.index, kept[np.lexsort((-area, index))], 1)
-    order = kept[np.lexsort((-area, -peak[kept], index))]
+        return first_of_each(regions.index, selected[np.lexsort((-area, index))], 1)
+    order = selected[np.lexsort((-area, -peak[selected], index))]
     if rule.nms_iou is not None and len(order) > len(np.unique(index)):
         order = suppress(xyxy, regions.index, order, rule.nms_iou)
     return order if rule.max_boxes is None else first_of_each(regions.index, order, rule.max_boxes)
@@ -207,7 +205,7 @@ def _divided(
     connectivity: Literal[4, 8],
 ) -> _Regions:
     """Replaces regions with several parts of `fewest` pixels by these, in the labels too; `low`, `least` by map."""
-    whole = np.ones(len(regions.area), bool)
+    undivided = np.ones(len(regions.area), bool)
     partitions: list[Parts] = []
     count = len(regions.area)  # the parts' numbers follow the regions'
     # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
@@ -218,20 +216,20 @@ def _divided(
         of_map = regions.index[region]
         parts = divide(values[here], labels[here] == region + 1, low[of_map], least[of_map], connectivity)
         if parts is not None and (parts.area >= fewest).sum() > 1:
-            whole[region] = False
+            undivided[region] = False
             partitions.append(parts)
             np.copyto(labels[here], parts.labels + count, where=parts.labels > 0, casting="same_kind")
             count += len(parts.area)
     if not partitions:
         return regions
-    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in partitions]
+    divided, counts = np.flatnonzero(~undivided), [len(parts.area) for parts in partitions]
     corner = np.repeat(np.tile(regions.corners[divided, :2], 2), counts, axis=0)
     return _Regions(
-        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
-        np.concatenate([regions.area[whole], *(parts.area for parts in partitions)]),
-        np.concatenate([regions.peak[whole], *(parts.peak for parts in partitions)]),
-        np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
-        np.concatenate([regions.region[whole], np.arange(len(regions.area) + 1, count + 1)]),
+        np.concatenate([regions.corners[undivided], np.concatenate([parts.xyxy for parts in partitions]) + corner]),
+        np.concatenate([regions.area[undivided], *(parts.area for parts in partitions)]),
+        np.concatenate([regions.peak[undivided], *(parts.peak for parts in partitions)]),
+        np.concatenate([regions.index[undivided], np.repeat(regions.index[divided], counts)]),
+        np.concatenate([regions.region[undivided], np.arange(len(regions.area) + 1, count + 1)]),
     )
 
 
@@ -240,36 +238,12 @@ def _measured(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
     labels: npt.NDArray[Any]
-    lines = outer_outlines(hot) if connectivity == 8 else []
-    if len(lines) > FEW or connectivity == 4:
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
-        peaks = np.zeros(count, dtype=np.float32)
-        on = np.flatnonzero(labels)
-        np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
-        left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
-        return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
-    corners = corners_of(lines)
-    apart = len(corners) < 2  # then all that is hot in a region's box is the region
-    if not apart:
-        low, high = np.maximum(corners[:, None, :2], corners[:, :2]), np.minimum(corners[:, None, 2:], corners[:, 2:])
-        apart = int((high > low).all(axis=2).sum()) == len(corners)  # each box overlaps itself alone
-    if apart:
-        labels = np.zeros(hot.shape, np.int32)
-        lines.sort(key=lambda line: (line[0, 0, 1], line[0, 0, 0]))
-    else:
-        labels = cv2.connectedComponents(hot, connectivity=8)[1]
-        lines.sort(key=lambda line: labels[line[0, 0, 1], line[0, 0, 0]])
-    corners, area, peaks = corners_of(lines), np.zeros(len(lines), np.int64), np.zeros(len(lines), np.float32)
-    for region, (left, top, right, bottom) in enumerate(corners.tolist()):
-        here = slice(top, bottom), slice(left, right)
-        if apart:
-            inside = hot[here]
-            np.multiply(inside, region + 1, out=labels[here], dtype=np.int32)
-        else:
-            inside = (labels[here] == region + 1).view(np.uint8)
-        area[region] = cv2.countNonZero(inside)
-        peaks[region] = cv2.minMaxLoc(values[here], inside)[1]
-    return corners, area, peaks, labels
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
+    peaks = np.zeros(count, dtype=np.float32)
+    on = np.flatnonzero(labels)
+    np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
+    left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
+    return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
 
 
 def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
@@ -287,12 +261,12 @@ def suppress(
     left, top, right, bottom = boxes.T
     area = (right - left) * (bottom - top)
     ends = np.searchsorted(map_of, map_of, side="right")  # of the map that each box is of
-    kept = np.ones(len(order), dtype=bool)
+    selected = np.ones(len(order), dtype=bool)
     for i, end in enumerate(ends.tolist()):
-        if kept[i] and i + 1 < end:
+        if selected[i] and i + 1 < end:
             rest = slice(i + 1, end)
             width = np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest])
             height = np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest])
             shared = width.clip(min=0) * height.clip(min=0)
-            kept[rest] &= shared / (area[i] + area[rest] - shared) <= iou
-    return order[kept]
+            selected[rest] &= shared / (area[i] + area[rest] - shared) <= iou
+    return order[selected]

@@ -89,7 +89,7 @@ class GrabCutMasks:
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box, name by name."""
-        found.check_installed_maps()
+        found.check_maps()
         pixels = np.asarray(found.image.convert("RGB"))
         height, width = found.frame.original_hw  # of which the picture may be a smaller copy
         shrink = min(1.0, self._side / max(height, width))
@@ -121,8 +121,8 @@ class GrabCutMasks:
             cv2.grabCut(pixels, sure, nowhere, *models, self._rounds, cv2.GC_INIT_WITH_MASK)
 
         # OpenCV draws the first colours at random, with a generator of each thread: a new one begins alike every time.
-        with ThreadPoolExecutor(1) as own:
-            own.submit(work).result()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
         thing: BoolArray = (sure == cv2.GC_FGD) | (sure == cv2.GC_PR_FGD)
         return thing
 
@@ -130,14 +130,14 @@ class GrabCutMasks:
 class ResizedMasks:
     """The masks of a result for a copy of it that has another size."""
 
-    def __init__(self, whole: Localization) -> None:
-        self._whole = whole
-        self.id = "" if whole.mask_source is None else whole.mask_source.id
+    def __init__(self, result: Localization) -> None:
+        self._result = result
+        self.id = "" if result.mask_source is None else result.mask_source.id
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box; the copy has the same boxes."""
         height, width = found.frame.original_hw
-        for index, mask in self._whole.box_masks():
+        for index, mask in self._result.box_masks():
             yield index, cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
@@ -165,13 +165,13 @@ class _NameMap:
         # All regions, as the boxes may have been chosen in any way.
         self._rule = replace(rule, components="all", nms_iou=None, max_boxes=None, min_score=0.0)
         x0, y0, x1, y1 = frame.visible_xyxy
-        self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
+        self._corner, self._visible = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
         self.heat: FloatArray = frame.map_to_original(as_tensor(heat[None]))[0].numpy()
-        level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
+        level = hot_levels(self._visible[None], rule.threshold)[0] if self._visible.size else np.float32(np.inf)
         self.level = max(level, np.float32(0))
         self.hot: BoolArray = self.heat > self.level
         # Resampling loses hot map pixels [h, w] whose centres are not hot in the picture: their places are added.
-        hot = self._shown > self.level
+        hot = self._visible > self.level
         y, x = np.nonzero(hot)
         rows, columns = self._pixels_of(y, x)
         lost = ~self.hot[rows, columns]
@@ -201,7 +201,7 @@ class _NameMap:
 
     def masks(self, xyxy: FloatArray) -> Iterator[BoolArray]:
         """The mask of each of the name's boxes `[n, 4]`."""
-        regions, labels = scored_regions(self._shown, self._rule)
+        regions, labels = scored_regions(self._visible, self._rule)
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
         at = self._labels_at(labels) if len(where) else labels
         height, width = self._frame.original_hw

@@ -136,12 +136,12 @@ class _Lines:
             yield here
             if ring.first[here] != place:
                 continue
-            for there in self._tied[here]:
-                for other in self._through[there]:
+            for tied in self._tied[here]:
+                for other in self._through[tied]:
                     if other not in seen:
                         seen.add(other)
-                        yield self._round(other, there, seen)
-                        if there != here or len(other.points) > 1:
+                        yield self._round(other, tied, seen)
+                        if tied != here or len(other.points) > 1:
                             yield here
         if count > 1:
             yield entry
@@ -176,9 +176,9 @@ def _between(inside: npt.NDArray[np.bool_], pieces: npt.NDArray[np.int32]) -> li
     pairs = []
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
         here = slice(0, at.shape[0] - down), slice(max(0, -right), at.shape[1] - max(0, right))
-        there = slice(down, None), slice(max(0, right), at.shape[1] + min(0, right))
-        change = piece[here] != piece[there]
-        pairs.append(np.stack([at[here][change], at[there][change]]))
+        beside = slice(down, None), slice(max(0, right), at.shape[1] + min(0, right))
+        change = piece[here] != piece[beside]
+        pairs.append(np.stack([at[here][change], at[beside][change]]))
     one, other = np.concatenate(pairs, axis=1)
     swap = pieces.ravel()[one] > pieces.ravel()[other]
     one, other = np.where(swap, other, one), np.where(swap, one, other)

@@ -37,16 +37,16 @@ def divide(
     basin = np.where(inside.ravel(), number[peak_of], np.int32(-1))
     tallest = heat.ravel()[tops]
     roots = _join(_saddles(heat, basin.reshape(heat.shape), connectivity, tallest), tallest, least)
-    kept = np.unique(roots)
-    if len(kept) < 2:
+    remaining = np.unique(roots)
+    if len(remaining) < 2:
         return None
-    kept = kept[np.argsort(-tallest[kept], kind="stable")]
+    remaining = remaining[np.argsort(-tallest[remaining], kind="stable")]
     part_of_root = np.zeros(len(tops) + 1, np.int64)  # the last is for pixels outside, whose basin is -1
-    part_of_root[kept] = np.arange(1, len(kept) + 1)
+    part_of_root[remaining] = np.arange(1, len(remaining) + 1)
     part_of_basin = np.append(part_of_root[roots], 0)
     labels = part_of_basin[basin].reshape(heat.shape)
     xyxy, area = _extents(labels, on)
-    return Parts(xyxy, area, tallest[kept], labels)
+    return Parts(xyxy, area, tallest[remaining], labels)
 
 
 def may_divide(
@@ -199,8 +199,8 @@ def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.ND
 
 def neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     """Pairs of views of a map: equal positions in the two views are neighbours, each pair of neighbours once."""
-    whole, front, back = slice(None), slice(None, -1), slice(1, None)
-    pairs = [((whole, front), (whole, back)), ((front, whole), (back, whole))]
+    everything, front, back = slice(None), slice(None, -1), slice(1, None)
+    pairs = [((everything, front), (everything, back)), ((front, everything), (back, everything))]
     if connectivity == 8:
         pairs += [((front, front), (back, back)), ((front, back), (back, front))]
     return pairs

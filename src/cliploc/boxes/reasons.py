@@ -13,7 +13,7 @@ from cliploc.boxes.components import BoxRule
 from cliploc.boxes.quality import scored_boxes
 from cliploc.boxes.sides import moved, readings
 from cliploc.images.geometry import Frame
-from cliploc.values import Boxes, FloatArray, told_apart
+from cliploc.values import Boxes, FloatArray, rounded_below
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -35,9 +35,10 @@ def boxes_of(
     on_map = scored_boxes(maps[indices, y0:y1, x0:x1], rule)
     label = indices[on_map.index]
     xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
-    for p in [] if sides is None else np.unique(label):
-        of_name = xyxy[label == p]
-        xyxy[label == p] = moved(of_name, sides[p], readings(of_name, maps[p], frame), frame)
+    if sides is not None:
+        for p in np.unique(label):
+            of_name = xyxy[label == p]
+            xyxy[label == p] = moved(of_name, sides[p], readings(of_name, maps[p], frame), frame)
     return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
 
 
@@ -64,7 +65,7 @@ def boxes_and_reasons(
 def absence(presence: float, least: float, rank: int | None = None) -> str:
     """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
     of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {told_apart(presence, least)}{of_bank} is below {least:g}"
+    return f"not in the picture: presence {rounded_below(presence, least)}{of_bank} is below {least:g}"
 
 
 def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localization:

@@ -83,6 +83,6 @@ def moved(boxes: FloatArray, sides: Floats | FloatArray, read: Floats, frame: Fr
     by = (sides[:4] + read @ sides[4:]).clip(-FARTHEST, FARTHEST)  # [n, 4]
     size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     height, width = frame.original_hw
-    there = boxes + by * size * np.array([1, 1, -1, -1])
-    new_sides: FloatArray = there.clip(0, np.array([width, height] * 2)).astype(np.float32)
+    placed = boxes + by * size * np.array([1, 1, -1, -1])
+    new_sides: FloatArray = placed.clip(0, np.array([width, height] * 2)).astype(np.float32)
     return new_sides

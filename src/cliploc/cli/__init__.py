@@ -132,8 +132,8 @@ def _in_one_line(error: Exception, words: Sequence[str]) -> str:
         path = context.command_path if context else " ".join(["cliploc", *named[:1]])
         missing = getattr(error, "param", None) if type(error).__name__ == "MissingParameter" else None
         if missing is None:
-            said = error.format_message().rstrip(".")
-            return f"{said}{'' if said.endswith('?') else ':'} see {path} --help"
+            text = error.format_message().rstrip(".")
+            return f"{text}{'' if text.endswith('?') else ':'} see {path} --help"
         what = missing.metavar if missing.param_type_name == "argument" else missing.opts[0]
         example = EXAMPLE.search((context and context.command.help) or "")
         return f"expected {what}, got none: {example[1] if example else f'see {path} --help'}"
@@ -144,7 +144,7 @@ def _in_one_line(error: Exception, words: Sequence[str]) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     first = (str(error).splitlines() or [""])[0]
-    said = f"{type(error).__name__}: {first}"
+    text = f"{type(error).__name__}: {first}"
     if (plugin := plugin_in(error)) is not None:
-        return f"an error in the module {plugin} ({said}): run it again with --debug, and correct it"
-    return f"an error in cliploc ({said}): run it again with --debug, and report it"
+        return f"an error in the module {plugin} ({text}): run it again with --debug, and correct it"
+    return f"an error in cliploc ({text}): run it again with --debug, and report it"

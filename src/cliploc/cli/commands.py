@@ -88,10 +88,10 @@ class SectionedCommand(TyperCommand):
         return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
-        shown = sorted(self.get_params(ctx), key=_place)
-        sectioned = len(shown) > FEW and any(getattr(param, "rich_help_panel", None) for param in shown)
+        params = sorted(self.get_params(ctx), key=_place)
+        sectioned = len(params) > FEW and any(getattr(param, "rich_help_panel", None) for param in params)
         rows: dict[str, list[tuple[str, str]]] = {}
-        for param in shown:
+        for param in params:
             title = "Arguments" if param.param_type_name == "argument" else "Options"
             if sectioned:
                 title = getattr(param, "rich_help_panel", None) or section("run", usual=False)

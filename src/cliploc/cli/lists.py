@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import typer
 
-from cliploc.cli.options import Flags, command, flag, refuse_unknown
+from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, facts, title_row
 from cliploc.cli.terminal import Terminal, grid
 from cliploc.errors import ModelError, UsageError
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ModelsFlags(Flags):
+class ModelsFlags(cli.Flags):
     """What `models` has."""
 
-    part: str = flag("A model to describe, or a part of a name to search for.", "", metavar="NAME", positional=True)
-    download: bool = flag("Download NAME's weights and tokenizer now, and check that they load.", False)
-    pretrained: str | None = flag("Weights to download, if there are several.", None, metavar="TAG")
+    part: str = cli.flag("A model to describe, or a part of a name to search for.", "", metavar="NAME", positional=True)
+    download: bool = cli.flag("Download NAME's weights and tokenizer now, and check that they load.", False)
+    pretrained: str | None = cli.flag("Weights to download, if there are several.", None, metavar="TAG")
 
 
-class MethodsFlags(Flags):
+class MethodsFlags(cli.Flags):
     """What `methods` has."""
 
-    part: str = flag("A part of a name to search for.", "", metavar="NAME", positional=True)
-    markdown: bool = flag("Print the table in Markdown.", False)
+    part: str = cli.flag("A part of a name to search for.", "", metavar="NAME", positional=True)
+    markdown: bool = cli.flag("Print the table in Markdown.", False)
 
 
 def _chosen(registry: Registry[T], part: str) -> list[T]:
@@ -48,11 +48,11 @@ def _chosen(registry: Registry[T], part: str) -> list[T]:
     return [registry.get(name) for name in known]
 
 
-@command()
-def models(asked: ModelsFlags) -> int:
+@cli.command()
+def models(flags: ModelsFlags) -> int:
     """List or describe models, or download weights."""
-    part, pretrained = asked.part, asked.pretrained
-    if asked.download:
+    part, pretrained = flags.part, flags.pretrained
+    if flags.download:
         return _download(part, pretrained)
     if pretrained is not None:
         raise UsageError(
@@ -111,7 +111,7 @@ def _download(name: str, pretrained: str | None) -> int:
 
     if not name:
         raise UsageError("expected a model name with --download, got none: cliploc models lists them")
-    refuse_unknown([name])
+    cli.check_known([name])
     backbone = create(name, pretrained)
     file = backbone.weights_file
     where = "comes with its weights: nothing to download" if file is None else f"is there: {file}"
@@ -158,13 +158,13 @@ def _by(hw: tuple[int, int]) -> str:
     return f"{hw[0]}×{hw[1]}"
 
 
-@command()
-def methods(asked: MethodsFlags) -> int:
+@cli.command()
+def methods(flags: MethodsFlags) -> int:
     """List the saliency methods, with their options."""
     from cliploc.methods import methods as registry
 
-    chosen = _chosen(registry, asked.part)
-    if asked.markdown:
+    chosen = _chosen(registry, flags.part)
+    if flags.markdown:
         from cliploc.methods import Family
 
         kinds = get_args(Family)

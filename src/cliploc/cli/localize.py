@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.options import FilePhotoFlags, ImagePhotoFlags, command, flag, rare, use_threads, with_exemplars
+from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
-from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, lines_of, model_settings
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings, rows_of
 from cliploc.errors import UsageError
 from cliploc.options import OPTIONS, Options, words_of
 from cliploc.support.files import DEMO
@@ -23,81 +24,83 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
-class LocalizeFlags(ImagePhotoFlags, FilePhotoFlags):
+class LocalizeFlags(cli.ImagePhotoFlags, cli.FilePhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
-    photos: list[str] = flag(
+    photos: list[str] = cli.flag(
         "Pictures (JPEG, PNG, WebP, HEIC …), folders or patterns of them.", metavar="PICTURE", positional=True
     )
-    out: Path | None = flag("Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output")
-    save_maps: bool = rare("Save each heatmap in --out, in the format that `evaluate` reads.", False, group="output")
-    masks: bool = rare(
+    out: Path | None = cli.flag(
+        "Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output"
+    )
+    save_maps: bool = cli.rare(
+        "Save each heatmap in --out, in the format that `evaluate` reads.", False, group="output"
+    )
+    masks: bool = cli.rare(
         "Add the mask of each box and name to --json; with --out, as overlays and label maps.", False, group="output"
     )
 
 
-@command()
-def localize(asked: LocalizeFlags, options: Options) -> int:
+@cli.command()
+def localize(flags: LocalizeFlags, options: Options) -> int:
     """Find named things in pictures.
 
     Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
     """
     from cliploc.find import prompts
 
-    out, masks = asked.out, asked.masks or options.masks_by != "heat"
-    if asked.save_maps and out is None:
+    out, masks = flags.out, flags.masks or options.masks_by != "heat"
+    if flags.save_maps and out is None:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
-    if masks and out is None and not asked.as_json:
+    if masks and out is None and not flags.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
-    names, around = asked.names()
-    given = {name: value for name, value in options.given().items() if name not in NOT_OF_DRAFTS}
-    options = options.but(background=(*options.background, *around))
+    names, background = flags.names()
+    of_drafts = {name: value for name, value in options.changed().items() if name not in NOT_OF_DRAFTS}
+    options = options.but(background=(*options.background, *background))
     if not names:
         raise UsageError(
-            f'expected at least one name to look for, got none: cliploc localize {asked.photos[0]} -p "cat"'
+            f'expected at least one name to look for, got none: cliploc localize {flags.photos[0]} -p "cat"'
         )
-    names, options = with_exemplars(names, options)
-    prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
+    names, options = cli.with_exemplars(names, options)
+    labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names  # before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
-    others = (asked.classes, asked.prompts_file, options.pretrained, options.head, options.learnt)
+    others = (flags.classes, flags.prompts_file, options.pretrained, options.head, options.learnt)
     files = (RESULTS, LEGEND) if masks else (RESULTS,)
-    run = PhotoRun(asked.photos, out, quiet=asked.as_json, others=others, files=files)
+    run = PhotoRun(flags.photos, out, quiet=flags.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
 
-        use_threads(asked.threads)
-        localizer = Localizer(**options.given())
+        cli.use_threads(flags.threads)
+        localizer = Localizer(**options.changed())
         run.count(reporter, localizer.method.name)
         try:
-            results = localizer.stream(
+            for result in localizer.stream(
                 run.paths,
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
-                absent_maps=asked.save_maps or (run.folder is not None and _all_are_drawn(names)),
+                absent_maps=flags.save_maps or (out is not None and _all_are_drawn(names)),
                 keep_maps=out is not None or masks,
-            )
-            for result in results:
-                _take(run, result, masks=masks, save_maps=asked.save_maps)
+            ):
+                _take(run, result, masks=masks, save_maps=flags.save_maps)
         finally:  # also when interrupted: what is done is not lost
-            if run.folder is not None and masks:
+            if out is not None and masks:
                 from cliploc.draw.label_maps import label_legend
 
-                write(run.folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
+                write(out / LEGEND, json_text(label_legend(labels)).encode())
             run.keep({"names": names, **_settings(localizer)})
     found = [name["found"] for record in run.records for name in record["names"]]
-    kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if asked.save_maps else [])]
+    kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if flags.save_maps else [])]
     counted = f", {sum(found)} of {len(found)} {'name' if len(found) == 1 else 'names'} found"
-    return run.end(counted, ", ".join(kinds), _following(asked.photos, asked.prompt or (), words_of(given)))
+    return run.end(counted, ", ".join(kinds), _following(flags.photos, flags.prompt or (), words_of(of_drafts)))
 
 
 def _following(photos: Sequence[str], names: Sequence[str], options: Sequence[str]) -> list[str]:
     """The command with which most users of a folder go on; none for single pictures."""
-    folder = photos[0] if len(photos) == 1 and (photos[0] == DEMO or Path(photos[0]).is_dir()) else None
-    if folder is None or not names:
+    if len(photos) > 1 or not names or not (photos[0] == DEMO or Path(photos[0]).is_dir()):
         return []
-    asked = [word for name in names for word in ("-p", name)]
-    return ["cliploc", "annotate", folder, *asked, *options, "--out", "drafts"]
+    prompts = [word for name in names for word in ("-p", name)]
+    return ["cliploc", "annotate", photos[0], *prompts, *options, "--out", "drafts"]
 
 
 def _all_are_drawn(names: list[str]) -> bool:
@@ -110,40 +113,38 @@ def _all_are_drawn(names: list[str]) -> bool:
 def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
     """One picture is done."""
     from cliploc.document import to_document
-    from cliploc.draw import overlay
 
     record = to_document([result], [], {}, masks)["pictures"][0]
     if run.folder is not None:
-        draw = overlay.panels if len(result.names) > 1 else overlay.draw_overlay
+        from cliploc.draw import overlay
+
+        draw = partial(overlay.panels if len(result.names) > 1 else overlay.draw_overlay, result)
         source, wh = result.source, result.image.size
-        name = run.names.drawing(source, "_overlay", wh)
-        run.draw(source, record, "overlay", name, lambda: draw(result), what="its overlay")
+        run.draw(source, record, "overlay", run.names.drawing(source, "_overlay", wh), draw, what="its overlay")
         if masks:
             name = run.names.drawing(source, "_masks", wh)
-            run.draw(source, record, "masks", name, lambda: draw(result, masks=True), what="its masks")
+            run.draw(source, record, "masks", name, partial(draw, masks=True), what="its masks")
             run.write_labels(source, record, result.label_map(), len(result.names))
         if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
             from cliploc.values import WSOL_SIDE
 
-            for index, of_name in enumerate(result.names):
+            for index, label in enumerate(result.names):
                 [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((WSOL_SIDE, WSOL_SIDE))
-                file = run.names.heatmap(of_name, run.ids[source])
+                file = run.names.heatmap(label, run.ids[source])
                 content = io.BytesIO()
                 np.save(content, heat)
-                (run.folder / file).parent.mkdir(parents=True, exist_ok=True)
                 write(run.folder / file, content.getvalue())
                 record["names"][index]["map"] = file
-    run.done(result.source, record, lines_of(result))
+    run.done(result.source, record, rows_of(result))
 
 
 def _settings(localizer: Localizer) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
+    options = [name for name, option in OPTIONS.items() if not option.python_only]
     return {
-        **model_settings(
-            localizer, localizer.options, [name for name, option in OPTIONS.items() if not option.python_only]
-        ),
+        **model_settings(localizer, localizer.options, options),
         **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
         "recipe": None if localizer.recipe is None else localizer.recipe.name,
         "method": localizer.method.name,

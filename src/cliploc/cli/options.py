@@ -8,27 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_type_hints
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_args, get_origin, get_type_hints
 
 import typer
 
+from cliploc import options as core
 from cliploc.cli.commands import section
 from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
-from cliploc.options import (
-    DEFAULTS,
-    SAM,
-    UNREFINED,
-    Group,
-    Option,
-    Options,
-    flags_of,
-    option_of,
-    parse_list,
-    parse_pair,
-    short,
-    text_of,
-)
+from cliploc.options import DEFAULTS, Group, Option, Options, flags_of, option_of, text_of
 from cliploc.support.files import user_path
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
@@ -37,17 +26,17 @@ if TYPE_CHECKING:
     from cliploc.runs.engine import Engine
 
 MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
-MOST_TOLD = 2**16  # the largest maximum that help tells; a larger one is no limit that a person meets
+LARGEST_MAXIMUM = 2**16  # maximum in help; a larger one is no limit that a person meets
 MOST_SEED = 2**32 - 1  # as numpy takes it
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
-    """Defaults as help tells them."""
+    """Defaults as help has them."""
     return {name: "no" if value is False else text_of(value) or "none" for name, value in values.items()}
 
 
 # Defaults in words of a command that runs methods as published, without recipes.
-AS_PUBLISHED = {"threshold": "the method's own", **in_words(UNREFINED)}
+AS_PUBLISHED = {"threshold": "the method's own", **in_words(core.UNREFINED)}
 Command = Callable[..., int]
 
 
@@ -55,12 +44,12 @@ Command = Callable[..., int]
 @dataclass_transform(kw_only_default=True)
 @dataclass(kw_only=True, eq=False, repr=False)
 class Flags:
-    """Base of dataclasses whose fields, made by `flag`, are flags of commands; the parser converts to their types."""
+    """Base of dataclasses whose fields, made by `flag`, are flags of commands."""
 
     def __init_subclass__(cls) -> None:
         dataclass(kw_only=True, eq=False, repr=False)(cls)
 
-    def given(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
         values = {_names(option)[0]: (getattr(self, option.name), option.default) for option in fields(self)}
         return {name: value for name, (value, default) in values.items() if value not in (default, [])}
@@ -80,122 +69,110 @@ def command(
     *,
     only: Collection[str] | None = None,  # which options of `Localizer`; None for all that a command line can name
     leave_out: Collection[str] = (),  # those that the command does not have, or has in a form of its own
-    defaults: Mapping[str, Any] | None = None,
-    without: Mapping[str, str] | None = None,  # option → its default in words, where it differs from a localizer's
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    without: Mapping[str, str] = MappingProxyType({}),  # option → its default in words, where it is another one
 ) -> Callable[[Command], Command]:
     """Makes a command's flags of the fields of its parameters, which are dataclasses of options."""
 
-    def taken(kind: Any) -> list[Field[Any]]:
+    def selected(kind: Any) -> list[Field[Any]]:
         """The fields that become flags."""
         if issubclass(kind, Flags):
             return list(fields(kind))
-        there = [option for option in fields(kind) if not option_of(option).python_only]
+        available = [option for option in fields(kind) if not option_of(option).python_only]
         if kind is Options and only is not None:
-            return [option for option in there if option.name in only]
-        return [option for option in there if option.name not in leave_out]
+            return [option for option in available if option.name in only]
+        return [option for option in available if option.name not in leave_out]
 
-    def flags(kind: type) -> Iterator[inspect.Parameter]:
-        if issubclass(kind, Flags):
-            hints = get_type_hints(kind)
-            yield from (_typed_flag(option, hints[option.name]) for option in taken(kind))
-            return
-        for option in taken(kind):
-            own = getattr(DEFAULTS, option.name) if kind is Options else option.default
-            default = (defaults or {}).get(option.name, own)
-            yield _text_flag(option, default, (without or {}).get(option.name))
+    def parameters(kind: Any) -> Iterator[inspect.Parameter]:
+        hints = get_type_hints(kind) if issubclass(kind, Flags) else {}
+        for option in selected(kind):
+            default = getattr(DEFAULTS, option.name) if kind is Options else option.default
+            default = defaults.get(option.name, default)
+            yield _parameter(option, hints.get(option.name), default, without.get(option.name))
 
     def decorate(function: Command) -> Command:
-        asked = inspect.signature(function, eval_str=True).parameters
-        kinds: dict[str, Any] = {name: parameter.annotation for name, parameter in asked.items()}
-        parameters = [parameter for kind in kinds.values() for parameter in flags(kind)]
+        signature = inspect.signature(function, eval_str=True).parameters
+        kinds: dict[str, Any] = {name: parameter.annotation for name, parameter in signature.items()}
 
         @functools.wraps(function)
-        def run(**given: Any) -> int:
+        def run(**values: Any) -> int:
             made = {}
             for name, kind in kinds.items():
-                parse = not issubclass(kind, Flags)
-                chosen = [option for option in taken(kind) if not parse or given[option.name] not in (None, [])]
-                made[name] = kind(**{option.name: _value(option, given[option.name], parse=parse) for option in chosen})
+                hints = get_type_hints(kind) if issubclass(kind, Flags) else {}
+                present = [option for option in selected(kind) if values[option.name] not in (None, [])]
+                made[name] = kind(**{one.name: _value(one, hints.get(one.name), values[one.name]) for one in present})
                 if kind is Options:
-                    _refuse_early(made[name])
+                    _check_early(made[name])
             return function(**made)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
-        run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": int}
+        made = [parameter for kind in kinds.values() for parameter in parameters(kind)]
+        run.__signature__ = inspect.Signature(made, return_annotation=int)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in made} | {"return": int}
         return run
 
     return decorate
 
 
-def _text_flag(of: Field[Any], default: Any, without: str | None) -> inspect.Parameter:
-    """An option of `cliploc.options` as typer takes it: a flag, a text, or a list of texts."""
+def _parameter(of: Field[Any], hint: Any, default: Any, without: str | None) -> inspect.Parameter:
+    """An option as typer takes it: a flag, a text, or a list of texts; `hint` is the type of a field of `Flags`."""
     option = option_of(of)
-    on_off = "/" in flags_of(of.name)[0] or isinstance(default, bool)
-    kind: Any = bool | None if on_off else list[str] | None if option.repeat else str | None
+    several = option.repeat or get_origin(_plain(hint)) is list
+    on_off = "/" in _names(of)[0] or isinstance(default, bool)
+    kind: Any = bool | None if on_off else list[str] | None if several else str | None
+    required = default is MISSING and of.default_factory is MISSING
     if not on_off:
-        default = None if option.repeat or default in (None, ()) else option.text(default)
+        default = None if several or default in (MISSING, None, ()) else option.text(default)
     none = without or option.none
-    words = f"{option.help}  [default: {none}]" if none and default is None else option.help
-    info = typer.Option(
-        *(option.flags or flags_of(of.name)),
-        metavar=option.metavar or None,
-        help=words,
-        rich_help_panel=section(option.group, usual=option.usual),
-    )
-    return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-
-
-def _typed_flag(of: Field[Any], kind: Any) -> inspect.Parameter:
-    """A field of `Flags` as typer takes it, which converts texts to the field's type."""
-    option = option_of(of)
     info: dict[str, Any] = {
         "metavar": option.metavar or None,
-        "help": f"{option.help}  [default: {option.none}]" if option.none else option.help,
+        "help": f"{option.help}  [default: {none}]" if none and default is None else option.help,
         "rich_help_panel": section(option.group, usual=option.usual),
     }
     if option.within is not None:
         least, most = option.within
-
-        def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
-            """While the command line is parsed, before any work."""
-            if value is not None and not least <= value <= most:
-                raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {short(value)}")
-            return value
-
-        info |= {"metavar": f"{least}-{most}" if most <= MOST_TOLD else "N", "callback": check}
+        info["metavar"] = f"{least}-{most}" if most <= LARGEST_MAXIMUM else "N"
     made = typer.Argument(**info) if option.positional else typer.Option(*_names(of), **info)
-    default = inspect.Parameter.empty if of.default is MISSING else of.default
+    default = inspect.Parameter.empty if required else default
+    kind = (list[str] if several else str) if required else kind
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
 
 def _names(of: Field[Any]) -> tuple[str, ...]:
-    return option_of(of).flags or (f"--{of.name.replace('_', '-')}",)
+    return option_of(of).flags or flags_of(of.name)
 
 
-def _value(of: Field[Any], given: Any, *, parse: bool) -> Any:
-    """A checked value out of what the command line has."""
-    option = option_of(of)
-    if isinstance(given, list):
-        given = [user_path(item) if isinstance(item, Path) else item for item in given]
-    elif isinstance(given, Path):
-        given = user_path(given)
+def _plain(hint: Any) -> Any:
+    """A type without its None."""
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint) if NoneType in get_args(hint) else hint
+
+
+def _value(of: Field[Any], hint: Any, value: Any) -> Any:
+    """A checked value out of the texts of the command line."""
+    option, kind = option_of(of), _plain(hint)
+    check = option.check
+    if kind is Path:
+        value = user_path(value)
+    elif kind in (int, float):
+        value = (core.parse_whole if kind is int else core.parse_float)(value)
+        if option.within is not None:
+            check = (core.whole if kind is int else core.number)(of.name, *option.within)
+    elif hint is None and isinstance(value, str):
+        value = option.parse(value)
+    elif hint is None and not isinstance(value, bool):
+        value = option.gather([option.parse(text) for text in value])
     try:
-        if parse and isinstance(given, str):
-            given = option.parse(given)
-        elif parse and not isinstance(given, bool):
-            given = option.gather([option.parse(text) for text in given])
-        return option.check(given)
+        return check(value)
     except UsageError as error:
-        shown = (option.flags or flags_of(of.name))[0].partition("/")[0] if parse else f"--{of.name}"
-        raise UsageError(str(error).replace(f"expected {of.name}", f"expected {shown}", 1)) from None
+        name = _names(of)[0].partition("/")[0]
+        raise UsageError(str(error).replace(f"expected {of.name}", f"expected {name}", 1)) from None
 
 
-def _refuse_early(options: Options) -> None:
-    """Refuses what is not installed or not known, before torch is imported."""
-    if options.masks_by.startswith(SAM):
+def _check_early(options: Options) -> None:
+    """What is not installed or not known is an error before torch is imported."""
+    if options.masks_by.startswith(core.SAM):
         check_installed("sam", "masks-by sam")
-    refuse_unknown(
+    check_known(
         [str(options.model)],
         [] if options.method is None else [options.method],
         options.refine or (),
@@ -261,10 +238,10 @@ class FilePhotoFlags(PhotoFlags):
         """The names asked for, and the background names of the file."""
         if self.classes and self.prompts_file:
             raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-        names = asked_names(self.prompt, self.classes)
+        names = read_names(self.prompt, self.classes)
         if self.prompts_file is None:
             return names, []
-        from cliploc.find.labels import read_labels
+        from cliploc.find.prompts import read_labels
 
         labels = read_labels(self.prompts_file)
         for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
@@ -335,7 +312,13 @@ class SampleFlags(DrawnFlags):
 class EngineFlags(WithThreads):
     """Of commands whose work can be spread over machines."""
 
-    engine: str = rare("Run on this machine, or with Ray.", "local", metavar="local|ray", group="run")
+    engine: str = rare(
+        "Run on this machine, or with Ray.",
+        "local",
+        metavar="local|ray",
+        check=core.choice("engine", ("local", "ray")),
+        group="run",
+    )
     address: str | None = rare(
         "Address of a running Ray cluster.", None, metavar="HOST:PORT|auto", none="this machine", group="run"
     )
@@ -348,16 +331,14 @@ class EngineFlags(WithThreads):
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)
-        if self.engine == "ray":
-            check_installed("ray", "engine ray")
-            from cliploc.runs import ray
+        check_installed("ray", "engine ray")
+        from cliploc.runs import ray
 
-            return partial(ray.run, address=self.address, threads=self.threads)
-        raise UsageError(f"expected --engine to be one of local, ray, got {self.engine!r}")
+        return partial(ray.run, address=self.address, threads=self.threads)
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
-def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
+def read_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     """The names asked for, by `--prompt` or by `--classes`."""
     from cliploc.find import prompts
 
@@ -374,7 +355,7 @@ def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], O
     return plain, options.but(exemplars=(*options.exemplars, *exemplars))
 
 
-def refuse_exemplars(names: Iterable[str], command: str) -> None:
+def check_words(names: Iterable[str], command: str) -> None:
     """Refuses `@FILE`s among the names of a command that compares words only."""
     for name in names:
         if split_entries([name])[1]:
@@ -384,14 +365,14 @@ def refuse_exemplars(names: Iterable[str], command: str) -> None:
 def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
-        return list(parse_list(text))
+        return list(core.parse_list(text))
     from cliploc.support.documents import lines_of
 
     lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def refuse_unknown(
+def check_known(
     models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = (), guides: Iterable[str] = ()
 ) -> None:
     """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second."""
@@ -419,7 +400,7 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
 
 def method_names(texts: Sequence[str] | None) -> list[str]:
     """Methods of one or several `--method NAME,NAME`; none where it is not given."""
-    names = [name for text in texts or () for name in parse_list(text)]
+    names = [name for text in texts or () for name in core.parse_list(text)]
     if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
@@ -429,20 +410,19 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
     """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
     from cliploc.methods import find, resolve_options
 
-    chosen_methods = {name: find(name) for name in methods}
-    chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
+    found = {name: find(name) for name in methods}
+    values: dict[str, dict[str, str]] = {name: {} for name in methods}
     for pair in pairs or ():
-        key, text = parse_pair(pair)
-        taken = False
-        for name, method in chosen_methods.items():
-            own = (option for option in method.options if key in (option, option.partition(".")[2]))
-            if key.startswith(f"{name}.") or any(own):
-                chosen[name][key], taken = text, True
-        if not taken:
-            raise UsageError(
-                f"--option {pair}: none of {', '.join(methods)} has this option: `cliploc methods` lists them"
-            )
-    return {name: resolve_options(chosen_methods[name], own) for name, own in chosen.items()}
+        key, text = core.parse_pair(pair)
+        having = [
+            name for name, method in found.items()
+            if key.startswith(f"{name}.") or any(key in (one, one.partition(".")[2]) for one in method.options)
+        ]  # fmt: skip
+        if not having:
+            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has this option: see `cliploc methods`")
+        for name in having:
+            values[name][key] = text
+    return {name: resolve_options(found[name], of_method) for name, of_method in values.items()}
 
 
 def use_threads(threads: int | None) -> None:

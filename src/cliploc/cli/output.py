@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cliploc.values import Problem
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
-SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # listed one by one; more are only counted
+MOST_FAILURES, MOST_PROBLEMS = 20, 3  # listed one by one; more are only counted
 
 
 # ------------------------------------------------------------------------------------------------------------ printed
@@ -75,7 +75,7 @@ def say_next(terminal: Terminal, step: str | Sequence[object], *, quiet: bool = 
 
 def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
     """Prints the first failures, each with its reason."""
-    for name, reason in list(failed.items())[:SHOWN_FAILURES]:
+    for name, reason in list(failed.items())[:MOST_FAILURES]:
         terminal.say(f"failed: {name}: {reason}", style="red")
 
 
@@ -87,21 +87,21 @@ def first_failures(terminal: Terminal, reporter: Reporter) -> Iterator[Reporter]
     def failed(source: str, error: CliplocError) -> None:
         nonlocal count
         count += 1
-        if count <= SHOWN_FAILURES:
+        if count <= MOST_FAILURES:
             reporter.failed(source, error)
 
     try:
         yield replace(reporter, failed=failed)
     finally:
-        if count > SHOWN_FAILURES:
-            terminal.say(f"and {count - SHOWN_FAILURES:,} more: --json lists all", style="red")
+        if count > MOST_FAILURES:
+            terminal.say(f"and {count - MOST_FAILURES:,} more: --json lists all", style="red")
 
 
 def say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str = "") -> None:
     """Prints a dataset's first problems, and where all of them are listed."""
-    for problem in problems[:SHOWN_PROBLEMS]:
+    for problem in problems[:MOST_PROBLEMS]:
         terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-    if all_of_them and len(problems) > SHOWN_PROBLEMS:
+    if all_of_them and len(problems) > MOST_PROBLEMS:
         terminal.say(f"{len(problems)} problems in all: {all_of_them}", style="yellow")
 
 

@@ -7,21 +7,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.output import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    box_text,
-    json_text,
-    print_document,
-    say_next,
-    writable,
-    write,
-)
+from cliploc.cli import output
+from cliploc.cli.output import write
 from cliploc.cli.terminal import Terminal, grid, printable, styled
 from cliploc.errors import CliplocError, UsageError
 from cliploc.support.files import DEMO, Inputs, demo_names, locked
@@ -54,7 +44,7 @@ class PhotoRun:
         others: Iterable[object] = (),  # files besides the photos that the run reads
         files: Sequence[str] = (RESULTS,),  # what is written into the folder besides files of single photos
     ) -> None:
-        self.folder = None if out is None else writable(out)
+        self.folder = None if out is None else output.writable(out)
         self.terminal, self.quiet = Terminal(), quiet
         self._reporter = SILENT  # until the run has started
         self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
@@ -62,35 +52,39 @@ class PhotoRun:
         self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
         self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
         demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [path for asked in photos for path in (demo if asked == DEMO else [os.path.expanduser(asked)])]:
-            listed = None
-            # Not every shell replaces a pattern; an address with a "?" is none.
-            pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
-            if os.path.isdir(photo) or pattern:
-                from cliploc.runs.picture_files import find_pictures
-
-                try:
-                    listed = find_pictures(photo, self.folder)
-                except UsageError as error:  # it stays, and fails as a picture, for this reason
-                    self._without_pictures[photo] = error
-            if listed is None:
-                self.paths.append(photo)
-                self.ids[photo] = _file_of(photo).name
-                continue
-            self.paths += [str(picture.path) for picture in listed.pictures]
-            self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
-            below = partial(os.path.join, listed.root)
-            self._skipped += [skipped._replace(file=below(skipped.file)) for skipped in listed.skipped]
-            if note := listed.skipped_note():
-                self.terminal.say(note, style="yellow")
+        for photo in [path for one in photos for path in (demo if one == DEMO else [os.path.expanduser(one)])]:
+            self._add(photo)
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
             inputs.check_outputs([self.folder / file for file in files])
         self.records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
-        self._drawn: list[Path] = []
+        self._first_drawn: Path | None = None
         self._document: dict[str, Any] = {}
+
+    def _add(self, photo: str) -> None:
+        """A picture, or those of a folder or pattern."""
+        # Not every shell replaces a pattern; an address with a "?" is none.
+        pattern = not {"*", "?"}.isdisjoint(photo) and "://" not in photo and not os.path.lexists(photo)
+        if os.path.isdir(photo) or pattern:
+            from cliploc.runs.picture_files import find_pictures
+
+            try:
+                listed = find_pictures(photo, self.folder)
+            except UsageError as error:  # it stays, and fails as a picture, for this reason
+                self._without_pictures[photo] = error
+            else:
+                self.paths += [str(picture.path) for picture in listed.pictures]
+                self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
+                self._skipped += [
+                    skipped._replace(file=os.path.join(listed.root, skipped.file)) for skipped in listed.skipped
+                ]
+                if note := listed.skipped_note():
+                    self.terminal.say(note, style="yellow")
+                return
+        self.paths.append(photo)
+        self.ids[photo] = _file_of(photo).name
 
     @contextmanager
     def started(self, label: str) -> Iterator[Reporter]:
@@ -129,7 +123,7 @@ class PhotoRun:
         draw: Callable[[], Image.Image],
         *,
         what: str,
-        kept: str = "its boxes are kept",
+        rest: str = "its boxes are kept",
     ) -> None:
         """Draws a file, which the record then names; if that fails, the results are kept and the run goes on."""
         assert self.folder is not None
@@ -137,11 +131,11 @@ class PhotoRun:
             drawn = encoded(draw(), name)
         except Exception as error:  # whatever it is: the results of this and of the other photos stay
             reason = (str(error).splitlines() or [""])[0]
-            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {kept}")
+            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {rest}")
         else:
             write(self.folder / name, drawn)
             record[key] = name
-            self._drawn.append(self.folder / name)
+            self._first_drawn = self._first_drawn or self.folder / name
 
     def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
         """Writes a picture's label map, of so many names, which the record then names."""
@@ -168,12 +162,12 @@ class PhotoRun:
         document = to_document([], self._failures, settings)
         self._document = document | {"pictures": self.records, "skipped": skipped_document(self._skipped)}
         if self.folder is not None:
-            write(self.folder / RESULTS, json_text(self._document).encode())
+            write(self.folder / RESULTS, output.json_text(self._document).encode())
 
     def end(self, counted: str = "", written: str = "", following: Sequence[object] = ()) -> int:
         """Prints the document, counts, files, and what to do next (else: open the first drawing) → the exit code."""
         if self.quiet:
-            print_document(self._document)
+            output.print_document(self._document)
         seconds = time.perf_counter() - self._start
         pictures = "picture" if len(self.paths) == 1 else "pictures"
         words = [f"{len(self.records)} of {len(self.paths)} {pictures} done{counted}, {seconds:.1f} s"]
@@ -184,11 +178,11 @@ class PhotoRun:
         elif written and self.folder is not None:
             words.append(f"{written} and {RESULTS} in {self.folder}")
         self.terminal.say("; ".join(words), style="dim")
-        if self._drawn:
-            say_next(self.terminal, following or ("open", self._drawn[0]), quiet=self.quiet)
+        if self._first_drawn is not None:
+            output.say_next(self.terminal, following or ("open", self._first_drawn), quiet=self.quiet)
         if not self.records:
-            return NOTHING_DONE
-        return SOME_FAILED if self._failures else DONE
+            return output.NOTHING_DONE
+        return output.SOME_FAILED if self._failures else output.DONE
 
 
 # --------------------------------------------------------------------------------------------------------- file names
@@ -203,7 +197,7 @@ class ResultNames:
 
     def of(self, source: str, end: str, suffix: str = ".png") -> str:
         """The name, such as `cat_labels.png`; for a second picture of that stem `cat_labels-2.png`."""
-        return self._free(f"{_short(_as_utf8(_file_of(source).stem))}{end}", suffix)
+        return self._free(f"{_plain(_file_of(source).stem)}{end}", suffix)
 
     def drawing(self, source: str, end: str, wh: tuple[int, int]) -> str:
         """The same for a drawing of the picture's size, such as `cat_overlay.jpg`."""
@@ -212,10 +206,11 @@ class ResultNames:
     def heatmap(self, name: str, photo: str) -> str:
         """The map of a name in a picture, such as `maps/cat/cat.jpg.npy`; the picture's folders are kept."""
         if name not in self._folders:
-            plain = _short(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", _as_utf8(name)).strip(" .")) or "_"
+            plain = _plain(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).strip(" .")) or "_"
             self._folders[name] = self._free(f"{MAPS}/{plain}", "")
-        where, _, file = _as_utf8(photo).rpartition("/")
-        return self._free("/".join(filter(None, (self._folders[name], where, _short(file)))), ".npy")
+        where, _, file = photo.rpartition("/")
+        parts = (self._folders[name], *map(_plain, where.split("/")), _plain(file))
+        return self._free("/".join(filter(None, parts)), ".npy")
 
     def _free(self, stem: str, suffix: str) -> str:
         """The name if it is free, else with `-2`, `-3` … after the stem."""
@@ -234,15 +229,10 @@ def _file_of(source: str) -> Path:
     return Path(source.removeprefix(DEMO))
 
 
-def _as_utf8(text: str) -> str:
-    """Replaces bytes of a file's name that are not UTF-8 by `_`, as results.json cannot hold them."""
-    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
-
-
-def _short(stem: str) -> str:
-    while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
-        stem = stem[:-1]
-    return stem
+def _plain(text: str) -> str:
+    """A name in UTF-8, as results.json holds it, with at most 200 bytes: most file systems allow 255."""
+    text = re.sub("[\ud800-\udfff]", "_", text)
+    return text.encode()[:200].decode(errors="ignore")
 
 
 def encoded(image: Image.Image, name: str) -> bytes:
@@ -255,14 +245,15 @@ def encoded(image: Image.Image, name: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
-def lines_of(result: Localization) -> Iterator[Sequence[str | Text]]:
+def rows_of(result: Localization) -> Iterator[Sequence[str | Text]]:
     """A localization as rows of a table: one for each box, or for a name that was not found."""
     for index, name in enumerate(result.names):
         is_found = result.found[index]
         boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
-            f"score {score:.2f}  box {box_text(xyxy)}" for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
+            f"score {score:.2f}  box {output.box_text(xyxy)}"
+            for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:
             verdict = styled("found", "green")

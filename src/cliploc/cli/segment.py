@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploc.cli.options import FilePhotoFlags, command, flag, rare, refuse_exemplars, use_threads
+from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
 from cliploc.errors import InputError, ModelError, UsageError
@@ -26,23 +26,25 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-class SegmentFlags(FilePhotoFlags):
+class SegmentFlags(cli.FilePhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
-    background: list[str] | None = flag(
+    background: list[str] | None = cli.flag(
         "Pixels that fit this name best are background; repeatable.", None, metavar="NAME"
     )
-    rle: bool = rare("Add each name's pixels to results.json, as COCO's RLE; --json has them.", False, group="output")
-    out: Path | None = flag(
+    rle: bool = cli.rare(
+        "Add each name's pixels to results.json, as COCO's RLE; --json has them.", False, group="output"
+    )
+    out: Path | None = cli.flag(
         "Folder for a label map and a drawing per picture, and results.json.", None, metavar="DIR", group="output"
     )
 
 
-@command(
+@cli.command(
     only=OF_SEGMENTER,
     without={"method": "the method of the model's recipe", "refine": "none", "templates": "openai-80"},
 )
-def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOptions) -> int:
+def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOptions) -> int:
     """Give each pixel of a picture one of your names.
 
     This is open-vocabulary segmentation. Names are words, not pictures.
@@ -51,39 +53,39 @@ def segment(asked: SegmentFlags, options: Options, segmentation: SegmentationOpt
     """
     from cliploc.find import prompts
 
-    if asked.rle and asked.out is None and not asked.as_json:
+    if flags.rle and flags.out is None and not flags.as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
-    names, in_file = asked.names()
-    around = [*(asked.background or []), *in_file]
+    names, in_file = flags.names()
+    background = [*(flags.background or []), *in_file]
     if not names:
-        raise UsageError(f'expected names, got none: cliploc segment {asked.photos[0]} -p "cat" -p "sofa"')
-    refuse_exemplars([*names, *around], "segment")
+        raise UsageError(f'expected names, got none: cliploc segment {flags.photos[0]} -p "cat" -p "sofa"')
+    cli.check_words([*names, *background], "segment")
     # refused before a model is loaded
     prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)
-    others = (asked.classes, asked.prompts_file, options.pretrained)
-    run = PhotoRun(asked.photos, asked.out, quiet=asked.as_json, others=others, files=(RESULTS, LEGEND))
+    others = (flags.classes, flags.prompts_file, options.pretrained)
+    run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.draw.label_maps import label_legend
         from cliploc.find.segmentation.protocol import protocol_for
 
-        protocol = protocol_for(names, around, segmentation)
+        protocol = protocol_for(names, background, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
-        use_threads(asked.threads)
+        cli.use_threads(flags.threads)
         localizer, segmenter = _loaded(options, protocol)
         unknown = segmenter.unknown.values()
         readings = [reading for reading in localizer.readings(names) if reading not in unknown]
-        for said in (*(f"left out: {reason}" for reason in unknown), *readings):
-            run.terminal.say(said, style="yellow")
+        for line in (*(f"left out: {reason}" for reason in unknown), *readings):
+            run.terminal.say(line, style="yellow")
         if len(segmenter.classes) == 1:
             only = labels[next(iter(segmenter.classes))]
             run.terminal.say(f"{only} is the only name that {options.model} knows: it gets every pixel", style="yellow")
         run.count(reporter, localizer.method.name)
         try:
-            _segment(run, segmenter, labels, reporter, rle=asked.rle or asked.as_json)
+            _segment(run, segmenter, labels, reporter, rle=flags.rle or flags.as_json)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None:
                 write(run.folder / LEGEND, json_text(label_legend(labels[1:])).encode())
-            run.keep({"names": names, "background": around, **_settings(localizer, segmenter)})
+            run.keep({"names": names, "background": background, **_settings(localizer, segmenter)})
     return run.end(written="label maps, segments")
 
 
@@ -95,7 +97,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     from cliploc.localizer import Localizer
 
     method = options.method or recipe_of(str(options.model)).method
-    localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).given())
+    localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).changed())
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
             f"{method} gives no cosines, so its maps of different names cannot be compared: use one of "
@@ -112,7 +114,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
     from cliploc.draw.label_maps import draw_segments, segmented_record
-    from cliploc.images import reading as images
+    from cliploc.images.reading import load
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
     windows = f"windows {protocol.window} every {protocol.stride}" if protocol.window else "whole picture"
@@ -121,7 +123,7 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
     how = " · ".join([localizer.method.title, *steps, localizer.backbone.name, windows])
     for path in run.paths:
         try:
-            picture = images.load(path)
+            picture = load(path)
             made = segmenter.label_maps(picture.image, reporter=reporter, name=picture_path(path).stem)
         except (InputError, ModelError) as error:  # ModelError: no numbers for this picture
             run.fail(path, error if str(error).startswith(path) else InputError(f"{path}: {error}"))
@@ -133,9 +135,9 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
             run.write_labels(source, record, labels.astype("uint16"), len(names) - 1)
             name = run.names.drawing(source, "_segments", picture.image.size)
             draw = partial(draw_segments, picture.image, labels, names, how)
-            run.draw(source, record, "segments", name, draw, what="its segments", kept="its label map is kept")
-        shown = [name for name in record["names"] if name["value"] or name["pixels"]]  # many runs have no background
-        run.done(source, record, [(name["name"], f"{100 * name['share']:5.1f} %") for name in shown])
+            run.draw(source, record, "segments", name, draw, what="its segments", rest="its label map is kept")
+        counts = [(name["name"], name["share"]) for name in record["names"] if name["value"] or name["pixels"]]
+        run.done(source, record, [(name, f"{100 * share:5.1f} %") for name, share in counts])
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:

@@ -8,21 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocError
 
 if TYPE_CHECKING:  # rich is imported where it prints: a refusal or a command's help does not need it
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.measure import Measurement
-    from rich.progress import Progress, TaskID
+    from rich.console import RenderableType
+    from rich.progress import Progress
     from rich.text import Text
 
     from cliploc.support.reporter import Reporter
 
 GAP = 2  # columns between those of a table
-LEAST_BESIDE = 40  # columns in which a last column of words is wrapped beside the others, not below them
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
 
 
@@ -72,36 +69,12 @@ class Terminal:
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
     ) -> None:
-        """A table with titles; on a narrow screen `narrow`, or a wrapped last column, or columns below each line."""
-        from rich.cells import cell_len
+        """A table with titles; on a screen that it does not fit `narrow`, or its cells are wrapped."""
         from rich.measure import Measurement
-        from rich.padding import Padding
 
         table = grid(rows)
-        if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
-            self.data(table)
-            return
-        if narrow is not None:
-            self.listing(narrow)
-            return
-        widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
-        if self.out.width - sum(widths) - GAP * len(widths) >= LEAST_BESIDE:
-            self.data(table)
-            return
-        while len(widths) > 1 and sum(widths) + GAP * (len(widths) - 1) > self.out.width:
-            widths.pop()
-        titles, beside = rows[0], len(widths)
-        alone = len(titles) == beside + 1  # its title then stands once, below the others
-        for row in rows:
-            line = styled(" " * GAP).join(
-                styled(str(cell) + " " * (width - cell_len(str(cell))), getattr(cell, "style", ""))
-                for cell, width in zip(row, widths, strict=False)
-            )
-            self.data(line)
-            below = [str(cell) if alone else f"{title}: {cell}" for title, cell in zip(titles, row, strict=True)]
-            for cell, text in zip(row[beside:], below[beside:], strict=True):
-                if alone or (row is not titles and str(cell) != "–"):
-                    self.data(Padding(styled(text, "bold" if row is titles else "dim"), (0, 0, 0, 4)))
+        width = Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum
+        self.data(grid(narrow) if narrow is not None and width > self.out.width else table)
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""
@@ -109,8 +82,8 @@ class Terminal:
             self.err.print(styled(printable(line), style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, *, speed: bool = False) -> Iterator[Reporter]:
-        """Shows on stderr what long work reports: lines, and on a terminal a bar, with its speed if asked for."""
+    def progress(self, label: str) -> Iterator[Reporter]:
+        """Shows on stderr what long work reports: lines, and on a terminal a bar."""
         from cliploc.support.reporter import Reporter, halved_note  # here: help needs neither
 
         lines = Reporter(
@@ -123,24 +96,11 @@ class Terminal:
             return
         from rich import progress as rich
 
-        class Speed(rich.ProgressColumn):
-            """How many a second, be it pictures or names."""
-
-            def render(self, task: rich.Task) -> Text:
-                return styled("" if task.speed is None else f"{task.speed:.1f}/s")
-
-        class Done(rich.MofNCompleteColumn):
-            """How many of how many, where that is known."""
-
-            def render(self, task: rich.Task) -> Text:
-                return styled() if task.total is None else super().render(task)
-
         columns: list[rich.ProgressColumn] = [
             rich.SpinnerColumn(),
             rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(24),
-            Done(),
-            *([Speed()] if speed else []),
+            rich.MofNCompleteColumn(),
             rich.TimeRemainingColumn(compact=True),
         ]
         with rich.Progress(*columns, console=self.err, transient=True) as progress:
@@ -149,16 +109,16 @@ class Terminal:
 
 
 class _Bar:
-    """A progress bar that shows the parts of a `Reporter` that count; see there."""
+    """A progress bar that has the parts of a `Reporter` that count; see there."""
 
     def __init__(self, progress: Progress, label: str) -> None:
-        self._progress, self._label, self._masked = progress, label, 0
+        self._progress, self._label = progress, label
+        self._counts: dict[str, int] = {}  # what is counted beside pictures → how many are done
         self._task = progress.add_task(label, total=None)
-        self._bank: TaskID | None = None
 
     def phase(self, label: str) -> None:
         self._progress.remove_task(self._task)  # rich cannot take a total away from a task that has one
-        self._label, self._masked = label, 0
+        self._label, self._counts = label, {}
         self._task = self._progress.add_task(label, total=None)
 
     def start(self, todo: int, total: int) -> None:
@@ -168,22 +128,16 @@ class _Bar:
         self._progress.advance(self._task, count)
 
     def masked(self, done: int, left: int) -> None:
-        self._masked += done
-        beside = f", masked {self._masked:,} of {self._masked + left:,}" if left else ""
-        self._progress.update(self._task, description=f"{self._label}{beside}")
-        if not left:
-            self._masked = 0
+        self._beside("masked", done, left)
 
     def bank(self, done: int, left: int) -> None:
-        """A bar of its own, below the other, for as long as it goes on."""
-        if self._bank is None:
-            from cliploc.support.reporter import BANK
+        self._beside("comparison names", done, left)
 
-            self._bank = self._progress.add_task(BANK, total=done + left)
-        self._progress.advance(self._bank, done)
-        if not left:
-            self._progress.remove_task(self._bank)
-            self._bank = None
+    def _beside(self, what: str, done: int, left: int) -> None:
+        self._counts[what] = done + self._counts.get(what, 0)
+        count = self._counts[what] if left else self._counts.pop(what)
+        beside = f", {what} {count:,} of {count + left:,}" if left else ""
+        self._progress.update(self._task, description=f"{self._label}{beside}")
 
 
 def styled(text: str = "", style: str = "") -> Text:
@@ -200,46 +154,12 @@ def printable(text: str) -> str:
 
 def grid(rows: Sequence[Sequence[str | Text]], indent: int = 0) -> RenderableType:
     """Columns without lines around them; long cells are wrapped, never cut."""
-    return _Grid([[styled(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows], indent)
+    from rich.padding import Padding
+    from rich.table import Table
 
-
-class _Grid:
-    """A table by rich; but where no cell is wrapped, lines are written at once: rich takes seconds for 10,000 rows."""
-
-    def __init__(self, rows: Sequence[Sequence[Text]], indent: int) -> None:
-        from rich.cells import cell_len
-
-        self._rows, self._indent = rows, indent
-        self._lengths = [[cell_len(cell.plain) for cell in row] for row in rows]
-        self._widths = [max(column) for column in zip_longest(*self._lengths, fillvalue=0)]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.segment import Segment
-
-        whole = self._indent + sum(self._widths) + GAP * (len(self._widths) - 1) <= options.max_width
-        if not whole or any(cell.spans or not cell.plain.isprintable() for row in self._rows for cell in row):
-            yield self._table()
-            return
-        for row, lengths in zip(self._rows, self._lengths, strict=True):
-            gap = self._indent
-            for cell, length, width in zip(row, lengths, self._widths, strict=False):
-                yield Segment(" " * gap)
-                yield Segment(cell.plain, console.get_style(cell.style))
-                gap = width - length + GAP
-            yield Segment.line()
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        from rich.measure import Measurement
-
-        return Measurement.get(console, options, self._table())
-
-    def _table(self) -> RenderableType:
-        from rich.padding import Padding
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, GAP))
-        for index in range(len(self._widths)):
-            table.add_column(overflow="fold", no_wrap=index == 0 and max(len(row[0]) for row in self._rows) <= 24)
-        for row in self._rows:
-            table.add_row(*row)
-        return Padding(table, (0, 0, 0, self._indent), expand=False)
+    table = Table.grid(padding=(0, GAP))
+    for index in range(max(map(len, rows))):
+        table.add_column(overflow="fold", no_wrap=index == 0 and max(len(row[0]) for row in rows) <= 24)
+    for row in rows:
+        table.add_row(*(styled(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+    return Padding(table, (0, 0, 0, indent), expand=False)

@@ -55,15 +55,15 @@ def heat_cover(opacity: float) -> tuple[FloatArray, FloatArray, npt.NDArray[np.u
     rise = rise * rise * (3 - 2 * rise)
     veil, shade = VEIL_OPACITY * (1 - rise), opacity * rise
     covered = 1 - (1 - veil) * (1 - shade)
-    whole = np.maximum(covered, np.float32(1e-6))
-    return veil * (1 - shade) / whole, shade / whole, (covered * 255).round().astype(np.uint8)
+    opaque = np.maximum(covered, np.float32(1e-6))
+    return veil * (1 - shade) / opaque, shade / opaque, (covered * 255).round().astype(np.uint8)
 
 
 @lru_cache(maxsize=16)
 def heat_palette(opacity: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """The cover of a single name: the colour of each level of heat, `[256, 3]`, and its opacity, `[256]`."""
-    veil, own, covers = heat_cover(opacity)
-    return (np.outer(veil, VEIL) + own[:, None] * heat_table()).round().astype(np.uint8), covers
+    veil, shade, covers = heat_cover(opacity)
+    return (np.outer(veil, VEIL) + shade[:, None] * heat_table()).round().astype(np.uint8), covers
 
 
 def clean(text: str) -> str:

@@ -43,8 +43,8 @@ def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colo
     for indices in together:
         names = sorted(set(indices))
         frequency.update(names)
-        for own in names:
-            neighbours.setdefault(own, Counter()).update(other for other in names if other != own)
+        for name in names:
+            neighbours.setdefault(name, Counter()).update(other for other in names if other != name)
     chosen: dict[int, int] = {}
     used: Counter[int] = Counter()
     for name in sorted(range(count), key=lambda place: (-frequency[place], place)):

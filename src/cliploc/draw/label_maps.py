@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +14,8 @@ from cliploc.document import described
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
+from cliploc.images.reading import Picture
 from cliploc.images.rle import encode
-
-if TYPE_CHECKING:
-    from cliploc.images.reading import Picture
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
@@ -63,13 +61,13 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
         ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
         for new, old in zip((height, width), labels.shape, strict=True)
     )
-    shown = labels[rows][:, columns]  # [height, width]
+    scaled = labels[rows][:, columns]  # [height, width]
     resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     photo = np.asarray(image.convert("RGB").resize((width, height), resampling, reducing_gap=3.0), np.float32)
     colours: list[Colour] = [(0, 0, 0), *(name_colour(index) for index in range(len(names) - 1))]
-    drawn = photo * (1 - OPACITY) + np.array(colours, np.float32)[shown] * OPACITY
+    drawn = photo * (1 - OPACITY) + np.array(colours, np.float32)[scaled] * OPACITY
     # Borders are lines of two pixels: one whose right or lower neighbour has another label, and that neighbour.
-    across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
+    across, down = scaled[:, 1:] != scaled[:, :-1], scaled[1:] != scaled[:-1]
     for half, border in ((drawn[:, 1:], across), (drawn[:, :-1], across), (drawn[1:], down), (drawn[:-1], down)):
         half[border] = PAPER
     drawing = Image.fromarray(drawn.round().astype(np.uint8))
@@ -80,7 +78,7 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
         if not value or counts[value] < LABELLED * labels.size:
             continue  # the background, or too small to be written on
         # The name is in the middle of its largest area.
-        inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too
+        inside = np.pad((scaled == value).astype(np.uint8), 1)  # the photo's edge is a border, too
         away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(int(away.argmax()), away.shape)
         others = np.flatnonzero(inside[y + 1] == 0) - 1  # columns of this row, those just outside the photo among them

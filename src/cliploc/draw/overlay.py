@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,11 +16,9 @@ from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
-from cliploc.options import is_number, short
+from cliploc.localization import Localization
+from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
@@ -43,8 +40,7 @@ def draw_overlay(
     masks: bool = False,
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
-    if not is_number(opacity, 0, 1):
-        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
+    check_value("opacity", Share, opacity)
     if isinstance(names, str):  # which Python reads as a list of letters
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if unknown := [name for name in names or () if name not in result.names]:
@@ -57,21 +53,21 @@ def panels(result: Localization, masks: bool = False) -> Image.Image:
     """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
     chosen = _paneled(result)
     together = len(chosen) > 1 and bool(result.found.any())
-    columns, shown_wh = grid_of(result.image.size, 1 + len(chosen) + together)
-    shown = scaled(result, shown_wh)
+    columns, cell_wh = grid_of(result.image.size, 1 + len(chosen) + together)
+    small = scaled(result, cell_wh)
     width, height = result.image.size
     file = file_name(result)
-    found, asked = int(result.found.sum()), len(result.names)
-    some = f"{len(chosen)} of {found} names found are shown, of {asked} asked for"
-    left_out = [] if len(chosen) == asked else [some if found else f"none of {asked} names found"]
-    cells = [Panel(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
+    found, total = int(result.found.sum()), len(result.names)
+    some = f"{len(chosen)} of {found} names found are shown, of {total} asked for"
+    left_out = [] if len(chosen) == total else [some if found else f"none of {total} names found"]
+    cells = [Panel(small.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
-        drawn = draw_names(shown, [index], masks=masks)
+        drawn = draw_names(small, [index], masks=masks)
         cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
     if together:
-        everything = draw_names(shown, chosen, heatmap=False, masks=masks)
-        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
+        everything = draw_names(small, chosen, heatmap=False, masks=masks)
+        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {total} found"))
     return sheet_of(cells, columns, run_line(result))
 
 
@@ -197,7 +193,7 @@ def paint_boxes(
 ) -> captions.Plates:
     """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
     line = captions.line_width(image.size, dense)
-    boxes = result.shown
+    boxes = result.visible_boxes
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}
@@ -301,8 +297,8 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
             plane += heat * np.float32(ink)
     levels = cv2.convertScaleAbs(hottest, alpha=255)
     if levels.any():
-        veil, own, covers = captions.heat_cover(opacity)
-        share = np.divide(cv2.LUT(levels, own), total, out=total)
+        veil, shade, covers = captions.heat_cover(opacity)
+        share = np.divide(cv2.LUT(levels, shade), total, out=total)
         for plane, ink in zip(planes, captions.VEIL, strict=True):
             plane *= share
             plane += cv2.LUT(levels, veil * np.float32(ink))
@@ -342,7 +338,7 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
 # ------------------------------------------------------------------------------------------------------- the sheet
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its caption: a title, optionally after a square of its colour, and up to two lines below."""
+    """A picture with its caption: a title, optionally after a square of its colour, and lines below."""
 
     image: Image.Image
     title: str
@@ -352,19 +348,21 @@ class Panel:
 
 GAP = 16
 TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 22, 17, 21
-CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
+CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT  # of two lines
+MOST_LINES = 8
+GREY: Colour = (80, 80, 80)
 
 
-def grid_of(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
-    """The number of columns and the picture size that show `count` panels largest on a sheet of `MAX_SIDE`."""
+def grid_of(size_wh: tuple[int, int], count: int, unit: int = 1) -> tuple[int, tuple[int, int]]:
+    """The columns, a multiple of `unit`, and the picture size that show `count` panels largest on a sheet."""
     width, height = size_wh
     narrowest, longest = CELL_SIDES
-    best = (0.0, 1)
-    for columns in range(1, count + 1):
+    best = (0.0, unit)
+    for columns in range(unit, count + 1, unit):
         rows = -(-count // columns)
         room_w = min(longest, (MAX_SIDE - GAP) / columns - GAP)
         room_h = min(longest, (MAX_SIDE - GAP) / rows - GAP - CAPTION)
-        if room_w >= narrowest or columns == 1:
+        if room_w >= narrowest or columns == unit:
             # Of equal sizes the one with fewer columns.
             best = max(best, (min(room_w / width, room_h / height), columns), key=lambda layout: round(layout[0], 4))
     scale, columns = best
@@ -373,28 +371,38 @@ def grid_of(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]
 
 
 def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
-    """The sheet: the cells in rows, and the line `run` below them."""
-    cell_w = max(CELL_SIDES[0], cells[0].image.width)
-    cell_h = cells[0].image.height + CAPTION
+    """The sheet: the cells in rows, and the text `run` below them."""
+    width, height = cells[0].image.size
+    cell_w = max(CELL_SIDES[0], width)
+    texts = [_wrapped(cell.line, cell_w) for cell in cells]
+    cell_h = height + CAPTION + max(0, max(map(len, texts)) - 2) * LINE_HEIGHT
     rows = -(-len(cells) // columns)
-    below = GAP + LINE_HEIGHT if run else 0
-    sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP) + below), PAPER)
+    sheet_w = GAP + columns * (cell_w + GAP)
+    below = _wrapped(run, sheet_w - 2 * GAP)
+    sheet_h = GAP + rows * (cell_h + GAP) + len(below) * LINE_HEIGHT + GAP * bool(below)
+    sheet = Image.new("RGB", (sheet_w, sheet_h), PAPER)
     draw = ImageDraw.Draw(sheet)
-    if run:
-        font = captions.caption_font(captions.clean(run), LINE_SIZE)
-        words = captions.shorten(captions.clean(run), font, sheet.width - 2 * GAP)
-        draw.text((GAP, sheet.height - GAP - LINE_HEIGHT), words, fill=INK, font=font)
-    for number, cell in enumerate(cells):
+
+    def write(lines: Sequence[str], x: int, y: int, ink: Colour) -> None:
+        for row, words in enumerate(lines):
+            font = captions.caption_font(words, LINE_SIZE)
+            draw.text((x, y + row * LINE_HEIGHT), words, fill=ink, font=font)
+
+    write(below, GAP, sheet_h - GAP - len(below) * LINE_HEIGHT, INK)
+    for number, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         x, y = GAP + number % columns * (cell_w + GAP), GAP + number // columns * (cell_h + GAP)
-        sheet.paste(cell.image, (x + (cell_w - cell.image.width) // 2, y))
-        top = y + cell.image.height + 8
-        left = x
+        sheet.paste(cell.image, (x + (cell_w - width) // 2, y))
+        left, top = x, y + height + 8
         if cell.chip:
             draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
-        title, line = captions.clean(cell.title), captions.clean(cell.line)
-        title_font, line_font = captions.caption_font(title, TITLE_SIZE), captions.caption_font(line, LINE_SIZE)
-        draw.text((left, top), captions.shorten(title, title_font, cell_w + x - left), fill=INK, font=title_font)
-        for row, words in enumerate(captions.wrap(line, line_font, cell_w, 2)):
-            draw.text((x, top + TITLE_SIZE + 8 + row * LINE_HEIGHT), words, fill=(80, 80, 80), font=line_font)
+        title = captions.clean(cell.title)
+        font = captions.caption_font(title, TITLE_SIZE)
+        draw.text((left, top), captions.shorten(title, font, cell_w + x - left), fill=INK, font=font)
+        write(lines, x, top + TITLE_SIZE + 8, GREY)
     return sheet
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    text = captions.clean(text)
+    return captions.wrap(text, captions.caption_font(text, LINE_SIZE), width, MOST_LINES)

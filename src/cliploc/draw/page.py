@@ -6,29 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cliploc.draw import captions
+from cliploc.draw import captions, overlay
 from cliploc.draw.colours import name_colour
 from cliploc.draw.html import TEMPLATES, count, embedded
-from cliploc.draw.overlay import (
-    draw_names,
-    file_name,
-    fit_within,
-    heatmap_alt,
-    paint_boxes,
-    run_line,
-    scaled,
-    verdict,
-)
+from cliploc.localization import Localization, Verdict
 from cliploc.support.files import write_atomic
-from cliploc.values import GOOD_IOU, FloatArray, told_apart
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization, Verdict
+from cliploc.values import GOOD_IOU, FloatArray, rounded_below
 
 PHOTO_WIDTH = 320  # of a picture on the page, for which labels and lines are drawn
 DENSE = 2  # pixels of a screen in one of the page: embedded pictures have as many, where the photograph has them
@@ -57,8 +45,8 @@ def write_page(
     hint: str = "",  # a line below the settings, such as the command that uses another model
 ) -> None:
     """A page of results beside the truth: names found, missed and invented, then overlays, table, settings."""
-    asked = sum(len(item.result.names) for item in items)
-    summary = f"{count(len(items), 'picture')}, {count(asked, 'name')} asked for"
+    names = sum(len(item.result.names) for item in items)
+    summary = f"{count(len(items), 'picture')}, {count(names, 'name')} asked for"
     if ious := [iou for item in items for iou in item.ious.values() if iou is not None]:
         summary += f"; mean IoU of the best boxes with the true ones {np.mean(ious):.2f}"
     page = TEMPLATES.render(
@@ -82,14 +70,14 @@ def _counts(items: Sequence[PageItem]) -> list[tuple[str, int, int, str]]:
         for index, name in enumerate(item.result.names)
         if (right := judgement(item, name, item.result.verdict(index), item.ious.get(name)))
     ]
-    there = [right for is_there, right in judged if is_there]
-    absent = [right for is_there, right in judged if not is_there]
-    found, invented = sum(there), len(absent) - sum(absent)
+    present = [right for is_present, right in judged if is_present]
+    absent = [right for is_present, right in judged if not is_present]
+    found, invented = sum(present), len(absent) - sum(absent)
     if not judged:
         return []
     return [
-        ("found", found, len(there), f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})"),
-        ("missed", len(there) - found, len(there), "in the picture, without a box or with one elsewhere"),
+        ("found", found, len(present), f"in the picture, with a box on it (IoU ≥ {GOOD_IOU:g})"),
+        ("missed", len(present) - found, len(present), "in the picture, without a box or with one elsewhere"),
         ("invented", invented, len(absent), "not in the picture, but found"),
     ]
 
@@ -99,7 +87,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
     result = item.result
     rows = []
     for index, name in enumerate(result.names):
-        best, iou = result.shown.xyxy[result.shown.label == index][:1], item.ious.get(name)
+        best, iou = result.visible_boxes.xyxy[result.visible_boxes.label == index][:1], item.ious.get(name)
         rows.append(
             {
                 "name": name,
@@ -108,13 +96,13 @@ def _photo(item: PageItem) -> dict[str, Any]:
                 "score": result.scores[index],
                 "presence": result.presence_text(index),
                 "box": [end for box in best for end in box],
-                "iou": "–" if iou is None else told_apart(iou, GOOD_IOU),
+                "iou": "–" if iou is None else rounded_below(iou, GOOD_IOU),
                 "judgement": judgement(item, name, result.verdict(index), iou),
             }
         )
     least, most = COLUMNS
     return {
-        "file": file_name(result),
+        "file": overlay.file_name(result),
         "size_wh": result.image.size,
         "notes": result.notes,
         "credit": item.credit,
@@ -129,28 +117,32 @@ def _photo(item: PageItem) -> dict[str, Any]:
 def _pictures(item: PageItem, result: Localization, ious: Mapping[str, float | None]) -> dict[str, Any]:
     """A row of pictures: all boxes, and the heat of every name with its judgement."""
     width, height = result.image.size
-    shown = scaled(result, fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width))))
-    dense = max(1.0, shown.image.width / PHOTO_WIDTH)
-    boxes = shown.image.convert("RGB").copy()
+    small = overlay.scaled(
+        result, overlay.fit_within(result.image.size, round(DENSE * PHOTO_WIDTH * max(1.0, height / width)))
+    )
+    dense = max(1.0, small.image.width / PHOTO_WIDTH)
+    boxes = small.image.convert("RGB").copy()
     ratio = np.array(boxes.size * 2) / np.array(item.result.image.size * 2)
     line = captions.line_width(boxes.size, dense)
-    for index, name in enumerate(shown.names):
+    for index, name in enumerate(small.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = captions.to_rectangle(xyxy, boxes.size)
             captions.draw_box(boxes, rectangle, name_colour(index), line, dash=round(1.5 * line))
-    paint_boxes(boxes, shown, {i: name_colour(i) for i in range(len(shown.names))}, dense)
+    overlay.paint_boxes(boxes, small, {i: name_colour(i) for i in range(len(small.names))}, dense)
     names = ", ".join(name for name, is_found in zip(result.names, result.found, strict=True) if is_found) or "none"
     true = ", ".join(name for name in result.names if name in item.truth) or "none given"
-    title = run_line(result)
-    alt = f"{file_name(result)}, {title or 'all names'}; boxes found: {names}; true boxes: {true}"
+    title = overlay.run_line(result)
+    alt = f"{overlay.file_name(result)}, {title or 'all names'}; boxes found: {names}; true boxes: {true}"
     return {
         "title": title,
         "boxes": _picture(boxes, alt),
         "heats": [
             {
-                "picture": _picture(draw_names(shown, [index], dense=dense), heatmap_alt(result, index)),
+                "picture": _picture(
+                    overlay.draw_names(small, [index], dense=dense), overlay.heatmap_alt(result, index)
+                ),
                 "name": name,
-                "verdict": verdict(result, index),
+                "verdict": overlay.verdict(result, index),
                 "judgement": judgement(item, name, result.verdict(index), ious.get(name)),
             }
             for index, name in enumerate(result.names)
@@ -169,7 +161,7 @@ def judgement(item: PageItem, name: str, verdict: Verdict, iou: float | None) ->
     if iou is None:
         return None
     right, doubt = iou >= GOOD_IOU, "" if verdict == "found" else "unsure; "
-    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {told_apart(iou, GOOD_IOU)}"
+    return right, f"{doubt}{'' if right else 'wrong box: '}IoU {rounded_below(iou, GOOD_IOU)}"
 
 
 def _picture(image: Image.Image, alt: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,14 @@ from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
 from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
-from cliploc.find.calibration import (
-    OF_BOX,
-    OF_NAME,
-    Calibration,
-    Floats,
-    fit_logistic,
-    reliability,
-)
+from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, fit_logistic, reliability
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import Row, rows_in
 from cliploc.runs.plan import Setting, as_setting
 from cliploc.support.reporter import SILENT, Reporter
+from cliploc.values import Floats
 
 FEWEST_RIGHT, FEWEST_PICTURES = 30, 20  # right boxes and pictures, below which nothing is fitted
 FOLDS = 5  # of pictures; each is measured by a fit to the others
@@ -44,11 +38,11 @@ class Examples:
 
     of_boxes: Floats  # [n, F] of boxes
     right: Bools  # [n] whether the box has IoU ≥ 0.5 with a thing of its name
-    box_there: Bools  # [n] whether its name is there
+    box_present: Bools  # [n] whether its name is there
     of_names: Floats  # [m, F] the best of each name's boxes
-    there: Bools  # [m] whether the name is there
+    present: Bools  # [m] whether the name is there
     of_all: Floats  # [k, 2] of all names asked, without their boxes
-    all_there: Bools  # [k]
+    all_present: Bools  # [k]
 
     @classmethod
     def together(cls, parts: Iterable[Examples]) -> Examples:
@@ -63,23 +57,28 @@ def examples_in(localization: Localization, names: Sequence[str], truth: Mapping
     assert localization.judged is not None
     boxes = replace(localization.judged.candidates, score=localization.judged.fit)
     features = localization.second_look.features(boxes)
-    there = np.array([p in truth for p in range(len(names))], bool)
+    present = np.array([p in truth for p in range(len(names))], bool)
     labels, best = best_of_names(features, boxes.label)
     right = right_boxes(boxes, truth)
-    return Examples(features, right, there[boxes.label], best, there[labels], localization.second_look.of_names, there)
+    return Examples(
+        features, right, present[boxes.label], best, present[labels], localization.second_look.of_names, present
+    )
 
 
 def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
     """The calibration of greatest likelihood; `weights`: of each set's names that are there, beside 1 for others."""
     every = Examples.together(parts)
+    pairs = list(zip(parts, weights, strict=True))
 
-    def counted(there: Callable[[Examples], Bools]) -> Floats:
-        return np.concatenate([np.where(there(part), by, 1.0) for part, by in zip(parts, weights, strict=True)])
+    def fitted(features: Floats, right: Bools, present: str) -> Any:
+        return fit_logistic(
+            features, right, np.concatenate([np.where(vars(one)[present], by, 1.0) for one, by in pairs])
+        )
 
     return Calibration(
-        right=fit_logistic(every.of_boxes, every.right, counted(lambda part: part.box_there)),
-        there=fit_logistic(every.of_names, every.there, counted(lambda part: part.there)),
-        first=fit_logistic(every.of_all, every.all_there, counted(lambda part: part.all_there)),
+        right=fitted(every.of_boxes, every.right, "box_present"),
+        there=fitted(every.of_names, every.present, "present"),
+        first=fitted(every.of_all, every.all_present, "all_present"),
         models=tuple(models),
         about=about,
     )
@@ -91,7 +90,7 @@ class UnfitError(UsageError):
 
 
 @dataclass(frozen=True)
-class Held:
+class Reliability:
     """How chances hold in pictures."""
 
     box_error: float  # expected calibration error of the scores of boxes
@@ -99,15 +98,14 @@ class Held:
     name_error: float  # expected calibration error of presence, of names with boxes
 
     @classmethod
-    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Held:
+    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Reliability:
         """Of these pictures, each by its own calibration."""
         every = Examples.together(pictures)
-        score = np.concatenate([calibration.right(own.of_boxes) for own, calibration in zip(pictures, by, strict=True)])
-        presence = np.concatenate(
-            [calibration.there(own.of_names) for own, calibration in zip(pictures, by, strict=True)]
-        )
+        pairs = list(zip(pictures, by, strict=True))
+        score = np.concatenate([calibration.right(one.of_boxes) for one, calibration in pairs])
+        presence = np.concatenate([calibration.there(one.of_names) for one, calibration in pairs])
         return cls(
-            reliability(score, every.right), average_precision(score, every.right), reliability(presence, every.there)
+            reliability(score, every.right), average_precision(score, every.right), reliability(presence, every.present)
         )
 
 
@@ -116,8 +114,8 @@ class Calibrated:
     """A calibration, and how it holds in pictures that it was not fitted to."""
 
     calibration: Calibration  # fitted to all pictures
-    before: Held  # by the calibration that the localizer had
-    after: Held  # each picture by a calibration that was fitted to other folds
+    before: Reliability  # by the calibration that the localizer had
+    after: Reliability  # each picture by a calibration that was fitted to other folds
     pictures: int
     boxes: int
     right: int  # number of boxes that are right
@@ -143,7 +141,7 @@ COLUMNS = {
     **OF_PICTURE,
     **{column.name: "double[][]" if column.name.startswith("of_") else "bool[]" for column in fields(Examples)},
 }
-TASK = BenchmarkTask("calibration", 2, (), lambda: COLUMNS)
+TASK = BenchmarkTask("calibration", 3, (), lambda: COLUMNS)
 
 
 class ExamplesJudge(NameJudge):
@@ -160,7 +158,7 @@ class ExamplesJudge(NameJudge):
 
 def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
-    refuse_few(dataset)
+    check_count(dataset)
     # Said before hours of work, not after.
     if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
@@ -172,7 +170,7 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     pictures = [
         Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
         for row in rows_in(out)
-        if row["status"] == "ok" and row["all_there"]
+        if row["status"] == "ok" and row["all_present"]
     ]
     reporter.phase("fit")
     about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
@@ -186,7 +184,7 @@ def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
     return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
 
 
-def refuse_few(dataset: PromptedDataset) -> None:
+def check_count(dataset: PromptedDataset) -> None:
     """Refuses too few pictures before a model runs."""
     if len(dataset) < FEWEST_PICTURES:
         raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")
@@ -203,8 +201,8 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
     models, folds = (model,), []
     for fold in range(FOLDS):
         others = Examples.together(picture for i, picture in enumerate(pictures) if i % FOLDS != fold)
-        for what, true in (("boxes that are right", others.right), ("names that are there", others.all_there),
-                           ("names with boxes that are there", others.there)):  # fmt: skip
+        for what, true in (("boxes that are right", others.right), ("names that are there", others.all_present),
+                           ("names with boxes that are there", others.present)):  # fmt: skip
             if true.all() or not true.any():
                 raise UnfitError(
                     f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
@@ -213,8 +211,8 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
         folds.append(fit([others], [1.0], models, about))
     return Calibrated(
         replace(fit([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts),  # as in the examples
-        Held.of(pictures, [before] * len(pictures)),
-        Held.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
+        Reliability.of(pictures, [before] * len(pictures)),
+        Reliability.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),
         sum(len(picture.right) for picture in pictures),
         right,

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc.errors import InputError
-from cliploc.support.documents import DocumentError, parse_json, read_bytes
+from cliploc.errors import InputError, first_line
 from cliploc.support.files import user_path, write_atomic
 from cliploc.values import FloatArray, Floats
 
@@ -93,27 +92,25 @@ class Calibration:
 
 class _CalibrationFile(Struct):  # what a file has besides the fields of `Calibration`
     kind: Literal["cliploc calibration"]
-    version: int
-
-    def __post_init__(self) -> None:
-        if self.version != VERSION:
-            raise ValueError(f"version {self.version}, expected {VERSION}: run `cliploc calibrate` again")
+    version: Literal[3]
 
 
 def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Reads the file of `Calibration.save`, or an `InputError`."""
     path = user_path(path)
     try:
-        read = parse_json(read_bytes(path, 2**20), _CalibrationFile)
-        return msgspec.convert(read, Calibration)
-    except (OSError, DocumentError, msgspec.ValidationError) as error:
-        lost = f"{error.strerror}: check the path" if isinstance(error, OSError) else None
-        reason = lost or f"expected a file of `cliploc calibrate`: {error}"
-        raise InputError(f"{path}: {reason}") from None
+        content = path.read_bytes()
+        msgspec.json.decode(content, type=_CalibrationFile)
+        return msgspec.json.decode(content, type=Calibration)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a file of `cliploc calibrate`, of this version, cannot use it ({first_line(error)}): "
+            "check the path, or run it again"
+        ) from None
 
 
 @cache
-def own_calibration(model: str) -> Calibration:
+def package_calibration(model: str) -> Calibration:
     """The package's: that of `mini` and of `mini-vit`, and for all other models one that was fitted on both."""
     every = json.loads(resources.files("cliploc.find").joinpath("calibrations.json").read_bytes())
     return msgspec.convert(every.get(model, every["others"]), Calibration)
@@ -131,8 +128,8 @@ def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) 
 
 def logit(chance: FloatArray | Floats) -> Floats:
     """`[n]`, finite also for 0 and 1."""
-    kept = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
-    logits: Floats = np.log(kept / (1 - kept))
+    inner = np.asarray(chance, np.float64).clip(1e-4, 1 - 1e-4)
+    logits: Floats = np.log(inner / (1 - inner))
     return logits
 
 

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cliploc.errors import ModelError
+from cliploc.errors import ModelError, UsageError
+from cliploc.find import prompts
 from cliploc.find.flow import Flow
 from cliploc.find.passes import check_finite
 from cliploc.find.prepare import DECODERS, OnError, Prepared, Request, Unreadable, stacked
 from cliploc.find.threads import Ahead, torch_modes
 from cliploc.images.reading import Picture
+from cliploc.options import is_integer, short
 from cliploc.support.reporter import Reporter
 
 
@@ -29,6 +31,18 @@ class Classification(NamedTuple):
 
     picture: Picture  # upright, with where it came from, and remarks on how it was read
     names: list[Classified]  # the best first
+
+
+def known_names(flow: Flow, names: Sequence[str], top_k: int) -> Sequence[str]:
+    """The names that the model can know, of a list or of "imagenet"; at least one."""
+    if not is_integer(top_k, 1):
+        raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
+    if isinstance(names, str) and names == "imagenet":
+        names = [known.name for known in prompts.imagenet_classes()]
+    reasons = flow.texts.unknown_reasons(prompts.parse(names, contrasts=False))
+    if all(reasons):
+        raise UsageError(f"expected a name that {flow.backbone.name} knows: {reasons[0]}")
+    return [name for name, reason in zip(names, reasons, strict=True) if reason is None]
 
 
 def classifications(

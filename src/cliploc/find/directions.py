@@ -86,8 +86,8 @@ class Pictures:
 
     def some(self, ids: Sequence[int]) -> Pictures:
         """Some of the pictures."""
-        kept = list(ids)
-        return replace(self, whitened=self.whitened[kept], alike=self.alike[kept], total=self.total[kept])
+        rows = list(ids)
+        return replace(self, whitened=self.whitened[rows], alike=self.alike[rows], total=self.total[rows])
 
     def spread(self, maps: Tensor) -> Tensor:
         """Maps `[n, N]` spread by affinity, in 0–1."""
@@ -184,9 +184,11 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
     cosines = []
     for number in range(SPLITS):
         some = ids[number % groups * GROUP :][:GROUP]
-        own, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
+        group, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
         first[rng.permutation(len(some))[::2].copy()] = True
-        taught = [fit(own, maps, half, {}, known=True).direction(own.whitened) for half in (first, ~first)]  # [20, N]
+        taught = [
+            fit(group, maps, half, {}, known=True).direction(group.whitened) for half in (first, ~first)
+        ]  # [20, N]
         one, other = (like - like.mean(dim=1, keepdim=True) for like in taught)
         cosines.append(F.cosine_similarity(one, other, dim=1).mean())
     return float(torch.stack(cosines).mean())

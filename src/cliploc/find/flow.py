@@ -48,7 +48,7 @@ class Looked:
     batch: Sequence[Prepared]
     raws: list[Raw]  # of each task, in their order
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
-    whole: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
+    contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
     read: Trace  # the same at the scale that is read
     taught: bool  # whether lessons are made of it
@@ -156,21 +156,21 @@ class Flow:
                 self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
             )
             looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
-            whole, sums, embeddings = [], [], []
+            contexts, sums, embeddings = [], [], []
             for number, look in enumerate(looks):
                 context = see(look, raws=raws, progress=MaskedCount(progress, len(looks) - 1 - number))
                 embeddings.append((look, context.trace.embedding))
                 if look.scale == 0:  # the other traces are dropped, as they are large
-                    whole.append(context)
+                    contexts.append(context)
                     sums.append(self.steps.stitched(context, batch, taught, look.flipped))
                 elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
                     sums[int(look.flipped)].add(look, context.trace)
-            seen = read = whole[0].trace
+            seen = read = contexts[0].trace
             if self.reads_apart:
                 read = see(full_look(batch, self.read_scale), progress=progress).trace
-            whole = [features.into(context, together) for context, features in zip(whole, sums, strict=True)]
+            contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
         windows = window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, whole, seen, read, taught), bank, run)
+        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), bank, run)
 
     def _weigh(self, looked: Looked, bank: Bank | None, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""
@@ -178,10 +178,8 @@ class Flow:
         with torch_modes(self.backbone.device), self.steps.remembered(batch, looked.taught) as together:
             places = self.backbone.dense(looked.read) if self.second_look else None
             if places is not None and not self.options.windows and self.backbone.kind == "cnn":
-                frames, of_seen = [item.frames[0] for item in batch], places
-                if self.reads_apart and "regions" not in together.shared:
-                    of_seen = self.backbone.dense(looked.seen)
-                windows = once(together.shared, "regions", lambda: regions_of(frames, of_seen))
+                frames = [item.frames[0] for item in batch]
+                windows = once(together.shared, "regions", lambda: regions_of(frames, self.backbone.dense(looked.seen)))
             compared, calibration = None, self.second_look[1] if self.second_look else None
             if bank is not None and calibration is not None:
                 compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
@@ -189,13 +187,13 @@ class Flow:
             limits = (self.min_presence, bank, calibration, compared)
             evidence = weigh(batch, embedding, names, windows, self.texts, *limits)
             tasks = [raw.task for raw in looked.raws]
-            wanted = [
+            wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
-            made = [self.steps.maps_of(raw, batch, wanted, looked.whole, embedding, together) for raw in looked.raws]
-            first, whole = looked.raws[0].maps, looked.whole[0]
-            lessons = self.steps.lessons(first, batch, wanted, whole, embedding, together) if run.lessons else None
+            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding, together) for raw in looked.raws]
+            first, contexts = looked.raws[0].maps, looked.contexts[0]
+            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding, together) if run.lessons else None
             return Weighed(batch, made, embedding, evidence, wanted, places, lessons)
 
     def _result(self, b: int, task: Task, maps: TaskMaps, weighed: Weighed, run: RunOptions) -> Localization:
@@ -207,6 +205,7 @@ class Flow:
             rule = task.box_rule if run.boxes else None
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
+            remarks = dict.fromkeys([*self.texts.remarks(item.texts), *maps.notes[b]])
             finished = self.steps.finished(b, maps, task, weighed.wanted[b], reasons, rule, run.keep_maps)
             result = Localization(
                 source=item.picture.source,
@@ -219,12 +218,7 @@ class Flow:
                 maps=finished.maps,
                 frame=finished.frame,
                 boxes=finished.boxes,
-                notes=(
-                    *item.picture.notes,
-                    *item.notes,
-                    *self.texts.remarks(item.texts),
-                    *dict.fromkeys(maps.notes[b]),
-                ),
+                notes=(*item.picture.notes, *item.notes, *remarks),
                 embedding=weighed.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
                 model=self.backbone.name,
@@ -236,7 +230,7 @@ class Flow:
                 second_look=second if run.keep_maps else None,
                 sides=maps.sides(b),
                 mask_source=self.mask_source,
-                maps_kept=run.keep_maps,
+                has_maps=run.keep_maps,
             )
             if second is None or not run.boxes:
                 return result
@@ -248,15 +242,8 @@ class Flow:
         if self.second_look is None or weighed.places is None or looks is None:
             return None
         of_names, rivals = looks[b]
-        return SecondLook(
-            self.second_look[1],
-            weighed.batch[b].frames[self.read_scale],
-            weighed.places[b],
-            rivals,
-            of_names,
-            np.array([not self.texts.by_exemplars(words) for words in texts.synonyms]),
-            texts.contrasts,
-            learnt=tuple(maps.joined.learnt_rows(b)),
-            alike=self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy(),
-            min_presence=self.min_presence,
-        )
+        frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
+        competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
+        alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
+        of_picture = (frame, weighed.places[b], rivals, of_names, competes, texts.contrasts, learnt, alike)
+        return SecondLook(self.second_look[1], *of_picture, self.min_presence)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import torch
 from msgspec import Meta
 from safetensors import SafetensorError, safe_open
@@ -21,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import ModelError, UsageError, first_line
 from cliploc.methods import Context, mean_attention, patches_of
-from cliploc.support.documents import Width, parse_json
+from cliploc.support.documents import Width
 from cliploc.support.files import user_path, write_output
 from cliploc.towers.tower import Backbone, Needs, TowerKind, tensors_digest
 
@@ -65,6 +66,11 @@ class HeadConfig:
     def reads_dense(self) -> bool:
         """Whether S starts from the tower's dense reading."""
         return self.kind == "open" and self.start == "zero-shot"
+
+
+class _HeadFile(msgspec.Struct):  # what a file has besides
+    format: Literal[2]
+    method: Literal["ts_cam", "lctr"]
 
 
 @dataclass(frozen=True)
@@ -338,15 +344,15 @@ def load_head(path: str | Path, backbone: Backbone) -> SemanticHead:
     except (KeyError, RuntimeError):
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
     head.eval().requires_grad_(False)
-    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+    flags = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
     if backbone.name != config.tower:
-        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
+        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {flags}")
     if config.weights != backbone.weights_id:
         # The same weights can have another id in other libraries, on other devices and in other precisions: compare
         # the embeddings of one pattern.
         got = tower_fingerprint(backbone)
         if got.shape != fingerprint.shape or not float(F.cosine_similarity(got, fingerprint, dim=0)) > SAME_TOWER:
-            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")
+            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {flags}")
     return head.to(backbone.device)
 
 
@@ -355,24 +361,11 @@ def read_config(path: str | Path) -> HeadConfig:
     path = user_path(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise ModelError(f"expected a trained head, but {path} does not exist: make one with cliploc train") from None
-    except (OSError, ValueError, SafetensorError) as error:
+            content = (file.metadata() or {})["cliploc_head"]
+        msgspec.json.decode(content, type=_HeadFile)
+        return msgspec.json.decode(content, type=HeadConfig)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(
-            f"expected a trained head, but {path} cannot be read as one ({error}): give a file of `cliploc train`"
+            f"expected a trained head, but {path} cannot be read as one ({first_line(error)}): give a file of `cliploc "
+            "train`, of this version"
         ) from None
-    if "cliploc_head" not in metadata:
-        raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
-    try:
-        raw = parse_json(metadata["cliploc_head"], HeadConfig)
-        if raw.pop("format") != FORMAT:
-            raise ModelError(f"{path} was saved by another version of cliploc: train it again")
-        raw["classes"] = tuple(tuple(words) for words in raw["classes"])
-        raw["templates"] = tuple(raw["templates"])
-        config = HeadConfig(**raw)
-        if config.method not in HEADS:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise ModelError(f"{path} is damaged: its description cannot be read: train it again") from None
-    return config

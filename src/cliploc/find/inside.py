@@ -64,19 +64,19 @@ class Inside:
 
     def features(self, stage: int = -1) -> Tensor:
         """A stage's features `[C, h, w]`; of a ViT the patches entering a block, `[d, h, w]`."""
-        return _held(self.trace.features, stage, "stage")[0]
+        return _stored(self.trace.features, stage, "stage")[0]
 
     def tokens(self, block: int = -1) -> Tensor:
         """The tokens leaving a ViT's block, `[T, d]`."""
-        return _held(self.trace.tokens, block, "block")[0]
+        return _stored(self.trace.tokens, block, "block")[0]
 
     def attention(self, block: int = -1) -> Tensor:
         """A ViT's attention in a block after the softmax, `[H, T, T]` float32: rows are queries."""
-        return _held(self.trace.attention, block, "block")[0]
+        return _stored(self.trace.attention, block, "block")[0]
 
     def projections(self, block: int = -1) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a ViT's block, each `[H, T, d/H]`."""
-        q, k, v = _held(self.trace.projections, block, "block")
+        q, k, v = _stored(self.trace.projections, block, "block")
         return q[0], k[0], v[0]
 
     def class_attention(self, block: int = -1) -> Tensor:
@@ -113,7 +113,7 @@ class Inside:
         """
         with torch_modes(self.backbone.device):
             with torch.enable_grad():
-                end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
+                end = self.tower.end(_stored(self.trace.entering, block, "block"), block, self.grid)
                 products, values = block_gradients(self._context, end, at_once=False)
                 by_prompt = [gradient[0, 0] for gradient in products]  # each [H, T, d/H] or [H, 1, T]
             if values is not None:
@@ -156,8 +156,8 @@ def look_inside(
     return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)
 
 
-def _held(kept: Mapping[int, V], index: int, what: str) -> V:
-    if index not in kept:
-        there = ", ".join(map(str, sorted(kept))) or "none"
-        raise UsageError(f"expected a {what} that the trace kept ({there}), got {index}: ask for it with needs")
-    return kept[index]
+def _stored(values: Mapping[int, V], index: int, what: str) -> V:
+    if index not in values:
+        stored = ", ".join(map(str, sorted(values))) or "none"
+        raise UsageError(f"expected a {what} that the trace kept ({stored}), got {index}: ask for it with needs")
+    return values[index]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 from msgspec import Meta, Struct
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.boxes.sides import LENGTH
-from cliploc.errors import InputError
+from cliploc.errors import InputError, UsageError, first_line
 from cliploc.find.directions import projected
 from cliploc.find.lesson import Lesson
 from cliploc.find.prompts import CONTRAST
@@ -26,7 +27,6 @@ from cliploc.methods import min_max
 from cliploc.options import FOUND
 from cliploc.refine.affinity import spread_along, with_details
 from cliploc.refine.level import leveled
-from cliploc.support.documents import parse_json
 from cliploc.support.files import user_path
 from cliploc.values import FloatArray
 
@@ -56,6 +56,7 @@ class Learnt:
     # [P, 2] float32, cosines with `embedding` of a picture in which a name is found just so, and for `SURE`; NaN where
     # pictures that look alike need not show it.
     alike: Tensor
+    path: str = "what was learnt"  # of its file
 
     def chances(self, embedding: Tensor, rows: Sequence[int]) -> Tensor:
         """The chance that some of the names are in a picture `[D]`, by how alike it looks: `[p]`; NaN: not known."""
@@ -89,9 +90,16 @@ class Learnt:
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def misfit(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
-        """Why it does not hold for a run with these settings, in words; None if it does."""
-        return misfit(self.about, settings, keys)
+    def check(self, settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> None:
+        """Refuses a run with settings that it does not hold for."""
+        reason, size = misfit(self.about, settings, keys), self.embedding.shape[1]
+        if reason is None and settings.get("embedding_size", size) != size:  # a file of another tower does not even fit
+            reason = f"it has embeddings of {size} numbers"
+        if reason is not None:
+            raise UsageError(
+                f"expected a file learnt with this model and these settings, got {self.path}: {reason}: give the "
+                "settings of its run, or leave learnt out"
+            )
 
     def project(self, features: Tensor, names: Sequence[int]) -> Tensor:
         """How like some of the names each place is: features `[c, h, w]` → `[p, h, w]` in 0–1."""
@@ -111,21 +119,21 @@ class Learnt:
 def misfit(about: Mapping[str, Any], settings: Mapping[str, Any], keys: Sequence[str] = HOLDS_FOR) -> str | None:
     """Why what was learnt with one run's settings does not hold for another's, in words; None if it does."""
     for key in keys:
-        own, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
-        if own == other:
+        learnt_with, other = (json.dumps(facts.get(key), sort_keys=True, default=str) for facts in (about, settings))
+        if learnt_with == other:
             continue
         if key == "weights":
             return f"it was learnt with other weights of {about.get('model')}"
         if key == "teaching":
             return "it was learnt by another version of cliploc"
-        return f"it was learnt with {key} {own}, and {key} is {other} here"
+        return f"it was learnt with {key} {learnt_with}, and {key} is {other} here"
     return None
 
 
 class _Facts(Struct):
     kind: Literal["cliploc learnt"]
-    version: int
-    names: Annotated[list[str], Meta(min_length=1)]
+    version: Literal[2]
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
     about: dict[str, Any]
 
 
@@ -138,27 +146,24 @@ def load_learnt(path: str | os.PathLike[str]) -> Learnt:
     path = user_path(path)
     try:
         with safe_open(path, "pt") as file:
-            facts = parse_json((file.metadata() or {})["cliploc"], _Facts)
-            if facts["version"] != VERSION:
-                raise InputError(
-                    f"{path}: expected what this version of cliploc has learnt, got a file of another "
-                    "version of cliploc: annotate its folder again"
-                )
+            facts = msgspec.json.decode((file.metadata() or {})["cliploc"], type=_Facts)
             tensors = [file.get_tensor(key).float() for key in TENSORS]
-        names, about = tuple(facts["names"]), facts["about"]
         weights, bias, share, embedding, sides, alike = tensors
         axes, lengths = [tensor.ndim for tensor in tensors], {len(tensor) for tensor in tensors}
-        if axes != [2, 1, 1, 2, 2, 2] or lengths != {len(names)}:
+        if (
+            axes != [2, 1, 1, 2, 2, 2]
+            or lengths != {len(facts.names)}
+            or (sides.shape[1], alike.shape[1]) != (LENGTH, 2)
+        ):
             raise ValueError("tensors of other sizes")
-        finite = all(tensor.isfinite().all() for tensor in tensors[:-1])
-        if (sides.shape[1], alike.shape[1]) != (LENGTH, 2) or not finite:
+        if not all(tensor.isfinite().all() for tensor in tensors[:-1]):
             raise ValueError("values that cannot be used")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path}: expected learnt.safetensors of `cliploc annotate`, cannot use it ({reason}): check the path"
+            f"{path}: expected learnt.safetensors of `cliploc annotate`, of this version, cannot use it "
+            f"({first_line(error)}): check the path, or annotate its folder again"
         ) from None
-    return Learnt(names, weights, bias, tuple(share.tolist()), embedding, sides, about, alike)
+    return Learnt(facts.names, weights, bias, tuple(share.tolist()), embedding, sides, facts.about, alike, str(path))
 
 
 # --------------------------------------------------------------------------------------------------- maps drawn with it

@@ -77,13 +77,13 @@ def keep(
 ) -> Lesson:
     """The lesson of a picture: maps `[p, h, w]`, features of the middle stage `[C, h, w]` and of the taught stage."""
     along = directions(places[None])[0].T.reshape(places.shape)
-    kept = taught_features(features)
-    scale = max(float(kept.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
+    taught = taught_features(features)
+    scale = max(float(taught.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
     return Lesson(
         tuple(names),
         heat.half().cpu(),
         (narrowed(along, MOST_OF_PLACES) * 127).round().clamp(-127, 127).to(torch.int8).cpu(),
-        (kept / scale).round().to(torch.int8).cpu(),
+        (taught / scale).round().to(torch.int8).cpu(),
         scale,
         torch.as_tensor(embedding).half().cpu(),
         frame,

@@ -1,9 +1,17 @@
-"""What towers computed, kept in memory: traces of pictures too, so that new names cost no forward pass."""
+"""What towers computed: traces and embeddings in memory, so that new names cost no forward pass; texts on disk too.
+
+On disk a name is one small safetensors file, by the model's weights and its sentences, under `CLIPLOC_CACHE`, else
+`XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`; deleting it is always safe, and `CLIPLOC_CACHE=off` does without.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
+import os
 import threading
 import time
 import weakref
@@ -11,11 +19,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from cliploc.support.documents import read_bytes
+from cliploc.support.files import user_path, write_atomic
 from cliploc.towers.tower import Backbone, Needs, Trace
 
 V = TypeVar("V")
@@ -52,7 +65,7 @@ class _Stored(Generic[V]):
     used: float
 
 
-class Kept(Generic[V]):
+class LruCache(Generic[V]):
     """Values by key for several threads, at most `most` in size; those that were not used for longest go first."""
 
     def __init__(self, most: int, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -130,7 +143,7 @@ class Memory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self._kept = Kept[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
+        self._cache = LruCache[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
         self._used: set[Hashable] = set()  # what some thread adds to
         self._freed = threading.Condition()  # tells that there is less of it
         self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
@@ -144,7 +157,7 @@ class Memory:
     @property
     def bytes(self) -> int:
         """The approximate size of everything that is kept."""
-        return self._kept.size
+        return self._cache.size
 
     @contextmanager
     def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
@@ -157,8 +170,8 @@ class Memory:
             self._freed.wait_for(lambda: key not in self._used)
             self._used.add(key)
         try:
-            kept: Remembered | None = self._get(key, backbone)
-            remembered = Remembered() if kept is None else kept
+            stored: Remembered | None = self._get(key, backbone)
+            remembered = Remembered() if stored is None else stored
             try:
                 yield remembered
             finally:  # what was done before a method was stopped is kept, too
@@ -187,13 +200,13 @@ class Memory:
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         if self._gone:
             self._gone.clear()
-            self._kept.forget(lambda entry: entry[1]() is None)
-        value, model = self._kept.get(key) or (None, None)
+            self._cache.forget(lambda entry: entry[1]() is None)
+        value, model = self._cache.get(key) or (None, None)
         # Another model may have the same address now.
         return None if model is None or model() is not backbone else value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        self._kept.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
+        self._cache.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:
@@ -211,3 +224,54 @@ def _bytes(value: Any, seen: set[int]) -> int:
     if isinstance(value, tuple | list):
         return sum(_bytes(part, seen) for part in value)
     return 0
+
+
+# ------------------------------------------------------------------------------------------- text embeddings on disk
+FORMAT = 2  # part of every key: raise it when what is stored changes
+MOST = 2**12  # bytes of a file besides its numbers
+
+
+def cache_folder() -> Path | None:
+    """Where text embeddings are kept; None when the user turned that off, or has no home."""
+    chosen = os.environ.get("CLIPLOC_CACHE")
+    if chosen is not None and chosen.strip().lower() in ("", "off", "0", "none"):
+        return None
+    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cliploc"
+    folder = user_path(base)
+    return None if str(folder).startswith("~") else folder / "text"  # this user has no home, as in many containers
+
+
+class TextCache:
+    """Embeddings of names for one model; damaged files and folders that cannot be written stop nothing."""
+
+    def __init__(self, folder: Path, weights_id: str) -> None:
+        self.folder = folder / _digest([FORMAT, weights_id])[:32]
+
+    def _path(self, words: Sequence[str], templates: Sequence[str]) -> Path:
+        return self.folder / f"{_digest([list(words), list(templates)])}.safetensors"
+
+    def get(self, words: Sequence[str], templates: Sequence[str], size: int) -> Tensor | None:
+        """The embedding `[size]` float32 on the CPU of a name's words, or None."""
+        try:
+            embedding = load(read_bytes(self._path(words, templates), 4 * size + MOST))["embedding"]
+        except (OSError, ValueError, SafetensorError, KeyError):
+            return None
+        return embedding if embedding.shape == (size,) and embedding.dtype == torch.float32 else None
+
+    def put(self, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
+        """Keeps a name's embedding `[size]`; a reader never sees half of it."""
+        path = self._path(words, templates)
+        content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
+        with contextlib.suppress(OSError):  # read-only or full: then it is computed again
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, lambda temporary: temporary.write_bytes(content), durable=False)
+
+
+def cache_of(backbone: Backbone) -> TextCache | None:
+    """The cache of a model; None for the quick models of the package, and weights in memory."""
+    folder = None if backbone.weights_file is None else cache_folder()
+    return None if folder is None else TextCache(folder, backbone.weights_id)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()

@@ -192,7 +192,8 @@ class MaskedCount:
     def __init__(self, progress: Progress, further_looks: int) -> None:
         self._progress, self._further_looks, self._done = progress, further_looks, 0
 
-    def __call__(self, done: int, left: int) -> None:  # noqa: D102
+    def __call__(self, done: int, left: int) -> None:
+        """So many more are done, and so many left in this look."""
         self._done += done
         self._progress(done, left + self._further_looks * (self._done + left))
 

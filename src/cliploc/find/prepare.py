@@ -30,7 +30,7 @@ from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
 Names = Sequence[str] | Sequence[Sequence[str]]
-_checked_on_error = choice("on_error", get_args(OnError))
+_check_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
@@ -84,7 +84,7 @@ class Prepared:
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """For each scale, uint8 `[3, H, W]`, with the channels last in memory."""
-        image = self.picture.pixels  # once, as it may be decoded for this
+        image = self.picture.image
         return tuple(_pixels(frame.apply(image, self.interpolation)) for frame in self.frames)
 
     @cached_property
@@ -93,7 +93,7 @@ class Prepared:
         how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
         if not sizes:
             return ()
-        image = self.picture.pixels
+        image = self.picture.image
         return tuple(_pixels(image.resize(size, how)) for size in sizes)
 
     def window(self, number: int, frame: Frame) -> Tensor:
@@ -143,7 +143,7 @@ class Preparation:
     def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
         """Reads one picture."""
         picture = load(request.image, source)
-        width, height = picture.size
+        width, height = picture.image.size
         original_hw = (height, width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
@@ -174,7 +174,7 @@ class Preparation:
         self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
         """Reads pictures in order, `ahead` of them before the caller takes them."""
-        _checked_on_error(on_error)
+        _check_on_error(on_error)
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[Request | None, str, Callable[[], Prepared]]] = deque()
@@ -218,12 +218,12 @@ def _raised(error: Exception, *_: object) -> Prepared:
     raise error
 
 
-def _policy(asked: ResizePolicy | None, own: ResizePolicy) -> ResizePolicy:
+def _policy(requested: ResizePolicy | None, default: ResizePolicy) -> ResizePolicy:
     """How a picture is fitted: a thing at the side that a crop cuts off could not be found, so none is made unasked."""
-    crops = own.startswith("crop")
-    if asked is None:
-        return "pad" if crops else own
-    return own if asked == "crop" and crops else asked
+    crops = default.startswith("crop")
+    if requested is None:
+        return "pad" if crops else default
+    return default if requested == "crop" and crops else requested
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -298,7 +298,7 @@ def batches(
 
 def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with one list of names for all or one for each; its id is its number."""
-    prompts.refuse_no_list(names)
+    prompts.check_list(names)
     images = pictures_in(images)
     if not names or isinstance(names[0], str):
         for number, image in enumerate(images):

@@ -1,25 +1,15 @@
 """Which names are in a picture: how they compare with a bank of others, and why some are not found.
 
-With a second look (`pipeline.second_look`), the bank decides which names are looked for. Without one, a calibrated
-model gives presence scores itself, and for other models they come from the bank.
-
-The bank is ImageNet's 1,000 names, COCO's 80 and sentences for pictures of no object ("a photo.", "a photo of the
-sky."). Each name of the bank is embedded in one sentence, "a photo of a {}.", and so is the name asked for, whatever
-templates a localizer has, so that all are compared in the same way. A model embeds these about 1,100 sentences once.
-They are kept on disk beside single names (`CLIPLOC_CACHE`), also with `text_cache=False`, as none of the user's names
-is among them.
-
-Rivals of a name are the bank without
-
-* names that share a synonym with it or with its contrast, or are read as it, and names that the model cannot know;
-* the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
-  count against "dog".
+With a second look the bank decides which names are looked for. Without one, a calibrated model gives presence scores
+itself, and for other models they come from the bank: ImageNet's and COCO's names, and sentences for pictures of no
+object. Each is embedded in one sentence, "a photo of a {}.", and so is the requested name, whatever templates a
+localizer has. Rivals of a name are the bank without names that share a synonym with it or its contrast, are read as it,
+or that the model cannot know, and without the tenth of the bank that is nearest to it ("golden retriever" must not
+count against "dog").
 
     presence = σ(logit scale · (cosine of the name − cosine of the rival at rank 3 %))
 
-So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability. Several objects in a picture
-do not suppress each other, as they would in a softmax. Both shares were chosen on the tuning pictures; see
-docs/presence.md.
+So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability; see docs/presence.md.
 """
 
 from __future__ import annotations
@@ -45,7 +35,7 @@ from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 
 if TYPE_CHECKING:
-    from cliploc.find.text_cache import TextCache
+    from cliploc.find.memory import TextCache
 
 VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
 # Both were chosen on the tuning pictures; see `Bank`.
@@ -74,25 +64,25 @@ class Rivals(NamedTuple):
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
     lift: Tensor | None = None  # [P] what is added to how far names lie above their rivals; None: nothing
 
-    def above(self, views: Tensor, kept: dict[Any, Any] | None = None) -> Tensor:
+    def above(self, views: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations.
 
         What depends on the views alone stays in `kept`.
         """
-        kept, key = {} if kept is None else kept, ("crowd", len(self.bank))
-        if key not in kept:
-            kept[key] = Crowd.of(views @ self.bank.T)
-        above = _above(views @ self.names.T, kept[key], self.are_rivals)
+        cache, key = {} if cache is None else cache, ("crowd", len(self.bank))
+        if key not in cache:
+            cache[key] = Crowd.of(views @ self.bank.T)
+        above = _above(views @ self.names.T, cache[key], self.are_rivals)
         return above if self.lift is None else above + self.lift
 
     def within(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """As `above`, of one name `[n]` in each view `[n, D]`; and its rank among its rivals. Both `[n]`."""
-        own, mask = (views * self.names[label]).sum(dim=1), self.are_rivals[label]  # [n], [n, K]
+        likeness, mask = (views * self.names[label]).sum(dim=1), self.are_rivals[label]  # [n], [n, K]
         cosines, some = views @ self.bank.T, mask.sum(dim=1)
         mean = cosines.masked_fill(~mask, 0).sum(dim=1) / some
         spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
-        rank = 1 + ((cosines > own[:, None]) & mask).sum(dim=1)
-        above = (own - mean) / spread.clamp(min=1e-12).sqrt()
+        rank = 1 + ((cosines > likeness[:, None]) & mask).sum(dim=1)
+        above = (likeness - mean) / spread.clamp(min=1e-12).sqrt()
         return (above if self.lift is None else above + self.lift[label]), rank
 
 
@@ -111,21 +101,21 @@ class Crowd(NamedTuple):
         return cls(centre, away, away.square())
 
 
-def _above(own: Tensor, crowd: Crowd, are_rivals: Tensor) -> Tensor:
+def _above(likeness: Tensor, crowd: Crowd, are_rivals: Tensor) -> Tensor:
     """`[V, P]`: how far cosines of names `[V, P]` lie above those of their rivals `[P, K]` in a bank."""
-    mask = are_rivals.to(own).T  # [K, P]
+    mask = are_rivals.to(likeness).T  # [K, P]
     mean = crowd.away @ mask / mask.sum(dim=0)
     spread = (crowd.squares @ mask / mask.sum(dim=0) - mean.square()).clamp(min=1e-12).sqrt()
-    return (own - crowd.centre - mean) / spread
+    return (likeness - crowd.centre - mean) / spread
 
 
-def over_bank(own: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> Floats:
+def over_bank(likeness: Tensor, crowd: Crowd, others: Tensor, are_rivals: Tensor) -> Floats:
     """`[P, 2]` of names: their `bank_mean` and `bank_kin`; see `calibration.OF_BOX`.
 
     From cosines of the bank's texts with them `[K, P]` and with each other `[K, K]`; `[P, K]` texts that are not the
     name itself, and rivals.
     """
-    above, counted = _above(own, crowd, are_rivals), others.T  # [K, P]
+    above, counted = _above(likeness, crowd, are_rivals), others.T  # [K, P]
     mean = above.masked_fill(~counted, 0).sum(dim=0) / counted.sum(dim=0)
     kin = above.masked_fill(~counted, -math.inf).topk(max(1, int(KIN_SHARE * len(above))), dim=0).values.mean(dim=0)
     return torch.stack([mean, kin], dim=1).double().cpu().numpy()
@@ -173,8 +163,10 @@ class Bank:
             parts = []
             for start in range(0, len(synonyms), NAMES_AT_ONCE):
                 some = slice(start, start + NAMES_AT_ONCE)
-                own = views @ rivals.names[some].T
-                parts.append(_standing(own, of_bank, rivals.are_rivals[some], passing[some], self.backbone.logit_scale))
+                likeness = views @ rivals.names[some].T
+                parts.append(
+                    _standing(likeness, of_bank, rivals.are_rivals[some], passing[some], self.backbone.logit_scale)
+                )
             return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
 
     def rivals(
@@ -197,18 +189,18 @@ class Bank:
             texts = _text_set(synonyms, contrasts)
             names = self._names.embed(texts)  # [P, D]
             are_rivals = torch.ones(len(names), len(bank), dtype=torch.bool, device=bank.device)
-            own = names @ bank.T  # [P, K]
-            for row, words, others, cosines in zip(are_rivals, synonyms, texts.contrasts, own, strict=True):
+            likeness = names @ bank.T  # [P, K]
+            for row, words, others, cosines in zip(are_rivals, synonyms, texts.contrasts, likeness, strict=True):
                 same = [entry for word in words + others for entry in self._entries.get(word.casefold(), ())]
                 if not same and (alike := (cosines > ALIKE).nonzero().flatten().tolist()):
                     # "dogs" is there as "dog", to a model that reads them alike. The last is COCO's, the plainest name.
                     same = [entry for entries in self._entries.values() if alike[-1] in entries for entry in entries]
                 row[same] = False
             not_it = are_rivals.clone()
-            near = own.masked_fill(~not_it, -math.inf)
+            near = likeness.masked_fill(~not_it, -math.inf)
             are_rivals.scatter_(1, near.topk(int(self._kin_share * len(bank))).indices, False)
             self._crowd = Crowd.of(bank @ bank.T) if self._crowd is None else self._crowd
-            of_bank, contrasted = over_bank(own.T, self._crowd, not_it, are_rivals), self._names.contrasts(texts)
+            of_bank, contrasted = over_bank(likeness.T, self._crowd, not_it, are_rivals), self._names.contrasts(texts)
             rivals = Rivals(names, bank, are_rivals, of_bank, contrasted)
             if lifts:
                 rows = self._names.embed(_text_set([(name,) for name in lifts]))  # [n, D]
@@ -217,34 +209,34 @@ class Bank:
         self._last = key, rivals
         return rivals
 
-    def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
+    def embed(self, progress: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
         with self._embedding:
             if self._embeddings is None:
-                self._embeddings = self._embedded(told)
+                self._embeddings = self._embedded(progress)
             return self._embeddings
 
-    def _embedded(self, told: Callable[[int, int], None]) -> Tensor:
+    def _embedded(self, progress: Callable[[int, int], None]) -> Tensor:
         named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
-        said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
+        sentences = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
         self._entries.clear()  # it may have been stopped before
-        for number, entry in enumerate((*named, *said)):
+        for number, entry in enumerate((*named, *sentences)):
             for word in dict.fromkeys(map(str.casefold, entry)):
                 self._entries.setdefault(word, []).append(number)
         cache, parts, making = self._cache(), [], False
-        left = len(named) + len(said)
+        left = len(named) + len(sentences)
 
         def count(more: int) -> None:
             nonlocal left, making
             left, making = left - more, True
-            told(more, left)
+            progress(more, left)
 
-        for entries, texts in ((named, self._names), (said, self._plain)):
+        for entries, texts in ((named, self._names), (sentences, self._plain)):
             after = left - len(entries)
             if entries:
                 parts.append(texts.embed_together(_text_set([entry[:1] for entry in entries]), cache, count))
             if making and left > after == 0:  # these came from the cache, the others did not
-                told(left, 0)
+                progress(left, 0)
             left = after
         return torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
 
@@ -262,7 +254,7 @@ def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str
 
 
 def _standing(
-    own: Tensor,  # [V, P] cosines of the names
+    likeness: Tensor,  # [V, P] cosines of the names
     rivals: Tensor,  # [V, K] cosines of the bank
     is_rival: Tensor,  # [P, K] bool
     passing: Tensor,  # [P] the rank of the rival whose cosine has presence 0.5
@@ -271,11 +263,11 @@ def _standing(
     """How names compare with the bank."""
     cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
     best = cosines.topk(int(passing.max()), dim=2).values
-    bar = best.gather(2, (passing - 1)[None, :, None].expand(len(own), -1, 1))[..., 0]  # [V, P]
-    logits = logit_scale * torch.cat([own[..., None], cosines], dim=2)
+    bar = best.gather(2, (passing - 1)[None, :, None].expand(len(likeness), -1, 1))[..., 0]  # [V, P]
+    logits = logit_scale * torch.cat([likeness[..., None], cosines], dim=2)
     return Standing(
-        presence=(logit_scale * (own - bar)).sigmoid(),
-        rank=1 + (cosines > own[..., None]).sum(dim=2),
+        presence=(logit_scale * (likeness - bar)).sigmoid(),
+        rank=1 + (cosines > likeness[..., None]).sum(dim=2),
         probability=logits.softmax(dim=2)[..., 0],
     )
 
@@ -329,14 +321,14 @@ def weigh(
         rule = "calibrated"
         presence = torch.stack(
             [
-                with_windows(of_whole, backbone.presence(seen @ asked.T))
-                for of_whole, seen, asked in zip(presence, windows, names, strict=True)
+                with_windows(of_full, backbone.presence(seen @ of_names.T))
+                for of_full, seen, of_names in zip(presence, windows, names, strict=True)
             ]
         )
     elif bank is not None:
         standings = [
-            bank.standing(torch.cat([whole[None], seen]), item.texts.synonyms, item.texts.contrasts)
-            for whole, seen, item in zip(embedding, windows, batch, strict=True)
+            bank.standing(torch.cat([full[None], seen]), item.texts.synonyms, item.texts.contrasts)
+            for full, seen, item in zip(embedding, windows, batch, strict=True)
         ]
         of_bank = [standing for standing in standings if standing is not None]  # None for all or for none
         if of_bank:
@@ -345,12 +337,12 @@ def weigh(
             ranks = torch.stack([standing.rank.amin(dim=0) for standing in of_bank])
             probabilities = torch.stack([standing.probability.amax(dim=0) for standing in of_bank])
     if presence is not None:  # cosines of two pictures are far above those that presence is calibrated on
-        shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
-        presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
+        pictured = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
+        presence = presence.masked_fill(torch.tensor(pictured, device=presence.device), 1.0)
         unknown = [[texts.presence_unknown(words) for words in item.texts.synonyms] for item in batch]
         unknown_names = torch.tensor(unknown, device=presence.device)  # [B, P]
         pairs = zip(batch, embedding, strict=True)
-        learnt = torch.stack([texts.learnt_presence(item.texts, own) for item, own in pairs]).to(presence)
+        learnt = torch.stack([texts.learnt_presence(item.texts, view) for item, view in pairs]).to(presence)
         presence = torch.fmax(presence.masked_fill(unknown_names, math.nan), learnt)
         if passes is not None:
             alike = learnt >= min(UNSURE, min_presence)
@@ -386,21 +378,21 @@ def looks_over(
     windows: Sequence[Tensor],
     bank: Bank,
     lifts: Mapping[str, float],
-    kept: dict[Any, Any],
+    cache: dict[Any, Any],
 ) -> list[tuple[Floats, Rivals]] | None:
     """See `Evidence.looks`; `kept`: of these pictures, for other names."""
     ranks = []
-    for b, (item, whole, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
+    for b, (item, full, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts, lifts)
         if rivals is None:  # so for all pictures
             return None
-        views = torch.cat([whole[None], seen])  # [1 + W, D]
-        above = rivals.above(views, kept.setdefault(("views", b), {}))  # [1 + W, P]
+        views = torch.cat([full[None], seen])  # [1 + W, D]
+        above = rivals.above(views, cache.setdefault(("views", b), {}))  # [1 + W, P]
         ranks.append((torch.stack([above.amax(dim=0), above[0]], dim=1).double().cpu().numpy(), rivals))
     return ranks
 
 
-def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
+def with_windows(full: Tensor, windows: Tensor | None) -> Tensor:
     """Presence scores of a picture's names, with the best window taken into account.
 
     A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
@@ -411,6 +403,6 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
         tensor([0.8180, 0.5000])
     """
     if windows is None or not len(windows):
-        return whole
+        return full
     odds = windows.amax(dim=0).logit(eps=1e-6) - math.log(len(windows))  # [P]
-    return torch.maximum(whole, odds.sigmoid())
+    return torch.maximum(full, odds.sigmoid())

@@ -9,15 +9,17 @@ from __future__ import annotations
 import csv
 import functools
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.options import parse_share
 from cliploc.support.documents import read_text
 from cliploc.support.files import user_path
 from cliploc.values import TextSet
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
 AT_ONCE = 256  # sentences that the text tower takes at once
+BACKGROUND = "background:"
+THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 CONTRAST = "~"  # between a name and what it is told from
 
 
@@ -51,7 +55,7 @@ TEMPLATE_SETS = {
 }
 
 
-def refuse_no_list(names: object) -> None:
+def check_list(names: object) -> None:
     """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters."""
     if isinstance(names, str):
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
@@ -61,8 +65,8 @@ def refuse_no_list(names: object) -> None:
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
     """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
-    refuse_no_list(names)
-    synonyms, told_from = [], []
+    check_list(names)
+    synonyms, against = [], []
     for entry in names:
         if not isinstance(entry, str):
             raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
@@ -74,15 +78,15 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *,
             )
         name, *contrast = (_words(side, entry) for side in entry.split(CONTRAST))
         synonyms.append(name)
-        told_from.append(contrast[0] if contrast else ())
-        own = set(map(str.casefold, name))
-        if both := [word for word in told_from[-1] if word.casefold() in own]:
+        against.append(contrast[0] if contrast else ())
+        spoken = set(map(str.casefold, name))
+        if both := [word for word in against[-1] if word.casefold() in spoken]:
             raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
-    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, told_from, strict=True))
+    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, against, strict=True))
     for label, times in Counter(labels).items():
         if times > 1:
             raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
-    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(told_from))
+    return TextSet(labels, tuple(synonyms), resolve_templates(templates), tuple(against))
 
 
 def _words(side: str, entry: str) -> tuple[str, ...]:
@@ -163,12 +167,14 @@ def read_classes(path: str | Path) -> list[str]:
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
-    held = [entry for entry in entries if "," in entry.partition("@")[0]]  # the part of a picture has commas, too
-    if held:
-        others = len(held) - 1
+    with_commas = [
+        entry for entry in entries if "," in entry.partition("@")[0]
+    ]  # the part of a picture has commas, too
+    if with_commas:
+        others = len(with_commas) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
         warnings.warn(
-            f"{where}{held[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
+            f"{where}{with_commas[0]!r} is taken as one name{more}: give names one by one, and synonyms as cat|kitten",
             CliplocWarning,
             stacklevel=3,
         )
@@ -215,12 +221,77 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
             + (", or give names with -p" if what == "names" else "")
         ) from None
     lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
-    kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if not kept:
+    filled = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not filled:
         raise UsageError(f"expected {what} in {path}, one per line, found none: fill it in")
-    return kept
+    return filled
 
 
+# ------------------------------------------------------------------------------------------ labels of an annotation
+@dataclass(frozen=True)
+class Labels:
+    """The names to find and the names of the background."""
+
+    entries: tuple[str, ...]  # names to find, as `cliploc.find.parse` takes them, such as "cat|kitten"
+    # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
+    thresholds: tuple[float | None, ...]
+    background: tuple[str, ...] = ()  # names of the background
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label of each entry."""
+        return parse(self.entries).names
+
+    def after(self, earlier: Sequence[str]) -> Labels:
+        """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
+        if not {*earlier} <= {*self.entries}:
+            return self
+        thresholds = dict(zip(self.entries, self.thresholds, strict=True))
+        entries = tuple(dict.fromkeys([*earlier, *self.entries]))
+        return replace(self, entries=entries, thresholds=tuple(thresholds[entry] for entry in entries))
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Reads a label a line: `name|synonym~contrast @0.3`, `background: name`, or a WordNet id; # is a comment."""
+    lines = read_lines(path, "names")
+    return labels_of([line for _, line in lines], f"{path}: ")
+
+
+def labels_of(lines: Sequence[str], where: str = "") -> Labels:
+    """Parses labels from lines, as in a file of `read_labels`."""
+    check_list(lines)
+    entries: list[str] = []
+    thresholds: list[float | None] = []
+    background: list[str] = []
+    for line in lines:
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
+            raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
+        if line.lower().startswith(BACKGROUND):
+            background.append(line[len(BACKGROUND) :].strip())
+            continue
+        match = THRESHOLD.fullmatch(line)
+        entries.append(class_entry(match.group(1) if match else line, where))
+        expected = f"{where}{line}: expected a threshold from 0 to 1 after @"
+        thresholds.append(parse_share(match.group(2), expected) if match else None)
+    warn_of_commas(entries, where)
+    if not entries:
+        raise UsageError(f"{where}expected names to find, got none: write one per line")
+    try:
+        names = parse(entries).names
+        if background:
+            parse(background, contrasts=False)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
+    first: dict[str, str] = {}
+    for name in names:  # models read no capitals, so the boxes of such labels lie on each other
+        if (other := first.setdefault(name.casefold(), name)) != name:
+            remark = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
+            warnings.warn(remark, CliplocWarning, stacklevel=2)
+            break
+    return Labels(tuple(entries), tuple(thresholds), tuple(background))
+
+
+# -------------------------------------------------------------------------------------------------- embeddings
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
     import torch

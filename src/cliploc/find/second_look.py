@@ -80,24 +80,24 @@ class SecondLook:
         contrasted[every.label[~stays]] = True
         contrasted[every.label[stays & (high | likely)]] = False
         every, high, likely = every.where(stays), high[stays], likely[stays]
-        kept = are_first(every.label, rule.max_boxes)
-        high &= kept
-        said = list(reasons)
+        first = are_first(every.label, rule.max_boxes)
+        high &= first
+        why_not = list(reasons)
         for p in labels.tolist():
             if contrasted[p]:
-                said[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
+                why_not[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
             elif presence[p] < self.min_presence:
                 why = absence(float(presence[p]), self.min_presence)
-                said[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
+                why_not[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
-                said[p] = f"{NO_SCORE} {rule.min_score:g} or more"
-        found = np.array([reason is None for reason in said], bool)
-        doubtful = (~found & doubted)[every.label] & kept & likely
+                why_not[p] = f"{NO_SCORE} {rule.min_score:g} or more"
+        found = np.array([reason is None for reason in why_not], bool)
+        doubtful = (~found & doubted)[every.label] & first & likely
         return Judgement(
             every.where(found[every.label] & high),
             every.where(doubtful),
             presence.astype(np.float32),
-            tuple(said),
+            tuple(why_not),
             every,
             boxes.score[order][stays],
             contrasted,
@@ -107,8 +107,8 @@ class SecondLook:
         """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""
         passes, first = self._passes(), self.calibration.first(self.of_names)
         return [
-            absence(float(chance), self.min_presence) if reason is None and not there else reason
-            for reason, there, chance in zip(reasons, passes, first, strict=True)
+            absence(float(chance), self.min_presence) if reason is None and not passing else reason
+            for reason, passing, chance in zip(reasons, passes, first, strict=True)
         ]
 
     def _passes(self) -> npt.NDArray[np.bool_]:
@@ -146,7 +146,7 @@ class SecondLook:
 
     def _inside(self, boxes: Boxes) -> Floats:
         """`[2, n]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
-        above, rank = self.rivals.within(*self._shown(boxes))
+        above, rank = self.rivals.within(*self._read(boxes))
         return torch.stack([above, rank.log()]).double().cpu().numpy()
 
     def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:
@@ -154,15 +154,15 @@ class SecondLook:
         names, contrasts = self.rivals.names, self.rivals.contrasts
         fits = np.zeros(len(boxes), bool)
         if contrasts is not None and len(boxes):
-            seen = [self._shown(some) for some in _parts(boxes)]
-            nearer = [((contrasts - names)[label] * shown).sum(dim=1) >= 0 for shown, label in seen]  # not where NaN
+            seen = [self._read(some) for some in _parts(boxes)]
+            nearer = [((contrasts - names)[label] * read).sum(dim=1) >= 0 for read, label in seen]  # not where NaN
             fits = torch.cat(nearer).cpu().numpy()
         return fits
 
-    def _shown(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
+    def _read(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
         """`[n, D]` unit norm, what the tower reads inside boxes, and their names `[n]`."""
-        shown = F.normalize(mean_in(self.places, self.frame, boxes.xyxy), dim=-1)
-        return shown, torch.from_numpy(boxes.label).to(shown.device)
+        read = F.normalize(mean_in(self.places, self.frame, boxes.xyxy), dim=-1)
+        return read, torch.from_numpy(boxes.label).to(read.device)
 
 
 def _parts(boxes: Boxes) -> list[Boxes]:

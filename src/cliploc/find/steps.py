@@ -146,14 +146,14 @@ class Steps:
         raw: Raw,
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
-        whole: Sequence[Context],
+        contexts: Sequence[Context],
         embedding: Tensor,
         together: Remembered,
     ) -> TaskMaps:
         """A task's maps after the steps on the grid; those of names that were learnt are drawn by what was learnt."""
 
         def lessons_of(names: list[Sequence[int]]) -> list[Lesson]:
-            return self.lessons(raw.maps, batch, names, whole[0], embedding, together)
+            return self.lessons(raw.maps, batch, names, contexts[0], embedding, together)
 
         learnt = [self._texts.learnt_rows(item.texts) for item in batch]
         redrawn = self._redrawn(raw.task, learnt, wanted, lessons_of)
@@ -161,7 +161,7 @@ class Steps:
             [p for p in names if p not in rows] if redrawn else names
             for names, rows in zip(wanted, learnt, strict=True)
         ]
-        joined = replace(self.joined(raw.task, raw.maps, batch, others, whole, together), redrawn=redrawn)
+        joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts, together), redrawn=redrawn)
         varied = not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
             of_picture[[*picture.rows]] = True
@@ -188,7 +188,7 @@ class Steps:
         raw: Sequence[LookMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
-        whole: Sequence[Context],
+        contexts: Sequence[Context],
         together: Remembered,
     ) -> Joined:
         """A task's maps from its looks, with steps on the grid after the mean of views; with flips mirrored too."""
@@ -202,7 +202,7 @@ class Steps:
         # the other way even if it is alone: beside others it has several views, and its map must not depend on them.
         alone = len(views) == 1 and not self._windows
         refined = []
-        for context, (look, values) in zip(whole, raw, strict=False):
+        for context, (look, values) in zip(contexts, raw, strict=False):
             grid = self.on_grid[0].grid(context)
             if alone:
                 on_grid = F.interpolate(min_max(raw[0][1]), size=grid, mode="bilinear")
@@ -227,12 +227,12 @@ class Steps:
         raw: Sequence[LookMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
-        whole: Context,
+        contexts: Context,
         embedding: Tensor,
         together: Remembered,
     ) -> list[Lesson]:
         """What is kept of each picture, so that it can be searched again without the tower."""
-        places, features = whole.places, whole.trace.features[lesson.taught_stage(self._backbone)]
+        places, features = contexts.places, contexts.trace.features[lesson.taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
         joined = Joined(by_view(raw), batch, together.shared, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
@@ -298,7 +298,7 @@ class Steps:
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
-        pixels = torch.from_numpy(np.array(frame.apply(item.picture.pixels)))  # [H, W, 3] uint8
+        pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
         width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy

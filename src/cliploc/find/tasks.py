@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.heads import load_head
+from cliploc.find.heads import load_head, read_config
+from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.methods import Method, TrainedHead, find, fitting, resolve_options, unfit_reason
 from cliploc.options import Options, short
 from cliploc.refine import Refinement
@@ -123,7 +124,7 @@ class TaskMaker:
 
     def _rule_of(self, method: Method) -> BoxRule:
         """The box rule; by default with the method's threshold, adapted to the refinements."""
-        threshold: float | Literal["auto"] = method.threshold
+        threshold = method.threshold
         for step in self._steps if method.reads_picture else ():
             threshold = step.threshold(self._backbone, threshold)
         return BoxRule.of(self._options, threshold)
@@ -146,3 +147,19 @@ class TaskMaker:
                     "head or method"
                 )
         return loaded
+
+
+def what_runs(options: Options) -> tuple[Recipe | None, Method, str | None]:
+    """The recipe, unless a method is named, the method, and the file of its trained head."""
+    file = None if options.head is None else os.fspath(options.head)
+    trained_for = None if file is None else read_config(file).method
+    named = options.method or trained_for
+    if named is not None and options.recipe is not None:
+        raise UsageError(
+            f"expected a method or a recipe, got {named} and {options.recipe}: a named method runs as published"
+        )
+    recipe = None if named is not None else recipe_of(options.model, options.recipe or "default")
+    method = find(recipe.method if recipe else str(named), options.ensemble)
+    if trained_for is not None and trained_for not in [member.name for member in members(method)]:
+        raise UsageError(f"{file} is trained for {trained_for}, got method {method.name}: use {trained_for}")
+    return recipe, method, file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,19 +14,17 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.find.memory import Memory
+from cliploc.find.learnt import Learnt, load_learnt
+from cliploc.find.memory import Memory, TextCache, cache_of
 from cliploc.find.threads import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import load
+from cliploc.options import Options
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 
-if TYPE_CHECKING:
-    from cliploc.find.learnt import Learnt
-    from cliploc.find.text_cache import TextCache
-
-KEPT_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
+MOST_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 REMARKS = 5  # on names, in a note each; more are only counted
 ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
@@ -48,17 +45,29 @@ class Texts:
     ) -> None:
         self.backbone, self.templates, self.learnt = backbone, templates, learnt
         self._cache, self._memory, self._exemplars = cache, memory, exemplars or {}
-        self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
+        self._pictured: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
         self._remarks: dict[str, str | None] = {}
-        self._most = KEPT_NAMES
+        self._most = MOST_NAMES
         texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
                 raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, templates: tuple[str, ...], options: Options, crops: Mapping[str, Sequence[Crop]]
+    ) -> Texts:
+        """Those of a localizer's options; what was learnt must fit the tower."""
+        learnt = None if options.learnt is None else load_learnt(options.learnt)
+        if learnt is not None:
+            of_tower = {"model": backbone.name, "weights": backbone.weights_id}
+            learnt.check({**of_tower, "embedding_size": backbone.embedding_size}, tuple(of_tower))
+        cache = cache_of(backbone) if options.text_cache else None
+        return cls(backbone, templates, options.background, cache, options.memory, crops, learnt)
 
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
@@ -67,12 +76,19 @@ class Texts:
             written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
             rows = []
             for words in texts.synonyms:
-                shown = self._of_pictures(words)
-                if shown is None:
+                pictured = self._of_pictures(words)
+                if pictured is None:
                     rows.append(written[words])
                 else:
-                    rows.append(F.normalize(shown + written[words] if words in written else shown, dim=-1))
+                    rows.append(F.normalize(pictured + written[words] if words in written else pictured, dim=-1))
             return torch.stack(rows)
+
+    def nearest_sentence(self, name: str, embedding: Tensor) -> str:
+        """The sentence of a name's templates and synonyms that fits a picture `[D]` best."""
+        words = prompts.parse([name]).synonyms[0]
+        sentences = tuple(template.replace("{}", word) for word in words for template in self.templates)
+        each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
+        return sentences[int((self.beside(each.templates).embed(each) @ embedding).argmax())]
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
@@ -99,9 +115,9 @@ class Texts:
             if self.learnt is None or row is None or not self.by_exemplars(words):
                 return None
             return self.learnt.embedding[row].to(self.backbone.device)
-        if name not in self._shown:
-            self._shown[name] = embed_crops(self._exemplars[name], self.backbone).sum(dim=0)
-        return self._shown[name]
+        if name not in self._pictured:
+            self._pictured[name] = embed_crops(self._exemplars[name], self.backbone).sum(dim=0)
+        return self._pictured[name]
 
     def by_exemplars(self, words: tuple[str, ...]) -> bool:
         """Whether pictures stand for a name, so that no presence score is calibrated for it."""
@@ -127,15 +143,15 @@ class Texts:
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
         """Notes for a result with these names: how they are read (`readings`), and on exemplars and learnt names."""
-        shown = [words for words in texts.synonyms if self.by_exemplars(words)]
-        learnt = [words[0] for words in shown if self.presence_unknown(words) and not self._tells_presence(words)]
-        others = [words[0] for words in shown if not self.presence_unknown(words)]
-        said = [*self.readings(texts)]
+        pictured = [words for words in texts.synonyms if self.by_exemplars(words)]
+        learnt = [words[0] for words in pictured if self.presence_unknown(words) and not self._tells_presence(words)]
+        others = [words[0] for words in pictured if not self.presence_unknown(words)]
+        notes = [*self.readings(texts)]
         if learnt:
-            said.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
+            notes.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
         if others:
-            said.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
-        return tuple(said)
+            notes.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
+        return tuple(notes)
 
     def _tells_presence(self, words: tuple[str, ...]) -> bool:
         """Whether what was learnt of a name tells if it is in a picture."""
@@ -150,10 +166,10 @@ class Texts:
                 read += map(self._remark, words)
                 if self._known_words(words)[1] is None:
                     read += [self._known_words((word,))[1] for word in words]  # of those that are left out
-        said = list(dict.fromkeys(filter(None, read)))
-        if len(said) > REMARKS:
-            said[REMARKS:] = [f"{len(said) - REMARKS} more names are not read as they stand"]
-        return tuple(said)
+        notes = list(dict.fromkeys(filter(None, read)))
+        if len(notes) > REMARKS:
+            notes[REMARKS:] = [f"{len(notes) - REMARKS} more names are not read as they stand"]
+        return tuple(notes)
 
     def _remark(self, word: str) -> str | None:
         """How the model reads a name; None if it does as it stands. Asked once."""
@@ -176,46 +192,55 @@ class Texts:
         if max(len(self._known), len(self._remarks)) > self._most:
             self._embeddings, self._known, self._remarks = {}, {}, {}
         known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
+        new = []
         for words in dict.fromkeys(known):
-            if words not in embeddings and (kept := self._recalled(words)) is not None:
-                embeddings[words] = kept
-        new = [words for words in dict.fromkeys(known) if words not in embeddings]
+            if words not in embeddings and (cached := self._cached(words, self._cache)) is not None:
+                embeddings[words] = cached.to(self.backbone.device)
+            elif words not in embeddings:
+                new.append(words)
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
-            texts = TextSet(tuple(words[0] for words in part), tuple(part), self.templates)
-            fresh = prompts.embed(texts, self.backbone.encode_text)
+            fresh = self._encoded(part)
             embeddings.update(zip(part, fresh, strict=True))
             for words, embedding in zip(part, fresh, strict=True):
-                if self._cache is not None:
-                    self._cache.put(words, self.templates, embedding)
-                if self._memory is not None:
-                    self._memory.keep_text(self.backbone, words, self.templates, embedding)
+                self._store(words, embedding, self._cache)
         return torch.stack([embeddings[words] for words in known])
 
     def embed_together(
-        self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
+        self, texts: TextSet, cache: TextCache | None, progress: Callable[[int], None] = lambda _: None
     ) -> Tensor:
         """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
         with torch_modes(self.backbone.device):
-            key = tuple("|".join(words) for words in texts.synonyms)
-            kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
-            size = self.backbone.embedding_size
-            if kept is None and cache is not None:
-                kept = cache.get(key, self.templates, len(key) * size)
-            if kept is None:
-                told(0)
+            key, size = tuple("|".join(words) for words in texts.synonyms), self.backbone.embedding_size
+            cached = self._cached(key, cache, len(key))
+            if cached is None:
+                progress(0)
                 made = []
                 for start in range(0, len(key), NAMES_AT_ONCE):
-                    part = texts.synonyms[start : start + NAMES_AT_ONCE]
-                    some = TextSet(tuple(words[0] for words in part), part, self.templates)
-                    made.append(prompts.embed(some, self.backbone.encode_text))
-                    told(len(part))
-                kept = torch.cat(made).flatten()
-                if cache is not None:
-                    cache.put(key, self.templates, kept)
-            if self._memory is not None:
-                self._memory.keep_text(self.backbone, key, self.templates, kept)
-            return kept.to(self.backbone.device).view(len(key), size)
+                    made.append(self._encoded(texts.synonyms[start : start + NAMES_AT_ONCE]))
+                    progress(len(made[-1]))
+                cached = torch.cat(made).flatten()
+                self._store(key, cached, cache)
+            return cached.to(self.backbone.device).view(len(key), size)
+
+    def _encoded(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
+        texts = TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), self.templates)
+        return prompts.embed(texts, self.backbone.encode_text)
+
+    def _cached(self, words: tuple[str, ...], cache: TextCache | None, count: int = 1) -> Tensor | None:
+        """Embeddings `[count · D]` in memory or on disk, if they are there."""
+        cached = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
+        if cached is None and cache is not None:
+            cached = cache.get(words, self.templates, count * self.backbone.embedding_size)
+            if cached is not None and count > 1:
+                self._store(words, cached, None)
+        return cached
+
+    def _store(self, words: tuple[str, ...], embedding: Tensor, cache: TextCache | None) -> None:
+        if cache is not None:
+            cache.put(words, self.templates, embedding)
+        if self._memory is not None:
+            self._memory.keep_text(self.backbone, words, self.templates, embedding)
 
     def beside(self, templates: tuple[str, ...]) -> Texts:
         """A `Texts` with other templates and without a background, with the same cache and memory."""
@@ -258,10 +283,10 @@ class Texts:
         alike = ((contrasts * self.embed(texts)).sum(dim=1) > ALIKE).tolist()
         for p, words in enumerate(texts.contrasts):
             if words and reasons[p] is None:
-                said = (
+                notes = (
                     f"{self.backbone.name} reads {texts.synonyms[p][0]!r} and {words[0]!r} alike: name another contrast"
                 )
-                reasons[p] = self.unknown_reason(words) or (said if alike[p] else None)
+                reasons[p] = self.unknown_reason(words) or (notes if alike[p] else None)
         return tuple(reasons)
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
@@ -272,19 +297,12 @@ class Texts:
 
     def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
         """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
-        asked = self._known  # another thread may forget
-        if words not in asked:
+        seen = self._known  # another thread may forget
+        if words not in seen:
             reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
-            asked[words] = (known or words, None if known else reasons[0])
-        return asked[words]
-
-    def _recalled(self, words: tuple[str, ...]) -> Tensor | None:
-        """A name's embedding in memory or on disk, if it is there."""
-        kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
-        if kept is None and self._cache is not None:
-            kept = self._cache.get(words, self.templates, self.backbone.embedding_size)
-        return None if kept is None else kept.to(self.backbone.device)
+            seen[words] = (known or words, None if known else reasons[0])
+        return seen[words]
 
 
 # -------------------------------------------------------------------------------------------------------- exemplars
@@ -300,8 +318,8 @@ class Crop:
 def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]:
     """Name → its exemplars' pixels."""
     crops: dict[str, list[Crop]] = {}
-    for given in exemplars:
-        exemplar = exemplar_of(given) if isinstance(given, str) else given
+    for entry in exemplars:
+        exemplar = exemplar_of(entry) if isinstance(entry, str) else entry
         source = f"the exemplar of {exemplar.name!r}"
         try:
             image = load(exemplar.image, source).image

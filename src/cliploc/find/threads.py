@@ -43,10 +43,10 @@ class _Work(Generic[T]):
         self._future: Future[T] | None = pool.submit(run)
         self._future.add_done_callback(lambda _: self._news.put(None))
 
-    def result(self, told: Progress) -> T:
+    def result(self, progress: Progress) -> T:
         """Its result, or the error that it raised; asked for once."""
         while (news := self._news.get()) is not None:
-            told(*news)
+            progress(*news)
         future, self._future = self._future, None
         assert future is not None
         try:
@@ -84,12 +84,12 @@ class Ahead(Generic[S, T]):
         self,
         batches: Iterator[Sequence[S]],
         work: Callable[[Sequence[S], Progress], Callable[[], T]],
-        told: Progress,
+        progress: Progress,
         halved: Callable[[int], None],
         apart: bool = False,
     ) -> None:
         self._apart = apart
-        self._batches, self._work, self._told, self._halved = batches, work, told, halved
+        self._batches, self._work, self._progress, self._halved = batches, work, progress, halved
         self._pool = ThreadPoolExecutor(1, "cliploc-tower")
         self._now: _Batch[S, T] | None = None
         self._next: _Batch[S, T] | None = None
@@ -105,7 +105,7 @@ class Ahead(Generic[S, T]):
             while parts:
                 part, failed = parts.pop(0), None
                 try:
-                    rest = self._work(part, self._told) if batch.job is None else batch.job.result(self._told)
+                    rest = self._work(part, self._progress) if batch.job is None else batch.job.result(self._progress)
                     if part is batch.items:
                         self._begin_next()
                     made = rest()

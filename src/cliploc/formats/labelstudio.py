@@ -87,9 +87,9 @@ def brush_runs(packed: Any, size_wh: formats.Size) -> rle.Counts:
     if not isinstance(packed, list):
         raise ValueError("a brush that is not a list of numbers")
     most = 4 * width * height  # values of RGBA
-    if len(packed) >= 4 and int.from_bytes(bytes(packed[:4]), "big") != most:
+    if int.from_bytes(bytes(packed[:4]), "big") != most:
         raise ValueError("a brush of another size than the picture")
-    bits = f"{int.from_bytes(bytes(packed), 'big'):0{8 * len(packed)}b}" if packed else ""
+    bits = f"{int.from_bytes(bytes(packed), 'big'):0{8 * len(packed)}b}"
     at = 32
 
     def read_bits(count: int) -> int:

@@ -132,20 +132,20 @@ class Frame:
         sides = []
         for axis, starts in ((1, tops), (0, lefts)):
             cells, points = self.input_hw[1 - axis], like.shape[-1 - axis]
-            weights, there = like.new_zeros(cells, len(starts), points), like.new_zeros(cells, 1)
+            weights, total = like.new_zeros(cells, len(starts), points), like.new_zeros(cells, 1)
             for number, at in enumerate(starts):
                 window = replace(first, offset_xy=(0, at) if axis else (at, 0))
-                begin, own = _sampling(self, window, axis, cells, points)
-                here = slice(begin, begin + len(own))
-                share = like.new_ones(len(own), 1)
+                begin, part = _sampling(self, window, axis, cells, points)
+                here = slice(begin, begin + len(part))
+                share = like.new_ones(len(part), 1)
                 if fading:  # 1 in the window's middle, nearly 0 at its edges
                     places = torch.arange(cells) + 0.5 - self.offset_xy[axis]
                     within = places * (window.scale_xy[axis] / self.scale_xy[axis]) + at  # pixels of the window
                     fall = (1 - (2 * within / window.input_hw[1 - axis] - 1).abs()).clamp(min=FAINTEST)
                     share = fall[here, None].to(like)
-                weights[here, number] = own.to(like) * share
-                there[here] += share
-            sides.append(weights.flatten(1) / torch.where(there > 0, there, 1))  # the mean where windows overlap
+                weights[here, number] = part.to(like) * share
+                total[here] += share
+            sides.append(weights.flatten(1) / torch.where(total > 0, total, 1))  # the mean where windows overlap
         rows, columns = sides
         return Sampling(rows, columns, linear=not fading)
 
@@ -189,8 +189,8 @@ class Frame:
         centres_x = torch.arange(width, dtype=torch.float32, device=full.device) + 0.5
         centres_y = torch.arange(height, dtype=torch.float32, device=full.device) + 0.5
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
-        kept: Tensor = full * inside  # [P, H, W]
-        return kept
+        result: Tensor = full * inside  # [P, H, W]
+        return result
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class MeanOnGrid:
         down = _turns([each.rows for each in samplings], linear)
         across = _turns([each.columns for each in samplings], linear)
         at_turns = tuple(
-            Sampling(_own_turns(sampling.rows, sampling.linear), _own_turns(sampling.columns, sampling.linear))
+            Sampling(_turns_of(sampling.rows, sampling.linear), _turns_of(sampling.columns, sampling.linear))
             for sampling in samplings
         )
         on_grid = tuple(
@@ -257,8 +257,8 @@ class MeanOnGrid:
         """The mean `[P, h, w]` of maps `[P, …, …]` of the same P things, one tensor for each sampling."""
         n, m = self.turns
         parts = []
-        for maps, own, both in zip(views, self.at_turns, self.on_grid, strict=True):
-            extremes = _sampled_by(own.rows, maps, own.columns).flatten(1)
+        for maps, part, both in zip(views, self.at_turns, self.on_grid, strict=True):
+            extremes = _sampled_by(part.rows, maps, part.columns).flatten(1)
             low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
             flat = (maps.amax(dim=(1, 2), keepdim=True) == maps.amin(dim=(1, 2), keepdim=True)) | (high == low)
             scaled = (maps - low) * torch.where(flat, 0, 1 / (high - low))
@@ -279,7 +279,7 @@ def _turns(sides: Sequence[Tensor], linear: bool) -> Tensor:
     return turns
 
 
-def _own_turns(side: Tensor, linear: bool) -> Tensor:
+def _turns_of(side: Tensor, linear: bool) -> Tensor:
     """The weights `[n, points]` at their own turns, of those that are not all 0."""
     return side[_turns([side], linear) & (side.sum(dim=1) > 0)]
 
@@ -291,15 +291,15 @@ def _in_cells(weights: Tensor, cells: int) -> Tensor:
 
 def _covered(weights: Tensor) -> slice:
     """The places of a side where something lies, by weights `[n, points]`."""
-    there = (weights != 0).any(dim=1).nonzero()
-    return slice(int(there[0]), int(there[-1]) + 1)
+    covered = (weights != 0).any(dim=1).nonzero()
+    return slice(int(covered[0]), int(covered[-1]) + 1)
 
 
 def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
     """`rows @ map @ columns.T` of each map: `[n, h]`, `[P, h, w]` and `[m, w]` → `[P, n, m]`."""
     made, across = maps.new_empty(len(maps), len(rows), len(columns)), columns.T.contiguous()
-    for own, out in zip(maps, made, strict=True):  # each alone: the same whatever else
-        torch.mm(rows, own @ across, out=out)
+    for part, out in zip(maps, made, strict=True):  # each alone: the same whatever else
+        torch.mm(rows, part @ across, out=out)
     return made
 
 
@@ -330,23 +330,23 @@ class Mosaic:
         assert self._total is not None
         assert self._covered is not None
         mean = (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1)
-        there = self._covered > 0
-        return torch.where(there, mean, mean[:, there].mean(dim=1)[:, None, None])
+        covered = self._covered > 0
+        return torch.where(covered, mean, mean[:, covered].mean(dim=1)[:, None, None])
 
 
 def _sampling(
     frame: Frame, window: Frame, axis: int, cells: int, points: int, beyond: bool = False
 ) -> tuple[int, Tensor]:
     """How a window's side samples a grid, bilinear: first cell, weights `[n, points]`; `beyond`: of all cells."""
-    own, of_window = (
+    base, of_window = (
         (of_frame.input_hw[1 - axis], of_frame.scale_xy[axis], of_frame.offset_xy[axis]) for of_frame in (frame, window)
     )
-    return _sampled(own, of_window, cells, points, beyond)
+    return _sampled(base, of_window, cells, points, beyond)
 
 
 @lru_cache(maxsize=1024)  # pictures of one size have the same windows
-def _sampled(own: _Side, of_window: _Side, cells: int, points: int, beyond: bool) -> tuple[int, Tensor]:
-    (side, scale, offset), (window_side, window_scale, at) = own, of_window
+def _sampled(base: _Side, of_window: _Side, cells: int, points: int, beyond: bool) -> tuple[int, Tensor]:
+    (side, scale, offset), (window_side, window_scale, at) = base, of_window
     cell = side / cells  # pixels of the input
     low, high = ((edge - at) / window_scale * scale + offset for edge in (0, window_side))
     first, end = max(0, math.ceil(low / cell - 0.5)), min(cells, math.floor(high / cell - 0.5) + 1)
@@ -389,8 +389,8 @@ def _resample(
 ) -> Tensor:
     """Samples maps `[P, h, w]` over source_hw at a target's pixel centres; source = target · scale + offset."""
     (source_h, source_w), (target_h, target_w) = source_hw, target_hw
-    whole = math.isclose(target_w * scale_xy[0], source_w) and math.isclose(target_h * scale_xy[1], source_h)
-    if offset_xy == (0, 0) and whole:
+    full = math.isclose(target_w * scale_xy[0], source_w) and math.isclose(target_h * scale_xy[1], source_h)
+    if offset_xy == (0, 0) and full:
         return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
     device = maps.device
     x = (torch.arange(target_w, device=device, dtype=torch.float32) + 0.5) * scale_xy[0] + offset_xy[0]  # source pixels

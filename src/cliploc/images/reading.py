@@ -20,7 +20,6 @@ from cliploc.support.files import picture_path
 from cliploc.support.imports import install, not_installed
 
 MAX_PIXELS = 120_000_000
-BAND = 2**18  # pixels that are made RGB at once
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
 SUFFIXES = frozenset(
     {
@@ -33,42 +32,22 @@ READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
 # Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
+LabelMap = npt.NDArray[np.int32]
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What is known of a picture that only a smaller copy is kept of."""
-
-    size: tuple[int, int]  # width and height
-    checksum: bytes  # see `Picture.checksum`
-    read: Callable[[], Image.Image]  # decodes it again
-
-
-@dataclass(frozen=True)
 class Picture:
-    """A decoded picture, or a smaller copy that stands for it until its pixels are needed."""
+    """A decoded picture."""
 
     source: str  # the file's path as given, or a name for a picture from memory
     image: Image.Image  # upright (EXIF orientation applied) RGB
     notes: tuple[str, ...] = ()  # what was done to it that a user may want to know
-    whole: Whole | None = None  # what `image` is a smaller copy of; None where it is the picture itself
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the whole picture."""
-        return self.image.size if self.whole is None else self.whole.size
-
-    @property
-    def pixels(self) -> Image.Image:
-        """The whole picture, decoded again where only a copy is kept."""
-        return self.image if self.whole is None else self.whole.read()
 
     @cached_property
     def checksum(self) -> bytes:
         """Tells pictures with other pixels apart."""
-        if self.whole is not None:
-            return self.whole.checksum
         pixels = np.asarray(self.image)
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
@@ -128,6 +107,17 @@ def open_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         raise InputError(f"{name}: not enough memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
+
+
+def read_labels(path: Path) -> LabelMap:
+    """A picture file as labels `[H, W]`, a number for each pixel; a palette's colours are not used."""
+    with open_picture(path) as opened:
+        if opened.image.mode not in GREY:
+            raise InputError(
+                f"{path}: expected a label map, one number per pixel, got an image of mode {opened.image.mode}: save "
+                "labels as a grey or palette PNG"
+            )
+        return np.asarray(opened.image).astype(np.int32)
 
 
 def small_png(content: bytes, longest: int) -> Image.Image:
@@ -247,36 +237,19 @@ def _damaged(source: str, error: Exception) -> InputError:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A copy in RGB. Greys of 16 bits and transparency are made so band by band: their steps need far more memory."""
-    of_greys = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    """A copy in RGB; greys of more than 8 bits are scaled, and what is transparent lies on white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        greys = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)  # "no data" of float TIFFs
+        if image.mode == "F" and greys.max() <= 1:
+            greys *= 255
+        elif image.mode not in ("I", "F") or greys.max() > 255:  # else 8 bits: Pillow does not say what 32 bits hold
+            greys *= 255 / 65535
+        return Image.fromarray(greys.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     # PNG's tRNS may make RGB transparent, too.
-    if not of_greys and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")  # a copy, also where it is RGB already
-    width, height = image.size
-    rows = max(1, BAND // width)
-    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    scale = 1.0  # what greys are multiplied by, so that white is 255
-    if of_greys:
-        most = max(_greys(image.crop(band)).max() for band in bands)
-        if image.mode == "F" and most <= 1:
-            scale = 255.0
-        elif image.mode not in ("I", "F") or most > 255:  # else 8 bits: Pillow does not say which the 32 bits hold
-            scale = 255.0 / 65535.0
-    made = Image.new("RGB", image.size)
-    for band in bands:
-        part = image.crop(band)
-        if of_greys:
-            part = Image.fromarray((_greys(part) * scale).clip(0, 255).round().astype(np.uint8))
-        else:
-            rgba = (part.convert("LA") if image.mode == "La" else part).convert("RGBA")
-            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        made.paste(part.convert("RGB"), band[:2])
-    return made
-
-
-def _greys(image: Image.Image) -> npt.NDArray[np.float64]:
-    """Values `[H, W]` of more than 8 bits."""
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")  # a copy, also where it is RGB already
 
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:

@@ -128,8 +128,8 @@ def bounds(counts: Counts, height: int) -> list[float]:
 def _inside(counts: Counts) -> tuple[Counts, Counts]:
     """Begin and end of each run of pixels inside."""
     ends = counts.cumsum()
-    there = counts[1::2] > 0
-    return ends[:-1][::2][there], ends[1::2][there]
+    present = counts[1::2] > 0
+    return ends[:-1][::2][present], ends[1::2][present]
 
 
 def total(counts: Counts) -> float:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
-from cliploc.find.labels import Labels, labels_of, read_labels
+from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
 from cliploc.label.annotator import RESERVED, AnnotateWorker
 from cliploc.label.apply import apply_corrections, apply_review, is_review
@@ -57,7 +57,7 @@ def annotate(
     Args:
         pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths; or
             pictures that were found already.
-        labels: a file of `cliploc.find.labels.read_labels`, its lines as a list, or `Labels`.
+        labels: a file of `cliploc.find.prompts.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures, or with additional names: then its pictures are computed again, and what people did stays.
             Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may differ:
@@ -158,7 +158,7 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
     """The options of the model. Files with templates are read here, as the engine may run on other machines."""
     if not isinstance(options, Options | None):
         raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
-    values = {**({} if options is None else options.given()), **more}
+    values = {**({} if options is None else options.changed()), **more}
     if reserved := RESERVED & values.keys():
         raise UsageError(
             f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.labels import Labels
 from cliploc.find.prepare import Request, Result
 from cliploc.find.presence import VERSION as BANK_VERSION
+from cliploc.find.prompts import Labels
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import packed
@@ -58,7 +58,7 @@ class AnnotateWorker:
                 min_score=0.0,
                 max_boxes=DEFAULTS.max_boxes,
                 text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
-            ).given()
+            ).changed()
         )
         why_not = self.localizer.unteachable_reason()
         if options.masks_by != "heat":  # taught maps are drawn again from the lesson, without the picture

@@ -63,7 +63,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if flags.edit:
         check_installed("web", "review", "starlette", "uvicorn")
     from cliploc.find import prompts
-    from cliploc.find.labels import labels_of, read_labels
+    from cliploc.find.prompts import labels_of, read_labels
     from cliploc.formats import chosen_exports
     from cliploc.runs.picture_files import find_pictures
 
@@ -78,7 +78,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     folder = writable(flags.out)
     terminal = Terminal()
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}", speed=True) as reporter:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.label.annotate import annotate as run
 
         result = run(
@@ -87,8 +87,8 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             folder,
             engine=engine,
             reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
-            **wanted.given(),
-            **options.given(),
+            **wanted.changed(),
+            **options.changed(),
         )
     print_result(terminal, result.document(), titled(result.table()), as_json=flags.as_json)
     say_failures(terminal, result.failed)

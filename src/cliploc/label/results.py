@@ -148,7 +148,7 @@ class AnnotatedFolder:
         self.run, self.out, self.root = run, run.out, Path(run.store["root"])
         self.skipped, self.unreadable = skipped, unreadable
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
-        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.labels.Labels.entries`
+        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.prompts.Labels.entries`
         self.names = run.names
         self.rule = msgspec.convert(run.store["drafts"], DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run

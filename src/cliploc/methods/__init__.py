@@ -1,7 +1,5 @@
 """Saliency methods: one file each, mathematics only. `find("cam")` gives one, `find("cam+layer_cam")` joins two."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from cliploc.methods._infra.method import (

@@ -368,8 +368,8 @@ class LabellingRun:
 
     def outdated(self) -> frozenset[str]:
         """Pictures with results of fewer names than the run has now."""
-        asked = "SELECT name FROM picture WHERE error IS NULL AND json_array_length(presence) < ?"
-        return frozenset(name for (name,) in self.store.rows(asked, len(self.names)))
+        query = "SELECT name FROM picture WHERE error IS NULL AND json_array_length(presence) < ?"
+        return frozenset(name for (name,) in self.store.rows(query, len(self.names)))
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Notes stamps of files whose content is as it was."""

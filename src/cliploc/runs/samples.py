@@ -7,8 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from cliploc.images.label_maps import LabelMap
-from cliploc.images.reading import load
+from cliploc.images.reading import LabelMap, load
 from cliploc.values import DatasetSplit, FloatArray
 
 Size = tuple[int, int]  # width and height

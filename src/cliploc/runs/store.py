@@ -182,14 +182,14 @@ class Store:
             if self.row("SELECT value FROM run WHERE key = ?", key) != (text,):  # else the file stays as it is
                 self.write("INSERT OR REPLACE INTO run VALUES (?, ?)", key, text)
 
-    def keep(self, key: str, asked: Mapping[str, Any]) -> None:
+    def keep(self, key: str, requested: Mapping[str, Any]) -> None:
         """Stores settings that all of a run has in common; where there are others, refuses with what differs."""
         with self.transaction():
-            there = self.get(key)
-            if there is None:
-                self[key] = asked
+            stored = self.get(key)
+            if stored is None:
+                self[key] = requested
                 return
-        if differences := differences_of(there, json.loads(json.dumps(asked, allow_nan=False, default=str))):
+        if differences := differences_of(stored, json.loads(json.dumps(requested, allow_nan=False, default=str))):
             more = f", and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
             raise UsageError(
                 f"{self.path.parent} holds a run with other settings ({'; '.join(differences[:NAMED])}{more}): repeat "
@@ -249,26 +249,26 @@ def _no_room(folder: Path) -> bool:
     return status.f_bavail * status.f_frsize < 2**16
 
 
-def differences_of(there: Any, asked: Any, where: str = "") -> list[str]:
+def differences_of(stored: Any, requested: Any, where: str = "") -> list[str]:
     """What differs between settings, as "key: … there, … asked for"."""
-    if isinstance(there, dict) and isinstance(asked, dict):
+    if isinstance(stored, dict) and isinstance(requested, dict):
         found: list[str] = []
-        for key in dict.fromkeys([*there, *asked]):
+        for key in dict.fromkeys([*stored, *requested]):
             name = f"{where}.{key}" if where else key
-            if (key in there) != (key in asked):
-                found.append(f"{name}: only {'there' if key in there else 'asked for'}")
+            if (key in stored) != (key in requested):
+                found.append(f"{name}: only {'there' if key in stored else 'asked for'}")
             else:
-                found += differences_of(there[key], asked[key], name)
+                found += differences_of(stored[key], requested[key], name)
         return found
-    if there == asked:
+    if stored == requested:
         return []
-    if isinstance(there, list) and isinstance(asked, list):  # long ones may differ in one entry
-        of_one = [one for one in there if one not in asked], [one for one in asked if one not in there]
+    if isinstance(stored, list) and isinstance(requested, list):  # long ones may differ in one entry
+        of_one = [one for one in stored if one not in requested], [one for one in requested if one not in stored]
         texts = [", ".join(json.dumps(one, ensure_ascii=False) for one in entries) for entries in of_one]
-        said = [f"{_short(text)} only {way}" for text, way in zip(texts, ("there", "asked for"), strict=True) if text]
-        if said or len(there) == len(asked):
-            return [f"{where}: {', '.join(said) or 'in another order'}"]
-    texts = [json.dumps(value, ensure_ascii=False) for value in (there, asked)]
+        parts = [f"{_short(text)} only {way}" for text, way in zip(texts, ("there", "asked for"), strict=True) if text]
+        if parts or len(stored) == len(requested):
+            return [f"{where}: {', '.join(parts) or 'in another order'}"]
+    texts = [json.dumps(value, ensure_ascii=False) for value in (stored, requested)]
     return [f"{where}: {_short(texts[0])} there, {_short(texts[1])} asked for"]
 
 

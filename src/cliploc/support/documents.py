@@ -111,14 +111,9 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
 
 
-# ------------------------------------------------------------------------------------------------------------- schemas
-# Of the JSON files that cliploc writes and reads back, and of transformers'. A schema names the keys that are used.
-# `__post_init__` compares values that belong together, such as a score for each box.
+# ------------------------------------------------------------------------------------------- folders of transformers
 Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
-Share = Annotated[float, Meta(ge=0, le=1)]
 
-
-# -------------------------------------------------------------------------------------------- folders of transformers
 Mean = Annotated[float, Meta(ge=-1000, le=1000)]
 Deviation = Annotated[float, Meta(ge=1e-6, le=1000)]
 

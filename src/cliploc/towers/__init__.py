@@ -1,7 +1,5 @@
 """Models with an image and a text tower: the only code that knows their internals. `create("mini")` builds one."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from cliploc.support.imports import on_first_use

@@ -1,7 +1,5 @@
 """Reads files of weights without running code in them, checks them, and loads them into a model."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import pickle

@@ -16,8 +16,6 @@ game") have none. A text in which nothing resembles any node is *unknown*: it st
 `unknown_reason` gives the reason. `remark` says how a text is read that is not read as it stands.
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 import itertools
@@ -26,7 +24,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file
@@ -205,7 +203,7 @@ class MiniTextTower(nn.Module):
         self._set_rows(members, self.inner_rows)
 
     @classmethod
-    def load(cls, folder: Path, *, everyday: bool = True) -> MiniTextTower:
+    def load(cls, folder: Path, *, everyday: bool = True) -> Self:
         """Loads the tower that tools/build_mini.py wrote to a folder, with what tools/build_everyday.py added."""
         known, outside = (folder / "lexicon.txt").read_text().split("\n\n")
         anchors = None
@@ -224,7 +222,7 @@ class MiniTextTower(nn.Module):
             anchors,
         )
 
-    def without(self, classes: Sequence[int]) -> MiniTextTower:
+    def without(self, classes: Sequence[int]) -> Self:
         """A copy without some classes, for mini's card; its inner nodes are the means of the classes that are left."""
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower

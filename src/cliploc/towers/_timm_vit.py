@@ -1,7 +1,5 @@
 """How timm's vision transformers turn pictures into tokens, and the adapter of their blocks."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

@@ -1,7 +1,5 @@
 """Which words of a sentence its match with an image used: the word side of Grad-ECLIP (Zhao et al. 2024)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,13 +3,11 @@
 timm, which has EfficientNet-Lite0, takes long to import.
 """
 
-from __future__ import annotations
-
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file
@@ -133,7 +131,7 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
+    def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> Self:
         """Builds the tower in eval mode from tensors of convolutions and batch norms."""
         with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
             tower = cls(output_stride)
@@ -182,7 +180,7 @@ class Mini(ConvolutionalBackbone):
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
 
     @classmethod
-    def bundled(cls) -> Mini:
+    def bundled(cls) -> Self:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
         return cls().eval().requires_grad_(False)
 

@@ -1,11 +1,9 @@
 """`mini-vit`: a hybrid ViT on `mini`'s convolutions, distilled from `mini`; tools/build_mini_vit.py."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -79,7 +77,7 @@ class MiniVit(TransformerBackbone):
         self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini_vit.py
 
     @classmethod
-    def bundled(cls) -> MiniVit:
+    def bundled(cls) -> Self:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
         facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
         tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}

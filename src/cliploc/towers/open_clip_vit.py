@@ -1,7 +1,5 @@
 """Adapter of open_clip's own vision transformers: B/32 to bigG, with class token, average pooling, or CoCa's pool."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

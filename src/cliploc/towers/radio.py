@@ -3,8 +3,6 @@
 docs/towers.md has the sources.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -1,7 +1,5 @@
 """TIPSv2 (Cao et al. 2026): a ViT like DINOv2's and a text tower, whose patches are trained to match texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

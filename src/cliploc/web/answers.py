@@ -29,15 +29,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cliploc.draw.html import jpeg_uri
 from cliploc.errors import CliplocError, UsageError
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.support.process import give_back_memory, out_of_memory
 from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
-from cliploc.web.clients import RefusedError
-from cliploc.web.runs import MAX_SECONDS, Run, StoppedError
-from cliploc.web.service import SHOWN_SIDE, SearchResult, Service
+from cliploc.web.guard import RefusedError
+from cliploc.web.runs import MAX_SECONDS, Run, StoppedError, Work
+from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.store import Store
 
@@ -54,10 +54,7 @@ MOST_FIELDS = 40
 MOST_FIELD_BYTES = 40_000  # of a field that is no file
 NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
 
-Given = str | UploadFile  # the id of a picture, or a picture
-
 T = TypeVar("T")
-Work = Callable[[Reporter], T]
 Turn = AbstractAsyncContextManager[None]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -65,7 +62,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class Answers:
     """Answers requests; the gate before it has checked host, password and size."""
 
-    def __init__(self, service: Service, looks: Kept[SearchResult], store: Store, queue: int, debug: bool) -> None:
+    def __init__(self, service: Service, looks: LruCache[SearchResult], store: Store, queue: int, debug: bool) -> None:
         self._service, self._looks, self._store, self._debug = service, looks, store, debug
         self._searches, self._redraws, self._menus = Turns(queue), Turns(queue), Turns(queue)
 
@@ -75,7 +72,7 @@ class Answers:
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
-            except ClientDisconnect:  # nobody is there to be told
+            except ClientDisconnect:  # nobody reads an answer
                 return JSONResponse({"error": ""}, 408)
             except Exception as error:
                 refusal = self._refusal(error)
@@ -92,10 +89,9 @@ class Answers:
         if self._debug:
             traceback.print_exception(error, file=sys.stderr)
         if out_of_memory(error):
-            said = "not enough memory on the server: use a smaller picture, fewer names or fewer scales"
-        else:
-            said = f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
-        return RefusedError(500, said)
+            return RefusedError(500, "not enough memory on the server: use a smaller picture, fewer names or scales")
+        name = type(error).__name__
+        return RefusedError(500, f"an error in cliploc ({name}): start the server with --debug to see it there")
 
     # -------------------------------------------------------------------------------------------------- for programs
     async def localize(self, request: Request) -> Response:
@@ -105,15 +101,15 @@ class Answers:
             raise RefusedError(422, NO_PICTURE)
 
         def document(reporter: Reporter) -> dict[str, Any]:
+            settings, overlay = question.settings, "overlay" in question.switches
             look = self._look(question, reporter)
-            results = self._cut(look, question.settings)
-            if question.settings.masks or "overlay" in question.switches:
-                results = self._with_photograph(look, results)
-            answer = downloads.document(results, question.settings, look.ran(question.settings))
-            if "overlay" in question.switches:
-                for entry, result in zip(answer["pictures"], results.values(), strict=True):
-                    drawn = downloads.overlay(result, question.settings)
-                    entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
+            results = self._cut(look, settings)
+            if settings.masks or overlay:
+                results = self._full_size(look, results)
+            answer = downloads.document(results, settings, look.ran(settings))
+            for entry, result in zip(answer["pictures"], results.values(), strict=True) if overlay else ():
+                drawn = downloads.overlay(result, settings)
+                entry["overlay"] = jpeg_uri(drawn.convert("RGB"), quality=JPEG_QUALITY)
             return {**answer, "ids": question.ids}
 
         return JSONResponse(await self._computed(request, self._search_turn(question), document))
@@ -134,10 +130,8 @@ class Answers:
                 look, settings = last, last.unset(last.settings.with_live(settings))
             else:
                 look = self._look(question, reporter, files=True)
-            results, folder = (
-                self._with_photograph(look, self._cut(look, settings, files=True)),
-                self._store.new_folder(),
-            )
+            results = self._full_size(look, self._cut(look, settings, files=True))
+            folder = self._store.new_folder()
             paths = downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
             return [
                 {"name": path.name, "address": f"/files/{folder.name}/{quote(path.name)}", "bytes": path.stat().st_size}
@@ -173,7 +167,7 @@ class Answers:
         return self._searches.turn(self._model(question.settings))
 
     def _model(self, settings: Settings) -> Future[Localizer] | None:
-        """The model that is asked for, which the turn waits for; None where the menu does not have it."""
+        """The model, which the turn waits for; None where the menu does not have it."""
         try:
             return self._service.load(settings.model)
         except UsageError:
@@ -183,7 +177,7 @@ class Answers:
         self, question: Question, reporter: Reporter, last: SearchResult | None = None, files: bool = False
     ) -> SearchResult:
         if question.picture is not None:
-            question.settings.check_work(self._service.read(question.picture, SHOWN_SIDE).size, files)
+            question.settings.check_work(self._service.read(question.picture).image.size, files)
         return self._service.look(question.picture, question.settings, last, reporter, question.exemplar)
 
     def _cut(self, look: SearchResult, settings: Settings, files: bool = False) -> dict[str, Localization]:
@@ -192,7 +186,7 @@ class Answers:
         settings.check_work((width, height), files)
         return look.cut(settings)
 
-    def _with_photograph(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
+    def _full_size(self, look: SearchResult, results: Mapping[str, Localization]) -> dict[str, Localization]:
         """Results with the photograph at its own size, for what is drawn in it."""
         photograph = self._service.read(look.path).image
         return {method: replace(result, image=photograph) for method, result in results.items()}
@@ -205,21 +199,20 @@ class Answers:
             return JSONResponse(await asyncio.to_thread(view.menu_of, self._service, settings))
 
     async def show(self, request: Request) -> Response:
-        """A search's lines of JSON: status every half second, at last what is shown, also by other sliders."""
+        """A search's lines of JSON: status every half second, at last what is drawn, also by other sliders."""
         question = await question_in(request, self._store)
         if not question.visitor:
             raise RefusedError(422, NO_VISITOR)
-        lines = self._lines(question)
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers=STREAMED)
+        return StreamingResponse(self._lines(question), media_type="application/x-ndjson", headers=STREAMED)
 
     async def _lines(self, question: Question) -> AsyncIterator[bytes]:
         """The lines of the answer. A visitor who leaves, or presses Stop, ends them, and with them the search."""
         search = "search" in question.switches
+        turns, work = (self._searches, self._found) if search else (self._redraws, self._redrawn)
         try:
-            turns = self._searches if search else self._redraws
-            turn = self._search_turn(question) if search else turns.turn()
-            async with AsyncExitStack() as held:
-                entering = asyncio.ensure_future(held.enter_async_context(turn))
+            async with AsyncExitStack() as stack:
+                turn = self._search_turn(question) if search else turns.turn()
+                entering = asyncio.ensure_future(stack.enter_async_context(turn))
                 try:  # a proxy may close what says nothing for a minute
                     while not (await asyncio.wait((entering,), timeout=EVERY))[0]:
                         yield _line({"status": view.waiting(turns.waiting - 1)})
@@ -227,7 +220,6 @@ class Answers:
                     entering.cancel()
                     await asyncio.wait((entering,))
                 entering.result()
-                work = self._found if search else self._redrawn
                 run = self._service.runs.begin(
                     question.visitor, lambda reporter: work(question, reporter), alone=search
                 )
@@ -245,7 +237,7 @@ class Answers:
     def _found(self, question: Question, reporter: Reporter) -> dict[str, Any]:
         look = self._look(question, reporter, self._looks.get(question.visitor))
         self._looks.keep(question.visitor, look, look.size)
-        return self._shown(look, question.settings)
+        return self._drawn(look, question.settings)
 
     def _redrawn(self, question: Question, _: Reporter) -> dict[str, Any]:
         last = self._looks.get(question.visitor)
@@ -253,27 +245,27 @@ class Answers:
             return {"status": view.status("These results are not kept any longer: press Find.", "problem")}
         if not _ran(last, question.settings):
             return {"status": view.status(UNSEARCHED)}
-        return self._shown(last, last.settings.with_live(question.settings))
+        return self._drawn(last, last.settings.with_live(question.settings))
 
-    def _shown(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
+    def _drawn(self, look: SearchResult, settings: Settings) -> dict[str, Any]:
         """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         settings = look.unset(settings)
         results, ran = self._cut(look, settings), look.ran(settings)
         file = next(iter(results.values())).source
-        exemplar = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
-        pictures = downloads.document(results, replace(settings, masks=False), ran)["pictures"]
+        lines = (settings, file, look.offer.arguments, rules, Path(look.exemplar).name)
         linked = replace(  # without what the page would choose by itself
             settings,
             model="" if settings.model == next(iter(self._service.offers)) else settings.model,
-            method="" if settings.method == self._service.menu(settings.model).own else settings.method,
+            method=None if settings.method == self._service.menu(settings.model).default else settings.method,
         )
+        pictures = downloads.document(results, replace(settings, masks=False), ran)["pictures"]
         return {
             "status": view.status(view.summary(results)),
             "figures": view.results_html(results, settings.opacity, ran, settings.masks),
             "json": json.dumps(pictures, ensure_ascii=False, indent=1, allow_nan=False),
-            "python": python_lines(settings, file, look.offer.arguments, rules, exemplar),
-            "command": command_lines(settings, file, look.offer.arguments, rules, exemplar),
+            "python": python_lines(*lines),
+            "command": command_lines(*lines),
             "address": f"?{to_query(linked)}",
         }
 
@@ -297,20 +289,13 @@ class Turns:
     def __init__(self, queue: int, seconds: float = MAX_SECONDS) -> None:
         self.waiting = 0
         self._queue, self._seconds = queue, seconds
-        self._loading = 0
         self._free = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
     async def turn(self, model: Future[Any] | None = None) -> AsyncIterator[None]:
         """Waits for the model, which keeps nobody from a turn, and for a turn, which lasts as long as the block."""
-        if model is not None and not model.done():
-            if self._loading >= self._queue:
-                raise RefusedError(503, QUEUE_FULL)
-            self._loading += 1
-            try:
-                await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
-            finally:
-                self._loading -= 1
+        if model is not None:
+            await asyncio.shield(asyncio.wrap_future(model))  # who leaves does not end it for the others
         if self._free.locked() and self.waiting >= self._queue:
             raise RefusedError(503, QUEUE_FULL)
         self.waiting += 1
@@ -331,43 +316,47 @@ class Turns:
 # ------------------------------------------------------------------------------------------------------- questions
 @dataclass(frozen=True)
 class Question:
-    """What a request asks for."""
+    """A request, read."""
 
     ids: Mapping[str, str]  # field of `PICTURES` → id of the picture that it holds, which is stored
     picture: str | None  # the photograph's file; None where there is none
     exemplar: str | None  # the same of the picture that stands for a name
     visitor: str  # the page's name for itself; "" of a program
     switches: frozenset[str]  # those of `SWITCHES` that are on
-    settings: Settings  # the fields that are left
+    settings: Settings  # the other fields
 
 
 async def question_in(request: Request, store: Store) -> Question:
     """Reads a request, and stores its pictures."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return await run_in_threadpool(_question, _parsed(await request.body()), store)
+        try:
+            fields = msgspec.json.decode(await request.body(), type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RefusedError(422, f"expected a request as a JSON object: {error}") from None
+        return await run_in_threadpool(_question, fields, store)
     if kind != "multipart/form-data":
         raise RefusedError(415, "expected multipart/form-data or application/json")
     try:
         reading = request.form(max_files=len(PICTURES), max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES)
         async with reading as form:
-            given = dict(form.multi_items())
-            if len(given) < len(form.multi_items()):
+            fields = dict(form.multi_items())
+            if len(fields) < len(form.multi_items()):
                 raise RefusedError(422, "expected each field once: write names as cat, dog")
-            return await run_in_threadpool(_question, given, store)
+            return await run_in_threadpool(_question, fields, store)
     except HTTPException as error:
         raise RefusedError(422, f"expected a form: {error.detail}") from None
 
 
-def _question(given: Mapping[str, Any], store: Store) -> Question:
+def _question(fields: Mapping[str, Any], store: Store) -> Question:
     """The fields of a form, or the keys of a JSON object, by what they are."""
-    settings = dict(given)
-    pictures: dict[str, Given] = {}
+    settings = dict(fields)
+    pictures: dict[str, str | UploadFile] = {}
     for field in PICTURES:
         sent = settings.pop(field, None)
         if sent in (None, "") or (isinstance(sent, UploadFile) and not sent.filename and not sent.size):
             continue  # null, an empty text, or what a browser sends where no file was chosen
-        if not isinstance(sent, Given):
+        if not isinstance(sent, str | UploadFile):
             raise RefusedError(422, f"expected {field} as a file or as the id of one")
         pictures[field] = sent
     for key, value in settings.items():
@@ -381,22 +370,12 @@ def _question(given: Mapping[str, Any], store: Store) -> Question:
         text = str(settings.pop(name, None) or "false").lower()
         if text not in ("true", "false"):
             raise RefusedError(422, f"expected {name} as true or false, got {text[:40]!r}")
-        if text == "true":
-            switches.append(name)
+        switches += [name] if text == "true" else []
     ids = {
-        field: given if isinstance(given, str) else store.keep(given.file, given.filename or "")
-        for field, given in pictures.items()
+        field: sent if isinstance(sent, str) else store.keep(sent.file, sent.filename or "")
+        for field, sent in pictures.items()
     }
     files = {field: str(store.picture(number)) for field, number in ids.items()}
     exemplar = files.get("exemplar")
-    wanted = from_mapping(settings).with_exemplar(exemplar)
-    return Question(ids, files.get("picture"), exemplar, visitor, frozenset(switches), wanted)
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body."""
-    try:
-        value: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RefusedError(422, f"expected a request as a JSON object: {error}") from None
-    return value
+    read = from_mapping(settings).with_exemplar(exemplar)
+    return Question(ids, files.get("picture"), exemplar, visitor, frozenset(switches), read)

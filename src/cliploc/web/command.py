@@ -2,7 +2,7 @@
 
 import os
 
-from cliploc.cli.options import ModelFlags, WithThreads, command, flag, pair_weights, rare, refuse_unknown, use_threads
+from cliploc.cli.options import ModelFlags, WithThreads, check_known, command, flag, pair_weights, rare, use_threads
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
@@ -57,7 +57,7 @@ class ServeFlags(ModelFlags, ServerFlags):
 
 
 @command(only=("device", "precision"))
-def serve(asked: ServeFlags, options: Options) -> int:
+def serve(flags: ServeFlags, options: Options) -> int:
     """Serve a web page that finds named things in pictures.
 
     Needs cliploc[web].
@@ -65,48 +65,48 @@ def serve(asked: ServeFlags, options: Options) -> int:
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
     check_installed("web", "serve")
-    if asked.sam is not None:
+    if flags.sam is not None:
         check_installed("sam", "--sam")
-    models = pair_weights(asked.model or ["mini", "mini-vit"], asked.pretrained)
-    refuse_unknown(name for name, _ in models)
-    auth = None if asked.auth_env is None else user_in(asked.auth_env)
-    use_threads(asked.threads)
+    models = pair_weights(flags.model or ["mini", "mini-vit"], flags.pretrained)
+    check_known(name for name, _ in models)
+    auth = None if flags.auth_env is None else user_in(flags.auth_env)
+    use_threads(flags.threads)
     from cliploc.web.find import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads
 
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
-    most_pixels = round(asked.max_megapixels * 1e6)
+    most_pixels = round(flags.max_megapixels * 1e6)
     service = Service(
-        with_heads(offers, asked.head or []),
+        with_heads(offers, flags.head or []),
         options.device,
         options.precision,
         most_pixels,
-        asked.max_seconds,
-        asked.recipe,
-        asked.sam,
+        flags.max_seconds,
+        flags.recipe,
+        flags.sam,
     )
-    warn_of_strangers(terminal, asked, "page")
+    warn_of_strangers(terminal, flags, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
     serve_page(
         service,
-        asked.host,
-        asked.port,
+        flags.host,
+        flags.port,
         auth=auth,
-        queue=asked.queue,
-        max_bytes=round(asked.max_megabytes * 1e6),
-        allow_hosts=asked.allow_host or (),
-        debug=asked.debug,
+        queue=flags.queue,
+        max_bytes=round(flags.max_megabytes * 1e6),
+        allow_hosts=flags.allow_host or (),
+        debug=flags.debug,
         on_ready=terminal.data,
     )
     return DONE
 
 
-def warn_of_strangers(terminal: Terminal, asked: ServerFlags, what: str) -> None:
+def warn_of_strangers(terminal: Terminal, flags: ServerFlags, what: str) -> None:
     """Says that a server is open to everybody, where it listens to other machines without a password."""
-    if asked.auth_env is None and asked.host not in ("127.0.0.1", "localhost", "::1"):
+    if flags.auth_env is None and flags.host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
-            f"warning: anyone who can reach {asked.host} can use this {what}: set a password with --auth-env",
+            f"warning: anyone who can reach {flags.host} can use this {what}: set a password with --auth-env",
             style="yellow",
         )
 

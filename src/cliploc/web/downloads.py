@@ -4,7 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,20 @@ from cliploc.images.rle import Rle, encode
 from cliploc.localization import Localization
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.web.service import title_of
-from cliploc.web.settings import FILE_SIDE, Settings, recipe_in
+from cliploc.web.settings import FILE_SIDE, KEYS, Settings, recipe_in
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
 
 
 def document(results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None) -> dict[str, Any]:
     """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe" too."""
-    whole = to_document(list(results.values()), [], asdict(settings), settings.masks)
-    for entry, method in zip(whole["pictures"], results, strict=True):
+    values = {key: getattr(settings, key) for key in KEYS}
+    document = to_document(list(results.values()), [], values, settings.masks)
+    for entry, method in zip(document["pictures"], results, strict=True):
         ran = None if recipe_in(method) is None else recipe
         entry["method"] = method if ran is None else ran.method
         entry["recipe"] = None if ran is None else {"name": ran.name, "options": str(ran)}
-    return whole
+    return document
 
 
 def write_files(
@@ -109,8 +110,8 @@ def write_files(
 
 def overlay(result: Localization, settings: Settings) -> Image.Image:
     """The photograph with heat or masks, and boxes."""
-    shown = scaled(result, fit_within(result.image.size, FILE_SIDE))
-    return draw_overlay(shown, opacity=settings.opacity, masks=settings.masks)
+    small = scaled(result, fit_within(result.image.size, FILE_SIDE))
+    return draw_overlay(small, opacity=settings.opacity, masks=settings.masks)
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:
@@ -137,5 +138,5 @@ def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPi
 
 def _plain(text: str) -> str:
     """A part of a file name: letters and digits that every file system accepts, short enough for its 255 bytes."""
-    kept = re.sub(r"[^\w-]+", "_", text)[:60]
-    return kept.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "_"
+    plain = re.sub(r"[^\w-]+", "_", text)[:60]
+    return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "_"

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,17 +13,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.find.memory import Kept
+from cliploc.find.memory import LruCache
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
 from cliploc.options import POLICIES, WAITING
 from cliploc.web.answers import Answers
-from cliploc.web.clients import Hosts, RefusedError
-from cliploc.web.guard import Gate
+from cliploc.web.guard import Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import KEPT_SECONDS, Store, own_folder
+from cliploc.web.store import MAX_AGE, Store, temporary_folder
 from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
@@ -33,7 +30,6 @@ MAX_JSON = 256_000  # bytes of a request without files
 FORM_BYTES = 16_000  # of an upload besides the file itself
 SWEPT_SECONDS = 300.0  # time between two searches for what is old
 ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
-END_SECONDS = 1.5  # from the signal to the end of the process, whatever still runs
 
 
 def application(
@@ -48,7 +44,7 @@ def application(
 ) -> Gate:
     """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
-    looks = Kept[SearchResult](LOOK_BYTES, KEPT_SECONDS)
+    looks = LruCache[SearchResult](LOOK_BYTES, MAX_AGE)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
     answers = Answers(service, looks, store, queue, debug)
     text = TEMPLATES.render(
@@ -116,29 +112,10 @@ def serve(
     on_ready: Callable[[str], None],
     **options: Any,
 ) -> None:
-    """Serves until it is interrupted, and ends the process then, at once, with exit code 0."""
-    with listen(host, port) as listening, own_folder() as folder, suppress(KeyboardInterrupt):
+    """Serves until it is interrupted, and ends the process then with exit code 0."""
+    with listen(host, port) as listening, temporary_folder() as folder, suppress(KeyboardInterrupt):
         app = application(service, folder, hosts=Hosts(host, allow_hosts), **options)
-
-        def end() -> None:
-            shutil.rmtree(folder, ignore_errors=True)
-            _end_process()
-
-        # From the signal on, as a step of a model that cannot be stopped would take longer.
-        timer = threading.Timer(END_SECONDS, end)
-        timer.daemon = True
-
-        def begin_end() -> None:
-            service.runs.end()
-            timer.start()
-
-        run(app, host, listening, on_ready, begin_end)
-    _end_process()
-
-
-def _end_process() -> None:
-    """Ends the process without dismantling the interpreter, which takes seconds on a busy machine and saves nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed
-            stream.flush()
-    os._exit(0)
+        run(app, host, listening, on_ready, service.runs.end)
+    with suppress(OSError):  # nobody reads it
+        sys.stdout.flush()
+    os._exit(0)  # a model that still computes, or loads, is not waited for

@@ -1,5 +1,11 @@
-"""A wrapper around a whole application: it refuses requests before the application sees them, and adds headers."""
+"""The gate before an application: who may ask, by which host names, and how much; it adds headers to answers."""
 
+import base64
+import binascii
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -7,14 +13,59 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cliploc.web.clients import Hosts, Password, RefusedError
-
 # Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 MAX_BODY = 4_000_000  # bytes of a request that uploads nothing, such as one picture's boxes and masks
+PLACE = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[1-9]\d{0,4})?", re.ASCII | re.IGNORECASE)  # host, port
+
+
+class RefusedError(Exception):
+    """A request is refused, in a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Hosts:
+    """The host names of the server: foreign ones are refused (DNS rebinding), and other websites' pages."""
+
+    def __init__(
+        self, host: str = "127.0.0.1", allowed: Iterable[str] = (), advice: str = "start it with --allow-host NAME"
+    ) -> None:
+        self._advice = advice
+        self._allowed = frozenset(_plain(name) for name in allowed)
+        self._names = self._allowed | {"localhost", "127.0.0.1", "::1", _plain(host)}
+
+    def check(self, host: str, origin: str | None, address: str) -> None:
+        """Refuses a request for another host, or from another website by its Origin, which programs do not send."""
+        # No website can have the connection's local address, which may have a zone: fe80::1%eth0.
+        if _name(host) not in self._names | {_plain(address.partition("%")[0])}:
+            raise RefusedError(421, f"This server does not have that host name: {self._advice}.")
+        if origin is None:
+            return
+        scheme, _, place = origin.partition("://")
+        if scheme not in ("http", "https") or (place.lower() != host.lower() and _name(place) not in self._allowed):
+            raise RefusedError(403, f"Requests from another website are refused: {self._advice}.")
+
+
+def _name(place: str) -> str | None:
+    """The host of `host:port`; None if the text is something else."""
+    match = PLACE.fullmatch(place)
+    return None if match is None or int((match[2] or ":1")[1:]) > 65_535 else _plain(match[1])
+
+
+def _plain(name: str) -> str:
+    """An address in its shortest form, IPv4 where IPv6 only maps it; a name in lower case."""
+    name = name.strip("[]").rstrip(".").lower()
+    try:
+        ip = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
 class Gate:
@@ -38,7 +89,7 @@ class Gate:
         max_body: int = MAX_BODY,
         max_upload: int | None = None,
     ) -> None:
-        self._app, self._hosts, self._password = app, hosts, Password(auth)
+        self._app, self._hosts, self._auth = app, hosts, None if auth is None else ":".join(auth).encode()
         self._max_body, self._max_upload = max_body, max_body if max_upload is None else max_upload
         self._headers = {
             "content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
@@ -60,13 +111,14 @@ class Gate:
                 self._check(scope, Headers(scope=scope))
             except RefusedError as refusal:
                 answer = refused(refusal)
-        with suppress(ClientDisconnect):  # nobody is there to be told
+        with suppress(ClientDisconnect):  # nobody reads an answer
             await answer(scope, receive, sending)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         address = (scope.get("server") or ("",))[0] or ""
         self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
-        self._password.check(headers.get("authorization", ""))
+        if self._auth is not None and not hmac.compare_digest(_user(headers.get("authorization", "")), self._auth):
+            raise RefusedError(401, "This server asks for a user and a password (Basic authentication).")
         if scope["method"] != "POST":
             return
         length = headers.get("content-length", "")
@@ -77,6 +129,15 @@ class Gate:
         most = self._max_upload if upload else self._max_body
         if int(length) > most:
             raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {length}: send less")
+
+
+def _user(header: str) -> bytes:
+    """User and password of the header Authorization; nothing where it is another kind of it."""
+    kind, _, code = header.partition(" ")
+    try:
+        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def refused(refusal: RefusedError) -> JSONResponse:

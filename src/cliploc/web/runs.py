@@ -15,7 +15,6 @@ T = TypeVar("T")
 Work = Callable[[Reporter], T]
 STOPPED = "Stopped, as you asked."
 MAX_SECONDS = 300.0  # time limit of a run
-GRACE_SECONDS = 5.0  # further time for a step that cannot be interrupted
 ENDING = "The server is shutting down: try again when it is back."
 
 
@@ -24,7 +23,10 @@ class StoppedError(UsageError):
 
 
 class Run(Generic[T]):
-    """One piece of work in a thread, that can be stopped: whatever it reports then raises `StoppedError`."""
+    """One piece of work in a thread, that can be stopped: whatever it reports then raises `StoppedError`.
+
+    Work that computes long reports several times a second.
+    """
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
         self.steps = 0, 0  # masked pictures that are done, and that are left
@@ -40,21 +42,13 @@ class Run(Generic[T]):
         self._stop.set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for the end of the work, at most so long; returns whether `result` gives its outcome at once."""
+        """Waits for the end of the work, at most so long; returns whether it has ended."""
         wait_for((self._outcome,), seconds)
-        return self._outcome.done() or time.monotonic() > self._until + GRACE_SECONDS
+        return self._outcome.done()
 
     def result(self) -> T:
         """Waits for the work, and returns what it returned or raises what it raised."""
-        wait_for((self._outcome,), max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
-        if not self._outcome.done():
-            self.stop()
-            raise StoppedError(self._too_long)
         return self._outcome.result()
-
-    @property
-    def _too_long(self) -> str:
-        return f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
 
     def _carry_out(self, work: Work[T]) -> None:
         reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
@@ -73,7 +67,9 @@ class Run(Generic[T]):
 
     def _go_on(self, *_: object) -> None:
         if time.monotonic() > self._until:
-            raise StoppedError(self._too_long)
+            raise StoppedError(
+                f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
+            )
         if self._stop.is_set():
             raise StoppedError(STOPPED)
 

@@ -3,49 +3,40 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
-from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.find.heads import read_config
-from cliploc.find.memory import Kept, Memory
+from cliploc.find.memory import LruCache, Memory
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
-from cliploc.images.reading import Picture, Whole, load
+from cliploc.images.reading import Picture, load
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
-from cliploc.options import MIN_SCORE, RECIPES, UNREFINED
+from cliploc.options import MIN_SCORE, RECIPES, SAM, UNREFINED, Options
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
-from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
-from cliploc.web.store import KEPT_SECONDS
+from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in
+from cliploc.web.store import MAX_AGE
 
-# Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
-# layer has changed, such as whether gradients are recorded, and must not be interrupted.
-LAYERS = {
-    "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
-    "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
-}  # fmt: skip
-STOP_SECONDS = 0.2  # between two looks whether a search that waits for its turn was stopped
-KEPT_OWN = 64  # choices of model, method and options whose own values are known
-KEPT_PIXEL_BYTES = 64 * 2**20  # of decoded photographs
-SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
+STOP_SECONDS = 0.2  # between two looks whether a search was stopped; what computes ends at its next masked picture
+PIXEL_BYTES = 64 * 2**20  # of decoded photographs
+PAGE_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 SEARCHES = 2  # at once: one's tower has all cores while the other's boxes, in Python, have one; docs/studies/cost.md
-KEPT_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
+MOST_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
 @dataclass(frozen=True)
@@ -108,22 +99,7 @@ class Menu:
     recipes: Mapping[str, Recipe]  # what can run in the place of a method: "recipe:fast" → the recipe
     methods: tuple[str, ...]  # the methods that run on it
     refinements: tuple[str, ...]  # the refinements that run on it
-    own: str  # what runs by default: a recipe, or the method of a trained head
-
-
-@dataclass(frozen=True)
-class Own:
-    """The values of a method or recipe for options that the visitor does not set; as in `cliploc.Options`."""
-
-    threshold: float
-    split_peaks: float
-    min_score: float | Literal["auto"]
-    min_presence: float
-
-    @property
-    def slid_min_score(self) -> float:
-        """The position of the slider for `min_score`. At this position "auto" holds: each name keeps its best box."""
-        return MIN_SCORE if self.min_score == "auto" else self.min_score
+    default: str  # what runs by default: a recipe, or the method of a trained head
 
 
 @dataclass(frozen=True)
@@ -135,7 +111,7 @@ class SearchResult:
     # method → its result without boxes, which `cut` makes, with the photograph as large as the page shows it. A recipe
     # has its own name there, such as "recipe:default"
     results: dict[str, Localization]
-    own: dict[str, Own]  # method → its values for options that the visitor does not set
+    defaults: dict[str, Options]  # method → its values of `CUT`
     # methods whose trained head decides by itself which names are found; for them presence does not count
     closed: frozenset[str]
     offer: Offer  # the model that was used
@@ -156,40 +132,34 @@ class SearchResult:
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
         first = next(iter(self.results))
-        wanted = dict.fromkeys(self.results, settings.compare_threshold) | {first: settings.threshold}
-        return [(method, self.own[method].threshold if tau is None else tau) for method, tau in wanted.items()]
+        chosen = dict.fromkeys(self.results, settings.compare_threshold) | {first: settings.threshold}
+        return [
+            (method, self.defaults[method].threshold if tau is None else tau)  # type: ignore[misc]  # never "auto"
+            for method, tau in chosen.items()
+        ]
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
         source = self.mask_sources.get(settings.masks_by)
         if source is None and settings.masks_by != "heat":
-            there = ", ".join(("heat", *self.mask_sources))
-            raise UsageError(f"expected masks_by to be one of {there} on this server, got {settings.masks_by}")
+            *choices, got = (name.partition(":")[0] for name in ("heat", *self.mask_sources, settings.masks_by))
+            raise UsageError(f"expected masks_by to be one of {', '.join(choices)} on this server, got {got}")
         results = {}
         for method, tau in self.rules(settings):
-            own = self.own[method]
+            options = settings.filled({name: getattr(self.defaults[method], name) for name in CUT})
             rule = BoxRule(
-                threshold=tau,
-                max_boxes=settings.max_boxes or None,
-                split_peaks=own.split_peaks if settings.split_peaks is None else settings.split_peaks,
-                min_score=own.min_score if settings.min_score is None else settings.min_score,
+                tau, max_boxes=options.max_boxes, split_peaks=options.split_peaks, min_score=options.min_score
             )
-            least = own.min_presence if settings.min_presence is None else settings.min_presence
-            cut = self.results[method].by(rule, 0.0 if method in self.closed else least)
+            cut = self.results[method].by(rule, 0.0 if method in self.closed else options.min_presence)
             results[method] = replace(cut, mask_source=source)
         return results
 
     def unset(self, settings: Settings) -> Settings:
         """The settings without values that are the methods' own, as a slider always has a value."""
-        first, second = self.own[next(iter(self.results))], self.own.get(next(iter(settings.compare), ""))
-        return replace(
-            settings,
-            threshold=_unless(settings.threshold, first.threshold),
-            compare_threshold=_unless(settings.compare_threshold, None if second is None else second.threshold),
-            split_peaks=_unless(settings.split_peaks, first.split_peaks),
-            min_score=_unless(settings.min_score, first.slid_min_score),
-            min_presence=_unless(settings.min_presence, first.min_presence),
-        )
+        first, second = self.defaults[next(iter(self.results))], self.defaults.get(next(iter(settings.compare), ""))
+        values = slider_values(first) | {"compare_threshold": None if second is None else second.threshold}
+        defaults = [name for name, value in values.items() if _near(getattr(settings, name), value)]
+        return replace(settings, **dict.fromkeys(defaults))
 
     def ran(self, settings: Settings) -> Recipe | None:
         """The recipe with the options that were set instead of its own; None where a method was chosen."""
@@ -197,8 +167,18 @@ class SearchResult:
             return None
         threshold = {} if settings.threshold is None else {"threshold": round(settings.threshold, 4)}
         options = {**self.recipe.options, **settings.arguments, **threshold}
-        kept = {name: value for name, value in options.items() if name not in UNREFINED or value != UNREFINED[name]}
-        return replace(self.recipe, options=kept)
+        refined = {name: value for name, value in options.items() if name not in UNREFINED or value != UNREFINED[name]}
+        return replace(self.recipe, options=refined)
+
+
+def slider_values(defaults: Options) -> dict[str, Any]:
+    """The positions of sliders for a method's values of `CUT`; "auto" holds where a name keeps its best box."""
+    values = {name: getattr(defaults, name) for name in CUT}
+    return values | ({"min_score": MIN_SCORE} if values["min_score"] == "auto" else {})
+
+
+def _near(value: float | None, default: float | None) -> bool:
+    return value is not None and default is not None and abs(value - default) < 1e-3
 
 
 class Service:
@@ -214,25 +194,24 @@ class Service:
         recipe: str = "default",
         sam: str | None = None,
     ) -> None:
-        chosen = None if precision == "fp32" else precision
-        self.offers = {offer.label: replace(offer, precision=chosen) for offer in offers}
+        its = None if precision == "fp32" else precision
+        self.offers = {offer.label: replace(offer, precision=its) for offer in offers}
         self.max_pixels = max_pixels
         self.mask_sources: dict[str, MaskSource] = {"grabcut": GrabCutMasks()}
         if sam is not None:
             from cliploc.towers.sam import SamMasks  # an extra
 
-            self.mask_sources["sam"] = SamMasks(sam, device=device or "cpu")
+            self.mask_sources[f"{SAM}FOLDER"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         # Also those that are being loaded; all localizers of a model share what this one embeds of the bank.
         self._loaded: OrderedDict[str, Future[Localizer]] = OrderedDict()
         self._menus: dict[str, Menu] = {}
         self.runs = Runs(max_seconds)
-        self.memory = Memory(max_seconds=KEPT_SECONDS)
-        self.pictures = Kept[Picture](KEPT_PIXEL_BYTES, KEPT_SECONDS)
-        self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
+        self.memory = Memory(max_seconds=MAX_AGE)
+        self.pictures = LruCache[Picture](PIXEL_BYTES, MAX_AGE)
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
-        self._loaders = ThreadPoolExecutor(KEPT_MODELS, thread_name_prefix="cliploc-load")
+        self._loaders = ThreadPoolExecutor(MOST_MODELS, thread_name_prefix="cliploc-load")
         # In these threads alone: the allocator has a heap for each thread, and cached features would keep the heaps of
         # many threads from shrinking.
         self._models = ThreadPoolExecutor(SEARCHES, thread_name_prefix="cliploc-models")
@@ -262,7 +241,7 @@ class Service:
             raise
         with self._lock:
             others = [label for label, model in self._loaded.items() if model.done()]
-            for label in others[: max(0, len(others) + 1 - KEPT_MODELS)]:
+            for label in others[: max(0, len(others) + 1 - MOST_MODELS)]:
                 del self._loaded[label]
         return loaded
 
@@ -281,8 +260,8 @@ class Service:
                 with suppress(UsageError):
                     resolve_refinements([refinement.name], backbone)
                     steps.append(refinement.name)
-            own = next(iter(offer.heads), self._recipe)
-            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), own)
+            default = next(iter(offer.heads), self._recipe)
+            self._menus[offer.label] = Menu(recipes, fitting(backbone, offer.heads), tuple(steps), default)
         return self._menus[offer.label]
 
     def localizer(self, settings: Settings, method: str, exemplars: Sequence[Exemplar] = ()) -> Localizer:
@@ -297,15 +276,16 @@ class Service:
             options["head"] = heads.get(method)
         return Localizer(self.backbone(settings.model), method=method, text_cache=False, memory=self.memory, **options)
 
-    def own(self, settings: Settings, method: str = "") -> Own:
-        """The values of a method or recipe for options that the visitor does not set."""
-        unnamed = replace(settings, names="", exemplar_name="", exemplar_box="")  # on these nothing depends
-        return self._own(unnamed, method or self.menu(settings.model).own)
-
-    def _own_of(self, settings: Settings, method: str) -> Own:
-        localizer = self.localizer(settings, method)
+    def defaults(self, settings: Settings, method: str = "") -> Options:
+        """The values of `CUT` of a method or recipe for options that the visitor does not set."""
+        localizer = self.localizer(settings, method or self.menu(settings.model).default)
         rule = localizer.box_rule
-        return Own(float(rule.threshold), rule.split_peaks, rule.min_score, localizer.usual_min_presence)
+        return Options(
+            threshold=rule.threshold,
+            split_peaks=rule.split_peaks,
+            min_score=rule.min_score,
+            min_presence=localizer.usual_min_presence,
+        )
 
     def look(
         self,
@@ -319,121 +299,72 @@ class Service:
         if not path:
             raise UsageError("expected a picture, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
-        settings = replace(settings, method=settings.method or menu.own).with_exemplar(exemplar).computed
+        settings = replace(settings, method=settings.method or menu.default).with_exemplar(exemplar).computed
         if last is not None and (last.path, last.exemplar, last.settings) == (path, exemplar or "", settings):
             return last
-        recipe = menu.recipes.get(settings.method)
+        recipe = menu.recipes.get(settings.method or "")
         for method in settings.compare if recipe else settings.methods:
             if method not in menu.methods:
                 raise UsageError(
                     f"{method[:60]!r} does not run on {self.offer(settings.model).label}: use one of "
                     f"{', '.join(menu.methods)}"
                 )
-        cells = len(settings.asked) * len(settings.methods)
+        cells = len(settings.prompts) * len(settings.methods)
         if cells > MOST_CELLS:
             raise UsageError(
-                f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.asked)} × "
+                f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.prompts)} × "
                 f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
             )
-        picture = self.read(path, SHOWN_SIDE)
+        picture = self.read(path)
         exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
-        asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
+        of_methods = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
         by_recipe = None if recipe is None else self.localizer(settings, settings.method, exemplars)
         by_name = self.localizer(settings, named[0], exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
             localizations: dict[str, Localization] = {}
-            with ExitStack() as modes:
-                told = _Interruptible(reporter, modes)
-                counted = replace(reporter, masked=told.masked, tower=told.begin)
-                how: dict[str, Any] = {"reporter": counted, "presence": True, "boxes": False}
-                if by_recipe is not None:
-                    localizations[settings.method] = next(by_recipe.stream([picture], settings.asked, **how))
-                if by_name is not None:
-                    localizations |= next(by_name.compare([picture], settings.asked, asked, **how))
+            how: dict[str, Any] = {"reporter": reporter, "presence": True, "boxes": False}
+            if by_recipe is not None:
+                localizations[settings.method or ""] = next(by_recipe.stream([picture], settings.prompts, **how))
+            if by_name is not None:
+                localizations |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
             return localizations
 
         job = self._models.submit(compute)
         try:
             while not wait((job,), STOP_SECONDS).done:
-                reporter.phase("")  # raises where the search was stopped, though it still waits for others
+                reporter.phase("")  # raises where the search was stopped
         finally:
             job.cancel()
-        results = job.result()
-        own = {method: self.own(settings, method) for method in results}
+        image = smaller(picture.image, PAGE_SIDE)
+        results = {method: replace(result, image=image) for method, result in job.result().items()}
+        defaults = {method: self.defaults(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return SearchResult(
-            path, settings, results, own, closed, offer, recipe, exemplar or "", mask_sources=self.mask_sources
-        )
+        return SearchResult(path, settings, results, defaults, closed, offer, recipe, exemplar or "", self.mask_sources)
 
-    def read(self, path: str, side: int | None = None) -> Picture:
-        """Reads a photograph, or a copy of it of at most this side; what was read is kept for a while."""
+    def read(self, path: str) -> Picture:
+        """Reads a photograph; what was read is cached for a while."""
         name = Path(path).name  # alone: visitors must not learn the server's folders
         try:
             status = os.stat(path)
-            key = (path, status.st_mtime_ns, status.st_size, side)  # another file may have the path later
+            key = (path, status.st_mtime_ns, status.st_size)  # another file may have the path later
             picture = self.pictures.get(key)
             if picture is None:
-                if side is None:
-                    picture = replace(load(path, max_pixels=self.max_pixels), source=name)
-                else:
-                    picture = self._copy(path, side)
-                image = picture.image
-                self.pictures.keep(key, picture, image.width * image.height * len(image.getbands()))
+                picture = replace(load(path, max_pixels=self.max_pixels), source=name)
+                self.pictures.keep(key, picture, 3 * picture.image.width * picture.image.height)
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
         except OSError:
             raise InputError(f"{name}: it is not kept any longer: upload it again") from None
         return picture
 
-    def _copy(self, path: str, side: int) -> Picture:
-        """A smaller copy of a photograph, whose pixels are read again when the copy is not enough."""
-        picture = self.read(path)
-        image = smaller(picture.image, side)
-        if image is picture.image:
-            return picture
-        whole = Whole(picture.size, picture.checksum, lambda: self.read(path).image)
-        return replace(picture, image=image, whole=whole)
-
-
-class _Interruptible(TorchFunctionMode):
-    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures."""
-
-    def __init__(self, reporter: Reporter, modes: ExitStack) -> None:
-        super().__init__()
-        self._reporter, self._modes = reporter, modes
-        self._begun, self._left = False, 0
-
-    def begin(self) -> None:
-        """As `Reporter.tower`; not before, as it slows every function of torch, and new names call many short ones."""
-        if not self._begun:
-            self._begun = True
-            self._modes.enter_context(self)
-
-    def masked(self, done: int, left: int) -> None:
-        """As `Reporter.masked`."""
-        self._left = left
-        self._reporter.masked(done, left)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in LAYERS:
-            self._reporter.masked(0, self._left)
-        return func(*args, **(kwargs or {}))
-
 
 def title_of(method: str, result: Localization) -> str:
     """The title on the page of a method, or of the recipe that ran instead."""
     recipe = recipe_in(method)
     return find(method).title if recipe is None else f"{result.method}, recipe {recipe}"
-
-
-def _unless(value: float | None, own: float | None) -> float | None:
-    """The value, or None where it is the method's own."""
-    return None if value is not None and own is not None and abs(value - own) < 1e-3 else value
 
 
 def smaller(image: Image.Image, side: int) -> Image.Image:

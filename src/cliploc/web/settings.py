@@ -7,8 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -17,41 +16,22 @@ from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
 from cliploc.errors import UsageError
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.exemplars import Exemplar
-from cliploc.options import (
-    OPTIONS,
-    RECIPES,
-    SAM,
-    Options,
-    choice,
-    number,
-    short,
-    words_of,
-)
+from cliploc.options import OPTIONS, RECIPES, SAM, Options, choice, number, parse, parse_list, short, words_of
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
 MASKS_BY = ("heat", "grabcut", "sam")  # the last is that of the server, which may have none
 NONE = "none"  # no windows or no refinement, also if the recipe has some
 RECIPE = "recipe:"  # marks a recipe among methods: "recipe:fast"
-OF_LOCALIZER = (
-    "templates", "resize", "scales", "windows", "flip", "refine", "min_presence", "max_boxes", "split_peaks",
-    "min_score",
-)  # fmt: skip
-CHECKS = {
-    **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
-    "scales": choice("scales", SCALES),
-    "windows": choice("windows", WINDOWS),
-    "templates": choice("templates", tuple(TEMPLATE_SETS)),
-    "masks_by": choice("masks_by", MASKS_BY),
-    # Thresholds of the page are numbers, never "auto".
-    **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
-}
-LIVE = (
-    "threshold", "compare_threshold", "min_presence", "max_boxes", "split_peaks", "min_score", "opacity", "masks",
-    "masks_by",
-)  # no model runs for these  # fmt: skip
-SWITCHES, LISTS = ("flip", "masks", "exemplar_text"), ("compare", "refine")
-NUMBERS = tuple(name for name in LIVE if name not in (*SWITCHES, "masks_by"))
+CUT = ("threshold", "split_peaks", "min_score", "min_presence")  # of boxes; each method has defaults of its own
+LIVE = (*CUT, "compare_threshold", "max_boxes", "opacity", "masks", "masks_by")  # no model runs for these
+TEXTS = ("names", "model", "method", "resize", "exemplar_name", "exemplar_box")
+LISTS, SWITCHES = ("compare", "refine"), ("flip", "masks", "exemplar_text")
+NUMBERS = {**dict.fromkeys((*CUT, "compare_threshold", "opacity"), 1), "max_boxes": 1_000_000}  # up to which
+CHOICES = {"scales": SCALES, "windows": WINDOWS, "templates": tuple(TEMPLATE_SETS), "masks_by": MASKS_BY}
+KEYS = (*TEXTS, *LISTS, *SWITCHES, *NUMBERS, *CHOICES)  # what a visitor may set
+# Choices whose values are not their texts; visitors must not learn the server's folders.
+SPECIAL = {("windows", NONE): (), ("templates", "default"): None, ("masks_by", "sam"): f"{SAM}FOLDER"}
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
@@ -63,29 +43,17 @@ MOST_FIELDS = 64  # of a link
 SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All inputs of the page except the photograph; those of `Options` mean the same, defaults are the recipe's."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """All inputs of the page except the photograph: of `Options` those in `KEYS`, and those of the page alone."""
 
     names: str = ""  # as typed: one per line, or separated by commas
     model: str = ""  # the model's key in the menu; "" for the first
-    method: str = ""  # a method, which runs as published, or a recipe: "recipe:fast"; "" for the model's own
+    # `method` may be a recipe, too: "recipe:fast"; None is the model's default
     compare: tuple[str, ...] = ()  # further methods beside it, any number; they run as published
-    resize: str = ""  # as in `Options`; "" for the model's own
-    scales: str = ""  # as in `Options`, as numbers separated by commas, one of `SCALES`; "" for the recipe's
-    windows: str = ""  # as in `Options`, one of `WINDOWS`; "" for the recipe's
-    flip: bool | None = None  # as in `Options`; None for the recipe's
-    templates: str = "default"  # as in `Options`, but only the name of a set
-    refine: tuple[str, ...] | None = None  # as in `Options`; None for the recipe's, () for none
-    min_presence: float | None = None  # as in `Options`; None for the usual minimum
-    threshold: float | None = None  # as in `Options`, but a number; None for the recipe's, or the method's own
     compare_threshold: float | None = None  # threshold of the further methods; None for each method's own
-    max_boxes: int = 0  # as in `Options`; 0 for all
-    split_peaks: float | None = None  # as in `Options`; None for the recipe's
-    min_score: float | None = None  # as in `Options`, but a number; None for the recipe's, or 0 of a method
-    opacity: float = OPACITY  # opacity of the hottest places, and of masks
-    masks: bool = False  # whether masks are shown instead of heat, and are among the downloads
-    masks_by: str = "heat"  # what draws masks, one of `MASKS_BY`
+    opacity: float = OPACITY  # of the hottest places, and of masks
+    masks: bool = False  # whether masks are drawn instead of heat, and are among the downloads
     # the name that a second upload stands for; "" for the name of its file. If it is not among the names, it is added
     exemplar_name: str = ""
     exemplar_box: str = ""  # the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it
@@ -94,16 +62,15 @@ class Settings:
     @property
     def methods(self) -> tuple[str, ...]:
         """The method and the further ones, each once."""
-        return tuple(dict.fromkeys((self.method, *self.compare)))
+        return tuple(dict.fromkeys((self.method or "", *self.compare)))
 
     @property
     def masks_source(self) -> str | None:
-        """What draws the masks, as `Localizer` takes it, if masks are shown and the heat does not draw them."""
-        by = f"{SAM}FOLDER" if self.masks_by == "sam" else self.masks_by  # visitors must not learn the server's folders
-        return by if self.masks and by != "heat" else None
+        """What draws the masks, as `Localizer` takes it, if masks are drawn, and not from the heat."""
+        return self.masks_by if self.masks and self.masks_by != "heat" else None
 
     @property
-    def asked(self) -> list[str]:
+    def prompts(self) -> list[str]:
         """The names, each once, in order."""
         parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
         names = list(dict.fromkeys(part for part in parts if part))
@@ -126,8 +93,8 @@ class Settings:
         if SIGNS.search(name.replace(" ", "")):
             raise UsageError(f"expected a name for the exemplar without = | ~ @ , [ ], got {short(name)}")
         parts = re.split(r"[,\n]", self.names)
-        asked = any(" ".join(re.split("[|~]", part)[0].split()) == name for part in parts)
-        return replace(self, exemplar_name=name, names=self.names if asked else f"{self.names}\n{name}".strip())
+        listed = any(" ".join(re.split("[|~]", part)[0].split()) == name for part in parts)
+        return replace(self, exemplar_name=name, names=self.names if listed else f"{self.names}\n{name}".strip())
 
     def exemplar(self, image: Any) -> Exemplar:
         """This picture as an exemplar, with the name and box of these settings."""
@@ -148,7 +115,7 @@ class Settings:
         file_width, file_height = fit_within(size, FILE_SIDE)
         limits = [("masks", MOST_MASKED // (width * height))] if self.masks else []
         limits += [("heatmaps", MOST_WRITTEN // (file_width * file_height))] if files else []
-        cells = len(self.asked) * len(self.methods)
+        cells = len(self.prompts) * len(self.methods)
         for what, most in limits:
             if cells > most:
                 raise UsageError(
@@ -159,30 +126,70 @@ class Settings:
     @property
     def computed(self) -> Settings:
         """The settings with defaults for those that change only boxes and colours: equal if one model run is enough."""
-        return replace(self, names="\n".join(self.asked), **{key: getattr(Settings(), key) for key in LIVE})
+        return replace(self.with_live(DEFAULTS), names="\n".join(self.prompts))
 
     def with_live(self, other: Settings) -> Settings:
         """These settings, with the other's values for those that change only boxes and colours."""
         return replace(self, **{key: getattr(other, key) for key in LIVE})
 
-    @cached_property
+    @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `Localizer`, without model, method, threshold and defaults."""
-        changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
-        values: dict[str, Any] = {
-            key: () if value == NONE else OPTIONS[key].parse(value) if isinstance(value, str) else value
-            for key, value in changed.items()
-        }
-        return Options(**values).given()
+        """Arguments of `Localizer`, without model, method, threshold, masks and defaults."""
+        others = ("model", "method", "threshold", "masks_by")
+        return {name: value for name, value in self.changed().items() if name not in others}
+
+    def of_page(self) -> dict[str, Any]:
+        """Each setting as the page and its links have it."""
+        return {key: _page_value(key, getattr(self, key)) for key in KEYS}
 
 
-def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
+DEFAULTS = Settings()
+
+
+def _page_value(key: str, value: Any) -> Any:
+    if value is None:
+        return {"templates": "default", "max_boxes": 0}.get(key, "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if key == "masks_by":
+        return value.partition(":")[0]
+    if isinstance(value, tuple):
+        return OPTIONS[key].text(value) or NONE if key in OPTIONS else ",".join(value)
+    return value
+
+
+def _parsed(key: str, value: Any) -> Any:
+    """A value of a form, a link or JSON as that of the setting; an empty one means the default."""
+    if value is None or value == "":
+        return getattr(DEFAULTS, key)
+    if key in CHOICES:
+        text = choice(key, CHOICES[key])(value)
+        return SPECIAL[key, text] if (key, text) in SPECIAL else OPTIONS[key].parse(text)
+    if key in LISTS:
+        parts = parse_list(value) if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise UsageError(f"expected {key} as a list of names, got {short(value)}")
+        return tuple(part for part in parts if part not in ("", NONE))
+    if key in SWITCHES:
+        if str(value).lower() not in ("true", "false"):
+            raise UsageError(f"expected {key} as true or false, got {short(value)}")
+        return str(value).lower() == "true"
+    if key in NUMBERS:
+        share = number(key, 0, NUMBERS[key])(parse(float, value) if isinstance(value, str) else value)
+        return float(share) if key != "max_boxes" else int(share) or None
+    if not isinstance(value, str):
+        raise UsageError(f"expected {key} as a text, got {short(value)}")
+    return value
+
+
+def from_mapping(values: Mapping[str, Any], base: Settings = DEFAULTS) -> Settings:
     """Makes settings from plain values, such as the JSON of a request."""
-    base = base or Settings()
-    known = {"recipe", *(setting.name for setting in fields(Settings))}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"expected one of the settings {', '.join(sorted(known))}, got {str(key)[:40]!r}")
+    for key, value in values.items():
+        if key not in (*KEYS, "recipe"):
+            known = ", ".join(sorted({"recipe", *KEYS}))
+            raise UsageError(f"expected one of the settings {known}, got {str(key)[:40]!r}")
+        if isinstance(value, str) and len(value) > MOST_LETTERS:
+            raise UsageError(f"expected {key} of at most {MOST_LETTERS} characters, got {len(value)}: shorten it")
     recipe, method = values.get("recipe"), values.get("method")
     values = {key: value for key, value in values.items() if key != "recipe"}
     if recipe is not None:
@@ -192,70 +199,32 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
                 f"expected a method or a recipe, got {short(method)} and {recipe}: a named method runs as published"
             )
         values["method"] = RECIPE + recipe
-    return replace(base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items()})
+    return replace(base, **{key: _parsed(key, value) for key, value in values.items()})
 
 
-def recipe_in(method: str) -> str | None:
+def recipe_in(method: str | None) -> str | None:
     """The recipe that a value of `method` means; None for a method."""
-    return method.removeprefix(RECIPE) if method.startswith(RECIPE) else None
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """Converts a value from JSON or a URL to the setting's type; null means `default`, or no threshold."""
-    own = getattr(Settings, key)
-    if value is None or (own is None and value == ""):
-        return None if own is None else default
-    if key in SWITCHES:
-        switched = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
-        if switched is None:
-            raise UsageError(f"expected {key} as true or false, got {short(value)}")
-        return switched
-    if key in LISTS:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise UsageError(f"expected {key} as a list of names, got {short(value)}")
-        return tuple(part.strip() for part in parts if part.strip() not in ("", NONE))
-    if key in NUMBERS:
-        with suppress(TypeError, ValueError, OverflowError):  # the check below refuses what is not a number
-            share = float(value)
-            value = int(share) if key == "max_boxes" and share.is_integer() else share
-    elif not isinstance(value, str):
-        raise UsageError(f"expected {key} as a text, got {short(value)}")
-    elif len(value) > MOST_LETTERS:
-        raise UsageError(f"expected {key} of at most {MOST_LETTERS} characters, got {len(value)}: shorten it")
-    if key in CHECKS and value != own:  # its own default may stand for an option's None
-        CHECKS[key](value)
-    return value
+    return method.removeprefix(RECIPE) if method is not None and method.startswith(RECIPE) else None
 
 
 def to_query(settings: Settings) -> str:
     """The query string of a URL with these settings, without defaults."""
-    default = Settings()
-    values = {setting.name: getattr(settings, setting.name) for setting in fields(settings)}
-    return urlencode({key: _text(value) for key, value in values.items() if value != getattr(default, key)})
+    return urlencode(
+        {key: value for key, value in settings.of_page().items() if getattr(settings, key) != getattr(DEFAULTS, key)}
+    )
 
 
 def from_query(query: str) -> Settings:
     """Makes settings from a URL's query string; values that cannot be used keep their defaults."""
-    settings = Settings()
-    try:
-        given = parse_qsl(query, max_num_fields=MOST_FIELDS)
-    except ValueError:  # more fields than any link of the page has
-        return settings
-    for key, value in given:
-        try:
-            settings = from_mapping({key: value}, settings)
-        except UsageError:
-            continue  # an old or mistyped link must still open the page
+    settings = DEFAULTS
+    with suppress(ValueError):  # more fields than any link of the page has
+        for key, value in parse_qsl(query, max_num_fields=MOST_FIELDS):
+            with suppress(UsageError):  # an old or mistyped link must still open the page
+                settings = from_mapping({key: value}, settings)
     return settings
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return (",".join(value) or NONE) if isinstance(value, tuple) else str(value)
-
-
+# -------------------------------------------------------------------------------------------------- to do it elsewhere
 def python_lines(
     settings: Settings,
     file: str,
@@ -265,17 +234,18 @@ def python_lines(
 ) -> str:
     """The lines of a Python script that gives the same heatmaps and boxes."""
     lines = ["import cliploc", *(["from cliploc.images.exemplars import Exemplar"] if exemplar else []), ""]
-    shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
-    drawn = {} if settings.masks_source is None else {"masks_by": settings.masks_source}
+    shared = settings.arguments
+    shared |= {} if settings.masks_source is None else {"masks_by": settings.masks_source}
+    shared |= {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
     for place, (method, threshold) in enumerate(rules):
         of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
-        rest = {**method, "threshold": threshold, **settings.arguments, **drawn, **shown}
-        given = ", ".join(f"{key}={value!r}" for key, value in rest.items())
+        rest = {**method, "threshold": threshold, **shared}
+        arguments = ", ".join(f"{key}={value!r}" for key, value in rest.items())
         name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
         variable = "found" if place == 0 else "compared"
         lines += [
-            f"{name} = cliploc.Localizer({of_model}, {given})",
-            f"{variable} = {name}({file!r}, {settings.asked!r})",
+            f"{name} = cliploc.Localizer({of_model}, {arguments})",
+            f"{variable} = {name}({file!r}, {settings.prompts!r})",
             f"print({variable}.boxes.xyxy, {variable}.heatmaps.shape)",
             f"{variable}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
             f".save({method.get('method', 'recipe') + '.png'!r})",
@@ -294,7 +264,7 @@ def command_lines(
     """One `cliploc localize` command for each method, with a folder of its own; arguments as for `python_lines`."""
     commands = []
     for place, (method, threshold) in enumerate(rules):
-        options = [f"--prompt={_prompt(settings, name, exemplar)}" for name in settings.asked]
+        options = [f"--prompt={_prompt(settings, name, exemplar)}" for name in settings.prompts]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
         options += ["--masks"] if settings.masks else []
         options += [] if settings.masks_source is None else [f"--masks-by={settings.masks_source}"]

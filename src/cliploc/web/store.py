@@ -1,6 +1,5 @@
 """The files of visitors: a folder for each picture, told by its id, and for the downloads of a request."""
 
-import hashlib
 import os
 import re
 import secrets
@@ -15,49 +14,39 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from cliploc.web.clients import RefusedError
+from cliploc.web.guard import RefusedError
 
-KEPT_SECONDS = 1800  # files, a visitor's last results and cached features are dropped after so long
+MAX_AGE = 1800  # files, a visitor's last results and cached features are dropped after so long
 MOST_BYTES = 2_000_000_000  # of all files together; of more, the oldest go
 MOST_FOLDERS = 10_000
 PREFIX, LOCK = "cliploc-serve-", "lock"
 
 
 class Store:
-    """Pictures by id, downloads by folder and name, which nobody can guess or compute from a picture."""
+    """Pictures by id, downloads by folder and name, which nobody can guess."""
 
     def __init__(
         self,
         folder: Path,
         examples: Mapping[str, Path] | None = None,
         most_bytes: int = MOST_BYTES,
-        seconds: float = KEPT_SECONDS,
+        seconds: float = MAX_AGE,
     ) -> None:
         self._folder, self._most_bytes, self._seconds = folder, most_bytes, seconds
         self._examples = examples or {}
-        self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()  # of `sweep`
 
     def keep(self, file: BinaryIO, name: str) -> str:
-        """Stores a picture and returns its id, which is the same for the same picture and name."""
+        """Stores a picture and returns its id."""
         # Without folders and without what a file system may not take, short enough for all of them.
         name = re.sub(r"[^\w. -]+", "_", re.split(r"[/\\]", name)[-1]).strip(". ")[-60:] or "picture"
-        digest = hashlib.blake2b(name.encode(), key=self._key, digest_size=20)
-        new = self.new_folder()
+        folder = self._folder / secrets.token_hex(20)
+        folder.mkdir()
         file.seek(0)
-        with (new / name).open("wb") as stored:
-            while part := file.read(2**20):
-                digest.update(part)
-                stored.write(part)
-        place = self._folder / digest.hexdigest()
-        try:
-            new.rename(place)
-        except OSError:  # the picture is there: it is as new as this one
-            shutil.rmtree(new)
-            with suppress(OSError):
-                os.utime(place)
+        with (folder / name).open("wb") as stored:
+            shutil.copyfileobj(file, stored)
         self.sweep()
-        return place.name
+        return folder.name
 
     def picture(self, number: str) -> Path:
         """The file of a picture: an upload by its id, an example by its name."""
@@ -107,13 +96,13 @@ def _bytes_in(folder: str) -> int:
 
 
 @contextmanager
-def own_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A folder for a server's store, removed at the end; or by the next server, if this one is killed."""
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with FileLock(folder / LOCK):
             for lock in folder.parent.glob(f"{PREFIX}*/{LOCK}"):
-                if lock.parent != folder and _mine(lock.parent, folder):
+                if lock.parent != folder and _is_ours(lock.parent, folder):
                     with suppress(OSError):  # a server that lives has the lock
                         with FileLock(lock, timeout=0):
                             pass
@@ -121,7 +110,7 @@ def own_folder() -> Iterator[Path]:
             yield folder
 
 
-def _mine(other: Path, folder: Path) -> bool:
+def _is_ours(other: Path, folder: Path) -> bool:
     """Whether another folder, and its lock, are of the same user and no links: anybody can make some in /tmp."""
     owner = folder.lstat().st_uid
     return all(path.lstat().st_uid == owner and not path.is_symlink() for path in (other, other / LOCK))

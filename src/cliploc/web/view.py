@@ -1,7 +1,7 @@
 """What the page shows: what can be chosen, status lines, and results as HTML, whose template is in `templates/`."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from cliploc.find.recipes import Recipe
 from cliploc.localization import Localization
 from cliploc.methods import find
 from cliploc.support.reporter import BANK
-from cliploc.web.service import SHOWN_SIDE, Service, title_of
-from cliploc.web.settings import NONE, Settings
+from cliploc.web.service import PAGE_SIDE, Service, slider_values, title_of
+from cliploc.web.settings import LISTS, NONE, Settings
 
 JPEG_QUALITY = 85
 Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
@@ -23,14 +23,14 @@ TEMPLATES = Templates(HERE / "templates", HERE / "static")
 
 
 def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
-    """The menus for a model, and the values of all controls: those of an address that run on it, else its own."""
+    """The menus for a model, and the values of all controls: those of an address that run on it, else its defaults."""
     problem = ""
     try:
         label, menu = service.offer(settings.model).label, service.menu(settings.model)
     except CliplocError as error:
         problem, label = str(error), next(iter(service.offers))
         menu = service.menu(label)
-    method = settings.method if settings.method in (*menu.recipes, *menu.methods) else menu.own
+    method = settings.method if settings.method in (*menu.recipes, *menu.methods) else menu.default
     refine = tuple(name for name in settings.refine or () if name in menu.refinements)
     usable = replace(
         settings,
@@ -40,29 +40,19 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
         compare=tuple(name for name in settings.compare if name in menu.methods),
         refine=refine if refine or settings.refine == () else None,
     )
-    own = service.own(usable, method)
-    second = service.own(usable, usable.compare[0] if usable.compare else "").threshold
-    values = {setting.name: getattr(usable, setting.name) for setting in fields(usable)} | {
-        "refine": [NONE] if usable.refine == () else usable.refine or [],
-        "flip": "" if usable.flip is None else str(usable.flip).lower(),
-        "masks": str(usable.masks).lower(),
-        "exemplar_text": str(usable.exemplar_text).lower(),
-    }
-    owned = {
-        "threshold": own.threshold,
-        "split_peaks": own.split_peaks,
-        "min_score": own.slid_min_score,
-        "min_presence": own.min_presence,
-        "compare_threshold": second,
-    }
-    values |= {name: value for name, value in owned.items() if values[name] is None}
+    second = service.defaults(usable, usable.compare[0] if usable.compare else "").threshold
+    sliders = slider_values(service.defaults(usable, method)) | {"compare_threshold": second}
+    values = usable.of_page()
+    values |= {name: value for name, value in sliders.items() if values[name] == ""}
+    values |= {name: values[name].split(",") for name in LISTS}
     methods = [(name, find(name).title) for name in menu.methods]
     recipes = [(name, f"{name.replace(':', ': ')} – {_parts(recipe)}") for name, recipe in menu.recipes.items()]
     choices = {"method": recipes + methods, "compare": methods}
     titles = {"heat": "heat", "grabcut": "GrabCut", "sam": "Segment Anything"}
-    choices["masks_by"] = [(name, titles[name]) for name in ("heat", *service.mask_sources)]
+    sources = [name.partition(":")[0] for name in ("heat", *service.mask_sources)]
+    choices["masks_by"] = [(name, titles[name]) for name in sources]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
-    choices["method"].sort(key=lambda choice: choice[0] != menu.own)  # what runs by default comes first
+    choices["method"].sort(key=lambda choice: choice[0] != menu.default)  # what runs by default comes first
     return {"problem": problem, "choices": choices, "values": values}
 
 
@@ -118,21 +108,21 @@ def results_html(
     """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
     several = len(results) > 1
     names = next(iter(results.values())).names
-    shown = {method: scaled(result, fit_within(result.image.size, SHOWN_SIDE)) for method, result in results.items()}
+    small = {method: scaled(result, fit_within(result.image.size, PAGE_SIDE)) for method, result in results.items()}
     titles = {method: title_of(method, result) if several else "" for method, result in results.items()}
-    rows = [
-        [_figure_of_name(results[method], shown[method], index, opacity, titles[method], masks) for method in results]
+    groups = [
+        [_figure_of_name(results[method], small[method], index, opacity, titles[method], masks) for method in results]
         for index in range(len(names))
     ]
     if len(names) > 1:
-        rows.append([_figure_of_all(shown[method], opacity, titles[method], masks) for method in results])
+        groups.append([_figure_of_all(small[method], opacity, titles[method], masks) for method in results])
     if not several:
-        rows = [[figure for row in rows for figure in row]]
+        groups = [[figure for group in groups for figure in group]]
     return TEMPLATES.render(
         "results.html",
         several=several,
         layout={1: "", 2: "paired"}.get(len(results), "many"),
-        groups=rows,
+        groups=groups,
         recipe=None if recipe is None else (recipe.name, recipe.flags),
         notes=list(dict.fromkeys(note for result in results.values() for note in result.notes)),
         rows=[
@@ -144,38 +134,38 @@ def results_html(
 
 
 def _figure_of_name(
-    whole: Localization, shown: Localization, index: int, opacity: float, method: str, masks: bool
+    result: Localization, small: Localization, index: int, opacity: float, method: str, masks: bool
 ) -> dict[str, Any]:
-    image = draw_names(shown, [index], opacity, caption=True, masks=masks)
+    image = draw_names(small, [index], opacity, caption=True, masks=masks)
     return {
-        "picture": embedded(image, heatmap_alt(whole, index, method, masks), quality=JPEG_QUALITY),
-        "title": " · ".join(filter(None, (whole.names[index], method))),
-        "verdict": verdict(whole, index),
+        "picture": embedded(image, heatmap_alt(result, index, method, masks), quality=JPEG_QUALITY),
+        "title": " · ".join(filter(None, (result.names[index], method))),
+        "verdict": verdict(result, index),
         "legend": [],
     }
 
 
-def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
-    image = draw_names(shown, list(range(len(shown.names))), opacity, caption=True, masks=masks)
+def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
+    image = draw_names(small, list(range(len(small.names))), opacity, caption=True, masks=masks)
     title = " · ".join(filter(None, ("All names", method)))
-    names = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
+    names = [name for name, found in zip(small.names, small.found, strict=True) if found]
     alt = f"{title}; found: {', '.join(names) or 'none'}"
     return {
         "picture": embedded(image, alt, quality=JPEG_QUALITY),
         "title": title,
         "verdict": "",
-        "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(shown.names)],
+        "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)],
     }
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
-    shown = result.shown.where(result.shown.label == index)
+    boxes = result.visible_boxes.where(result.visible_boxes.label == index)
     return {
         "name": result.names[index],
         "method": method,
         "verdict": result.verdict(index),
         "cosine": result.scores[index],
         "presence": result.presence_text(index),
-        "boxes": list(zip(shown.xyxy.tolist(), shown.score.tolist(), strict=True)),
+        "boxes": list(zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)),
         "reason": result.reasons[index],
     }

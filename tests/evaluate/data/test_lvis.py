@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cliploc.evaluate.data import open_asked, open_dataset
+from cliploc.evaluate.data import open_dataset, open_prompted
 from tests.evaluate.data.folders import boxes, instances, picture
 
 PLACES = {7: "val2017/000000000007.jpg", 5: "train2017/000000000005.jpg"}
@@ -37,6 +37,6 @@ def test_pictures_of_both_sets_and_synonyms_without_underscores(tmp_path):
 
 
 def test_only_names_known_to_be_absent_are_asked(tmp_path):
-    found = open_asked("lvis", build(tmp_path), negatives="all")
+    found = open_prompted("lvis", build(tmp_path), negatives="all")
     asked = {"train2017/000000000005.jpg": (2,), "val2017/000000000007.jpg": (0, 1, 2)}
     assert {one.id: one.labels for one in found.samples} == asked

@@ -103,14 +103,6 @@ def test_it_is_torch_cams_number_on_a_classifier() -> None:
     assert INSERTION.measure(ours).values["insertion"] == pytest.approx(summary["insertion_auc"], abs=1e-6)
 
 
-def test_batches_and_shared_scores_change_nothing() -> None:
-    images, of, heat = picture(), weights(), random_heat()
-    shared: dict[object, object] = {}
-    first = DELETION.measure(judged(heat, images, of, steps=6, shared=shared))
-    DELETION.measure(judged(-heat, images, of, steps=6, shared=shared))
-    assert DELETION.measure(judged(heat, images, of, steps=6, shared=shared)) == first
-
-
 @pytest.mark.parametrize("kind", ["zero", "black", "blur", "mean", "noise", "inpaint"])
 def test_what_stands_in_the_place_of_removed_pixels(kind: str) -> None:
     """Every baseline changes removed pixels only, in the way its name says."""

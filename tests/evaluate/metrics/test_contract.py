@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    JudgedMap,
-    MeanMetric,
-    Metric,
-    all_metrics,
-    all_numbers,
-    judge_map,
-)
+from cliploc.evaluate.metrics import Bootstrap, JudgedMap, MeanMetric, Metric, all_metrics, all_numbers, judge_map
 from cliploc.evaluate.tasks.boxes.job import BoxTally, summary_columns
 from cliploc.evaluate.tasks.judges import judge_sample
 from cliploc.evaluate.tasks.rows import box_columns, to_table

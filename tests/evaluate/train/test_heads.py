@@ -30,7 +30,8 @@ from cliploc.find.heads import (
     save_head,
     tower_fingerprint,
 )
-from cliploc.methods import Context, TrainedHead, methods
+from cliploc.methods import methods
+from cliploc.methods._infra.method import Context, TrainedHead
 from cliploc.towers import create
 from tests.methods.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower
@@ -41,8 +42,8 @@ CLASSES = (("red", "crimson"), ("green",), ("a zebra", "zebra"), ("blue",))
 
 
 def config(method: str, kind: str, **changed: Any) -> HeadConfig:
-    settings = {"start": "random", "experts": 3, **changed}
-    return HeadConfig(method, kind, CLASSES, CHANNELS, D, 7.0, "a tower", "vit", "no weights", **settings)  # type: ignore[arg-type]
+    given = {"start": "random", "experts": 3, **changed}
+    return HeadConfig(method, kind, CLASSES, CHANNELS, D, 7.0, "a tower", "vit", "no weights", **given)  # type: ignore[arg-type]
 
 
 def head(method: str, kind: str, seed: int = 0, **changed: Any) -> Any:
@@ -251,11 +252,11 @@ def test_a_saved_head_is_the_same_head(saved: Any) -> None:
     assert loaded.config == trained.config == read_config(path)
     assert isinstance(loaded, LctrHead)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    described = LctrHead(dataclasses.replace(trained.config, training={"lr": 1.0}))
-    described.load_state_dict(trained.state_dict())
-    assert described.digest() == trained.digest(), "of what it computes, not of how it was trained"
-    torch.nn.init.ones_(described.bias)
-    assert described.digest() != trained.digest()
+    told = LctrHead(dataclasses.replace(trained.config, training={"lr": 1.0}))
+    told.load_state_dict(trained.state_dict())
+    assert told.digest() == trained.digest(), "of what it computes, not of how it was trained"
+    torch.nn.init.ones_(told.bias)
+    assert told.digest() != trained.digest()
     ctx = ctx_for(backbone, "lctr", {"head": loaded}, [("red",)])
     features = look(ctx, attention=True, dense=False)
     assert torch.equal(loaded.maps(features), trained.maps(features))
@@ -296,16 +297,16 @@ def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:
         description = {**json.loads(metadata["cliploc_head"]), **changed}
         save_file(tensors, other, {"cliploc_head": json.dumps(description)})
 
-    for make, reason in (
-        (lambda: None, "does not exist: make one with cliploc train"),
-        (lambda: other.write_text("no head"), "cannot be read as one"),
-        (lambda: other.write_bytes(path.read_bytes()[:-100]), "cannot be read as one"),
-        (lambda: save_file({"x": torch.zeros(1)}, other), "is not one: make one"),
-        (lambda: described(format=99), "another version of cliploc"),
-        (lambda: described(surprise=True), "its description cannot be read"),
+    for make in (
+        lambda: None,
+        lambda: other.write_text("no head"),
+        lambda: other.write_bytes(path.read_bytes()[:-100]),
+        lambda: save_file({"x": torch.zeros(1)}, other),
+        lambda: described(format=99),
+        lambda: described(experts="many"),
     ):
         make()
-        with pytest.raises(ModelError, match=reason):
+        with pytest.raises(ModelError, match=r"^expected a trained head, but [^\n]*other[^\n]*cliploc train[^\n]*$"):
             load_head(other, backbone)
     for missing in ("head.experts", "tower.answer"):
         save_file({name: tensor for name, tensor in tensors.items() if name != missing}, other, metadata)

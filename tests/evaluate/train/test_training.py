@@ -29,7 +29,7 @@ from cliploc.evaluate.train.training_set import CROP, LabelledPictures, hold_out
 from cliploc.find.heads import HEADS, load_head
 from cliploc.find.prompts import embed, parse
 from cliploc.support.reporter import Reporter
-from tests.commands import CAT, begun, refused, succeeded
+from tests.commands import begun, refused, succeeded
 from tests.evaluate.samples import wsol_folder
 from tests.evaluate.train.run import main
 from tests.evaluate.train.run import settings as run_settings
@@ -404,15 +404,6 @@ def test_a_head_names_its_method_and_its_classes(mini_head: Path, colours: Path)
         Localizer(tower("vit", GRID), head=mini_head)
 
 
-def test_a_head_goes_with_other_methods(mini_head: Path) -> None:
-    both = Localizer("mini", method="cam+ts_cam", head=mini_head, min_presence=0)
-    [found] = both.compare([CAT], ["red"], {"cam": {}, "ts_cam": {}, "cam+ts_cam": {}})
-    mean = (found["cam"].maps + found["ts_cam"].maps) / 2
-    assert np.abs(found["cam+ts_cam"].maps - mean / max(mean.max(), 1e-9)).max() < 0.35
-    by_option = Localizer("mini", method="ts_cam", method_options={"head": str(mini_head)}, min_presence=0)
-    np.testing.assert_array_equal(by_option(CAT, ["red"]).maps, found["ts_cam"].maps)
-
-
 def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     """Its method beside the tower's own; the maps are the localizer's."""
     pytest.importorskip("pyarrow")
@@ -422,24 +413,17 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     labels = root / "metadata/class_labels.txt"
     labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
     flags = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
-    result = succeeded("benchmark", "boxes", *flags, "--save-maps")
+    succeeded("benchmark", "boxes", *flags, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
     beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
     assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
     assert numbers["mini_ts-cam_head"]["evaluated"] == 3
     localizer = Localizer("mini", head=mini_head, min_presence=0, text_cache=False)
-    for number, name in enumerate(("red", "green", "blue")):
-        saved = np.load(out / f"maps/mini_ts-cam_head/val/{number:03d}.jpg.npy")
-        [expected] = localizer(root / f"val/{number:03d}.jpg", [name]).maps
-        assert expected.max() == 1
-        np.testing.assert_allclose(saved, expected, atol=1e-3)
-    assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in refused(
-        "benchmark", "boxes", *flags, "--method", "cam"
-    )
+    saved = np.load(out / "maps/mini_ts-cam_head/val/000.jpg.npy")
+    np.testing.assert_allclose(saved, localizer(root / "val/000.jpg", ["red"]).maps[0], atol=1e-3)
+    reason = refused("benchmark", "boxes", *flags, "--method", "cam")
+    assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in reason
     assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *flags, "--recipe", "fast")
-    of_task = ("--metric", "increase", "--no-baselines", "--out", tmp_path / "faithful")
-    result = succeeded("benchmark", "faithfulness", *flags, *of_task, "--json")
-    assert set(json.loads(result.out)["settings"]) == {"mini_cam", "mini_ts-cam_head"}
 
 
 def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import MeanIoU
-from cliploc.find.segmentation.classes import classes_of
-from cliploc.find.segmentation.protocol import Protocol, protocol_for, protocol_names, protocol_of
+from cliploc.find.segmentation.protocol import Protocol, classes_of, protocol_for, protocol_names, protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter, label_map, resized_hw
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods

@@ -14,8 +14,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
 from cliploc.find.segmentation.segmenter import Segmenter
-from cliploc.images.label_maps import read_labels
-from cliploc.images.reading import load
+from cliploc.images.reading import load, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.support.reporter import SILENT
@@ -174,7 +173,9 @@ def test_where_memory_lacks_windows_are_seen_in_halves_and_joined(monkeypatch):
 
 def test_what_cannot_be_is_one_line(monkeypatch, halves):
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", "edges").err.splitlines()[-1]
-    assert said == "cliploc: expected --regions as none, colour, sam:FOLDER or files:FOLDER, got 'edges'"
+    assert (
+        said == "cliploc: expected --regions as none|colour|sam:FOLDER|files:FOLDER, got 'edges': leave it out (none)"
+    )
     said = cliploc_("segment", COFFEE, *ASKED, "--regions", f"files:{halves / 'none'}").err.splitlines()[-1]
     assert "expected label maps (*.png) of regions in" in said
     with pytest.raises(InputError, match=r"^cat: expected its regions at .*cat\.png, found none"):

@@ -26,10 +26,10 @@ from cliploc.evaluate.data._samples import (
     Checker,
     Draw,
     Subset,
-    asked_pictures,
     boxes_inside,
     labels_of,
     nothing_usable,
+    prompted_pictures,
     subsets,
 )
 from cliploc.formats import Box
@@ -93,15 +93,9 @@ def open_labelled(
     sample: int | None = None,
     seed: int = 0,
 ) -> LabelledDataset:
-    """Reads a segmentation set's list of pictures and checks that they and their label maps are there.
+    """Reads a segmentation set's list of pictures, and checks that they and their label maps are there.
 
-    Args:
-        split: the name of a split; None for the reader's first.
-        limit: read only this number of pictures, from the first on.
-        sample: read only this number of pictures, drawn at random, in their usual order.
-
-    Returns:
-        The pictures that can be used, and a problem for everything that was left out.
+    Arguments and result are as in `open_dataset`.
     """
     draw = Draw(limit, sample, seed)
     root, part, problems, (classes, pictures) = _read(labelled_readers.get(name), root, split)
@@ -118,7 +112,7 @@ def _read(entry: DatasetReader[F], root: str | Path, split: str | None) -> tuple
     return root, part, problems, entry.read(root, part.name, problems)
 
 
-def open_asked(
+def open_prompted(
     name: str,
     root: str | Path,
     split: str | None = None,
@@ -130,7 +124,7 @@ def open_asked(
     sample: int | None = None,
     seed: int = 0,
 ) -> PromptedDataset:
-    """Reads a dataset as pictures with names to ask; see `open_dataset` and `asked_pictures`.
+    """Reads a dataset as pictures with names to ask; see `open_dataset` and `prompted_pictures`.
 
     Args:
         subset, classes: only these names are prompts.
@@ -140,7 +134,7 @@ def open_asked(
     dataset = open_dataset(name, root, split, subset=subset, classes=classes)
     every = subset is None and classes is None
     names = range(len(dataset.classes)) if every else {sample.label for sample in dataset.samples}
-    return asked_pictures(dataset, negatives, names, draw)
+    return prompted_pictures(dataset, negatives, names, draw)
 
 
 def list_datasets(*, role: Role | None = None) -> list[str]:

@@ -162,19 +162,21 @@ def _of_length(path: Path, rows: list[tuple[int, list[str]]], cells: int | None)
     return [row for _, row in rows]
 
 
-def csv_numbers(path: Path, count: int, kind: type[float] = int) -> list[tuple[str, tuple[float, ...]]]:
-    """The rows of a comma-separated file of an id and `count` numbers each; a line of names may come first."""
-    rows = []
-    for i, (key, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
+def numbers(
+    path: Path, count: int, kind: type[float] = int, separator: str = ","
+) -> list[tuple[str, tuple[float, ...]]]:
+    """The rows of a file of an id and `count` numbers each; a line of names may come first."""
+    found = []
+    rows = csv_rows(path, 1 + count) if separator == "," else words(path, 1 + count)
+    for i, (key, *cells) in enumerate(rows, start=1):
         try:
-            rows.append((key, tuple(map(kind, cells))))
+            found.append((key, tuple(map(kind, cells))))
         except ValueError:
             if (key, i) == ("image_id", 1):
                 continue
-            what = "integers" if kind is int else "numbers"
-            got = ",".join(cells)[:60]
+            what, got = "integers" if kind is int else "numbers", ",".join(cells)[:60]
             raise UsageError(f"{path}, row {i}: expected {what}, got {got}: correct the line") from None
-    return rows
+    return found
 
 
 def first_folder(root: Path, places: Iterable[str]) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
+from cliploc.cli.output import DONE, MOST_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
 from cliploc.cli.terminal import Terminal, styled
 from cliploc.errors import UsageError
 from cliploc.evaluate import data
@@ -39,7 +39,7 @@ def datasets(flags: DatasetsFlags) -> int:
     """
     terminal, name, root = Terminal(), flags.name, flags.root
     if root is None:
-        if flags.given().keys() - {"--name", "--seed", "--debug"}:
+        if flags.changed().keys() - {"--name", "--seed", "--debug"}:
             raise UsageError(
                 f"expected --root, the folder to check, got none: cliploc datasets {name or 'NAME'} --root DIR"
             )
@@ -91,7 +91,7 @@ def datasets(flags: DatasetsFlags) -> int:
     ]
     for kind, count in kinds.most_common():
         rows.append(("", f"{count:,} {kind}{', left out by design' if kind in data.BY_DESIGN else ''}"))
-        examples = [problem for problem in dataset.problems if problem.kind == kind][:SHOWN_PROBLEMS]
+        examples = [problem for problem in dataset.problems if problem.kind == kind][:MOST_PROBLEMS]
         rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))

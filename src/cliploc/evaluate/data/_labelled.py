@@ -1,17 +1,17 @@
 """Pictures with a label map: a class for every pixel. Readers for segmentation give these."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cliploc.evaluate.data._base import by, needed_folder
+from cliploc.evaluate.data._base import by
 from cliploc.evaluate.data._samples import Checker
 from cliploc.formats import Size
-from cliploc.images.label_maps import LabelMap, read_labels
 from cliploc.images.polygons import Outline, draw
+from cliploc.images.reading import LabelMap, read_labels
 from cliploc.runs.samples import LabelledPicture
 from cliploc.values import IGNORE
 
@@ -93,27 +93,18 @@ def check_map(checker: Checker, picture: LabelledPicture) -> LabelledPicture | N
 
 
 def pictures_with_maps(
-    root: Path,
-    images: str,
-    maps: str,
-    places: Sequence[str] = ("",),
-    ids: Iterable[str] | None = None,
-    reduce_zero_label: bool = False,
+    base: Path, images: str, maps: str, ids: Iterable[str] | None = None, reduce_zero_label: bool = False
 ) -> list[LabelledPicture]:
-    """The pictures and label maps at these paths, where `*` is their id, below the first of the places that has any.
-
-    Args:
-        ids: None for all that have a picture or a map.
-    """
-    folder, suffix = images.split("*")
-    of_images = needed_folder(root, [place + folder for place in places], "pictures")
-    base = Path(str(of_images).removesuffix(str(Path(folder))))
-    of_maps, suffix_of_map = base / maps.split("*")[0], maps.split("*")[1]
+    """The pictures and label maps at these paths, where `*` is their id; ids None: all that have either."""
+    (folder, suffix), (folder_of_maps, suffix_of_map) = images.split("*"), maps.split("*")
     if ids is None:
-        ids = {*ids_in(of_images, suffix), *ids_in(of_maps, suffix_of_map)}
+        ids = {*ids_in(base / folder, suffix), *ids_in(base / folder_of_maps, suffix_of_map)}
     return [
         LabelledPicture(
-            one, of_images / f"{one}{suffix}", (0, 0), LabelFile(of_maps / f"{one}{suffix_of_map}", reduce_zero_label)
+            one,
+            base / f"{folder}{one}{suffix}",
+            (0, 0),
+            LabelFile(base / f"{folder_of_maps}{one}{suffix_of_map}", reduce_zero_label),
         )
         for one in sorted(ids)
     ]

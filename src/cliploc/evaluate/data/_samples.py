@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data._base import Candidate, Problems, by, picture_header, safe_id, turned_wh
 from cliploc.formats import Box, Size
-from cliploc.options import is_whole, short
+from cliploc.options import is_integer, short
 from cliploc.registry import Registry
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Dataset, FloatArray, Sample
@@ -223,7 +223,7 @@ class Draw:
         if self.limit is not None and self.sample is not None:
             raise UsageError("expected a limit or a sample, got both: leave one out")
         for option, value in (("limit", self.limit), ("sample", self.sample)):
-            if value is not None and not is_whole(value, 1):
+            if value is not None and not is_integer(value, 1):
                 raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
 
     def of(self, candidates: Sequence[C], check: Callable[[C], S | None]) -> tuple[S, ...]:
@@ -243,10 +243,7 @@ def nothing_usable(name: str, root: Path, problems: Problems, otherwise: str) ->
     return UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
 
 
-# -------------------------------------------------------------------------------------------- names asked in pictures
-
-
-def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
+def prompted_pictures(dataset: Dataset, negatives: str, names: Collection[int], draw: Draw) -> PromptedDataset:
     """Each picture with names that are there, not only as crowds, and as many POPE negatives (Li et al. 2023)."""
     truths: dict[Path, dict[int, FloatArray]] = {}
     size_of = {}
@@ -274,6 +271,6 @@ def asked_pictures(dataset: Dataset, negatives: str, names: Collection[int], dra
             chosen = sorted(absent, key=lambda label: (-often[label], -together[label, label], label))[: len(truth)]
         labels = tuple(sorted({*truth, *chosen}))
         pictures.append(PromptedPicture(id_, path, size_of[path], labels, truth))
-    chosen = draw.of(pictures, lambda picture: picture)
+    drawn = draw.of(pictures, lambda picture: picture)
     about = dataset.name, dataset.root, dataset.split, dataset.role, dataset.classes
-    return PromptedDataset(*about, chosen, dataset.problems)
+    return PromptedDataset(*about, drawn, dataset.problems)

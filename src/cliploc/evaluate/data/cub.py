@@ -4,17 +4,10 @@ A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + hei
 the same edges (limited to width − 1 and height − 1 of the picture).
 """
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, reader, words
-from cliploc.formats import Box
+from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, numbers, reader, words
 from cliploc.values import ClassName
-
-T = TypeVar("T")
-FLAGS = ("0", "1")  # no, yes
 
 
 @reader(
@@ -35,54 +28,21 @@ CUB_200_2011/classes.txt              CLASS_ID 001.Black_footed_Albatross
 CUB_200_2011/images/PATH              the pictures
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - the samples' checks find all
     """Reads a split. Sample ids are paths below images/, as in the WSOL metadata."""
-    base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
-    classes, labels = [], {}  # with their folders as ids; class id → label
-    for label, (class_id, folder) in enumerate(words(base / "classes.txt", 2)):
-        name = folder.split(".", 1)[-1].replace("_", " ")
-        classes.append(ClassName(name, (name,), folder))
-        labels[class_id] = label
-    paths = _table(base / "images.txt", 2, lambda cells: cells[0], problems)
-    boxes = _table(base / "bounding_boxes.txt", 5, _box, problems)
-    of_class = _table(base / "image_class_labels.txt", 2, lambda cells: cells[0], problems)
-    is_train = _table(base / "train_test_split.txt", 2, lambda cells: bool(FLAGS.index(cells[0])), problems)
-    candidates = []
-    for image_id, path in paths.items():
-        if image_id not in is_train or image_id not in of_class:
-            name = "image_class_labels.txt" if image_id in is_train else "train_test_split.txt"
-            problems.add("label mismatch", path, f"image {image_id} is not in {name}: left out")
-            continue
-        if is_train[image_id] != (split == "train"):
-            continue
-        of_image = labels.get(of_class[image_id])
-        if of_image is None or classes[of_image].wnid != path.split("/")[0]:
-            expected = "none of classes.txt" if of_image is None else classes[of_image].wnid
-            problems.add(
-                "label mismatch", path, f"labelled {of_class[image_id]} ({expected}), not as its folder: left out"
-            )
-            continue
-        image_boxes = [boxes[image_id]] if image_id in boxes else []
-        candidates.append(Candidate(path, base / "images" / path, of_image, image_boxes))
-    for image_id in sorted(boxes.keys() - paths.keys()):
-        problems.add("metadata", image_id, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
-    return Found(tuple(classes), candidates)
-
-
-def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems: Problems) -> dict[str, T]:
-    """Image id → the parsed rest of its line; the first line of an id counts."""
-    table: dict[str, T] = {}
-    for key, *cells in words(path, count):
-        if key in table:
-            problems.add("duplicate id", key, f"twice in {path.name}: the first line is used")
-            continue
-        try:
-            table[key] = parse(cells)
-        except ValueError:
-            raise UsageError(f"{path}: expected numbers for image {key}, got {' '.join(cells)}: correct it") from None
-    return table
-
-
-def _box(cells: Sequence[str]) -> Box:
-    x, y, width, height = map(float, cells)
-    return x, y, x + width, y + height
+    top = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    folders = [folder for _, folder in words(top / "classes.txt", 2)]
+    names = [folder.split(".", 1)[-1].replace("_", " ") for folder in folders]
+    classes = tuple(ClassName(name, (name,), folder) for name, folder in zip(names, folders, strict=True))
+    boxes = {
+        image: (x, y, x + width, y + height)
+        for image, (x, y, width, height) in numbers(top / "bounding_boxes.txt", 4, float, " ")
+    }
+    labels = {image: int(number) - 1 for image, (number,) in numbers(top / "image_class_labels.txt", 1, int, " ")}
+    in_train = {image: bool(flag) for image, (flag,) in numbers(top / "train_test_split.txt", 1, int, " ")}
+    candidates = [
+        Candidate(path, top / "images" / path, labels.get(image, -1), [boxes[image]] if image in boxes else [])
+        for image, path in words(top / "images.txt", 2)
+        if in_train.get(image) == (split == "train")
+    ]
+    return Found(classes, candidates)

@@ -65,7 +65,9 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
             problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {place}: left out")
         else:
             path = pictures / place / name
-            candidates.append(Candidate(f"val/{name}", path, label, truth.xyxy, truth.size_wh))
+            candidates.append(
+                Candidate(f"val/{name}", path, label, truth.xyxy, truth.size_wh if all(truth.size_wh) else None)
+            )
     return Found(classes, candidates)
 
 
@@ -83,4 +85,4 @@ def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], 
             problems.add("label mismatch", name, reason)
         else:
             edges = tuple(thing.edges for thing in picture.objects if thing.edges is not None)
-            yield Truth(name, labels[wnids[0]], picture.size_wh, edges)
+            yield Truth(name, labels[wnids[0]], picture.size_wh or (0, 0), edges)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_numbers, csv_rows, reader
+from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_rows, numbers, reader
 from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.formats import Box
 
@@ -73,7 +73,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
+        size = truth.size_wh if all(truth.size_wh) else None
+        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, size, hint=hint))
     return Found(classes, candidates)
 
 
@@ -86,11 +87,11 @@ def _pictures(root: Path) -> Path:
 
 def _of_release(path: Path, problems: Problems) -> Iterator[Truth]:
     boxes: dict[str, list[Box]] = {}
-    for name, box in csv_numbers(path, 4, float):
+    for name, box in numbers(path, 4, float):
         boxes.setdefault(name, []).append(cast(Box, box))
     for name, of_name in boxes.items():
         label = name.split("/")[0]
         if label.isdecimal():
-            yield Truth(name, int(label), None, tuple(of_name))
+            yield Truth(name, int(label), (0, 0), tuple(of_name))
         else:
             problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")

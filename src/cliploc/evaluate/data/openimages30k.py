@@ -38,7 +38,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
     metadata = base.needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
     top = root / "OpenImages" if (root / "OpenImages").is_dir() else root
     listed = list(dict.fromkeys(row[0] for row in base.csv_rows(metadata / "image_ids.txt", 1)))
-    labels = {image_id: int(numbers[0]) for image_id, numbers in base.csv_numbers(metadata / "class_labels.txt", 1)}
+    labels = {image_id: int(numbers[0]) for image_id, numbers in base.numbers(metadata / "class_labels.txt", 1)}
     masks: dict[str, list[Path]] = {}
     ignores: dict[str, list[Path]] = {}
     for image_id, mask, region in base.csv_rows(metadata / "localization.txt", 3):

@@ -72,6 +72,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
         files = {path.stem: path for path in sorted(folder.glob("*.xml"))}
         folders = [place for place in (*(top / name for name in PLAIN_PICTURES), folder) if place.is_dir()]
     pictures = read_pictures(files, problems)
+    names: dict[str, tuple[str, ...]]
     if (top / "classes.txt").is_file():
         names = {row[0]: (row[0],) for row in base.words(top / "classes.txt", 1)}
     elif listed:

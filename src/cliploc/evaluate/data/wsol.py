@@ -19,11 +19,11 @@ from cliploc.values import ClassName, Problem
 
 @dataclass(frozen=True)
 class Truth:
-    """What metadata say of one image: label, size if they know it, and boxes in original pixels, unchanged."""
+    """What metadata say of one image: label, size, 0, 0 if it is not known, and boxes in original pixels, unchanged."""
 
     image_id: str
     label: int
-    size_wh: Size | None
+    size_wh: Size
     xyxy: tuple[Box, ...]
 
 
@@ -84,11 +84,11 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     labels: dict[str, tuple[float, ...]] = {}
     sizes: dict[str, tuple[float, ...]] = {}
     for table, path, count in ((labels, folder / "class_labels.txt", 1), (sizes, folder / "image_sizes.txt", 2)):
-        for key, values in base.csv_numbers(path, count):
+        for key, values in base.numbers(path, count):
             if table.setdefault(key, values) != values:
                 refuse(key, f"two different lines in {path.name}, the first is used: correct the file")
     boxes: dict[str, list[Box]] = {}
-    for key, box in base.csv_numbers(folder / "localization.txt", 4, float):
+    for key, box in base.numbers(folder / "localization.txt", 4, float):
         boxes.setdefault(key, []).append(cast(Box, box))
     for key, count in Counter(listed).items():
         if count > 1:

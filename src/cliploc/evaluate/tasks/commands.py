@@ -96,7 +96,7 @@ def plan_of(
     """Models × prompts × trained heads × methods × thresholds; unknown names are refused before torch is imported."""
     check_installed("bench", "benchmark")
     named = cli.method_names(flags.method)
-    cli.refuse_unknown(flags.model or [], named)
+    cli.check_known(flags.model or [], named)
     check_dataset(flags.dataset, labelled=labelled)
     from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
     from cliploc.find import prompts
@@ -170,7 +170,7 @@ def run_plan(
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {flags.dataset}", speed=True) as reporter:
+    with terminal.progress(f"reading {flags.dataset}") as reporter:
         dataset = open_pictures(flags.dataset, flags.root, flags.split, **selection)
         folder = output.writable(flags.out)
         output.say_problems(terminal, dataset.problems, "report.html lists them")

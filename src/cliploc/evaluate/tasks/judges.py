@@ -46,10 +46,7 @@ def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 content = io.BytesIO()
                 np.save(content, heat)  # not into the file: numpy would not report a full disk
-                with path.open("wb") as file:  # whole before its row is there; without a row it is written again
-                    file.write(content.getbuffer())
-                    file.flush()
-                    os.fsync(file.fileno())
+                path.write_bytes(content.getbuffer())
         try:
             results.append(judge_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:
@@ -59,7 +56,7 @@ def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
 
 def judge_sample(
     sample: Sample,
-    maps: FloatArray,  # [S, 224, 224] in 0–1 over the whole picture
+    maps: FloatArray,  # [S, 224, 224] in 0–1 over the picture
     thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
 ) -> list[list[Row]]:
     """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""

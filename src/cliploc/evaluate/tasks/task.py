@@ -16,16 +16,7 @@ from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, from_parquet, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
-from cliploc.runs.engine import (
-    Engine,
-    Notes,
-    Part,
-    Ready,
-    Shard,
-    interrupt_message,
-    pictures_in_words,
-    run_here,
-)
+from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
 from cliploc.runs.evaluation import PICTURE, Row, manifest_of, open_run, rows_in
 from cliploc.runs.picture_files import UNREAD, content_digest, stamp
 from cliploc.runs.plan import ModelSetup, Setting, shards_of
@@ -39,7 +30,7 @@ Manifest = Mapping[str, Any]
 Summary = dict[str, Any]
 COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
-HERE = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
+LOCAL = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
 SAMPLES = ("samples", "samples_sha256")
 OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
 
@@ -160,8 +151,8 @@ def run_task(
     notes.add(worker.notes)
     with locked(out), disk_errors(out), _begun(out, task, manifest, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
-        there = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
-        changed = {index: names for index in there if (names := _changed(run, shards[index], stamps))}
+        finished = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
+        changed = {index: names for index in finished if (names := _changed(run, shards[index], stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
             again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
@@ -169,8 +160,8 @@ def run_task(
             with run.transaction():
                 for index in changed:
                     _forget(run, shards[index])
-            there -= changed.keys()
-        todo = [shard for shard in shards if shard.index not in there]
+            finished -= changed.keys()
+        todo = [shard for shard in shards if shard.index not in finished]
         # Taken before any picture is read.
         stamps = {sample.id: stamp(sample) for shard in todo for sample in shard.samples}
         left = len(stamps)
@@ -179,7 +170,7 @@ def run_task(
         reporter.start(passes * left, passes * len(dataset.samples))
         done = 0
 
-        def keep(part: Part) -> None:
+        def save(part: Part) -> None:
             nonlocal done, left
             rows, samples = from_parquet(part.content), shards[part.index].samples
             digests = {row["sample"]: row["blake2b"] for row in rows}
@@ -199,10 +190,10 @@ def run_task(
         run.begin_session()
         every = len(dataset.samples)
         with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
-            engine(todo, Ready(make_worker, worker), keep, reporter)
+            engine(todo, Ready(make_worker, worker), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(there))
+        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(finished))
 
 
 def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
@@ -214,7 +205,7 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
             "choose another --out"
         )
     dataset = dict(manifest["dataset"])
-    here = {key: dataset.pop(key) for key in HERE if key in dataset}
+    local = {key: dataset.pop(key) for key in LOCAL if key in dataset}
     samples = {key: dataset.pop(key) for key in SAMPLES}
     run = open_run(out, (PICTURE, table_of(task.columns())))
     try:
@@ -223,7 +214,7 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
             # Compared last: it follows from others, such as a limit.
             if run.get("samples", samples) != samples:
                 raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
-            run["samples"], run["here"] = samples, here
+            run["samples"], run["here"] = samples, local
     except BaseException:
         run.close()
         raise

@@ -63,7 +63,7 @@ class Judge(ABC):
             method_options=settings[0].options,
             text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
-        self.localizer = Localizer(**options.given())
+        self.localizer = Localizer(**options.changed())
 
     def note_unknown(self, unknown: Sequence[str], of: str, so: str) -> None:
         """Notes the names that the model does not know, if there are any, and what follows from that."""
@@ -279,7 +279,7 @@ class NameJudge(PictureJudge):
         if len(self.methods) < len(self.settings):
             raise UsageError("expected each method once in a setup, got one with two thresholds: use one --threshold")
         if (tau := self.settings[0].threshold) is not None:
-            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).given())
+            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).changed())
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}

@@ -62,7 +62,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         from cliploc.towers import create
 
         use_threads(flags.threads)
-        settings = TrainSettings(method=name, kind=flags.head, **chosen.given())  # type: ignore[arg-type]  # it checks
+        settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
         read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
         pictures = read(flags.root)
         device = check_device(options.device)
@@ -96,7 +96,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
             style="dim",
         )
-        model = words_of(Options(model=options.model, pretrained=options.pretrained).given())
+        model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
         say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from cliploc.errors import UsageError
-from cliploc.options import ProtocolOptions, choice, number, option, whole
-
-if TYPE_CHECKING:
-    from cliploc.find.heads import HeadKind, Start
+from cliploc.options import ProtocolOptions, option
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
 BY_METHOD = "the method's"
@@ -28,64 +27,64 @@ class TrainOptions(ProtocolOptions):
 
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
-    augmentations: int = option(
-        0, group="training", usual=True, metavar="N", check=whole("augmentations", 0, 1000),
+    augmentations: Annotated[int, Meta(ge=0, le=1000)] = option(
+        0, group="training", usual=True,
         help="Random crops and flips per picture, besides the plain one.",
     )
-    epochs: int = option(
-        None, group="training", usual=True, metavar="N", check=whole("epochs", 1, MOST, none=BY_METHOD),
+    epochs: Annotated[int, Meta(ge=1, le=MOST)] = option(
+        None, group="training", usual=True, none=BY_METHOD,
         help="Maximum number of epochs.",
     )
     optimizer: Literal["adamw", "sgd"] = option(
-        None, group="training", usual=True, check=choice("optimizer", ("adamw", "sgd"), none=True), none=BY_METHOD,
+        None, group="training", usual=True, none=BY_METHOD,
         help="Optimizer.",
     )
-    lr: float = option(
-        None, group="training", usual=True, metavar="N", check=number("lr", 0, 1000, above=True, none=BY_METHOD),
+    lr: Annotated[float, Meta(gt=0, le=1000)] = option(
+        None, group="training", usual=True, none=BY_METHOD,
         help="Learning rate.",
     )
-    weight_decay: float = option(
-        None, group="training", metavar="N", check=number("weight_decay", 0, 1000, none=BY_METHOD),
+    weight_decay: Annotated[float, Meta(ge=0, le=1000)] = option(
+        None, group="training", none=BY_METHOD,
         help="Weight decay.",
     )
     schedule: Literal["cosine", "step"] = option(
-        "cosine", group="training", check=choice("schedule", ("cosine", "step")),
+        "cosine", group="training",
         help="Learning rate schedule: to zero, or to a tenth every --step-epochs.",
     )
-    step_epochs: int = option(
-        5, group="training", metavar="N", check=whole("step_epochs", 1, MOST),
+    step_epochs: Annotated[int, Meta(ge=1, le=MOST)] = option(
+        5, group="training",
         help="Epochs per step of the step schedule.",
     )
-    batch_size: int = option(
-        64, group="training", usual=True, metavar="N", check=whole("batch_size", 1, MOST),
+    batch_size: Annotated[int, Meta(ge=1, le=MOST)] = option(
+        64, group="training", usual=True,
         help="Pictures per step, over all processes.",
     )
-    held_out: float = option(
-        0.1, group="training", usual=True, metavar="0-1", check=number("held_out", 0, 0.99),
+    held_out: Annotated[float, Meta(ge=0, le=0.99)] = option(
+        0.1, group="training", usual=True,
         help="Share held out for early stopping; 0: none.",
     )
     hold_out: Literal["pictures", "classes"] = option(
-        "pictures", group="training", check=choice("hold_out", ("pictures", "classes")),
+        "pictures", group="training",
         help="Hold out pictures of each class, or whole classes.",
     )
-    patience: int = option(
-        5, group="training", metavar="N", check=whole("patience", 1, MOST),
+    patience: Annotated[int, Meta(ge=1, le=MOST)] = option(
+        5, group="training",
         help="Early stopping: epochs without better accuracy on the held-out part.",
     )
-    start: Start = option(
-        "zero-shot", group="training", check=choice("start", ("zero-shot", "random")),
+    start: Literal["zero-shot", "random"] = option(
+        "zero-shot", group="training",
         help="Initial weights of an open head: the tower's own, or random.",
     )
     unit_places: bool = option(
         False, group="training",
         help="Open head: normalise the features of each place, so that maps are cosines.",
     )
-    experts: int = option(
-        4, group="training", metavar="N", check=whole("experts", 1, 1024),
+    experts: Annotated[int, Meta(ge=1, le=1024)] = option(
+        4, group="training",
         help="Number of LCTR's kernels.",
     )
-    seed: int = option(
-        0, group="training", metavar="N", check=whole("seed", 0, 2**32 - 1),
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = option(
+        0, group="training",
         help="Random seed of initial weights, order and held-out part.",
     )
     # fmt: on
@@ -95,11 +94,10 @@ class TrainOptions(ProtocolOptions):
 class TrainSettings(TrainOptions):
     """The settings of a training; what is None becomes the method's default for this kind of head."""
 
-    method: str = option(group="training", help="The method.", check=choice("method", ("ts_cam", "lctr")))
-    kind: HeadKind = option(
+    method: Literal["ts_cam", "lctr"] = option(group="training", help="The method.")
+    kind: Literal["closed", "open"] = option(
         group="training",
         help="Train for any name, or for these classes only.",
-        check=choice("kind", ("closed", "open")),
     )
 
     def __post_init__(self) -> None:

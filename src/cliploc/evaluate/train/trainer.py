@@ -211,7 +211,7 @@ class _Training:
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # The classes to choose from: rows of `text`, columns of a closed head's logits.
         self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
-        self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
+        self.validation_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
         self.steps_an_epoch = math.ceil(len(parts.train) / s.batch_size)
 
     @property
@@ -279,7 +279,7 @@ class _Training:
         right = torch.zeros((), device=self.accelerator.device)
         for start in range(0, len(mine), self.settings.batch_size):
             numbers = list(mine[start : start + self.settings.batch_size])
-            logits, target = self._logits(numbers, 0, self.held_columns)
+            logits, target = self._logits(numbers, 0, self.validation_columns)
             right += (logits.argmax(dim=1) == target).sum()
         return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
 

@@ -82,17 +82,15 @@ def _labelled(rows: list[tuple[Path, str]], labels: list[str], where: str) -> La
 
 def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> LabelledPictures:
     """The set without classes of which no picture can be read: those pictures get the label −1."""
-    kept = sorted({pictures.labels[number] for number in usable})
-    if len(kept) == len(pictures.classes):
-        return pictures
-    if len(kept) < 2:
+    used = sorted({pictures.labels[number] for number in usable})
+    if len(used) < 2:
         raise UsageError(
-            f"expected pictures that can be read of at least two classes, got them of {len(kept)} of "
+            f"expected pictures that can be read of at least two classes, got them of {len(used)} of "
             f"{len(pictures.classes)}: check the files"
         )
-    place = {label: index for index, label in enumerate(kept)}
+    place = {label: index for index, label in enumerate(used)}
     labels = tuple(place.get(label, -1) for label in pictures.labels)
-    return LabelledPictures(pictures.paths, labels, tuple(pictures.classes[label] for label in kept))
+    return LabelledPictures(pictures.paths, labels, tuple(pictures.classes[label] for label in used))
 
 
 def _entry(label: str) -> str:
@@ -148,19 +146,21 @@ def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by:
                 f"expected --held-out to hold out at least two of {len(classes)} classes and leave two, got {share:g}"
             )
         out = set(random.permutation(classes)[:count].tolist())
-        held = [index for label in sorted(out) for index in of_class[label]]
+        validation = [index for label in sorted(out) for index in of_class[label]]
         train = [index for label in classes if label not in out for index in of_class[label]]
-        return PictureSplit(tuple(train), tuple(held), tuple(c for c in classes if c not in out), tuple(sorted(out)))
-    train, held = [], []
+        return PictureSplit(
+            tuple(train), tuple(validation), tuple(c for c in classes if c not in out), tuple(sorted(out))
+        )
+    train, validation = [], []
     for label in classes:
         order = random.permutation(of_class[label]).tolist()
         count = min(len(order) - 1, round(share * len(order)) or (1 if len(order) * share >= 0.5 else 0))
-        held += order[:count]
+        validation += order[:count]
         train += order[count:]
-    if share > 0 and not held:
+    if share > 0 and not validation:
         most = max(Counter(labels[index] for index in usable).values())
         raise UsageError(
             f"a share of {share:g} holds out no picture of classes with at most {most}: use a larger --held-out, "
             f"0 for none, or --hold-out classes with an open head"
         )
-    return PictureSplit(tuple(sorted(train)), tuple(sorted(held)), tuple(classes), tuple(classes))
+    return PictureSplit(tuple(sorted(train)), tuple(sorted(validation)), tuple(classes), tuple(classes))

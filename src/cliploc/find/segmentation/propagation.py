@@ -12,7 +12,7 @@ PixelMaps = Callable[[int, int], Blocks]  # queries from, to → their maps over
 # All constants are the authors'.
 GRID = 80  # about so many cells along each side
 TEMPERATURE = 0.5  # of the softmax over queries
-OWN = 10.0  # weight of a query's likeness to itself
+SELF = 10.0  # weight of a query's likeness to itself
 EDGES = 5.0  # how much an edge of the picture weakens a link
 FLOOR = 0.05  # least confidence of a cell
 STEPS = 25  # of conjugate gradients
@@ -56,7 +56,7 @@ def alike(queries: Tensor) -> Tensor:
     """`[Q]`: the diagonal of G."""
     texts = F.normalize(queries.float(), dim=-1)
     likeness = (texts @ texts.T / TEMPERATURE).softmax(dim=1)
-    return (likeness.diagonal() + OWN) / (likeness.sum(dim=1) + OWN + EPS)
+    return (likeness.diagonal() + SELF) / (likeness.sum(dim=1) + SELF + EPS)
 
 
 def solved(cosines: Tensor, grey: Tensor, weight: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def solved(cosines: Tensor, grey: Tensor, weight: Tensor) -> Tensor:
     for axis in (0, 1):
         edge = grey.diff(dim=axis).abs()
         length = grey.shape[axis]
-        here, there = chances.narrow(axis + 1, 1, length - 1), weighted.narrow(axis + 1, 0, length - 1)
-        gain = 1 + (here * there).sum(dim=0).clamp(0, 1)
+        here, onward_weighted = chances.narrow(axis + 1, 1, length - 1), weighted.narrow(axis + 1, 0, length - 1)
+        gain = 1 + (here * onward_weighted).sum(dim=0).clamp(0, 1)
         links.append(((-EDGES * edge / (edge.mean() + EPS)).exp() * gain).clamp(0, 1))
 
     def apply(x: Tensor) -> Tensor:

@@ -5,17 +5,19 @@ docs/segmentation.md explains each value, gives the sources, and has the options
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import Any
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
-from cliploc.find.segmentation.classes import class_list
 from cliploc.options import SegmentationOptions
 from cliploc.towers.tower import PositionRule
 from cliploc.values import ClassName
 
+BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
+WITHOUT_BACKGROUND = {"voc20": "voc21", "context59": "context60"}  # set → the set that has its classes and a background
 TEMPLATES = "openai-80"  # for every set
 MOST_NAMES = 2**15 - 1  # of a protocol: the labels of a map are int16
 # CLIP's mean and standard deviation for RGB in 0–255, as rounded in mmsegmentation's configurations.
@@ -57,14 +59,14 @@ class Protocol:
 
     def but(self, options: SegmentationOptions) -> Protocol:
         """A copy with the values that the options give."""
-        given = options.given()
-        rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
+        changes = options.changed()
+        rules = [name for name in ("background_threshold", "area_threshold") if changes.get(name)]
         if rules and not self.background:
             flag = rules[0].replace("_", "-")
             raise UsageError(f"{self.name} has no background, but --{flag} needs one: leave it out")
-        if self.one_thing and (left := [name for name in given if name != "position_rule"]):
+        if self.one_thing and (left := [name for name in changes if name != "position_rule"]):
             raise UsageError(f"{self.name} has one window and one name: leave --{left[0].replace('_', '-')} out")
-        made = replace(self, **given)
+        made = replace(self, **changes)
         if 0 < made.window < made.stride:
             raise UsageError(
                 f"expected --stride of at most {made.window}, the side of a window, got {made.stride}, which leaves "
@@ -79,7 +81,7 @@ class Protocol:
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
-_OWN: Mapping[str, Mapping[str, Any]] = {
+_SETS: Mapping[str, Mapping[str, Any]] = {
     "voc21": {"background": True, "background_threshold": 0.1},
     "voc20": {"reduce_zero_label": True},
     "context60": {"background": True, "background_threshold": 0.1},
@@ -96,16 +98,16 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
 
 def protocol_names() -> list[str]:
     """The sets that have a protocol."""
-    return sorted(_OWN)
+    return sorted(_SETS)
 
 
 def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
     """The protocol of a set, changed by the options."""
-    if name not in _OWN:
+    if name not in _SETS:
         raise UsageError(f"expected the segmentation set to be one of {', '.join(protocol_names())}, got {name!r}")
     things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))
     classes = things if name == "imagenet_seg" else class_list(name)
-    return Protocol(name, classes, **_OWN[name]).but(options or SegmentationOptions())
+    return Protocol(name, classes, **_SETS[name]).but(options or SegmentationOptions())
 
 
 def protocol_for(
@@ -122,23 +124,41 @@ def protocol_for(
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]
         [('wall',), ('sky',), ('dog', 'puppy')]
     """
-    asked = prompts.parse(names, contrasts=False)
-    if len(asked) > MOST_NAMES:
-        raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(asked):,}: split them into several runs")
+    parsed = prompts.parse(names, contrasts=False)
+    if len(parsed) > MOST_NAMES:
+        raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(parsed):,}: split them into several runs")
     around = (
         tuple(word for words in prompts.parse(background, contrasts=False).synonyms for word in words)
         if background
         else ()
     )
-    if not around and len(asked.names) == 1:
+    if not around and len(parsed.names) == 1:
         raise UsageError(
-            f"expected two names or more, or --background, got only {asked.names[0]!r}, which would have every pixel: "
+            f"expected two names or more, or --background, got only {parsed.names[0]!r}, which would have every pixel: "
             'add a name, or --background "wall"'
         )
-    both = [word for words in asked.synonyms for word in words if word in around]
+    both = [word for words in parsed.synonyms for word in words if word in around]
     if both:
         raise UsageError(f"expected other names than those of the background, got {both[0]!r} as both: leave one out")
-    named = (ClassName(name, words) for name, words in zip(asked.names, asked.synonyms, strict=True))
+    named = (ClassName(name, words) for name, words in zip(parsed.names, parsed.synonyms, strict=True))
     return Protocol("own", (ClassName("background", around), *named), background=True).but(
         options or SegmentationOptions()
     )
+
+
+def class_list(name: str) -> tuple[ClassName, ...]:
+    """The classes of a segmentation set with their synonyms, in the order of the labels."""
+    file = f"{WITHOUT_BACKGROUND.get(name, name)}.txt"
+    text = (resources.files("cliploc.find.segmentation") / "class_lists" / file).read_text(encoding="utf-8")
+    first, *others = classes_of(text.splitlines())
+    if name in WITHOUT_BACKGROUND:
+        return tuple(others)
+    if name in BACKGROUND_WORDS:
+        first = ClassName("background", first.synonyms)
+    return (first, *others)
+
+
+def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
+    """Classes out of lines, each a name and its synonyms, separated by ", "."""
+    split = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines if line.strip()]
+    return tuple(ClassName(words[0], words) for words in split)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.images.label_maps import read_labels
+from cliploc.images.reading import read_labels
 from cliploc.options import FILES, SAM
 from cliploc.support.files import user_path
 from cliploc.support.imports import install, not_installed
@@ -105,9 +105,9 @@ def voted(labels: npt.NDArray[Any], regions: Regions) -> npt.NDArray[Any]:
     inside = regions >= 0
     if not inside.any():
         return labels
-    there, number = np.unique(labels[inside], return_inverse=True)
-    pairs = regions[inside].astype(np.int64) * len(there) + number
-    counts = np.bincount(pairs, minlength=(int(regions.max()) + 1) * len(there)).reshape(-1, len(there))
+    values, number = np.unique(labels[inside], return_inverse=True)
+    pairs = regions[inside].astype(np.int64) * len(values) + number
+    counts = np.bincount(pairs, minlength=(int(regions.max()) + 1) * len(values)).reshape(-1, len(values))
     after = labels.copy()
-    after[inside] = there[counts.argmax(axis=1)[regions[inside]]]
+    after[inside] = values[counts.argmax(axis=1)[regions[inside]]]
     return after

@@ -94,10 +94,10 @@ class Segmenter:
                 unknown = next(iter(self.unknown.values()))
                 raise UsageError(f"expected a class that {self.backbone.name} knows: {unknown}")
             place = {word: index for index, word in enumerate(known)}
-            asked = [(label, word) for label, word in queries if word in place]
-            self._words = [(word,) for _, word in asked]
-            self.class_of = torch.tensor([label for label, _ in asked])  # [Q]
-            self._queries = localizer.embed_names(known)[[place[word] for _, word in asked]]  # [Q, D]
+            selected = [(label, word) for label, word in queries if word in place]
+            self._words = [(word,) for _, word in selected]
+            self.class_of = torch.tensor([label for label, _ in selected])  # [Q]
+            self._queries = localizer.embed_names(known)[[place[word] for _, word in selected]]  # [Q, D]
         # Mean and standard deviation of 0–255 [1, 3, 1, 1]: the protocol's rounded ones where the tower has CLIP's.
         black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), level)).float().cpu() for level in (0.0, 1.0))
         self._std = 255 / (white - black)
@@ -311,7 +311,7 @@ class Segmenter:
         small = picture if shrink == 1 else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
         cell_h, cell_w = (
-            max(1, round(self.backbone.stride * work / own)) for work, own in zip(work_hw, seen.hw, strict=True)
+            max(1, round(self.backbone.stride * work / part)) for work, part in zip(work_hw, seen.hw, strict=True)
         )
         sides = seen.sides(maps, work_hw)
 
@@ -349,10 +349,10 @@ class _Seen:
         """Resampling of window maps, separable: `[H, tops · h]` and `[W, lefts · w]`, means of windows' places."""
         sides = []
         of_sides = zip(hw, self.corners, self.window, self.hw, maps.shape[-2:], strict=True)
-        for length, starts, window, whole, cells in of_sides:
-            total, times = torch.zeros(len(starts), cells, whole), torch.zeros(whole)
-            for start, own in zip(starts, total, strict=True):
-                own[:, start : start + window] = _resized(torch.eye(cells)[..., None], (window, 1))[..., 0]
+        for length, starts, window, extent, cells in of_sides:
+            total, times = torch.zeros(len(starts), cells, extent), torch.zeros(extent)
+            for start, part in zip(starts, total, strict=True):
+                part[:, start : start + window] = _resized(torch.eye(cells)[..., None], (window, 1))[..., 0]
                 times[start : start + window] += 1
             sides.append(_resized((total / times).flatten(0, 1)[..., None], (length, 1))[..., 0].T.to(maps))
         return sides[0], sides[1]
@@ -362,8 +362,8 @@ def _blocks(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) ->
     """The maps of some queries over the picture's pixels, of windows' maps `[W, Q, h, w]` and their `_Seen.sides`."""
     down, across = sides
     h, w = maps.shape[-2:]
-    asked = maps[:, start:end].reshape(down.shape[1] // h, across.shape[1] // w, -1, h, w)  # [tops, lefts, q, h, w]
-    wide = asked.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1) @ across.T  # [tops · h, q, W]
+    selected = maps[:, start:end].reshape(down.shape[1] // h, across.shape[1] // w, -1, h, w)  # [tops, lefts, q, h, w]
+    wide = selected.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1) @ across.T  # [tops · h, q, W]
     # In the order of the first pixel that they reach; so the places that a block of rows needs lie side by side.
     reached = down > 0
     order = reached.int().argmax(dim=0).argsort(stable=True)
@@ -408,9 +408,9 @@ def label_map(over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], pro
     if protocol.area_threshold > 0:
         counts = torch.bincount(labels.flatten(), minlength=int(class_of.max()) + 1)
         counts[0] = 0
-        kept = counts > protocol.area_threshold * counts.sum()
-        kept[0] = True
-        labels, probability = _best(over_pixels, class_of, hw, protocol, kept)
+        remaining = counts > protocol.area_threshold * counts.sum()
+        remaining[0] = True
+        labels, probability = _best(over_pixels, class_of, hw, protocol, remaining)
     if protocol.background_threshold > 0:
         labels = torch.where(probability < protocol.background_threshold, 0, labels)
     return labels.cpu().numpy().astype(np.int16)
@@ -427,7 +427,7 @@ def candidates(cosines: Tensor, class_of: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _best(
-    over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol, kept: Tensor | None = None
+    over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol, remaining: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The best label `[H, W]` of those kept, and its probability among all queries, if the protocol asks for it."""
     at_once = max(1, VALUES // (hw[0] * hw[1]))
@@ -442,18 +442,18 @@ def _best(
                 labels, best, highest, total, class_of = (
                     tensor.to(device) for tensor in (labels, best, highest, total, class_of)
                 )
-            asked = class_of[start:end]
+            selected = class_of[start:end]
             logits = protocol.logit_scale * maps  # [q, rows, W]
             value, place = logits.max(dim=0)  # the first of equal ones
             top = torch.maximum(highest[rows], value)
-            if kept is not None:
-                left = ~kept.to(device)[asked]  # [q]
+            if remaining is not None:
+                left = ~remaining.to(device)[selected]  # [q]
                 value, place = logits.masked_fill(left[:, None, None], -math.inf).max(dim=0)
             if protocol.background_threshold > 0:
                 total[rows] *= (highest[rows] - top).exp()
                 total[rows] += logits.sub_(top).exp_().sum(dim=0)
             highest[rows] = top
             better = value > best[rows]
-            labels[rows] = torch.where(better, asked[place], labels[rows])
+            labels[rows] = torch.where(better, selected[place], labels[rows])
             best[rows] = torch.where(better, value, best[rows])
     return labels, (best - highest).exp() / total

@@ -20,8 +20,7 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
 from cliploc.runs.labelling import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
-from cliploc.web.clients import Hosts, RefusedError
-from cliploc.web.guard import POLICY, Gate
+from cliploc.web.guard import POLICY, Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, unknown
 
 HOST = "127.0.0.1"

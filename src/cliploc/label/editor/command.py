@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, command, flag, refuse_unknown, use_threads
+from cliploc.cli.options import WithThreads, check_known, command, flag, use_threads
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
@@ -35,7 +35,7 @@ def review(flags: ReviewFlags, options: Options) -> int:
     check_installed("web", "review", "starlette", "uvicorn")
     use_threads(flags.threads)
     if flags.model is not None:
-        refuse_unknown([flags.model])
+        check_known([flags.model])
     serve_drafts(flags.drafts, flags.port, flags.model, flags.pretrained, options.device)
     return DONE
 

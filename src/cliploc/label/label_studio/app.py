@@ -17,8 +17,7 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.labelling import read_labelling
 from cliploc.label.label_studio.predictor import Predictor, Task
 from cliploc.label.label_studio.task_pictures import short
-from cliploc.web.clients import Hosts, RefusedError
-from cliploc.web.guard import Gate
+from cliploc.web.guard import Gate, Hosts, RefusedError
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]

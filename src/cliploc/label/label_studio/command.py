@@ -50,7 +50,7 @@ def label_studio(flags: LabelStudioFlags, options: Options) -> int:
     from cliploc.label.label_studio.app import application
     from cliploc.label.label_studio.predictor import Predictor
     from cliploc.label.label_studio.task_pictures import PictureSource
-    from cliploc.web.clients import Hosts
+    from cliploc.web.guard import Hosts
     from cliploc.web.server import listen, run
 
     terminal = Terminal()

@@ -59,7 +59,7 @@ class Predictor:
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
     ) -> None:
         self._options, self._pictures, self._max_pixels = options.but(memory=Memory(MEMORY)), pictures, max_pixels
-        self._localizer = Localizer(**self._options.given())
+        self._localizer = Localizer(**self._options.changed())
         self._learnt: str | None = None  # a digest of the lessons that it has
         self._drafts = drafts
         self._one_at_a_time = threading.Lock()
@@ -93,7 +93,7 @@ class Predictor:
             if learnt != self._learnt:
                 lessons = None if learnt is None else path
                 options = self._options.but(model=self._localizer.backbone, pretrained=None, learnt=lessons)
-                self._localizer, self._learnt = Localizer(**options.given()), learnt
+                self._localizer, self._learnt = Localizer(**options.changed()), learnt
         return self._localizer
 
     def end(self) -> None:

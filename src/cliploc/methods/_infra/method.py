@@ -381,10 +381,11 @@ def _in_words(kind: Any) -> str:
     """A type of an option in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        range_of = {">": "gt", "≥": "ge", "<": "lt", "≤": "le", "in a list of at least": "min_length"}
-        limits = [(sign, getattr(arguments[1], name)) for sign, name in range_of.items()]
-        stated = " and ".join(f"{sign} {value}" for sign, value in limits if value is not None)
-        return f"{_in_words(arguments[0])} {stated}"
+        words, meta = _in_words(arguments[0]), arguments[1]
+        if meta.min_length is not None:
+            return words.replace("a list", f"a list of at least {meta.min_length}", 1)
+        limits = {">": meta.gt, "≥": meta.ge, "<": meta.lt, "≤": meta.le}
+        return f"{words} {' and '.join(f'{sign} {value}' for sign, value in limits.items() if value is not None)}"
     if origin in (Union, UnionType):
         return " or ".join(map(_in_words, arguments))
     if origin is tuple:

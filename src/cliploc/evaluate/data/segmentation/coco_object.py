@@ -10,7 +10,7 @@ from pathlib import Path
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base as base
 from cliploc.evaluate.data._labelled import Outlines, pictures_with_maps
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 from cliploc.formats import coco
 from cliploc.images.polygons import Outline, outlines_of
 from cliploc.runs.samples import LabelledPicture

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, words
+from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, needed_folder, words
 from cliploc.evaluate.data._labelled import ids_in, pictures_with_maps
-from cliploc.find.segmentation.classes import class_list
+from cliploc.find.segmentation.protocol import class_list
 
 
 def files(
@@ -27,10 +27,12 @@ def files(
 
     @labelled_reader(name, title=title, about=about, **facts)
     def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
-        at = next((place for place in places if (root / place / images.split("#")[0].split("*")[0]).is_dir()), "")
-        chosen = None if ids is None else ids(root / at, split)
-        paths = (text.replace("#", split) for text in (images, maps))
-        return class_list(name), pictures_with_maps(root, *paths, places, chosen, reduce_zero_label)
+        images_of, maps_of = (text.replace("#", split) for text in (images, maps))
+        folder = images_of.split("*")[0]
+        needed_folder(root, [place + folder for place in places], "pictures")
+        base = next(root / place for place in places if (root / place / folder).is_dir())
+        chosen = None if ids is None else ids(base, split)
+        return class_list(name), pictures_with_maps(base, images_of, maps_of, chosen, reduce_zero_label)
 
 
 COCO_SPLITS = (Split("val2017", "report", "5,000 pictures"), Split("train2017", "tune", "118,287 pictures"))

@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, PictureRow, as_boxes
 from cliploc.evaluate.tasks.report import Floats, SettingResult, heat_of
 from cliploc.evaluate.tasks.tables import Cell, Table, decimal, percent
 from cliploc.images.reading import load, picture_bytes
-from cliploc.values import GOOD_IOU, told_apart
+from cliploc.values import GOOD_IOU, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
 SHADES = 32  # levels of a map, so that its 784 pixels take about 700 bytes
@@ -81,7 +81,7 @@ def gallery_picture(
             place = ranked.index(row.label) + 1
             words[0] += f", true class {({2: '2nd', 3: '3rd'}).get(place, f'{place}th')}"
     iou = row.iou or 0.0
-    file, text = row.path.rsplit("/", 1)[-1], told_apart(iou, GOOD_IOU)
+    file, text = row.path.rsplit("/", 1)[-1], rounded_below(iou, GOOD_IOU)
     return {
         "width": row.width,  # of the original; places are in its pixels
         "height": row.height,

@@ -16,13 +16,7 @@ import numpy as np
 import torch
 
 from cliploc.boxes import BoxRule
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    Metric,
-    all_metrics,
-    all_numbers,
-    joined,
-)
+from cliploc.evaluate.metrics import Bootstrap, Metric, all_metrics, all_numbers, joined
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import box_columns
@@ -55,18 +49,18 @@ BYTES = 2**21  # of maps that are sent to a judge at once
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
     """The table of settings, at most 80 columns wide if ids are short."""
-    shown = {
+    columns = {
         key: number
         for key, number in all_numbers().items()
         if number.column and any(key in numbers for numbers in summary.values())
     }
     titles = ["setting"]
-    for number in shown.values():
+    for number in columns.values():
         titles += [number.column, "at τ"] if number.threshold else [number.column]
     rows = [tuple(titles)]
     for name, numbers in summary.items():
         cells = [name]
-        for key, number in shown.items():
+        for key, number in columns.items():
             cells.append(percent(numbers.get(key)).text)
             if number.threshold:
                 cells.append(f"{numbers[number.threshold]:g}" if number.threshold in numbers else "–")
@@ -92,8 +86,8 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
 
 def summary_columns() -> tuple[str, ...]:
     """All columns that a summary needs; neither thumbnails nor boxes."""
-    own = ("sample", "setting", "path", "label", "status", "reason", "predictions")
-    return tuple(dict.fromkeys([*own, *(column for metric in all_metrics() for column in metric.columns)]))
+    always = ("sample", "setting", "path", "label", "status", "reason", "predictions")
+    return tuple(dict.fromkeys([*always, *(column for metric in all_metrics() for column in metric.columns)]))
 
 
 TASK = BenchmarkTask(

@@ -82,7 +82,7 @@ def evaluate(flags: EvaluateFlags, options: Options, protocol: FaithfulnessOptio
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with (
-        terminal.progress(f"reading {flags.dataset}", speed=True) as every,
+        terminal.progress(f"reading {flags.dataset}") as every,
         first_failures(terminal, every) as reporter,
     ):
         opened = open_dataset(flags.dataset, flags.root, flags.split, **flags.chosen())

@@ -60,9 +60,9 @@ COLUMNS = {
 
 
 def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    shown = {key: number for key, number in manifest["numbers"].items() if number["visible"]}
-    rows = [("setting", *(number["title"] for number in shown.values()))]
-    return rows + [(name, *(number_cell(numbers.get(key)).text for key in shown)) for name, numbers in summary.items()]
+    titles = {key: number["title"] for key, number in manifest["numbers"].items() if number["visible"]}
+    rows = ((name, *(number_cell(of.get(key)).text for key in titles)) for name, of in summary.items())
+    return [("setting", *titles.values()), *rows]
 
 
 def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
@@ -158,13 +158,13 @@ class ValueTally(Tally):
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            there = {sample: value for sample in samples if (value := self._rows[sample][0].get(key)) is not None}
-            values = np.array(list(there.values()), np.float64)
-            means[key] = float(values.mean()) if there else None
-            if (interval := bootstrap.of_mean(values, list(there))) is not None:
+            known = {sample: value for sample in samples if (value := self._rows[sample][0].get(key)) is not None}
+            values = np.array(list(known.values()), np.float64)
+            means[key] = float(values.mean()) if known else None
+            if (interval := bootstrap.of_mean(values, list(known))) is not None:
                 ends[key] = list(interval)
-            if len(there) < len(samples):
-                measured[key] = len(there)
+            if len(known) < len(samples):
+                measured[key] = len(known)
         curves = mean_curves({sample: self._rows[sample][1] for sample in samples}, bootstrap)
         return {
             **means,
@@ -183,15 +183,15 @@ def mean_curves(
     for name in dict.fromkeys(key for by_name in curves.values() for key in by_name):
         samples = [sample for sample, by_name in curves.items() if name in by_name]
         rows = np.array([curves[sample][name] for sample in samples], np.float64)  # [n, T]; None is NaN
-        there: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
-        known = np.isfinite(rows[:, there])
-        both = np.concatenate([np.nan_to_num(rows[:, there]), known], axis=1)  # [n, 2T]: scores, and whether they are
-        made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), there)}
+        scored: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
+        known = np.isfinite(rows[:, scored])
+        both = np.concatenate([np.nan_to_num(rows[:, scored]), known], axis=1)  # [n, 2T]: scores, and whether they are
+        made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), scored)}
         replicates = bootstrap.replicated(both, _of_known, samples)
-        if replicates is not None and there.any():
+        if replicates is not None and scored.any():
             tail = (1 - bootstrap.confidence) / 2
             low, high = np.nanquantile(replicates, [tail, 1 - tail], axis=0)
-            made[name] |= {"low": _listed(low, there), "high": _listed(high, there)}
+            made[name] |= {"low": _listed(low, scored), "high": _listed(high, scored)}
     return made
 
 
@@ -200,12 +200,11 @@ def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return ratio(*np.split(np.asarray(means, np.float64), 2, axis=-1))
 
 
-def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[float | None]:
+def _listed(values: npt.NDArray[Any], scored: npt.NDArray[np.bool_]) -> list[float | None]:
     """The values at the places where there are some; None elsewhere."""
-    full: list[float | None] = [None] * len(there)
-    for place, value in zip(there.nonzero()[0], values, strict=True):
-        full[place] = float(value)
-    return full
+    listed = np.full(len(scored), None, object)
+    listed[scored] = values.tolist()
+    return list(listed)
 
 
 def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -258,18 +257,18 @@ def evaluate_maps(
     maps = folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
-    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).given())
+    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).changed())
     measurer = Faithfulness(localizer, entries, chosen, {}, protocol)
     reporter.phase("maps")
     reporter.start(len(dataset), len(dataset))
-    told = Reporter(masked=reporter.masked, halved=reporter.halved)
+    quiet = Reporter(masked=reporter.masked, halved=reporter.halved)
     rows: list[Row] = []
     for sample in dataset.samples:
         row: Row = {"sample": sample.id, "setting": MAPS, "status": "failed"}
         try:
             heat = checked_map(read_map(maps / f"{sample.id}.npy", "exact"), "exact")
             seen = measurer.see(sample.id, sample.path, entries[sample.label])
-            measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=told)
+            measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=quiet)
             row |= {"status": "ok", "values": measured.values, "curves": measured.curves}
         except InputError as error:
             row["reason"] = str(error)

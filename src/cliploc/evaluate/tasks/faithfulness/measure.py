@@ -258,7 +258,7 @@ class Faithfulness:
                 model=model, pretrained=None, recipe=None, method=method, method_options=method_options,
                 text_cache=False, memory=None,
             )  # fmt: skip
-            self._random[share] = Localizer(**options.given())
+            self._random[share] = Localizer(**options.changed())
         return self._random[share]
 
 

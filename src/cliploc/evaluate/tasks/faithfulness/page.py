@@ -1,30 +1,21 @@
-"""Writes the pages of faithfulness: a benchmark's report with its tables, and the explanation of one photograph."""
+"""Writes the report of a benchmark of faithfulness: the page, and its table as CSV and Markdown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc.draw.html import embedded
-from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
+from cliploc.draw.overlay import fit_within, paint_map
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
-from cliploc.evaluate.tasks.report import TEMPLATES, TaskRun, heat_of, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    number_cell,
-    numbers_csv,
-    numbers_table,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.report import TaskRun, heat_of, read_run, write_files
+from cliploc.evaluate.tasks.tables import numbers_csv, numbers_table, to_markdown
 
 DISPUTED = 6  # pictures on which the settings differ most
-SHOWN_SETTINGS = 8  # beside each of them
+MOST_SETTINGS = 8  # beside each of them
 SIDE = 200  # longer side in pixels of these
 NOTE = (
     "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
@@ -106,12 +97,12 @@ def draw_curves(
             margin = 0.02 * (ends[1] - ends[0])
             axes.set_ylim(ends[0] - margin, ends[1] + margin)
 
-    said = "; ".join(
+    text = "; ".join(
         f"{line.label}: {line.mean[0]:.2f} to {line.mean[-1]:.2f}"
         for line in lines
         if line.mean[0] is not None and line.mean[-1] is not None
     )
-    return figure(draw, f"{title}. {said}", (5.8, 4.0))
+    return figure(draw, f"{title}. {text}", (5.8, 4.0))
 
 
 def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
@@ -136,80 +127,18 @@ def _disputed(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     for of in chosen:
         sample, of_settings = of[0], values[of]
         ranked = sorted(of_settings, key=lambda setting: (of_settings[setting], setting))
-        half = SHOWN_SETTINGS // 2
-        shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
-        first = rows[sample, shown[0]]
+        half = MOST_SETTINGS // 2
+        parts = ranked if len(ranked) <= MOST_SETTINGS else [*ranked[:half], *ranked[-half:]]
+        first = rows[sample, parts[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first["path"], size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
-        for setting in shown:
+        for setting in parts:
             heat = heat_of(rows[sample, setting]["thumb"])
             drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
             paint_map(drawn, heat)
-            said = f"{setting} {of_settings[setting]:.3f}"
-            figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
+            text = f"{setting} {of_settings[setting]:.3f}"
+            figures.append((text, embedded(drawn, f"{sample}: {text}", quality=80)))
         name, probability = str(first["name"]).partition("|")[0], first["probability"]
         made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
     return made
-
-
-SIDE_OF_ONE, DENSE = 600, 2  # longer side in pixels of a picture with its map, and how many are one of the page
-
-
-# A map `[H, W]` in 0–1 over the whole picture, and the level of heat above which its region is marked.
-HotMap: TypeAlias = tuple[npt.NDArray[np.float32], float]
-
-
-def explanation_page(
-    title: str,
-    photograph: Image.Image,
-    document: Mapping[str, Any],  # as explain.json has it
-    maps: Mapping[tuple[str, str], HotMap],  # (name, method) → its map
-    titles: Mapping[str, str],  # method → its title
-    headings: Mapping[str, str],  # key of a number → its heading
-    about: Mapping[str, str],
-) -> str:
-    """The page of a document as HTML."""
-    small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE_OF_ONE))
-    score, columns = document["score"], ("method", *headings.values())
-    shown = []
-    for entry in document["names"]:
-        name, methods = entry["name"], [(titles[method], numbers) for method, numbers in entry["methods"].items()]
-        figures = []
-        for method in entry["methods"]:
-            heat, level = maps[name, method]
-            heat = np.nan_to_num(heat).clip(0, 1)
-            drawn = small.copy()
-            paint_map(drawn, (heat * 255).round().astype(np.uint8))
-            outline(drawn, heat, level, LINE_COLOUR, DENSE)
-            figures.append((titles[method], embedded(drawn, f"{name} by {titles[method]}", quality=85)))
-        of_all = [curve for _, numbers in methods for curve in numbers["curves"].values()]
-        scores = [value for curve in of_all for value in curve if value is not None]
-        ends = (0.0, 1.0) if score == "probability" else (min(scores), max(scores))
-        curves = []
-        for which, axis in (("deletion", "share of pixels removed"), ("insertion", "share of pixels shown")):
-            lines = [Line(method, numbers["curves"][which]) for method, numbers in methods]
-            curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-        rows = [[Cell(method), *(number_cell(numbers[key]) for key in headings)] for method, numbers in methods]
-        words = [[Cell(word["word"]), number_cell(word["share"])] for word in entry["words"] or ()]
-        shown.append(
-            {
-                "name": name,
-                "about": f"{score} of the whole picture: {entry[score]:.3f}",
-                "figures": figures,
-                "curves": curves,
-                "legend": legend(enumerate(method for method, _ in methods)),
-                "table": Table(f"Numbers of {name}", dict.fromkeys(columns, ""), rows, {"method"}),
-                "words": Table(f"Words of {name}", {"word": "", "share": ""}, words, {"word"}),
-            }
-        )
-    return TEMPLATES.render(
-        "explain.html",
-        title=title,
-        photograph=embedded(small, "the picture", quality=85),
-        names=shown,
-        about=about,
-        score=score,
-        baselines=[titles[method] for method in ("centre_gaussian", "random") if method in titles],
-        document=json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False),
-    )

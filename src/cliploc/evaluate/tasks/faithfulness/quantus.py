@@ -102,7 +102,7 @@ def explain(
     images = torch.from_numpy(np.asarray(inputs, np.float32))
     pictures = [Image.fromarray(in_8_bits(image[None], model.backbone.normalize)) for image in images]
     names = [[model.names[int(target)]] for target in np.asarray(targets)]
-    results = Localizer(**options.given()).compare(pictures, names, {method: method_options or {}})
+    results = Localizer(**options.changed()).compare(pictures, names, {method: method_options or {}})
     hw = (images.shape[-2], images.shape[-1])
     return np.stack([result[method].maps_over_picture(hw) for result in results])
 

@@ -19,7 +19,7 @@ class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithThreshol
     )  # fmt: skip
 
     def chosen(self) -> dict[str, Any]:
-        """How `open_asked` takes them."""
+        """How `open_prompted` takes them."""
         return {**super().chosen(), "negatives": self.negatives}
 
 
@@ -33,7 +33,7 @@ def benchmark(flags: BenchmarkFlags, options: Options) -> int:
     Example: cliploc benchmark presence --dataset coco --root data --negatives confusable --out results
     """
     plan = commands.plan_of(flags, options, boxes=flags.threshold or ["own"])
-    from cliploc.evaluate.data import open_asked
+    from cliploc.evaluate.data import open_prompted
     from cliploc.evaluate.tasks.presence import job
 
-    return commands.run_plan(flags, plan, job.run_presence, open_asked, job.TASK.files)
+    return commands.run_plan(flags, plan, job.run_presence, open_prompted, job.TASK.files)

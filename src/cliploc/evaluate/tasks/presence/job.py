@@ -224,12 +224,12 @@ class PresenceTally(Tally):
             # It cannot be negative, so it is greater in a drawn set: this bias is taken off.
             errors = (errors - np.nanmean(errors) + numbers["calibration_error"]).clip(0, 1)
         _add_interval(ends, "calibration_error", errors, bootstrap)
-        there_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
+        present_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
             "confidence_95": ends,
-            "names": there_found + absent_found + missed + absent,
-            "names_there": there_found + missed,
+            "names": present_found + absent_found + missed + absent,
+            "names_there": present_found + missed,
             "unknown": sum(len(picture.unknown) for picture in pictures),
             "unknown_there": sum(sum(picture.unknown_there) for picture in pictures),
             "boxes": len(scores),
@@ -292,6 +292,6 @@ def _weighted_precision(
 
 def _add_interval(ends: dict[str, list[float]], key: str, drawn: Floats | None, bootstrap: Bootstrap) -> None:
     """Adds the interval of the replicates in which there is such a number."""
-    there = None if drawn is None else drawn[np.isfinite(drawn)]
-    if there is not None and len(there):
-        ends[key] = list(bootstrap.quantiles(there))
+    finite = None if drawn is None else drawn[np.isfinite(drawn)]
+    if finite is not None and len(finite):
+        ends[key] = list(bootstrap.quantiles(finite))

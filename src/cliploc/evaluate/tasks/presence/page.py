@@ -7,14 +7,7 @@ from typing import Any
 from cliploc.draw.html import LIGHT
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
 from cliploc.evaluate.tasks.report import SettingResult, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    csv_text,
-    numbers_csv,
-    numbers_table,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
 
 FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
 NUMBERS = {  # key → title and meaning
@@ -63,8 +56,8 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     ]
     things = Table("Where true boxes are lost", columns, rows, {"setting"})
     table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
-    there = [setting for setting in run.settings if setting.numbers.get("reliability")]
-    said = "on the dashed line, a score is the chance that a box is right"
+    measured = [setting for setting in run.settings if setting.numbers.get("reliability")]
+    text = "on the dashed line, a score is the chance that a box is right"
     page = run.render(
         "presence.html",
         title=title,
@@ -73,7 +66,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         numbers=list(NUMBERS.values()),
         things=things,
         losses=list(LOSSES.values()),
-        curves=[(said, _reliability(there))] if there else [],
+        curves=[(text, _reliability(measured))] if measured else [],
         legend=legend((setting.index, setting.label) for setting in run.settings),
     )
 
@@ -81,7 +74,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
 
     # A row for each setting and bin of scores.
-    bins = [{"setting": setting.id, **own} for setting in there for own in setting.numbers["reliability"]]
+    bins = [{"setting": setting.id, **each} for setting in measured for each in setting.numbers["reliability"]]
     texts = (
         numbers_csv(run, NUMBERS, COUNTS, things_columns),
         to_markdown(title, [table, things]),
@@ -99,20 +92,20 @@ def things_text(numbers: Mapping[str, Any], key: str) -> str:
     return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
 
 
-def _reliability(there: Sequence[SettingResult]) -> Figure:
+def _reliability(measured: Sequence[SettingResult]) -> Figure:
     """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
-        for setting in there:
+        for setting in measured:
             bins = setting.numbers["reliability"]
-            x, y = ([own[key] for own in bins] for key in ("score", "right"))
+            x, y = ([each[key] for each in bins] for key in ("score", "right"))
             plot(axes, setting.index, x, y, marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
-    said = "; ".join(
+    text = "; ".join(
         f"{setting.label}: "
-        + ", ".join(f"{own['score']:.2f} {own['right']:.2f}" for own in setting.numbers["reliability"])
-        for setting in there
+        + ", ".join(f"{each['score']:.2f} {each['right']:.2f}" for each in setting.numbers["reliability"])
+        for setting in measured
     )
-    return figure(draw, f"Reliability: score and share of right boxes. {said}", (5.8, 4.0))
+    return figure(draw, f"Reliability: score and share of right boxes. {text}", (5.8, 4.0))

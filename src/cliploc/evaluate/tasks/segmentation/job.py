@@ -14,33 +14,16 @@ from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import IGNORE, LabelFile, LabelledDataset, open_labelled
-from cliploc.evaluate.metrics import (
-    Bootstrap,
-    MeanIoU,
-    MeanIoUResult,
-    PixelPairs,
-    average_precision,
-    pixel_pairs,
-)
+from cliploc.evaluate.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
-from cliploc.evaluate.tasks.task import (
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    run_task,
-)
+from cliploc.evaluate.tasks.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
-from cliploc.find.segmentation.classes import classes_of
-from cliploc.find.segmentation.protocol import Protocol
+from cliploc.find.segmentation.protocol import Protocol, classes_of
 from cliploc.find.segmentation.segmenter import Segmenter
-from cliploc.images.label_maps import LabelMap, read_labels
-from cliploc.images.reading import picture_bytes
+from cliploc.images.reading import LabelMap, picture_bytes, read_labels
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
@@ -73,9 +56,9 @@ COLUMNS = {
 
 
 def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
-    shown = {**NUMBERS, "mean_average_precision": "mAP"}
-    keys = [key for key in shown if any(numbers.get(key) is not None for numbers in summary.values())]
-    rows = [("setting", *(shown[key] for key in keys))]
+    titles = {**NUMBERS, "mean_average_precision": "mAP"}
+    keys = [key for key in titles if any(numbers.get(key) is not None for numbers in summary.values())]
+    rows = [("setting", *(titles[key] for key in keys))]
     return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
 
 
@@ -246,8 +229,8 @@ def numbers_of(
     interval = None if result.interval is None else [100 * end for end in result.interval]
     of_known: dict[str, Any] = {}
     if known is not None and len(known) < len(names):
-        there = [result.iou[label] for label in known if np.isfinite(result.iou[label])]
-        of_known = {"miou_known": _percent(np.mean(there)) if there else None, "known_classes": len(known)}
+        present = [result.iou[label] for label in known if np.isfinite(result.iou[label])]
+        of_known = {"miou_known": _percent(np.mean(present)) if present else None, "known_classes": len(known)}
     return {
         "miou": _percent(result.miou),
         **of_known,
@@ -334,8 +317,8 @@ def evaluate_labels(
             "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
         )
     known = {f"{sample.id}{SUFFIX}" for sample in samples}
-    there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
-    for name in sorted(there - known):
+    present = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
+    for name in sorted(present - known):
         leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
 
     def pairs_of(picture: LabelledPicture) -> PixelPairs | Problem:

@@ -12,20 +12,13 @@ from cliploc.draw.colours import INK, NAME_COLOURS, Colour
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.evaluate.tasks.report import TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Cell,
-    Table,
-    counted,
-    numbers_csv,
-    percent,
-    to_markdown,
-)
+from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
 from cliploc.images.reading import small_png
 from cliploc.values import ignored_label
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
-SHOWN_SETTINGS = 6  # beside each example, best first
+MOST_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
 
 
@@ -51,8 +44,8 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
         confused = Table(f"What {confusing.id} confuses most", columns, rows, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
-    shown = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
-    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in shown if key in protocol}
+    facts = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
+    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in facts if key in protocol}
     page = run.render(
         "segmentation.html",
         title=title,
@@ -94,18 +87,19 @@ def _numbers(run: TaskRun) -> Table:
 
 def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    shown = [setting.id for setting in run.settings[:SHOWN_SETTINGS]]
-    status = run.read_rows(["sample", "setting", "status"])
-    samples = list(dict.fromkeys(row["sample"] for row in status if row["status"] == "ok" and row["setting"] in shown))
+    visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
+    rows_of = run.read_rows(["sample", "setting", "status"])
+    done = (row["sample"] for row in rows_of if row["status"] == "ok" and row["setting"] in visible)
+    samples = list(dict.fromkeys(done))
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
     columns = ["path", "preview", "true_preview", "width", "height"]
     rows = run.rows_of_samples(columns, chosen)
     made = []
     for sample in chosen:
-        there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]
-        first = there[0][1]
-        maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in there}}
+        present = [(name, rows[sample, name]) for name in visible if (sample, name) in rows]
+        first = present[0][1]
+        maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in present}}
         colours = example_colours(maps.values(), ignored_label(len(classes)))
         size = fit_within((first["width"], first["height"]), SIDE)
         photograph = run.photograph(first["path"], size) if pictures else None

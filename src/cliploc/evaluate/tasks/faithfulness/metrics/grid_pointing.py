@@ -39,26 +39,26 @@ class GridPointing(FaithfulnessMetric):
 
     def measure(self, judged: Judged) -> Measured:
         assert judged.others is not None
-        own = random.Random(judged.seed).randrange(CELLS**2)
-        grid = judged.once(("grid", judged.target), lambda: grid_with(judged, own))  # [1, 3, H, W]
+        place = random.Random(judged.seed).randrange(CELLS**2)
+        grid = judged.once(("grid", judged.target), lambda: grid_with(judged, place))  # [1, 3, H, W]
         heat = judged.others.of_pictures("grid map", grid)[0].double()
         total = float(heat.sum())
-        return Measured({"grid_pointing": float(heat[cells(*heat.shape)[own]].sum()) / total if total else None})
+        return Measured({"grid_pointing": float(heat[cells(*heat.shape)[place]].sum()) / total if total else None})
 
 
 def cells(height: int, width: int) -> list[tuple[slice, slice]]:
     """The rows and columns of each cell of a grid, row by row."""
-    down, across = ([side * place // CELLS for place in range(CELLS + 1)] for side in (height, width))
+    down, across = ([side * i // CELLS for i in range(CELLS + 1)] for side in (height, width))
     return [(slice(*rows), slice(*columns)) for rows in pairwise(down) for columns in pairwise(across)]
 
 
-def grid_with(judged: Judged, own: int) -> Tensor:
-    """A grid `[1, 3, H, W]` with the picture in its cell `own`; elsewhere the photographs that fit the name least."""
+def grid_with(judged: Judged, place: int) -> Tensor:
+    """A grid `[1, 3, H, W]` with the picture in one cell; elsewhere the photographs that fit the name least."""
     size = (judged.images.shape[-2], judged.images.shape[-1])
     photos = judged.normalize(photographs(*size).to(judged.images.device)).to(judged.images)
     fit = judged.scores(len(photos), lambda first, last: photos[first:last]).cosine  # [n]
     chosen = [photos[index] for index in fit.argsort(stable=True)[: CELLS**2 - 1].tolist()]
-    chosen.insert(own, judged.images[0])
+    chosen.insert(place, judged.images[0])
     grid = torch.empty_like(judged.images)
     for picture, (rows, columns) in zip(chosen, cells(*size), strict=True):
         cell = grid[:, :, rows, columns]

@@ -80,17 +80,18 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = NOISE
                 continue
             weight = DIAGONAL if dy and dx else DIRECT
             inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
-            own = inside.nonzero()[0]
-            of_y, of_x = y[own] + dy, x[own] + dx
-            total[own] += weight
+            here = inside.nonzero()[0]
+            of_y, of_x = y[here] + dy, x[here] + dx
+            total[here] += weight
             gone = mask[of_y, of_x]
-            known[own[~gone]] += weight * values[:, of_y[~gone], of_x[~gone]].T
-            rows.append(own[gone])
+            known[here[~gone]] += weight * values[:, of_y[~gone], of_x[~gone]].T
+            rows.append(here[gone])
             columns.append(number[of_y[gone], of_x[gone]])
             weights.append(np.full(int(gone.sum()), -weight))
-    own = np.arange(count)
+    diagonal = np.arange(count)
     entries = np.concatenate([*weights, total])
-    system = csc_matrix((entries, (np.concatenate([*rows, own]), np.concatenate([*columns, own]))), (count, count))
+    places = np.concatenate([*rows, diagonal]), np.concatenate([*columns, diagonal])
+    system = csc_matrix((entries, places), (count, count))
     # The matrix is symmetric.
     factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
     solved = torch.from_numpy(factors.solve(known)).float()  # [m, 3]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import open_asked, open_dataset
+from cliploc.evaluate.data import open_dataset, open_prompted
 from tests.evaluate.data import folders
 
 NAMES = ("cat", "dog", "sofa", "cup", "car")
@@ -27,7 +27,7 @@ def root(tmp_path):
 
 def asked(root, negatives, **more):
     """Picture → the absent names that it is asked for."""
-    found = open_asked("folder", root, negatives=negatives, **more)
+    found = open_prompted("folder", root, negatives=negatives, **more)
     names = [one.name for one in found.classes]
     return {
         one.id.removesuffix(".jpg"): {names[label] for label in one.labels if label not in one.truth}
@@ -60,8 +60,8 @@ def test_random_ones_are_drawn_by_the_seed_and_the_picture_alone(root):
 
 def test_pictures_are_drawn_with_all_their_names_and_counts_are_of_all(root):
     assert asked(root, "confusable", limit=1) == {"a": {"sofa"}}
-    assert [len(one.truth) for one in open_asked("folder", root, limit=2).samples] == [1, 2]
-    assert len(open_asked("folder", root, sample=3, seed=2)) == 3
+    assert [len(one.truth) for one in open_prompted("folder", root, limit=2).samples] == [1, 2]
+    assert len(open_prompted("folder", root, sample=3, seed=2)) == 3
     assert asked(root, "all", classes=["cat", "dog"]) == {
         "a": {"dog"}, "b": {"dog"}, "c": {"dog"}, "d": {"dog"}, "h": {"cat"},
     }  # fmt: skip
@@ -75,10 +75,10 @@ def test_crowds_and_difficult_things_are_neither_there_nor_absent(tmp_path):
     dataset = open_dataset("coco", folders.coco(tmp_path / "coco", document))
     person = [one.name for one in dataset.classes].index("person")
     assert dataset.unclear == {(tmp_path / "coco/val2017/000000000285.jpg", person)}
-    first, second = open_asked("coco", tmp_path / "coco").samples
+    first, second = open_prompted("coco", tmp_path / "coco").samples
     assert len(first.labels) == 2  # a person and a crowd of persons
     assert person not in second.labels
-    [picture] = open_asked("voc", folders.voc(tmp_path / "voc")).samples
+    [picture] = open_prompted("voc", folders.voc(tmp_path / "voc")).samples
     assert len(picture.labels) == 20  # one of its dogs is not difficult
     assert {label for _, label in open_dataset("voc", tmp_path / "voc").unclear} == {9}  # the cow of the other picture
 
@@ -91,10 +91,10 @@ def test_a_name_without_a_box_that_can_be_used_is_neither(root, tmp_path):
     document["annotations"].append({"id": 9, "image_id": 285, "category_id": 72, "bbox": [1, 1, 9, 9]})
     document["annotations"][-2]["bbox"] = None
     document["annotations"][-2]["iscrowd"] = 0
-    _, second = open_asked("coco", folders.coco(tmp_path / "coco", document)).samples
+    _, second = open_prompted("coco", folders.coco(tmp_path / "coco", document)).samples
     assert second.labels == (*second.truth,)
 
 
 def test_a_dataset_of_masks_is_refused(tmp_path):
     with pytest.raises(UsageError, match="expected a dataset with true boxes, got openimages30k with masks"):
-        open_asked("openimages30k", folders.openimages30k(tmp_path))
+        open_prompted("openimages30k", folders.openimages30k(tmp_path))
