@@ -61,7 +61,7 @@ def read(root: Path) -> Data:
             xyxy = np.array([copy for _, copy in copies])
             moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False).edges)
             moved["owners"].append(np.array([owner for owner, _ in copies]))
-        drafts = localizer(picture, words).shown
+        drafts = localizer(picture, words).visible_boxes
         if len(drafts.label):
             add(found, image, drafts.xyxy.astype(float), drafts.label.tolist(), picture.size)
     parts = (("own", rows), ("moved", moved), ("draft", found))

@@ -67,7 +67,9 @@ def test_planted_names_are_the_first_suspects_with_the_right_name(folder: Path) 
     suspects = table(folder / "out" / "suspects.csv")
     names = [(one["picture"], one["name"], one["likelier"]) for one in suspects if one["kind"] == "wrong name"]
     assert {*names[:2]} == {("otters.jpg", "dog", "otter"), ("wren.jpg", "cup", "bird")}
-    assert [(one["id"], one["reason"]) for one in suspects if one["kind"] == "double"] == [("twice", "the same as cat.jpg-0")]
+    assert [(one["id"], one["reason"]) for one in suspects if one["kind"] == "double"] == [
+        ("twice", "the same as cat.jpg-0")
+    ]
     assert [(one["id"], one["reason"]) for one in suspects if one["kind"] == "odd"] == [("empty", "without area")]
 
 
@@ -79,7 +81,11 @@ def test_every_label_has_a_row_with_its_own_id(folder: Path) -> None:
     }
     judged = {one["id"]: one for one in rows}
     assert float(judged["wren.jpg-0"]["wrong_name"]) > 0.5
-    assert (judged["empty"]["wrong_name"], judged["empty"]["double"], judged["cat.jpg-0"]["badly_placed"]) == ("", "", "")
+    assert (judged["empty"]["wrong_name"], judged["empty"]["double"], judged["cat.jpg-0"]["badly_placed"]) == (
+        "",
+        "",
+        "",
+    )
 
 
 def test_the_document_is_that_of_the_file_and_the_page_shows_the_suspects(folder: Path) -> None:

@@ -96,5 +96,5 @@ def test_doubles_have_one_name_and_nearly_the_same_place() -> None:
 
 
 def test_names_that_are_spelt_in_two_ways() -> None:
-    names = ["traffic light"] * 3 + ["Traffic_Light", "car", "car", "cars", "bus", "glass", "gas"]
+    names = ["traffic light"] * 3 + ["Traffic_Light", "car", "car", "cars", "bus", "glass", "gas", "C", "C++"]
     assert odd.spelt_in_two_ways(names) == {"Traffic_Light": "traffic light", "cars": "car"}

@@ -28,7 +28,7 @@ class CheckFlags(WithThreads, WithJson):
 
 
 @command(only=OF_CHECK)
-def check(asked: CheckFlags, options: Options) -> int:
+def check(flags: CheckFlags, options: Options) -> int:
     """Find the wrong labels of a data set.
 
     Ranks wrong names, badly placed boxes, missing and double ones, each with the chance that it is wrong. The set is
@@ -39,20 +39,20 @@ def check(asked: CheckFlags, options: Options) -> int:
     from dataclasses import replace
 
     terminal = Terminal()
-    out = writable(asked.out)
-    with terminal.progress(f"loading {options.model}", speed=True) as reporter:
+    out = writable(flags.out)
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.label.checking.job import check as run
 
-        use_threads(asked.threads)
+        use_threads(flags.threads)
         checked = run(
-            asked.labels,
-            asked.pictures,
+            flags.labels,
+            flags.pictures,
             out,
-            missing=asked.missing,
+            missing=flags.missing,
             reporter=replace(reporter, failed=SILENT.failed),  # printed at the end
-            **options.given(),
+            **options.changed(),
         )
-    if asked.as_json:
+    if flags.as_json:
         print_document(checked.document())
     else:
         for table in (checked.kinds(), checked.pair_table()):
@@ -61,5 +61,5 @@ def check(asked: CheckFlags, options: Options) -> int:
                 terminal.data("")
     say_failures(terminal, checked.failed)
     terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
-    say_next(terminal, f"open {out / PAGE}", quiet=asked.as_json)
+    say_next(terminal, f"open {out / PAGE}", quiet=flags.as_json)
     return SOME_FAILED if checked.failed else DONE

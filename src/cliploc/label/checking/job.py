@@ -26,10 +26,10 @@ from cliploc.label.checking.regions import jittered, read_boxes
 from cliploc.label.checking.report import KINDS, OUTPUTS, Checked, Label, Suspect
 from cliploc.localizer import Localizer
 from cliploc.options import Options, short
-from cliploc.runs.engine import Notes, saying_what_is_kept
+from cliploc.runs.engine import Notes, interrupt_message
 from cliploc.runs.picture_files import stamp
-from cliploc.runs.store import FILE, Store, saying_disk_is_full
-from cliploc.support.files import Inputs, alone_in, files_below, user_path
+from cliploc.runs.store import FILE, Store, disk_errors
+from cliploc.support.files import Inputs, files_below, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Floats
 
@@ -47,7 +47,7 @@ LEAST = 0.1  # chance of a suspect
 
 
 class Reading(msgspec.Struct, array_like=True):
-    """What was read in the boxes of a picture that can be read, and in what the model finds by itself; D and E numbers."""
+    """What was read in n boxes of a picture, m moved copies of them, and k drafts; D and E numbers of each."""
 
     features: bytes  # float16 [n, D] of boxes
     edges: bytes  # float32 [n, E] of boxes
@@ -88,23 +88,23 @@ def check(
     """
     if not isinstance(options, Options | None):
         raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
-    given = {**({} if options is None else options.given()), **more}
-    chosen = Options.of(**(given if "method" in given else {"recipe": "fast", **given}))
+    values = {**({} if options is None else options.changed()), **more}
+    chosen = Options.of(**(values if "method" in values else {"recipe": "fast", **values}))
     source, target = user_path(labels), None if out is None else user_path(out)
     data = read_set(source, None if pictures is None else user_path(pictures), target)
     if target is not None:
         _spare(target, data)
     with ExitStack() as held:
         folder = target or Path(held.enter_context(TemporaryDirectory()))
-        held.enter_context(alone_in(folder))
-        held.enter_context(saying_disk_is_full(folder))
-        localizer = Localizer(**chosen.given())
+        held.enter_context(locked(folder))
+        held.enter_context(disk_errors(folder))
+        localizer = Localizer(**chosen.changed())
         store = held.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
         of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
         work = _Check(data, localizer, store, reporter, missing)
-        with saying_what_is_kept(folder, lambda: f"{work.computed:,} pictures"):
+        with interrupt_message(folder, lambda: f"{work.computed:,} pictures"):
             checked = work.run()
         if target is not None:
             reporter.phase("writing")
@@ -117,7 +117,7 @@ def _spare(out: Path, data: DataSet) -> None:
     """Refuses a folder whose files would be overwritten: the set's, or others that are not of a check."""
     files = files_below(data.labels) if data.labels.is_dir() else [data.labels]
     outputs = [out / name for name in (FILE, *OUTPUTS)]
-    Inputs([*files, *(one.file.path for one in data.pictures)]).refuse(outputs)
+    Inputs([*files, *(one.file.path for one in data.pictures)]).check_outputs(outputs)
     if not (out / FILE).exists() and (taken := [path.name for path in outputs if os.path.lexists(path)]):
         raise UsageError(f"{out} holds {', '.join(taken)}, not written by a check: choose another --out")
 
@@ -159,6 +159,7 @@ class _Check:
                         done.append((one.id, digests[one.id], msgspec.msgpack.encode(self._read(one, share))))
                     except InputError as error:
                         self._failed[one.id] = str(error).partition(": ")[2] or str(error)
+                        self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
                     self._reporter.images(1)
             finally:
                 with self._store.transaction():
@@ -195,7 +196,7 @@ class _Check:
     def _xyxy(self, one: LabelledFile) -> Floats:
         """The boxes that can be read, cut off at the picture's edges: `[n, 4]`."""
         boxes = np.array([one.boxes[i].xyxy for i in self._readable[one.id]], float).reshape(-1, 4)
-        return np.clip(boxes, 0, one.size_wh * 2)
+        return np.asarray(np.clip(boxes, 0, one.size_wh * 2), float)
 
     def _given(self, one: LabelledFile) -> judge.Ints:
         """The numbers of their names: `[n]`."""
@@ -206,7 +207,7 @@ class _Check:
         image, backbone, boxes = load(one.file.path).image, self._localizer.backbone, self._xyxy(one)
         drafts = list[tuple[int, list[float]]]()
         if self._missing:
-            shown = self._localizer(image, self._texts).shown
+            shown = self._localizer(image, self._texts).visible_boxes
             best = np.argsort(-shown.score, kind="stable")[:MOST_DRAFTS]
             drafts = [(int(shown.label[i]), shown.xyxy[i].astype(float).tolist()) for i in best]
         xyxy = np.concatenate([boxes, np.array([draft for _, draft in drafts], float).reshape(-1, 4)])
@@ -330,9 +331,9 @@ def _suspect(
     kind: str, chance: float | None, one: LabelledFile, box: LabelledBox | None, xyxy: Sequence[float],
     reason: str = "", likelier: str = "",
 ) -> Suspect:  # fmt: skip
-    edges = [round(edge, 2) if np.isfinite(edge) else None for edge in xyxy] or [None] * 4
-    own = ("", "") if box is None else (box.id, box.name)
-    return Suspect(kind, chance, one.id, *own, likelier, *edges, reason)
+    x0, y0, x1, y1 = [round(float(edge), 2) if np.isfinite(edge) else None for edge in xyxy] or [None] * 4
+    given, name = ("", "") if box is None else (box.id, box.name)
+    return Suspect(kind, chance, one.id, given, name, likelier, x0, y0, x1, y1, reason)
 
 
 def _known(chance: float) -> float | None:

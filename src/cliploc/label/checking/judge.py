@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,9 @@ class Names(NamedTuple):
     logits: Floats  # [N, P] of all names, fitted without the box's picture; -inf for those that no label has
 
 
-def judge_names(features: Floats, cosines: Floats, sizes: Floats, given: Ints, pictures: Ints, scale: float) -> Names:
+def judge_names(
+    features: npt.NDArray[np.floating[Any]], cosines: Floats, sizes: Floats, given: Ints, pictures: Ints, scale: float
+) -> Names:
     """The chance that each given name is wrong.
 
     Args:
@@ -68,7 +70,7 @@ def judge_names(features: Floats, cosines: Floats, sizes: Floats, given: Ints, p
     number[labelled] = own
     logits[:, used] = text + learnt(design(features, sizes), text, number, pictures)
     if len(used) > 1:
-        known = np.isfinite(cosines[:, used]).any(axis=0)[own]
+        known = np.isfinite(cosines[:, used[own]]).any(axis=0)
         said = chances(logits[np.ix_(labelled, used)], own)
         chance[labelled] = np.where(known | seen_elsewhere(own, pictures[labelled]), said, np.nan)
     others = logits.copy()
@@ -89,7 +91,7 @@ def seen_elsewhere(given: Ints, pictures: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(np.bincount(pairs[:, 0])[given] > 1)
 
 
-def design(features: Floats, sizes: Floats) -> Floats:
+def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
     """Principal components, size, shape and a constant: `[N, F]`."""
     parts = components(features)
     shape = np.log(np.maximum(sizes, 1e-4))
@@ -98,7 +100,7 @@ def design(features: Floats, sizes: Floats) -> Floats:
     return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
 
 
-def components(features: Floats) -> Floats:
+def components(features: npt.NDArray[np.floating[Any]]) -> Floats:
     """The first principal components, by iterating a subspace (Halko et al. 2011): `[N, C]`."""
     centred = features - features.mean(axis=0)
     count = min(COMPONENTS, *centred.shape)
@@ -139,7 +141,7 @@ def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float)
         (weights.grad,) = torch.autograd.grad(value, [weights])
         return value
 
-    search.step(loss)
+    search.step(loss)  # type: ignore[no-untyped-call]
     return weights.detach().numpy()
 
 
@@ -201,9 +203,9 @@ def log_ratio(common: Floats, special: Floats, ridge: float) -> Callable[[Floats
 def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
     """The chance `[N]` that each of a set is as some examples are, by scores that are higher for these.
 
-    Scores are bent so that the examples' are normal (0, 1); the set's are then a mixture, (1 − π) normal (−μ, σ) and π as
-    the examples. Each π, μ, σ counts by its likelihood, as in `chances`. Of π, `honest` is the part of things that only
-    look so: occluded, cut off or unusual.
+    Scores are bent so that the examples' are normal (0, 1); the set's are then a mixture, (1 − π) normal (−μ, σ) and π
+    as the examples. Each π, μ, σ counts by its likelihood, as in `chances`. Of π, `honest` is the part of things that
+    only look so: occluded, cut off or unusual.
     """
     rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
     bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()[:, None]  # [N, 1]
@@ -223,7 +225,7 @@ def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
 
 
 def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
-    """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where a label explains it.
+    """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it.
 
     Args:
         logits: `[M, P]` of `judge_names`.
@@ -241,7 +243,7 @@ def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools)
 
 
 def compare(drafts: Floats, names: Ints, boxes: Floats, given: Ints) -> tuple[Bools, Bools]:
-    """For each draft of a picture whether a label of its name explains it, lying in it or around it, and whether it fits."""
+    """For each draft of a picture whether a label of its name lies in it or around it, and whether one fits."""
     low, high = np.maximum(drafts[:, None, :2], boxes[:, :2]), np.minimum(drafts[:, None, 2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2) * (names[:, None] == given)
     one, other = ((xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1) for xyxy in (drafts, boxes))

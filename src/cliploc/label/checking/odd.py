@@ -53,7 +53,7 @@ def spelt_in_two_ways(names: Iterable[str]) -> dict[str, str]:
     """Spelling → the most frequent one that differs only in case, spaces, hyphens or a plural's ending."""
     count = Counter(names)
     alike: dict[str, list[str]] = defaultdict(list)
-    plain = {name: re.sub(r"[\W_]+", "", name).casefold() or name for name in count}
+    plain = {name: re.sub(r"[\s_-]+", "", name).casefold() or name for name in count}
     for name in sorted(count, key=lambda one: (-count[one], one)):
         key = plain[name]
         singular = key.removesuffix("s")

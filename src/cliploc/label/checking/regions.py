@@ -103,7 +103,7 @@ def means(places: Floats, boxes: Floats) -> Floats:
 
 
 def overlaps(low: Floats, high: Floats, cells: int) -> Floats:
-    """The share `[n, cells]` of what lies between two ends (0–1) in each cell; the nearest cell where that is nothing."""
+    """The share `[n, cells]` of what lies between two ends (0–1) in each cell; at least that of the nearest."""
     edges = np.arange(cells)
     low, high = np.clip(low * cells, 0, cells - 1e-3), np.clip(high * cells, 1e-3, cells)
     high = np.maximum(high, low + 1e-3)[:, None]
