@@ -101,7 +101,8 @@ class Checked:
             words = "" if judged else "not judged"
             if kind != "odd" and suspects:
                 first = min(FIRST, suspects)
-                words = f"about {self.expected(kind):.0f} of the first {first} are wrong"
+                about = "at most" if kind == "badly placed" else "about"  # docs/studies/check.md says why
+                words = f"{about} {self.expected(kind):.0f} of the first {first} are wrong"
             rows.append([kind, f"{judged or 0:,}", f"{suspects:,}", words])
         return rows
 
