@@ -92,7 +92,6 @@ REFUSED = [
     (["localize", CAT, "-p", "cat", "--method", "cam,gem"], "'cam,gem'"),
     (["localize", CAT, "-p", "cat", "--method", "cam", "--method", "gem"], "--method once, got it 2 times"),
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "refinement 'guide': did you mean guided"),
-    (["localize", CAT, "-p", "cat", "--guide", "minni"], "guide 'minni': did you mean mini"),
     (["localize", CAT, "-p", "cat", "--device", "toaster"], "'toaster'"),
     (["classify", CAT, "--model", "openai/clip-vit"], "--model hf-hub:openai/clip-vit"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--method", "camm"], "method 'camm'"),

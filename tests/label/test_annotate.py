@@ -25,7 +25,7 @@ from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
 from cliploc.find.prompts import labels_of, read_labels
-from cliploc.find.steps import Steps
+from cliploc.find.views import Joined
 from cliploc.formats import exports
 from cliploc.images import rle
 from cliploc.images.geometry import Frame
@@ -301,12 +301,12 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
 def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
     three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
 
-    def planted(self, b, joined, task, names):
-        frame = joined.batch[b].frames[0]
-        small = Image.fromarray(three).resize(frame.input_hw[::-1], Image.Resampling.BILINEAR)
-        return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
+    def planted(self, b, names):
+        size = self.batch[b].frames[0].input_hw[::-1]
+        small = np.asarray(Image.fromarray(three).resize(size, Image.Resampling.BILINEAR))
+        return torch.from_numpy(np.stack([small] * len(names)))
 
-    monkeypatch.setattr(Steps, "finished", planted)
+    monkeypatch.setattr(Joined, "of", planted)
     complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
     complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
     result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)

@@ -159,7 +159,7 @@ def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
         assert (rle.decode({"size": [40, 60], "counts": code}) == inside & (drafts[0] | drafts[1])).all()
 
 
-@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat", "csv"])
 def test_our_own_exports_come_back_as_they_are(name, pictures, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -327,7 +327,7 @@ NOT_TAKEN = [
     ({"type": "rectanglelabels", "value": {}}, "(rectanglelabels is missing): export the set again"),
     ({"type": "rectanglelabels", "value": None}, "(a value has the wrong form): export the set again"),
     (drawn("rectanglelabels", rectanglelabels=["cat", "dog"]), "a shape in it has 2 labels, not one"),
-    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush that ends too early): export the set again"),
+    (brushed([0, 1, 2]), "cannot be read as Label Studio's (a brush of another size than the picture): export the"),
     (brushed([300]), "its boxes cannot be read as Label Studio's ("),
     (brushed(brush(rle.runs(np.ones(9, bool)))), "another size"),
     (brushed(brush(rle.runs(np.zeros(2_400, bool)))), "is empty"),

@@ -232,8 +232,8 @@ def test_the_only_name_of_a_folder_is_drafted_in_all_pictures_that_do_not_speak_
 def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
     for wrong, message in (
         ({"green": 1}, "expected --share of a label, one of red, blue, got green"),
-        ({"red": 2}, "got red=2"),
-        ({"red": "many"}, "got red=many"),
+        ({"red": 2}, "got {'red': 2}"),
+        ({"red": "many"}, "got {'red': 'many'}"),
         ("red", "got 'red'"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):

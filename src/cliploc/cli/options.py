@@ -12,6 +12,7 @@ from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_args, get_origin, get_type_hints
 
 import typer
+from msgspec import Meta
 
 from cliploc import options as core
 from cliploc.cli.commands import section
@@ -154,9 +155,10 @@ def _value(of: Field[Any], hint: Any, value: Any) -> Any:
     if kind is Path:
         value = user_path(value)
     elif kind in (int, float):
-        value = (core.parse_whole if kind is int else core.parse_float)(value)
+        value = core.parse(kind, value)
         if option.within is not None:
-            check = (core.whole if kind is int else core.number)(of.name, *option.within)
+            low, high = option.within
+            check = partial(core.check_value, of.name, Annotated[kind, Meta(ge=low, le=high)])
     elif hint is None and isinstance(value, str):
         value = option.parse(value)
     elif hint is None and not isinstance(value, bool):

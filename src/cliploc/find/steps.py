@@ -267,16 +267,7 @@ class Steps:
         keep_maps: bool,
     ) -> Finished:
         """Maps of some names of a picture, boxes by a rule, and why names are not found."""
-        joined = made.joined
-        frame, every = joined.batch[b].frames[0], joined.batch[b].texts.names
-        if self.over_picture and task.refined:
-            x0, y0, x1, y1 = frame.visible_xyxy
-            offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
-            inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
-            frame = inputs.over_picture(LONGEST)
-            lots = self._over_picture(b, joined, names, inputs, frame)
-        else:
-            lots = ((some, joined.of(b, some).cpu().numpy()) for some in self._lots(names, frame.input_hw))
+        every, (frame, lots) = made.joined.batch[b].texts.names, self.lots(b, made.joined, task, names)
         maps, parts, why, sides = no_maps((len(every), *frame.input_hw)), [], list(reasons), made.sides(b)
         for some, values in lots:
             if rule is not None:
@@ -294,6 +285,18 @@ class Steps:
                 maps = maps if maps.flags.writeable else np.zeros(maps.shape, np.float32)
                 maps[list(some)] = values
         return Finished(frame, maps, Boxes.joined(parts, every), tuple(why))
+
+    def lots(self, b: int, joined: Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
+        """How the picture lies in its maps after all steps, and the maps in 0–1 of these names, a few at a time."""
+        frame = joined.batch[b].frames[0]
+        if not (self.over_picture and task.refined):
+            lots = self._lots(names, frame.input_hw)
+            return frame, ((some, joined.of(b, some).cpu().numpy()) for some in lots)
+        x0, y0, x1, y1 = frame.visible_xyxy
+        offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
+        inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
+        frame = inputs.over_picture(LONGEST)
+        return frame, self._over_picture(b, joined, names, inputs, frame)
 
     def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""

@@ -227,12 +227,12 @@ def folder(root: Path) -> Path:
 
 
 # Of any other reader, test_NAME.py beside this file has a function `build`.
-OWN = {one.__name__: one for one in (wsol, ilsvrc, imagenetv2, cub, openimages30k, voc, coco, folder)}
+BUILDERS = {one.__name__: one for one in (wsol, ilsvrc, imagenetv2, cub, openimages30k, voc, coco, folder)}
 
 
 def make(name: str, root: Path) -> Path:
     """A small folder in a reader's layout."""
-    build: Callable[[Path], Path] = OWN.get(name) or import_module(f"tests.evaluate.data.test_{name}").build
+    build: Callable[[Path], Path] = BUILDERS.get(name) or import_module(f"tests.evaluate.data.test_{name}").build
     return build(root)
 
 

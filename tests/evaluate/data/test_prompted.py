@@ -25,7 +25,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def asked(root, negatives, **more):
+def absent_names(root, negatives, **more):
     """Picture → the absent names that it is asked for."""
     found = open_prompted("folder", root, negatives=negatives, **more)
     names = [one.name for one in found.classes]
@@ -36,7 +36,7 @@ def asked(root, negatives, **more):
 
 
 def test_popular_confusable_and_all(root):
-    popular, confusable, every = (asked(root, one) for one in ("popular", "confusable", "all"))
+    popular, confusable, every = (absent_names(root, one) for one in ("popular", "confusable", "all"))
     assert popular["a"] == {"car"}  # in four pictures
     assert confusable["a"] == {"sofa"}  # in two with a cat; a cup in one
     assert popular["b"] == {"car", "cup"} or popular["b"] == {"car", "dog"}
@@ -50,19 +50,19 @@ def test_popular_confusable_and_all(root):
 
 
 def test_random_ones_are_drawn_by_the_seed_and_the_picture_alone(root):
-    first = asked(root, "random")
-    assert first == asked(root, "random")
-    assert first != asked(root, "random", seed=1)
-    assert asked(root, "random", limit=3) == {name: first[name] for name in "abc"}
+    first = absent_names(root, "random")
+    assert first == absent_names(root, "random")
+    assert first != absent_names(root, "random", seed=1)
+    assert absent_names(root, "random", limit=3) == {name: first[name] for name in "abc"}
     assert all(len(first[name]) == len(there.split()) for name, there in PICTURES.items())
     assert all(not first[name] & set(there.split()) for name, there in PICTURES.items())
 
 
 def test_pictures_are_drawn_with_all_their_names_and_counts_are_of_all(root):
-    assert asked(root, "confusable", limit=1) == {"a": {"sofa"}}
+    assert absent_names(root, "confusable", limit=1) == {"a": {"sofa"}}
     assert [len(one.truth) for one in open_prompted("folder", root, limit=2).samples] == [1, 2]
     assert len(open_prompted("folder", root, sample=3, seed=2)) == 3
-    assert asked(root, "all", classes=["cat", "dog"]) == {
+    assert absent_names(root, "all", classes=["cat", "dog"]) == {
         "a": {"dog"}, "b": {"dog"}, "c": {"dog"}, "d": {"dog"}, "h": {"cat"},
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_crowds_and_difficult_things_are_neither_there_nor_absent(tmp_path):
 def test_a_name_without_a_box_that_can_be_used_is_neither(root, tmp_path):
     with (root / "boxes.csv").open("a") as file:
         file.write("\na.jpg,dog,nan,0,9,9\n")
-    assert asked(root, "all")["a"] == {"sofa", "cup", "car"}
+    assert absent_names(root, "all")["a"] == {"sofa", "cup", "car"}
     document = json.loads(json.dumps(folders.COCO))
     document["annotations"].append({"id": 9, "image_id": 285, "category_id": 72, "bbox": [1, 1, 9, 9]})
     document["annotations"][-2]["bbox"] = None

@@ -309,23 +309,30 @@ class Metric(ABC):
         if threshold is not None:
             level(threshold, 0)  # refuses what is no threshold
         self.threshold = threshold
+        self._ids: set[str] = set()
 
     @classmethod
     def at(cls, threshold: float | None) -> Self:
         """The metric at a threshold τ; None: chosen on the images themselves, where the metric can do that."""
         return cls(threshold) if cls.needs_threshold else cls()
 
-    @abstractmethod
     def __len__(self) -> int:
         """The number of samples counted."""
+        return len(self._ids)
 
     @abstractmethod
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one sample; an `InputError` for a map that cannot be used."""
 
-    @abstractmethod
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
         """Counts one sample by its columns; a second time is a `UsageError`."""
+        check_new(sample_id, self._ids)
+        self._ids.add(sample_id)
+        self.count(sample_id, columns, label, predictions)
+
+    @abstractmethod
+    def count(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
+        """Counts one sample by its columns."""
 
     @abstractmethod
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
@@ -346,9 +353,6 @@ class MeanMetric(Metric):
         super().__init__(threshold)
         self._values: dict[str, tuple[float, int | None]] = {}
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     @abstractmethod
     def value_of(self, judged: JudgedMap) -> float:
         """The score of one image, from 0 to 1."""
@@ -361,12 +365,11 @@ class MeanMetric(Metric):
             )
         return {self.column: bool(value) if self.column_type == "bool" else value}
 
-    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        check_new(sample_id, self._values)
+    def count(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         self._values[sample_id] = (float(columns[self.column]), label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
-        n = check_any(len(self._values))
+        n = check_any(len(self))
         ids = sorted(self._values)
         rows = [self._values[sample_id] for sample_id in ids]
         values = np.array([value for value, _ in rows])

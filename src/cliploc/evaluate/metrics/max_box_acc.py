@@ -67,24 +67,17 @@ class MaxBoxAcc(base.Metric):
         # Image → its map's highest level, its class, and at which levels its box is right: 32 bytes, enough for any τ.
         self._rows: dict[str, tuple[int, int | None, npt.NDArray[np.uint8]]] = {}
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
         """Counts one image."""
-        self.restore(curve.image_id, len(curve.best) - 1, packed_hits(curve, self.iou, self.contours), label)
+        columns = {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve, self.iou, self.contours)}
+        self.add(curve.image_id, columns, label, None)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the largest contour's box is right."""
         return largest_hits(judged.curve)
 
-    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        self.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
-
-    def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
-        """Counts one image by its `packed_hits` and its map's highest level; a second time is an error."""
-        base.check_new(image_id, self._rows)
-        self._rows[image_id] = (highest, label, np.frombuffer(packed, np.uint8))
+    def count(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+        self._rows[sample_id] = (columns["highest"], label, np.frombuffer(columns[LARGEST_HITS], np.uint8))
 
     @property
     def ids(self) -> list[str]:
@@ -201,17 +194,15 @@ class MaxBoxAccV2(base.Metric):
         super().__init__()
         self.parts = {iou: MaxBoxAcc(iou, "every") for iou in IOUS}
 
-    def __len__(self) -> int:
-        return len(self.parts[IOUS[0]])
-
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the best box is right, for each IoU."""
         hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every") for iou in IOUS}
         return {"highest": len(judged.curve.best) - 1, **hits}
 
-    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+    def count(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         for iou, part in self.parts.items():
-            part.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
+            hits = columns[f"hits_every_{_percent(iou)}"]
+            part.add(sample_id, {"highest": columns["highest"], LARGEST_HITS: hits}, label, None)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
         results, replicates = zip(*(part.replicated(bootstrap) for part in self.parts.values()), strict=True)
@@ -265,16 +256,13 @@ class LocalizationAccuracy(base.Metric):
         self._rank: dict[str, int | None] = {}  # place of the true class among the predictions
         self._depth: int | None = None  # predictions of an image
 
-    def __len__(self) -> int:
-        return len(self._boxes)
-
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the box is right, and its IoU at τ."""
         curve = judged.curve
         at_tau = {} if self.threshold is None else {"iou": float(curve.largest[curve.index(self.threshold)])}
         return largest_hits(curve) | at_tau
 
-    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:
+    def count(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:
         self._boxes.add(sample_id, columns, label, None)
         if predictions is not None:
             if label is None:

@@ -40,12 +40,8 @@ class PxAP(base.Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ids: set[str] = set()
         self._true = np.zeros((1 + base.POISSON_REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
         self._false = np.zeros_like(self._true)
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         heat = base.checked_map(judged.heat, "exact")
@@ -53,9 +49,7 @@ class PxAP(base.Metric):
         counts = [np.histogram(heat[place], EDGES)[0] for place in base.checked_masks(judged)]
         return {"pxap": zlib.compress(np.concatenate(counts).astype("<u4").tobytes())}
 
-    def add(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
-        base.check_new(sample_id, self._ids)
-        self._ids.add(sample_id)
+    def count(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
         counts = np.frombuffer(zlib.decompress(columns["pxap"]), "<u4").astype(np.int64)
         true, false = np.split(counts, 2)
         weights = np.append(1, base.poisson_draws(sample_id))[:, None]

@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.boxes.data import BenchmarkRun, PictureRow, as_boxes
 from cliploc.evaluate.tasks.report import Floats, SettingResult, heat_of
 from cliploc.evaluate.tasks.tables import Cell, Table, decimal, percent
 from cliploc.images.reading import load, picture_bytes
-from cliploc.values import GOOD_IOU, rounded_below
+from cliploc.values import GOOD_IOU, ResizePolicy, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
 SHADES = 32  # levels of a map, so that its 784 pixels take about 700 bytes
@@ -98,7 +98,8 @@ def gallery_picture(
 
 def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
     """The place of the model's input on the photograph: x, y, width, height as fractions of its size."""
-    if (policy := about.get("resize") or "squash") == "squash":
+    policy: ResizePolicy = about.get("resize") or "squash"
+    if policy == "squash":
         return 0, 0, 1, 1
     from cliploc.images.geometry import Frame  # imports torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from cliploc.cli.options import (
     AS_PUBLISHED,
@@ -109,7 +110,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         print_document(document)
     else:
         headings = explanation.HEADINGS
-        rows = [
+        rows: list[Any] = [
             (result.name, one.method, *(f"{one.numbers[key]:.3f}" for key in headings))
             for result in results
             for one in result.maps
