@@ -131,6 +131,7 @@ def report(title: str, trial: Callable[[int], tuple[Floats, Any]], seeds: int, f
     rows = []
     for seed in range(seeds):
         chance, wrong = trial(seed)
+        chance, wrong = (values[np.isfinite(chance)] for values in (chance, wrong))  # the others are not judged
         top = np.argsort(-chance, kind="stable")[:first]
         rows.append((roc_auc_score(wrong, chance), wrong[top].sum(), chance[top].sum()))
     mean, error = np.mean(rows, axis=0), np.std(rows, axis=0) / np.sqrt(seeds)

@@ -158,10 +158,13 @@ def test_folders_of_classes(folder: Path, tmp_path: Path) -> None:
     for name, kind in (("cat.jpg", "cat"), ("wren.jpg", "cat"), ("dogs.jpg", "dog"), ("otters.jpg", "otter")):
         (tmp_path / "set" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, tmp_path / "set" / kind / name)
-    checked = check(tmp_path / "set")
-    worst = max(checked.labels, key=lambda one: one.wrong_name or 0)
-    assert worst.id == worst.picture == "cat/wren.jpg"
-    assert {one.double for one in checked.labels} == {one.badly_placed for one in checked.labels} == {None}
+    (tmp_path / "set" / "cat" / "broken.jpg").write_text("no picture")
+    result = cliploc_("check", tmp_path / "set", "--out", tmp_path / "out")
+    assert (result.code, "failed: cat/broken.jpg: not a picture" in result.err) == (1, True)
+    rows = table(tmp_path / "out" / "labels.csv")
+    worst = max(rows, key=lambda one: float(one["wrong_name"]))
+    assert worst["id"] == worst["picture"] == "cat/wren.jpg"
+    assert {one["double"] for one in rows} == {one["badly_placed"] for one in rows} == {""}
 
 
 @pytest.mark.parametrize(

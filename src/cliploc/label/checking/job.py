@@ -104,8 +104,9 @@ def check(
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
         work = _Check(data, localizer, store, reporter, missing)
-        with interrupt_message(folder, lambda: f"{work.computed:,} pictures"):
-            checked = work.run()
+        if target is not None:
+            held.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
+        checked = work.run()
         if target is not None:
             reporter.phase("writing")
             checked.write_tables(target)
