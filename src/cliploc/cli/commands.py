@@ -25,6 +25,7 @@ LISTED = {
     "Label": {
         "annotate": "Label a folder of pictures with draft boxes.",
         "review": "Correct draft boxes in a browser.",
+        "check": "Find the wrong labels of a data set.",
         "label-studio": "Run an ML backend for Label Studio.",
     },
     "Measure": {
@@ -48,6 +49,7 @@ HOMES = {  # the others' modules stand beside this one and have their names
     "serve": "cliploc.web.command",
     "annotate": "cliploc.label.command",
     "review": "cliploc.label.editor.command",
+    "check": "cliploc.label.checking.command",
     "label-studio": "cliploc.label.label_studio.command",
     "benchmark": "cliploc.evaluate.tasks.command",
     "evaluate": "cliploc.evaluate.tasks.command",

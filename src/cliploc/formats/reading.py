@@ -56,7 +56,14 @@ def in_one_line(error: Exception) -> str:
 class PictureFinder:
     """Finds the picture that a set's name means: by its path, its end, or the name that an export gave it."""
 
-    def __init__(self, pictures: Iterable[str], first: Mapping[str, str], more: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        pictures: Iterable[str],
+        first: Mapping[str, str],
+        more: Mapping[str, str],
+        none: str = "no annotated picture of this run has this name",
+    ) -> None:
+        self._none = none
         self._pictures, self._first, self._more = set(pictures), _with_stems(first), _with_stems(more)
         self._deepest = 0  # folders and name of a picture
         self._by_end: dict[str, list[str]] = defaultdict(list)
@@ -83,7 +90,7 @@ class PictureFinder:
                         return matching[0]
                     if matching:
                         raise ValueError(f"it may be {' or '.join(sorted(matching)[:3])}: give its path")
-        raise ValueError("no annotated picture of this run has this name")
+        raise ValueError(self._none)
 
     def _listed(self, listed: Mapping[str, str], name: str) -> list[str]:
         return self._same(listed.get(PurePosixPath(name).name, ""))

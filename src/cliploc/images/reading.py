@@ -218,6 +218,13 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
         raise _damaged(source, error) from None
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of the upright picture of a file, which is not decoded."""
+    with open_picture(path) as opened:
+        width, height = opened.image.size
+        return (width, height) if orientation(opened.image) < 5 else (height, width)
+
+
 def orientation(image: Image.Image) -> int:
     """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none."""
     value = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -1,0 +1,65 @@
+"""`cliploc check`: which labels of a data set are wrong?"""
+
+from pathlib import Path
+
+from cliploc.cli.options import WithJson, WithThreads, command, flag, use_threads
+from cliploc.cli.output import DONE, SOME_FAILED, print_document, say_failures, say_next, titled, writable
+from cliploc.cli.terminal import Terminal
+from cliploc.label.checking.report import PAGE
+from cliploc.options import Options
+from cliploc.support.reporter import SILENT
+
+OF_CHECK = ("model", "pretrained", "device", "precision", "text_cache")
+
+
+class CheckFlags(WithThreads, WithJson):
+    """What `check` has besides options of `Localizer`."""
+
+    labels: Path = flag(
+        "COCO's or Label Studio's JSON, CVAT's XML, a CSV table, or a folder: YOLO's, VOC's, or one of class folders.",
+        metavar="LABELS",
+        positional=True,
+    )
+    pictures: Path | None = flag("Folder of the pictures.", None, metavar="DIR", none="beside the labels")
+    out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
+    missing: bool = flag(
+        "Also look for things without a label, which takes longest.", True, flags=("--missing/--no-missing",)
+    )
+
+
+@command(only=OF_CHECK)
+def check(flags: CheckFlags, options: Options) -> int:
+    """Find the wrong labels of a data set.
+
+    Ranks wrong names, badly placed boxes, missing and double ones, each with the chance that it is wrong. The set is
+    not changed.
+
+    Example: cliploc check instances.json --pictures photos --out checked
+    """
+    from dataclasses import replace
+
+    terminal = Terminal()
+    out = writable(flags.out)
+    with terminal.progress(f"loading {options.model}") as reporter:
+        from cliploc.label.checking.job import check as run
+
+        use_threads(flags.threads)
+        checked = run(
+            flags.labels,
+            flags.pictures,
+            out,
+            missing=flags.missing,
+            reporter=replace(reporter, failed=SILENT.failed),  # printed at the end
+            **options.changed(),
+        )
+    if flags.as_json:
+        print_document(checked.document())
+    else:
+        for table in (checked.kinds(), checked.pair_table()):
+            if table:
+                terminal.listing(titled(table))
+                terminal.data("")
+    say_failures(terminal, checked.failed)
+    terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
+    say_next(terminal, f"open {out / PAGE}", quiet=flags.as_json)
+    return SOME_FAILED if checked.failed else DONE

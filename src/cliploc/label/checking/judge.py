@@ -1,0 +1,251 @@
+"""Which labels are wrong? Chances from region features alone: no file, no tower. N boxes, P names, D features.
+
+Both opinions of a name are one model: a logistic regression of the set's labels on region features that starts at what
+the text says. With few boxes it stays there; a name without text starts at nothing and is learnt from its boxes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cliploc.values import Floats
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+DRAFT = -1  # in the place of a given name
+FOLDS = 5
+COMPONENTS = 128  # of the region features
+RIDGE = 40.0  # the higher, the longer the text alone speaks
+PRIOR = 0.5  # power of the names' frequencies that the fit explains away; 1: none is favoured, 0: frequent ones win
+TEXT_SCALE = 0.6  # of the tower's logit scale
+STEPS = 40  # of the fit
+SHARES = np.geomspace(0.001, 0.5, 40)  # of wrong names; all are as likely on a log scale, but for one error seen before
+TEMPERATURES = np.exp(np.linspace(-1.2, 1.2, 41))
+LEAST_PLACED = 60  # boxes from which placement can be learnt
+PLACE_RIDGE = 100.0
+LEAST_DRAFTS = 20  # that match a label, from which missing ones can be judged
+MEANS = np.linspace(0.25, 4, 16)  # how far from the examples the others are, in the examples' deviations
+WIDTHS = np.geomspace(0.5, 2, 9)
+HONEST_PLACED, HONEST_DRAFTS = 0.07, 0.0  # of the right boxes, and drafts, of coco_tune: they look like wrong ones
+LEAST_SHARE = 0.003
+EXPLAINED = 0.1  # share of the smaller of two boxes of one name from which a label explains a draft
+MATCHED = 0.5  # IoU
+
+
+class Names(NamedTuple):
+    """What is said of the names of N boxes."""
+
+    chance: Floats  # [N] that the given one is wrong; NaN where there is nothing to tell it from, and of drafts
+    likelier: Ints  # [N] the likeliest other name
+    logits: Floats  # [N, P] of all names, fitted without the box's picture; -inf for those that no label has
+
+
+def judge_names(
+    features: npt.NDArray[np.floating[Any]], cosines: Floats, sizes: Floats, given: Ints, pictures: Ints, scale: float
+) -> Names:
+    """The chance that each given name is wrong.
+
+    Args:
+        features: `[N, D]` of the regions, of unit length for each reading.
+        cosines: `[N, P]` of regions and names; a column of NaN for a name that the tower does not know.
+        sizes: `[N, 2]` width and height, as shares of the picture.
+        given: `[N]` numbers of names; `DRAFT` for a draft, which is read and not learnt from.
+        pictures: `[N]` numbers of pictures.
+        scale: the tower's logit scale.
+    """
+    chance, logits = np.full(len(given), np.nan), np.full(cosines.shape, -np.inf)
+    labelled = given != DRAFT
+    used, own = np.unique(given[labelled], return_inverse=True)
+    text = TEXT_SCALE * scale * neutral(cosines[:, used])
+    number = np.full(len(given), DRAFT)
+    number[labelled] = own
+    logits[:, used] = text + learnt(design(features, sizes), text, number, pictures)
+    if len(used) > 1:
+        known = np.isfinite(cosines[:, used[own]]).any(axis=0)
+        said = chances(logits[np.ix_(labelled, used)], own)
+        chance[labelled] = np.where(known | seen_elsewhere(own, pictures[labelled]), said, np.nan)
+    others = logits.copy()
+    others[np.flatnonzero(labelled), given[labelled]] = -np.inf
+    return Names(chance, others.argmax(axis=1), logits)
+
+
+def neutral(cosines: Floats) -> Floats:
+    """Unknown names (NaN) get a box's mean of the known ones, so that the text speaks neither for nor against them."""
+    known = np.isfinite(cosines)
+    mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(known, cosines, mean[:, None])
+
+
+def seen_elsewhere(given: Ints, pictures: Ints) -> npt.NDArray[np.bool_]:
+    """Whether the name of each label is that of a label in another picture, too: `[N]`."""
+    pairs = np.unique(np.stack([given, pictures], axis=1), axis=0)
+    return np.asarray(np.bincount(pairs[:, 0])[given] > 1)
+
+
+def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
+    """Principal components, size, shape and a constant: `[N, F]`."""
+    parts = components(features)
+    shape = np.log(np.maximum(sizes, 1e-4))
+    shape = np.stack([shape.sum(axis=1), shape[:, 0] - shape[:, 1]], axis=1)
+    shape = (shape - shape.mean(axis=0)) / (shape.std(axis=0) + 1e-6)
+    return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
+
+
+def components(features: npt.NDArray[np.floating[Any]]) -> Floats:
+    """The first principal components, by iterating a subspace (Halko et al. 2011): `[N, C]`."""
+    centred = features - features.mean(axis=0)
+    count = min(COMPONENTS, *centred.shape)
+    wide = min(count + 10, *centred.shape)
+    basis = np.random.default_rng(0).standard_normal((centred.shape[1], wide)).astype(centred.dtype)
+    for _ in range(4):
+        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    u, s, _ = np.linalg.svd(centred @ basis, full_matrices=False)
+    return np.asarray(u[:, :count] * s[:count], np.float64)
+
+
+def folds(pictures: Ints) -> Ints:
+    """For each box the number of its fold, the same for all of a picture."""
+    unique, number = np.unique(pictures, return_inverse=True)
+    return np.asarray((np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number])
+
+
+def learnt(inputs: Floats, text: Floats, given: Ints, pictures: Ints) -> Floats:
+    """What labels of other pictures add to the logits of the text: `[N, P]`."""
+    added, fold = np.zeros_like(text), folds(pictures)
+    for number in range(FOLDS):
+        test, train = fold == number, (fold != number) & (given != DRAFT)
+        if test.any() and train.any():
+            added[test] = inputs[test] @ fit(inputs[train], text[train], given[train], RIDGE, PRIOR)
+    return added
+
+
+def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float) -> Floats:
+    """Weights W `[F, P]` of softmax(offset + prior · log frequency + inputs · W), with a ridge."""
+    count = np.bincount(given, minlength=offset.shape[1]) + 1.0
+    x, start = torch.from_numpy(inputs), torch.from_numpy(offset + prior * np.log(count / count.sum()))
+    y = torch.from_numpy(given)
+    weights = torch.zeros(inputs.shape[1], offset.shape[1], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        value = cross_entropy(start + x @ weights, y, reduction="sum") + ridge / 2 * weights.square().sum()
+        (weights.grad,) = torch.autograd.grad(value, [weights])
+        return value
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach().numpy()
+
+
+def chances(logits: Floats, given: Ints) -> Floats:
+    """The chance that each name is wrong, by the share of wrong ones that explains the set.
+
+    A name is right (1 − π) and drawn from softmax(logits / T), or wrong (π) and any of the set's. Each pair of π and T
+    counts by the likelihood of all labels: with few boxes, or hardly any error, no single pair is believed.
+    """
+    wrong, tempered = 1 / (logits.shape[1] - 1), torch.from_numpy(logits)
+
+    def either(temperature: float) -> Floats:
+        """The likelihood of each label, for each share: `[N, shares]`."""
+        right = (tempered / temperature).softmax(dim=1).numpy()[np.arange(len(given)), given]
+        return np.asarray((1 - SHARES) * right[:, None] + SHARES * wrong)
+
+    evidence = np.array([np.log(either(t)).sum(axis=0) for t in TEMPERATURES]) + np.log(SHARES)
+    weights = np.exp(evidence - evidence.max())
+    weights /= weights.sum()
+    likely = ((t, weight) for t, weight in zip(TEMPERATURES, weights, strict=True) if weight.sum() > 1e-6)
+    return np.asarray(sum((1 / either(t)) @ (wrong * SHARES * weight) for t, weight in likely))
+
+
+def judge_places(edges: Floats, planted: Floats, owners: Ints, pictures: Ints) -> Floats:
+    """The chance `[N]` that each box is badly placed, learnt from moved copies of the set's own boxes.
+
+    NaN where there are too few boxes to learn from.
+
+    Args:
+        edges: `[N, E]` how what is inside each box differs from what is around it.
+        planted: `[M, E]` of moved copies, IoU 0.15–0.5.
+        owners: `[M]` the box that each is a copy of.
+        pictures: `[N]` numbers of pictures.
+    """
+    if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
+        return np.full(len(edges), np.nan)
+    fold, of_own, of_planted = folds(pictures), np.zeros(len(edges)), np.zeros(len(planted))
+    both = np.vstack([edges, planted])
+    edges, planted = ((values - both.mean(axis=0)) / (both.std(axis=0) + 1e-6) for values in (edges, planted))
+    for number in range(FOLDS):
+        own, moved = fold == number, fold[owners] == number
+        ratio = log_ratio(edges[~own], planted[~moved], PLACE_RIDGE)
+        of_own[own], of_planted[moved] = ratio(edges[own]), ratio(planted[moved])
+    return alike(of_own, of_planted, HONEST_PLACED)
+
+
+def log_ratio(common: Floats, special: Floats, ridge: float) -> Callable[[Floats], Floats]:
+    """The log of how much denser special rows lie than common ones, by a logistic regression: a function of rows."""
+
+    def inputs(rows: Floats) -> Floats:
+        return np.hstack([rows, np.ones((len(rows), 1))])
+
+    is_special = (np.arange(len(common) + len(special)) >= len(common)).astype(np.int64)
+    start = np.zeros((len(is_special), 2))
+    weights = fit(inputs(np.vstack([common, special])), start, is_special, ridge, prior=1.0)
+    return lambda rows: np.asarray(inputs(rows) @ (weights[:, 1] - weights[:, 0]))
+
+
+def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
+    """The chance `[N]` that each of a set is as some examples are, by scores that are higher for these.
+
+    Scores are bent so that the examples' are normal (0, 1); the set's are then a mixture, (1 − π) normal (−μ, σ) and π
+    as the examples. Each π, μ, σ counts by its likelihood, as in `chances`. Of π, `honest` is the part of things that
+    only look so: occluded, cut off or unusual.
+    """
+    rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
+    bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()[:, None]  # [N, 1]
+    as_examples = np.exp(-(bent**2) / 2)
+    evidence, of_pair = [], []
+    for mean, width in product(MEANS, WIDTHS):
+        others = np.exp(-(((bent + mean) / width) ** 2) / 2) / width
+        mixed = (1 - SHARES) * others + SHARES * as_examples  # [N, shares]
+        said = np.log(mixed).sum(axis=0) + np.log(SHARES)
+        weight = np.exp(said - said.max())
+        evidence.append(said.max() + np.log(weight.sum()))
+        of_pair.append((1 / mixed) @ (SHARES * weight / weight.sum()) * as_examples[:, 0])
+    weights = np.exp(np.array(evidence) - np.max(evidence))
+    look = np.asarray(weights @ np.array(of_pair) / weights.sum())
+    share = float(look.mean())
+    return np.asarray(look * max(share - honest, LEAST_SHARE) / max(share, LEAST_SHARE))
+
+
+def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
+    """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it.
+
+    Args:
+        logits: `[M, P]` of `judge_names`.
+        names: `[M]` the drafts' names.
+        explained: `[M]` of `compare`.
+        matched: `[M]` of `compare`.
+    """
+    scores = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names]
+    chance, free = np.zeros(len(names)), ~explained
+    if matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS:
+        chance[free] = np.nan
+        return chance
+    chance[free] = alike(scores[free], scores[matched], HONEST_DRAFTS)
+    return chance
+
+
+def compare(drafts: Floats, names: Ints, boxes: Floats, given: Ints) -> tuple[Bools, Bools]:
+    """For each draft of a picture whether a label of its name lies in it or around it, and whether one fits."""
+    low, high = np.maximum(drafts[:, None, :2], boxes[:, :2]), np.minimum(drafts[:, None, 2:], boxes[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2) * (names[:, None] == given)
+    one, other = ((xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1) for xyxy in (drafts, boxes))
+    smaller, union = np.minimum(one[:, None], other), one[:, None] + other - shared
+    return (shared > EXPLAINED * smaller).any(axis=1), (shared > MATCHED * union).any(axis=1)

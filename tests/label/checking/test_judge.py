@@ -1,0 +1,119 @@
+"""The mathematics on made-up regions, whose truth is known."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from cliploc.label.checking import judge
+
+P, D = 5, 24
+
+
+class Made(NamedTuple):
+    features: np.ndarray
+    cosines: np.ndarray
+    sizes: np.ndarray
+    given: np.ndarray
+    pictures: np.ndarray
+    wrong: np.ndarray
+
+    def judged(self, cosines: np.ndarray | None = None) -> judge.Names:
+        return judge.judge_names(
+            self.features, self.cosines if cosines is None else cosines, self.sizes, self.given, self.pictures, 40.0
+        )
+
+
+def made(count: int, share: float = 0.1, noise: float = 0.16, seed: int = 0) -> Made:
+    """Regions around a direction for each name, and labels of which a share is another name."""
+    rng = np.random.default_rng(seed)
+    text = np.linalg.qr(rng.standard_normal((D, P)))[0].T
+    true = rng.integers(P, size=count)
+    features = text[true] + noise * rng.standard_normal((count, D))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    wrong = rng.random(count) < share
+    given = np.where(wrong, (true + rng.integers(1, P, size=count)) % P, true)
+    cosines = 0.3 * features @ text.T  # texts tell less apart than pictures
+    return Made(features, cosines, rng.uniform(0.1, 0.5, (count, 2)), given, np.arange(count) // 3, wrong)
+
+
+def auroc(wrong: np.ndarray, chance: np.ndarray) -> float:
+    return float((chance[wrong][:, None] > chance[~wrong]).mean())
+
+
+def test_planted_names_rank_first_with_chances_near_the_truth() -> None:
+    of = made(400)
+    names = of.judged()
+    assert auroc(of.wrong, names.chance) > 0.97
+    assert names.chance.sum() == pytest.approx(of.wrong.sum(), rel=0.35)
+    first = np.argsort(-names.chance)[:30]
+    assert names.chance[first].sum() == pytest.approx(of.wrong[first].sum(), abs=5)
+    assert (names.likelier != of.given).all()
+
+
+def test_the_sets_labels_teach_names_that_no_text_tells() -> None:
+    of = made(400)
+    unknown = of.cosines.copy()
+    unknown[:, 1] = np.nan
+    for cosines in (unknown, np.full_like(unknown, np.nan)):
+        assert auroc(of.wrong, of.judged(cosines).chance) > 0.95
+
+
+def test_with_few_boxes_the_text_alone_judges() -> None:
+    of = made(20, share=0.2, seed=1)
+    assert of.wrong.any()
+    assert auroc(of.wrong, of.judged().chance) > 0.9
+
+
+def test_what_nothing_can_be_told_of_has_no_chance() -> None:
+    of = made(40, share=0)
+    assert np.isnan(of._replace(given=np.zeros_like(of.given)).judged().chance).all()  # one name
+    alone = of.given.copy()
+    alone[alone == 2] = 0
+    alone[5] = 2  # once, and the model does not know it
+    unknown = of.cosines.copy()
+    unknown[:, 2] = np.nan
+    chance = of._replace(given=alone).judged(unknown).chance
+    assert np.isnan(chance[5])
+    assert np.isfinite(np.delete(chance, 5)).all()
+
+
+def test_drafts_are_read_and_not_learnt_from() -> None:
+    of = made(200)
+    drafts = of.given.copy()
+    drafts[150:] = judge.DRAFT
+    names = of._replace(given=drafts).judged()
+    assert np.isnan(names.chance[150:]).all()
+    right = ~of.wrong[150:]
+    assert (names.logits[150:].argmax(axis=1) == of.given[150:])[right].mean() > 0.9
+
+
+def test_planted_places_rank_first_and_too_few_are_not_judged() -> None:
+    rng = np.random.default_rng(0)
+    edges, planted, pictures = rng.standard_normal((300, 6)), 1.5 + rng.standard_normal((300, 6)), np.arange(300) // 4
+    bad = rng.random(300) < 0.1
+    edges[bad] += 1.5
+    chance = judge.judge_places(edges, planted, np.arange(300), pictures)
+    assert auroc(bad, chance) > 0.95
+    assert ((chance >= 0) & (chance <= 1)).all()
+    few = judge.LEAST_PLACED - 1
+    assert np.isnan(judge.judge_places(edges[:few], planted[:few], np.arange(few), pictures[:few])).all()
+    assert np.isnan(judge.judge_places(edges, planted, np.arange(300), np.zeros(300, int))).all()  # one picture
+
+
+def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
+    drafts = np.array([[0, 0, 10, 10], [2, 2, 8, 8], [50, 50, 60, 60.0], [0, 0, 10, 10]])
+    explained, matched = judge.compare(drafts, np.array([0, 0, 0, 1]), np.array([[0, 0, 10, 10.0]]), np.array([0]))
+    assert explained.tolist() == [True, True, False, False]
+    assert matched.tolist() == [True, False, False, False]
+    rng = np.random.default_rng(0)
+    logits = np.zeros((200, 3))
+    matched, explained = np.arange(200) < 80, np.arange(200) < 100
+    missing = np.arange(200) >= 185
+    logits[:, 0] = rng.standard_normal(200) + 4.0 * (matched | missing)
+    chance = judge.judge_missing(logits, np.zeros(200, int), explained, matched)
+    assert not chance[explained].any()
+    assert auroc(missing[100:], chance[100:]) > 0.95
+    assert np.isnan(
+        judge.judge_missing(logits[:20], np.zeros(20, int), explained[:20] & False, matched[:20] & False)
+    ).all()
