@@ -76,7 +76,7 @@ class Faithfulness:
         methods: name → options; empty where only maps of other tools are measured.
 
     Example:
-        >>> from cliploc.evaluate.tasks.faithfulness.metrics import Faithfulness, chosen_metrics
+        >>> from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
         >>> localizer = Localizer("mini", method="cam", resize="squash", min_presence=0)
         >>> metrics = chosen_metrics(["deletion"])
         >>> options = FaithfulnessOptions(steps=2)
