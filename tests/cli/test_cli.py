@@ -149,7 +149,7 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest(words, names)
 
 
 def test_every_command_line_of_the_documents_has_options_that_exist():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     tasks = [f"{name} {task}" for name in ("benchmark", "evaluate") for task in command_of(name).commands]
     known = {name: set(re.findall(r"--[a-z-]+", cliploc_(*name.split(), "--help").out)) for name in [*tasks, *NAMES]}
     seen = set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "src" / "cliploc" / "demo_photos"
 PHOTOS = json.loads((FOLDER / "photos.json").read_text(encoding="utf-8"))
 FREE = re.compile(r"CC0-1\.0|CC-BY-\d\.0|Public domain\b.*")
