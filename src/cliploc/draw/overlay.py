@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,9 +17,11 @@ from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, name_colour
 from cliploc.errors import UsageError
-from cliploc.localization import Localization
 from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
