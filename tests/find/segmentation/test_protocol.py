@@ -50,8 +50,8 @@ AUTHORS = {
 
 
 def test_the_documents_options_give_the_authors_settings():
-    """Every set's row of docs/segmentation.md, one column for each repository."""
-    page = (Path(__file__).parents[3] / "docs" / "segmentation.md").read_text(encoding="utf-8")
+    """Every set's row of the table, one column for each repository."""
+    page = (Path(__file__).parents[3] / "docs" / "studies" / "published.md").read_text(encoding="utf-8")
     table = page.split("| set | SCLIP | NACLIP | ProxyCLIP, CorrCLIP |\n|---|---|---|---|\n")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
     for column, (_, of_set) in enumerate(AUTHORS.items(), start=1):
