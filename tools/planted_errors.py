@@ -39,8 +39,8 @@ def read(root: Path) -> Data:
     found: dict[str, list[Any]] = {key: [] for key in ("features", "sizes", "boxes", "labels", "pictures")}
 
     def add(of: dict[str, list[Any]], image: dict[str, Any], xyxy: Floats, labels: list[int], size: Any) -> None:
-        seen = read_boxes(localizer.backbone, picture, xyxy)
-        values = {"features": seen.features, "edges": seen.edges, "boxes": xyxy}
+        features, edges = read_boxes(localizer.backbone, picture, xyxy)
+        values = {"features": features, "edges": edges, "boxes": xyxy}
         values |= {"sizes": (xyxy[:, 2:] - xyxy[:, :2]) / size, "labels": labels}
         values["pictures"] = [image["id"]] * len(labels)
         for key in of:
@@ -59,7 +59,7 @@ def read(root: Path) -> Data:
         copies = [(owner, copy) for owner, copy in copies if copy is not None]
         if copies:
             xyxy = np.array([copy for _, copy in copies])
-            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False).edges)
+            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False)[1])
             moved["owners"].append(np.array([owner for owner, _ in copies]))
         drafts = localizer(picture, words).visible_boxes
         if len(drafts.label):

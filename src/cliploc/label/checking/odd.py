@@ -37,7 +37,7 @@ def odd_box(box: LabelledBox, size_wh: Size) -> str | None:
     return None
 
 
-def doubles(xyxy: Floats, names: Sequence[int]) -> tuple[Floats, list[int]]:
+def doubles(xyxy: Floats, names: Sequence[int] | npt.NDArray[np.int64]) -> tuple[Floats, list[int]]:
     """For each of n boxes of a picture: the chance that it is an earlier one of its name again, and which."""
     chance, other = np.zeros(len(xyxy)), [-1] * len(xyxy)
     if len(xyxy) > 1:

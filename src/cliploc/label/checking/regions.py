@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from PIL import Image
@@ -20,15 +18,12 @@ BATCH = 16  # boxes at once
 LEAST_SIDE = 4.0  # pixels of what a box is seen in
 
 
-class Readings(NamedTuple):
-    """What was read in n boxes."""
+def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> tuple[Floats, Floats]:
+    """Reads boxes `[n, 4]` of an upright RGB picture; without `whole` their own passes only, as for planted boxes.
 
-    features: Floats  # [n, 2D] of the box's own pass and of the picture's, each of unit length; [n, D] without it
-    edges: Floats  # [n, E] how what is inside differs from what is around, with the log area first
-
-
-def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> Readings:
-    """Reads boxes `[n, 4]` of an upright RGB picture; without `whole` their own passes only, as for planted boxes."""
+    Returns features `[n, 2D]` of the box's own pass and of the picture's, each of unit length (`[n, D]` without it), and
+    `[n, E]` how what is inside differs from what is around, with the log area first.
+    """
     size, stage = np.array(image.size * 2, float), backbone.middle_stage
     inside, edges = [], []
     for start in range(0, len(xyxy), BATCH):
@@ -46,7 +41,7 @@ def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: b
         height, width = (round(WHOLE * side) for side in backbone.input_hw)
         _, dense = seen(backbone, [resized(image, (height, width))], (-1,))
         features = np.hstack([features, unit(means(dense[0], xyxy / size))])
-    return Readings(features, np.array(edges))
+    return features, np.array(edges)
 
 
 def resized(image: Image.Image, hw: tuple[int, int], part: Floats | None = None) -> Image.Image:
