@@ -104,7 +104,8 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
     bad = np.isin(np.arange(len(edges)), movable[chosen])
     edges[bad] = data["moved_edges"][firsts[chosen]]
     rest = ~bad[owners]
-    return judge.judge_places(edges, data["moved_edges"][rest], owners[rest], data["own_pictures"]), bad
+    pictures = data["own_pictures"]
+    return judge.judge_places(edges, pictures, data["moved_edges"][rest], pictures[owners[rest]]), bad
 
 
 def missing_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox
 from cliploc.images.reading import load
-from cliploc.label.checking import judge, odd
-from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, read_set
+from cliploc.label.checking import judge
+from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
 from cliploc.label.checking.regions import jittered, read_boxes
 from cliploc.label.checking.report import KINDS, OUTPUTS, Checked, Label, Suspect
 from cliploc.localizer import Localizer
@@ -39,7 +39,6 @@ TABLES = (
     "digest TEXT NOT NULL, "  # of all that it depends on besides the settings
     "content BLOB NOT NULL)",  # msgpack of `Reading`
 )
-EVERY = 8  # pictures that are stored together
 MOST_PLANTED = 2_000  # boxes that are moved to learn what badly placed ones look like
 MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
@@ -53,7 +52,7 @@ class Reading(msgspec.Struct, array_like=True):
     features: bytes  # float16 [n, D] of boxes
     edges: bytes  # float32 [n, E] of boxes
     planted: bytes  # float32 [m, E] of moved copies
-    owners: list[int]  # [m] the box of each copy
+    copies: int  # m
     drafts: list[tuple[int, list[float]]]  # [k] number of a name, and edges
     of_drafts: bytes  # float16 [k, D]
 
@@ -126,7 +125,7 @@ class _Check:
         self._notes, self._failed, self.computed = Notes(reporter), dict(data.failed), 0
         self._of_boxes = data.format != FOLDERS  # else each label is of a whole picture
         given = Counter(box.name for one in data.pictures for box in one.boxes)
-        self._spelt = odd.spelt_in_two_ways(given)
+        self._spelt = spelt_in_two_ways(given)
         self._names = sorted({self._spelt.get(name, name) for name in given})
         self._number = {name: self._names.index(self._spelt.get(name, name)) for name in given}
         # As a model reads them: `traffic_light` is two words.
@@ -145,21 +144,17 @@ class _Check:
         todo = [one for one in self._data.pictures if there.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(digests))
-        for start in range(0, len(todo), EVERY):
-            done = list[tuple[str, str, bytes]]()
+        for one in todo:
             try:
-                for one in todo[start : start + EVERY]:
-                    try:
-                        done.append((one.id, digests[one.id], msgspec.msgpack.encode(self._read(one, share))))
-                    except InputError as error:
-                        self._failed[one.id] = str(error).partition(": ")[2] or str(error)
-                        self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
-                    self._reporter.images(1)
-            finally:
+                row = one.id, digests[one.id], msgspec.msgpack.encode(self._read(one, share))
+            except InputError as error:
+                self._failed[one.id] = str(error).partition(": ")[2] or str(error)
+                self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
+            else:
                 with self._store.transaction():
-                    for row in done:
-                        self._store.write("INSERT OR REPLACE INTO reading VALUES (?, ?, ?)", *row)
-                self.computed += len(done)
+                    self._store.write("INSERT OR REPLACE INTO reading VALUES (?, ?, ?)", *row)
+                self.computed += 1
+            self._reporter.images(1)
         rows = self._store.each("SELECT picture, digest, content FROM reading")
         return self._judged({name: msgspec.msgpack.decode(content, type=Reading)
                              for name, digest, content in rows if digests.get(name) == digest})  # fmt: skip
@@ -201,39 +196,34 @@ class _Check:
             drafts = [(int(shown.label[i]), shown.xyxy[i].astype(float).tolist()) for i in best]
         xyxy = np.concatenate([one.xyxy, _edges(drafts)])
         if not len(xyxy):
-            return Reading(b"", b"", b"", [], [], b"")
+            return Reading(b"", b"", b"", 0, [], b"")
         rng = np.random.default_rng(list(one.id.encode()))
-        chosen = [i for i in range(count) if self._of_boxes and rng.random() < share]
-        copies = [(i, copy) for i in chosen if (copy := jittered(rng, one.xyxy[i], one.size_wh)) is not None]
+        chosen = [box for box in one.xyxy if self._of_boxes and rng.random() < share]
+        copies = [copy for box in chosen if (copy := jittered(rng, box, one.size_wh)) is not None]
         features, edges = read_boxes(backbone, image, xyxy)
-        _, moved = read_boxes(backbone, image, np.array([copy for _, copy in copies]), whole=False)
-        half, own, planted = features.astype(np.float16), edges[:count].astype(np.float32), moved.astype(np.float32)
-        owners = [i for i, _ in copies]
-        return Reading(half[:count].tobytes(), own.tobytes(), planted.tobytes(), owners, drafts, half[count:].tobytes())
+        _, moved = read_boxes(backbone, image, np.array(copies), whole=False)
+        half = features.astype(np.float16)
+        of_boxes, planted = (rows.astype(np.float32).tobytes() for rows in (edges[:count], moved))
+        return Reading(half[:count].tobytes(), of_boxes, planted, len(copies), drafts, half[count:].tobytes())
 
     # ------------------------------------------------------------------------------------------------------- judging
     def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
         of_boxes, of_drafts = self._chances(read)
-        labels, suspects, judged = (
-            list[Label](),
-            list[Suspect](),
-            {**dict.fromkeys(KINDS, 0), "odd": len(self._data.pictures)},
-        )
+        labels, suspects = list[Label](), list[Suspect]()
+        judged = {**dict.fromkeys(KINDS, 0), "odd": len(self._data.pictures)}
         for one in self._data.pictures:
             missing = None
             drafts, count = (read[one.id].drafts, len(one.readable)) if one.id in read else ([], 0)
-            for (number, (x0, y0, x1, y1)), chance in zip(
-                drafts, map(_known, islice(of_drafts, len(drafts))), strict=True
-            ):
-                if chance is not None:
+            for number, (x0, y0, x1, y1) in drafts:
+                if (chance := _known(next(of_drafts))) is not None:
                     judged["missing"] += 1
                     missing = max(missing or 0.0, chance)
                     if chance >= LEAST:
                         draft = LabelledBox("", "", (x0, y0, x1, y1))
                         suspects.append(_suspect("missing", chance, one, draft, self._names[number]))
             said = dict(zip(one.readable, islice(of_boxes, count), strict=False))
-            twice = dict(zip(one.readable, zip(*odd.doubles(one.xyxy, self._given(one)), strict=True), strict=True))
+            twice = dict(zip(one.readable, zip(*doubles(one.xyxy, self._given(one)), strict=True), strict=True))
             for i, box in enumerate(one.boxes):
                 likelier, wrong, placed = said.get(i, ("", np.nan, np.nan))
                 double, first = twice[i] if i in twice and self._of_boxes else (np.nan, 0)
@@ -278,13 +268,10 @@ class _Check:
         names = judge.judge_names(features, cosines, sizes, all_given, numbers, scale)
         placed = np.full(total, np.nan)
         if self._of_boxes:
-            starts = np.cumsum([0, *counts])
-            owners = np.array(
-                [start + i for start, each in zip(starts, of, strict=False) for i in each.owners], np.int64
-            )
+            of_planted = np.repeat(range(len(of)), [each.copies for each in of])
             edges = _rows(b"".join(each.edges for each in of), np.float32, total).astype(float)
-            planted = _rows(b"".join(each.planted for each in of), np.float32, len(owners)).astype(float)
-            placed = judge.judge_places(edges, planted, owners, numbers[:total])
+            planted = _rows(b"".join(each.planted for each in of), np.float32, len(of_planted)).astype(float)
+            placed = judge.judge_places(edges, numbers[:total], planted, of_planted)
         compared = (judge.compare(*each) for each in zip(found, labels, boxes, given, strict=True))
         explained, matched = map(np.concatenate, zip(*compared, strict=True))
         absent = judge.judge_missing(names.logits[total:], np.concatenate(labels), explained, matched)
@@ -294,7 +281,7 @@ class _Check:
     def _odd(self, one: LabelledFile, missing: float | None) -> Iterator[Suspect]:
         """What is odd in a picture, and of its size; names that are spelt in two ways, where each is first."""
         for box in one.boxes:
-            if reason := odd.odd_box(box, one.size_wh):
+            if reason := odd_box(box, one.size_wh):
                 yield _suspect("odd", 1.0, one, box, "", reason)
             if usual := self._spelt.pop(box.name, None):
                 yield _suspect("odd", 1.0, one, box, usual, f"spelt in two ways: {usual}")

@@ -77,7 +77,10 @@ def judge_names(
     if len(used) > 1:
         of_pictures = np.unique(np.stack([own, pictures[labelled]], axis=1), axis=0)
         elsewhere = np.bincount(of_pictures[:, 0])[own] > 1  # the name is that of a label in another picture, too
-        said = chances(logits[np.ix_(labelled, used)], own)
+        # A right name is drawn from softmax(logits / T), a wrong one from all others alike.
+        tempered, wrong = torch.from_numpy(logits[np.ix_(labelled, used)]), np.full(len(own), 1 / (len(used) - 1))
+        right = ((tempered / t).softmax(dim=1).numpy()[np.arange(len(own)), own] for t in TEMPERATURES)
+        said = of_second((one, wrong) for one in right)
         chance[labelled] = np.where(known[:, own].any(axis=0) | elsewhere, said, np.nan)
     others = logits.copy()
     others[np.flatnonzero(labelled), given[labelled]] = -np.inf
@@ -140,26 +143,17 @@ def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
     return np.asarray(weights @ np.array(said) / weights.sum())
 
 
-def chances(logits: Floats, given: Ints) -> Floats:
-    """The chance that each name is wrong: right ones are drawn from softmax(logits / T), wrong ones from all names."""
-    tempered, wrong = torch.from_numpy(logits), np.full(len(given), 1 / (logits.shape[1] - 1))
-    rows = np.arange(len(given))
-    return of_second(((tempered / t).softmax(dim=1).numpy()[rows, given], wrong) for t in TEMPERATURES)
+def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
+    """The chance `[N]` that each box is badly placed, learnt from moved copies of the set's own; NaN of too few boxes.
 
-
-def judge_places(edges: Floats, planted: Floats, owners: Ints, pictures: Ints) -> Floats:
-    """The chance `[N]` that each box is badly placed, learnt from moved copies of the set's own boxes.
-
-    `edges` `[N, E]` are of the boxes, `planted` `[M, E]` of the copies, `owners` `[M]` the boxes of these, `pictures`
-    `[N]` numbers. NaN where there are too few boxes to learn from.
+    `edges` `[N, E]` are of the boxes and `planted` `[M, E]` of the copies, which lie in these pictures `[N]` and `[M]`.
     """
     if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
         return np.full(len(edges), np.nan)
     rows = np.vstack([edges, planted])
     rows = np.hstack([(rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6), np.ones((len(rows), 1))])
     moved = (np.arange(len(rows)) >= len(edges)).astype(np.int64)
-    of_box, scores = folds(pictures), np.zeros(len(rows))
-    fold = np.concatenate([of_box, of_box[owners]])
+    fold, scores = folds(np.concatenate([pictures, of_planted])), np.zeros(len(rows))
     for test in (fold == i for i in range(FOLDS)):
         weights = fit(rows[~test], np.zeros((int((~test).sum()), 2)), moved[~test], PLACE_RIDGE, prior=1.0)
         scores[test] = rows[test] @ (weights[:, 1] - weights[:, 0])  # log of how much denser moved ones lie there

@@ -1,24 +1,31 @@
-"""The data set that is checked: every label with its picture, whatever the format. Nothing is written."""
+"""The data set that is checked: every label with its picture, whatever the format, and what is odd without a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox, LabelSet, PictureLabels, Size, yolo
 from cliploc.formats.reading import FORMATS, UNREADABLE, PictureFinder, in_one_line, read_labels
+from cliploc.images.geometry import iou_matrix
 from cliploc.images.reading import size_of
-from cliploc.label.checking.odd import BEYOND_EDGE, odd_box
 from cliploc.runs.picture_files import PictureFile, find_pictures
 from cliploc.values import Floats
 
 FOLDERS = "folders of classes"
 OF_LABELS = ("annotations", "labels")  # folders beside which pictures lie
+ONE_PIXEL = 1.5  # pixels of a side that is one pixel, however it is rounded
+BEYOND_EDGE = "reaches out of the picture"
+BEYOND = 1.0  # pixels that a box may reach out of the picture: sets count from 0 or from 1
+HALFWAY, STEEPNESS = 0.65, 20.0  # two boxes of one name are one thing more likely than not from this IoU on
 
 
 @dataclass(frozen=True)
@@ -94,3 +101,42 @@ def _is_class_folders(labels: Path) -> bool:
 def _whole(picture: str, size_wh: Size, _: bool) -> Iterator[LabelledBox]:
     """The name of a picture's folder as the label of all of it."""
     yield LabelledBox(picture, PurePosixPath(picture).parent.name, (0.0, 0.0, *size_wh))
+
+
+def odd_box(box: LabelledBox, size_wh: Size) -> str | None:
+    """What is wrong with a box, whatever it contains; None: nothing."""
+    x0, y0, x1, y1 = box.xyxy
+    width, height = size_wh
+    if not np.isfinite(box.xyxy).all():
+        return "an edge is not a number"
+    if x1 <= x0 or y1 <= y0:
+        return "without area"
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        return "outside the picture"
+    if min(x0, y0) < -BEYOND or x1 > width + BEYOND or y1 > height + BEYOND:
+        return BEYOND_EDGE
+    if max(x1 - x0, y1 - y0) <= ONE_PIXEL:
+        return "of one pixel"
+    if min(x1 - x0, y1 - y0) <= ONE_PIXEL:
+        return "one pixel wide" if x1 - x0 < y1 - y0 else "one pixel high"
+    return None
+
+
+def doubles(xyxy: Floats, names: npt.NDArray[np.int64]) -> tuple[Floats, list[int]]:
+    """For each of n boxes of a picture: the chance that it is an earlier one of its name again, and which."""
+    if not len(xyxy):
+        return np.zeros(0), []
+    overlap = np.tril(iou_matrix(xyxy, xyxy).astype(np.float64), -1) * (names[:, None] == names)
+    best = overlap.max(axis=1)
+    return np.where(best > 0, 1 / (1 + np.exp(-STEEPNESS * (best - HALFWAY))), 0), overlap.argmax(axis=1).tolist()
+
+
+def spelt_in_two_ways(count: Mapping[str, int]) -> dict[str, str]:
+    """Spelling → the most frequent one that differs only in case, spaces, hyphens or a plural's ending."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    plain = {name: re.sub(r"[\s_-]+", "", name).casefold() or name for name in count}
+    for name in sorted(count, key=lambda one: (-count[one], one)):
+        key = plain[name]
+        singular = key.removesuffix("s")
+        alike[singular if len(singular) > 2 and singular in plain.values() else key].append(name)
+    return {name: first for first, *others in alike.values() for name in others}

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from cliploc.find.threads import torch_modes
+from cliploc.images.geometry import iou_matrix
 from cliploc.towers.tower import Backbone, Needs, Trace
 from cliploc.values import Floats
 
-WHOLE = 2.0  # the picture's side, in the tower's own inputs; a box's is 1
+WHOLE = 2  # the picture's side, in the tower's own inputs; a box's is 1
 AROUND = 1.5  # a box is seen in a square of so many of its longer sides
 STRIP = 0.25  # of a box's side: along each edge, a strip inside and one outside
 CORE = 1 / 3  # from each edge
@@ -19,17 +20,18 @@ LEAST_SIDE = 4.0  # pixels of what a box is seen in
 
 
 def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> tuple[Floats, Floats]:
-    """Reads boxes `[n, 4]` of an upright RGB picture; without `whole` their own passes only, as for planted boxes.
+    """Features `[n, 2D]` of boxes `[n, 4]`, and `[n, E]` how what is inside differs from what is around.
 
-    Returns features `[n, 2D]` of the box's own pass and of the picture's, each of unit length (`[n, D]` without it), and
-    `[n, E]` how what is inside differs from what is around, with the log area first.
+    The features are of the box's own pass and of the upright RGB picture's, each of unit length; without `whole` of the
+    first alone.
     """
-    size, stage = np.array(image.size * 2, float), backbone.middle_stage
+    size, stage, (h, w) = np.array(image.size * 2, float), backbone.middle_stage, backbone.input_hw
     inside, edges = [], []
     for start in range(0, len(xyxy), BATCH):
         boxes = xyxy[start : start + BATCH]
-        squares = [square_around(box, *image.size) for box in boxes]
-        trace, dense = seen(backbone, [resized(image, backbone.input_hw, square) for square in squares], (-1, stage))
+        squares = [np.concatenate(square_around(box, image.size, LEAST_SIDE, AROUND)) for box in boxes]
+        inputs = [image.resize((w, h), Image.Resampling.BICUBIC, tuple(square.tolist())) for square in squares]
+        trace, dense = seen(backbone, inputs, (-1, stage))
         middle = trace.features[stage].float().cpu().numpy()  # [B, C, h, w]
         for box, square, *maps in zip(boxes, squares, dense, middle, strict=True):
             within = (box - square[[0, 1, 0, 1]]) / np.tile(square[2:] - square[:2], 2)
@@ -38,16 +40,9 @@ def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: b
             edges.append(np.concatenate([[np.log(max(share, 1e-9))], *(edge_features(one, within) for one in maps)]))
     features = np.array(inside)
     if whole:
-        height, width = (round(WHOLE * side) for side in backbone.input_hw)
-        _, dense = seen(backbone, [resized(image, (height, width))], (-1,))
+        _, dense = seen(backbone, [image.resize((WHOLE * w, WHOLE * h), Image.Resampling.BICUBIC)], (-1,))
         features = np.hstack([features, unit(means(dense[0], xyxy / size))])
     return features, np.array(edges)
-
-
-def resized(image: Image.Image, hw: tuple[int, int], part: Floats | None = None) -> Image.Image:
-    """A picture, or a part of it, in the size of an input."""
-    box = None if part is None else (float(part[0]), float(part[1]), float(part[2]), float(part[3]))
-    return image.resize(hw[::-1], Image.Resampling.BICUBIC, box)
 
 
 def seen(backbone: Backbone, images: list[Image.Image], stages: tuple[int, ...]) -> tuple[Trace, Floats]:
@@ -59,12 +54,11 @@ def seen(backbone: Backbone, images: list[Image.Image], stages: tuple[int, ...])
         return trace, backbone.dense(trace).float().cpu().numpy().astype(np.float64)
 
 
-def square_around(box: Floats, width: int, height: int) -> Floats:
-    """The square about a box, moved into the picture; less where that is narrower."""
-    side = max(LEAST_SIDE, AROUND * float(np.max(box[2:] - box[:2])))
-    size = np.minimum([side, side], [width, height])
-    start = np.clip((box[:2] + box[2:] - size) / 2, 0, np.array([width, height]) - size)
-    return np.concatenate([start, start + size])
+def square_around(box: Floats, size_wh: tuple[int, int], least: float, around: float) -> tuple[Floats, Floats]:
+    """Two corners of the square about a box, moved into the picture; less where that is narrower."""
+    size = np.minimum(max(least, around * float(np.max(box[2:] - box[:2]))), size_wh)
+    start = np.clip((box[:2] + box[2:] - size) / 2, 0, np.array(size_wh) - size)
+    return start, start + size
 
 
 def edge_features(places: Floats, box: Floats) -> Floats:
@@ -118,8 +112,6 @@ def jittered(rng: np.random.Generator, box: Floats, size_wh: tuple[int, int]) ->
         centre = (box[:2] + box[2:]) / 2 + rng.uniform(-0.8, 0.8, 2) * size
         half = size * np.exp(rng.uniform(-0.7, 0.7, 2)) / 2
         moved = np.concatenate([np.maximum(centre - half, 0), np.minimum(centre + half, limit)])
-        sides = moved[2:] - moved[:2]
-        shared = np.clip(np.minimum(moved[2:], box[2:]) - np.maximum(moved[:2], box[:2]), 0, None).prod()
-        if sides.min() >= 2 and 0.15 <= shared / (size.prod() + sides.prod() - shared) <= 0.5:
+        if (moved[2:] - moved[:2]).min() >= 2 and 0.15 <= iou_matrix(moved, box)[0, 0] <= 0.5:
             return np.asarray(moved)
     return None

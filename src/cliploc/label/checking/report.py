@@ -19,6 +19,7 @@ from cliploc.draw.colours import name_colour
 from cliploc.draw.html import Templates, count, embedded
 from cliploc.errors import InputError
 from cliploc.images.reading import load
+from cliploc.label.checking.regions import square_around
 from cliploc.support.files import write_bytes, write_json
 
 SCHEMA_VERSION = 1
@@ -185,10 +186,9 @@ def crop(image: Image.Image, edges: list[float]) -> Image.Image:
     if len(edges) < 4:
         image.thumbnail((SIDE, SIDE))
         return image
-    size, box = np.array(image.size), np.clip(edges, 0, image.size * 2)
-    part = np.minimum(max(LEAST_SHOWN, AROUND * float((box[2:] - box[:2]).max())), size)
-    corner = np.clip((box[:2] + box[2:] - part) / 2, 0, size - part).round()
-    shown = image.crop((*corner.astype(int).tolist(), *(corner + part).round().astype(int).tolist()))
+    box = np.clip(edges, 0, image.size * 2)
+    corner, other = (edge.round() for edge in square_around(box, image.size, LEAST_SHOWN, AROUND))
+    shown = image.crop((*corner.astype(int).tolist(), *other.astype(int).tolist()))
     ratio = SIDE / max(shown.size)
     shown = shown.resize((max(1, round(shown.width * ratio)), max(1, round(shown.height * ratio))))
     rectangle = captions.to_rectangle((box - np.tile(corner, 2)) * ratio, shown.size)
