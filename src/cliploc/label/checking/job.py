@@ -139,7 +139,9 @@ class _Check:
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
         self._notes.add(self._limits())
         share = min(1.0, MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures)))
-        digests = {one.id: self._digest(one) for one in self._data.pictures}
+        names = self._names if self._missing else None
+        parts = {one.id: repr([stamp(one), one.xyxy.tolist(), names]).encode() for one in self._data.pictures}
+        digests = {name: hashlib.blake2b(of, digest_size=16).hexdigest() for name, of in parts.items()}
         there = dict(self._store.rows("SELECT picture, digest FROM reading"))
         todo = [one for one in self._data.pictures if there.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
@@ -178,10 +180,6 @@ class _Check:
             model = self._localizer.backbone.name
             yield f"{model} does not know {', '.join(names[:5])}{more}: judged by the set alone"
 
-    def _digest(self, one: LabelledFile) -> str:
-        parts = [stamp(one), one.xyxy.tolist(), self._names if self._missing else None]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
-
     def _given(self, one: LabelledFile) -> judge.Ints:
         """The numbers of the names of the boxes that can be read: `[n]`."""
         return np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64)
@@ -213,30 +211,29 @@ class _Check:
         labels, suspects = list[Label](), list[Suspect]()
         judged = {**dict.fromkeys(KINDS, 0), "odd": len(self._data.pictures)}
         for one in self._data.pictures:
-            missing = None
             drafts, count = (read[one.id].drafts, len(one.readable)) if one.id in read else ([], 0)
+            found = list[tuple[str, float | None, LabelledBox, str, str]]()
             for number, (x0, y0, x1, y1) in drafts:
-                if (chance := _known(next(of_drafts))) is not None:
-                    judged["missing"] += 1
-                    missing = max(missing or 0.0, chance)
-                    if chance >= LEAST:
-                        draft = LabelledBox("", "", (x0, y0, x1, y1))
-                        suspects.append(_suspect("missing", chance, one, draft, self._names[number]))
+                draft = LabelledBox("", "", (x0, y0, x1, y1))
+                found.append(("missing", _known(next(of_drafts)), draft, self._names[number], ""))
+            missing = max((chance for _, chance, *_ in found if chance is not None), default=None)
             said = dict(zip(one.readable, islice(of_boxes, count), strict=False))
-            twice = dict(zip(one.readable, zip(*doubles(one.xyxy, self._given(one)), strict=True), strict=True))
+            again = zip(one.readable, *doubles(one.xyxy, self._given(one)), strict=True)
+            twice = {i: (double, one.readable[first]) for i, double, first in again if self._of_boxes}
             for i, box in enumerate(one.boxes):
                 likelier, wrong, placed = said.get(i, ("", np.nan, np.nan))
-                double, first = twice[i] if i in twice and self._of_boxes else (np.nan, 0)
+                double, first = twice.get(i, (np.nan, i))
                 label = Label(box.id, one.id, box.name, likelier, *map(_known, (wrong, placed, double)))
                 labels.append(label)
-                for kind, chance, better, reason in (
-                    ("wrong name", label.wrong_name, likelier, ""),
-                    ("badly placed", label.badly_placed, "", ""),
-                    ("double", label.double, "", f"the same as {one.boxes[one.readable[first]].id}"),
-                ):
-                    judged[kind] += chance is not None
-                    if chance is not None and chance >= LEAST:
-                        suspects.append(_suspect(kind, chance, one, box, better, reason))
+                found += [
+                    ("wrong name", label.wrong_name, box, likelier, ""),
+                    ("badly placed", label.badly_placed, box, "", ""),
+                    ("double", label.double, box, "", f"the same as {one.boxes[first].id}"),
+                ]
+            for kind, chance, box, likelier, reason in found:
+                judged[kind] += chance is not None
+                if chance is not None and chance >= LEAST:
+                    suspects.append(_suspect(kind, chance, one, box, likelier, reason))
             suspects += self._odd(one, missing)
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
         count = len(self._data.pictures) + len(self._data.failed)

@@ -68,12 +68,7 @@ def judge_names(
     text = TEXT_SCALE * scale * np.where(known, cosines, mean[:, None])
     number = np.full(len(given), DRAFT)
     number[labelled] = own
-    inputs, added, fold = design(features, sizes), np.zeros_like(text), folds(pictures)
-    for test in (fold == i for i in range(FOLDS)):
-        train = ~test & labelled
-        if test.any() and train.any():
-            added[test] = inputs[test] @ fit(inputs[train], text[train], number[train], RIDGE, PRIOR)
-    logits[:, used] = text + added
+    logits[:, used] = text + learnt(design(features, sizes), text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
         of_pictures = np.unique(np.stack([own, pictures[labelled]], axis=1), axis=0)
         elsewhere = np.bincount(of_pictures[:, 0])[own] > 1  # the name is that of a label in another picture, too
@@ -103,10 +98,15 @@ def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
     return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
 
 
-def folds(pictures: Ints) -> Ints:
-    """For each box the number of its fold, the same for all of a picture."""
+def learnt(inputs: Floats, offset: Floats, given: Ints, pictures: Ints, ridge: float, prior: float) -> Floats:
+    """What rows of other pictures add to logits `[N, P]`: each fold of pictures is read by a fit to the others."""
     unique, number = np.unique(pictures, return_inverse=True)
-    return np.asarray((np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number])
+    added, fold = np.zeros_like(offset), (np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number]
+    for test in (fold == i for i in range(FOLDS)):
+        train = ~test & (given != DRAFT)
+        if test.any() and train.any():
+            added[test] = inputs[test] @ fit(inputs[train], offset[train], given[train], ridge, prior)
+    return added
 
 
 def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float) -> Floats:
@@ -153,10 +153,8 @@ def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Int
     rows = np.vstack([edges, planted])
     rows = np.hstack([(rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6), np.ones((len(rows), 1))])
     moved = (np.arange(len(rows)) >= len(edges)).astype(np.int64)
-    fold, scores = folds(np.concatenate([pictures, of_planted])), np.zeros(len(rows))
-    for test in (fold == i for i in range(FOLDS)):
-        weights = fit(rows[~test], np.zeros((int((~test).sum()), 2)), moved[~test], PLACE_RIDGE, prior=1.0)
-        scores[test] = rows[test] @ (weights[:, 1] - weights[:, 0])  # log of how much denser moved ones lie there
+    logits = learnt(rows, np.zeros((len(rows), 2)), moved, np.concatenate([pictures, of_planted]), PLACE_RIDGE, 1.0)
+    scores = logits[:, 1] - logits[:, 0]  # the log of how much denser moved ones lie there
     return alike(scores[moved == 0], scores[moved == 1], HONEST_PLACED)
 
 

@@ -107,19 +107,17 @@ def odd_box(box: LabelledBox, size_wh: Size) -> str | None:
     """What is wrong with a box, whatever it contains; None: nothing."""
     x0, y0, x1, y1 = box.xyxy
     width, height = size_wh
-    if not np.isfinite(box.xyxy).all():
-        return "an edge is not a number"
-    if x1 <= x0 or y1 <= y0:
-        return "without area"
-    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-        return "outside the picture"
-    if min(x0, y0) < -BEYOND or x1 > width + BEYOND or y1 > height + BEYOND:
-        return BEYOND_EDGE
-    if max(x1 - x0, y1 - y0) <= ONE_PIXEL:
-        return "of one pixel"
-    if min(x1 - x0, y1 - y0) <= ONE_PIXEL:
-        return "one pixel wide" if x1 - x0 < y1 - y0 else "one pixel high"
-    return None
+    sides = x1 - x0, y1 - y0
+    reasons = {
+        "an edge is not a number": not np.isfinite(box.xyxy).all(),
+        "without area": min(sides) <= 0,
+        "outside the picture": x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height,
+        BEYOND_EDGE: min(x0, y0) < -BEYOND or x1 > width + BEYOND or y1 > height + BEYOND,
+        "of one pixel": max(sides) <= ONE_PIXEL,
+        "one pixel wide": sides[0] <= ONE_PIXEL,
+        "one pixel high": sides[1] <= ONE_PIXEL,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def doubles(xyxy: Floats, names: npt.NDArray[np.int64]) -> tuple[Floats, list[int]]:

@@ -62,11 +62,7 @@ def square_around(box: Floats, size_wh: tuple[int, int], least: float, around: f
 
 
 def edge_features(places: Floats, box: Floats) -> Floats:
-    """How alike places `[C, h, w]` are to the inside of a box (0–1) rather than to the outside: 14 means.
-
-    Of the inside, its core, and along the four edges the steps from outside to inside, the strips outside and those
-    inside, each sorted, so that mirroring changes nothing.
-    """
+    """How alike places `[C, h, w]` are to a box's inside (0–1) rather than to its outside: means, sorted by edges."""
     flat = places / np.maximum(np.linalg.norm(places, axis=0), 1e-6)
     inside, size = means(flat, box[None])[0], box[2:] - box[:2]
     share = min(float(np.prod(size)), 1.0)
@@ -85,19 +81,14 @@ def edge_features(places: Floats, box: Floats) -> Floats:
 
 
 def means(places: Floats, boxes: Floats) -> Floats:
-    """The means `[n, C]` of places `[C, h, w]` in boxes `[n, 4]` in 0–1; cells count in part."""
-    _, h, w = places.shape
-    across, down = (overlaps(boxes[:, i], boxes[:, i + 2], cells) for i, cells in ((0, w), (1, h)))
-    return np.asarray(np.einsum("chw,nh,nw->nc", places, down, across, optimize=True))
-
-
-def overlaps(low: Floats, high: Floats, cells: int) -> Floats:
-    """The share `[n, cells]` of what lies between two ends (0–1) in each cell; at least that of the nearest."""
-    edges = np.arange(cells)
-    low, high = np.clip(low * cells, 0, cells - 1e-3), np.clip(high * cells, 1e-3, cells)
-    high = np.maximum(high, low + 1e-3)[:, None]
-    covered = np.clip(np.minimum(edges + 1, high) - np.maximum(edges, low[:, None]), 0, None)
-    return np.asarray(covered / covered.sum(axis=1, keepdims=True))
+    """The means `[n, C]` of places `[C, h, w]` in boxes `[n, 4]` in 0–1; cells count in part, the nearest at least."""
+    shares = []
+    for axis, cells in enumerate(places.shape[:0:-1]):
+        low = np.clip(boxes[:, axis] * cells, 0, cells - 1e-3)[:, None]
+        high = np.maximum(np.clip(boxes[:, axis + 2] * cells, 1e-3, cells)[:, None], low + 1e-3)
+        covered = np.clip(np.minimum(np.arange(cells) + 1, high) - np.maximum(np.arange(cells), low), 0, None)
+        shares.append(covered / covered.sum(axis=1, keepdims=True))
+    return np.asarray(np.einsum("chw,nw,nh->nc", places, *shares, optimize=True))
 
 
 def unit(values: Floats) -> Floats:

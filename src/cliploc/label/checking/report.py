@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +97,13 @@ class Checked:
             for kind in KINDS
         }
 
-    def pairs(self) -> list[tuple[str, str, int, float]]:
+    def pairs(self) -> list[dict[str, Any]]:
         """The worst pairs of names: given, likelier, suspects, how many of them are wrong."""
-        amount, wrong = Counter[tuple[str, str]](), dict[tuple[str, str], float]()
+        chances: dict[tuple[str, str], list[float]] = {}
         for one in self.of("wrong name"):
-            pair = one.name, one.likelier
-            amount[pair] += 1
-            wrong[pair] = wrong.get(pair, 0.0) + (one.chance or 0.0)
-        return [(*pair, amount[pair], wrong[pair]) for pair in sorted(wrong, key=lambda of: (-wrong[of], of))[:PAIRS]]
+            chances.setdefault((one.name, one.likelier), []).append(one.chance or 0.0)
+        worst = sorted(chances.items(), key=lambda pair: (-sum(pair[1]), pair[0]))[:PAIRS]
+        return [{"name": name, "likelier": other, "suspects": len(of), "wrong": sum(of)} for (name, other), of in worst]
 
     def kinds(self) -> list[list[str]]:
         """A table with a row for each kind, the first with its titles."""
@@ -120,7 +118,7 @@ class Checked:
 
     def pair_table(self) -> list[list[str]]:
         """A table of the worst pairs of names; empty where there are none."""
-        rows = [[given, f"→ {other}", f"{amount:,}", f"{wrong:.1f}"] for given, other, amount, wrong in self.pairs()]
+        rows = [[of["name"], f"→ {of['likelier']}", f"{of['suspects']:,}", f"{of['wrong']:.1f}"] for of in self.pairs()]
         return [["given", "likelier", "suspects", "wrong, about"], *rows] if rows else []
 
     def summary(self) -> str:
@@ -138,10 +136,7 @@ class Checked:
             "kinds": {
                 kind: {**of, "wrong_of_first": round(of["wrong_of_first"], 1)} for kind, of in self.counts().items()
             },
-            "pairs": [
-                {"name": given, "likelier": other, "suspects": amount, "wrong": round(wrong, 2)}
-                for given, other, amount, wrong in self.pairs()
-            ],
+            "pairs": [{**of, "wrong": round(of["wrong"], 2)} for of in self.pairs()],
             "suspects": [one._asdict() for one in self.suspects],
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "notes": list(self.notes),
@@ -187,8 +182,9 @@ def crop(image: Image.Image, edges: list[float]) -> Image.Image:
         image.thumbnail((SIDE, SIDE))
         return image
     box = np.clip(edges, 0, image.size * 2)
-    corner, other = (edge.round() for edge in square_around(box, image.size, LEAST_SHOWN, AROUND))
-    shown = image.crop((*corner.astype(int).tolist(), *other.astype(int).tolist()))
+    start, end = square_around(box, image.size, LEAST_SHOWN, AROUND)
+    corner = start.round()
+    shown = image.crop((*corner.astype(int).tolist(), *(corner + (end - start)).round().astype(int).tolist()))
     ratio = SIDE / max(shown.size)
     shown = shown.resize((max(1, round(shown.width * ratio)), max(1, round(shown.height * ratio))))
     rectangle = captions.to_rectangle((box - np.tile(corner, 2)) * ratio, shown.size)
