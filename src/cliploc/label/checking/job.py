@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -44,6 +44,7 @@ MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
+Found: TypeAlias = tuple[str, float | None, LabelledBox, str, str]  # kind, chance, box, likelier name, reason
 
 
 class Reading(msgspec.Struct, array_like=True):
@@ -209,10 +210,10 @@ class _Check:
         """All labels and suspects."""
         of_boxes, of_drafts = self._chances(read)
         labels, suspects = list[Label](), list[Suspect]()
-        judged = {**dict.fromkeys(KINDS, 0), "odd": len(self._data.pictures)}
+        judged = dict.fromkeys(KINDS, 0)
         for one in self._data.pictures:
             drafts, count = (read[one.id].drafts, len(one.readable)) if one.id in read else ([], 0)
-            found = list[tuple[str, float | None, LabelledBox, str, str]]()
+            found = list[Found]()
             for number, (x0, y0, x1, y1) in drafts:
                 draft = LabelledBox("", "", (x0, y0, x1, y1))
                 found.append(("missing", _known(next(of_drafts)), draft, self._names[number], ""))
@@ -230,15 +231,17 @@ class _Check:
                     ("badly placed", label.badly_placed, box, "", ""),
                     ("double", label.double, box, "", f"the same as {one.boxes[first].id}"),
                 ]
-            for kind, chance, box, likelier, reason in found:
+            for kind, chance, box, likelier, reason in (*found, *self._odd(one, missing)):
                 judged[kind] += chance is not None
-                if chance is not None and chance >= LEAST:
-                    suspects.append(_suspect(kind, chance, one, box, likelier, reason))
-            suspects += self._odd(one, missing)
+                if kind == "odd" or (chance or 0.0) >= LEAST:
+                    x0, y0, x1, y1 = (round(float(edge), 2) if np.isfinite(edge) else None for edge in box.xyxy)
+                    suspects.append(Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason))
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
-        count = len(self._data.pictures) + len(self._data.failed)
-        done = (labels, suspects, self._data.format, judged, count, self.computed, self._failed, self._notes.lines)
-        return Checked(*done)
+        judged["odd"] = len(self._data.pictures)
+        return Checked(
+            labels, suspects, self._data.format, judged, len(self._data.pictures) + len(self._data.failed),
+            self.computed, self._failed, self._notes.lines,
+        )  # fmt: skip
 
     def _chances(self, read: Mapping[str, Reading]) -> tuple[Iterator[tuple[str, float, float]], Iterator[float]]:
         """The likelier name of each of N boxes and the chances of its name and place, and the chance of each draft."""
@@ -275,25 +278,18 @@ class _Check:
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier[:total])
         return zip(likelier, names.chance[:total], placed, strict=True), iter(absent)
 
-    def _odd(self, one: LabelledFile, missing: float | None) -> Iterator[Suspect]:
+    def _odd(self, one: LabelledFile, missing: float | None) -> Iterator[Found]:
         """What is odd in a picture, and of its size; names that are spelt in two ways, where each is first."""
         for box in one.boxes:
             if reason := odd_box(box, one.size_wh):
-                yield _suspect("odd", 1.0, one, box, "", reason)
+                yield "odd", 1.0, box, "", reason
             if usual := self._spelt.pop(box.name, None):
-                yield _suspect("odd", 1.0, one, box, usual, f"spelt in two ways: {usual}")
+                yield "odd", 1.0, box, usual, f"spelt in two ways: {usual}"
         if one.said_wh not in (None, one.size_wh):
             said, now = ("×".join(map(str, size)) for size in (one.said_wh or (), one.size_wh))
-            yield _suspect("odd", 1.0, one, NO_BOX, "", f"the set has it at {said}, it is {now}")
+            yield "odd", 1.0, NO_BOX, "", f"the set has it at {said}, it is {now}"
         if not one.boxes:
-            yield _suspect("odd", missing, one, NO_BOX, "", "a picture without a label")
-
-
-def _suspect(
-    kind: str, chance: float | None, one: LabelledFile, box: LabelledBox, likelier: str, reason: str = ""
-) -> Suspect:
-    x0, y0, x1, y1 = (round(float(edge), 2) if np.isfinite(edge) else None for edge in box.xyxy)
-    return Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason)
+            yield "odd", missing, NO_BOX, "", "a picture without a label"
 
 
 def _edges(drafts: Sequence[tuple[int, list[float]]]) -> Floats:
