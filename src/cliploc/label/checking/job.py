@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.formats import LabelledBox
+from cliploc.formats import Box, LabelledBox
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
@@ -43,6 +43,7 @@ MOST_PLANTED = 2_000  # boxes that are moved to learn what badly placed ones loo
 MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
+NOT_JUDGED = ("", np.nan, np.nan)  # likelier name, chances of name and place
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
 Found: TypeAlias = tuple[str, float | None, LabelledBox, str, str]  # kind, chance, box, likelier name, reason
 
@@ -54,7 +55,7 @@ class Reading(msgspec.Struct, array_like=True):
     edges: bytes  # float32 [n, E] of boxes
     planted: bytes  # float32 [m, E] of moved copies
     copies: int  # m
-    drafts: list[tuple[int, list[float]]]  # [k] number of a name, and edges
+    drafts: list[tuple[int, Box]]  # [k] number of a name, and edges
     of_drafts: bytes  # float16 [k, D]
 
 
@@ -188,7 +189,7 @@ class _Check:
     def _read(self, one: LabelledFile, share: float) -> Reading:
         """Reads a picture; a share of its boxes has a moved copy."""
         image, backbone, count = load(one.path).image, self._localizer.backbone, len(one.xyxy)
-        drafts = list[tuple[int, list[float]]]()
+        drafts = list[tuple[int, Box]]()
         if self._missing:
             shown = self._localizer(image, self._texts).visible_boxes
             best = np.argsort(-shown.score, kind="stable")[:MOST_DRAFTS]
@@ -205,7 +206,6 @@ class _Check:
         of_boxes, planted = (rows.astype(np.float32).tobytes() for rows in (edges[:count], moved))
         return Reading(half[:count].tobytes(), of_boxes, planted, len(copies), drafts, half[count:].tobytes())
 
-    # ------------------------------------------------------------------------------------------------------- judging
     def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
         of_boxes, of_drafts = self._chances(read)
@@ -214,28 +214,26 @@ class _Check:
         for one in self._data.pictures:
             drafts, count = (read[one.id].drafts, len(one.readable)) if one.id in read else ([], 0)
             found = list[Found]()
-            for number, (x0, y0, x1, y1) in drafts:
-                draft = LabelledBox("", "", (x0, y0, x1, y1))
-                found.append(("missing", _known(next(of_drafts)), draft, self._names[number], ""))
+            for number, xyxy in drafts:
+                found.append(("missing", _known(next(of_drafts)), LabelledBox("", "", xyxy), self._names[number], ""))
             missing = max((chance for _, chance, *_ in found if chance is not None), default=None)
             said = dict(zip(one.readable, islice(of_boxes, count), strict=False))
             again = zip(one.readable, *doubles(one.xyxy, self._given(one)), strict=True)
             twice = {i: (double, one.readable[first]) for i, double, first in again if self._of_boxes}
             for i, box in enumerate(one.boxes):
-                likelier, wrong, placed = said.get(i, ("", np.nan, np.nan))
-                double, first = twice.get(i, (np.nan, i))
-                label = Label(box.id, one.id, box.name, likelier, *map(_known, (wrong, placed, double)))
+                (likelier, wrong, placed), (double, first) = said.get(i, NOT_JUDGED), twice.get(i, (np.nan, i))
+                label = Label(box.id, one.id, box.name, likelier, _known(wrong), _known(placed), _known(double))
                 labels.append(label)
                 found += [
                     ("wrong name", label.wrong_name, box, likelier, ""),
                     ("badly placed", label.badly_placed, box, "", ""),
                     ("double", label.double, box, "", f"the same as {one.boxes[first].id}"),
                 ]
-            for kind, chance, box, likelier, reason in (*found, *self._odd(one, missing)):
+            for kind, chance, box, name, reason in (*found, *self._odd(one, missing)):
                 judged[kind] += chance is not None
                 if kind == "odd" or (chance or 0.0) >= LEAST:
                     x0, y0, x1, y1 = (round(float(edge), 2) if np.isfinite(edge) else None for edge in box.xyxy)
-                    suspects.append(Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason))
+                    suspects.append(Suspect(kind, chance, one.id, box.id, box.name, name, x0, y0, x1, y1, reason))
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
         judged["odd"] = len(self._data.pictures)
         return Checked(
@@ -266,12 +264,10 @@ class _Check:
         scale = float(self._localizer.backbone.logit_scale)
         all_given = np.concatenate([*given, np.full(drafts, judge.DRAFT)])
         names = judge.judge_names(features, cosines, sizes, all_given, numbers, scale)
-        placed = np.full(total, np.nan)
-        if self._of_boxes:
-            of_planted = np.repeat(range(len(of)), [each.copies for each in of])
-            edges = _rows(b"".join(each.edges for each in of), np.float32, total).astype(float)
-            planted = _rows(b"".join(each.planted for each in of), np.float32, len(of_planted)).astype(float)
-            placed = judge.judge_places(edges, numbers[:total], planted, of_planted)
+        of_planted = np.repeat(range(len(of)), [each.copies for each in of])  # none where labels are of pictures
+        edges = _rows(b"".join(each.edges for each in of), np.float32, total).astype(float)
+        planted = _rows(b"".join(each.planted for each in of), np.float32, len(of_planted)).astype(float)
+        placed = judge.judge_places(edges, numbers[:total], planted, of_planted)
         compared = (judge.compare(*each) for each in zip(found, labels, boxes, given, strict=True))
         explained, matched = map(np.concatenate, zip(*compared, strict=True))
         absent = judge.judge_missing(names.logits[total:], np.concatenate(labels), explained, matched)
@@ -292,7 +288,7 @@ class _Check:
             yield "odd", missing, NO_BOX, "", "a picture without a label"
 
 
-def _edges(drafts: Sequence[tuple[int, list[float]]]) -> Floats:
+def _edges(drafts: Sequence[tuple[int, Box]]) -> Floats:
     return np.array([xyxy for _, xyxy in drafts], float).reshape(-1, 4)
 
 

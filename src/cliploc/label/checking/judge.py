@@ -127,11 +127,7 @@ def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float)
 
 
 def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
-    """The chance `[N]` that each is of the second kind of a mixture, by pairs of densities `[N]` that it may have.
-
-    Each pair and each share of the second kind counts by the likelihood of all: with few boxes, or hardly any error, no
-    single one is believed.
-    """
+    """The chance `[N]` of a mixture's second kind; pairs of densities `[N]`, and shares, count by their likelihood."""
     evidence, said = [], []
     for first, second in densities:
         mixed = (1 - SHARES) * first[:, None] + SHARES * second[:, None]  # [N, shares]
@@ -144,10 +140,7 @@ def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
 
 
 def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
-    """The chance `[N]` that each box is badly placed, learnt from moved copies of the set's own; NaN of too few boxes.
-
-    `edges` `[N, E]` are of the boxes and `planted` `[M, E]` of the copies, which lie in these pictures `[N]` and `[M]`.
-    """
+    """The chance `[N]` that each box is badly placed, learnt from M moved copies; NaN where there are too few boxes."""
     if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
         return np.full(len(edges), np.nan)
     rows = np.vstack([edges, planted])
@@ -159,11 +152,8 @@ def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Int
 
 
 def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
-    """The chance `[N]` that each of a set is as some examples are, by scores that are higher for these.
-
-    Scores are bent so that the examples' are normal (0, 1), and the others' normal (−μ, σ). Of the share of those that
-    look like examples, `honest` is the part of things that only look so: occluded, cut off or unusual.
-    """
+    """The chance `[N]` that each is as the examples, which score higher; a share `honest` of all only looks so."""
+    # Scores are bent so that the examples' are normal (0, 1); the others' are then taken as normal (−μ, σ).
     rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
     bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()
     others = (np.exp(-(((bent + mean) / width) ** 2) / 2) / width for mean, width in product(MEANS, WIDTHS))

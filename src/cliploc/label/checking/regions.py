@@ -20,11 +20,7 @@ LEAST_SIDE = 4.0  # pixels of what a box is seen in
 
 
 def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> tuple[Floats, Floats]:
-    """Features `[n, 2D]` of boxes `[n, 4]`, and `[n, E]` how what is inside differs from what is around.
-
-    The features are of the box's own pass and of the upright RGB picture's, each of unit length; without `whole` of the
-    first alone.
-    """
+    """Features `[n, 2D]` of boxes (own pass; with `whole` also the picture's), `[n, E]` of in them against around."""
     size, stage, (h, w) = np.array(image.size * 2, float), backbone.middle_stage, backbone.input_hw
     inside, edges = [], []
     for start in range(0, len(xyxy), BATCH):

@@ -87,15 +87,12 @@ class Checked:
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """For each kind the numbers judged and suspected, and how many of the first are wrong, by their chances."""
-        return {
-            kind: {
-                "judged": self.judged.get(kind, 0),
-                "suspects": len(suspects := self.of(kind)),
-                "first": min(FIRST, len(suspects)),
-                "wrong_of_first": sum(one.chance or 0.0 for one in suspects[:FIRST]),
-            }
-            for kind in KINDS
-        }
+        counts = {}
+        for kind in KINDS:
+            chances = [one.chance or 0.0 for one in self.of(kind)]
+            numbers = self.judged.get(kind, 0), len(chances), min(FIRST, len(chances)), sum(chances[:FIRST])
+            counts[kind] = dict(zip(("judged", "suspects", "first", "wrong_of_first"), numbers, strict=True))
+        return counts
 
     def pairs(self) -> list[dict[str, Any]]:
         """The worst pairs of names: given, likelier, suspects, how many of them are wrong."""
