@@ -39,8 +39,8 @@ def read(root: Path) -> Data:
     found: dict[str, list[Any]] = {key: [] for key in ("features", "sizes", "boxes", "labels", "pictures")}
 
     def add(of: dict[str, list[Any]], image: dict[str, Any], xyxy: Floats, labels: list[int], size: Any) -> None:
-        seen = read_boxes(localizer.backbone, picture, xyxy)
-        values = {"features": seen.features, "edges": seen.edges, "boxes": xyxy}
+        features, edges = read_boxes(localizer.backbone, picture, xyxy)
+        values = {"features": features, "edges": edges, "boxes": xyxy}
         values |= {"sizes": (xyxy[:, 2:] - xyxy[:, :2]) / size, "labels": labels}
         values["pictures"] = [image["id"]] * len(labels)
         for key in of:
@@ -59,7 +59,7 @@ def read(root: Path) -> Data:
         copies = [(owner, copy) for owner, copy in copies if copy is not None]
         if copies:
             xyxy = np.array([copy for _, copy in copies])
-            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False).edges)
+            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False)[1])
             moved["owners"].append(np.array([owner for owner, _ in copies]))
         drafts = localizer(picture, words).visible_boxes
         if len(drafts.label):
@@ -104,7 +104,8 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
     bad = np.isin(np.arange(len(edges)), movable[chosen])
     edges[bad] = data["moved_edges"][firsts[chosen]]
     rest = ~bad[owners]
-    return judge.judge_places(edges, data["moved_edges"][rest], owners[rest], data["own_pictures"]), bad
+    pictures = data["own_pictures"]
+    return judge.judge_places(edges, pictures, data["moved_edges"][rest], pictures[owners[rest]]), bad
 
 
 def missing_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:

@@ -93,12 +93,13 @@ def test_planted_places_rank_first_and_too_few_are_not_judged() -> None:
     edges, planted, pictures = rng.standard_normal((300, 6)), 1.5 + rng.standard_normal((300, 6)), np.arange(300) // 4
     bad = rng.random(300) < 0.1
     edges[bad] += 1.5
-    chance = judge.judge_places(edges, planted, np.arange(300), pictures)
+    chance = judge.judge_places(edges, pictures, planted, pictures)
     assert auroc(bad, chance) > 0.95
     assert ((chance >= 0) & (chance <= 1)).all()
     few = judge.LEAST_PLACED - 1
-    assert np.isnan(judge.judge_places(edges[:few], planted[:few], np.arange(few), pictures[:few])).all()
-    assert np.isnan(judge.judge_places(edges, planted, np.arange(300), np.zeros(300, int))).all()  # one picture
+    assert np.isnan(judge.judge_places(edges[:few], pictures[:few], planted[:few], pictures[:few])).all()
+    one = np.zeros(300, int)  # picture
+    assert np.isnan(judge.judge_places(edges, one, planted, one)).all()
 
 
 def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:

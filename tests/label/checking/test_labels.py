@@ -1,6 +1,7 @@
 """Which labels a set has, in each format, and what is odd about them without a model."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,7 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.formats import ExportSettings, LabelledBox
-from cliploc.label.checking import odd
-from cliploc.label.checking.labels import FOLDERS, read_set
+from cliploc.label.checking.labels import BEYOND_EDGE, FOLDERS, doubles, odd_box, read_set, spelt_in_two_ways
 from tests.label.annotated import annotated, written
 
 BOXES = [[1, 2, 21, 32], [4, 4, 14, 14]]
@@ -77,24 +77,24 @@ def test_folders_of_classes_have_one_label_for_each_picture(tmp_path: Path) -> N
         ((5, 5, 5, 9), "without area"),
         ((9, 5, 5, 9), "without area"),
         ((50, 5, 60, 9), "outside the picture"),
-        ((-9, 5, 20, 20), odd.BEYOND_EDGE),
+        ((-9, 5, 20, 20), BEYOND_EDGE),
         ((5, 5, 6, 6), "of one pixel"),
         ((5, 5, 6, 30), "one pixel wide"),
         ((5, 5, float("nan"), 30), "an edge is not a number"),
     ],
 )
 def test_odd_boxes(xyxy: tuple[float, float, float, float], reason: str | None) -> None:
-    assert odd.odd_box(LabelledBox("1", "cat", xyxy), (40, 40)) == reason
+    assert odd_box(LabelledBox("1", "cat", xyxy), (40, 40)) == reason
 
 
 def test_doubles_have_one_name_and_nearly_the_same_place() -> None:
     xyxy = np.array([[0, 0, 20, 20], [0, 0, 20, 20], [0, 0, 20, 20.5], [0, 12, 20, 32.0]])
-    chance, other = odd.doubles(xyxy, [0, 1, 0, 0])
+    chance, other = doubles(xyxy, np.array([0, 1, 0, 0]))
     assert (chance > 0.9).tolist() == [False, False, True, False]
     assert other[2] == 0
-    assert odd.doubles(xyxy[:0], [])[0].tolist() == []
+    assert doubles(xyxy[:0], np.zeros(0, int))[0].tolist() == []
 
 
 def test_names_that_are_spelt_in_two_ways() -> None:
     names = ["traffic light"] * 3 + ["Traffic_Light", "car", "car", "cars", "bus", "glass", "gas", "C", "C++"]
-    assert odd.spelt_in_two_ways(names) == {"Traffic_Light": "traffic light", "cars": "car"}
+    assert spelt_in_two_ways(Counter(names)) == {"Traffic_Light": "traffic light", "cars": "car"}

@@ -5,7 +5,6 @@ from pathlib import Path
 from cliploc.cli.options import WithJson, WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, print_document, say_failures, say_next, titled, writable
 from cliploc.cli.terminal import Terminal
-from cliploc.label.checking.report import PAGE
 from cliploc.options import Options
 from cliploc.support.reporter import SILENT
 
@@ -42,6 +41,7 @@ def check(flags: CheckFlags, options: Options) -> int:
     out = writable(flags.out)
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.label.checking.job import check as run
+        from cliploc.label.checking.report import PAGE
 
         use_threads(flags.threads)
         checked = run(

@@ -6,7 +6,7 @@ the text says. With few boxes it stays there; a name without text starts at noth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -50,58 +50,40 @@ class Names(NamedTuple):
 
 
 def judge_names(
-    features: npt.NDArray[np.floating[Any]], cosines: Floats, sizes: Floats, given: Ints, pictures: Ints, scale: float
+    features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions, of unit length for each reading
+    cosines: Floats,  # [N, P] of regions and names; a column of NaN for a name that the tower does not know
+    sizes: Floats,  # [N, 2] width and height, as shares of the picture
+    given: Ints,  # [N] numbers of names; `DRAFT` for a draft, which is read and not learnt from
+    pictures: Ints,  # [N] numbers of pictures
+    scale: float,  # the tower's logit scale
 ) -> Names:
-    """The chance that each given name is wrong.
-
-    Args:
-        features: `[N, D]` of the regions, of unit length for each reading.
-        cosines: `[N, P]` of regions and names; a column of NaN for a name that the tower does not know.
-        sizes: `[N, 2]` width and height, as shares of the picture.
-        given: `[N]` numbers of names; `DRAFT` for a draft, which is read and not learnt from.
-        pictures: `[N]` numbers of pictures.
-        scale: the tower's logit scale.
-    """
+    """The chance that each given name is wrong, by what the text says and labels of other pictures add to it."""
     chance, logits = np.full(len(given), np.nan), np.full(cosines.shape, -np.inf)
     labelled = given != DRAFT
     used, own = np.unique(given[labelled], return_inverse=True)
-    text = TEXT_SCALE * scale * neutral(cosines[:, used])
+    cosines = cosines[:, used]
+    known = np.isfinite(cosines)
+    # Unknown names get a box's mean of the known ones, so that the text speaks neither for nor against them.
+    mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    text = TEXT_SCALE * scale * np.where(known, cosines, mean[:, None])
     number = np.full(len(given), DRAFT)
     number[labelled] = own
-    logits[:, used] = text + learnt(design(features, sizes), text, number, pictures)
+    logits[:, used] = text + learnt(design(features, sizes), text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
-        known = np.isfinite(cosines[:, used[own]]).any(axis=0)
-        said = chances(logits[np.ix_(labelled, used)], own)
-        chance[labelled] = np.where(known | seen_elsewhere(own, pictures[labelled]), said, np.nan)
+        of_pictures = np.unique(np.stack([own, pictures[labelled]], axis=1), axis=0)
+        elsewhere = np.bincount(of_pictures[:, 0])[own] > 1  # the name is that of a label in another picture, too
+        # A right name is drawn from softmax(logits / T), a wrong one from all others alike.
+        tempered, wrong = torch.from_numpy(logits[np.ix_(labelled, used)]), np.full(len(own), 1 / (len(used) - 1))
+        right = ((tempered / t).softmax(dim=1).numpy()[np.arange(len(own)), own] for t in TEMPERATURES)
+        said = of_second((one, wrong) for one in right)
+        chance[labelled] = np.where(known[:, own].any(axis=0) | elsewhere, said, np.nan)
     others = logits.copy()
     others[np.flatnonzero(labelled), given[labelled]] = -np.inf
     return Names(chance, others.argmax(axis=1), logits)
 
 
-def neutral(cosines: Floats) -> Floats:
-    """Unknown names (NaN) get a box's mean of the known ones, so that the text speaks neither for nor against them."""
-    known = np.isfinite(cosines)
-    mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    return np.where(known, cosines, mean[:, None])
-
-
-def seen_elsewhere(given: Ints, pictures: Ints) -> npt.NDArray[np.bool_]:
-    """Whether the name of each label is that of a label in another picture, too: `[N]`."""
-    pairs = np.unique(np.stack([given, pictures], axis=1), axis=0)
-    return np.asarray(np.bincount(pairs[:, 0])[given] > 1)
-
-
 def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
-    """Principal components, size, shape and a constant: `[N, F]`."""
-    parts = components(features)
-    shape = np.log(np.maximum(sizes, 1e-4))
-    shape = np.stack([shape.sum(axis=1), shape[:, 0] - shape[:, 1]], axis=1)
-    shape = (shape - shape.mean(axis=0)) / (shape.std(axis=0) + 1e-6)
-    return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
-
-
-def components(features: npt.NDArray[np.floating[Any]]) -> Floats:
-    """The first principal components, by iterating a subspace (Halko et al. 2011): `[N, C]`."""
+    """Principal components (by iterating a subspace, Halko et al. 2011), size, shape and a constant: `[N, F]`."""
     centred = features - features.mean(axis=0)
     count = min(COMPONENTS, *centred.shape)
     wide = min(count + 10, *centred.shape)
@@ -109,22 +91,21 @@ def components(features: npt.NDArray[np.floating[Any]]) -> Floats:
     for _ in range(4):
         basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
     u, s, _ = np.linalg.svd(centred @ basis, full_matrices=False)
-    return np.asarray(u[:, :count] * s[:count], np.float64)
+    parts = np.asarray(u[:, :count] * s[:count], np.float64)
+    shape = np.log(np.maximum(sizes, 1e-4))
+    shape = np.stack([shape.sum(axis=1), shape[:, 0] - shape[:, 1]], axis=1)
+    shape = (shape - shape.mean(axis=0)) / (shape.std(axis=0) + 1e-6)
+    return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
 
 
-def folds(pictures: Ints) -> Ints:
-    """For each box the number of its fold, the same for all of a picture."""
+def learnt(inputs: Floats, offset: Floats, given: Ints, pictures: Ints, ridge: float, prior: float) -> Floats:
+    """What rows of other pictures add to logits `[N, P]`: each fold of pictures is read by a fit to the others."""
     unique, number = np.unique(pictures, return_inverse=True)
-    return np.asarray((np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number])
-
-
-def learnt(inputs: Floats, text: Floats, given: Ints, pictures: Ints) -> Floats:
-    """What labels of other pictures add to the logits of the text: `[N, P]`."""
-    added, fold = np.zeros_like(text), folds(pictures)
-    for number in range(FOLDS):
-        test, train = fold == number, (fold != number) & (given != DRAFT)
+    added, fold = np.zeros_like(offset), (np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number]
+    for test in (fold == i for i in range(FOLDS)):
+        train = ~test & (given != DRAFT)
         if test.any() and train.any():
-            added[test] = inputs[test] @ fit(inputs[train], text[train], given[train], RIDGE, PRIOR)
+            added[test] = inputs[test] @ fit(inputs[train], offset[train], given[train], ridge, prior)
     return added
 
 
@@ -145,100 +126,49 @@ def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float)
     return weights.detach().numpy()
 
 
-def chances(logits: Floats, given: Ints) -> Floats:
-    """The chance that each name is wrong, by the share of wrong ones that explains the set.
-
-    A name is right (1 − π) and drawn from softmax(logits / T), or wrong (π) and any of the set's. Each pair of π and T
-    counts by the likelihood of all labels: with few boxes, or hardly any error, no single pair is believed.
-    """
-    wrong, tempered = 1 / (logits.shape[1] - 1), torch.from_numpy(logits)
-
-    def either(temperature: float) -> Floats:
-        """The likelihood of each label, for each share: `[N, shares]`."""
-        right = (tempered / temperature).softmax(dim=1).numpy()[np.arange(len(given)), given]
-        return np.asarray((1 - SHARES) * right[:, None] + SHARES * wrong)
-
-    evidence = np.array([np.log(either(t)).sum(axis=0) for t in TEMPERATURES]) + np.log(SHARES)
-    weights = np.exp(evidence - evidence.max())
-    weights /= weights.sum()
-    likely = ((t, weight) for t, weight in zip(TEMPERATURES, weights, strict=True) if weight.sum() > 1e-6)
-    return np.asarray(sum((1 / either(t)) @ (wrong * SHARES * weight) for t, weight in likely))
+def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
+    """The chance `[N]` of a mixture's second kind; pairs of densities `[N]`, and shares, count by their likelihood."""
+    evidence, said = [], []
+    for first, second in densities:
+        mixed = (1 - SHARES) * first[:, None] + SHARES * second[:, None]  # [N, shares]
+        likely = np.log(mixed).sum(axis=0) + np.log(SHARES)
+        weight = np.exp(likely - likely.max())
+        evidence.append(likely.max() + np.log(weight.sum()))
+        said.append((1 / mixed) @ (SHARES * weight / weight.sum()) * second)
+    weights = np.exp(np.array(evidence) - np.max(evidence))
+    return np.asarray(weights @ np.array(said) / weights.sum())
 
 
-def judge_places(edges: Floats, planted: Floats, owners: Ints, pictures: Ints) -> Floats:
-    """The chance `[N]` that each box is badly placed, learnt from moved copies of the set's own boxes.
-
-    NaN where there are too few boxes to learn from.
-
-    Args:
-        edges: `[N, E]` how what is inside each box differs from what is around it.
-        planted: `[M, E]` of moved copies, IoU 0.15–0.5.
-        owners: `[M]` the box that each is a copy of.
-        pictures: `[N]` numbers of pictures.
-    """
+def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
+    """The chance `[N]` that each box is badly placed, learnt from M moved copies; NaN where there are too few boxes."""
     if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
         return np.full(len(edges), np.nan)
-    fold, of_own, of_planted = folds(pictures), np.zeros(len(edges)), np.zeros(len(planted))
-    both = np.vstack([edges, planted])
-    edges, planted = ((values - both.mean(axis=0)) / (both.std(axis=0) + 1e-6) for values in (edges, planted))
-    for number in range(FOLDS):
-        own, moved = fold == number, fold[owners] == number
-        ratio = log_ratio(edges[~own], planted[~moved], PLACE_RIDGE)
-        of_own[own], of_planted[moved] = ratio(edges[own]), ratio(planted[moved])
-    return alike(of_own, of_planted, HONEST_PLACED)
-
-
-def log_ratio(common: Floats, special: Floats, ridge: float) -> Callable[[Floats], Floats]:
-    """The log of how much denser special rows lie than common ones, by a logistic regression: a function of rows."""
-
-    def inputs(rows: Floats) -> Floats:
-        return np.hstack([rows, np.ones((len(rows), 1))])
-
-    is_special = (np.arange(len(common) + len(special)) >= len(common)).astype(np.int64)
-    start = np.zeros((len(is_special), 2))
-    weights = fit(inputs(np.vstack([common, special])), start, is_special, ridge, prior=1.0)
-    return lambda rows: np.asarray(inputs(rows) @ (weights[:, 1] - weights[:, 0]))
+    rows = np.vstack([edges, planted])
+    rows = np.hstack([(rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6), np.ones((len(rows), 1))])
+    moved = (np.arange(len(rows)) >= len(edges)).astype(np.int64)
+    logits = learnt(rows, np.zeros((len(rows), 2)), moved, np.concatenate([pictures, of_planted]), PLACE_RIDGE, 1.0)
+    scores = logits[:, 1] - logits[:, 0]  # the log of how much denser moved ones lie there
+    return alike(scores[moved == 0], scores[moved == 1], HONEST_PLACED)
 
 
 def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
-    """The chance `[N]` that each of a set is as some examples are, by scores that are higher for these.
-
-    Scores are bent so that the examples' are normal (0, 1); the set's are then a mixture, (1 − π) normal (−μ, σ) and π
-    as the examples. Each π, μ, σ counts by its likelihood, as in `chances`. Of π, `honest` is the part of things that
-    only look so: occluded, cut off or unusual.
-    """
+    """The chance `[N]` that each is as the examples, which score higher; a share `honest` of all only looks so."""
+    # Scores are bent so that the examples' are normal (0, 1); the others' are then taken as normal (−μ, σ).
     rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
-    bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()[:, None]  # [N, 1]
+    bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()
+    others = (np.exp(-(((bent + mean) / width) ** 2) / 2) / width for mean, width in product(MEANS, WIDTHS))
     as_examples = np.exp(-(bent**2) / 2)
-    evidence, of_pair = [], []
-    for mean, width in product(MEANS, WIDTHS):
-        others = np.exp(-(((bent + mean) / width) ** 2) / 2) / width
-        mixed = (1 - SHARES) * others + SHARES * as_examples  # [N, shares]
-        said = np.log(mixed).sum(axis=0) + np.log(SHARES)
-        weight = np.exp(said - said.max())
-        evidence.append(said.max() + np.log(weight.sum()))
-        of_pair.append((1 / mixed) @ (SHARES * weight / weight.sum()) * as_examples[:, 0])
-    weights = np.exp(np.array(evidence) - np.max(evidence))
-    look = np.asarray(weights @ np.array(of_pair) / weights.sum())
+    look = of_second((other, as_examples) for other in others)
     share = float(look.mean())
     return np.asarray(look * max(share - honest, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
 def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
-    """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it.
-
-    Args:
-        logits: `[M, P]` of `judge_names`.
-        names: `[M]` the drafts' names.
-        explained: `[M]` of `compare`.
-        matched: `[M]` of `compare`.
-    """
+    """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it."""
     scores = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names]
     chance, free = np.zeros(len(names)), ~explained
-    if matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS:
-        chance[free] = np.nan
-        return chance
-    chance[free] = alike(scores[free], scores[matched], HONEST_DRAFTS)
+    few = matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS
+    chance[free] = np.nan if few else alike(scores[free], scores[matched], HONEST_DRAFTS)
     return chance
 
 

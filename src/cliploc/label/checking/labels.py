@@ -1,65 +1,94 @@
-"""The data set that is checked: every label with its picture, whatever the format. Nothing is written."""
+"""The data set that is checked: every label with its picture, whatever the format, and what is odd without a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox, LabelSet, PictureLabels, Size, yolo
 from cliploc.formats.reading import FORMATS, UNREADABLE, PictureFinder, in_one_line, read_labels
+from cliploc.images.geometry import iou_matrix
 from cliploc.images.reading import size_of
-from cliploc.runs.picture_files import FoundPictures, PictureFile, find_pictures
+from cliploc.runs.picture_files import PictureFile, find_pictures
+from cliploc.values import Floats
 
 FOLDERS = "folders of classes"
 OF_LABELS = ("annotations", "labels")  # folders beside which pictures lie
+ONE_PIXEL = 1.5  # pixels of a side that is one pixel, however it is rounded
+BEYOND_EDGE = "reaches out of the picture"
+BEYOND = 1.0  # pixels that a box may reach out of the picture: sets count from 0 or from 1
+HALFWAY, STEEPNESS = 0.65, 20.0  # two boxes of one name are one thing more likely than not from this IoU on
 
 
 @dataclass(frozen=True)
-class LabelledFile:
+class LabelledFile(PictureFile):
     """A picture with its labels."""
 
-    file: PictureFile
     size_wh: Size  # upright
     boxes: tuple[LabelledBox, ...]
     said_wh: Size | None  # its size, if the set says it
 
-    @property
-    def id(self) -> str:
-        """Its path below the folder of pictures."""
-        return self.file.id
+    @cached_property
+    def readable(self) -> list[int]:
+        """Which boxes lie in the picture at least in part."""
+        return [i for i, box in enumerate(self.boxes) if odd_box(box, self.size_wh) in (None, BEYOND_EDGE)]
+
+    @cached_property
+    def xyxy(self) -> Floats:
+        """The readable boxes, cut off at the picture's edges: `[n, 4]`."""
+        boxes = np.array([self.boxes[i].xyxy for i in self.readable], float).reshape(-1, 4)
+        return np.asarray(np.clip(boxes, 0, self.size_wh * 2), float)
 
 
 @dataclass(frozen=True)
 class DataSet:
     """What is checked."""
 
-    labels: Path
     format: str  # as its users call it: "COCO"
     root: Path  # of the pictures
     pictures: tuple[LabelledFile, ...]
     failed: dict[str, str]  # picture, as the set names it → why it is not checked
     unnamed: int  # pictures there that the set does not name
 
-    @property
-    def of_boxes(self) -> bool:
-        """Whether its labels are boxes; else each is of a whole picture."""
-        return self.format != FOLDERS
-
 
 def read_set(labels: Path, pictures: Path | None, out: Path | None) -> DataSet:
     """Reads labels of any format, and finds their pictures: below a folder, or beside the labels."""
     if pictures is None and _is_class_folders(labels):
         found = find_pictures(labels, out)
-        read = _class_folders(found)
+        ids = [file.id for file in found.pictures if "/" in file.id]
+        read = LabelSet(FOLDERS, tuple(PictureLabels((name,), partial(_whole, name)) for name in ids))
     else:
         read = read_labels(labels, f"{FORMATS}, or {FOLDERS}")
         folder = labels if labels.is_dir() else labels.absolute().parent
         beside = folder.absolute().parent if folder.name.lower() in OF_LABELS else folder
         found = find_pictures(pictures or beside, out)
-    return _checked(labels, read, found)
+    files = {file.id: file.path for file in found.pictures}
+    find = PictureFinder(files, read.listed, {}, f"no picture below {found.root} has this name")
+    checked, failed = dict[str, LabelledFile](), dict[str, str]()
+    for entry in read.pictures:
+        try:
+            name = find(entry.names, entry.more)
+            if name in checked:
+                raise ValueError(f"another picture of the set is {name}, too")
+            size = size_of(files[name])
+            checked[name] = LabelledFile(name, files[name], size, tuple(entry.boxes(size, False)), entry.size_wh)
+        except InputError as error:
+            failed[entry.names[0]] = str(error).partition(": ")[2]
+        except UNREADABLE as error:
+            failed[entry.names[0]] = in_one_line(error)
+    if not any(picture.boxes for picture in checked.values()):
+        name, reason = next(iter(failed.items()), (str(labels), "it has no label"))
+        raise UsageError(f"expected labels of pictures below {found.root}, got none ({name}: {reason}): "
+                         "check both paths, or give --pictures")  # fmt: skip
+    return DataSet(read.format, found.root, tuple(checked.values()), failed, len(files) - len(checked))
 
 
 def _is_class_folders(labels: Path) -> bool:
@@ -69,35 +98,43 @@ def _is_class_folders(labels: Path) -> bool:
     return next(labels.rglob("*.xml"), None) is None and any(path.is_dir() for path in labels.iterdir())
 
 
-def _class_folders(found: FoundPictures) -> LabelSet:
-    """Each picture with the name of its folder as the label of all of it."""
-
-    def whole(picture: str, size_wh: Size, _: bool) -> Iterator[LabelledBox]:
-        yield LabelledBox(picture, PurePosixPath(picture).parent.name, (0.0, 0.0, *size_wh))
-
-    ids = [file.id for file in found.pictures if "/" in file.id]
-    return LabelSet(FOLDERS, tuple(PictureLabels((name,), partial(whole, name)) for name in ids))
+def _whole(picture: str, size_wh: Size, _: bool) -> Iterator[LabelledBox]:
+    """The name of a picture's folder as the label of all of it."""
+    yield LabelledBox(picture, PurePosixPath(picture).parent.name, (0.0, 0.0, *size_wh))
 
 
-def _checked(labels: Path, read: LabelSet, found: FoundPictures) -> DataSet:
-    """The pictures of a set that are there, and why others are not checked."""
-    files = {file.id: file for file in found.pictures}
-    find = PictureFinder(files, read.listed, {}, f"no picture below {found.root} has this name")
-    pictures, failed = dict[str, LabelledFile](), dict[str, str]()
-    for entry in read.pictures:
-        try:
-            file = files[find(entry.names, entry.more)]
-            if file.id in pictures:
-                raise ValueError(f"another picture of the set is {file.id}, too")
-            size = size_of(file.path)
-            pictures[file.id] = LabelledFile(file, size, tuple(entry.boxes(size, False)), entry.size_wh)
-        except InputError as error:
-            failed[entry.names[0]] = str(error).partition(": ")[2]
-        except UNREADABLE as error:
-            failed[entry.names[0]] = in_one_line(error)
-    if not any(picture.boxes for picture in pictures.values()):
-        name, reason = next(iter(failed.items()), (str(labels), "it has no label"))
-        raise UsageError(f"expected labels of pictures below {found.root}, got none ({name}: {reason}): "
-                         "check both paths, or give --pictures")  # fmt: skip
-    unnamed = len(files.keys() - pictures.keys())
-    return DataSet(labels, read.format, found.root, tuple(pictures.values()), failed, unnamed)
+def odd_box(box: LabelledBox, size_wh: Size) -> str | None:
+    """What is wrong with a box, whatever it contains; None: nothing."""
+    x0, y0, x1, y1 = box.xyxy
+    width, height = size_wh
+    sides = x1 - x0, y1 - y0
+    reasons = {
+        "an edge is not a number": not np.isfinite(box.xyxy).all(),
+        "without area": min(sides) <= 0,
+        "outside the picture": x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height,
+        BEYOND_EDGE: min(x0, y0) < -BEYOND or x1 > width + BEYOND or y1 > height + BEYOND,
+        "of one pixel": max(sides) <= ONE_PIXEL,
+        "one pixel wide": sides[0] <= ONE_PIXEL,
+        "one pixel high": sides[1] <= ONE_PIXEL,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def doubles(xyxy: Floats, names: npt.NDArray[np.int64]) -> tuple[Floats, list[int]]:
+    """For each of n boxes of a picture: the chance that it is an earlier one of its name again, and which."""
+    if not len(xyxy):
+        return np.zeros(0), []
+    overlap = np.tril(iou_matrix(xyxy, xyxy).astype(np.float64), -1) * (names[:, None] == names)
+    best = overlap.max(axis=1)
+    return np.where(best > 0, 1 / (1 + np.exp(-STEEPNESS * (best - HALFWAY))), 0), overlap.argmax(axis=1).tolist()
+
+
+def spelt_in_two_ways(count: Mapping[str, int]) -> dict[str, str]:
+    """Spelling → the most frequent one that differs only in case, spaces, hyphens or a plural's ending."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    plain = {name: re.sub(r"[\s_-]+", "", name).casefold() or name for name in count}
+    for name in sorted(count, key=lambda one: (-count[one], one)):
+        key = plain[name]
+        singular = key.removesuffix("s")
+        alike[singular if len(singular) > 2 and singular in plain.values() else key].append(name)
+    return {name: first for first, *others in alike.values() for name in others}

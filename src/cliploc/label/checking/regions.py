@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from PIL import Image
 
 from cliploc.find.threads import torch_modes
+from cliploc.images.geometry import iou_matrix
 from cliploc.towers.tower import Backbone, Needs, Trace
 from cliploc.values import Floats
 
-WHOLE = 2.0  # the picture's side, in the tower's own inputs; a box's is 1
+WHOLE = 2  # the picture's side, in the tower's own inputs; a box's is 1
 AROUND = 1.5  # a box is seen in a square of so many of its longer sides
 STRIP = 0.25  # of a box's side: along each edge, a strip inside and one outside
 CORE = 1 / 3  # from each edge
@@ -20,21 +19,15 @@ BATCH = 16  # boxes at once
 LEAST_SIDE = 4.0  # pixels of what a box is seen in
 
 
-class Readings(NamedTuple):
-    """What was read in n boxes."""
-
-    features: Floats  # [n, 2D] of the box's own pass and of the picture's, each of unit length; [n, D] without it
-    edges: Floats  # [n, E] how what is inside differs from what is around, with the log area first
-
-
-def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> Readings:
-    """Reads boxes `[n, 4]` of an upright RGB picture; without `whole` their own passes only, as for planted boxes."""
-    size, stage = np.array(image.size * 2, float), backbone.middle_stage
+def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> tuple[Floats, Floats]:
+    """Features `[n, 2D]` of boxes (own pass; with `whole` also the picture's), `[n, E]` of in them against around."""
+    size, stage, (h, w) = np.array(image.size * 2, float), backbone.middle_stage, backbone.input_hw
     inside, edges = [], []
     for start in range(0, len(xyxy), BATCH):
         boxes = xyxy[start : start + BATCH]
-        squares = [square_around(box, *image.size) for box in boxes]
-        trace, dense = seen(backbone, [resized(image, backbone.input_hw, square) for square in squares], (-1, stage))
+        squares = [np.concatenate(square_around(box, image.size, LEAST_SIDE, AROUND)) for box in boxes]
+        inputs = [image.resize((w, h), Image.Resampling.BICUBIC, tuple(square.tolist())) for square in squares]
+        trace, dense = seen(backbone, inputs, (-1, stage))
         middle = trace.features[stage].float().cpu().numpy()  # [B, C, h, w]
         for box, square, *maps in zip(boxes, squares, dense, middle, strict=True):
             within = (box - square[[0, 1, 0, 1]]) / np.tile(square[2:] - square[:2], 2)
@@ -43,16 +36,9 @@ def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: b
             edges.append(np.concatenate([[np.log(max(share, 1e-9))], *(edge_features(one, within) for one in maps)]))
     features = np.array(inside)
     if whole:
-        height, width = (round(WHOLE * side) for side in backbone.input_hw)
-        _, dense = seen(backbone, [resized(image, (height, width))], (-1,))
+        _, dense = seen(backbone, [image.resize((WHOLE * w, WHOLE * h), Image.Resampling.BICUBIC)], (-1,))
         features = np.hstack([features, unit(means(dense[0], xyxy / size))])
-    return Readings(features, np.array(edges))
-
-
-def resized(image: Image.Image, hw: tuple[int, int], part: Floats | None = None) -> Image.Image:
-    """A picture, or a part of it, in the size of an input."""
-    box = None if part is None else (float(part[0]), float(part[1]), float(part[2]), float(part[3]))
-    return image.resize(hw[::-1], Image.Resampling.BICUBIC, box)
+    return features, np.array(edges)
 
 
 def seen(backbone: Backbone, images: list[Image.Image], stages: tuple[int, ...]) -> tuple[Trace, Floats]:
@@ -64,20 +50,15 @@ def seen(backbone: Backbone, images: list[Image.Image], stages: tuple[int, ...])
         return trace, backbone.dense(trace).float().cpu().numpy().astype(np.float64)
 
 
-def square_around(box: Floats, width: int, height: int) -> Floats:
-    """The square about a box, moved into the picture; less where that is narrower."""
-    side = max(LEAST_SIDE, AROUND * float(np.max(box[2:] - box[:2])))
-    size = np.minimum([side, side], [width, height])
-    start = np.clip((box[:2] + box[2:] - size) / 2, 0, np.array([width, height]) - size)
-    return np.concatenate([start, start + size])
+def square_around(box: Floats, size_wh: tuple[int, int], least: float, around: float) -> tuple[Floats, Floats]:
+    """Two corners of the square about a box, moved into the picture; less where that is narrower."""
+    size = np.minimum(max(least, around * float(np.max(box[2:] - box[:2]))), size_wh)
+    start = np.clip((box[:2] + box[2:] - size) / 2, 0, np.array(size_wh) - size)
+    return start, start + size
 
 
 def edge_features(places: Floats, box: Floats) -> Floats:
-    """How alike places `[C, h, w]` are to the inside of a box (0–1) rather than to the outside: 14 means.
-
-    Of the inside, its core, and along the four edges the steps from outside to inside, the strips outside and those
-    inside, each sorted, so that mirroring changes nothing.
-    """
+    """How alike places `[C, h, w]` are to a box's inside (0–1) rather than to its outside: means, sorted by edges."""
     flat = places / np.maximum(np.linalg.norm(places, axis=0), 1e-6)
     inside, size = means(flat, box[None])[0], box[2:] - box[:2]
     share = min(float(np.prod(size)), 1.0)
@@ -96,19 +77,14 @@ def edge_features(places: Floats, box: Floats) -> Floats:
 
 
 def means(places: Floats, boxes: Floats) -> Floats:
-    """The means `[n, C]` of places `[C, h, w]` in boxes `[n, 4]` in 0–1; cells count in part."""
-    _, h, w = places.shape
-    across, down = (overlaps(boxes[:, i], boxes[:, i + 2], cells) for i, cells in ((0, w), (1, h)))
-    return np.asarray(np.einsum("chw,nh,nw->nc", places, down, across, optimize=True))
-
-
-def overlaps(low: Floats, high: Floats, cells: int) -> Floats:
-    """The share `[n, cells]` of what lies between two ends (0–1) in each cell; at least that of the nearest."""
-    edges = np.arange(cells)
-    low, high = np.clip(low * cells, 0, cells - 1e-3), np.clip(high * cells, 1e-3, cells)
-    high = np.maximum(high, low + 1e-3)[:, None]
-    covered = np.clip(np.minimum(edges + 1, high) - np.maximum(edges, low[:, None]), 0, None)
-    return np.asarray(covered / covered.sum(axis=1, keepdims=True))
+    """The means `[n, C]` of places `[C, h, w]` in boxes `[n, 4]` in 0–1; cells count in part, the nearest at least."""
+    shares = []
+    for axis, cells in enumerate(places.shape[:0:-1]):
+        low = np.clip(boxes[:, axis] * cells, 0, cells - 1e-3)[:, None]
+        high = np.maximum(np.clip(boxes[:, axis + 2] * cells, 1e-3, cells)[:, None], low + 1e-3)
+        covered = np.clip(np.minimum(np.arange(cells) + 1, high) - np.maximum(np.arange(cells), low), 0, None)
+        shares.append(covered / covered.sum(axis=1, keepdims=True))
+    return np.asarray(np.einsum("chw,nw,nh->nc", places, *shares, optimize=True))
 
 
 def unit(values: Floats) -> Floats:
@@ -123,8 +99,6 @@ def jittered(rng: np.random.Generator, box: Floats, size_wh: tuple[int, int]) ->
         centre = (box[:2] + box[2:]) / 2 + rng.uniform(-0.8, 0.8, 2) * size
         half = size * np.exp(rng.uniform(-0.7, 0.7, 2)) / 2
         moved = np.concatenate([np.maximum(centre - half, 0), np.minimum(centre + half, limit)])
-        sides = moved[2:] - moved[:2]
-        shared = np.clip(np.minimum(moved[2:], box[2:]) - np.maximum(moved[:2], box[:2]), 0, None).prod()
-        if sides.min() >= 2 and 0.15 <= shared / (size.prod() + sides.prod() - shared) <= 0.5:
+        if (moved[2:] - moved[:2]).min() >= 2 and 0.15 <= iou_matrix(moved, box)[0, 0] <= 0.5:
             return np.asarray(moved)
     return None

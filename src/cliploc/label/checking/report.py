@@ -1,29 +1,46 @@
-"""What a check says, as rows, tables, a document and files."""
+"""What a check says, as rows, tables, a document, files, and a page of suspects as crops."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from cliploc import __version__
-from cliploc.draw.html import count
+from cliploc.draw import captions
+from cliploc.draw.colours import name_colour
+from cliploc.draw.html import Templates, count, embedded
+from cliploc.errors import InputError
+from cliploc.images.reading import load
+from cliploc.label.checking.regions import square_around
 from cliploc.support.files import write_bytes, write_json
 
 SCHEMA_VERSION = 1
-KINDS = ("wrong name", "badly placed", "missing", "double", "odd")
-CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
-OUTPUTS = (CSV, JSON, LABELS, PAGE)
+ABOUT = {
+    "wrong name": "Another name fits what is in the box better.",
+    "badly placed": "What is in the box does not end where the box ends.",
+    "missing": "Something is found where no label of its name is.",
+    "double": "Nearly the same box twice, with the same name.",
+    "odd": "Wrong whatever is in the box.",
+}
+KINDS = tuple(ABOUT)
+OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
 PAIRS = 10  # of names, in the table
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
+SHOWN = 60  # suspects of a kind, on the page
+SIDE = 260  # pixels of a crop's longer side
+AROUND = 1.8  # of a box's longer side, which a crop shows
+LEAST_SHOWN = 48  # pixels of the picture in a crop
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """A label of the set; chances are None where they cannot be judged."""
 
     id: str  # as in the set
@@ -35,8 +52,7 @@ class Label:
     double: float | None
 
 
-@dataclass(frozen=True)
-class Suspect:
+class Suspect(NamedTuple):
     """Something that is likely wrong."""
 
     kind: str  # one of `KINDS`
@@ -54,61 +70,52 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of a check; `labels` and `suspects` are rows that pandas takes.
+    """The result of a check; `labels` and `suspects` are rows that pandas takes."""
 
-    Attributes:
-        labels: every label, in the set's order.
-        suspects: kind by kind, the worst first.
-        format: the format that was read: "COCO".
-        judged: kind → how many labels, drafts or pictures were judged.
-        pictures: number of pictures.
-        computed: number of pictures that this call read; the others were read before.
-        failed: picture → why it is not checked.
-        notes: remarks, such as names that the model does not know.
-    """
-
-    labels: Sequence[Label]
-    suspects: Sequence[Suspect]
-    format: str
-    judged: Mapping[str, int]
+    labels: Sequence[Label]  # all, in the set's order
+    suspects: Sequence[Suspect]  # kind by kind, the worst first
+    format: str  # that was read: "COCO"
+    judged: Mapping[str, int]  # kind → how many labels, drafts or pictures were judged
     pictures: int
-    computed: int
-    failed: Mapping[str, str]
-    notes: Sequence[str]
+    computed: int  # pictures that this call read; the others were read before
+    failed: Mapping[str, str]  # picture → why it is not checked
+    notes: Sequence[str]  # remarks, such as names that the model does not know
 
     def of(self, kind: str) -> list[Suspect]:
         """The suspects of a kind, the worst first."""
         return [one for one in self.suspects if one.kind == kind]
 
-    def expected(self, kind: str, first: int = FIRST) -> float:
-        """How many of the first suspects of a kind are wrong, by their chances."""
-        return sum(one.chance or 0.0 for one in self.of(kind)[:first])
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """For each kind the numbers judged and suspected, and how many of the first are wrong, by their chances."""
+        counts = {}
+        for kind in KINDS:
+            chances = [one.chance or 0.0 for one in self.of(kind)]
+            numbers = self.judged.get(kind, 0), len(chances), min(FIRST, len(chances)), sum(chances[:FIRST])
+            counts[kind] = dict(zip(("judged", "suspects", "first", "wrong_of_first"), numbers, strict=True))
+        return counts
 
-    def pairs(self) -> list[tuple[str, str, int, float]]:
+    def pairs(self) -> list[dict[str, Any]]:
         """The worst pairs of names: given, likelier, suspects, how many of them are wrong."""
-        amount, wrong = Counter[tuple[str, str]](), defaultdict[tuple[str, str], float](float)
-        for one in self.of(KINDS[0]):
-            amount[one.name, one.likelier] += 1
-            wrong[one.name, one.likelier] += one.chance or 0.0
-        best = sorted(amount, key=lambda pair: (-wrong[pair], pair))[:PAIRS]
-        return [(*pair, amount[pair], wrong[pair]) for pair in best]
+        chances: dict[tuple[str, str], list[float]] = {}
+        for one in self.of("wrong name"):
+            chances.setdefault((one.name, one.likelier), []).append(one.chance or 0.0)
+        worst = sorted(chances.items(), key=lambda pair: (-sum(pair[1]), pair[0]))[:PAIRS]
+        return [{"name": name, "likelier": other, "suspects": len(of), "wrong": sum(of)} for (name, other), of in worst]
 
     def kinds(self) -> list[list[str]]:
         """A table with a row for each kind, the first with its titles."""
         rows = [["kind", "judged", "suspects", ""]]
-        for kind in KINDS:
-            suspects, judged = len(self.of(kind)), self.judged.get(kind)
-            words = "" if judged else "not judged"
-            if kind != "odd" and suspects:
-                first = min(FIRST, suspects)
+        for kind, of in self.counts().items():
+            words = "" if of["judged"] else "not judged"
+            if kind != "odd" and of["suspects"]:
                 about = "at most" if kind == "badly placed" else "about"  # docs/studies/check.md says why
-                words = f"{about} {self.expected(kind):.0f} of the first {first} are wrong"
-            rows.append([kind, f"{judged or 0:,}", f"{suspects:,}", words])
+                words = f"{about} {of['wrong_of_first']:.0f} of the first {of['first']} are wrong"
+            rows.append([kind, f"{of['judged']:,}", f"{of['suspects']:,}", words])
         return rows
 
     def pair_table(self) -> list[list[str]]:
         """A table of the worst pairs of names; empty where there are none."""
-        rows = [[given, f"→ {other}", f"{amount:,}", f"{wrong:.1f}"] for given, other, amount, wrong in self.pairs()]
+        rows = [[of["name"], f"→ {of['likelier']}", f"{of['suspects']:,}", f"{of['wrong']:.1f}"] for of in self.pairs()]
         return [["given", "likelier", "suspects", "wrong, about"], *rows] if rows else []
 
     def summary(self) -> str:
@@ -124,34 +131,59 @@ class Checked:
             "labels": len(self.labels),
             "pictures": self.pictures,
             "kinds": {
-                kind: {
-                    "judged": self.judged.get(kind, 0),
-                    "suspects": len(self.of(kind)),
-                    "first": min(FIRST, len(self.of(kind))),
-                    "wrong_of_first": round(self.expected(kind), 1),
-                }
-                for kind in KINDS
+                kind: {**of, "wrong_of_first": round(of["wrong_of_first"], 1)} for kind, of in self.counts().items()
             },
-            "pairs": [
-                {"name": given, "likelier": other, "suspects": amount, "wrong": round(wrong, 2)}
-                for given, other, amount, wrong in self.pairs()
-            ],
-            "suspects": [asdict(one) for one in self.suspects],
+            "pairs": [{**of, "wrong": round(of["wrong"], 2)} for of in self.pairs()],
+            "suspects": [one._asdict() for one in self.suspects],
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "notes": list(self.notes),
         }
 
-    def write_tables(self, out: Path) -> None:
-        """Writes suspects.csv, suspects.json and labels.csv."""
-        write_bytes(out / CSV, _csv(Suspect, self.suspects))
-        write_bytes(out / LABELS, _csv(Label, self.labels))
+    def write(self, out: Path, files: Mapping[str, Path]) -> None:
+        """Writes suspects.csv, suspects.json, labels.csv and check.html; `files` are those of the pictures."""
+        write_bytes(out / CSV, _csv(Suspect._fields, self.suspects))
+        write_bytes(out / LABELS, _csv(Label._fields, self.labels))
         write_json(out / JSON, self.document())
+        sections = []
+        for kind, about in ABOUT.items():
+            by_name: dict[str, list[dict[str, Any]]] = {}  # in the order of the worst
+            for one in (suspects := self.of(kind))[:SHOWN]:
+                shown = {"suspect": one, "picture": _picture(one, files[one.picture])}
+                by_name.setdefault(one.name or one.likelier, []).append(shown)
+            sections.append({"kind": kind, "about": about, "names": by_name, "suspects": len(suspects)})
+        page = TEMPLATES.render(
+            "check.html", title="Labels that may be wrong", kinds=self.kinds(), pairs=self.pair_table(),
+            sections=sections, most=SHOWN, notes=self.notes, summary=self.summary(),
+        )  # fmt: skip
+        write_bytes(out / PAGE, page.encode("utf-8", "backslashreplace"))
 
 
-def _csv(kind: type[Label] | type[Suspect], rows: Sequence[Label] | Sequence[Suspect]) -> bytes:
-    names = [one.name for one in fields(kind)]
+def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in rows)  # None is an empty cell
+    csv.writer(text).writerows([head, *rows])  # None is an empty cell
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _picture(one: Suspect, file: Path) -> dict[str, Any] | None:
+    """A suspect's crop; None of a picture that is gone since it was read."""
+    try:
+        shown = crop(load(file).image, [edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None])
+    except InputError:
+        return None
+    return embedded(shown, f"{one.name or 'no label'} in {one.picture}", quality=75, optimize=True)
+
+
+def crop(image: Image.Image, edges: list[float]) -> Image.Image:
+    """The box with what is around it; the picture where there is no box."""
+    if len(edges) < 4:
+        image.thumbnail((SIDE, SIDE))
+        return image
+    box = np.clip(edges, 0, image.size * 2)
+    start, end = square_around(box, image.size, LEAST_SHOWN, AROUND)
+    corner = start.round()
+    shown = image.crop((*corner.astype(int).tolist(), *(corner + (end - start)).round().astype(int).tolist()))
+    ratio = SIDE / max(shown.size)
+    shown = shown.resize((max(1, round(shown.width * ratio)), max(1, round(shown.height * ratio))))
+    rectangle = captions.to_rectangle((box - np.tile(corner, 2)) * ratio, shown.size)
+    captions.draw_box(shown, rectangle, name_colour(0), captions.line_width(shown.size))
+    return shown
