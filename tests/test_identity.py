@@ -31,7 +31,7 @@ from cliploc.find.learnt import HOLDS_FOR, Learnt
 from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
 from cliploc.label.annotate import annotate
-from cliploc.label.annotator import RESERVED
+from cliploc.label.worker import RESERVED
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, OPTIONS, RESULT_OPTIONS
 from cliploc.web.service import Offer, Service

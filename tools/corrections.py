@@ -31,7 +31,7 @@ from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_scores import work_on
+from cliploc.label.draft_review import work_on
 from cliploc.label.results import AnnotatedFolder
 from cliploc.label.reviewed import reviewed_pictures
 from cliploc.label.teach.teach import School

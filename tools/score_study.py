@@ -12,7 +12,7 @@ not in it: five folds of pictures.
   that are not in the fit.
 * Reliability: boxes in five bins by their score, and the share of each that is right.
 
-The weights in cliploc/boxes/quality.py are copied by hand from an earlier run's fit.
+The weights in cliploc/boxes/score.py are copied by hand from an earlier run's fit.
 
     python tools/score_study.py --cache /tmp/scores                                  # prints it
     python tools/score_study.py --cache /tmp/scores --write --figure docs/studies/box-score.png
@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.boxes.quality import BIAS, WEIGHTS, features_of, scored_boxes
+from cliploc.boxes.score import BIAS, WEIGHTS, features_of, scored_boxes
 from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 

@@ -17,7 +17,7 @@ from cliploc.find.prepare import Request, RunOptions
 from cliploc.find.presence import Bank, bank_names, with_windows
 from cliploc.find.prompts import labels_of
 from cliploc.find.texts import Texts
-from cliploc.label.annotator import AnnotateWorker
+from cliploc.label.worker import AnnotateWorker
 from cliploc.support.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build
 

@@ -17,9 +17,9 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
-from cliploc.label.annotator import LEAST_FIT
 from cliploc.label.results import LEARNT
 from cliploc.label.teach import teach as teaching
+from cliploc.label.worker import LEAST_FIT
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture

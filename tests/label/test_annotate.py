@@ -30,7 +30,7 @@ from cliploc.formats import exports
 from cliploc.images import rle
 from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
-from cliploc.label.annotator import LEAST_FIT, AnnotateWorker, grouped
+from cliploc.label.worker import LEAST_FIT, AnnotateWorker, grouped
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready

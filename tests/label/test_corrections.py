@@ -27,7 +27,7 @@ from cliploc.label.apply import (
     read_corrections,
     with_masks,
 )
-from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
+from cliploc.label.draft_review import Work, least_score, score_drafts, work_on
 from cliploc.runs.labelling import Candidate, Candidates, Correction
 from tests.label.annotated import annotated
 

@@ -21,7 +21,7 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_scores import Work, work_on
+from cliploc.label.draft_review import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (

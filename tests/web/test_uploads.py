@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from cliploc.web import store as stores
+from cliploc.web import uploads as stores
 from cliploc.web.guard import RefusedError
-from cliploc.web.store import Store, temporary_folder
+from cliploc.web.uploads import Store, temporary_folder
 
 
 def kept(store: Store, ago: float, size: int = 100) -> str:
@@ -50,7 +50,7 @@ def test_the_oldest_go(tmp_path, limits, most, there, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from cliploc.web.store import temporary_folder
+from cliploc.web.uploads import temporary_folder
 with temporary_folder() as folder:
     (folder / "a.jpg").write_bytes(b"a")
     print(folder, flush=True)

@@ -8,4 +8,4 @@ from cliploc.boxes.components import (
     labelled_boxes,
     share_of_peak,
 )
-from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
+from cliploc.boxes.score import features_of, high_enough, score_of, scored_boxes, scored_regions

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.components import BoxRule, hot_levels
-from cliploc.boxes.quality import scored_regions
+from cliploc.boxes.score import scored_regions
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import BoolArray
 from cliploc.methods import as_tensor

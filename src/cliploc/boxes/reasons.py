@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.components import BoxRule
-from cliploc.boxes.quality import scored_boxes
+from cliploc.boxes.score import scored_boxes
 from cliploc.boxes.sides import moved, readings
 from cliploc.images.geometry import Frame
 from cliploc.values import Boxes, FloatArray, rounded_below

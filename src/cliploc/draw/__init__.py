@@ -1,0 +1,1 @@
+"""Overlays, sheets and pages of results; no model is loaded."""

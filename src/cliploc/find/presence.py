@@ -67,7 +67,7 @@ class Rivals(NamedTuple):
     def above(self, views: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations.
 
-        What depends on the views alone stays in `kept`.
+        What depends on the views alone stays in `cache`.
         """
         cache, key = {} if cache is None else cache, ("crowd", len(self.bank))
         if key not in cache:
@@ -380,7 +380,7 @@ def looks_over(
     lifts: Mapping[str, float],
     cache: dict[Any, Any],
 ) -> list[tuple[Floats, Rivals]] | None:
-    """See `Evidence.looks`; `kept`: of these pictures, for other names."""
+    """See `Evidence.looks`; `cache`: of these pictures, for other names."""
     ranks = []
     for b, (item, full, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
         rivals = bank.rivals(item.texts.synonyms, item.texts.contrasts, lifts)
@@ -396,7 +396,7 @@ def with_windows(full: Tensor, windows: Tensor | None) -> Tensor:
     """Presence scores of a picture's names, with the best window taken into account.
 
     A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
-    match, so the odds of the best window are divided by W. From `[P]` and `[W, P]`; the result is not below `whole`.
+    match, so the odds of the best window are divided by W. From `[P]` and `[W, P]`; the result is not below `full`.
 
     Example:
         >>> with_windows(torch.tensor([0.2, 0.5]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])).round(decimals=3)

@@ -1,0 +1,1 @@
+"""Pictures: reading, geometry, run lengths, polygons, pictures as prompts."""

@@ -15,11 +15,11 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
-from cliploc.label.annotator import RESERVED, AnnotateWorker
 from cliploc.label.apply import apply_corrections, apply_review, is_review
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.label.teach.teach import teach
+from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here

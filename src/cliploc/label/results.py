@@ -22,7 +22,7 @@ from cliploc.draw.html import count
 from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
-from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
+from cliploc.label.draft_review import IOU, LabelScore, least_score, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, correction_of_drafts
 from cliploc.label.editor.page import ReviewPicture, write_review
 from cliploc.options import MIN_SCORE

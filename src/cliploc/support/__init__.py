@@ -1,0 +1,1 @@
+"""What any part needs: files, documents, late imports, processes, progress."""

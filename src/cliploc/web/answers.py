@@ -39,7 +39,7 @@ from cliploc.web.guard import RefusedError
 from cliploc.web.runs import MAX_SECONDS, Run, StoppedError, Work
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
-from cliploc.web.store import Store
+from cliploc.web.uploads import Store
 
 JPEG_QUALITY = 90  # of an overlay
 EVERY = 0.5  # seconds between two status lines

@@ -22,7 +22,7 @@ from cliploc.web.guard import Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, listen, run, unknown
 from cliploc.web.service import SearchResult, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.store import MAX_AGE, Store, temporary_folder
+from cliploc.web.uploads import MAX_AGE, Store, temporary_folder
 from cliploc.web.view import TEMPLATES, menu_of
 
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them

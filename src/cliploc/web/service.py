@@ -30,7 +30,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in
-from cliploc.web.store import MAX_AGE
+from cliploc.web.uploads import MAX_AGE
 
 STOP_SECONDS = 0.2  # between two looks whether a search was stopped; what computes ends at its next masked picture
 PIXEL_BYTES = 64 * 2**20  # of decoded photographs

@@ -1,0 +1,1 @@
+"""`cliploc check`: which labels of a data set are wrong?"""

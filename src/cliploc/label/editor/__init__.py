@@ -1,0 +1,1 @@
+"""`cliploc review`: the editor in a browser."""

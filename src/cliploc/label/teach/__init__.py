@@ -1,0 +1,1 @@
+"""What a folder and its reviewed pictures teach: better drafts for the others."""

@@ -21,8 +21,8 @@ from cliploc.find.directions import projected
 from cliploc.find.learnt import drawn
 from cliploc.find.lesson import Lesson
 from cliploc.images.rle import encode
-from cliploc.label.annotator import LEAST_FIT, grouped
 from cliploc.label.teach.lessons import lessons_of
+from cliploc.label.worker import LEAST_FIT, grouped
 from cliploc.runs.labelling import Candidate, LabellingRun, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray, Floats
 

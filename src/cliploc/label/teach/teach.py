@@ -34,7 +34,7 @@ from cliploc.find.directions import (
 from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.find.lesson import Lesson, pooled
 from cliploc.images.geometry import Frame
-from cliploc.label.draft_scores import work_on
+from cliploc.label.draft_review import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.lessons import lessons_of

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploc.boxes import BoxRule, boxes_from_maps, features_of, score_of, scored_boxes
-from cliploc.boxes.quality import BIAS, MOVED, WEIGHTS, Features
+from cliploc.boxes.score import BIAS, MOVED, WEIGHTS, Features
 from cliploc.images.geometry import iou_matrix
 from cliploc.options import MIN_SCORE
 
