@@ -30,7 +30,7 @@ from torch import Tensor
 from cliploc import Localizer
 from cliploc.evaluate.data import open_dataset
 from cliploc.find import prompts
-from cliploc.find.presence import KIN_SHARE, PASS_SHARE, Bank
+from cliploc.find.presence import PASS_SHARE, RELATED_SHARE, Bank
 from cliploc.find.texts import Texts
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ DATA = ROOT / "../shared/data"
 MODELS = ("mini", "mini-vit")
 OTHERS = 9  # names that are not in a picture of one class
 PASS_SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08)
-KIN_SHARES = (0, 0.03, 0.06, 0.1, 0.15)
+RELATED_SHARES = (0, 0.03, 0.06, 0.1, 0.15)
 GENERAL = {  # name → labels of its kinds among ImageNet's 1,000 classes, first to last
     "dog": ((151, 268),),
     "bird": ((7, 24), (80, 100), (127, 146)),
@@ -136,7 +136,7 @@ def by_bank(bank: Bank, asked: Sequence[Asked], seen: Sequence[Tensor]) -> tuple
     """`shares` of the bank's presence scores."""
     return shares(
         [
-            bank.standing(picture[None], [(name,) for name in one.names]).presence[0] >= 0.5
+            bank.presence(picture[None], [(name,) for name in one.names])[0] >= 0.5
             for one, picture in zip(asked, seen, strict=True)
         ],
         asked,
@@ -155,11 +155,11 @@ def choose(localizer: Localizer, model: str) -> None:
     own = [value for asked in questions for value in calibrated(localizer, asked, seen)[:2]]
     print(row(model, "calibrated", "", *own), flush=True)
     texts = Texts(localizer.backbone, prompts.DEFAULT_TEMPLATES)
-    for kin in KIN_SHARES:
+    for related in RELATED_SHARES:
         for passing in PASS_SHARES:
-            bank = Bank(texts, pass_share=passing, kin_share=kin)
+            bank = Bank(texts, pass_share=passing, related_share=related)
             values = [value for asked in questions for value in by_bank(bank, asked, seen)[:2]]
-            print(row(model, f"{kin:g}", f"{passing:g}", *values), flush=True)
+            print(row(model, f"{related:g}", f"{passing:g}", *values), flush=True)
 
 
 def main() -> None:
@@ -170,10 +170,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.choose:
-        print("| model | kin share | pass share | recall | false positives | general: recall | false positives |")
+        print("| model | related share | pass share | recall | false positives | general: recall | false positives |")
         print("|---" * 7 + "|")
     else:
-        print(f"pass share {PASS_SHARE:g}, kin share {KIN_SHARE:g}\n")
+        print(f"pass share {PASS_SHARE:g}, related share {RELATED_SHARE:g}\n")
         print("| pictures | names asked for | in it | model | rule | recall | false positives | precision |")
         print("|---" * 8 + "|")
     for model in [arguments.model] if arguments.model else MODELS:

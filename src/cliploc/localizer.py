@@ -23,7 +23,6 @@ from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
-from cliploc.find.memory import cache_of
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
@@ -108,7 +107,7 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
+        bank = partial(Bank, self._texts)
         shared = (
             None if crops or self._texts.learnt else chosen.memory
         )  # pictures stand for names in this localizer only

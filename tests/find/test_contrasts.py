@@ -106,7 +106,7 @@ def test_the_direction_is_the_name_minus_what_it_is_told_from(backbones):
 
 
 def test_the_words_of_a_contrast_are_no_rivals(backbones):
-    bank = Bank(Texts(backbones["gap_cnn"], ("{}",)), kin_share=0.0)
+    bank = Bank(Texts(backbones["gap_cnn"], ("{}",)), related_share=0.0)
     plain, contrasted = bank.rivals((("red",),)), bank.rivals((("red",),), (("zebra", "teapot"),))
     assert plain.contrasts is None
     assert plain.are_rivals.sum() - contrasted.are_rivals.sum() == 2

@@ -25,7 +25,7 @@ from cliploc.find.lesson import Lesson
 from cliploc.find.memory import once
 from cliploc.find.passes import Look, MaskedCount, MaskedEncoder, Passes, Raw, full_look, looks_at, of_names
 from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
-from cliploc.find.presence import Bank, Evidence, looks_over, weigh
+from cliploc.find.presence import Bank, Evidence, Presence
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
@@ -104,8 +104,8 @@ class Flow:
         self, requests: Iterable[Request], tasks: Mapping[str, Task], bank: Bank | None, run: RunOptions
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
-        bank = self.second_look[0] if self.second_look else bank
-        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, run=run)
+        presence = Presence(self.texts, self.min_presence, *(self.second_look or (bank, None)))
+        compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
         # Few pictures are read ahead, as a full batch of them is with the tower already.
         with (
@@ -139,7 +139,7 @@ class Flow:
         items: Sequence[Prepared | Unreadable],
         progress: Progress,
         tasks: Sequence[Task],
-        bank: Bank | None,
+        presence: Presence,
         run: RunOptions,
     ) -> Callable[[], Weighed | None]:
         """The tower's part of a batch, and the methods'; the call that it returns makes the rest, in any thread."""
@@ -149,8 +149,8 @@ class Flow:
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
         raws = [Raw(task, [[] for _ in batch]) for task in tasks]
         with torch_modes(self.backbone.device), self.steps.remembered(batch, taught) as together:
-            if bank is not None:
-                bank.embed(run.reporter.bank)
+            if presence.bank is not None:
+                presence.bank.embed(run.reporter.bank)
             directions = of_names(batch, self.texts.directions)  # [B, P, D]
             see = partial(
                 self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
@@ -170,9 +170,9 @@ class Flow:
                 read = see(full_look(batch, self.read_scale), progress=progress).trace
             contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
         windows = window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), bank, run)
+        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), presence, run)
 
-    def _weigh(self, looked: Looked, bank: Bank | None, run: RunOptions) -> Weighed:
+    def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""
         batch, embedding, windows = looked.batch, looked.read.embedding, looked.windows
         with torch_modes(self.backbone.device), self.steps.remembered(batch, looked.taught) as together:
@@ -180,12 +180,7 @@ class Flow:
             if places is not None and not self.options.windows and self.backbone.kind == "cnn":
                 frames = [item.frames[0] for item in batch]
                 windows = once(together.shared, "regions", lambda: regions_of(frames, self.backbone.dense(looked.seen)))
-            compared, calibration = None, self.second_look[1] if self.second_look else None
-            if bank is not None and calibration is not None:
-                compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
-            names = of_names(batch, self.texts.embed)  # [B, P, D]
-            limits = (self.min_presence, bank, calibration, compared)
-            evidence = weigh(batch, embedding, names, windows, self.texts, *limits)
+            evidence = presence.of(batch, embedding, windows, together.shared)
             tasks = [raw.task for raw in looked.raws]
             wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
@@ -225,8 +220,6 @@ class Flow:
                 threshold=task.box_rule.threshold,
                 rule=task.box_rule,
                 presence_rule=evidence.rule,
-                ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
-                probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
                 second_look=second if run.keep_maps else None,
                 sides=maps.sides(b),
                 mask_source=self.mask_source,
@@ -238,10 +231,10 @@ class Flow:
 
     def _second_look(self, b: int, weighed: Weighed, maps: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
-        looks, texts = weighed.evidence.looks, weighed.batch[b].texts
-        if self.second_look is None or weighed.places is None or looks is None:
+        compared, texts = weighed.evidence.compared, weighed.batch[b].texts
+        if self.second_look is None or weighed.places is None or compared is None:
             return None
-        of_names, rivals = looks[b]
+        of_names, rivals = compared[b]
         frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
         alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()

@@ -206,22 +206,23 @@ class Texts:
                 self._store(words, embedding, self._cache)
         return torch.stack([embeddings[words] for words in known])
 
-    def embed_together(
-        self, texts: TextSet, cache: TextCache | None, progress: Callable[[int], None] = lambda _: None
+    def embed_sentences(
+        self, sentences: tuple[str, ...], cache: TextCache | None, progress: Callable[[int, int], None]
     ) -> Tensor:
-        """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
+        """`[n, D]` unit norm, cached together; `progress` is told how many more are embedded, and how many are left."""
+        plain, size = self.beside(("{}",)), self.backbone.embedding_size
         with torch_modes(self.backbone.device):
-            key, size = tuple("|".join(words) for words in texts.synonyms), self.backbone.embedding_size
-            cached = self._cached(key, cache, len(key))
+            cached = plain._cached(sentences, cache, len(sentences))
             if cached is None:
-                progress(0)
-                made = []
-                for start in range(0, len(key), NAMES_AT_ONCE):
-                    made.append(self._encoded(texts.synonyms[start : start + NAMES_AT_ONCE]))
-                    progress(len(made[-1]))
-                cached = torch.cat(made).flatten()
-                self._store(key, cached, cache)
-            return cached.to(self.backbone.device).view(len(key), size)
+                progress(0, len(sentences))
+                parts = []
+                for start in range(0, len(sentences), NAMES_AT_ONCE):
+                    part = sentences[start : start + NAMES_AT_ONCE]
+                    parts.append(plain._encoded([(sentence,) for sentence in part]))
+                    progress(len(part), len(sentences) - start - len(part))
+                cached = torch.cat(parts).flatten() if parts else torch.zeros(0)
+                plain._store(sentences, cached, cache)
+            return cached.to(self.backbone.device).view(len(sentences), size)
 
     def _encoded(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         texts = TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), self.templates)

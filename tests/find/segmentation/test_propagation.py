@@ -71,7 +71,9 @@ def test_cells_have_the_means_of_maps_and_of_brightness():
     red, green, blue = F.avg_pool2d(F.interpolate(picture, (165, 330), mode="bilinear"), (2, 4))[0]
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
     spread = solved(F.avg_pool2d(maps, (2, 4)), grey, alike(queries))
-    torch.testing.assert_close(found(0, 3), F.interpolate(spread[None], (165, 330), mode="bilinear")[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found(0, 3), F.interpolate(spread[None], (165, 330), mode="bilinear")[0], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_querys_likeness_to_itself():

@@ -187,8 +187,7 @@ def test_maps_that_are_no_cosines_are_scaled_to_0_1_together():
     maps = seen.of["cam"]
     scaled = (maps - maps.min()) / (maps.max() - maps.min())
     found, expected = (
-        segmenter._over_pixels(some, cosines, seen, picture)(0, 2)
-        for some, cosines in ((maps, False), (scaled, True))
+        segmenter._over_pixels(some, cosines, seen, picture)(0, 2) for some, cosines in ((maps, False), (scaled, True))
     )
     torch.testing.assert_close(found, expected)
 
