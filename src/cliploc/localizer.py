@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -107,11 +106,7 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts)
-        shared = (
-            None if crops or self._texts.learnt else chosen.memory
-        )  # pictures stand for names in this localizer only
-        self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
+        self._bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = package_calibration(name) if file is None else load_calibration(file)
 

@@ -518,7 +518,7 @@ class Options(Checked):
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
+        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "keep_text", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",
