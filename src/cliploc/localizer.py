@@ -18,6 +18,7 @@ from cliploc.errors import UsageError
 from cliploc.find import devices, prompts
 from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
+from cliploc.find.devices import torch_modes
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
@@ -27,7 +28,6 @@ from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunO
 from cliploc.find.presence import Bank
 from cliploc.find.tasks import Task, what_runs
 from cliploc.find.texts import Texts, read_exemplars
-from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
 from cliploc.methods import resolve_options

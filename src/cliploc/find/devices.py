@@ -1,10 +1,13 @@
-"""Which device a model runs on."""
+"""Which device a model runs on; torch's modes, which the caller may have set."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from cliploc import towers
 from cliploc.errors import UsageError
-from cliploc.find.threads import torch_modes
 from cliploc.towers.tower import Backbone
 
 
@@ -31,3 +34,37 @@ def create(model: str, pretrained: str | None, device: str | None, precision: st
     device = check_device(device)
     with torch_modes(device):
         return towers.create(model, pretrained, device, precision=precision)
+
+
+_process = os.getpid()  # in which torch may have started threads
+
+
+def _after_fork(device: torch.device) -> None:
+    """Sets one thread in a forked process: it has none of its parent's threads, and would wait for them for ever."""
+    global _process
+    if os.getpid() == _process:
+        return
+    if device.type != "cpu":
+        raise UsageError(
+            f"expected a model on the CPU in a forked process, got one on {device}: start the process with "
+            "multiprocessing.get_context('spawn')"
+        )
+    torch.set_num_threads(1)
+    _process = os.getpid()
+
+
+@contextmanager
+def torch_modes(of: str | torch.device) -> Iterator[None]:
+    """No gradients, no autocast, the CPU as default device; the default dtype is all threads', so not changed."""
+    device = torch.device(of)
+    _after_fork(device)
+    with ExitStack() as modes:
+        if torch.is_inference_mode_enabled():  # in which no method could have gradients
+            modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":  # torch 2.4's get_default_device does not see `with torch.device`
+            modes.enter_context(torch.device("cpu"))
+        yield

@@ -10,6 +10,7 @@ space's size, h × w a feature grid, H × W the first scale's input.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import count
@@ -21,6 +22,7 @@ from torch import Tensor
 from cliploc.boxes.masks import MaskSource
 from cliploc.errors import ModelError
 from cliploc.find.calibration import Calibration
+from cliploc.find.devices import torch_modes
 from cliploc.find.lesson import Lesson
 from cliploc.find.memory import once
 from cliploc.find.passes import Look, MaskedCount, MaskedEncoder, Passes, Raw, full_look, looks_at, of_names
@@ -30,7 +32,7 @@ from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
-from cliploc.find.threads import Ahead, Progress, torch_modes
+from cliploc.find.threads import Progress, computed_ahead
 from cliploc.find.views import window_embeddings
 from cliploc.localization import Localization
 from cliploc.methods import Context, TrainedHead
@@ -110,7 +112,7 @@ class Flow:
         # Few pictures are read ahead, as a full batch of them is with the tower already.
         with (
             self.preparation.batches(requests, run.on_error, DECODERS) as gathered,
-            Ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart) as ahead,
+            closing(computed_ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart)) as ahead,
         ):
             for batch, weighed in ahead:
                 places = count()  # of the pictures that could be read, in the batch

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
+from cliploc.find.devices import torch_modes
 from cliploc.find.recipes import recipe_of
 from cliploc.find.segmentation.propagation import PixelMaps, propagated
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.regions import Regions, region_source, voted
 from cliploc.find.tasks import Task
-from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import window_starts
 from cliploc.methods import Context, find, fitting, min_max, raw_maps
 from cliploc.options import short
