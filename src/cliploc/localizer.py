@@ -15,17 +15,17 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import mask_source
 from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
-from cliploc.find import devices, prompts
+from cliploc.find import prompts, running
 from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
-from cliploc.find.devices import torch_modes
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
-from cliploc.find.passes import MaskedEncoder
+from cliploc.find.looks import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
+from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task, what_runs
 from cliploc.find.texts import Texts, read_exemplars
 from cliploc.images.reading import ImageLike
@@ -96,7 +96,7 @@ class Localizer:
             towers.refuse_unknown_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
-            model = devices.create(model, pretrained, chosen.device, chosen.precision)
+            model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
@@ -268,7 +268,7 @@ class Localizer:
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
-            lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+            lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
         """
         run = RunOptions(
             reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
@@ -455,7 +455,7 @@ class Localizer:
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.learnt.Lesson`); None where it can."""
         return self._flow.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -483,7 +483,7 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
 def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
     """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
     chosen = Options.of(**options)
-    backbone = devices.create(model, pretrained, chosen.device, chosen.precision)
+    backbone = running.create(model, pretrained, chosen.device, chosen.precision)
     if chosen.resize is None and backbone.resize_policy.startswith("crop"):
         options["resize"] = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, **options)

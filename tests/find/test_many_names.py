@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.views import at_once
+from cliploc.find.looks import at_once
 from cliploc.localizer import Localizer
 from tests.test_localizer import WIDE, build, photo, same
 from tests.tiny import KINDS, tower

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from cliploc.errors import ModelError
-from cliploc.find.threads import computed_ahead
+from cliploc.find.running import computed_ahead
 
 
 def threads():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+from cliploc.find.looks import Joined, Look, StitchedFeatures
 from cliploc.find.presence import with_windows
-from cliploc.find.views import Joined, Look, StitchedFeatures
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.methods import min_max
 from cliploc.methods.cam import cam

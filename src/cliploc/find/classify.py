@@ -10,11 +10,10 @@ from torch import Tensor
 
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.devices import torch_modes
 from cliploc.find.flow import Flow
-from cliploc.find.passes import check_finite
+from cliploc.find.looks import check_finite
 from cliploc.find.prepare import DECODERS, OnError, Prepared, Request, Unreadable, stacked
-from cliploc.find.threads import computed_ahead
+from cliploc.find.running import computed_ahead, torch_modes
 from cliploc.images.reading import Picture
 from cliploc.options import is_integer, short
 from cliploc.support.reporter import Reporter

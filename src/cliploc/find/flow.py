@@ -7,8 +7,6 @@ Shapes: B pictures of a batch, P names, n inputs of one forward pass (whole pict
 space's size, h × w a feature grid, H × W the first scale's input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -21,19 +19,17 @@ from torch import Tensor
 
 from cliploc.boxes.masks import MaskSource
 from cliploc.errors import ModelError
+from cliploc.find import looks
 from cliploc.find.calibration import Calibration
-from cliploc.find.devices import torch_modes
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.find.memory import once
-from cliploc.find.passes import Look, MaskedCount, MaskedEncoder, Passes, Raw, full_look, looks_at, of_names
 from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
+from cliploc.find.running import Progress, computed_ahead, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
-from cliploc.find.threads import Progress, computed_ahead
-from cliploc.find.views import window_embeddings
 from cliploc.localization import Localization
 from cliploc.methods import Context, TrainedHead
 from cliploc.options import FOUND, Options
@@ -48,7 +44,7 @@ class Looked:
     """What the tower and the methods make of a batch, before the names are weighed."""
 
     batch: Sequence[Prepared]
-    raws: list[Raw]  # of each task, in their order
+    raws: list[looks.Raw]  # of each task, in their order
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
     contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
@@ -78,7 +74,7 @@ class Flow:
         texts: Texts,
         options: Options,
         head: tuple[str, TrainedHead] | None,
-        masked: MaskedEncoder,
+        masked: looks.MaskedEncoder,
         *,
         second_look: tuple[Bank, Calibration] | None = None,
         guide: Guide | None = None,
@@ -100,7 +96,7 @@ class Flow:
         scales = (*self._scales, 1.0) if self.reads_apart else self._scales
         self.preparation = Preparation(backbone, texts.templates, options, scales, windows)
         self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, options, guide is not None, texts)
-        self._passes = Passes(backbone, texts, options, masked, guide, self._needs_of)
+        self._passes = looks.Passes(backbone, texts, options, masked, guide, self._needs_of)
 
     def run(
         self, requests: Iterable[Request], tasks: Mapping[str, Task], bank: Bank | None, run: RunOptions
@@ -128,7 +124,7 @@ class Flow:
                     found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
                     yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
 
-    def _needs_of(self, look: Look, taught: bool) -> Needs:
+    def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
         """What the steps and a second look read of a look's trace."""
         needs = reduce(or_, self.steps.needs(look, taught), Needs())
         if self.second_look and look.scale in (0, self.read_scale) and not look.flipped:
@@ -149,18 +145,18 @@ class Flow:
         if not batch:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
-        raws = [Raw(task, [[] for _ in batch]) for task in tasks]
+        raws = [looks.Raw(task, [[] for _ in batch]) for task in tasks]
         with torch_modes(self.backbone.device), self.steps.remembered(batch, taught) as together:
             if presence.bank is not None:
                 presence.bank.embed(run.reporter.bank)
-            directions = of_names(batch, self.texts.directions)  # [B, P, D]
+            directions = looks.of_names(batch, self.texts.directions)  # [B, P, D]
             see = partial(
                 self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
             )
-            looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
+            passes = looks.looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
             contexts, sums, embeddings = [], [], []
-            for number, look in enumerate(looks):
-                context = see(look, raws=raws, progress=MaskedCount(progress, len(looks) - 1 - number))
+            for number, look in enumerate(passes):
+                context = see(look, raws=raws, progress=looks.MaskedCount(progress, len(passes) - 1 - number))
                 embeddings.append((look, context.trace.embedding))
                 if look.scale == 0:  # the other traces are dropped, as they are large
                     contexts.append(context)
@@ -169,9 +165,9 @@ class Flow:
                     sums[int(look.flipped)].add(look, context.trace)
             seen = read = contexts[0].trace
             if self.reads_apart:
-                read = see(full_look(batch, self.read_scale), progress=progress).trace
+                read = see(looks.full_look(batch, self.read_scale), progress=progress).trace
             contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
-        windows = window_embeddings(embeddings, len(batch))
+        windows = looks.window_embeddings(embeddings, len(batch))
         return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), presence, run)
 
     def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
@@ -236,9 +232,9 @@ class Flow:
         compared, texts = weighed.evidence.compared, weighed.batch[b].texts
         if self.second_look is None or weighed.places is None or compared is None:
             return None
-        of_names, rivals = compared[b]
+        features, rivals = compared[b]
         frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
         alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
-        of_picture = (frame, weighed.places[b], rivals, of_names, competes, texts.contrasts, learnt, alike)
+        of_picture = (frame, weighed.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
         return SecondLook(self.second_look[1], *of_picture, self.min_presence)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.find.devices import torch_modes
 from cliploc.find.prepare import Prepared
+from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame

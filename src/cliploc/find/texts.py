@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.find.devices import torch_modes
 from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.find.memory import Memory, TextCache, cache_of
+from cliploc.find.running import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import load

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.find.learnt import drawn
-from cliploc.find.lesson import (
+from cliploc.find.learnt import (
     MOST_CELLS,
     MOST_CHANNELS,
     MOST_OF_PLACES,
+    drawn,
     keep,
     narrowed,
     pooled,

@@ -29,8 +29,8 @@ from cliploc.evaluate.tasks.faithfulness.judged import (
     in_8_bits,
 )
 from cliploc.find import prompts
-from cliploc.find.devices import torch_modes
 from cliploc.find.prepare import Request
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
