@@ -22,7 +22,6 @@ from cliploc.errors import ModelError
 from cliploc.find import looks
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
-from cliploc.find.memory import once
 from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
 from cliploc.find.running import Progress, computed_ahead, torch_modes
@@ -49,7 +48,6 @@ class Looked:
     contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
     read: Trace  # the same at the scale that is read
-    taught: bool  # whether lessons are made of it
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Flow:
         self.tasks = TaskMaker(backbone, options, head, steps, guide)
         scales = (*self._scales, 1.0) if self.reads_apart else self._scales
         self.preparation = Preparation(backbone, texts.templates, options, scales, windows)
-        self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, options, guide is not None, texts)
+        self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, guide is not None, texts)
         self._passes = looks.Passes(backbone, texts, options, masked, guide, self._needs_of)
 
     def run(
@@ -146,7 +144,7 @@ class Flow:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
         raws = [looks.Raw(task, [[] for _ in batch]) for task in tasks]
-        with torch_modes(self.backbone.device), self.steps.remembered(batch, taught) as together:
+        with torch_modes(self.backbone.device):
             if presence.bank is not None:
                 presence.bank.embed(run.reporter.bank)
             directions = looks.of_names(batch, self.texts.directions)  # [B, P, D]
@@ -155,38 +153,37 @@ class Flow:
             )
             passes = looks.looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
             contexts, sums, embeddings = [], [], []
-            for number, look in enumerate(passes):
-                context = see(look, raws=raws, progress=looks.MaskedCount(progress, len(passes) - 1 - number))
+            for look in passes:
+                context = see(look, raws=raws, progress=progress)
                 embeddings.append((look, context.trace.embedding))
                 if look.scale == 0:  # the other traces are dropped, as they are large
                     contexts.append(context)
                     sums.append(self.steps.stitched(context, batch, taught, look.flipped))
-                elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
+                elif look.windows is not None:
                     sums[int(look.flipped)].add(look, context.trace)
             seen = read = contexts[0].trace
             if self.reads_apart:
                 read = see(looks.full_look(batch, self.read_scale), progress=progress).trace
-            contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
+            contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
         windows = looks.window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), presence, run)
+        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read), presence, run)
 
     def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""
         batch, embedding, windows = looked.batch, looked.read.embedding, looked.windows
-        with torch_modes(self.backbone.device), self.steps.remembered(batch, looked.taught) as together:
+        with torch_modes(self.backbone.device):
             places = self.backbone.dense(looked.read) if self.second_look else None
             if places is not None and not self.options.windows and self.backbone.kind == "cnn":
-                frames = [item.frames[0] for item in batch]
-                windows = once(together.shared, "regions", lambda: regions_of(frames, self.backbone.dense(looked.seen)))
-            evidence = presence.of(batch, embedding, windows, together.shared)
+                windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(looked.seen))
+            evidence = presence.of(batch, embedding, windows)
             tasks = [raw.task for raw in looked.raws]
             wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
-            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding, together) for raw in looked.raws]
+            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding) for raw in looked.raws]
             first, contexts = looked.raws[0].maps, looked.contexts[0]
-            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding, together) if run.lessons else None
+            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding) if run.lessons else None
             return Weighed(batch, made, embedding, evidence, wanted, places, lessons)
 
     def _result(self, b: int, task: Task, maps: TaskMaps, weighed: Weighed, run: RunOptions) -> Localization:

@@ -190,18 +190,6 @@ def _note(notes: list[list[str]], picture: int, remark: str) -> None:
     notes[picture].append(remark)
 
 
-class MaskedCount:
-    """Counts masked pictures done and left; it assumes that each further look needs as many as this one."""
-
-    def __init__(self, progress: Progress, further_looks: int) -> None:
-        self._progress, self._further_looks, self._done = progress, further_looks, 0
-
-    def __call__(self, done: int, left: int) -> None:
-        """So many more are done, and so many left in this look."""
-        self._done += done
-        self._progress(done, left + self._further_looks * (self._done + left))
-
-
 def check_finite(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
     """Raises a `ModelError` if values `[B, P or 1, n]` are NaN or infinite, instead of making zeros of them."""
     if values.sum().isfinite():  # mostly so, and seen in one pass; a sum of finite values may be infinite
@@ -234,7 +222,7 @@ class Joined:
 
     views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
     batch: Sequence[Prepared]  # the pictures
-    cache: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names and tasks
+    cache: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names
     redrawn: Sequence[Redrawn] = ()  # for each picture, what draws the maps of names that were learnt; () for none
     fading: bool = False  # whether windows fade to their edges; see `Frame.stitch`
 
@@ -350,14 +338,13 @@ class StitchedFeatures:
                 mosaics[owner].add(frame, values)
                 self._seen.add(owner)
 
-    def into(self, context: Context, together: Remembered) -> Context:
-        """The whole pictures' context with these features; what steps make of them stays in the memory."""
-        features = once(together.shared, ("stitched", self._flipped), lambda: self.over(context.trace))
+    def into(self, context: Context) -> Context:
+        """The whole pictures' context with these features."""
+        features = self.over(context.trace)
         if not features:
             return context
-        cache = together.shared.setdefault(("made of stitched", self._flipped), {})
         trace = replace(context.trace, features={**context.trace.features, **features})
-        return replace(context, trace=trace, from_windows=True, cache=cache)
+        return replace(context, trace=trace, from_windows=True, cache={})
 
     def over(self, full: Trace) -> dict[int, Tensor]:
         """Stage → features `[B, C, h, w]`; pictures without windows keep those of the whole picture, resized."""

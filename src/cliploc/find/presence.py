@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,15 +51,9 @@ class Rivals(NamedTuple):
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
     lift: Tensor | None = None  # [P] what is added to the z-scores of names; None: nothing
 
-    def z_scores(self, views: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
-        """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations.
-
-        What depends on the views alone stays in `cache`.
-        """
-        cache, key = {} if cache is None else cache, ("bank's cosines", len(self.bank))
-        if key not in cache:
-            cache[key] = BankCosines.of(views @ self.bank.T)
-        z = cache[key].z_scores(views @ self.names.T, self.are_rivals)
+    def z_scores(self, views: Tensor) -> Tensor:
+        """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
+        z = BankCosines.of(views @ self.bank.T).z_scores(views @ self.names.T, self.are_rivals)
         return z if self.lift is None else z + self.lift
 
     def z_scores_of(self, views: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,20 +239,15 @@ class Presence:
     bank: Bank | None  # None: there are presence scores of a calibrated model only
     calibration: Calibration | None  # of a second look, after which presence is a chance; None without one
 
-    def of(
-        self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor], cache: dict[Any, Any]
-    ) -> Evidence:
-        """Compares pictures `[B, D]`, and the windows `[W, D]` of each, with their names.
-
-        `cache`: of these pictures, for other names.
-        """
+    def of(self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor]) -> Evidence:
+        """Compares pictures `[B, D]`, and the windows `[W, D]` of each, with their names."""
         names = of_names(batch, self.texts.embed)  # [B, P, D]
         scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
         compared, passes = None, None  # [B, P] bool, the names that a second look looks at
         rule: PresenceRule | None = "bank"
         if self.calibration is None:
             rule, presence = self._scored(batch, embedding, windows, scores, names)
-        elif compared := self._compared(batch, embedding, windows, cache):
+        elif compared := self._compared(batch, embedding, windows):
             if self.texts.backbone.name in self.calibration.models:
                 rule = "calibrated"
             chances = [self.calibration.first(features) for features, _ in compared]
@@ -303,18 +292,17 @@ class Presence:
         return "bank", torch.stack(rows)
 
     def _compared(
-        self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor], cache: dict[Any, Any]
+        self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor]
     ) -> list[Compared] | None:
         """See `Evidence.compared`; None if the model knows no name of the bank."""
         assert self.bank is not None
         assert self.calibration is not None
         compared = []
-        for b, (item, full, seen) in enumerate(zip(batch, embedding, windows, strict=True)):
+        for item, full, seen in zip(batch, embedding, windows, strict=True):
             rivals = self.bank.rivals(item.texts.synonyms, item.texts.contrasts, self.calibration.lifts)
             if rivals is None:
                 return None
-            views = torch.cat([full[None], seen])  # [1 + W, D]
-            z = rivals.z_scores(views, cache.setdefault(("views", b), {}))  # [1 + W, P]
+            z = rivals.z_scores(torch.cat([full[None], seen]))  # [1 + W, P]
             compared.append((torch.stack([z.amax(dim=0), z[0]], dim=1).double().cpu().numpy(), rivals))
         return compared
 

@@ -1,7 +1,6 @@
 """Refinements: steps on the feature grid, after the mean of all views, and steps over the picture; then boxes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 from cliploc.boxes import BoxRule
 from cliploc.boxes.reasons import boxes_and_reasons
 from cliploc.find import learnt, looks
-from cliploc.find.memory import Remembered
 from cliploc.find.prepare import Prepared
 from cliploc.find.presence import Reasons
 from cliploc.find.tasks import Task
@@ -21,7 +19,6 @@ from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.localization import no_maps
 from cliploc.methods import Context, Method, min_max
-from cliploc.options import Options
 from cliploc.refine import LONGEST, Refinement
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import Boxes, FloatArray
@@ -61,27 +58,16 @@ class Steps:
         steps: Sequence[Refinement],
         windows: tuple[float, ...],
         window_hw: tuple[int, int],
-        options: Options,
         guided: bool,
         texts: Texts,
     ) -> None:
         self._backbone, self._windows, self._window_hw, self._texts = backbone, windows, window_hw, texts
-        self._memory, self._batch_size, self._guided = options.memory, options.batch_size, guided
         self.fading = backbone.kind == "vit"  # windows fade to their edges, where a ViT's maps of them differ
         self.on_grid = tuple(step for step in steps if step.on == "grid")
         self.over_picture = tuple(step for step in steps if step.on == "picture")
         self.values_at_once: int | None = None
         # The set of windows whose features the steps read; None if they read those of a guide, or no set.
         self._smallest = None if guided or not windows else windows.index(max(windows))
-
-    def remembered(self, batch: Sequence[Prepared], taught: bool) -> AbstractContextManager[Remembered]:
-        """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
-        if self._memory is None or not self.on_grid:
-            return nullcontext(Remembered())
-        seen = [(item.picture.checksum, item.frames) for item in batch]
-        stages = tuple(tuple(step.needs(self._backbone).features) for step in self.on_grid)
-        run = ("together", self._windows, self._window_hw, self._batch_size, stages, not self._guided, taught)
-        return self._memory.of(self._backbone, *seen, *run)
 
     def unteachable_reason(self, task: Task) -> str | None:
         """Why lessons cannot stand for the tower, in words; None where they can: maps are made again by `affinity`."""
@@ -136,12 +122,11 @@ class Steps:
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
         embedding: Tensor,
-        together: Remembered,
     ) -> TaskMaps:
         """A task's maps after the steps on the grid; those of names that were learnt are drawn by what was learnt."""
 
         def lessons_of(names: list[Sequence[int]]) -> list[learnt.Lesson]:
-            return self.lessons(raw.maps, batch, names, contexts[0], embedding, together)
+            return self.lessons(raw.maps, batch, names, contexts[0], embedding)
 
         learnt_rows = [self._texts.learnt_rows(item.texts) for item in batch]
         redrawn = self._redrawn(raw.task, learnt_rows, wanted, lessons_of)
@@ -149,7 +134,7 @@ class Steps:
             [p for p in names if p not in rows] if redrawn else names
             for names, rows in zip(wanted, learnt_rows, strict=True)
         ]
-        joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts, together), redrawn=redrawn)
+        joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts), redrawn=redrawn)
         varied = looks.not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
             of_picture[[*picture.rows]] = True
@@ -179,13 +164,12 @@ class Steps:
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
-        together: Remembered,
     ) -> looks.Joined:
         """A task's maps from its looks, with steps on the grid after the mean of views; with flips mirrored too."""
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
             return looks.Joined([[raw[0]]], batch)
         views = looks.by_view(raw)
-        joined = looks.Joined(views, batch, together.shared, fading=self.fading)
+        joined = looks.Joined(views, batch, fading=self.fading)
         if not self.on_grid:
             return joined
         # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
@@ -219,12 +203,11 @@ class Steps:
         wanted: list[Sequence[int]],
         contexts: Context,
         embedding: Tensor,
-        together: Remembered,
     ) -> list[learnt.Lesson]:
         """What is kept of each picture, so that it can be searched again without the tower."""
         places, features = contexts.places, contexts.trace.features[learnt.taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
-        joined = looks.Joined(looks.by_view(raw), batch, together.shared, fading=self.fading)
+        joined = looks.Joined(looks.by_view(raw), batch, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
             learnt.keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
