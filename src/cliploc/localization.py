@@ -42,8 +42,8 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence of each name; None if there is none, NaN of a name that the model does not
-            know. After a second look it is the chance that the name is in the picture. See docs/presence.md.
+        presence: `[P]` float32, the chance that each name is in the picture (docs/presence.md); None if there is none,
+            NaN of a name that the model does not know.
         found: `[P]` bool.
         reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -57,8 +57,8 @@ class Localization:
         model: the model's name; "" if it is not known.
         threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None if it is not known.
         rule: the other parameters of the boxes, which masks need; None for the defaults of `BoxRule`.
-        presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
-            uncalibrated, by competition with a bank of other names; None if there is none.
+        presence_rule: "calibrated" if the chance is fitted to the model, or "bank": uncalibrated, by comparison with a
+            bank of other names; None if there is none.
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see

@@ -463,19 +463,19 @@ class Options(Checked):
         "box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
-        None, group="boxes", none=f"{FOUND:g}; 0.5 without a second look",
+        None, group="boxes", none=f"{FOUND:g}",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
-        about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See docs/presence.md.",
+        about="A name that the first look rules out is not found. Without a second look, names below the minimum are "
+        "not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`.",
+        help="How chances are calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="nothing",

@@ -1,7 +1,6 @@
-"""Presence by the bank of other names, on towers with planted colours: by hand, and when it is not asked."""
+"""The bank of other names, on towers with planted colours: rivals by hand, and when it is not asked."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -38,11 +37,11 @@ def counted(backbone):
 
 
 @pytest.mark.parametrize("words", [("red",), ("Kitten", "red"), ("sky",), ("a new thing",)])
-@pytest.mark.parametrize(("passing", "related"), [(0.03, 0.1), (0.2, 0), (0.001, 0.3)])
-def test_presence_by_hand(gap, words, passing, related):
+@pytest.mark.parametrize("related", [0.1, 0, 0.3])
+def test_rivals_by_hand(gap, words, related):
+    """What is no rival shares a word with the name, or is of the share of the bank that is nearest to it."""
     views = torch.nn.functional.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
-    bank = Bank(Texts(gap, ("a {} thing",)), pass_share=passing, related_share=related)
-    found = bank.presence(views, [("green",), words])
+    found = Bank(Texts(gap, ("a {} thing",)), related).rivals([("green",), words]).z_scores(views)
     own = torch.nn.functional.normalize(gap.encode_text([f"a photo of a {word}." for word in words]).mean(0), dim=0)
     kept = []
     for entry in NAMES + list(SENTENCES):
@@ -50,29 +49,20 @@ def test_presence_by_hand(gap, words, passing, related):
         if not {word.casefold() for word in entry} & {word.casefold() for word in words}:
             kept.append(gap.encode_text([sentence])[0])
     kept.sort(key=lambda one: -float(one @ own))
-    kept = kept[int(related * 42) :]
-    bar = math.ceil(passing * len(kept))
+    rivals = torch.stack(kept[int(related * 42) :])
     for v, view in enumerate(views):
-        cosine, rivals = float(view @ own), sorted((float(view @ one) for one in kept), reverse=True)
-        odds = math.exp(gap.logit_scale * (cosine - rivals[bar - 1]))
-        assert found[v, 1].item() == pytest.approx(odds / (1 + odds), abs=1e-4)
-
-
-def test_a_names_presence_does_not_depend_on_what_else_is_asked(gap):
-    views, bank = torch.eye(24)[:4], Bank(Texts(gap, ("{}",)))
-    names = [(f"name {i}",) for i in range(module.NAMES_AT_ONCE + 3)]
-    together = bank.presence(views, names)
-    for p in (0, 1, len(names) - 1):
-        torch.testing.assert_close(bank.presence(views, [names[p]])[:, 0], together[:, p])
+        cosines = rivals @ view
+        expected = (view @ own - cosines.mean()) / cosines.std(correction=0)
+        assert found[v, 1].item() == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_names_that_the_model_cannot_know_are_no_rivals(gap):
     gap.unknown_reason = lambda word: "never heard" if word.startswith(("thing", "a photo")) else None
     asked = counted(gap)
-    Bank(Texts(gap, ("{}",))).presence(torch.eye(24)[:1], [("dog",)])
+    Bank(Texts(gap, ("{}",))).rivals([("dog",)])
     assert asked == [f"a photo of a {word}." for word in ("red", "green", "blue", "cat", "dog")]
     gap.unknown_reason = lambda word: "never heard"
-    assert Bank(Texts(gap, ("{}",))).presence(torch.eye(24)[:1], [("dog",)]) is None
+    assert Bank(Texts(gap, ("{}",))).rivals([("dog",)]) is None
     found = build(gap, min_presence=0.5)(TALL, ["red"])
     assert (found.presence, found.presence_rule) == (None, None)
 
@@ -85,13 +75,14 @@ def test_the_bank_holds_imagenets_and_cocos_names_once():
 
 
 @pytest.mark.parametrize("windows", [(), (2,)])
-def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap, windows):
-    found = build(gap, min_presence=0.5, windows=windows)(TALL, ["red", "something"])
-    if not windows:
-        presence = Bank(Texts(gap, ("{}",))).presence(
-            torch.from_numpy(found.embedding)[None], [("red",), ("something",)]
-        )
-        np.testing.assert_allclose(found.presence, presence[0], atol=1e-6)
+def test_a_named_method_says_absent_by_the_first_look(gap, windows):
+    """Its presence is what it is before a second look at the same views."""
+    found, looked = (
+        build(gap, min_presence=0.5, windows=windows, second_look=second)(TALL, ["red", "something"])
+        for second in (False, True)
+    )
+    second = looked.second_look
+    np.testing.assert_allclose(found.presence, second.calibration.first(second.of_names), atol=1e-6)
     assert found.presence_rule == "bank"
     bar = float(found.presence.max()) + 0.01
     strict = build(gap, min_presence=bar, windows=windows)(TALL, ["red", "something"])
@@ -111,15 +102,6 @@ def test_a_minimum_of_zero_boxes_all_and_embeds_no_bank(gap):
     [one] = localizer.compare([WIDE], ["red"], ["cam"], presence=True)
     assert one["cam"].presence_rule == "bank"
     assert one["cam"].found.all()
-
-
-def test_calibrated_models_need_no_bank(gap):
-    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
-    asked = counted(gap)
-    found = build(gap, min_presence=0.5)(TALL, ["red"])
-    assert found.presence_rule == "calibrated"
-    assert asked == ["a red thing"]
-    assert "presence_bank" not in build(gap, min_presence=0.5).describe()
 
 
 def test_the_bank_is_embedded_once(gap):
@@ -153,8 +135,8 @@ def test_annotate_always_asks_for_presence(gap):
 
     for least in (None, 0, 0.3):
         described = worker(["red", "blue"], least=least).describe()
-        assert described["presence_bank"] == module.VERSION
-        assert described["min_presence"] == (0.5 if least is None else least)
+        assert "first_look" in described
+        assert described["min_presence"] == (0.32 if least is None else least)
 
 
 def test_what_is_printed_and_written_says_uncalibrated(gap):

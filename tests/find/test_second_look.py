@@ -28,6 +28,7 @@ from cliploc.find.second_look import SecondLook, best_of_names, mean_in, regions
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
 from cliploc.values import Boxes
 from tests.commands import CAT, create_once, localizer_of
 from tests.test_localizer import build
@@ -267,7 +268,7 @@ def test_what_is_said_of_a_name_does_not_depend_on_the_other_names():
 def test_other_settings_judge_the_same_boxes_without_the_model():
     localizer, names = localizer_of("mini"), ["cat", "fox", "sofa", "dog~cat"]  # the last is ruled out at first sight
     found = localizer(CAT, names)
-    again = found.by(localizer.box_rule, localizer.usual_min_presence)
+    again = found.by(localizer.box_rule, FOUND)
     np.testing.assert_array_equal(again.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(again.boxes.score, found.boxes.score)
     assert (again.reasons, again.found.tolist()) == (found.reasons, found.found.tolist())
@@ -276,7 +277,7 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     strict = found.by(localizer.box_rule, 1.0)
     assert not strict.found.any()
     assert len(strict.boxes) == len(strict.boxes_by(localizer.box_rule)) == 0
-    back = strict.by(localizer.box_rule, localizer.usual_min_presence)
+    back = strict.by(localizer.box_rule, FOUND)
     assert back.reasons == found.reasons
     rule = dataclasses.replace(localizer.box_rule, threshold=0.8)  # several boxes of the cat
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
@@ -289,7 +290,7 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)
     [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
-    cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)
+    cut = uncut.by(localizer.box_rule, FOUND)
     np.testing.assert_array_equal(cut.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(cut.boxes.score, found.boxes.score)
     assert (cut.reasons, cut.found.tolist()) == (found.reasons, found.found.tolist())

@@ -74,15 +74,16 @@ class Flow:
         head: tuple[str, TrainedHead] | None,
         masked: looks.MaskedEncoder,
         *,
-        second_look: tuple[Bank, Calibration] | None = None,
+        bank: Bank,
+        calibration: Calibration,
         guide: Guide | None = None,
         mask_source: MaskSource | None = None,
     ) -> None:
-        self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
+        self.backbone, self.texts, self.options = backbone, texts, options
+        self._bank, self.calibration, self.second_look = bank, calibration, bool(options.second_look)
         self.masked, self.mask_source, self.guide = masked, mask_source, guide
-        # Presence has another scale after a second look.
-        self.usual_min_presence = FOUND if second_look else 0.5
-        self.min_presence = self.usual_min_presence if options.min_presence is None else options.min_presence
+        self.min_presence = FOUND if options.min_presence is None else options.min_presence
+        self.compares = self.second_look or self.min_presence > 0  # whether there is presence, unless a run says so
         windows, self._scales = tuple(options.windows or ()), tuple(options.scales or ())
         # Scores and a second look read the first scale of the maps. Where it is so large that things look larger than
         # those that the model learnt, they read one more scale, the model's own, which comes last.
@@ -97,10 +98,11 @@ class Flow:
         self._passes = looks.Passes(backbone, texts, options, masked, guide, self._needs_of)
 
     def run(
-        self, requests: Iterable[Request], tasks: Mapping[str, Task], bank: Bank | None, run: RunOptions
+        self, requests: Iterable[Request], tasks: Mapping[str, Task], run: RunOptions
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
-        presence = Presence(self.texts, self.min_presence, *(self.second_look or (bank, None)))
+        bank = self._bank if (self.compares if run.presence is None else run.presence or self.second_look) else None
+        presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
         # Few pictures are read ahead, as a full batch of them is with the tower already.
@@ -125,9 +127,11 @@ class Flow:
     def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
         """What the steps and a second look read of a look's trace."""
         needs = reduce(or_, self.steps.needs(look, taught), Needs())
-        if self.second_look and look.scale in (0, self.read_scale) and not look.flipped:
-            # A CNN's last features are always there.
-            needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
+        if look.scale in (0, self.read_scale) and not look.flipped:
+            if self.backbone.kind == "cnn":
+                needs |= Needs(features=(-1,))  # which are always there
+            elif self.second_look:
+                needs |= Needs(dense=1)
         return needs
 
     def compute(
@@ -173,7 +177,7 @@ class Flow:
         batch, embedding, windows = looked.batch, looked.read.embedding, looked.windows
         with torch_modes(self.backbone.device):
             places = self.backbone.dense(looked.read) if self.second_look else None
-            if places is not None and not self.options.windows and self.backbone.kind == "cnn":
+            if presence.bank is not None and not self.options.windows and self.backbone.kind == "cnn":
                 windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(looked.seen))
             evidence = presence.of(batch, embedding, windows)
             tasks = [raw.task for raw in looked.raws]
@@ -227,11 +231,11 @@ class Flow:
     def _second_look(self, b: int, weighed: Weighed, maps: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
         compared, texts = weighed.evidence.compared, weighed.batch[b].texts
-        if self.second_look is None or weighed.places is None or compared is None:
+        if not self.second_look or weighed.places is None or compared is None:
             return None
         features, rivals = compared[b]
         frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
         alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
         of_picture = (frame, weighed.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
-        return SecondLook(self.second_look[1], *of_picture, self.min_presence)
+        return SecondLook(self.calibration, *of_picture, self.min_presence)

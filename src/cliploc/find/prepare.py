@@ -65,6 +65,7 @@ class RunOptions:
     absent_maps: bool = True
     keep_maps: bool = True
     boxes: bool = True
+    presence: bool | None = None
     lessons: bool = False
 
 

@@ -1,15 +1,11 @@
 """Presence: which names are in a picture, and why others are not found, by comparison with a bank of other names.
 
-With a second look the bank decides which names are looked for. Without one, a calibrated model gives presence scores
-itself, and for other models they come from the bank: ImageNet's and COCO's names, and sentences for pictures of no
-object. Each is embedded in one sentence, "a photo of a {}.", and so is the requested name, whatever templates a
-localizer has. Rivals of a name are the bank without names that share a synonym with it or its contrast, are read as it,
-or that the model cannot know, and without the tenth of the bank that is nearest to it ("golden retriever" must not
-count against "dog").
-
-    presence = σ(logit scale · (cosine of the name − cosine of the rival at rank 3 %))
-
-So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability; see docs/presence.md.
+The first look: how far the cosine of a name lies above those of its rivals in the bank, in the whole picture and in its
+windows or regions (z-scores), becomes the chance that the name is there; see `calibration`. The bank has ImageNet's and
+COCO's names, and sentences for pictures of no object. Each is embedded in one sentence, "a photo of a {}.", and so is
+the requested name, whatever templates a localizer has. Rivals of a name are the bank without names that share a synonym
+with it or its contrast, are read as it, or that the model cannot know, and without the tenth of the bank that is
+nearest to it ("golden retriever" must not count against "dog").
 """
 
 import math
@@ -34,10 +30,7 @@ from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 
 VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
-# Both were chosen on the tuning pictures; see `Bank`.
-PASS_SHARE = 0.03
-RELATED_SHARE = 0.1
-NAMES_AT_ONCE = 128  # bounds memory: views × names × rivals
+RELATED_SHARE = 0.1  # of the bank: what is no rival of a name, as its meaning is related; chosen on tuning pictures
 Reasons = tuple[str | None, ...]
 
 
@@ -106,43 +99,18 @@ class Bank:
     Example:
         >>> from cliploc.towers import create
         >>> bank = Bank(Texts(create("mini"), prompts.DEFAULT_TEMPLATES))
-        >>> bank.presence(torch.eye(1280)[:1], [("cat", "kitten")]).shape
+        >>> bank.rivals([("cat", "kitten")]).z_scores(torch.eye(1280)[:1]).shape
         torch.Size([1, 1])
     """
 
-    def __init__(
-        self,
-        texts: Texts,
-        pass_share: float = PASS_SHARE,  # of the rivals: those that fit as well as or better than a name at 0.5
-        related_share: float = RELATED_SHARE,  # of the bank: what is no rival of a name, as its meaning is related
-    ) -> None:
-        self.backbone = texts.backbone
-        self._pass_share, self._related_share = pass_share, related_share
+    def __init__(self, texts: Texts, related_share: float = RELATED_SHARE) -> None:
+        self.backbone, self._related_share = texts.backbone, related_share
         self._texts = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._embedding = threading.Lock()  # one thread embeds, others wait
         self._embeddings: Tensor | None = None  # [K, D]
         self._cosines: BankCosines | None = None  # of the bank's texts with each other, as every name needs it
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
-
-    def presence(
-        self, views: Tensor, synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()
-    ) -> Tensor | None:
-        """`[V, P]` in 0–1, of names in views `[V, D]` of norm 1; None if the model knows no name of the bank."""
-        with torch_modes(self.backbone.device):
-            rivals = self.rivals(synonyms, contrasts)
-            if rivals is None:
-                return None
-            of_bank = views @ rivals.bank.T  # [V, K]
-            parts = []
-            for start in range(0, len(synonyms), NAMES_AT_ONCE):
-                some = slice(start, start + NAMES_AT_ONCE)
-                are_rivals = rivals.are_rivals[some]
-                rank = (self._pass_share * are_rivals.sum(dim=1)).ceil().long().clamp(min=1)  # [p] of the one at 0.5
-                best = of_bank[:, None].masked_fill(~are_rivals, -math.inf).topk(int(rank.max()), dim=2).values
-                bar = best.gather(2, (rank - 1)[None, :, None].expand(len(views), -1, 1))[..., 0]  # [V, p]
-                parts.append((self.backbone.logit_scale * (views @ rivals.names[some].T - bar)).sigmoid())
-            return torch.cat(parts, dim=1)
 
     def rivals(
         self,
@@ -224,10 +192,10 @@ class Evidence:
     """The scores of the names in whole pictures, and which names are absent."""
 
     scores: Tensor  # [B, P] cosines
-    presence: Tensor | None  # [B, P] presence scores; None where there are none
+    presence: Tensor | None  # [B, P] chances; None where there are none
     absences: list[Reasons]  # for each picture and name, why it is not there; None where it is
-    rule: PresenceRule | None  # where the presence scores come from; None where there are none
-    compared: list[Compared] | None  # for each picture, what a second look reads; None without one
+    rule: PresenceRule | None  # whether the chances are fitted to the model; None where there are none
+    compared: list[Compared] | None  # for each picture; None without presence
 
 
 @dataclass(frozen=True)
@@ -236,28 +204,19 @@ class Presence:
 
     texts: Texts
     min_presence: float
-    bank: Bank | None  # None: there are presence scores of a calibrated model only
-    calibration: Calibration | None  # of a second look, after which presence is a chance; None without one
+    bank: Bank | None  # None: there is no presence, and all names that the model can know are there
+    calibration: Calibration
+    second_look: bool  # whether it decides, and this look only which names it looks at
 
     def of(self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor]) -> Evidence:
-        """Compares pictures `[B, D]`, and the windows `[W, D]` of each, with their names."""
+        """Compares pictures `[B, D]`, and the windows or regions `[W, D]` of each, with their names."""
         names = of_names(batch, self.texts.embed)  # [B, P, D]
         scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
-        compared, passes = None, None  # [B, P] bool, the names that a second look looks at
-        rule: PresenceRule | None = "bank"
-        if self.calibration is None:
-            rule, presence = self._scored(batch, embedding, windows, scores, names)
-        elif compared := self._compared(batch, embedding, windows):
-            if self.texts.backbone.name in self.calibration.models:
-                rule = "calibrated"
-            chances = [self.calibration.first(features) for features, _ in compared]
-            presence = torch.from_numpy(np.stack(chances)).to(scores)
-            seen = [self.calibration.passes(features, self.min_presence) for features, _ in compared]
-            passes = torch.from_numpy(np.stack(seen)).to(scores.device)
-        else:
-            presence = None
-        if presence is None:
-            return Evidence(scores, None, self._absences(batch, embedding, scores, None, None, None), None, None)
+        compared = self._compared(batch, embedding, windows)
+        if compared is None:
+            return Evidence(scores, None, self._absences(batch, embedding, scores, None, None), None, None)
+        features = [of_picture for of_picture, _ in compared]
+        presence = torch.from_numpy(np.stack([*map(self.calibration.first, features)])).to(scores)
         # Cosines of two pictures are far above those that presence is calibrated on.
         presence = presence.masked_fill(_of_words(batch, self.texts.by_exemplars, presence), 1.0)
         unknown = _of_words(batch, self.texts.presence_unknown, presence)
@@ -265,38 +224,20 @@ class Presence:
         learnt = torch.stack([self.texts.learnt_presence(item.texts, view) for item, view in pairs]).to(presence)
         presence = torch.fmax(presence.masked_fill(unknown, math.nan), learnt)
         low = presence < self.min_presence
-        if passes is not None:
-            alike = learnt >= min(UNSURE, self.min_presence)
+        if self.second_look:
+            seen = np.stack([self.calibration.passes(of_picture, self.min_presence) for of_picture in features])
+            passes, alike = torch.from_numpy(seen).to(scores.device), learnt >= min(UNSURE, self.min_presence)
             low = (presence < 1) & ~torch.where(unknown, alike, passes | alike)
-        absences = self._absences(batch, embedding, scores, presence, low, compared)
+        absences = self._absences(batch, embedding, scores, presence, low)
+        rule: PresenceRule = "calibrated" if self.texts.backbone.name in self.calibration.models else "bank"
         return Evidence(scores, presence, absences, rule, compared)
-
-    def _scored(
-        self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor], scores: Tensor, names: Tensor
-    ) -> tuple[PresenceRule | None, Tensor | None]:
-        """Presence scores `[B, P]` without a second look, of a calibrated model or by the bank."""
-        model = self.texts.backbone
-        full = model.presence(scores)
-        if full is not None:
-            of_windows = [model.presence(seen @ rows.T) for seen, rows in zip(windows, names, strict=True)]
-            pairs = zip(full, of_windows, strict=True)
-            return "calibrated", torch.stack([with_windows(of_full, seen) for of_full, seen in pairs])
-        if self.bank is None:
-            return None, None
-        rows = []
-        for one, seen, item in zip(embedding, windows, batch, strict=True):
-            views = self.bank.presence(torch.cat([one[None], seen]), item.texts.synonyms, item.texts.contrasts)
-            if views is None:  # so for all pictures
-                return None, None
-            rows.append(with_windows(views[0], views[1:]))
-        return "bank", torch.stack(rows)
 
     def _compared(
         self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor]
     ) -> list[Compared] | None:
-        """See `Evidence.compared`; None if the model knows no name of the bank."""
-        assert self.bank is not None
-        assert self.calibration is not None
+        """See `Evidence.compared`; None without a bank, or if the model knows no name of it."""
+        if self.bank is None:
+            return None
         compared = []
         for item, full, seen in zip(batch, embedding, windows, strict=True):
             rivals = self.bank.rivals(item.texts.synonyms, item.texts.contrasts, self.calibration.lifts)
@@ -313,14 +254,13 @@ class Presence:
         scores: Tensor,
         presence: Tensor | None,
         low: Tensor | None,  # [B, P] bool, the names whose presence is too low
-        compared: list[Compared] | None,
     ) -> list[Reasons]:
         """For each picture and name, why it is not there; of several reasons the first."""
         of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
         reasons = {key: self.texts.unknown_reasons(texts) for key, texts in of_texts.items()}
         absences = [list(reasons[id(item.texts)]) for item in batch]
         # A second look compares what is inside each box with the contrast instead, as a picture may show both.
-        for b, item in enumerate(batch if compared is None else ()):
+        for b, item in enumerate(() if self.second_look else batch):
             against = self.texts.contrasts(item.texts)
             for p in [] if against is None else (against @ embedding[b] >= scores[b]).nonzero().flatten().tolist():
                 absences[b][p] = absences[b][p] or f"{item.texts.contrasts[p][0]!r} fits better"
@@ -339,19 +279,3 @@ class Presence:
 def _of_words(batch: Sequence[Prepared], holds: Callable[[tuple[str, ...]], bool], like: Tensor) -> Tensor:
     """`[B, P]` bool, whether something holds for a picture's names."""
     return torch.tensor([[holds(words) for words in item.texts.synonyms] for item in batch], device=like.device)
-
-
-def with_windows(full: Tensor, windows: Tensor | None) -> Tensor:
-    """Presence scores of a picture's names, with the best window taken into account.
-
-    A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
-    match, so the odds of the best window are divided by W. From `[P]` and `[W, P]`; the result is not below `full`.
-
-    Example:
-        >>> with_windows(torch.tensor([0.2, 0.5]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])).round(decimals=3)
-        tensor([0.8180, 0.5000])
-    """
-    if windows is None or not len(windows):
-        return full
-    odds = windows.amax(dim=0).logit(eps=1e-6) - math.log(len(windows))  # [P]
-    return torch.maximum(full, odds.sigmoid())
