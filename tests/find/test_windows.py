@@ -73,12 +73,6 @@ def test_steps_on_the_grid_read_the_whole_picture_where_windows_are_no_finer(bac
     assert_rounded(found.maps, min_max(refined)[0], TERMS, STRETCHED)
 
 
-def test_a_name_whose_every_window_is_flat_has_a_flat_map(backbones):
-    found = build(backbones["gap_cnn"], windows=(2,))(np.full((64, 96, 3), 128, np.uint8), ["red"])
-    assert found.reasons[0] is not None
-    assert "flat" in found.reasons[0]
-
-
 def test_a_small_thing_is_there_because_a_window_shows_it(backbones):
     """A tower of colours: the share of red is small in the whole picture, and large in one of nine windows."""
     picture = photo((96, 96), red=(70, 70, 92, 92))
@@ -175,10 +169,3 @@ def test_windows_that_fade_have_no_seam_and_count_whole_where_one_is_alone():
     assert fading[32:].tolist() == [1.0] * 16
     within = (torch.arange(16) + 0.5) / 16  # of the overlap: one window's weight rises as the other's falls
     torch.testing.assert_close(fading[16:32], within)
-
-
-def test_a_vits_windows_fade_and_a_cnns_do_not(backbones):
-    for kind, backbone in (("cnn", backbones["gap_cnn"]), ("vit", backbones["vit"])):
-        localizer = build(backbone, method="grad_cam", windows=(2,))
-        assert backbone.kind == kind
-        assert localizer.flow.steps.fading == (kind == "vit")

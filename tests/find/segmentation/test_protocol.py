@@ -19,7 +19,6 @@ from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods
 from cliploc.options import SegmentationOptions
 from cliploc.refine import Refinement
-from cliploc.support.reporter import SILENT
 from cliploc.towers.tower import Needs
 from tests.find.segmentation import plain
 from tests.tolerances import assert_same_choice
@@ -114,13 +113,6 @@ def test_label_maps_do_not_depend_on_how_many_queries_are_in_memory(localizer, m
     assert_same_choice(segmenter.label_maps(picture)["maskclip"], whole)
 
 
-def test_a_picture_narrower_than_a_window(localizer):
-    (picture,) = plain.pictures([(700, 60)])
-    protocol = replace(BASE, long_side=500)  # 500×43
-    found = Segmenter(localizer, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
-    assert found.shape == (60, 700)
-
-
 @given(st.integers(1, 6), st.integers(1, 4), st.floats(1, 60), st.floats(0, 0.9), st.floats(0, 0.5), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_the_running_maximum_is_the_softmax_over_all_queries(queries, classes, scale, threshold, area, seed):
@@ -154,19 +146,6 @@ def step(function, on, towers=("vit",)):
     return Refinement("own", function, on=on, needs=lambda _: needs, **facts)
 
 
-def test_refinements_keep_the_scale_of_the_maps(model):
-    """A step that changes nothing changes no label, on the grid and over the picture."""
-    (picture,) = plain.pictures(SIZES[:1])
-    backbone = plain.adapted(model)
-    protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4)
-    bare = Localizer(backbone, method="maskclip", templates="openai-80")
-    whole = Segmenter(bare, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
-    segmenter = Segmenter(bare, protocol, {"maskclip": {}})
-    segmenter._on_grid = (step(lambda _, maps: maps, "grid"),)
-    segmenter._over_picture = (step(lambda _, maps, cell: maps, "picture"),)
-    assert (segmenter.label_maps(picture)["maskclip"] == whole).mean() > 0.999
-
-
 def test_a_step_scales_each_window_by_itself(model):
     (picture,) = plain.pictures(SIZES[:1])
     waves, found = step(lambda _, maps: (20 * maps).sin(), "grid"), []
@@ -176,20 +155,6 @@ def test_a_step_scales_each_window_by_itself(model):
         segmenter._on_grid = (waves,)
         found.append(segmenter.label_maps(picture)["maskclip"])
     assert_same_choice(*found)
-
-
-def test_maps_that_are_no_cosines_are_scaled_to_0_1_together():
-    protocol = replace(BASE, classes=classes_of(["cat", "dog"]), short_side=64, window=64, stride=32)
-    segmenter = Segmenter(Localizer("mini", method="cam"), protocol, {"cam": {}})
-    (picture,) = plain.pictures([(90, 70)])
-    asked = segmenter._queries, segmenter._words, segmenter.tasks, SILENT
-    seen = segmenter._windows(segmenter._input(picture), *asked)
-    maps = seen.of["cam"]
-    scaled = (maps - maps.min()) / (maps.max() - maps.min())
-    found, expected = (
-        segmenter._over_pixels(some, cosines, seen, picture)(0, 2) for some, cosines in ((maps, False), (scaled, True))
-    )
-    torch.testing.assert_close(found, expected)
 
 
 def test_a_picture_is_resized_as_mmcv_does_it():
