@@ -219,7 +219,7 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         if picture.error is not None:
             continue
         found = localizer(folder / name, ["cat|kitten", "dog", "bee", "teapot"])
-        every, fit = found.judged.candidates, found.judged.fit
+        every, fit = found.judged.candidates, found.judged.map_scores
         best = [fit[every.label == p].max(initial=0) for p in every.label]
         some = [i for i in np.argsort(-every.score, kind="stable") if fit[i] >= LEAST_FIT or fit[i] == best[i]]
         np.testing.assert_allclose(row.xyxy, every.xyxy[some], atol=0.02)
@@ -244,7 +244,7 @@ def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
     judged = Localizer(create_once(), recipe="fast", min_presence=0)(
         tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
     ).judged
-    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
+    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.map_scores
     remaining = [
         i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())
     ]

@@ -164,7 +164,7 @@ class AnnotateWorker:
         """The candidates with the scores of their maps, and whether each seems to contain several things."""
         judged, every = result.judged, result.boxes
         if judged is not None:
-            every = replace(judged.candidates, score=judged.fit)
+            every = replace(judged.candidates, score=judged.map_scores)
         boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             of_name, rule = every.where(every.label == p), self.localizer.box_rule
