@@ -190,7 +190,7 @@ class Texts:
 
     def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         """`[P, D]` unit norm of names by their words."""
-        if len(self._embeddings) > MOST_NAMES:
+        if len(self._embeddings) > MOST_NAMES + len(synonyms):
             self._embeddings = {}
         known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
         new = []
