@@ -36,7 +36,7 @@ def soft(inside: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def draw_diatom(image: Image, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Draws one diatom: a lens of glass with ribs and a line along its middle; returns its box, xyxy."""
-    length, width = rng.uniform(70, 110), rng.uniform(34, 50)  # half axes
+    length, width = rng.uniform(75, 100), rng.uniform(40, 52)  # half axes
     centre = (rng.uniform(115, WIDTH - 115), rng.uniform(115, HEIGHT - 115))
     along, across = local_axes(centre, rng.uniform(0, np.pi))
     half = width * np.clip(1 - (along / length) ** 2, 0, 1) ** 0.8
@@ -71,7 +71,7 @@ def overlaps(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 def draw_slide(seed: int) -> tuple[NDArray[np.uint8], list[tuple[float, float, float, float]]]:
     """One slide `[H, W, 3]` in RGB, and the boxes of its diatoms: two, one, or none in every eighth."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(100 + seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     light = 1 - 0.25 * ((x / WIDTH - 0.5) ** 2 + (y / HEIGHT - 0.5) ** 2) * 2  # darker in the corners
     image = light[..., None] * np.array([0.87, 0.90, 0.86], np.float32) * rng.uniform(0.9, 1.05)
