@@ -17,7 +17,7 @@ PACKAGES = [
     for package in (cliploc.draw, cliploc.evaluate.tasks, cliploc.label.editor, cliploc.web)
 ]
 PAGES = {
-    "page.html", "review.html", "boxes.html", "presence.html", "segmentation.html",
+    "review.html", "boxes.html", "presence.html", "segmentation.html",
     "faithfulness.html", "explain.html",
 }  # fmt: skip
 
