@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from cliploc.boxes.components import (
 )
 from cliploc.boxes.parts import may_divide, outer_outlines
 from cliploc.options import MIN_SCORE
-from cliploc.values import FloatArray, Floats
+from cliploc.values import FloatArray, Floats, Threshold
 
 MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side
@@ -75,9 +74,7 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     return MapBoxes(boxes.xyxy[order], score[order], boxes.index[order], boxes.region[order]), labels
 
 
-def high_enough(
-    score: FloatArray, index: npt.NDArray[np.int64], min_score: float | Literal["auto"]
-) -> npt.NDArray[np.bool_]:
+def high_enough(score: FloatArray, index: npt.NDArray[np.int64], min_score: Threshold) -> npt.NDArray[np.bool_]:
     """Which boxes `[n]`, best first within each map, have the minimum score; "auto": a map's first box stays."""
     if min_score == "auto":
         best = np.ones(len(index), bool)

@@ -1,7 +1,5 @@
 """Label maps: as PNG pictures with a legend of their values, drawn on the photograph, and as records."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
