@@ -21,7 +21,7 @@ from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
 from cliploc.images.geometry import Frame
 from cliploc.localization import Localization
-from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
+from tests.commands import CAT, PHOTOS, document_of, refused
 
 
 def result_of(maps, frame, rule, found=None, threshold=None):
@@ -258,14 +258,6 @@ def test_outlines_along_edges_have_the_area_of_the_mask(mask):
     assert abs(area - mask.sum()) <= corners / 8
 
 
-def test_a_disc_is_the_same_for_pycocotools():
-    y, x = np.mgrid[:60, :80]
-    disc = (x - 41) ** 2 + (y - 30) ** 2 < 400
-    polygons = [ring.points.ravel().tolist() for ring in outlines(disc)]
-    read = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
-    assert (read & disc).sum() / (read | disc).sum() > 0.995
-
-
 def filled(mask, polygons):
     """As Ultralytics reads each: corners rounded down, filled by `cv2.fillPoly`."""
     canvas = np.zeros(mask.shape, np.uint8)
@@ -340,12 +332,6 @@ def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
     assert names.read_text() == "cat\n"
 
 
-def test_without_the_flag_there_are_no_masks(tmp_path):
-    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path, "--recipe", "fast")
-    assert '"mask":' not in ran.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
-
-
 def test_grabcut_on_the_command_line():
     asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
     heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
@@ -356,14 +342,3 @@ def test_grabcut_on_the_command_line():
     for wrong in ("edges", "sam:"):
         said = f"cliploc: expected --masks-by as heat|grabcut|sam:FOLDER, got {wrong!r}\n"
         assert refused(*asked, "--masks-by", wrong) == said
-
-
-def test_annotate_writes_the_masks_of_grabcut_and_is_not_taught(tmp_path):
-    asked = ("annotate", CAT.parent / "cat.jpg", "-p", "cat", "--recipe", "fast", "--out", tmp_path)
-    assert cliploc_(*asked, "--masks-by", "grabcut").code == 0
-    [written] = json.loads((tmp_path / "coco.json").read_text())["annotations"]
-    localized = document_of("localize", CAT, "-p", "cat", "--recipe", "fast", "--json", "--masks-by", "grabcut")
-    [picture] = localized["pictures"]
-    assert written["area"] == coco.area(picture["names"][0]["boxes"][0]["mask"])
-    assert "--teach off" in refused(*asked, "--masks-by", "grabcut", "--teach", "on")
-    assert "holds a run with other settings" in refused(*asked, "--masks")

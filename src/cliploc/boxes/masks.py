@@ -209,4 +209,5 @@ class _NameMap:
                 strict=True,
             )
         )
-        return of_pixel[nearest[np.ix_(rows, columns)]]
+        of_picture: npt.NDArray[np.int32] = of_pixel[nearest[np.ix_(rows, columns)]]
+        return of_picture

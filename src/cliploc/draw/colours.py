@@ -1,7 +1,6 @@
 """The colours of heat and of names: the same in overlays, on every page and in exports."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -63,29 +62,6 @@ def name_colour(index: int) -> Colour:
 def as_hex(colour: Colour) -> str:
     """The colour as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
-    """Colours that differ for names often in one picture; of too many names, the most frequent choose first."""
-    if count <= len(NAME_COLOURS):
-        return [name_colour(index) for index in range(count)]
-    frequency: Counter[int] = Counter()
-    neighbours: dict[int, Counter[int]] = {}
-    for indices in together:
-        names = sorted(set(indices))
-        frequency.update(names)
-        for name in names:
-            neighbours.setdefault(name, Counter()).update(other for other in names if other != name)
-    chosen: dict[int, int] = {}
-    used: Counter[int] = Counter()
-    for name in sorted(range(count), key=lambda place: (-frequency[place], place)):
-        clashes: Counter[int] = Counter()
-        for other, times in neighbours.get(name, Counter()).items():
-            if other in chosen:
-                clashes[chosen[other]] += times
-        chosen[name] = min(range(len(NAME_COLOURS)), key=lambda colour: (clashes[colour], used[colour], colour))
-        used[chosen[name]] += 1
-    return [NAME_COLOURS[chosen[index]] for index in range(count)]
 
 
 def text_colour(background: Sequence[int]) -> Colour:

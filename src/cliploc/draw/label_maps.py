@@ -1,4 +1,4 @@
-"""Label maps: as PNG pictures with a legend of their values, drawn on the photograph, and as records."""
+"""Label maps: as PNG pictures with a legend of their values, and drawn on the photograph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cliploc.document import described
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
-from cliploc.images.reading import Picture
-from cliploc.images.rle import encode
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
@@ -36,16 +33,6 @@ def label_legend(names: Sequence[str]) -> dict[str, Any]:
     background = {"value": 0, "name": None, "colour": "#000000"}
     values = [{"value": i + 1, "name": name, "colour": as_hex(name_colour(i))} for i, name in enumerate(names)]
     return {"labels": [background, *values]}
-
-
-def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
-    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
-    entries = []
-    for value, name in enumerate(names):
-        entry = {"name": name, "value": value, "pixels": counts[value], "share": round(counts[value] / labels.size, 6)}
-        entries.append(entry | ({"mask": encode(labels == value)} if masks else {}))
-    return described(picture.source, picture.image.size, picture.notes) | {"names": entries}
 
 
 def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run: str = "") -> Image.Image:

@@ -1,10 +1,7 @@
 """Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +13,9 @@ from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, Cover, heat_cover, name_colour
 from cliploc.errors import UsageError
+from cliploc.localization import Localization
 from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels

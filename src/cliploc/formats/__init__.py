@@ -4,8 +4,6 @@
 its test. `cliploc.formats.reading.read_labels` reads any of them.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -19,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -34,9 +32,6 @@ from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +53,7 @@ class AnnotatedPicture:
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
 
-    def detections(self) -> Detections:
+    def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""
         import supervision
 

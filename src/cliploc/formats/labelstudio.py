@@ -11,16 +11,7 @@ import numpy.typing as npt
 
 from cliploc import formats
 from cliploc.draw.colours import as_hex, name_colour
-from cliploc.formats import (
-    AnnotatedPicture,
-    ExportSettings,
-    LabelledBox,
-    LabelSet,
-    PictureLabels,
-    Pictures,
-    attributes,
-    number,
-)
+from cliploc.formats import LabelledBox, LabelSet, PictureLabels, attributes, number
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
 from cliploc.support.files import write_atomic
@@ -90,7 +81,7 @@ class LabelStudio(formats.Export):
     )
     files = ("labelstudio.json", "labelstudio_config.xml")
 
-    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+    def write(self, pictures: formats.Pictures, settings: formats.ExportSettings, folder: Path) -> None:
         """Writes `labelstudio.json` (boxes in percent, masks as polygons) and `labelstudio_config.xml`."""
 
         def fill(path: Path) -> None:
@@ -111,7 +102,7 @@ class LabelStudio(formats.Export):
         write_atomic(folder / tasks, fill)
 
 
-def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
+def _task(picture: formats.AnnotatedPicture, settings: formats.ExportSettings) -> dict[str, Any]:
     from cliploc.boxes.outlines import merged  # its package needs torch
 
     result = []

@@ -132,7 +132,7 @@ def _outline(label: int, code: rle.Rle) -> str:
     """A mask's line: its corners a quarter of a pixel inside, for readers that round down or round."""
     from cliploc.boxes.outlines import merged  # its package needs torch
 
-    height, width = code["size"]
+    height, width = rle.hw_of(code)
     part, left, top = rle.part_of(code)
     points = merged(part) + np.array([left, top], np.float32) - 0.25
     points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
