@@ -8,13 +8,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc import __version__
 from cliploc.images.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.draw.comparison import ModelResults
-    from cliploc.images.reading import LabelMap, Picture
+    from cliploc.images.reading import Picture
     from cliploc.localization import Localization
     from cliploc.values import Boxes
 
@@ -69,7 +70,9 @@ def classified_record(
     }
 
 
-def segmented_record(picture: Picture, labels: LabelMap, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
+def segmented_record(
+    picture: Picture, labels: npt.NDArray[np.integer[Any]], names: Sequence[str], masks: bool = False
+) -> dict[str, Any]:
     """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
     counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
     entries = []
