@@ -149,7 +149,7 @@ def annotate(
         if flags.max_false is not None:
             notes.add([folder.keep_promise(flags.max_false)])
         formats = tuple(dict.fromkeys([*_written_before(run), *formats]))
-        written = Written(image_url, flags.polygons, flags.copy, flags.review)
+        written = Written(image_url, flags.copy, flags.review)
         result = conclude(folder, formats, written, computed=work.computed, reporter=reporter)
         return replace(result, not_applied=work.not_applied, notes=notes.lines)
 
@@ -168,12 +168,10 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
 
 
 def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Export], masks: bool) -> None:
-    if flags.polygons and not masks:
-        raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     if unknown := flags.share.keys() - {*labels.names}:
         raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
     for form in formats:
-        form.check(ExportSettings(labels.names, "", "", masks, flags.polygons))
+        form.check(ExportSettings(labels.names, "", "", masks))
 
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:

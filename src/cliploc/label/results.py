@@ -364,7 +364,6 @@ class Written:
     """What a call writes besides the formats' boxes: the editor writes the same again."""
 
     image_url: str
-    polygons: bool
     copy: bool
     review: int  # number of pictures of the review page
 
@@ -389,7 +388,7 @@ def conclude(
         now, changes = folder.at(state), state.changes
         now.skipped = [Skipped(*one) for one in state.store["skipped"]]
         made_by = f"cliploc {__version__} {now.settings['model']} {now.settings['method']}"
-        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.polygons, written.copy)
+        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.copy)
 
         def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
             if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):
@@ -399,7 +398,7 @@ def conclude(
 
         files = {form.name: form.outputs for form in formats}
         for form in formats:
-            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, settings, out))
+            update(form.name, form.outputs, functools.partial(form.write, now.exported, settings, out))
         if written.review:
             files["review"] = ("review.html",)
             update("review.html", files["review"], functools.partial(_write_page, now, settings, written.review))

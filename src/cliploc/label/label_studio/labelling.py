@@ -1,4 +1,4 @@
-"""Reads a project's labelling interface: which tags take boxes, masks or polygons of which labels on which picture."""
+"""Reads a project's labelling interface: which tags take boxes or polygons of which labels on which picture."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
-from cliploc.formats.labelstudio import Kind
+from cliploc.formats.labelstudio import KINDS, Kind
 from cliploc.label.label_studio.task_pictures import short
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TAGS = "RectangleLabels, BrushLabels or PolygonLabels"
+TAGS = "RectangleLabels or PolygonLabels"
 
 
 @dataclass(frozen=True)
