@@ -2,9 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,16 +86,6 @@ def test_a_stated_threshold_is_no_oracle(folders):
     assert not document["threshold_chosen_on_these_images"]
     assert document["top1_loc"] is None
     assert "τ 0.95, as given" in evaluate(folders, "--threshold", "0.95").out
-
-
-def test_judging_processes_end_with_a_command_that_is_told_to_end():
-    code = (
-        "import os, functools, cliploc.evaluate.tasks.evaluate as e\n"
-        "[*e.judged([15, 15], functools.partial(os.kill, os.getpid()), print, e.SILENT, workers=2)]"
-    )
-    # They hold its pipes open for as long as they live.
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
-    assert ended.returncode == -signal.SIGTERM
 
 
 def test_the_exact_convention_takes_maps_of_any_size(folders):
@@ -224,7 +211,7 @@ def test_nothing_to_evaluate_is_2(folders, tmp_path):
     )
     missing = cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", tmp_path / "no")
     assert "expected a folder of metadata" in missing.err
-    for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
+    for option, value in (("--threshold", "1.5"), ("--convention", "voc")):
         result = evaluate(folders, option, value)
         assert result.code == 2
         assert "expected" in result.err

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from cliploc.evaluate import metrics
 from cliploc.evaluate.data import boxes_inside
 from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
 from cliploc.evaluate.metrics import Bootstrap, Convention, Metric, MetricSummary, check_header
-from cliploc.evaluate.tasks.judges import processes
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
@@ -50,21 +48,17 @@ def judged(
     judge: Callable[[S], J | Problem],
     leave_out: Callable[[Problem], None],
     reporter: Reporter,
-    workers: int = 1,  # processes; with several, `judge` is sent to them
 ) -> Iterator[tuple[S, J]]:
     """Each sample with what is judged of it, but for those with a problem."""
     reporter.phase("maps")
     reporter.start(len(samples), len(samples))
-    with ExitStack() as stack:
-        every: Iterator[J | Problem] = map(judge, samples)
-        if (count := min(workers, len(samples))) > 1:
-            every = stack.enter_context(processes(count)).map(judge, samples, chunksize=8)
-        for sample, outcome in zip(samples, every, strict=True):
-            reporter.images(1)
-            if isinstance(outcome, Problem):
-                leave_out(outcome)
-            else:
-                yield sample, outcome
+    for sample in samples:
+        outcome = judge(sample)
+        reporter.images(1)
+        if isinstance(outcome, Problem):
+            leave_out(outcome)
+        else:
+            yield sample, outcome
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,6 @@ def evaluate_folder(
     convention: Convention = "wsoleval",
     threshold: float | None = None,
     predictions: str | Path | None = None,
-    workers: int = 1,
     bootstrap: Bootstrap = metrics.DEFAULT,
     reporter: Reporter = SILENT,
 ) -> FolderResult:
@@ -152,7 +145,7 @@ def evaluate_folder(
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
     chosen, evaluated = _metrics(threshold), 0
     judge = partial(_judge_map, maps, convention, threshold)
-    for truth, columns in judged(truths, judge, leave_out, reporter, workers):
+    for truth, columns in judged(truths, judge, leave_out, reporter):
         evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))

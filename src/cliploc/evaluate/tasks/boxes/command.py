@@ -60,7 +60,6 @@ class EvaluateFlags(commands.MapsFlags):
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5.", None, metavar="CSV"
     )
-    workers: int = rare("Number of processes.", 1, within=(1, 1024), group="run")
 
 
 @command()
@@ -75,6 +74,6 @@ def evaluate(flags: EvaluateFlags) -> int:
     with terminal.progress("reading metadata") as every, first_failures(terminal, every) as reporter:
         result = evaluate_folder(
             flags.maps, flags.metadata, convention=convention, threshold=flags.threshold,
-            predictions=flags.predictions, workers=flags.workers, reporter=reporter,
+            predictions=flags.predictions, reporter=reporter,
         )  # fmt: skip
     return commands.print_folder(result, result.document(convention), as_json=flags.as_json)

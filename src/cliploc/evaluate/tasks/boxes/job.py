@@ -296,7 +296,7 @@ class BoxJudge(Judge):
         for method in methods:
             localization = result.found[method.name]
             maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
-            small = thumb(localization.maps[0])
+            small = thumb(maps[-1])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
             for rule in method.rules:
                 boxes = localization.boxes if rule == method.default else localization.boxes_by(rule)

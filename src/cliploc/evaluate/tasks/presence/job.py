@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
-from cliploc.evaluate.tasks.presence.page import FILES, LOSSES, NUMBERS, things_text
+from cliploc.evaluate.tasks.presence.page import LOSSES, NUMBERS
+from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.evaluate.tasks.tables import number_cell
 from cliploc.evaluate.tasks.task import (
@@ -63,18 +64,8 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     ]
 
 
-def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
-    lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
-    for name, numbers in summary.items():
-        if "names" in numbers:
-            lines.append(
-                f"{name}: {numbers['names']:,} names asked, {numbers['names_there']:,} there; "
-                f"{numbers['boxes']:,} boxes, {numbers['right_boxes']:,} right; "
-                f"{numbers['unknown']:,} further names that the model does not know, {numbers['unknown_there']:,} there"
-            )
-            counted = ", ".join(f"{title} {things_text(numbers, key)}" for key, (title, _) in LOSSES.items())
-            lines.append(f"{name}: of {sum(numbers['things'].values()):,} true boxes: {counted}")
-    return lines
+def _legend(*_: Any) -> list[str]:
+    return [f"{title}: {about}" for title, about in NUMBERS.values()]
 
 
 TASK = BenchmarkTask(
@@ -180,7 +171,8 @@ class PresenceTally(Tally):
         self._coco = CocoAP()
 
     def add(self, row: Row) -> None:
-        picture = self._pictures[row["sample"]] = msgspec.convert(row, PresenceRow)
+        picture = msgspec.convert(row, PresenceRow)
+        self._pictures[picture.sample] = picture
         found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
         boxes, truth = (np.array(corners).reshape(-1, 4) for corners in (picture.boxes, picture.true_boxes))
         scores = np.array(picture.box_scores)
@@ -197,22 +189,15 @@ class PresenceTally(Tally):
         of_names = np.stack([picture.counts() for picture in pictures])  # [n, 5]
         of_boxes = [np.array(picture.box_scores, np.float64) for picture in pictures]
         numbers: dict[str, float | None] = {}
-        ends: dict[str, list[float]] = {}
+        drawn: dict[str, Floats | None] = {}  # each number in each replicate
         for key, share in SHARES.items():
             value = share(of_names.mean(axis=0)[None])[0]
             numbers[key] = float(value) if np.isfinite(value) else None
-            _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
+            drawn[key] = bootstrap.replicated(of_names, share)
         right_of = [np.array(picture.box_right, bool) for picture in pictures]
         owner = np.repeat(np.arange(len(pictures)), [len(each) for each in of_boxes])
         scores, right = np.concatenate(of_boxes), np.concatenate(right_of)
-        numbers["average_precision"] = average_precision(scores, right) if right.any() else None
-        numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
-        drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
-        _add_interval(ends, "average_precision", drawn, bootstrap)
-        coco, coco_ends = self._coco.compute(bootstrap)
-        numbers["ap50"] = coco.get("ap50")
-        if pair := coco_ends.get("ap50"):
-            ends["ap50"] = list(pair)
+        error = reliability(scores, right, BINS) if len(scores) else None
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
@@ -220,14 +205,24 @@ class PresenceTally(Tally):
                 for each, true in zip(of_boxes, right_of, strict=True)
             ]
         )
-        if (errors := bootstrap.replicated(gaps, _error)) is not None and numbers["calibration_error"] is not None:
+        if (errors := bootstrap.replicated(gaps, _error)) is not None and error is not None:
             # It cannot be negative, so it is greater in a drawn set: this bias is taken off.
-            errors = (errors - np.nanmean(errors) + numbers["calibration_error"]).clip(0, 1)
-        _add_interval(ends, "calibration_error", errors, bootstrap)
+            errors = (errors - np.nanmean(errors) + error).clip(0, 1)
+        coco, coco_ends = self._coco.compute(bootstrap)
+        precision = bootstrap.replicated(
+            np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner)
+        )
+        drawn |= {"average_precision": precision, "calibration_error": errors}
+        intervals = {key: _interval(values, bootstrap) for key, values in drawn.items()} | {
+            "ap50": coco_ends.get("ap50")
+        }
         present_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
-            "confidence_95": ends,
+            "average_precision": average_precision(scores, right) if right.any() else None,
+            "calibration_error": error,
+            "ap50": coco.get("ap50"),
+            "confidence_95": {key: list(ends) for key, ends in intervals.items() if ends is not None},
             "names": present_found + absent_found + missed + absent,
             "names_there": present_found + missed,
             "unknown": sum(len(picture.unknown) for picture in pictures),
@@ -290,8 +285,7 @@ def _weighted_precision(
     return precision
 
 
-def _add_interval(ends: dict[str, list[float]], key: str, drawn: Floats | None, bootstrap: Bootstrap) -> None:
-    """Adds the interval of the replicates in which there is such a number."""
+def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float] | None:
+    """The interval of the replicates in which there is such a number."""
     finite = None if drawn is None else drawn[np.isfinite(drawn)]
-    if finite is not None and len(finite):
-        ends[key] = list(bootstrap.quantiles(finite))
+    return bootstrap.quantiles(finite) if finite is not None and len(finite) else None
