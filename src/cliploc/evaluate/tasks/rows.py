@@ -1,6 +1,5 @@
 """Rows of evaluations: their columns, in a run's file and as Parquet. No torch, so that judging processes are small."""
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,17 +126,10 @@ def to_table(rows: Sequence[Row], columns: Columns) -> Any:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def as_parquet(rows: Sequence[Row], columns: Columns) -> bytes:
-    """Rows as a worker sends them."""
-    content = io.BytesIO()
-    arrow().parquet.write_table(to_table(rows, columns), content, compression="zstd")
-    return content.getvalue()
-
-
-def from_parquet(content: bytes) -> list[Row]:
-    """The rows that a worker has sent."""
-    rows: list[Row] = arrow().parquet.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
-    return rows
+def rounded(rows: Sequence[Row], columns: Columns) -> list[Row]:
+    """Rows with the columns' types: floats as these have them, null where a row has no value."""
+    made: list[Row] = to_table(rows, columns).to_pylist(maps_as_pydicts="strict")
+    return made
 
 
 def write_parquet(path: Path, rows: Iterable[Row], columns: Columns) -> None:

@@ -16,7 +16,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks.report import Failure
-from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, from_parquet, place_of, table_of, write_parquet
+from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
@@ -191,14 +191,13 @@ def run_task(
 
         def save(part: Part) -> None:
             nonlocal done, left
-            rows, samples = from_parquet(part.content), shards[part.index].samples
-            outcomes = msgspec.convert(rows, list[Outcome])
+            samples, outcomes = shards[part.index].samples, msgspec.convert(part.content, list[Outcome])
             digests = {outcome.sample: outcome.blake2b for outcome in outcomes}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
                 _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(rows, columns))
+                run.insert("row", cells_of(part.content, columns))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.

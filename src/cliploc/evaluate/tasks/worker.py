@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import Columns, as_parquet, sample_facts
+from cliploc.evaluate.tasks.rows import Columns, rounded, sample_facts
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
 from cliploc.images.geometry import iou_matrix
@@ -87,9 +88,8 @@ class Judge(ABC):
         """A setting's entry in the manifest: its localizer's description, or these keys of it, and how it was made."""
         facts = self.localizer.describe(setting.method, setting.options)
         if only is not None:
-            exemplars = ("exemplars",) if facts["exemplars"] else ()  # they change the names' embeddings
-            learnt = ("learnt",) if "learnt" in facts else ()
-            facts = {key: facts[key] for key in ("model", *only, *exemplars, *learnt)}
+            further = [key for key in ("exemplars", "learnt") if facts.get(key)]  # they change the names' embeddings
+            facts = {key: facts[key] for key in ("model", *only, *further)}
         return {"id": setting.id, **facts, **self.setup.described(), **more}
 
 
@@ -98,10 +98,10 @@ JudgeOf = Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge]
 
 
 class PictureJudge(Judge):
-    """A judge of one picture after the other; the next one is decoded ahead of the model."""
+    """A judge of one picture after the other."""
 
     def read(self, sample: Any) -> Any:  # noqa: ARG002
-        """Reads a sample's files, in another thread."""
+        """Reads a sample's files."""
         return None
 
     @abstractmethod
@@ -117,26 +117,16 @@ class PictureJudge(Judge):
         """The columns of one map."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        with ThreadPoolExecutor(1, "cliploc-read") as pool:
-            for shard in shards:
-                notes: list[str] = []
-                quiet = Reporter(masked=reporter.masked, halved=collect_halved(notes))
-                outcomes = []
-                for sample, read in zip(shard.samples, self._ahead(pool, shard.samples), strict=True):
-                    outcomes.append(self._outcome(sample, read, notes, quiet))
-                    reporter.images(1)
-                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
+        for shard in shards:
+            notes: list[str] = []
+            quiet = Reporter(masked=reporter.masked, halved=collect_halved(notes))
+            outcomes = []
+            for sample in shard.samples:
+                outcomes.append(self._outcome(sample, notes, quiet))
+                reporter.images(1)
+            yield JudgedShard(partial(list, outcomes), notes)
 
-    def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
-        """The samples being read, each one while the one before it is judged."""
-        waiting: Future[Any] | None = None
-        for following in (*samples, None):
-            started = None if following is None else pool.submit(self.read, following)
-            if waiting is not None:
-                yield waiting
-            waiting = started
-
-    def _outcome(self, sample: Any, read: Future[Any], notes: list[str], reporter: Reporter) -> Outcome:
+    def _outcome(self, sample: Any, notes: list[str], reporter: Reporter) -> Outcome:
         """The outcome of one picture."""
 
         def reason(error: Exception, what: str) -> str:
@@ -147,7 +137,7 @@ class PictureJudge(Judge):
             return text
 
         try:
-            seen = self.look(sample, read.result())
+            seen = self.look(sample, self.read(sample))
             maps = self._maps(seen, reporter)
         except (InputError, *FAILURES) as error:
             return dict.fromkeys((setting.id for setting in self.settings), reason(error, self.setup.model))
@@ -240,7 +230,7 @@ class EvaluationWorker:
                 found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
                 rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
         notes = dict.fromkeys(note for each in judged for note in each.notes)
-        return Part(index, as_parquet(rows, self._columns), tuple(notes))
+        return Part(index, rounded(rows, self._columns), tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the judges."""

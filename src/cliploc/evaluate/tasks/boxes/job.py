@@ -77,10 +77,6 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
             "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
             f"MaxBoxAcc at the best τ of {kind}",
         ]
-    classified: dict[tuple[str, str], str] = {}
-    for name, numbers in summary.items():
-        classified.setdefault((percent(numbers.get("top1_cls")).text, percent(numbers.get("top5_cls")).text), name)
-    lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
     return lines
 
 
@@ -139,21 +135,6 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the judge
-@dataclass(frozen=True)
-class _Method:
-    """A method of a setup, and the settings that make boxes from its maps."""
-
-    name: str
-    settings: tuple[Setting, ...]
-    rules: tuple[BoxRule, ...]
-    default: BoxRule  # the localizer's
-
-    @property
-    def taus(self) -> list[float]:
-        """The threshold of each setting."""
-        return [float(rule.threshold) for rule in self.rules]
-
-
 @dataclass
 class _Judging:
     """One sample by some methods; the judging of its maps may be unfinished."""
@@ -187,25 +168,23 @@ class BoxJudge(Judge):
     ) -> None:
         super().__init__(*of_setup)
         self._pool, self._folder = pool, maps
-        self._methods = [self._method(name, options) for name, options in self.methods.items()]
+        self._defaults = {method: self.localizer.box_rule_of(method, by) for method, by in self.methods.items()}
+        self._rules: dict[str, dict[str, BoxRule]] = {method: {} for method in self.methods}  # method → setting → rule
+        for setting in self.settings:
+            default = self._defaults[setting.method]
+            tau = default.threshold if setting.threshold is None else setting.threshold
+            self._rules[setting.method][setting.id] = replace(default, threshold=tau)
         self._classes = classes  # by label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
         self.note_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
-    def _method(self, name: str, options: Mapping[str, Any]) -> _Method:
-        settings = tuple(setting for setting in self.settings if setting.method == name)
-        default = self.localizer.box_rule_of(name, options)
-        taus = [default.threshold if setting.threshold is None else setting.threshold for setting in settings]
-        return _Method(name, settings, tuple(replace(default, threshold=tau) for tau in taus), default)
-
     def describe(self, setting: Setting) -> dict[str, Any]:
-        [method] = [method for method in self._methods if method.name == setting.method]
         return self.described(
             setting,
-            baseline=find(method.name).family == "baseline",
-            threshold=method.taus[method.settings.index(setting)],
+            baseline=find(setting.method).family == "baseline",
+            threshold=self._rules[setting.method][setting.id].threshold,
             threshold_given=setting.threshold is not None,
         )
 
@@ -215,12 +194,12 @@ class BoxJudge(Judge):
     def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         every, fed = tee(shards)
         notes: list[str] = []
-        results = self._results(fed, self._methods, reporter, notes)
+        results = self._results(fed, [*self.methods], reporter, notes)
         try:
             for shard in every:
                 judging: list[_Judging] = []
                 try:
-                    for one in self._judging(shard, results, self._methods):
+                    for one in self._judging(shard, results, [*self.methods]):
                         judging.append(one)
                         reporter.images(1)
                     self._predict(judging)
@@ -230,8 +209,8 @@ class BoxJudge(Judge):
                     reporter.images(len(shard.samples) - len(judging))
                     # A method failed, and so did all others in its forward pass: run each alone; only one is lost.
                     notes.clear()
-                    judging = [one for method in self._methods for one in self._alone(shard, method, reporter, notes)]
-                    results = self._results(copy(every), self._methods, reporter, notes)
+                    judging = [one for method in self.methods for one in self._alone(shard, method, reporter, notes)]
+                    results = self._results(copy(every), [*self.methods], reporter, notes)
                 futures = [one.future for one in judging if one.future is not None]
                 yield JudgedShard(partial(_outcomes, shard, judging), tuple(notes), futures)
                 notes.clear()
@@ -239,13 +218,13 @@ class BoxJudge(Judge):
             results.close()
 
     def _results(
-        self, shards: Iterable[Shard], methods: Sequence[_Method], reporter: Reporter, notes: list[str]
+        self, shards: Iterable[Shard], methods: Sequence[str], reporter: Reporter, notes: list[str]
     ) -> Generator[Result, None, None]:
         """What the localizer finds in the samples of shards, one after the other; its remarks go to the notes."""
         samples = (sample for shard in shards for sample in shard.samples)
         return self.localizer.run(
             (Request(sample.id, sample.path, [self._classes[sample.label]]) for sample in samples),
-            {method.name: self.methods[method.name] for method in methods},
+            {method: self.methods[method] for method in methods},
             reporter=Reporter(
                 masked=reporter.masked,
                 bank=reporter.bank,
@@ -254,13 +233,13 @@ class BoxJudge(Judge):
         )
 
     def _judging(
-        self, shard: Shard, results: Iterator[Result], methods: Sequence[_Method]
+        self, shard: Shard, results: Iterator[Result], methods: Sequence[str]
     ) -> Generator[_Judging, None, None]:
         """Takes a shard's results and sends their maps to the judges."""
         jobs: list[tuple[_Judging, MapsToJudge]] = []
         for sample, result in zip(shard.samples, results, strict=False):  # those of the shards after it follow
             assert result.id == sample.id, f"expected {sample.id}, got {result.id}"
-            one = _Judging(sample, [setting.id for method in methods for setting in method.settings])
+            one = _Judging(sample, [name for method in methods for name in self._rules[method]])
             if result.error is not None:
                 one.failure = str(result.error)
             else:
@@ -272,7 +251,7 @@ class BoxJudge(Judge):
                 jobs.clear()
             yield one
 
-    def _alone(self, shard: Shard, method: _Method, reporter: Reporter, notes: list[str]) -> list[_Judging]:
+    def _alone(self, shard: Shard, method: str, reporter: Reporter, notes: list[str]) -> list[_Judging]:
         """A shard by one method, which may be the one that failed."""
         of_method: list[str] = []
         results = self._results([shard], [method], reporter, of_method)
@@ -282,24 +261,24 @@ class BoxJudge(Judge):
             notes += of_method
             return judging
         except FAILURES as error:
-            reason, ids = failure_reason(error), [setting.id for setting in method.settings]
+            reason, ids = failure_reason(error), [*self._rules[method]]
             count, first = len(shard.samples), shard.samples[0].id
             notes.append(f"{', '.join(ids)} failed on the {count} samples from {first} on: {reason}")
             return [_Judging(sample, ids, reason) for sample in shard.samples]
         finally:
             results.close()
 
-    def _job(self, one: _Judging, result: Result, methods: Sequence[_Method]) -> MapsToJudge:
+    def _job(self, one: _Judging, result: Result, methods: Sequence[str]) -> MapsToJudge:
         """The maps to judge of a sample; adds the columns that are known before."""
         sample, maps, files = one.sample, [], []
         one.embedding = next(iter(result.found.values())).embedding
         for method in methods:
-            localization = result.found[method.name]
+            localization, rules = result.found[method], self._rules[method]
             maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
             small = thumb(maps[-1])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
-            for rule in method.rules:
-                boxes = localization.boxes if rule == method.default else localization.boxes_by(rule)
+            for rule in rules.values():
+                boxes = localization.boxes if rule == self._defaults[method] else localization.boxes_by(rule)
                 one.rows.append(
                     {
                         "score": float(localization.scores[0]),
@@ -311,9 +290,10 @@ class BoxJudge(Judge):
                     }
                 )
             # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
-            folders = [] if self._folder is None else [self._folder / setting.id for setting in method.settings]
+            folders = [] if self._folder is None else [self._folder / name for name in rules]
             files.append([folder / f"{sample.id}.npy" for folder in folders])
-        return MapsToJudge(sample, np.stack(maps), [method.taus for method in methods], files)
+        taus = [[float(rule.threshold) for rule in self._rules[method].values()] for method in methods]
+        return MapsToJudge(sample, np.stack(maps), taus, files)
 
     def _predict(self, judging: Sequence[_Judging]) -> None:
         """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
