@@ -10,10 +10,10 @@ from PIL import Image
 
 from cliploc.evaluate.tasks.boxes.job import BoxTally
 from cliploc.evaluate.tasks.judges import judge_sample
-from cliploc.evaluate.tasks.rows import Row, box_columns, cells_of, rounded, sample_facts, table_of
+from cliploc.evaluate.tasks.rows import box_columns, cells_of, rounded, sample_facts, table_of
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
-from cliploc.runs.evaluation import PICTURE, open_run
+from cliploc.runs.evaluation import PICTURE, Row, open_run
 from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"

@@ -120,9 +120,9 @@ class TaskRun:
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
-    def read_rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """These columns of all rows, one after the other."""
-        return rows_in(self.folder, columns)
+    def read_rows(self, columns: Sequence[str], where: str = "1") -> Iterator[Row]:
+        """These columns of all rows, or of those with a condition of SQL, one after the other."""
+        return rows_in(self.folder, columns, where)
 
     def rows_of_samples(self, columns: Sequence[str], samples: Collection[str]) -> dict[tuple[str, str], Row]:
         """(sample, setting) → these columns of the rows of these samples that did not fail."""

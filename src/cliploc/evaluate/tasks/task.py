@@ -19,12 +19,9 @@ from cliploc.evaluate.tasks.report import Failure
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
+from cliploc.runs import evaluation, picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.evaluation import PICTURE, Row, manifest_of, open_run, rows_in
-from cliploc.runs.picture_files import UNREAD, content_digest, stamp
-from cliploc.runs.plan import ModelSetup, Setting, shards_of
 from cliploc.runs.samples import LabelledPicture, PromptedPicture
-from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
@@ -56,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Tally:
     """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
-    def add(self, row: Row) -> None:
+    def add(self, row: evaluation.Row) -> None:
         """Counts the row of a picture that did not fail."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
@@ -137,8 +134,8 @@ def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
     dataset: AnyDataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
+    setups: Sequence[plan.ModelSetup],
+    settings: Sequence[plan.Setting],
     out: Path,
     *,
     shard_size: int,
@@ -152,7 +149,7 @@ def run_task(
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
     arrow()  # refused now, not after hours
     columns = task.columns()
-    shards = tuple(shards_of(dataset.samples, shard_size))
+    shards = tuple(plan.shards_of(dataset.samples, shard_size))
     make_worker = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups), tuple(settings))
     notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
     described = worker.describe()
@@ -168,7 +165,7 @@ def run_task(
     }
     notes.add(worker.notes)
     of_samples, local = samples_entry(dataset), local_entry(dataset, selection or {})
-    with locked(out), disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
+    with locked(out), store.disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         finished = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in finished if (names := _changed(run, shards[index], stamps))}
@@ -182,7 +179,7 @@ def run_task(
             finished -= changed.keys()
         todo = [shard for shard in shards if shard.index not in finished]
         # Taken before any picture is read.
-        stamps = {sample.id: stamp(sample) for shard in todo for sample in shard.samples}
+        stamps = {sample.id: picture_files.stamp(sample) for shard in todo for sample in shard.samples}
         left = len(stamps)
         passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
@@ -211,20 +208,22 @@ def run_task(
             engine(todo, Ready(make_worker, worker), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(finished))
+        return BenchmarkResult(
+            task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, bool(finished)
+        )
 
 
 def _begun(
     out: Path, task: BenchmarkTask, manifest: Manifest, samples: Manifest, local: Manifest, folders: Sequence[str]
-) -> Store:
+) -> store.Store:
     """The file of a run: new, or of the same settings and samples."""
     taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
-    if taken and "manifest.json" not in taken and not (out / FILE).exists():  # with one: `open_run` refuses it
+    if taken and "manifest.json" not in taken and not (out / store.FILE).exists():  # with one: `open_run` refuses it
         raise UsageError(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run = open_run(out, (PICTURE, table_of(task.columns())))
+    run = evaluation.open_run(out, (evaluation.PICTURE, table_of(task.columns())))
     try:
         with run.transaction():
             run.keep("manifest", manifest)
@@ -238,19 +237,21 @@ def _begun(
     return run
 
 
-def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
+def conclude(out: Path, run: store.Store, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
-    manifest = manifest_of(run)
+    manifest = evaluation.manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(rows_in(out, task.counted()), tallies)
+    summary = summed_up(evaluation.rows_in(out, task.counted()), tallies)
     run["summary"] = summary
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", rows_in(out), task.columns())
+    write_parquet(out / "rows.parquet", evaluation.rows_in(out), task.columns())
     return summary
 
 
-def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+def summed_up(
+    rows: Iterable[evaluation.Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
+) -> dict[str, Summary]:
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
     failed: dict[str, list[dict[str, str | None]]] = {name: [] for name in tallies}
     evaluated = dict.fromkeys(tallies, 0)
@@ -277,19 +278,21 @@ def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, 
     return {"schema_version": task.version, "settings": summary}
 
 
-def _forget(run: Store, shard: Shard) -> None:
+def _forget(run: store.Store, shard: Shard) -> None:
     for sample in shard.samples:
         run.write("DELETE FROM row WHERE sample = ?", sample.id)
         run.write("DELETE FROM picture WHERE sample = ?", sample.id)
 
 
-def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
+def _changed(run: store.Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
     """The samples of a shard whose files were replaced since it was computed."""
     changed = []
     for sample in shard.samples:
         [(digest,)] = run.rows("SELECT blake2b FROM picture WHERE sample = ?", sample.id)
         # A disk that failed leaves the stamps as they are.
-        if (stamps[sample.id] != stamp(sample) or digest == UNREAD) and digest != content_digest(sample):
+        if (
+            stamps[sample.id] != picture_files.stamp(sample) or digest == picture_files.UNREAD
+        ) and digest != picture_files.content_digest(sample):
             changed.append(sample.id)
     return changed
 

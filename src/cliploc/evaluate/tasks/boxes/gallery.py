@@ -1,7 +1,7 @@
 """The pictures of the page of boxes: photographs with a setting's map, its boxes, and the true boxes (dashed)."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,21 +10,41 @@ from PIL import Image
 from cliploc.draw import captions
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import BOX_COLOUR, fit_within, paint_map
+from cliploc.evaluate import metrics
 from cliploc.evaluate.tasks.report import TaskRun, heat_of
 from cliploc.values import GOOD_IOU, rounded_below
-
-if TYPE_CHECKING:
-    from cliploc.evaluate.tasks.boxes.page import BoxRow
 
 SIDE = 240  # longest side of a photograph in the page
 EACH = 6  # pictures of each kind
 GREY, TRUE_COLOUR = (90, 90, 90), (86, 224, 255)
 Captioned = tuple[str, dict[str, Any]]  # a caption, and a picture for the macro `picture`
+
+
+class BoxRow(msgspec.Struct, frozen=True):
+    """The columns that the page needs of a picture with true boxes in one setting."""
+
+    sample: str
+    setting: str
+    label: int
+    iou: float  # of the largest contour's box at the setting's τ
+    highest: int
+    hits_largest_50: bytes
+    predictions: list[int] | None
+
+    def hit(self, tau: float) -> bool:
+        """Whether the largest contour's box at this τ is right."""
+        return metrics.hit_at(self.hits_largest_50, self.highest, tau)
+
+    def predicts(self, label: int) -> bool:
+        """Whether this class is the model's first."""
+        return (self.predictions or [-1])[0] == label
+
+
 # What is best by its least key.
-KINDS: dict[str, Callable[["BoxRow"], tuple[float, str]]] = {
-    "Best": lambda row: (-(row.iou or 0.0), row.sample),
-    "Borderline": lambda row: (abs((row.iou or 0.0) - GOOD_IOU), row.sample),
-    "Worst": lambda row: (row.iou or 0.0, row.sample),
+KINDS: dict[str, Callable[[BoxRow], tuple[float, str]]] = {
+    "Best": lambda row: (-row.iou, row.sample),
+    "Borderline": lambda row: (abs(row.iou - GOOD_IOU), row.sample),
+    "Worst": lambda row: (row.iou, row.sample),
 }
 
 
@@ -39,10 +59,8 @@ class DrawnRow(msgspec.Struct, frozen=True):
     thumb: bytes
 
 
-def galleries(
-    run: TaskRun, rows: Sequence[Sequence["BoxRow"]], visible: bool
-) -> list[tuple[str, list[Captioned]]]:  # fmt: skip
-    """The best setting's best, borderline and worst pictures; where the settings' IoUs differ most. Best first."""
+def galleries(run: TaskRun, rows: Sequence[Sequence[BoxRow]], visible: bool) -> list[tuple[str, list[Captioned]]]:
+    """The best setting's best, borderline and worst pictures, and those where the IoUs of settings differ most."""
     made = [
         (f"{kind}: {rows[0][0].setting}", drawn(run, [(row, run.classes[row.label]) for row in chosen], visible))
         for kind, key in KINDS.items()
@@ -58,22 +76,20 @@ def galleries(
     return made
 
 
-def drawn(run: TaskRun, rows: Iterable[tuple["BoxRow", str]], visible: bool) -> list[Captioned]:
+def drawn(run: TaskRun, rows: Iterable[tuple[BoxRow, str]], visible: bool) -> list[Captioned]:
     """These rows, each with the start of its caption; `visible`: with photographs."""
     chosen = list(rows)
     stored = run.rows_of_samples(DrawnRow.__struct_fields__, {row.sample for row, _ in chosen})
     pictures = []
     for row, title in chosen:
         columns = msgspec.convert(stored[row.sample, row.setting], DrawnRow)
-        text = " · ".join(
-            filter(None, [title, f"IoU {rounded_below(row.iou or 0.0, GOOD_IOU)}", _prediction(run, row)])
-        )
+        text = " · ".join(filter(None, [title, f"IoU {rounded_below(row.iou, GOOD_IOU)}", _prediction(run, row)]))
         alt = f"{run.classes[row.label]} in {columns.path.rsplit('/', 1)[-1]}, {row.setting}: {text}"
         pictures.append((text, embedded(_picture(run, columns, visible), alt, quality=80)))
     return pictures
 
 
-def _prediction(run: TaskRun, row: "BoxRow") -> str:
+def _prediction(run: TaskRun, row: BoxRow) -> str:
     """Words on the predicted class; none where nothing was predicted."""
     if not row.predictions:
         return ""

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from cliploc.evaluate import metrics
-from cliploc.evaluate.tasks import tables
+from cliploc.evaluate.tasks import figures, report, tables
 from cliploc.evaluate.tasks.boxes import gallery
-from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
-from cliploc.evaluate.tasks.report import SettingResult, TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.tables import Cell, Table, percent
+from cliploc.evaluate.tasks.tables import Cell, percent
 
 MOST_DRAWN = 8  # settings in one figure
 MOST_OTHERS = 3  # classes outside a confusion matrix that it names
@@ -25,36 +22,12 @@ NOTES = (
 )
 COUNTS = {"evaluated": ("evaluated", "")}
 ROLES = {"tune": "may choose τ", "report": "may only be reported on"}
-
-
-class BoxRow(msgspec.Struct, frozen=True):
-    """The columns that the page needs of a picture in one setting."""
-
-    sample: str
-    setting: str
-    label: int
-    iou: float | None  # of the largest contour's box at the setting's τ
-    highest: int | None
-    hits_largest_50: bytes | None
-    predictions: list[int] | None
-
-    def hit(self, tau: float) -> bool:
-        """Whether the largest contour's box at this τ is right."""
-        assert self.hits_largest_50 is not None
-        assert self.highest is not None
-        return metrics.hit_at(self.hits_largest_50, self.highest, tau)
-
-    def predicts(self, label: int) -> bool:
-        """Whether this class is the model's first."""
-        return (self.predictions or [None])[0] == label
-
-
-Rows = Mapping[str, Sequence[BoxRow]]  # setting → its rows with boxes
+Rows = Mapping[str, Sequence[gallery.BoxRow]]  # setting → its rows with boxes
 
 
 def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into the folder of a benchmark of boxes; see `write_report`."""
-    run = read_run(folder, by_accuracy)
+    run = report.read_run(folder, by_accuracy)
     numbers = {
         key: number
         for key, number in metrics.all_numbers().items()
@@ -63,10 +36,10 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     titles = {key: (number.title, number.about) for key, number in numbers.items()}
     words = {"τ": ("of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU", _tau_text)}
     table = tables.numbers_table(run, titles, COUNTS, NOTES, cell=percent, words=words)
-    rows: dict[str, list[BoxRow]] = {setting.id: [] for setting in run.settings}
-    for row in run.read_rows(BoxRow.__struct_fields__):
-        if row["iou"] is not None:
-            rows[row["setting"]].append(msgspec.convert(row, BoxRow))
+    rows: dict[str, list[gallery.BoxRow]] = {setting.id: [] for setting in run.settings}
+    for row in run.read_rows(gallery.BoxRow.__struct_fields__, "row.iou IS NOT NULL"):
+        box = gallery.BoxRow(**row)
+        rows[box.setting].append(box)
     measured = [setting for setting in run.settings if rows[setting.id]][:MOST_DRAWN]
     text = "the dot is the best τ for all pictures, an oracle; the ring the τ that the setting used"
     page = run.render(
@@ -76,7 +49,7 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
         numbers=list(titles.values()),
         table=table,
         curves=[(text, _curves(measured, rows))] if measured else [],
-        legend=legend((setting.index, setting.id) for setting in measured),
+        legend=figures.legend((setting.index, setting.id) for setting in measured),
         studies=_studies(run, measured, rows, pictures) if measured else [],
         confusion=_confusion(run, measured[0], rows) if measured and _studied(run, rows) else None,
         classes=_classes(run, measured),
@@ -87,7 +60,7 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     csv = tables.numbers_csv(
         run, metrics.all_numbers(), (*taus, "images"), lambda setting: {"pretrained": setting.about.get("pretrained")}
     )
-    return write_files(folder, (csv, tables.to_markdown(run.title("Boxes"), [table]), page))
+    return report.write_files(folder, (csv, tables.to_markdown(run.title("Boxes"), [table]), page))
 
 
 def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
@@ -96,16 +69,16 @@ def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | Non
     return numbers.get("pxap") if value is None else value
 
 
-def _tau(setting: SettingResult) -> float:
+def _tau(setting: report.SettingResult) -> float:
     """The τ of a setting's boxes."""
     return float(setting.numbers.get("threshold", setting.about["threshold"]))
 
 
-def _tau_text(setting: SettingResult) -> str:
+def _tau_text(setting: report.SettingResult) -> str:
     return f"{_tau(setting):.3g}"
 
 
-def _curves(settings: Sequence[SettingResult], rows: Rows) -> Figure:
+def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> figures.Figure:
     """MaxBoxAcc over τ."""
     curves = {}
     for setting in settings:
@@ -119,18 +92,18 @@ def _curves(settings: Sequence[SettingResult], rows: Rows) -> Figure:
         for setting in settings:
             curve = curves[setting.id]
             best = int(curve.argmax())
-            colour = plot(axes, setting.index, metrics.TAUS, curve)
+            colour = figures.plot(axes, setting.index, metrics.TAUS, curve)
             axes.plot(metrics.TAUS[best], curve[best], "o", color=colour, markersize=6)
             ring: dict[str, Any] = {"markersize": 9, "fillstyle": "none", "markeredgewidth": 1.6}
             axes.plot(_tau(setting), setting.number("gt_known"), "o", color=colour, **ring)
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="threshold τ, share of the map's maximum", ylabel="MaxBoxAcc, %")
 
     bests = (f"{name}: {curve.max():.1f} % at {metrics.TAUS[curve.argmax()]:.3f}" for name, curve in curves.items())
-    return figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(bests)}", (5.8, 4.0))
+    return figures.figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(bests)}", (5.8, 4.0))
 
 
 # ------------------------------------------------------------------------------------------------------------- classes
-def _classes(run: TaskRun, settings: Sequence[SettingResult]) -> Table:
+def _classes(run: report.TaskRun, settings: Sequence[report.SettingResult]) -> tables.Table:
     """GT-known Loc of every class and setting, at the setting's τ."""
     columns = {"class": "", "id": "", "pictures": "", **{setting.id: "GT-known Loc, %" for setting in settings}}
     rows = []
@@ -138,10 +111,10 @@ def _classes(run: TaskRun, settings: Sequence[SettingResult]) -> Table:
         if images := max((setting.of_class(label).get("images", 0) for setting in settings), default=0):
             shares = (percent(setting.of_class(label).get("gt_known")) for setting in settings)
             rows.append([Cell(entry.name), Cell(entry.wnid or f"{label}"), tables.counted(images), *shares])
-    return Table("GT-known Loc of each class", columns, rows, {"class", "id"})
+    return tables.Table("GT-known Loc of each class", columns, rows, {"class", "id"})
 
 
-def _studied(run: TaskRun, rows: Rows) -> dict[int, str]:
+def _studied(run: report.TaskRun, rows: Rows) -> dict[int, str]:
     """The classes with a reason in the manifest and with pictures: label → why its details are shown."""
     present = {row.label for of_setting in rows.values() for row in of_setting}
     labels = {entry.wnid: label for label, entry in enumerate(run.dataset.classes)}
@@ -150,8 +123,8 @@ def _studied(run: TaskRun, rows: Rows) -> dict[int, str]:
 
 
 def _studies(
-    run: TaskRun, settings: Sequence[SettingResult], rows: Rows, visible: bool
-) -> list[tuple[str, str, Table, list[gallery.Captioned]]]:
+    run: report.TaskRun, settings: Sequence[report.SettingResult], rows: Rows, visible: bool
+) -> list[tuple[str, str, tables.Table, list[gallery.Captioned]]]:
     """Name, reason, numbers per setting, and the best setting's best, middle and worst picture of each such class."""
     studies = []
     for label, reason in _studied(run, rows).items():
@@ -163,7 +136,9 @@ def _studies(
     return studies
 
 
-def _class_numbers(run: TaskRun, settings: Sequence[SettingResult], rows: Rows, label: int) -> Table:
+def _class_numbers(
+    run: report.TaskRun, settings: Sequence[report.SettingResult], rows: Rows, label: int
+) -> tables.Table:
     columns = {
         "setting": "",
         "GT-known Loc": "at the setting's τ",
@@ -174,20 +149,18 @@ def _class_numbers(run: TaskRun, settings: Sequence[SettingResult], rows: Rows, 
     }
     cells = []
     for setting in settings:
-        of_class = [row for row in rows[setting.id] if row.label == label]
-        stored, line = setting.of_class(label), [Cell("–")] * 3
-        if of_class:
-            first = np.array([row.predicts(label) for row in of_class])
-            hit = np.array([row.hit(_tau(setting)) for row in of_class])
-            mean = float(np.mean([row.iou for row in of_class if row.iou is not None]))
-            line = [tables.decimal(mean, 2), *(percent(100 * float(each.mean())) for each in (first, first & hit))]
-        cells.append(
-            [Cell(setting.id), percent(stored.get("gt_known")), percent(stored.get("max_box_acc")), *line]
-        )  # fmt: skip
-    return Table(f"Numbers for {run.classes[label]}", columns, cells, {"setting"})
+        of_class, stored = [row for row in rows[setting.id] if row.label == label], setting.of_class(label)
+        first = [row.predicts(label) for row in of_class]
+        both = [row.predicts(label) and row.hit(_tau(setting)) for row in of_class]
+        ious, *shares = (
+            float(np.mean(each)) if each else None for each in ([row.iou for row in of_class], first, both)
+        )
+        line = [percent(stored.get("gt_known")), percent(stored.get("max_box_acc")), tables.decimal(ious, 2)]
+        cells.append([Cell(setting.id), *line, *(percent(share and 100 * share) for share in shares)])
+    return tables.Table(f"Numbers for {run.classes[label]}", columns, cells, {"setting"})
 
 
-def _confusion(run: TaskRun, setting: SettingResult, rows: Rows) -> Table:
+def _confusion(run: report.TaskRun, setting: report.SettingResult, rows: Rows) -> tables.Table:
     """What the best setting's model predicts for the classes in detail: numbers of pictures."""
     labels = list(_studied(run, rows))
     predicted = {label: Counter[int]() for label in labels}
@@ -200,8 +173,10 @@ def _confusion(run: TaskRun, setting: SettingResult, rows: Rows) -> Table:
         most = ", ".join(f"{run.classes[other]} {n}" for other, n in others.most_common(MOST_OTHERS))
         amounts = [*(counts[other] for other in labels), others.total()]
         cells.append([Cell(run.classes[label]), *map(tables.counted, amounts), Cell(most or "–")])
-    columns = {"true ↓ predicted →": "", **{f"{run.classes[label]} ": "" for label in labels}}
-    return Table(
-        f"What the model of {setting.id} predicts", {**columns, "another": "", "most often": ""}, cells,
-        {"true ↓ predicted →", "most often"},
-    )  # fmt: skip
+    first, *_, last = columns = [
+        "true ↓ predicted →",
+        *(run.classes[label] for label in labels),
+        "another",
+        "most often",
+    ]
+    return tables.Table(f"What the model of {setting.id} predicts", dict.fromkeys(columns, ""), cells, {first, last})

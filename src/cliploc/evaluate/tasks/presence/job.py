@@ -12,27 +12,13 @@ import numpy.typing as npt
 
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
+from cliploc.evaluate.tasks import report, tables, task, worker
 from cliploc.evaluate.tasks.presence.page import LOSSES, NUMBERS
-from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import OF_PICTURE
-from cliploc.evaluate.tasks.tables import number_cell
-from cliploc.evaluate.tasks.task import (
-    COUNTED,
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    class_entries,
-    run_task,
-)
-from cliploc.evaluate.tasks.worker import NameJudge, Query, right_boxes
 from cliploc.find.calibration import reliability
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
-from cliploc.runs.evaluation import Row
-from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs import evaluation, plan
 from cliploc.support.reporter import Reporter
 from cliploc.values import GOOD_IOU
 
@@ -57,10 +43,10 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
     rows = [("setting", *(title for title, _ in NUMBERS.values()))]
     return rows + [
-        (name, *(number_cell(numbers.get(key)).text for key in NUMBERS)) for name, numbers in summary.items()
+        (name, *(tables.number_cell(numbers.get(key)).text for key in NUMBERS)) for name, numbers in summary.items()
     ]
 
 
@@ -68,12 +54,12 @@ def _legend(*_: Any) -> list[str]:
     return [f"{title}: {about}" for title, about in NUMBERS.values()]
 
 
-TASK = BenchmarkTask(
+TASK = task.BenchmarkTask(
     "presence",
     VERSION,
-    FILES,
+    report.FILES,
     lambda: COLUMNS,
-    lambda: (*COUNTED, *PresenceRow.__struct_fields__[1:]),
+    lambda: (*task.COUNTED, *PresenceRow.__struct_fields__[1:]),
     lambda *_: PresenceTally(),
     _table,
     _legend,
@@ -82,23 +68,29 @@ TASK = BenchmarkTask(
 
 def run_presence(
     dataset: PromptedDataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
+    setups: Sequence[plan.ModelSetup],
+    settings: Sequence[plan.Setting],
     out: Path,
     *,
     shard: int = SHARD,
-    **how: Unpack[How],
-) -> BenchmarkResult:
+    **how: Unpack[task.How],
+) -> task.BenchmarkResult:
     """Asks every picture for the names chosen for it; see `run_benchmark`."""
-    judge_of = partial(PresenceJudge, class_entries(dataset))
-    return run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
+    judge_of = partial(PresenceJudge, task.class_entries(dataset))
+    return task.run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
-class PresenceJudge(NameJudge):
+class PresenceJudge(worker.NameJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(
+        self,
+        seen: worker.Query,
+        setting: plan.Setting,  # noqa: ARG002
+        heat: Localization | None,
+        reporter: Reporter,  # noqa: ARG002
+    ) -> evaluation.Row:
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
@@ -118,7 +110,7 @@ class PresenceJudge(NameJudge):
             "box_labels": [seen.labels[p] for p in boxes.label.tolist()],
             "boxes": (boxes.xyxy / scale).astype(np.float32).tolist(),
             "box_scores": boxes.score.tolist(),
-            "box_right": right_boxes(boxes, truth).tolist(),
+            "box_right": worker.right_boxes(boxes, truth).tolist(),
             "things": things + self._things(heat, truth),
         }
 
@@ -163,14 +155,14 @@ class PresenceRow(msgspec.Struct, frozen=True):
         return np.array([pair.sum() for pair in pairs], np.float64)
 
 
-class PresenceTally(Tally):
+class PresenceTally(task.Tally):
     """Counts the rows of one setting."""
 
     def __init__(self) -> None:
         self._pictures: dict[str, PresenceRow] = {}
         self._coco = CocoAP()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: evaluation.Row) -> None:
         picture = msgspec.convert(row, PresenceRow)
         self._pictures[picture.sample] = picture
         found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
@@ -180,7 +172,7 @@ class PresenceTally(Tally):
             of_name = found == label
             self._coco.add(picture.sample, label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
 
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""
         # the order of the parts must not matter
         pictures = [self._pictures[sample] for sample in sorted(self._pictures)]

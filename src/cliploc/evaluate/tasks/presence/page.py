@@ -7,9 +7,7 @@ from typing import Any
 import msgspec
 
 from cliploc.draw.html import LIGHT
-from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
-from cliploc.evaluate.tasks.report import SettingResult, read_run, write_files
-from cliploc.evaluate.tasks.tables import Cell, Table, numbers_csv, numbers_table, to_markdown
+from cliploc.evaluate.tasks import figures, report, tables
 
 NUMBERS = {  # key → title and meaning
     "recall": ("recall", "share of the names that are there that are found"),
@@ -58,13 +56,14 @@ class Bin(msgspec.Struct, frozen=True):
 
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
-    run = read_run(folder, lambda _, numbers: numbers.get("mcc"))
+    run = report.read_run(folder, lambda _, numbers: numbers.get("mcc"))
     title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
     rows = [
-        [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings
+        [tables.Cell(setting.id), *(tables.Cell(things_text(setting.numbers, key)) for key in LOSSES)]
+        for setting in run.settings
     ]
-    things = Table("Where true boxes are lost", columns, rows, {"setting"})
-    table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
+    things = tables.Table("Where true boxes are lost", columns, rows, {"setting"})
+    table = tables.numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     bins = {
         setting.index: msgspec.convert(setting.numbers["reliability"], list[Bin])
         for setting in run.settings
@@ -80,14 +79,14 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         things=things,
         losses=list(LOSSES.values()),
         curves=[(text, _reliability(bins))] if bins else [],
-        legend=legend((setting.index, setting.id) for setting in run.settings),
+        legend=figures.legend((setting.index, setting.id) for setting in run.settings),
     )
 
-    def things_columns(setting: SettingResult) -> dict[str, Any]:
+    def things_columns(setting: report.SettingResult) -> dict[str, Any]:
         return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
 
-    csv = numbers_csv(run, NUMBERS, COUNTS, things_columns)
-    return write_files(folder, (csv, to_markdown(title, [table, things]), page))
+    csv = tables.numbers_csv(run, NUMBERS, COUNTS, things_columns)
+    return report.write_files(folder, (csv, tables.to_markdown(title, [table, things]), page))
 
 
 def things_text(numbers: Mapping[str, Any], key: str) -> str:
@@ -98,13 +97,13 @@ def things_text(numbers: Mapping[str, Any], key: str) -> str:
     return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
 
 
-def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> Figure:
+def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> figures.Figure:
     """Draws the share of right boxes at each score, index of a setting → bins; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
         for index, bins in bins_of.items():
-            plot(axes, index, [each.score for each in bins], [each.right for each in bins], marked=True)
+            figures.plot(axes, index, [each.score for each in bins], [each.right for each in bins], marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
-    return figure(draw, "Reliability: score and share of right boxes", (5.8, 4.0))
+    return figures.figure(draw, "Reliability: score and share of right boxes", (5.8, 4.0))
