@@ -1,12 +1,10 @@
 """Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +41,7 @@ class Examples:
     all_present: worker.Bools  # [k]
 
     @classmethod
-    def together(cls, parts: Iterable[Examples]) -> Examples:
+    def together(cls, parts: Iterable[Self]) -> Self:
         """The examples of several sets or pictures as one."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
@@ -96,7 +94,7 @@ class Reliability:
     name_error: float  # expected calibration error of presence, of names with boxes
 
     @classmethod
-    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Reliability:
+    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Self:
         """Of these pictures, each by its own calibration."""
         every = Examples.together(pictures)
         pairs = list(zip(pictures, by, strict=True))

@@ -62,7 +62,6 @@ STYLE: dict[Any, Any] = {
     "font.size": 12.5,
     "grid.color": LIGHT["line"],
     "grid.linewidth": 0.8,
-    "hatch.linewidth": 0.7,
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
     "svg.hashsalt": "cliploc",

@@ -2,16 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
+from cliploc import methods
 from cliploc.cli.options import SampleFlags, command, flag, in_words, rare
 from cliploc.cli.output import first_failures
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
 from cliploc.options import OF_LOCALIZATION, Options, choice
-
-if TYPE_CHECKING:
-    from cliploc.evaluate.metrics import Convention
 
 CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which takes time to import
 
@@ -32,7 +30,6 @@ def benchmark(flags: BenchmarkFlags, options: Options) -> int:
 
     Example: cliploc benchmark boxes --dataset wsol --root data --method cam,layer_cam --out results
     """
-    from cliploc import methods
     from cliploc.evaluate.data import open_dataset
 
     baselines = tuple if flags.no_baselines else methods.baselines
@@ -70,7 +67,8 @@ def evaluate(flags: EvaluateFlags) -> int:
     """
     from cliploc.evaluate.tasks.evaluate import evaluate_folder
 
-    terminal, convention = Terminal(), cast("Convention", flags.convention)
+    terminal = Terminal()
+    convention: Any = flags.convention
     with terminal.progress("reading metadata") as every, first_failures(terminal, every) as reporter:
         result = evaluate_folder(
             flags.maps, flags.metadata, convention=convention, threshold=flags.threshold,

@@ -1,7 +1,5 @@
 """`run_benchmark`: a grid of settings on true boxes or masks, resumable; see docs/benchmark.md."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future

@@ -1,6 +1,5 @@
 """`run_presence`: are names found only where they are, are scores chances; see docs/presence.md."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,16 @@ import numpy.typing as npt
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks import report, tables, task, worker
-from cliploc.evaluate.tasks.presence.page import LOSSES, NUMBERS
+from cliploc.evaluate.tasks.presence.page import NUMBERS
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.find.calibration import reliability
-from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.runs import evaluation, plan
 from cliploc.support.reporter import Reporter
-from cliploc.values import GOOD_IOU
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
 OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
-TOUCHES = 0.1  # least IoU of a proposal that is of the thing, with other edges
 BINS = 10  # of the expected calibration error
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -39,7 +35,6 @@ COLUMNS = {
     # Of each box.
     "box_labels": "int32[]", "boxes": "box[]", "box_scores": "float[]", "box_right": "bool[]",
     "true_labels": "int32[]", "true_boxes": "box[]",
-    "things": "text[]",  # of each true box one of `LOSSES`
 }  # fmt: skip
 
 
@@ -96,9 +91,8 @@ class PresenceJudge(worker.NameJudge):
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
         true = [(label, box) for label in sample.labels for box in sample.truth.get(label, np.zeros((0, 4))).tolist()]
         row |= {"true_labels": [label for label, _ in true], "true_boxes": [box for _, box in true]}
-        things = ["unknown" for label in unknown for _ in sample.truth.get(label, ())]
         if heat is None:
-            return row | {key: [] for key in OF_KNOWN} | {"things": things}
+            return row | {key: [] for key in OF_KNOWN}
         boxes = heat.boxes if heat.judged is None else heat.judged.candidates
         scale = np.array([*heat.image.size] * 2) / np.array([*sample.size_wh] * 2)
         truth = seen.truth(heat.image.size)
@@ -111,23 +105,7 @@ class PresenceJudge(worker.NameJudge):
             "boxes": (boxes.xyxy / scale).astype(np.float32).tolist(),
             "box_scores": boxes.score.tolist(),
             "box_right": worker.right_boxes(boxes, truth).tolist(),
-            "things": things + self._things(heat, truth),
         }
-
-    def _things(self, heat: Localization, truth: Mapping[int, npt.NDArray[Any]]) -> list[str]:
-        """Whether each true box is found, or where it is lost, one of `LOSSES`."""
-        proposed, things = heat.boxes if heat.judged is None else heat.judged.candidates, []
-        for p, true in truth.items():
-            if heat.presence is not None and heat.presence[p] < self.localizer.flow.min_presence:
-                things += ["presence"] * len(true)
-                continue
-            every, left = (
-                iou_matrix(true, np.concatenate([boxes.xyxy[boxes.label == p], np.zeros((1, 4))])).max(axis=1)
-                for boxes in (proposed, heat.boxes)
-            )
-            lost = np.select([every < TOUCHES, every < GOOD_IOU], ["missed", "edges"], "score")
-            things += np.where(left >= GOOD_IOU, "found", lost).tolist()
-        return things
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
@@ -145,7 +123,6 @@ class PresenceRow(msgspec.Struct, frozen=True):
     box_right: list[bool]
     true_labels: list[int]
     true_boxes: list[list[float]]
-    things: list[str]
 
     def counts(self) -> Floats:
         """`[5]` names that are there and found, absent and found, there and not, absent and not; unsure ones."""
@@ -226,7 +203,6 @@ class PresenceTally(task.Tally):
                 for one in (_bin_of(scores) == i for i in range(BINS))
                 if one.any()
             ],
-            "things": dict.fromkeys(LOSSES, 0) | Counter(thing for picture in pictures for thing in picture.things),
             **counts,
         }
 

@@ -23,14 +23,6 @@ NUMBERS = {  # key → title and meaning
     ),
     "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
 }
-LOSSES = {  # what becomes of a true box, in the order in which it is asked
-    "unknown": ("unknown name", "the model does not know the name"),
-    "presence": ("presence", "the name's presence is below the minimum"),
-    "missed": ("missed", "no box that was proposed for the name has IoU ≥ 0.1 with it"),
-    "edges": ("edges", "the best box that was proposed has IoU ≥ 0.1, and below 0.5"),
-    "score": ("score", "a box with IoU ≥ 0.5 was proposed, and left out for its score"),
-    "found": ("found", "a box of the result has IoU ≥ 0.5 with it"),
-}
 COUNTS = {
     "names": "names asked that the model knows",
     "names_there": "of these, there",
@@ -57,12 +49,7 @@ class Bin(msgspec.Struct, frozen=True):
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = report.read_run(folder, lambda _, numbers: numbers.get("mcc"))
-    title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
-    rows = [
-        [tables.Cell(setting.id), *(tables.Cell(things_text(setting.numbers, key)) for key in LOSSES)]
-        for setting in run.settings
-    ]
-    things = tables.Table("Where true boxes are lost", columns, rows, {"setting"})
+    title = run.title("Presence")
     table = tables.numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
     bins = {
         setting.index: msgspec.convert(setting.numbers["reliability"], list[Bin])
@@ -76,25 +63,12 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
         about=run.facts({"absent names": NEGATIVES.get(run.dataset.negatives, "")}, {}),
         table=table,
         numbers=list(NUMBERS.values()),
-        things=things,
-        losses=list(LOSSES.values()),
         curves=[(text, _reliability(bins))] if bins else [],
         legend=figures.legend((setting.index, setting.id) for setting in run.settings),
     )
 
-    def things_columns(setting: report.SettingResult) -> dict[str, Any]:
-        return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
-
-    csv = tables.numbers_csv(run, NUMBERS, COUNTS, things_columns)
-    return report.write_files(folder, (csv, tables.to_markdown(title, [table, things]), page))
-
-
-def things_text(numbers: Mapping[str, Any], key: str) -> str:
-    """The share of true boxes with an outcome, and their number."""
-    things = numbers.get("things")
-    if not things or not sum(things.values()):
-        return "–"
-    return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
+    csv = tables.numbers_csv(run, NUMBERS, COUNTS)
+    return report.write_files(folder, (csv, tables.to_markdown(title, [table]), page))
 
 
 def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> figures.Figure:
