@@ -1,23 +1,19 @@
 """`cliploc calibrate`: scores and presence fitted to pictures with true boxes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
+from cliploc.runs.samples import PromptedDataset
+from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
-
-if TYPE_CHECKING:
-    from cliploc.runs.samples import PromptedDataset
 
 REVIEWED = "reviewed"
 
@@ -51,7 +47,6 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         from cliploc.evaluate import calibrate as calibration
         from cliploc.evaluate.data import BY_DESIGN
         from cliploc.localizer import Localizer
-        from cliploc.runs.store import FILE
 
         dataset = _dataset(flags)
         Inputs(sample.path for sample in dataset.samples).check_outputs([out])

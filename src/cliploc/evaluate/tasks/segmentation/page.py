@@ -25,7 +25,7 @@ SIDE = 240  # longer side in pixels of examples
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, lambda _, numbers: numbers.get("miou"))
-    classes = [str(entry["name"]) for entry in run.dataset["classes"]]  # label → name
+    classes = run.classes
     tables = [_numbers(run)]
     if run.settings:
         columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
