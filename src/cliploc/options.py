@@ -637,11 +637,6 @@ class FaithfulnessOptions(ProtocolOptions):
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
         None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
     )
-    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: Share | None = option(
-        None, group="faithfulness", none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
-    )
     baseline: Baseline | None = option(
         None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",
         help="What replaces removed pixels.",

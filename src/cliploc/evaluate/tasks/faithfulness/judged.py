@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → t
 
 
 @dataclass(frozen=True)
-class FaithfulNumber:
+class Number:
     """One number that a metric reports: the mean over pictures."""
 
     title: str  # heading of its column
@@ -56,13 +56,17 @@ class Measured:
 
 
 # ------------------------------------------------------------------------------------------- scores of changed pictures
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """The model's scores of n pictures."""
 
     probability: Tensor  # [n] softmax over all names, of the name in question
     cosine: Tensor  # [n] with the name in question
     first: Tensor  # [n] index of the name that fits best
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of these pictures, one after the other."""
+    return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
 
 
 class Scorer:
@@ -81,15 +85,15 @@ class Scorer:
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
         """Scores `count` pictures, made a batch at a time."""
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        parts = []
         with torch.no_grad():
             for start in range(0, count, self._batch_size):
                 end = min(start + self._batch_size, count)
-                cosines = self._cosines(make(start, end))
+                cosines = self._cosines(make(start, end)).cpu()
                 probabilities = (self._logit_scale * cosines).softmax(dim=-1)
-                parts.append((probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu()))
+                parts.append(Scores(probabilities[:, target], cosines[:, target], cosines.argmax(dim=-1)))
                 self._reporter.masked(end - start, count - end)
-        return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
+        return joined(parts)
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
@@ -272,7 +276,7 @@ class FaithfulnessMetric(ABC):
     name: ClassVar[str]  # as the registry has it
     position: ClassVar[int] = 100  # its place wherever metrics are listed
     paper: ClassVar[str]  # authors and year
-    numbers: ClassVar[Mapping[str, FaithfulNumber]]  # key → what it is
+    numbers: ClassVar[Mapping[str, Number]]  # key → what it is
     curves: ClassVar[Mapping[str, Axis]] = {}  # name → its horizontal axis; the report draws them
     needs_method: ClassVar[bool] = False  # whether it needs other maps by the same method
 
@@ -300,7 +304,6 @@ def spearman(a: Tensor, b: Tensor) -> float | None:
 
     def ranks(values: Tensor) -> Tensor:  # [n] float64
         _, inverse, times = np.unique(values.flatten().cpu().numpy(), return_inverse=True, return_counts=True)
-        last = np.cumsum(times)
-        return torch.from_numpy((last - (times + 1) / 2)[inverse.reshape(-1)])
+        return torch.from_numpy((np.cumsum(times) - (times + 1) / 2)[inverse.reshape(-1)])
 
     return pearson(ranks(a), ranks(b))

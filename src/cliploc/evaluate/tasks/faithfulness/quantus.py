@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.faithfulness.judged import (
     FaithfulnessMetric,
-    FaithfulNumber,
     Judged,
     Measured,
+    Number,
     Scorer,
     in_8_bits,
 )
@@ -167,6 +167,6 @@ def quantus_metric(
 
     members = {
         "__doc__": about, "name": key, "paper": "Hedström et al. 2023, Quantus, JMLR", "needs_method": needs_method,
-        "numbers": {key: FaithfulNumber(title, about, best)}, "measure": measure,
+        "numbers": {key: Number(title, about, best)}, "measure": measure,
     }  # fmt: skip
     return faithfulness_metric(type(key, (FaithfulnessMetric,), members))
