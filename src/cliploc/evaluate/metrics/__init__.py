@@ -19,7 +19,7 @@ from cliploc.evaluate.metrics._base import (
     metric,
     metrics,
     ratio,
-)  # fmt: skip
+)
 from cliploc.evaluate.metrics._boxes import (
     CONVENTIONS,
     BoxCurve,
@@ -28,7 +28,8 @@ from cliploc.evaluate.metrics._boxes import (
     boxes_on_map,
     check_header,
     checked_map,
-)  # fmt: skip
+    contour_boxes,
+)
 from cliploc.evaluate.metrics.coco_ap import CocoAP
 from cliploc.evaluate.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits
 from cliploc.evaluate.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs

@@ -90,11 +90,9 @@ def contour_boxes(levels: npt.NDArray[np.uint8]) -> ContourBoxes:
         of_level.insert(0, _boxes_above(levels, 0))
         occurs = np.append(0, occurs)
     parts = [of_level[place] for place in np.searchsorted(occurs, cuts, side="right") - 1]
-    counts = [len(every) for _, every in parts]
-    return ContourBoxes(
-        np.stack([largest for largest, _ in parts]), np.concatenate([every for _, every in parts]),
-        np.cumsum(counts) - counts,
-    )  # fmt: skip
+    counts: Integers = np.array([len(every) for _, every in parts])
+    largest, every = (np.stack([best for best, _ in parts]), np.concatenate([boxes for _, boxes in parts]))
+    return ContourBoxes(largest, every, counts.cumsum() - counts)
 
 
 def _boxes_above(levels: npt.NDArray[np.uint8], cut: int) -> tuple[Integers, Integers]:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
-from cliploc.evaluate.metrics import _boxes
-from cliploc.evaluate.metrics._base import Bootstrap, BoxCurve, JudgedMap, Number, Score
+from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap, Number, Score
+from cliploc.evaluate.metrics._boxes import BoxCurve, Floats, level
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -30,7 +30,7 @@ class MaxBoxAccResult:
     accuracy: float
     threshold: float  # that τ; the smallest where several are best
     interval: base.Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
-    curve: base.Floats  # [1000], the accuracy at each τ of `TAUS`
+    curve: Floats  # [1000], the accuracy at each τ of `TAUS`
     per_class: Mapping[int, float]  # label → accuracy at `threshold`
 
 
@@ -85,17 +85,15 @@ class MaxBoxAcc(base.Metric):
         """The class of each image, in the order of `ids`."""
         return [self._rows[image_id][1] for image_id in self.ids]
 
-    def right_at(self, taus: Sequence[float] | base.Floats) -> Bools:
+    def right_at(self, taus: Sequence[float] | Floats) -> Bools:
         """Whether each image is right at each τ, `[n, T]`."""
         right, column = self.distinct(taus)
         return right[:, column]
 
-    def distinct(self, taus: Sequence[float] | base.Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
+    def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
         """As `right_at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`."""
         highest = sorted({row[0] for row in self._rows.values()})
-        cuts = np.array([[_boxes.level(tau, high) for tau in taus] for high in highest], np.intp).reshape(
-            len(highest), -1
-        )
+        cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
         levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
         at = dict(zip(highest, levels, strict=True))
         right = np.zeros((len(self), levels.shape[1]), np.bool_)
@@ -114,7 +112,7 @@ class MaxBoxAcc(base.Metric):
         """The result so far, and the accuracy in each bootstrap replicate, `[r]`; None when there are no replicates."""
         n = base.check_any(len(self))
         right, column = self.distinct(base.TAUS)  # [n, U], [1000]
-        curve: base.Floats = (right.sum(axis=0) / n)[column]
+        curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
         replicates = bootstrap.replicated(right, lambda means: means.max(axis=1), self.ids)
         interval = None if replicates is None else bootstrap.quantiles(replicates)
@@ -140,7 +138,7 @@ def largest_hits(curve: BoxCurve) -> dict[str, Any]:
     return {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve.largest, 0.5)}
 
 
-def packed_hits(values: base.Floats, iou: float) -> bytes:
+def packed_hits(values: Floats, iou: float) -> bytes:
     """At which of its map's 256 levels the box is right, as bits; level 0 is the first byte's highest bit."""
     right = np.zeros(LEVELS, np.bool_)
     right[: len(values)] = values >= iou
@@ -149,7 +147,7 @@ def packed_hits(values: base.Floats, iou: float) -> bytes:
 
 def hit_at(packed: bytes, highest: int, tau: float) -> bool:
     """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level."""
-    place = _boxes.level(tau, int(highest))
+    place = level(tau, int(highest))
     return bool(packed[place // 8] >> (7 - place % 8) & 1)
 
 

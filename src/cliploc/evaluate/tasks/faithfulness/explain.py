@@ -77,6 +77,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     start = time.perf_counter()
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness import explanation
+        from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
         from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
         from cliploc.localizer import Localizer
 
@@ -84,7 +85,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         method, method_options = next(iter(methods.items()))
         chosen = options.but(method=method, method_options=method_options, resize="squash", min_presence=0)
         localizer = Localizer(**chosen.changed())
-        measurer = explanation.Faithfulness(localizer, names, chosen_metrics(METRICS), methods, faithfulness)
+        measurer = Faithfulness(localizer, names, chosen_metrics(METRICS), methods, faithfulness)
         for reading in localizer.readings(prompt):
             terminal.say(reading, style="yellow")
         reporter.phase("explain")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric as faithfulness_metric
 from cliploc.options import FaithfulnessOptions
 from cliploc.support.process import in_halves
 from cliploc.support.reporter import SILENT, Reporter

@@ -120,9 +120,9 @@ def _disputed(run: TaskRun, key: str, pictures: bool) -> list[dict[str, Any]]:
         size = fit_within((first.width, first.height), SIDE)
         photograph = run.photograph(first.path, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
-        for setting, row in found.items():
+        for setting, shown in found.items():
             drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
-            paint_map(drawn, heat_of(row.thumb))
+            paint_map(drawn, heat_of(shown.thumb))
             text = f"{setting} {values[setting]:.3f}"
             figures.append((text, embedded(drawn, f"{sample}: {text}", quality=80)))
         about = f"{first.name.partition('|')[0]}, probability {first.probability:.2f}"

@@ -3,10 +3,9 @@
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Adcc(base.FaithfulnessMetric):
     """3 / (1/coherency + 1/(1 − complexity) + 1/(1 − average drop)), of each picture.
 

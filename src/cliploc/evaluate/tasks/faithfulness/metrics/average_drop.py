@@ -3,10 +3,9 @@
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class AverageDrop(base.FaithfulnessMetric):
     """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
 

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 AXIS = base.Axis("share of pixels removed")
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Deletion(base.FaithfulnessMetric):
     """The area under the score while the hottest pixels are removed step by step; RISE's protocol.
 

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.images.demo import demo_photos
 from cliploc.images.reading import load
 
 CELLS = 2  # along each side
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class GridPointing(base.FaithfulnessMetric):
     """The share of the heat that lies in the picture's own cell of a 2×2 grid; a blind map has 0.25.
 

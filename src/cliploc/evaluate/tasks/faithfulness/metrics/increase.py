@@ -3,10 +3,9 @@
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Increase(base.FaithfulnessMetric):
     """1 where Y < O, else 0, with Y and O of `average_drop`. The paper gives a percentage of pictures, we a share."""
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.evaluate.tasks.faithfulness.metrics.deletion import Deletion
 
 AXIS = base.Axis("share of pixels shown")
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Insertion(Deletion):
     """The area under the score of a blurred picture while its hottest pixels are uncovered; RISE's protocol.
 

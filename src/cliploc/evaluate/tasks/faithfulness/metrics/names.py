@@ -3,10 +3,9 @@
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Names(base.FaithfulnessMetric):
     """The rank correlation of the map with the map of the name that fits the picture second best.
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.evaluate.tasks.faithfulness.metrics.positive import TENTHS, Positive
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Negative(Positive):
     """The area under the zero-shot top-1 accuracy when the coldest 10, 20 … 90 % of the pixels are black.
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Positive(base.FaithfulnessMetric):
     """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
 

@@ -3,12 +3,11 @@
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Randomisation(base.FaithfulnessMetric):
     """The rank correlation of the map with the same method's map when weights are random, from the top down.
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cliploc.evaluate.tasks.faithfulness import judged as base
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
 from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values
@@ -15,7 +14,7 @@ DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of a pixel's neighbours
 SHARES = (0.2, 0.4, 0.6, 0.8)
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Road(base.FaithfulnessMetric):
     """(least − most)/2: the mean probability without the coldest 20, 40, 60, 80 %, minus that without the hottest.
 
