@@ -49,7 +49,7 @@ MOST_SIDE = 4096  # pixels of a model's input
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]

@@ -1,7 +1,6 @@
 """The explanation of one photograph: numbers, curves and hot regions of its maps, as a document and as a page."""
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,8 +92,7 @@ def _map(measurer: Faithfulness, seen: SeenPicture, method: str, heat: FloatArra
     with torch_modes(measurer.backbone.device):
         marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
         removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
-        kind, seed = measurer.options.baseline or "zero", zlib.crc32(seen.id.encode())
-        fill = base.fill_of(kind, seen.images, measurer.backbone.normalize, seed)(removed)
+        fill = base.fill_of(measurer.options.baseline or "zero", seen.images, measurer.backbone.normalize)
         pictures = torch.where(removed, fill, seen.images)
         scores = measurer.scorer()(2, lambda first, last: pictures[first:last], seen.target)
     only, without = (scores.cosine if by_cosine else scores.probability).tolist()

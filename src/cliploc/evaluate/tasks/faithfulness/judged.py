@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,11 +20,9 @@ from cliploc.support.reporter import SILENT, Reporter
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
-INPAINT_RADIUS = 3  # pixels
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
 R = TypeVar("R")
 Normalize = Callable[[Tensor], Tensor]  # RGB in 0–1 → normalised
-Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what replaces it, `[1 or n, 3, H, W]`
 Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
 
 
@@ -128,23 +125,14 @@ def blurred(images: Tensor) -> Tensor:
     return F.conv2d(images, kernel.expand(3, 1, -1, -1), padding=BLUR_SIDE // 2, groups=3)
 
 
-def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
-    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur, mean, noise, inpaint (Telea 2004)."""
-    if kind == "inpaint":
-        return lambda removed: _inpainted(images, removed, normalize)
-    shape = (1, 3, *images.shape[-2:])
-    if kind == "zero":
-        made = torch.zeros_like(images)
-    elif kind == "black":
-        made = normalize(images.new_zeros(shape, dtype=torch.float32)).to(images)
-    elif kind == "blur":
-        made = blurred(images)
-    elif kind == "mean":
-        made = images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
-    else:  # noise
-        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-        made = normalize(drawn.to(images.device)).to(images)
-    return lambda _: made
+def fill_of(kind: str, images: Tensor, normalize: Normalize) -> Tensor:
+    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur or mean."""
+    if kind == "blur":
+        return blurred(images)
+    if kind == "mean":
+        return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
+    zero = torch.zeros_like(images)
+    return zero if kind == "zero" else normalize(zero.float()).to(images)
 
 
 def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
@@ -155,17 +143,6 @@ def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
     )
     pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
-    """The picture with its removed pixels inpainted; grey where all pixels are removed."""
-    picture, made = in_8_bits(images, normalize), []
-    for mask in removed[:, 0].cpu().numpy():
-        filled: npt.NDArray[Any] = np.full_like(picture, 128)
-        if not mask.all():
-            filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
-        made.append(torch.from_numpy(filled).permute(2, 0, 1))
-    return normalize(torch.stack(made).to(images.device).float() / 255).to(images)
 
 
 # ---------------------------------------------------------------------------------------------- the picture and its map
@@ -257,11 +234,11 @@ class Judged:
 
     def _without(self, counts: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
         limits = torch.tensor(counts, device=self.order.device)
-        fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
+        fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize))
 
         def make(first: int, last: int) -> Tensor:
             removed = removed_at(limits[first:last, None, None, None])  # [n, 1, H, W]
-            return torch.where(removed, fill(removed), self.images)
+            return torch.where(removed, fill, self.images)
 
         return make
 
