@@ -386,7 +386,6 @@ OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
     "steps": ("--steps=3",),
     "baseline": ("--baseline", "mean"),
     "target": ("--target", "label"),
-    "tolerance": ("--tolerance", "0.02"),
 }
 
 

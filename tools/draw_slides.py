@@ -91,6 +91,11 @@ def draw_slide(seed: int) -> tuple[NDArray[np.uint8], list[tuple[float, float, f
     return (np.clip(image, 0, 1) * 255).astype(np.uint8), boxes
 
 
+def yolo_line(x0: float, y0: float, x1: float, y1: float) -> str:
+    shares = ((x0 + x1) / 2 / WIDTH, (y0 + y1) / 2 / HEIGHT, (x1 - x0) / WIDTH, (y1 - y0) / HEIGHT)
+    return f"0 {' '.join(f'{share:.6f}' for share in shares)}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -103,10 +108,7 @@ def main() -> None:
     for number in range(1, flags.pictures + 1):
         slide, boxes = draw_slide(number)
         cv2.imwrite(str(images / f"{number:02}.jpg"), slide[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        lines = [
-            f"0 {(x0 + x1) / 2 / WIDTH:.6f} {(y0 + y1) / 2 / HEIGHT:.6f} {(x1 - x0) / WIDTH:.6f} {(y1 - y0) / HEIGHT:.6f}\n"
-            for x0, y0, x1, y1 in boxes
-        ]
+        lines = [yolo_line(*box) for box in boxes]
         (labels / f"{number:02}.txt").write_text("".join(lines), encoding="utf-8")
         count += len(boxes)
     (flags.folder / "data.yaml").write_text("train: images\nval: images\nnames: [diatom]\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Writes docs/six_clicks.jpg, the README's stills of the editor, from what a browser test leaves.
 
-    CLIPLOC_TEST_WEB=1 CLIPLOC_SCREENSHOTS=shots pytest tests/web/test_unknown_thing.py
-    python tools/readme_stills.py shots
+CLIPLOC_TEST_WEB=1 CLIPLOC_SCREENSHOTS=shots pytest tests/web/test_unknown_thing.py
+python tools/readme_stills.py shots
 """
 
 import sys

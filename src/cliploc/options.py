@@ -49,7 +49,7 @@ MOST_SIDE = 4096  # pixels of a model's input
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
@@ -636,11 +636,6 @@ class FaithfulnessOptions(ProtocolOptions):
     # fmt: off
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
         None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
-    )
-    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: Share | None = option(
-        None, group="faithfulness", none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
     )
     baseline: Baseline | None = option(
         None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",

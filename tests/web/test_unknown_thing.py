@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tools import draw_slides
 
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
@@ -13,7 +14,6 @@ from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser
 from tests.web.review_server import served
 from tests.web.test_review import Editor
-from tools import draw_slides
 
 pytestmark = [*in_a_browser, pytest.mark.usefixtures("one_model")]
 PICTURES = 40 if SHOTS else 12
