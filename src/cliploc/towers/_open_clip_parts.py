@@ -15,7 +15,6 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.towers._backbone import Backbone
 from cliploc.towers._catalogue import describe_preprocessing
-from cliploc.towers._layers import linear, with_fast_linears
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
@@ -56,7 +55,7 @@ class OpenClipParts:
         self._model = copy.deepcopy(model) if copied else model
         self._name, self._tokenizer = name, tokenizer
         self._preprocess = PreprocessCfg(**get_model_preprocess_cfg(model))  # OpenAI's if not built by open_clip
-        self.visual: Any = with_fast_linears(self._model.visual)
+        self.visual: Any = self._model.visual
         self.mean, self.std = tuple(self._preprocess.mean), tuple(self._preprocess.std)  # per channel
 
     def complete(self, backbone: Backbone) -> None:
@@ -82,7 +81,7 @@ class OpenClipBlock(BlockAdapter):
         return self.block.ln_1(x)
 
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        qkv = linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+        qkv = F.linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
         q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
         return q, k, v
 

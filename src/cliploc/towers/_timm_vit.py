@@ -11,8 +11,9 @@ from timm.layers import HybridEmbed, Mlp, SwiGLU, apply_rot_embed_cat  # type: i
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cliploc.towers._layers import linear, resize_positions
+from cliploc.towers._layers import resize_positions
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers.tower import PositionRule, join_heads, split_heads
 
@@ -99,7 +100,7 @@ class TimmBlock(BlockAdapter):
             bias = attn.qkv.bias
             if getattr(attn, "q_bias", None) is not None:
                 bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
+            parts = F.linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, attn.num_heads) for part in parts)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._rotated(q, rotation), self._rotated(k, rotation), v

@@ -19,7 +19,7 @@ from cliploc.support.documents import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
-from cliploc.towers._layers import linear, resize_positions, resolve_precision, with_fast_linears
+from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
 from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
@@ -193,7 +193,7 @@ class _Pool(QueryPool):
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = zip(self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3), strict=True)
-        q, k, v = (linear(x, *part) for x, part in zip((self.head.probe, tokens, tokens), parts, strict=True))
+        q, k, v = (F.linear(x, *part) for x, part in zip((self.head.probe, tokens, tokens), parts, strict=True))
         return split_heads(q, self.heads), split_heads(k, self.heads), v
 
     def finish(self, gathered: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class TransformersVit(TransformerBackbone):
     """The image tower of CLIP or Chinese-CLIP, or of SigLIP 1 or 2, which pools by attention and has no class token."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:
-        vision, siglip = with_fast_linears(model.vision_model), not hasattr(model, "visual_projection")
+        vision, siglip = model.vision_model, not hasattr(model, "visual_projection")
         super().__init__(
             [_Block(layer) for layer in vision.encoder.layers],
             0 if siglip else 1,

@@ -23,7 +23,7 @@ from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, Usag
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
+from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Pooling, join_heads, split_heads
@@ -145,8 +145,8 @@ class DinoTxt(TransformerBackbone):
     input_hw = (SIDE, SIDE)
 
     def __init__(self, model: DinoTxtModel, name: str) -> None:
-        trunk: Any = with_fast_linears(model.visual_model["backbone"])
-        vision_head: Any = with_fast_linears(model.visual_model["head"])
+        trunk: Any = model.visual_model["backbone"]
+        vision_head: Any = model.visual_model["head"]
         super().__init__([TimmBlock(block) for block in vision_head.blocks], trunk.num_prefix_tokens, MEAN, STD)
         self.trunk, self.vision_head, self.text = trunk, vision_head, model.text_model
         self._trunk_blocks = [TimmBlock(block) for block in trunk.blocks]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cliploc.towers import mini
 from cliploc.towers._catalogue import check_bundled, register_model
-from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
+from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
 from cliploc.towers.mini import EfficientNetLite0
@@ -84,7 +84,7 @@ class MiniVit(TransformerBackbone):
         with torch.device("meta"):
             net = HybridBlocks(**facts["shape"])
         net.load_state_dict(tensors, assign=True)
-        model = cls(load_stem(), with_fast_linears(net), MiniTextTower.load(mini.WEIGHTS), facts)
+        model = cls(load_stem(), net, MiniTextTower.load(mini.WEIGHTS), facts)
         return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.towers._layers import linear, resize_positions
+from cliploc.towers._layers import resize_positions
 from cliploc.towers._open_clip_parts import OpenClipBlock, OpenClipParts, Tokenizer, adapter
 from cliploc.towers._transformer import QueryPool, TransformerBackbone
 from cliploc.towers.tower import join_heads, split_heads
@@ -51,8 +51,8 @@ class _CocaPool(QueryPool):
             weights = attn.in_proj_weight.chunk(3)
         to_q, to_k, to_v = zip(weights, attn.in_proj_bias.chunk(3), strict=True)
         x, query = pool.ln_k(tokens), pool.ln_q(pool.query[:1])[None]
-        q, k = split_heads(F.linear(query, *to_q), self.heads), split_heads(linear(x, *to_k), self.heads)
-        return q, k, linear(x, *to_v)
+        q, k = split_heads(F.linear(query, *to_q), self.heads), split_heads(F.linear(x, *to_k), self.heads)
+        return q, k, F.linear(x, *to_v)
 
     def finish(self, gathered: Tensor) -> Tensor:
         return self.pool.attn.out_proj(gathered)

@@ -22,7 +22,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
+from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Backbone
@@ -114,7 +114,7 @@ class Radio(TransformerBackbone):
     def __init__(
         self, model: RadioModel, text: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__([TimmBlock(block) for block in with_fast_linears(model).blocks], len(model.prefix), mean, std)
+        super().__init__([TimmBlock(block) for block in model.blocks], len(model.prefix), mean, std)
         self.model, self.text, self.name = model, text, name
         self.stride, self.embedding_size = model.patches.kernel_size[0], model.size
         self.eval().requires_grad_(False)

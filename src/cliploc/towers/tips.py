@@ -15,7 +15,7 @@ from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
+from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.values import Interpolation, ResizePolicy
@@ -90,7 +90,7 @@ class Tips(TransformerBackbone):
     input_hw = (SIDE, SIDE)
 
     def __init__(self, image: TipsImage, text: TipsText, name: str) -> None:
-        super().__init__([TimmBlock(block) for block in with_fast_linears(image).blocks], len(image.prefix), MEAN, STD)
+        super().__init__([TimmBlock(block) for block in image.blocks], len(image.prefix), MEAN, STD)
         self.image, self.text, self.name = image, text, name
         self.stride, self.embedding_size = image.patches.kernel_size[0], image.patches.out_channels
         self.eval().requires_grad_(False)
