@@ -24,7 +24,7 @@ Budget: TypeAlias = Annotated[int, Meta(ge=16)]
     family="perturbation",
     threshold=0.35,
 )
-def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
+def rise(ctx: Context, budget: Budget = 2000) -> Tensor:  # [B, P, h, w]
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
     A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
@@ -37,7 +37,6 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
 
     Args:
         budget: N, how many masks.
-        published: whether the mean score is kept, as in the paper.
     """
     height, width = ctx.images.shape[-2:]
     chance = torch.Generator().manual_seed(SEED)
@@ -52,12 +51,11 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
         pooled = [F.adaptive_avg_pool2d(_masks(chunk, height, width), ctx.trace.grid) for chunk in chunks]
         seen = torch.cat(pooled).flatten(1)  # [N, h·w]
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
-        if not published:
-            scores = scores - scores.mean(dim=-1, keepdim=True)
+        scores = scores - scores.mean(dim=-1, keepdim=True)
         maps = scores @ seen / (budget * VISIBLE)  # [B, P, h·w]
         if ctx.note is not None:  # of each picture the prompt with the largest error
-            masks = seen if published else seen - seen.mean(dim=0)
-            each = maps if published else scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
+            masks = seen - seen.mean(dim=0)
+            each = scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
             squared = scores.square() @ masks.square() / (budget * VISIBLE**2)
             error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
             span = maps.amax(dim=-1) - maps.amin(dim=-1)
