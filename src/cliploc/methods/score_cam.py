@@ -18,7 +18,8 @@ def score_cam(ctx: Context, temperature: Positive | None = None, block: FromEnd 
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
     differ by only about 0.1: without a temperature, which the paper's logits do not need, their softmax is nearly
     uniform, and at the model's own a few channels have all the weight: our default is four times that
-    (docs/studies/performance.md). A constant channel makes no mask and gets the baseline's score. On a ViT, A are the patch tokens that enter the last block.
+    (docs/studies/performance.md). A constant channel makes no mask and gets the baseline's score. On a ViT, A are the
+    patch tokens that enter the last block.
 
     Peers differ in the upsampling: `pytorch_grad_cam.ScoreCAM` aligns corners; `torchcam.methods.ScoreCAM` normalises
     before it upsamples. The latter's baseline is the whole picture, which makes no difference to the softmax.

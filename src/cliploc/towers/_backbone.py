@@ -163,14 +163,6 @@ class Backbone(nn.Module, ABC):
         """How this model reads a name that it does not read as it stands, in one line; else None."""
         return None
 
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
-
-        None where the text tower cannot say it. Shares add up to 1, or all are 0.
-        """
-        read = getattr(getattr(self, "text", None), "word_shares", None)
-        return None if read is None else read(text, image)
-
     def presence(self, cosine: Tensor) -> Tensor | None:
         """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
 

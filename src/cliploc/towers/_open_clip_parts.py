@@ -16,7 +16,6 @@ from cliploc.registry import Registry
 from cliploc.towers._backbone import Backbone
 from cliploc.towers._catalogue import describe_preprocessing
 from cliploc.towers._transformer import BlockAdapter
-from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
 from cliploc.values import Interpolation, ResizePolicy
 
@@ -112,27 +111,3 @@ class OpenClipText(nn.Module):
         device = self.model.logit_scale.device
         tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
-
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """See `cliploc.towers._word_shares`; None where the text tower is not CLIP's own."""
-        part = getattr(self.model, "text", self.model)
-        pooled = getattr(part, "text_pool_type", getattr(part, "pool_type", None))
-        end_id: Any = getattr(part, "text_eos_id", getattr(part, "eos_id", None))
-        layers = getattr(getattr(part, "transformer", None), "resblocks", ())
-        if pooled not in ("argmax", "eos") or not all(isinstance(layer, ResidualAttentionBlock) for layer in layers):
-            return None
-
-        def read(x: Tensor) -> Tensor:
-            x, project = part.ln_final(x), part.text_projection
-            if project is None:
-                return x
-            return project(x) if isinstance(project, nn.Linear) else x @ project
-
-        tower = TextTower(
-            tokenize=lambda texts: self.tokenizer(texts).to(self.model.logit_scale.device),
-            ends=lambda ids: (ids if pooled == "argmax" else ids.eq(end_id).int()).argmax(dim=1),
-            embed=lambda ids: part.token_embedding(ids) + part.positional_embedding,
-            blocks=[OpenClipBlock(layer) for layer in layers],
-            read=read,
-        )
-        return word_shares(text, image, tower)

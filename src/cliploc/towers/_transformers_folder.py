@@ -21,7 +21,6 @@ from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
 from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
-from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
 from cliploc.values import Interpolation
 
@@ -283,22 +282,3 @@ class TransformersText(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         return F.normalize(self.model.get_text_features(**self._tokens(texts)).pooler_output.float(), dim=-1)
-
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """See `cliploc.towers._word_shares`; None where the text tower is not CLIP's own."""
-        tower, config = self.model.text_model, self.model.config
-        if config.model_type != "clip":
-            return None
-        parts, end = tower.embeddings, config.text_config.eos_token_id
-        return word_shares(
-            text,
-            image,
-            TextTower(
-                tokenize=lambda texts: self._tokens(texts)["input_ids"],
-                # Before 2023 configurations said 2 for the end of a text, which is then the highest id, as OpenAI's.
-                ends=lambda ids: (ids if end == 2 else ids.eq(end).int()).argmax(dim=1),
-                embed=lambda ids: parts.token_embedding(ids) + parts.position_embedding.weight[: ids.shape[1]],
-                blocks=[_Block(layer) for layer in tower.encoder.layers],
-                read=lambda x: self.model.text_projection(tower.final_layer_norm(x)),
-            ),
-        )

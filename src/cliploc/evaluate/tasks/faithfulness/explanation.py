@@ -52,7 +52,6 @@ class ExplainedName:
     name: str
     probability: float | None  # None for a single name
     cosine: float
-    words: Sequence[tuple[str, float]] | None  # shares of the words in the match, where the text tower has them
     maps: Sequence[ExplainedMap]
 
     def document(self) -> dict[str, Any]:
@@ -61,7 +60,6 @@ class ExplainedName:
             "name": self.name,
             "probability": self.probability,
             "cosine": self.cosine,
-            "words": None if self.words is None else [{"word": word, "share": share} for word, share in self.words],
             "methods": {
                 one.method: {**one.numbers, "threshold": one.threshold, "curves": one.curves} for one in self.maps
             },
@@ -97,7 +95,7 @@ def explained(
             maps.append(ExplainedMap(method, heat, region.level, threshold, numbers, curves))
             reporter.images(1)
         probability = None if by_cosine else seen.probability
-        yield ExplainedName(name, probability, seen.cosine, measurer.localizer.word_shares(picture, name), maps)
+        yield ExplainedName(name, probability, seen.cosine, maps)
 
 
 def document_of(measurer: Faithfulness, photo: str, names: Sequence[ExplainedName], version: int) -> dict[str, Any]:
@@ -159,7 +157,6 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
     for which, axis in AXES.items():
         lines = [Line(titles[one.method], one.curves[which]) for one in name.maps]
         curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-    words = [[Cell(word), number_cell(share)] for word, share in name.words or ()]
     value = name.cosine if name.probability is None else name.probability
     return {
         "name": name.name,
@@ -168,5 +165,4 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         "curves": curves,
         "legend": legend(enumerate(titles[one.method] for one in name.maps)),
         "table": Table(f"Numbers of {name.name}", dict.fromkeys(("method", *HEADINGS.values()), ""), rows, {"method"}),
-        "words": Table(f"Words of {name.name}", {"word": "", "share": ""}, words, {"word"}),
     }
