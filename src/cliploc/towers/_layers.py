@@ -58,7 +58,9 @@ def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(qkᵀ·scale)·v, `[B, H, t, e]`, fused."""
+    """softmax(qkᵀ·scale)·v, `[B, H, t, e]`: fused, but for bfloat16 on a CPU, where two products are faster."""
+    if v.dtype == torch.bfloat16 and v.device.type == "cpu":
+        return (q * scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
