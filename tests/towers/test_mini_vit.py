@@ -1,6 +1,7 @@
 """`mini-vit`: its stem and words are `mini`'s, its blocks are those of timm, and it knows real photographs."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,8 @@ class TestSmall(TransformerContract):
     @pytest.fixture(scope="class")
     @classmethod
     def backbone(cls, net: HybridBlocks) -> MiniVit:
-        small = MiniVit(
-            load_stem(), net, MiniTextTower.load(mini.WEIGHTS), {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
-        ).eval()
+        facts = SimpleNamespace(logit_scale=40.0, presence=SimpleNamespace(scale=1.0, bias=0.0))
+        small = MiniVit(load_stem(), net, MiniTextTower.load(mini.WEIGHTS), facts).eval()
         small.input_hw = (48, 64)
         return small.requires_grad_(False)
 
