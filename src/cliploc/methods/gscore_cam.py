@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, FromEnd, Positive
-from cliploc.methods._infra.gradients import map_gradients
-from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
+from cliploc.methods import SOFTER, Context, Count, FromEnd, Positive, map_gradients, masked_cam, masked_embeddings
 
 
 @masked_cam(

@@ -8,8 +8,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, saliency
-from cliploc.methods._infra.masked import perturbed_embeddings
+from cliploc.methods import Context, perturbed_embeddings, saliency
 
 CELLS = 8  # cells of a mask, along each side
 VISIBLE = 0.5  # probability that a cell shows the picture

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, FromEnd, Positive
-from cliploc.methods._infra.masked import SOFTER, masked_cam, masked_embeddings
+from cliploc.methods import SOFTER, Context, FromEnd, Positive, masked_cam, masked_embeddings
 
 
 @masked_cam(
