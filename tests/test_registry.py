@@ -96,11 +96,11 @@ def test_a_broken_module_is_named_every_time(package):
 
 def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
     registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))
-    registry.refuse_unknown("a")
+    registry.check_known("a")
     with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
-        registry.refuse_unknown("c")
+        registry.check_known("c")
     registry.register("c", 3)  # of a module that the user has imported
-    registry.refuse_unknown("c")
+    registry.check_known("c")
     assert not [name for name in sys.modules if name.startswith("plugins_of_a_test.")]
 
 
@@ -115,7 +115,7 @@ from cliploc.methods import methods
 
 def known(registry):
     try:
-        registry.refuse_unknown("no such name")
+        registry.check_known("no such name")
     except UnknownNameError as error:
         return error.known
 

@@ -95,7 +95,7 @@ class Localizer:
             prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
-            towers.refuse_unknown_guide(chosen.guide)
+            towers.check_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = devices.create(model, pretrained, chosen.device, chosen.precision)

@@ -112,7 +112,7 @@ structures: Registry[Callable[[str], Structure]] = Registry(
 
 def structure_of(model: str) -> ModelEntry | Structure | None:
     """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
-    refuse_unknown(model)
+    check_model(model)
     source, colon, rest = model.partition(":")
     if not colon:
         return models.get(plain_name(model))
@@ -133,7 +133,7 @@ def create(
         >>> create("mini").embedding_size
         1280
     """
-    refuse_unknown(model)
+    check_model(model)
     source, colon, rest = model.partition(":")
     try:
         if colon:
@@ -166,14 +166,14 @@ def check_bundled(model: str, pretrained: str | None) -> None:
         raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
 
 
-def refuse_unknown(model: str) -> None:
+def check_model(model: str) -> None:
     """Refuses an unknown model, as `create` does, without importing torch."""
     source, colon, _ = model.partition(":")
     if colon:
-        model_sources.refuse_unknown(source)
+        model_sources.check_known(source)
     else:
         try:
-            models.refuse_unknown(plain_name(model))
+            models.check_known(plain_name(model))
         except UnknownNameError as error:
             if model and os.path.isdir(user_path(model)):
                 reason = f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}"
@@ -219,7 +219,7 @@ for _entry in (
     guides.register(_entry.name, _entry)
 
 
-def refuse_unknown_guide(spec: str) -> None:
+def check_guide(spec: str) -> None:
     """Refuses an unknown guide, as `create_guide` does; short names and models are known without importing torch."""
     name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
     if name not in guides.names() and not in_catalogue(name):
@@ -237,7 +237,7 @@ def unknown_guide(name: str) -> UnknownNameError:
 def in_catalogue(name: str) -> bool:
     """Whether a guide is a model of `cliploc models`."""
     try:
-        models.refuse_unknown(plain_name(name))
+        models.check_known(plain_name(name))
     except UnknownNameError:
         return False
     return True

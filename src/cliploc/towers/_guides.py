@@ -11,10 +11,10 @@ from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import (
     QUERIES_KEYS,
+    check_guide,
     create,
     guides,
     in_catalogue,
-    refuse_unknown_guide,
 )
 from cliploc.towers._checkpoints import read_checkpoint
 from cliploc.towers._weights import timm_file
@@ -90,7 +90,7 @@ def _sized(pixels: Tensor, stride: int) -> Tensor:
 
 def create_guide(spec: str, device: str = "cpu") -> Guide:
     """Builds a frozen float32 guide: a name of `guides`, a catalogue model, or a tower of timm, "NAME@WEIGHTS"."""
-    refuse_unknown_guide(spec)
+    check_guide(spec)
     name, _, weights = spec.removeprefix(QUERIES_KEYS).partition("@")
     queries_keys, listed = spec.startswith(QUERIES_KEYS), name in guides.names()
     if not listed and in_catalogue(name):

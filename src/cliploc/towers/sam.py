@@ -19,7 +19,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError, first_li
 from cliploc.support.files import user_path
 from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
-from cliploc.towers import from_pretrained, model_from_pretrained
+from cliploc.towers._transformers_folder import from_pretrained, model_from_pretrained
 from cliploc.towers.tower import tensors_digest
 
 if TYPE_CHECKING:

@@ -253,10 +253,10 @@ def names_in(spec: str) -> list[str]:
     return [name.strip() for name in str(spec).split("+")]
 
 
-def refuse_unknown(spec: str) -> None:
+def check_method(spec: str) -> None:
     """Refuses unknown method names, as `find` does, without importing the methods."""
     for name in names_in(spec):
-        methods.refuse_unknown(name)
+        methods.check_known(name)
 
 
 def unfit_reason(
