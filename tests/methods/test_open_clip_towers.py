@@ -14,7 +14,7 @@ from cliploc.errors import ModelError
 from cliploc.find.devices import best_device
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
-from cliploc.towers.open_clip_resnet import OpenClipResNet
+from cliploc.towers._open_clip_towers import OpenClipResNet
 from tests.commands import CAT
 from tests.methods.peers import Scene, WrappedClip, assert_same_maps, min_max, over_input
 from tests.methods.towers import CUT_RESNET, clip_model, copy_of

@@ -1,15 +1,10 @@
-"""Attention in every precision, and batch norms folded."""
-
-import copy
+"""Attention in every precision."""
 
 import pytest
 import torch
-from torch import nn
 
-from cliploc.towers._layers import attend, attention_weights, fold_batch_norms
-from tests.tiny import seeded
+from cliploc.towers._layers import attend, attention_weights
 from tests.tolerances import assert_rounded
-from tests.towers.small_clip import season, small_clip
 
 SCALE = 0.3
 TERMS = 8 + 11  # of a product of query and key, and of the values; in bfloat16 only the two results are rounded
@@ -41,47 +36,3 @@ def test_bfloat16_rounds_and_nothing_else(queries):
     ours = attend(q, k, v, SCALE)
     assert ours.dtype == torch.bfloat16
     assert_rounded(ours, by_the_equation(q, k, v), 2)
-
-
-def batch_norms(module: nn.Module) -> int:
-    return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
-
-
-def test_folded_tower_gives_the_same_numbers():
-    visual = small_clip().visual
-    folded = fold_batch_norms(copy.deepcopy(visual))
-    assert batch_norms(visual) == 3 + 4 * 4
-    assert batch_norms(folded) == 0
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, found = visual(images), folded(images)
-    assert (found - expected).norm() / expected.norm() < 1e-5
-
-
-class Named(nn.Module):
-    """A convolution and a norm by ResNet's names, run in that order."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn1(self.conv1(x))
-
-
-@pytest.mark.parametrize(
-    ("build", "left"),
-    [
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 0),
-        (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), 1),
-        (lambda: Named(nn.BatchNorm2d(4)), 0),
-    ],
-    ids=["sequential", "norm first", "named"],
-)
-def test_only_known_patterns_are_folded(build, left):
-    module = seeded(build, 1).eval()
-    season(module)
-    folded = fold_batch_norms(copy.deepcopy(module))
-    images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    assert_rounded(folded(images), module(images), module)
-    assert batch_norms(folded) == left

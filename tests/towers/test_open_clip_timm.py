@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._open_clip_parts import adapters
-from cliploc.towers.open_clip_timm import TimmCnn, TimmVit
+from cliploc.towers._open_clip_timm import TimmCnn, TimmVit
+from cliploc.towers.open_clip import ADAPTERS
 from cliploc.towers.tower import Backbone, Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
@@ -291,10 +291,9 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
 
 
 def test_every_adapter_registers_itself_and_each_tower_has_one() -> None:
-    assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
     resnet = open_clip.CLIP(24, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 32}, TEXT)
     for model, part in (
         (small_vit("EVA-02"), "TimmVit"), (small_cnn("FastViT"), "TimmCnn"), (resnet, "OpenClipResNet"),
         (real_tower("ViT-B-16", layers=1), "OpenClipVit"),
     ):  # fmt: skip
-        assert [name for name in adapters.names() if adapters.get(name).supports(model.visual)] == [part]
+        assert [one.__name__ for one in ADAPTERS if one.supports(model.visual)] == [part]

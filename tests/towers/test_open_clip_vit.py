@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 from cliploc.towers.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded

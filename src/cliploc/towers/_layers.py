@@ -1,22 +1,15 @@
-"""How a frozen tower computes: its precision, attention, resized positions, folded norms."""
+"""How a frozen tower computes: its precision, attention, resized positions."""
 
 import functools
-import itertools
-import re
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cliploc.errors import UsageError
 from cliploc.options import DTYPES, PRECISIONS
 from cliploc.towers.tower import PositionRule
-
-Module = TypeVar("Module", bound=nn.Module)
-_CONVOLUTION = re.compile(r"(.*)conv(.*)")
 
 
 # ---------------------------------------------------------------------------------------------------------- precision
@@ -83,22 +76,3 @@ def resize_positions(
     else:
         patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
-
-
-# -------------------------------------------------------------------------------------------------------- batch norms
-@torch.no_grad()
-def fold_batch_norms(module: Module) -> Module:
-    """Folds batch norms, eval mode, into neighbours in an `nn.Sequential`, and siblings `bn…` of `conv…`."""
-    for parent in module.eval().modules():
-        names = [name for name, _ in parent.named_children()]
-        if isinstance(parent, nn.Sequential):
-            pairs = list(itertools.pairwise(names))
-        else:
-            pairs = [(name, _CONVOLUTION.sub(r"\1bn\2", name)) for name in names if _CONVOLUTION.fullmatch(name)]
-        for convolution_name, norm_name in pairs:
-            convolution, norm = getattr(parent, convolution_name), getattr(parent, norm_name, None)
-            # Exactly these classes: a subclass can do more, as timm's batch norms with an activation.
-            if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
-                setattr(parent, convolution_name, fuse_conv_bn_eval(convolution, norm))
-                setattr(parent, norm_name, nn.Identity())
-    return module

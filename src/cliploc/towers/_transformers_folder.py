@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.errors import CliplocError, MissingWeightsError, ModelError, first_line
+from cliploc.errors import MissingWeightsError, ModelError, first_line
 from cliploc.support.documents import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
-from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
 from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
@@ -135,24 +134,13 @@ def open_folder(folder: Path, label: str, device: str, precision: str) -> Transf
         import transformers
     except ImportError as error:
         raise not_installed(error, install("sam", f"{label}, a folder of transformers,"), ModelError) from error
-    try:
-        identity = _identity(folder, files)
-        model_class, processor_class = (getattr(transformers, name) for name in CLASSES[kind])
-        model = model_from_pretrained(model_class, folder, dtype=torch.float32)
-        tokenizer = from_pretrained(transformers.AutoTokenizer, folder)
-        if any((folder / name).is_file() for name in PROCESSORS):
-            processor = from_pretrained(processor_class, folder)
-        else:
-            processor = processor_class()
-        backbone = TransformersVit(model, tokenizer, processor, label)
-    except CliplocError:
-        raise
-    except Exception as error:  # damaged files make transformers raise nearly anything
-        if out_of_memory(error):
-            raise
-        raise ModelError(
-            f"{folder} cannot be opened by transformers ({first_line(error)}): download it again"
-        ) from error
+    identity = _identity(folder, files)
+    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[kind])
+    model = model_from_pretrained(model_class, folder, dtype=torch.float32)
+    tokenizer = from_pretrained(transformers.AutoTokenizer, folder)
+    stated = any((folder / name).is_file() for name in PROCESSORS)
+    processor = from_pretrained(processor_class, folder) if stated else processor_class()
+    backbone = TransformersVit(model, tokenizer, processor, label)
     backbone.loaded_from(files[0], f"transformers {transformers.__version__} {identity}")
     return backbone.convert(dtype).to(device)
 

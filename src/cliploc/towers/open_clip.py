@@ -23,10 +23,12 @@ from cliploc.support.imports import not_installed
 from cliploc.towers import _checkpoints, _weights
 from cliploc.towers._catalogue import ModelEntry, Structure, model_sources, models, structures
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._open_clip_parts import adapters, published_preprocessing
+from cliploc.towers._open_clip_timm import TimmCnn, TimmVit
+from cliploc.towers._open_clip_towers import OpenClipResNet, OpenClipVit, published_preprocessing
 from cliploc.towers._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
 from cliploc.towers.tower import Backbone, Pooling, TowerKind
 
+ADAPTERS: tuple[Any, ...] = (OpenClipResNet, OpenClipVit, TimmVit, TimmCnn)  # the first that supports a tower
 RANDOM = "random"
 UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -138,7 +140,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
 
 
 def _adapter(model: Any, label: str) -> Any:
-    for adapter in adapters:
+    for adapter in ADAPTERS:
         if adapter.supports(model.visual):
             return adapter
     tower = getattr(model.visual, "trunk", model.visual)
