@@ -10,7 +10,6 @@ from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.methods import find, methods, resolve_options
 from cliploc.methods._infra.ensemble import rank
-from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Needs
 from tests.methods.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
@@ -145,24 +144,6 @@ def test_one_forward_pass_serves_all_methods(kind: str, spec: str) -> None:
     assert (backbone.traces, backbone.images) == (2, 0)
 
 
-def test_masked_pictures_are_shared() -> None:
-    backbone = Counting(tower("gap_cnn", (8, 8)))
-    Localizer(backbone, method="score_cam")(WIDE, ["red"])
-    once = backbone.images
-    reported: list[int] = []
-    localizer = Localizer(backbone)
-    list(
-        localizer.compare(
-            [WIDE],
-            ["red"],
-            ["score_cam", "vl_score", "score_cam+vl_score"],
-            reporter=Reporter(masked=lambda done, _: reported.append(done)),
-        )
-    )
-    assert backbone.images == 2 * once
-    assert 0 < sum(reported) < once  # the empty picture is not told
-
-
 @pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
 def test_compared_results_are_those_of_each_alone(kind: str) -> None:
     backbone = tower(kind, (8, 8))
@@ -175,14 +156,6 @@ def test_compared_results_are_those_of_each_alone(kind: str) -> None:
         for result, expected in zip(results, alone.stream(PHOTOS[:3], ["red", "blue"]), strict=True):
             assert list(result) == list(options)
             same(result[spec], expected)
-
-
-def test_an_explicit_threshold_is_for_all_of_them() -> None:
-    localizer = Localizer(tower("gap_cnn", (8, 8)), threshold=0.9)
-    (found,) = localizer.compare([TALL], ["red"], ["cam", "grad_cam"])
-    for spec in found:
-        expected = Localizer(localizer.backbone, method=spec, threshold=0.9)(TALL, ["red"])
-        np.testing.assert_array_equal(found[spec].boxes.xyxy, expected.boxes.xyxy)
 
 
 @pytest.mark.parametrize(

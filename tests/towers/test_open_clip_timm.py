@@ -20,11 +20,9 @@ from tests.towers.seam import (
     TEXT,
     BackboneContract,
     TransformerContract,
-    assert_state,
     perturb,
     pictures,
     real_tower,
-    state_of,
     their_image_embedding,
     timms_attention,
     tokenizer,
@@ -240,18 +238,6 @@ def test_a_cnns_locations_average_to_the_embedding_exactly(cnn: tuple[Any, TimmC
         theirs = model.encode_image(images)
     torch.testing.assert_close(dense.mean(dim=(-2, -1)), theirs, rtol=1e-4, atol=1e-5)
     assert dense.std(dim=(-2, -1)).mean() > 0.01 * theirs.abs().mean(), "every location reads the same"
-
-
-def test_the_users_cnn_is_untouched(cnn: tuple[Any, TimmCnn]) -> None:
-    model, backbone = cnn
-    before = state_of(model)
-    with torch.random.fork_rng(devices=[]):  # FastViT's joined convolutions begin with weights at random
-        again = TimmCnn(model, tokenizer, "again")
-    trace = again.trace(pictures(64, 64), Needs(features=(-1,)))
-    features = trace.features[-1].clone().requires_grad_()
-    torch.autograd.grad(backbone.head(features, trace).sum(), features)
-    assert_state(model, before)
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
 def test_an_mlp_projection_is_read_location_by_location() -> None:

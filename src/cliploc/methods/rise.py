@@ -32,7 +32,7 @@ def rise(ctx: Context, budget: Budget = 2000) -> Tensor:  # [B, P, h, w]
 
     The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
     places are masks by more masks than others: that would outweigh the picture. With many masks the mean changes the
-    map only by a constant. `Localization.notes` gives the map's standard error as a share of its range.
+    map only by a constant.
 
     Args:
         budget: N, how many masks.
@@ -52,15 +52,6 @@ def rise(ctx: Context, budget: Budget = 2000) -> Tensor:  # [B, P, h, w]
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
         scores = scores - scores.mean(dim=-1, keepdim=True)
         maps = scores @ seen / (budget * VISIBLE)  # [B, P, h·w]
-        if ctx.note is not None:  # of each picture the prompt with the largest error
-            masks = seen - seen.mean(dim=0)
-            each = scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
-            squared = scores.square() @ masks.square() / (budget * VISIBLE**2)
-            error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
-            span = maps.amax(dim=-1) - maps.amin(dim=-1)
-            shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
-            for b, share in enumerate(shares.amax(dim=1).tolist()):
-                ctx.note(b, f"{budget} random masks: standard error of the map {min(share, 1.0):.2f} of its range")
     return maps.reshape(*maps.shape[:2], *ctx.trace.grid)
 
 

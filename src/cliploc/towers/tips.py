@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import timm
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
-from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
+from cliploc.towers._checkpoints import load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size, sizes
 from cliploc.towers._transformer import TransformerBackbone
@@ -106,10 +105,12 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     if pretrained is None:
         raise UsageError(
             "expected weights for tipsv2, got none: add --pretrained with a folder that has the files of "
-            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14), or the authors' two .npz, and {TOKENIZER}"
+            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14) and {TOKENIZER}"
         )
     folder = user_path(pretrained)
-    weights = _read(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise MissingWeightsError(f"expected {WEIGHTS} in the folder {folder}, found none: check it")
+    weights = read_checkpoint(folder / WEIGHTS)
     image_tensors, text_tensors = renamed(weights.tensors)
     if not (folder / TOKENIZER).is_file():
         raise MissingWeightsError(
@@ -130,23 +131,6 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     backbone.logit_scale = 1 / float(weights.tensors.get("temperature", torch.tensor(TEMPERATURE)))
     backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
     return backbone.convert(dtype).to(device)
-
-
-def _read(folder: Path) -> Checkpoint:
-    """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
-    if (folder / WEIGHTS).exists():
-        return read_checkpoint(folder / WEIGHTS)
-    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
-    if [len(paths) for paths in files] != [1, 1]:
-        names = ", ".join(path.name for paths in files for path in paths) or "neither"
-        raise MissingWeightsError(
-            f"expected {WEIGHTS}, or one *_vision.npz and one *_text.npz, in the folder {folder}, got {names}: check it"
-        )
-    image, text = (read_checkpoint(path) for (path,) in files)
-    tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
-    for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
-        tensors["temperature" if name.startswith("temperature") else TEXT + name] = tensor
-    return Checkpoint(image.path, f"{image.sha256} {text.sha256}", tensors)
 
 
 def renamed(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
