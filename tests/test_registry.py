@@ -10,7 +10,6 @@ from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.towers import models
-from cliploc.towers._catalogue import model_sources
 from tests.commands import python
 
 
@@ -107,7 +106,6 @@ def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package)
 WITHOUT_IMPORT = """
 import json, sys
 from cliploc.towers import models
-from cliploc.towers._catalogue import model_sources
 from cliploc.errors import UnknownNameError
 from cliploc.evaluate.tasks.faithfulness.metrics import (faithfulness_metrics)
 from cliploc.refine import refinements
@@ -119,7 +117,7 @@ def known(registry):
     except UnknownNameError as error:
         return error.known
 
-registries = [methods, models, model_sources, refinements, faithfulness_metrics]
+registries = [methods, models, refinements, faithfulness_metrics]
 before = [known(one) for one in registries]
 assert not {"torch", "open_clip"} & set(sys.modules)
 assert [one.known_names() for one in registries] == before
@@ -132,5 +130,5 @@ print(json.dumps([len(one) for one in before]))
 def test_the_names_told_without_an_import_are_those_that_there_are():
     """In a process of its own, in which open_clip has not been imported: its files are read."""
     ran = python("-c", WITHOUT_IMPORT, check=False)
-    counts = [len(one.names()) for one in (methods, models, model_sources, refinements, faithfulness_metrics)]
+    counts = [len(one.names()) for one in (methods, models, refinements, faithfulness_metrics)]
     assert ran.stdout == f"{counts}\n", ran.stderr

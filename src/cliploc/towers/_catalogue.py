@@ -90,10 +90,7 @@ def register_model(
     models.register(name, ModelEntry(name=name, build=build, **of_class, **facts))
 
 
-# Prefix of a model's name, before a colon → function `(the rest, pretrained, device, precision)` → the model.
-model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
-    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
-)
+SOURCES = ("hf-hub", "local-dir")  # before a colon in a model's name
 
 
 @dataclass(frozen=True)
@@ -104,19 +101,15 @@ class Structure:
     pooling: Pooling  # how the tower makes one embedding of its features
 
 
-# Prefix of a model's name → function of the rest of the name, which reads the structure from the configuration.
-structures: Registry[Callable[[str], Structure]] = Registry(
-    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
-)
-
-
-def structure_of(model: str) -> ModelEntry | Structure | None:
-    """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
+def structure_of(model: str) -> ModelEntry | Structure:
+    """A model's structure from catalogue or configuration, no weights."""
     check_model(model)
     source, colon, rest = model.partition(":")
     if not colon:
         return models.get(plain_name(model))
-    return structures.get(source)(rest) if source in structures.names() else None
+    from cliploc.towers.open_clip import structure
+
+    return structure(source, rest)
 
 
 def create(
@@ -137,7 +130,9 @@ def create(
     source, colon, rest = model.partition(":")
     try:
         if colon:
-            backbone = model_sources.get(source)(rest, pretrained, device, precision)
+            from cliploc.towers.open_clip import build_source
+
+            backbone = build_source(source, rest, pretrained, device, precision)
         else:
             backbone = models.get(plain_name(model)).build(pretrained, device, precision)
         if backbone.weights_file is not None:  # a trial, as files may hold nearly anything
@@ -169,9 +164,9 @@ def check_bundled(model: str, pretrained: str | None) -> None:
 def check_model(model: str) -> None:
     """Refuses an unknown model, as `create` does, without importing torch."""
     source, colon, _ = model.partition(":")
-    if colon:
-        model_sources.check_known(source)
-    else:
+    if colon and source not in SOURCES:
+        raise UnknownNameError("model source", source, SOURCES)
+    if not colon:
         try:
             models.check_known(plain_name(model))
         except UnknownNameError as error:

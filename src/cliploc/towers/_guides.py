@@ -67,13 +67,7 @@ class TimmGuide:
         images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
         which = {"indices": 1, "norm": True} if self._last is None else {"indices": [self._before], "norm": False}
         layout = {"output_fmt": "NCHW", "intermediates_only": True}
-        try:
-            read: Tensor = self._module.forward_intermediates(images, **which, **layout)[-1]  # [B, d, h, w]
-        except AssertionError as error:  # timm's answer of towers that take one size only
-            height, width = images.shape[-2:]
-            raise UsageError(
-                f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
-            ) from error
+        read: Tensor = self._module.forward_intermediates(images, **which, **layout)[-1]  # [B, d, h, w]
         if self._last is not None:
             q, k, _ = self._last.attn.qkv(self._last.norm1(read.movedim(1, 3))).chunk(3, dim=3)
             read = (q + k).movedim(3, 1)
