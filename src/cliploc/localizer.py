@@ -18,7 +18,7 @@ from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
 from cliploc.find import devices, prompts
 from cliploc.find.calibration import load_calibration, package_calibration
-from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
+from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
@@ -95,7 +95,7 @@ class Localizer:
             prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
-            towers.refuse_unknown_guide(chosen.guide)
+            towers.check_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = devices.create(model, pretrained, chosen.device, chosen.precision)
@@ -393,22 +393,6 @@ class Localizer:
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
-
-    def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
-        """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
-
-        The sentence is that of the name's templates and synonyms which fits the picture best. The picture is seen
-        whole, at the first scale, not mirrored.
-
-        Returns:
-            The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
-            cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-        """
-        with torch_modes(self.backbone.device):
-            if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
-                return None
-            [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
-            return self.backbone.word_shares(self._texts.nearest_sentence(name, embedding), embedding)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

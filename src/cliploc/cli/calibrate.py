@@ -76,7 +76,7 @@ def _check_truth(flags: CalibrateFlags) -> None:
     if flags.truth != REVIEWED:
         from cliploc.evaluate.data import readers
 
-        readers.refuse_unknown(flags.truth)
+        readers.check_known(flags.truth)
         return
     for name in ("--split", "--subset", "--classes"):
         if name in flags.changed():

@@ -191,7 +191,7 @@ def check_dataset(name: str, *, labelled: bool = False) -> None:
     """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
     from cliploc.evaluate.data import labelled_readers, readers
 
-    (labelled_readers if labelled else readers).refuse_unknown(name)
+    (labelled_readers if labelled else readers).check_known(name)
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate

@@ -30,7 +30,7 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
 
     names = [name for text in texts or () for name in parse_list(text)]
     for name in names:
-        faithfulness_metrics.refuse_unknown(name)
+        faithfulness_metrics.check_known(name)
     return names or list(METRICS)
 
 

@@ -52,7 +52,6 @@ class ExplainedName:
     name: str
     probability: float | None  # None for a single name
     cosine: float
-    words: Sequence[tuple[str, float]] | None  # shares of the words in the match, where the text tower has them
     maps: Mapping[str, ExplainedMap]  # of each method
 
     def document(self) -> dict[str, Any]:
@@ -61,7 +60,6 @@ class ExplainedName:
             "name": self.name,
             "probability": self.probability,
             "cosine": self.cosine,
-            "words": None if self.words is None else [{"word": word, "share": share} for word, share in self.words],
             "methods": {
                 method: {**one.numbers, "threshold": one.threshold, "curves": one.curves}
                 for method, one in self.maps.items()
@@ -80,7 +78,7 @@ def explained(
             maps[method] = _map(measurer, seen, method, heat, reporter)
             reporter.images(1)
         probability = seen.probability if len(measurer.known) > 1 else None
-        yield ExplainedName(name, probability, seen.cosine, measurer.localizer.word_shares(picture, name), maps)
+        yield ExplainedName(name, probability, seen.cosine, maps)
 
 
 def _map(measurer: Faithfulness, seen: SeenPicture, method: str, heat: FloatArray, reporter: Reporter) -> ExplainedMap:
@@ -164,7 +162,6 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
     for which, axis in AXES.items():
         lines = {titles[method]: one.curves[which] for method, one in name.maps.items()}
         curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-    words = [[Cell(word), number_cell(share)] for word, share in name.words or ()]
     value = name.cosine if name.probability is None else name.probability
     return {
         "name": name.name,
@@ -173,5 +170,4 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         "curves": curves,
         "legend": legend(enumerate(titles[method] for method in name.maps)),
         "table": Table(f"Numbers of {name.name}", dict.fromkeys(("method", *HEADINGS.values()), ""), rows, {"method"}),
-        "words": Table(f"Words of {name.name}", {"word": "", "share": ""}, words, {"word"}),
     }
