@@ -24,8 +24,8 @@ from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
+from cliploc.find.looks import Joined
 from cliploc.find.prompts import labels_of, read_labels
-from cliploc.find.views import Joined
 from cliploc.formats import exports
 from cliploc.images import rle
 from cliploc.images.geometry import Frame

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.images.geometry import RESAMPLING, Frame
 from cliploc.images.reading import ImageLike, Picture, load, pictures_in
 from cliploc.localization import Localization
@@ -65,6 +65,7 @@ class RunOptions:
     absent_maps: bool = True
     keep_maps: bool = True
     boxes: bool = True
+    presence: bool | None = None
     lessons: bool = False
 
 

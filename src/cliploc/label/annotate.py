@@ -20,7 +20,7 @@ from cliploc.label.drafts import DraftRule
 from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
-from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
+from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
 from cliploc.runs.labelling import Found, LabellingRun, settled_in
@@ -105,9 +105,8 @@ def annotate(
     worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
-    usual = worker.localizer.usual_min_presence
     rule = DraftRule(
-        tuple(usual if presence is None else presence for presence in presences),
+        tuple(FOUND if presence is None else presence for presence in presences),
         "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
         flags.nms_across,

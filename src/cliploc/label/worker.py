@@ -80,9 +80,7 @@ class AnnotateWorker:
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
-        settings = {**self.localizer.describe(), "groups": self._groups}
-        if not (self.localizer.calibrated or "second_look" in settings):
-            settings["presence_bank"] = BANK_VERSION
+        settings = {"first_look": BANK_VERSION, **self.localizer.describe(), "groups": self._groups}
         if self._masks:
             settings["masks"] = True
         return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings
