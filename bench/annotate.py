@@ -44,7 +44,7 @@ from cliploc.images.reading import SUFFIXES
 from cliploc.label.annotate import annotate
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Needs, Trace
 

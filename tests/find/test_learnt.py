@@ -22,7 +22,7 @@ from cliploc.label.teach import teach as teaching
 from cliploc.label.worker import LEAST_FIT
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
-from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
 from tests.commands import document_of, refused
 from tests.label.labelled import correct
 from tests.tiny import tower

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cliploc.runs.labelling import Correction, LabellingRun
+from cliploc.runs.label_store import Correction, LabellingRun
 
 
 def corrections(out: Path) -> dict:

@@ -34,7 +34,7 @@ from cliploc.label.worker import LEAST_FIT, AnnotateWorker, grouped
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready
-from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
+from cliploc.runs.label_store import Candidate, Candidates, LabellingRun, Picture
 from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter

@@ -18,7 +18,7 @@ from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.labelstudio import brush, polygon_shape
 from cliploc.images import rle
 from cliploc.images.geometry import iou_matrix
-from cliploc.label.apply import (
+from cliploc.label.corrections import (
     Corrections,
     ReviewedBox,
     UnusableError,
@@ -27,8 +27,8 @@ from cliploc.label.apply import (
     read_corrections,
     with_masks,
 )
-from cliploc.label.draft_review import Work, least_score, score_drafts, work_on
-from cliploc.runs.labelling import Candidate, Candidates, Correction
+from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
+from cliploc.runs.label_store import Candidate, Candidates, Correction
 from tests.label.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))

@@ -15,7 +15,7 @@ from cliploc.label.drafts import (
     Prior,
     choose,
 )
-from cliploc.runs.labelling import Candidate, Candidates
+from cliploc.runs.label_store import Candidate, Candidates
 
 NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 

@@ -15,7 +15,7 @@ from cliploc.formats import exports
 from cliploc.label import results as annotation_results
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.runs.labelling import Correction, Found, LabellingRun
+from cliploc.runs.label_store import Correction, Found, LabellingRun
 from cliploc.runs.picture_files import UNREAD
 from cliploc.runs.store import FILE
 from cliploc.support.files import locked

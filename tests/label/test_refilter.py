@@ -15,14 +15,14 @@ from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
 from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
-from cliploc.label.apply import ReviewedBox, ReviewedPicture, correction_of
-from cliploc.label.draft_review import score_drafts
+from cliploc.label.corrections import ReviewedBox, ReviewedPicture, correction_of
+from cliploc.label.draft_scores import score_drafts
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.results import AnnotateResult
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.engine import run_here
-from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
+from cliploc.runs.label_store import Candidate, Candidates, Correction, Found
 from tests.evaluate.samples import review_file
 from tests.label.labelled import correct, held
 from tests.tiny import tower

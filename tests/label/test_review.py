@@ -10,7 +10,7 @@ from PIL import Image
 
 from cliploc.images.rle import encode
 from cliploc.label.editor.page import ReviewPicture, polygons_of, write_review
-from cliploc.runs.labelling import Correction, Saved
+from cliploc.runs.label_store import Correction, Saved
 from tests.draw.test_page import CLOSING, EVIL, IMAGE, Reader
 
 from .annotated import annotated

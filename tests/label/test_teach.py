@@ -21,7 +21,7 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_review import Work, work_on
+from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (
@@ -35,7 +35,7 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import Candidate, Correction, Found
+from cliploc.runs.label_store import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted

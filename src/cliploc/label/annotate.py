@@ -15,7 +15,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
-from cliploc.label.apply import apply_corrections, apply_review, is_review
+from cliploc.label.corrections import apply_corrections, apply_review, is_review
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
 from cliploc.label.teach.teach import teach
@@ -23,7 +23,7 @@ from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.labelling import Found, LabellingRun, settled_in
+from cliploc.runs.label_store import Found, LabellingRun, settled_in
 from cliploc.runs.picture_files import (
     UNREAD,
     FoundPictures,

@@ -13,7 +13,7 @@ from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS
-from cliploc.runs.labelling import Candidates, Correction
+from cliploc.runs.label_store import Candidates, Correction
 from cliploc.values import Floats
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them

@@ -22,11 +22,11 @@ from cliploc.draw.html import count
 from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
-from cliploc.label.draft_review import IOU, LabelScore, least_score, score_drafts
+from cliploc.label.draft_scores import IOU, LabelScore, least_score, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, correction_of_drafts
 from cliploc.label.editor.page import ReviewPicture, write_review
 from cliploc.options import MIN_SCORE
-from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
+from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 from cliploc.runs.picture_files import PictureFile, Skipped, by_path
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter

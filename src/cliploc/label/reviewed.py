@@ -7,7 +7,7 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.label.results import AnnotatedFolder
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from cliploc.runs.picture_files import PictureFile, content_digest
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.values import ClassName, Problem

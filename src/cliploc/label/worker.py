@@ -23,7 +23,7 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
 from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
-from cliploc.runs.labelling import Candidate, Found
+from cliploc.runs.label_store import Candidate, Found
 from cliploc.runs.picture_files import PictureFile, digested
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray

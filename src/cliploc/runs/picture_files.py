@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard
-from cliploc.runs.labelling import files_of_run
+from cliploc.runs.label_store import files_of_run
 from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of

@@ -21,11 +21,11 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.page import facts
 from cliploc.label.results import AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
-from cliploc.runs.labelling import Generation, LabellingRun, check_revision
+from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import disk_errors
 from cliploc.support.files import locked

@@ -7,7 +7,7 @@ from safetensors.torch import load, save
 
 from cliploc.find.lesson import Lesson
 from cliploc.images.geometry import Frame
-from cliploc.runs.labelling import LabellingRun, Picture
+from cliploc.runs.label_store import LabellingRun, Picture
 
 TENSORS = ("heat", "places", "features", "embedding")
 TOGETHER = 500  # pictures of a query

@@ -23,7 +23,7 @@ from cliploc.find.lesson import Lesson
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT, grouped
-from cliploc.runs.labelling import Candidate, LabellingRun, Picture, TaughtPicture
+from cliploc.runs.label_store import Candidate, LabellingRun, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray, Floats
 
 if TYPE_CHECKING:

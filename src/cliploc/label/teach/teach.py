@@ -34,13 +34,13 @@ from cliploc.find.directions import (
 from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
 from cliploc.find.lesson import Lesson, pooled
 from cliploc.images.geometry import Frame
-from cliploc.label.draft_review import work_on
+from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
-from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
+from cliploc.runs.label_store import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.values import FloatArray, Floats
 
 VERSION = 7  # of what is taught and drawn

@@ -19,7 +19,7 @@ from cliploc.formats.yolo import CLASS_LISTS
 from cliploc.images import rle
 from cliploc.images.polygons import draw_all, outlines_of
 from cliploc.label.drafts import choose, correction_of_drafts
-from cliploc.runs.labelling import Candidates, Correction
+from cliploc.runs.label_store import Candidates, Correction
 from cliploc.support.documents import convert, read_json
 
 if TYPE_CHECKING:

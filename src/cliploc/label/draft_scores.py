@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.images.geometry import iou_matrix
-from cliploc.runs.labelling import Candidates, Correction
+from cliploc.runs.label_store import Candidates, Correction
 
 IOU = 0.5
 ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
