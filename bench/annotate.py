@@ -192,9 +192,7 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
             continue
         wnids = [dataset.classes[label].wnid for label in ten]
         with tempfile.TemporaryDirectory() as out:
-            annotate(
-                list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH, method="cam"
-            )
+            annotate(list(samples), wnids, out, formats=["csv"], model=backbone, batch_size=BATCH, method="cam")
             with LabellingRun.open(Path(out)) as run:
                 folder = AnnotatedFolder(run)
                 found = {name: folder.drafts(name) for name, one in folder.pictures.items() if one.error is None}

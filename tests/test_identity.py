@@ -248,7 +248,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def annotated(photos: Path, out: Path, changed: Mapping[str, Any]) -> Any:
     arguments = {
-        "pictures": photos, "labels": ["red", "blue"], "out": out, "formats": ["csv"], "review": 0, "device": "cpu",
+        "pictures": photos, "labels": ["red", "blue"], "out": out, "formats": ["csv"], "device": "cpu",
     }  # fmt: skip
     return annotate(**{**arguments, **changed})
 

@@ -690,12 +690,9 @@ class AnnotateOptions(ProtocolOptions):
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
-    review: Annotated[int, Meta(ge=0, le=100_000)] = option(
-        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
-    )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
-        help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        help="Apply a corrected set: COCO, CSV, CVAT, Label Studio, VOC, YOLO.",
         about="Its boxes take the place of the drafts, also in later calls.",
     )
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(

@@ -39,8 +39,7 @@ from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
-from tests.evaluate.samples import review_file
-from tests.label.labelled import held
+from tests.label.labelled import held, save_boxes
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]
@@ -75,7 +74,7 @@ def plain(folder, tmp_path_factory):
 
 
 def same_files(out: Path, other: Path) -> None:
-    for name in ("coco.json", "boxes.csv", "review.html"):
+    for name in ("coco.json", "boxes.csv"):
         assert (out / name).read_bytes() == (other / name).read_bytes(), name
 
 
@@ -136,7 +135,7 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
     ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
     (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for
-    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
+    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--recipe", "fast")
     result = succeeded("annotate", folder / "cat.png", *arguments)
     assert result.err.count("is taken as one name") == 1
 
@@ -181,7 +180,7 @@ def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
     (tmp_path / "mine").mkdir()
     shutil.copy(PHOTOS / "cat.jpg", tmp_path / "mine/cat.jpg")
     (tmp_path / "mine/manifest.json").write_text('{"kind": "mine"}')
-    options = {**OPTIONS, "formats": ["yolo"], "review": 0}
+    options = {**OPTIONS, "formats": ["yolo"]}
     for pictures in (tmp_path, f"{tmp_path}/**/*.jpg", tmp_path):
         result = annotate(pictures, LABELS, tmp_path / "drafts/of cats", **options)
         assert result.pictures == 2
@@ -264,7 +263,7 @@ def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
 def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
     named = {"recipe": None, "method": "cam", "min_presence": None}  # without a second look
-    options = {"formats": ["csv"], "review": 0, **OPTIONS, **named}
+    options = {"formats": ["csv"], **OPTIONS, **named}
     result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
     assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
 
@@ -309,10 +308,10 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     monkeypatch.setattr(Joined, "of", planted)
     complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
     complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
-    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
+    annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
     _, row = rows(tmp_path)["cat.png"]
     assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
-    assert result.groups == (1 if mode == "keep" else 0)
+    assert row.several.tolist() == [mode == "keep"] * len(row.labels)
 
 
 def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
@@ -439,26 +438,14 @@ def test_what_ray_sends_survives_being_sent():
 def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
     out = shutil.copytree(plain.out, tmp_path / "out")
     before = coco_boxes(out)
-    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
-    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    save_boxes(out, {"dogs.png": []})
+    result = annotate(folder, LABELS, out, **OPTIONS)
     assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
     assert coco_boxes(out) == {**before, "dogs.png": []}
-    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
-    assert again.document() == result.document()
-    unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
-    for wrong, message in [
-        (review_file(out, tmp_path / "b.json", {"no.png": []}), "reviews no.png, which this run does not have"),
-        (review_file(out, tmp_path / "c.json", {}, run="x"), "of another run"),
-        (review_file(out, tmp_path / "d.json", {}, kind="x"), "other content"),
-        (
-            review_file(out, tmp_path / "e.json", {"dogs.png": [unknown]}),
-            "applied to dogs.png: expected labels below 4",
-        ),
-        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected what review.html saves, COCO's JSON"),
-        (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
-    ]:
+    (tmp_path / "b.json").write_text("{}")
+    for wrong, message in (("b.json", "has other content"), ("none.json", "expected .*none.json, found no such file")):
         with pytest.raises(UsageError, match=message):
-            annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
+            annotate(folder, LABELS, out, decisions=tmp_path / wrong, **OPTIONS)
 
 
 def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, list[tuple[str, list[float]]]]:
@@ -498,12 +485,11 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
     rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
     assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
-    scores = json.loads((out / "draft_scores.json").read_text())
+    scores = json.loads((out / "summary.json").read_text())["draft_scores"]
     drafts = sum(len(before[name]) for name in expected)
-    assert (scores["pictures"], scores["iou"], scores["all"]["drafts"]) == (2, 0.5, drafts)
-    assert scores["all"]["corrected_boxes"] == drafts  # of each picture one has gone, and one has come
-    assert scores["all"]["right"] == drafts - 2
-    assert scores["labels"]["teapot"]["recall"] == 0.0
+    # Of each picture one has gone, and one has come.
+    assert scores[""] == {"drafts": drafts, "boxes": drafts, "right": drafts - 2}
+    assert (scores["teapot"]["boxes"], scores["teapot"]["right"]) == (2, 0)
     assert any("drafts right" in line for line in result.closing(1.0))
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the corrections stay
@@ -526,7 +512,7 @@ def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
         result = cliploc_(*arguments, "--apply", tmp_path / "corrected.json")
         assert result.code == code, result.err
         assert ("not corrected: bird.png: no annotated picture of this run has this name" in result.err) == bool(code)
-        assert "all labels: " in result.err
+        assert "compared with corrected boxes: " in result.err
 
 
 def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plain, tmp_path):
@@ -534,27 +520,14 @@ def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plai
     annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
     tasks = json.loads((out / "labelstudio.json").read_text())
     boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
-    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
-    annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
+    save_boxes(out, {"dogs.png": []})
+    annotate(folder, LABELS, out, formats=["csv"], **OPTIONS)
     assert dropped
     assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped
     after = json.loads((out / "labelstudio.json").read_text())
     count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
     assert count(after) == count(tasks) - dropped
     assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
-
-
-def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):
-    shutil.copytree(plain.out, tmp_path, dirs_exist_ok=True)
-    complete = (tmp_path / "review.html").read_text()
-    annotate(folder, LABELS, tmp_path, review=2, **OPTIONS)
-    page = (tmp_path / "review.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
-    visible = json.loads(re.search(r'id="data">(.*?)</script>', complete, re.S).group(1))["pictures"]
-    assert len(visible) == 4
-    assert [one["margin"] for one in visible] == sorted(one["margin"] for one in visible)
-    assert [one["name"] for one in data["pictures"]] == [one["name"] for one in visible[:2]]
-    assert not re.search(r"""(src|href)=["']?https?:""", page)
 
 
 # ------------------------------------------------------------------------------------------------------ command, Python
@@ -572,7 +545,7 @@ def test_the_command(folder, tmp_path):
     assert {line.split()[0] for line in result.out.splitlines()[1:]} == {"cat", "dog", "bee", "teapot"}
     assert "failed: broken.jpg: not a picture" in result.err
     assert "4 of 5 pictures done, 4 of them now" in result.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json", "review.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json"}
     again = cliploc_(*arguments, "--json")
     assert again.code == 1
     assert json.loads(again.out)["pictures"] == 5
@@ -692,8 +665,6 @@ def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
     assert (again.computed, held(masked.out)) == (0, before)
     polygons = json.loads((masked.out / "coco.json").read_text())["annotations"]
     assert any(isinstance(one["segmentation"], list) for one in polygons)
-    page = (masked.out / "review.html").read_text(encoding="utf-8")
-    assert '"mask"' in page
 
 
 def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import supervision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 from PIL import Image
 
 from cliploc.boxes.outlines import outlines
@@ -23,11 +24,10 @@ from cliploc.label.corrections import (
     ReviewedBox,
     UnusableError,
     correction_of,
-    is_review,
     read_corrections,
     with_masks,
 )
-from cliploc.label.draft_scores import Work, least_score, score_drafts, work_on
+from cliploc.label.draft_scores import LabelScore, Work, least_score, score_drafts, work_on
 from cliploc.runs.label_store import Candidate, Candidates, Correction
 from tests.label.annotated import annotated
 
@@ -235,7 +235,6 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         "<name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
     )
     for path in (yolo, yolo / "classes.txt", voc):
-        assert not is_review(path)  # so that `--apply` reads it
         read = read_corrections(path, sizes, [["cat"], ["dog"]])
         assert (read.problems, list(read.pictures)) == ({}, ["b c.png"])
         assert read.pictures["b c.png"].boxes == [[2, 2, 8, 6]]
@@ -469,42 +468,8 @@ def test_scores_by_plain_loops(data):
                 else:
                     right.append((score, False))
         true = sum(i == label for _, t in data for _, i in t)
-        one = labels[label]
-        assert (one.drafts, one.true, one.right) == (len(right), true, sum(hit for _, hit in right))
-        f1 = {
-            least: 2 * sum(h for s, h in right if s >= least) / (sum(s >= least for s, _ in right) + true)
-            for least, _ in right
-        }
-        if true < 10 or not one.right:
-            assert one.min_score is None
-        else:
-            assert f1[one.min_score] == pytest.approx(max(f1.values()))
-            assert one.selected == sum(s >= one.min_score for s, _ in right)
-            assert one.selected_right == sum(h for s, h in right if s >= one.min_score)
-    assert (every.drafts, every.true, every.right) == tuple(
-        sum(getattr(one, key) for one in labels) for key in ("drafts", "true", "right")
-    )
-
-
-def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
-    apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
-    scores = [0.8 + i / 100 for i in range(12)] + [0.8] + [0.3] * 11  # of equal scores all or none are kept
-    # The better of the two drafts of a box takes it.
-    one, _ = score_drafts([drafted((apart + apart)[::-1], scores[::-1], [0] * 24, apart, [0] * 12)], 1)
-    assert (one.min_score, one.selected, one.selected_right) == (0.8, 13, 12)
-    document = one.document()
-    assert (document["precision"], document["recall"]) == (0.5, 1.0)
-    assert document["suggested"] == {"min_score": 0.8, "precision": 0.9231, "recall": 1.0}
-    few = drafted(apart[:9] + apart, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
-    assert score_drafts([few], 1)[0].document()["suggested"] is None
-    ten = drafted(apart[:10], scores[:10], [0] * 10, apart[:10], [0] * 10)
-    assert score_drafts([ten], 1)[0].min_score == 0.8
-    wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(13)]
-    equal = apart[:5] + wrong[:3], [0.9] * 4 + [0.5] * 4  # both have an F1 of 0.5: the lower one keeps more
-    low = [*equal[0], apart[5], *wrong[3:]], equal[1] + [0.1] * 11
-    one, _ = score_drafts([drafted(*low, [0] * 19, apart, [0] * 12)], 1)
-    assert one.document()["suggested"] == {"min_score": 0.5, "precision": 0.625, "recall": 0.4167}
-    assert score_drafts([], 1)[0].document()["precision"] is None
+        assert labels[label] == LabelScore(len(right), true, sum(hit for _, hit in right))
+    assert every == LabelScore(*(sum(figures) for figures in zip(*map(astuple, labels), strict=True)))
 
 
 def test_a_draft_is_right_from_an_iou_of_one_half_on():

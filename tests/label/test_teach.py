@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from tests.find.teaching.planted import SIDE, Planted, planted
 from tests.label.labelled import correct, taught
 from tests.tiny import tower
 
-OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
+OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -474,14 +473,3 @@ def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_one
             assert (low < high) == known
             if known:
                 assert low == pytest.approx(float(mine[2]))
-
-
-def test_a_flipped_bit_in_what_is_learnt_from_is_said(job: Job) -> None:
-    job.run()
-    with sqlite3.connect(job.out / "run.sqlite") as run:
-        [(picture, content)] = run.execute("SELECT picture, content FROM features LIMIT 1").fetchall()
-        flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        run.execute("UPDATE features SET content = ? WHERE picture = ?", (flipped, picture))
-    job.correct(list(job.things)[:3])
-    with pytest.raises(UsageError, match="keeps to learn from is damaged: annotate the pictures into another --out"):
-        job.run()

@@ -87,7 +87,7 @@ def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
 
 def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\n")
-    words = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
+    words = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts")
     words = (*words, "--recipe", "fast")
     for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
         result = succeeded(*words)

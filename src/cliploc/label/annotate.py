@@ -15,9 +15,9 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
-from cliploc.label.corrections import apply_corrections, apply_review, is_review
+from cliploc.label.corrections import apply_corrections
 from cliploc.label.drafts import DraftRule
-from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
+from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, conclude
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
@@ -38,7 +38,7 @@ from cliploc.runs.store import FILE, disk_errors
 from cliploc.support.files import AnyPath, Inputs, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
-FILES = (LEARNT, "summary.json", "draft_scores.json")  # that every run may write
+FILES = (LEARNT, "summary.json")  # that every run may write
 
 
 def annotate(
@@ -123,20 +123,22 @@ def annotate(
     }
     if flags.share and "second_look" not in settings:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
-    files = [*FILES, *(["review.html"] if flags.review else []), *(name for form in formats for name in form.outputs)]
+    files = [*FILES, *(name for form in formats for name in form.outputs)]
     if taken := [name for name in files if name not in earlier.files and os.path.lexists(target / name)]:
         raise UsageError(
             f"{target} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
     image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
-    settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "image_url": image_url}
+    made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
+    written = ExportSettings(labels.names, made_by, image_url, masks, flags.polygons, flags.copy)
+    settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
         disk_errors(target),
         LabellingRun.make(target, labels.names, settings, **settled) as run,
     ):
-        run.store["files"] = sorted({*earlier.files, *files})
+        run.files = sorted({*earlier.files, *files})
         work = _Work(run, notes, reporter, flags)
         folder = work.annotate(
             found, corrected, engine, Ready(make_worker, worker), shard_size(worker.localizer.options.batch_size, shard)
@@ -148,8 +150,8 @@ def annotate(
             notes.add(teach(folder, begun=partial(reporter.phase, "learning from the folder")).lines())
         if flags.max_false is not None:
             notes.add([folder.keep_promise(flags.max_false)])
-        formats = tuple(dict.fromkeys([*_written_before(run), *formats]))
-        written = Written(image_url, flags.polygons, flags.copy, flags.review)
+        earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
+        formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
         result = conclude(folder, formats, written, computed=work.computed, reporter=reporter)
         return replace(result, not_applied=work.not_applied, notes=notes.lines)
 
@@ -179,7 +181,7 @@ def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Expor
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
     written = [out / name for form in exports for name in form.outputs]
-    outputs = [out / FILE, out / "review.html", *(out / name for name in FILES), *written]
+    outputs = [out / FILE, *(out / name for name in FILES), *written]
     Inputs(inputs).check_outputs(outputs, folders=outputs)
     if corrected is None:
         return
@@ -194,18 +196,6 @@ def _image_url(root: Path) -> str:
     """Label Studio serves folders below its document root, not the root itself."""
     name = root.resolve().name
     return IMAGE_URL + (f"{quote(name)}/" if name else "")
-
-
-def _written_before(run: LabellingRun) -> list[Export]:
-    """The exports that an earlier call wrote, even if it was killed right afterwards."""
-    names = [name for name in dict.fromkeys([*run.exports, *exports.names()]) if name in exports.names()]
-    files = run.store["files"]
-    return [
-        form
-        for form in map(exports.get, names)
-        if {*form.outputs} <= {*files}
-        and (form.name in run.exports or any((run.out / output).exists() for output in form.outputs))
-    ]
 
 
 class _Work:
@@ -236,10 +226,6 @@ class _Work:
         todo = [file for file in files if file.id not in done]
         self._reporter.phase("annotate")
         self._reporter.start(len(todo), len(files))
-        of_review = corrected is not None and is_review(corrected)
-        if corrected is not None and of_review:  # it only refers to pictures that are annotated already
-            present = [file for file in files if file.id in stamped]
-            self.not_applied = apply_review(AnnotatedFolder(run, present), corrected)
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
             self._stamps = {file.id: stamp(file) for file in todo}
@@ -248,7 +234,7 @@ class _Work:
                 engine([*shards_of(todo, shard)], make_worker, self._add, self._reporter)
         folder = AnnotatedFolder(run, files, found.skipped, unreadable)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
-        if corrected is not None and not of_review:  # for it the sizes of all pictures must be known
+        if corrected is not None:
             read, lines = apply_corrections(folder, corrected)
             folder.weigh()
             self.not_applied = read.problems

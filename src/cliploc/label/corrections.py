@@ -1,4 +1,4 @@
-"""What people changed, taken into a run: boxes of the editor, of its page in a file, and corrected sets."""
+"""What people changed, taken into a run: boxes of the editor, and corrected sets."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from msgspec import Meta, Struct
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
-from cliploc.formats.yolo import CLASS_LISTS
 from cliploc.images import rle
 from cliploc.images.polygons import draw_all, outlines_of
-from cliploc.label.drafts import choose, correction_of_drafts
 from cliploc.runs.label_store import Candidates, Correction
-from cliploc.support.documents import convert, read_json
 
 if TYPE_CHECKING:
     from cliploc.label.results import AnnotatedFolder
 
-FORMATS = f"what review.html saves, {reading.FORMATS}"
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 Size: TypeAlias = tuple[int, int]  # width, height
 SAME = 0.01  # pixels; coordinates are stored in hundredths
@@ -63,55 +59,6 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     status: Literal["none", "reviewed", "unsure", "skipped"]
     boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
-
-
-class SavedReview(Struct):
-    """What review.html saves."""
-
-    kind: Literal["cliploc review"]
-    run: str
-    pictures: dict[str, ReviewedPicture]
-
-
-def is_review(path: Path) -> bool:
-    """Whether a file is read as what review.html saved: it is not in a format of another tool."""
-    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml", ".csv") or path.name.lower() in CLASS_LISTS:
-        return False
-    try:
-        read = read_json(path)
-    except (OSError, ValueError):
-        return True
-    return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
-
-
-def apply_review(folder: AnnotatedFolder, path: Path) -> dict[str, str]:
-    """Takes the pictures that a person edited in review.html. Returns why others are left as they are."""
-    try:
-        review = convert(read_json(path), SavedReview)
-    except FileNotFoundError:
-        raise UsageError(f"expected corrected boxes in {path}, found no such file: check the path") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"expected {FORMATS}; {path} has other content or cannot be read ({error}): save it again, or unpack it"
-        ) from None
-    if review.run != folder.id:
-        raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
-    problems = dict[str, str]()
-    with folder.run.store.transaction():
-        for name, page in review.pictures.items():
-            picture = folder.pictures.get(name)
-            if picture is None or picture.error is not None:
-                raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-            file, dash, _ = (page.drawn or "").partition("-")  # a page need not have it
-            if dash and file != picture.checksum[: len(file)]:
-                problems[name] = "its file was another one when it was reviewed: review it again"
-                continue
-            try:
-                correction = review_of(folder, name, page)
-            except UnusableError as error:
-                raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
-            folder.run.save(picture, page.status, correction)
-    return problems
 
 
 def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, list[str]]:
@@ -204,7 +151,7 @@ def read_corrections(
     masks: bool = False,  # whether masks are read, and polygons as masks; else only boxes are taken
 ) -> Corrections:
     """Reads a corrected set."""
-    read = reading.read_labels(source, FORMATS) if isinstance(source, Path) else _of_tasks(source)
+    read = reading.read_labels(source, reading.FORMATS) if isinstance(source, Path) else _of_tasks(source)
     find = reading.PictureFinder(sizes, read.listed, {k: v for folder in lists for k, v in read_list(folder).items()})
     known = _label_index(labels)
     corrections, problems, named = dict[str, Correction](), dict[str, str](), Counter[str]()
@@ -303,9 +250,10 @@ def correction_of(boxes: Sequence[ReviewedBox], found: Candidates, labels: int) 
 
 def review_of(folder: AnnotatedFolder, picture: str, saved: ReviewedPicture) -> Correction | None:
     """The boxes after a person saved a picture, None: its drafts."""
-    found, boxes = folder.candidates(picture), saved.boxes
-    drafts = correction_of_drafts(found, choose(found, folder.rule, folder.prior).visible(folder.rule.unsure))
-    if saved.drawn not in (None, folder.drawn(picture, folder.saved(picture).generation)):
+    now = folder.view(picture)
+    found, boxes = now.found, saved.boxes
+    drafts = now.of_drafts()
+    if saved.drawn not in (None, folder.drawn(picture, now.saved.generation)):
         # They were made from earlier drafts: each gets the number of the draft that is the same now, if there is.
         left, boxes = list(range(len(found.labels))), []
         for box in saved.boxes:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from cliploc.images.geometry import iou_matrix
 from cliploc.runs.label_store import Candidates, Correction
 
 IOU = 0.5
 ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
-FEWEST = 10  # corrected boxes of a label, below which its figures suggest nothing
 
 
 @dataclass(frozen=True)
@@ -39,48 +39,24 @@ def work_on(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> Work:
     return Work(len(proposed) - right, len(true) - right, sum(IOU <= fit < ADJUSTED for fit in fits))
 
 
-@dataclass(frozen=True)
-class LabelScore:
+class LabelScore(Struct, frozen=True):
     """How the drafts of one label, or of all, did."""
 
-    drafts: int  # number of drafts
-    true: int  # number of corrected boxes
+    drafts: int
+    boxes: int  # corrected ones
     right: int  # number of drafts that are right
-    # the minimum score with the greatest F1 on these pictures; None if there are fewer than 10 corrected boxes, or no
-    # draft is right
-    min_score: float | None = None
-    selected: int = 0  # number of drafts with that score or more
-    selected_right: int = 0  # number of those that are right
-
-    def document(self) -> dict[str, Any]:
-        """The figures as in draft_scores.json; shares of nothing are null."""
-        suggested = {"min_score": self.min_score, **self._shares(self.selected_right, self.selected)}
-        return {
-            "drafts": self.drafts,
-            "corrected_boxes": self.true,
-            "right": self.right,
-            **self._shares(self.right, self.drafts),
-            "suggested": None if self.min_score is None else suggested,
-        }
-
-    def _shares(self, right: int, drafts: int) -> dict[str, float | None]:
-        pairs = (("precision", drafts), ("recall", self.true))
-        return {name: round(right / count, 4) if count else None for name, count in pairs}
 
     def in_words(self) -> str:
         """The figures in a line."""
-        words = f"{self.right} of {self.drafts} drafts right; {self.right} of {self.true} boxes found"
-        if self.min_score is None:
-            return words
-        outcome = f"{self.selected_right} of {self.selected} right, {self.selected_right} of {self.true} found"
-        return f"{words}; best with --min-score {np.float32(self.min_score)!s} ({outcome})"
+        return f"{self.right} of {self.drafts} drafts right; {self.right} of {self.boxes} boxes found"
 
 
 def score_drafts(pairs: Iterable[tuple[Candidates, Correction]], count: int) -> tuple[LabelScore, list[LabelScore]]:
     """The score of all drafts, and of those of each label, by pictures with their corrections."""
     outcomes, true = _outcomes(pairs, count)
-    every = _scored([outcome for some in outcomes for outcome in some], sum(true))
-    return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
+    each = [LabelScore(len(of), boxes, sum(hit for _, hit in of)) for of, boxes in zip(outcomes, true, strict=True)]
+    every = LabelScore(*(sum(figures) for figures in zip(*map(astuple, each), strict=True)))
+    return every, each
 
 
 def _outcomes(
@@ -127,17 +103,3 @@ def fits_of(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
         if fits[-1] >= IOU:
             iou[:, best] = 0  # rows that follow see that it is taken
     return fits
-
-
-def _scored(outcomes: list[tuple[float, bool]], true: int) -> LabelScore:
-    right = sum(hit for _, hit in outcomes)
-    plain = LabelScore(len(outcomes), true, right)
-    if true < FEWEST or not right:
-        return plain
-    ordered = sorted(outcomes, reverse=True)
-    scores = np.array([score for score, _ in ordered])
-    hits = np.cumsum([hit for _, hit in ordered])  # [n] right among those with this score or more
-    last = np.append(scores[1:] < scores[:-1], True)  # of drafts with the same score all or none are kept
-    f1 = np.where(last, 2 * hits / (np.arange(1, len(scores) + 1) + true), -1)
-    best = len(f1) - 1 - int(f1[::-1].argmax())  # of equals the one that keeps more
-    return LabelScore(len(outcomes), true, right, float(scores[best]), best + 1, int(hits[best]))

@@ -13,7 +13,7 @@ from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS
-from cliploc.runs.label_store import Candidates, Correction
+from cliploc.runs.label_store import Candidates
 from cliploc.values import Floats
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
@@ -162,10 +162,3 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     nearest = np.abs(adjusted - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, adjusted, margin)
-
-
-def correction_of_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
-    """Drafts as the boxes that hold."""
-    drafts = found.take(ids)
-    masks: list[str | None] | None = None if drafts.masks is None else [*drafts.masks]
-    return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, list(ids))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cliploc.errors import UsageError
+from cliploc.formats import exports
 from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
 from cliploc.runs.engine import Shard
-from cliploc.runs.label_store import files_of_run
 from cliploc.runs.samples import LabelledPicture, PromptedPicture
 from cliploc.runs.store import FILE
 from cliploc.support.documents import lines_of
@@ -143,9 +143,9 @@ def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
 
 
 def _of_results(folder: Path) -> bool:
-    """Whether a folder is an annotation's, or one that it wrote: links to pictures are annotated already."""
-    above = folder.parent
-    return (folder / FILE).is_file() or ((above / FILE).is_file() and folder.name in files_of_run(above))
+    """Whether a folder is an annotation's, or an export in one: links to pictures are annotated already."""
+    written = (folder.parent / FILE).is_file() and any(folder.name in form.outputs for form in exports)
+    return written or (folder / FILE).is_file()
 
 
 def _in_results(root: Path, folder: Path) -> bool:

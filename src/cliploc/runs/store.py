@@ -19,7 +19,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from cliploc.errors import CliplocError, UsageError
 
@@ -35,6 +37,24 @@ RUN = "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWI
 
 class DiskFullError(CliplocError):
     """The disk is full. What was committed is kept, and the same command goes on."""
+
+
+class Entry(Generic[T]):
+    """An entry of the table `run`, as an attribute of an object with a `store`."""
+
+    def __init__(self, kind: Any, default: T) -> None:
+        self._kind, self._default = kind, default
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._key = name
+
+    def __get__(self, run: Any, _: type | None = None) -> T:
+        value = run.store.get(self._key)
+        made: T = self._default if value is None else msgspec.convert(value, self._kind)
+        return made
+
+    def __set__(self, run: Any, value: T) -> None:
+        run.store[self._key] = msgspec.to_builtins(value)
 
 
 class Store:

@@ -74,7 +74,7 @@ def teach(
 ) -> Generation:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
     school = School(folder)
-    of, before = school.stamp(), folder.run.generations[-1:]
+    of, before = school.stamp(), folder.run.taught_by[-1:]
     for last in before:
         undone = not again and len(folder.run.reviewed()) <= last.reviewed
         if undone if last.undone else last.of == of:
