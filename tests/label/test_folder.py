@@ -91,7 +91,7 @@ def test_other_settings_are_refused_with_what_differs(copy):
     before = content(out)
     for labels, options, message in (
         (LABELS, {"flip": True}, "flip: false there, true asked for"),
-        (["cat", "bee", "fox"], {}, r'\(labels: "dog" only there, "fox" only asked for\)'),
+        (["cat", "bee", "fox"], {}, r'\(labels: \["dog"\] there, \["fox"\] asked for\)'),
     ):
         with pytest.raises(UsageError, match=f"holds a run with other settings .*{message}"):
             annotate(pictures, labels, out, **OPTIONS, **options)

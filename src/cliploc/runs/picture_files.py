@@ -24,13 +24,7 @@ from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, pictur
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")
-NO_PICTURE, RESULTS, CLOSED = "does not have a picture's extension", "lies in a folder of results", "cannot be read"
-# Reason → its text for one file, and for several.
-REASONS = {
-    NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
-    RESULTS: ("file or folder of results", "files or folders of results"),
-    CLOSED: ("folder that cannot be read", "folders that cannot be read"),
-}
+NO_PICTURE, RESULTS, CLOSED = "without a picture's extension", "of results", "that cannot be read"
 IN_NOTE = 5  # skipped files that a note names
 READERS = 4  # files read at the same time
 
@@ -66,15 +60,12 @@ class FoundPictures:
 
     def skipped_note(self) -> str | None:
         """One line on what was skipped; None if nothing was."""
-        if not self.skipped:
-            return None
         parts = []
-        for reason, (single, several) in REASONS.items():
+        for reason in (NO_PICTURE, RESULTS, CLOSED):
             if names := [each.file for each in self.skipped if each.reason == reason]:
-                what = f"1 {single}" if len(names) == 1 else f"{len(names):,} {several}"
                 more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
-                parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
-        return f"skipped in {self.root}: {'; '.join(parts)}"
+                parts.append(f"{len(names):,} {reason}: {', '.join(names[:IN_NOTE])}{more}")
+        return f"skipped in {self.root}: {'; '.join(parts)}" if parts else None
 
 
 def find_pictures(where: AnyPath | Sequence[AnyPath], out: Path | None = None) -> FoundPictures:
