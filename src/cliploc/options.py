@@ -663,12 +663,6 @@ class AnnotateOptions(ProtocolOptions):
         help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
-    nms_across: PositiveShare | None = option(
-        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
-    )
-    groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes", help="What to do with a large box around several things.",
-    )
     share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
         factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
         text="=".join, flags=("--share",), repeat=True, gather=dict,

@@ -20,21 +20,20 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
 from cliploc.find.prompts import labels_of, read_labels
-from cliploc.find.views import Joined
 from cliploc.formats import exports
 from cliploc.images import rle
 from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
-from cliploc.label.worker import LEAST_FIT, AnnotateWorker, grouped
+from cliploc.label.worker import LEAST_FIT, AnnotateWorker, candidates_of
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready
-from cliploc.runs.label_store import Candidate, Candidates, LabellingRun, Picture
+from cliploc.runs.label_store import Candidates, LabellingRun, Picture
 from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter
@@ -296,61 +295,21 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
     assert around_others(boxes).tolist() == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("mode", ["keep", "split", "drop"])
-def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
-    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
-
-    def planted(self, b, names):
-        size = self.batch[b].frames[0].input_hw[::-1]
-        small = np.asarray(Image.fromarray(three).resize(size, Image.Resampling.BILINEAR))
-        return torch.from_numpy(np.stack([small] * len(names)))
-
-    monkeypatch.setattr(Joined, "of", planted)
-    complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
-    complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
-    annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
-    _, row = rows(tmp_path)["cat.png"]
-    assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
-    assert row.several.tolist() == [mode == "keep"] * len(row.labels)
-
-
-def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
-    return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
-
-
-def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding():
-    """A score compares a box with what lies round it: the padding round a picture is no part of that."""
+def test_a_box_of_several_things_is_marked_and_the_best_goes_first():
+    """Whatever lies round the picture, and at the threshold by which the box was made."""
     three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
     padded = np.zeros((100, 100), np.float32)
     padded[20:80] = three
-    rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
-    box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
-    frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
-    complete, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
-    assert len(complete) == 3
-    np.testing.assert_allclose([one.xyxy for one in complete], [one.xyxy for one in beside])
-    np.testing.assert_allclose([one.fit for one in complete], [one.fit for one in beside])
-
-
-def test_a_box_around_others_is_dropped_and_the_best_goes_first():
-    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
-    frame = Frame.fit("squash", (60, 100), (60, 100))
-    complete = np.array([[0, 10, 100, 50]], np.float32)
-    theirs = np.stack([part.xyxy for part in parts_of(complete, frame, heat, 0.4)])
-    fits = np.array([0.9, 0.5, 0.7, 0.6])
-    found = grouped(frame, heat, (np.concatenate([complete, theirs]), fits), 0, BoxRule(0.4), "split")
-    assert [one.fit for one in found] == [0.7, 0.6, 0.5]
-    np.testing.assert_array_equal([one.xyxy for one in found], theirs[[1, 2, 0]])
-
-
-def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
-    """With "auto" each map has its own: here one far below any fixed number."""
-    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
-    assert 0.02 <= share_of_peak(heat, "auto") < 0.3
-    complete = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
-    parts = np.stack([one.xyxy for one in parts_of(complete, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
-    assert len(parts) == 3
-    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], complete[0])
+    complete = boxes_from_maps(three[None], BoxRule(0.4)).xyxy
+    parts = np.array([[0, 10, 30, 50], [40, 10, 60, 50]], np.float32)
+    for policy, heat in (("squash", three), ("pad", padded)):
+        frame = Frame.fit(policy, (60, 100), heat.shape)
+        found = candidates_of(
+            frame, heat, np.concatenate([complete, parts]), np.array([0.9, 0.5, 0.7]), 0, BoxRule(0.4)
+        )
+        assert [(one.fit, one.several) for one in found] == [(0.9, True), (0.7, False), (0.5, False)]
+        [alone] = candidates_of(frame, heat, complete, np.ones(1), 0, BoxRule("auto"))
+        assert alone.several
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition
@@ -497,7 +456,7 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
     text = (out / "coco.json").read_bytes()
     for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
-        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+        with pytest.raises(UsageError, match=r"choose another --out"):
             annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
     assert (out / "coco.json").read_bytes() == text
 
@@ -552,7 +511,7 @@ def test_the_command(folder, tmp_path):
     assert "0 of them now" in again.err
 
 
-@pytest.mark.parametrize("words", ["--groups join", "--nms-across 0", "--max-boxes 0", "--max-false 500%"])
+@pytest.mark.parametrize("words", ["--max-boxes 0", "--max-false 500%"])
 def test_options_that_are_refused_in_one_line(folder, tmp_path, words):
     option, value = words.split()
     line = refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", option, value)
@@ -607,11 +566,6 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     formats = ["coco", "yolo", "voc", "cvat"]
     result = annotate(folder, LABELS, out, masks=True, formats=formats, decisions=file, **OPTIONS)
     assert (result.corrected, result.computed) == (1, 0)
-    assert (
-        "masks of corrected boxes: 1 from the draft with the same box; "
-        "1 from drafts of the label inside the box; "
-        "1 the whole box, because no draft of the label has pixels there"
-    ) in result.notes
     written = json.loads((out / "coco.json").read_text())
     same, clipped, complete = (one for one in written["annotations"] if one["image_id"] == image["id"])
     assert same["segmentation"] == draft["segmentation"]

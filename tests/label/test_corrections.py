@@ -142,21 +142,17 @@ def test_of_a_picture_of_numbers_all_objects_are_read_in_one_pass(tmp_path):
         assert (rle.decode({"size": [200, 300], "counts": masks[number - 1]}) == (numbers == number)).all()
 
 
-def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
+def test_a_box_without_a_mask_gets_that_of_the_nearest_draft_inside_it():
     drafts = [blob((60, 40), box) for box in ([0, 0, 20, 20], [30, 10, 60, 40])]
     row = candidates((60, 40), [[0, 0, 20, 20], [30, 10, 60, 40]], masks=[rle.encode(one)["counts"] for one in drafts])
-    read: list[str] = []
-    counts_of = rle.counts_of
-    monkeypatch.setattr(rle, "counts_of", lambda code: read.append(code["counts"]) or counts_of(code))
-    boxes = [[x, 5, x + 12, 30] for x in range(40)] + [[0, 0, 20, 20.5]]
-    filled, sources = with_masks(Correction(boxes, [0] * 41, [None] * 41), row)
-    assert read == [*row.masks]
-    assert sources == {"inside": 40, "draft": 1}
-    monkeypatch.undo()
-    for box, code in zip(boxes[:40], filled.masks, strict=False):
-        inside = np.zeros((40, 60), bool)
-        inside[5:30, box[0] : box[0] + 12] = True
-        assert (rle.decode({"size": [40, 60], "counts": code}) == inside & (drafts[0] | drafts[1])).all()
+    boxes = [[0, 0, 20, 20.5], [0, 0, 10, 20], [21, 0, 29, 9]]
+    same, half, other = (
+        rle.decode({"size": [40, 60], "counts": code})
+        for code in with_masks(Correction(boxes, [0] * 3, [None] * 3), row).masks
+    )
+    assert (same == drafts[0]).all()
+    assert (half[:, :10] == drafts[0][:, :10]).all()
+    assert (half.sum(), other.sum()) == (drafts[0][:, :10].sum(), 8 * 9)
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat", "csv"])

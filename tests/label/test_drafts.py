@@ -67,15 +67,6 @@ def test_auto_keeps_the_best_box_of_a_name_that_is_there():
     assert choose(low, RULE, NO_FOLDER).unsure == (0,)
 
 
-def test_of_drafts_of_two_names_that_overlap_the_better_stays():
-    overlapping = row((0, 0.6), (1, 0.5), (0, 0.4), presence=(0.8, 0.8, 0.01))
-    overlapping = replace(overlapping, xyxy=np.array([[0, 0, 8, 8], [0, 0, 8, 7], [0, 0, 8, 8]], float))
-    chosen = choose(overlapping, replace(RULE, nms_across=0.5), NO_FOLDER)
-    assert chosen.drafts == (0, 2)  # boxes of one name have been compared before
-    hidden = replace(overlapping, presence=np.array([0.1, 0.8, 0.01]))  # a name that is not there removes nothing
-    assert choose(hidden, replace(RULE, nms_across=0.5), NO_FOLDER).drafts == (1,)
-
-
 def test_without_a_second_look_nothing_is_unsure_and_presence_counts_in_the_order():
     two = row((0, 0.6), (1, 0.5), (2, 0.9), presence=(0.5, 0.9, 0.3))
     chosen = choose(two, replace(RULE, thresholds=(0.5, 0.5, 0.5)), None)

@@ -261,7 +261,7 @@ def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: 
 def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: Path) -> None:
     for where in (root, root, f"{root}/**/*.png"):
         assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3
-    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, whose exports are overwritten"):
         annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
 
 

@@ -60,7 +60,7 @@ def annotate(
         labels: a file of `cliploc.find.prompts.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures, or with additional names: then its pictures are computed again, and what people did stays.
-            Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may differ:
+            Thresholds, `min_presence` above 0, `min_score`, `max_boxes` and what is written may differ:
             only the drafts are chosen again.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
@@ -101,7 +101,7 @@ def annotate(
     default = options.min_presence  # None: the usual
     presences = [default if threshold is None else threshold for threshold in labels.thresholds]
     least = min((presence for presence in (*presences, earlier.least) if presence is not None), default=None)
-    make_worker = partial(AnnotateWorker, labels, options, flags.groups, least, masks, flags.teach)
+    make_worker = partial(AnnotateWorker, labels, options, least, masks, flags.teach)
     worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
@@ -110,7 +110,6 @@ def annotate(
         tuple(usual if presence is None else presence for presence in presences),
         "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
-        flags.nms_across,
         flags.unsure,
         tuple(flags.share.get(name) for name in labels.names),
     )
@@ -180,16 +179,11 @@ def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Expor
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
-    written = [out / name for form in exports for name in form.outputs]
-    outputs = [out / FILE, *(out / name for name in FILES), *written]
+    outputs = [out / name for name in (FILE, *FILES, *(name for form in exports for name in form.outputs))]
+    inputs = inputs if corrected is None else [*inputs, corrected]
     Inputs(inputs).check_outputs(outputs, folders=outputs)
-    if corrected is None:
-        return
-    place = corrected.resolve()
-    for output in written:  # corrections not taken would be lost
-        target = output.resolve()
-        if place == target or target in place.parents or (place in target.parents and target.is_dir()):  # searched
-            raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
+    if corrected is not None and corrected.resolve() == out.resolve():
+        raise UsageError(f"expected a corrected set outside of {out}, whose exports are overwritten: copy it first")
 
 
 def _image_url(root: Path) -> str:
@@ -235,10 +229,10 @@ class _Work:
         folder = AnnotatedFolder(run, files, found.skipped, unreadable)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
         if corrected is not None:
-            read, lines = apply_corrections(folder, corrected)
+            read, line = apply_corrections(folder, corrected)
             folder.weigh()
             self.not_applied = read.problems
-            self._notes.add(lines)
+            self._notes.add([line])
         left = folder.pictures.keys() - {file.id for file in files} - unreadable.keys()
         if gone := sorted(name for name in left if folder.saved(name).correction is not None):
             self._notes.add([f"corrected, but not there now: {pictures_in_words(gone)}; corrections go by the name"])

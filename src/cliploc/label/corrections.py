@@ -16,6 +16,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
 from cliploc.images import rle
+from cliploc.images.geometry import iou_matrix
 from cliploc.images.polygons import draw_all, outlines_of
 from cliploc.runs.label_store import Candidates, Correction
 
@@ -26,13 +27,6 @@ LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 Size: TypeAlias = tuple[int, int]  # width, height
 SAME = 0.01  # pixels; coordinates are stored in hundredths
 MOVED = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
-# Source of the mask of a corrected box → its text.
-SOURCES = {
-    "set": "from the set",
-    "draft": "from the draft with the same box",
-    "inside": "from drafts of the label inside the box",
-    "box": "the whole box, because no draft of the label has pixels there",
-}
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
 Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
@@ -61,13 +55,11 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
 
 
-def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, list[str]]:
+def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, str]:
     """Takes a corrected set, and says what it held."""
-    read, sources = matched(path, folder, [picture.id for picture in folder.annotated()])
+    read = matched(path, folder, [picture.id for picture in folder.annotated()])
     save_reviewed(folder, read.pictures)
-    parts = [f"{sources[key]:,} {words}" for key, words in SOURCES.items() if sources.get(key)]
-    lines = [f"masks of corrected boxes: {'; '.join(parts)}"] if parts else []
-    return read, [*lines, f"{read.form}: {len(read.pictures):,} of {len(folder.found):,} pictures corrected"]
+    return read, f"{read.form}: {len(read.pictures):,} of {len(folder.found):,} pictures corrected"
 
 
 def save_reviewed(folder: AnnotatedFolder, corrections: Mapping[str, Correction]) -> None:
@@ -79,47 +71,37 @@ def save_reviewed(folder: AnnotatedFolder, corrections: Mapping[str, Correction]
 
 def matched(
     source: Path | Sequence[Mapping[str, Any]], folder: AnnotatedFolder, pictures: Iterable[str]
-) -> tuple[Corrections, Counter[str]]:
-    """A corrected set or annotated tasks, for these pictures of a run, and where its masks are from."""
+) -> Corrections:
+    """A corrected set or annotated tasks, for these pictures of a run."""
     texts = prompts.parse(folder.labels)
     # Also as it was typed: "cat|kitten" is a label's value in Label Studio, too.
     every = zip(texts.names, texts.synonyms, folder.labels, strict=True)
     words = [(name, *synonyms, typed) for name, synonyms, typed in every]
     sizes = {name: folder.pictures[name].size_wh for name in pictures}
     read = read_corrections(source, sizes, words, [folder.out / "yolo", folder.out / "voc"], folder.masks)
-    sources: Counter[str] = Counter()
-    if folder.masks:
-        for name, correction in read.pictures.items():
-            read.pictures[name], of_picture = with_masks(correction, folder.drafts(name, unsure=True))
-            sources += of_picture
-    return read, sources
+    for name, correction in read.pictures.items() if folder.masks else ():
+        read.pictures[name] = with_masks(correction, folder.drafts(name, unsure=True))
+    return read
 
 
-def with_masks(correction: Correction, found: Candidates) -> tuple[Correction, Counter[str]]:
-    """The correction with a mask for every box, and the number of masks from each source."""
-    hw, sources = (found.size_wh[1], found.size_wh[0]), Counter[str]()
-    masks, of_drafts = list(correction.masks or [None] * len(correction.boxes)), found.masks or ()
-    for label in sorted(set(correction.labels)):
-        of_label = np.flatnonzero(found.labels == label).tolist()
-        inside: rle.BoolArray | None = None  # [H, W], the pixels of all drafts of the label
-        for place in (i for i, number in enumerate(correction.labels) if number == label):
-            box = correction.boxes[place]
-            near = np.flatnonzero((np.abs(found.xyxy[of_label] - box) <= MOVED).all(axis=1))
-            if masks[place] is not None:
-                source = "set"
-            elif len(near):
-                source, masks[place] = "draft", of_drafts[of_label[near[0]]]
-            else:
-                if inside is None:
-                    counts = [rle.counts_of({"size": hw, "counts": of_drafts[i]}) for i in of_label]
-                    inside = rle.of_runs(rle.united(counts)).reshape(hw[::-1]).T if counts else np.zeros(hw, bool)
-                (rows, columns) = window = _window(box, hw)
-                source, part = "inside", inside[window]
-                if not part.any():
-                    source, part = "box", np.ones_like(part)
-                masks[place] = rle.compressed(rle.placed(part, columns.start, rows.start, hw))
-            sources[source] += 1
-    return replace(correction, masks=masks), sources
+def with_masks(correction: Correction, found: Candidates) -> Correction:
+    """The correction with a mask for every box: its own, that of the nearest draft inside it, or all of the box."""
+    hw, masks = (found.size_wh[1], found.size_wh[0]), [*(correction.masks or [None] * len(correction.boxes))]
+    for i, (box, label) in enumerate(zip(correction.boxes, correction.labels, strict=True)):
+        if masks[i] is not None:
+            continue
+        (rows, columns) = window = _window(box, hw)
+        part = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+        overlaps = iou_matrix([box], found.xyxy)[0] * (found.labels == label)
+        if found.masks and overlaps.max(initial=0) > 0:
+            best = int(overlaps.argmax())
+            if np.abs(found.xyxy[best] - box).max() <= MOVED:
+                masks[i] = found.masks[best]
+                continue
+            draft = rle.decode({"size": hw, "counts": found.masks[best]})[window]
+            part = draft if draft.any() else part
+        masks[i] = rle.compressed(rle.placed(part, columns.start, rows.start, hw))
+    return replace(correction, masks=masks)
 
 
 def _window(box: Sequence[float], hw: tuple[int, int]) -> tuple[slice, slice]:

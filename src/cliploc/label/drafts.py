@@ -11,7 +11,6 @@ import numpy as np
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
-from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS
 from cliploc.runs.label_store import Candidates
 from cliploc.values import Floats
@@ -29,8 +28,6 @@ class DraftRule:
     thresholds: tuple[float, ...]  # [P] the minimum presence of each name
     min_score: float | Literal["auto"] = "auto"  # minimum score of a box, as in `cliploc.Options`
     max_boxes: int | None = DEFAULTS.max_boxes  # maximum number of boxes of a name in a picture, best first
-    # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
-    nms_across: float | None = None
     unsure: bool = False  # whether exports have the unsure boxes, too
     shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
 
@@ -146,13 +143,6 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     rank = score if prior is not None else score * adjusted[label]
     drafts = order[draft].tolist()
     drafts.sort(key=lambda i: (-rank[i], i))
-    if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
-        apart: list[int] = []
-        for i in drafts:
-            rivals = [other for other in apart if label[other] != label[i]]
-            if not rivals or iou_matrix(found.xyxy[[i]], found.xyxy[rivals]).max() <= rule.nms_across:
-                apart.append(i)
-        drafts = apart
     unsure: list[int] = []
     if prior is not None:
         maybe = np.fmax(presence, adjusted) >= UNSURE  # what is rare in the folder is not hidden for that

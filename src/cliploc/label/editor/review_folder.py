@@ -163,7 +163,7 @@ class ReviewFolder:
         `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
         """
         with self.snapshot() as now:
-            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
+            read = matched(tasks, now, [picture.id for picture in self.pictures])
         known = {content_digest(PictureFile(str(file), file)) for file in files}
         for name in [*read.pictures] if known else ():
             if self._folder.pictures[name].checksum not in known:
