@@ -1,7 +1,5 @@
 """`annotate`: draft boxes of a folder for other tools; resumable. docs/annotate.md explains the folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -15,15 +13,13 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
-from cliploc.label.corrections import apply_corrections
-from cliploc.label.drafts import DraftRule
-from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, conclude
+from cliploc.label import corrections, drafts, results
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
+from cliploc.runs import label_store, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.label_store import Found, LabellingRun, settled_in
 from cliploc.runs.picture_files import (
     UNREAD,
     FoundPictures,
@@ -33,12 +29,10 @@ from cliploc.runs.picture_files import (
     find_pictures,
     stamp,
 )
-from cliploc.runs.plan import SHARD, shard_size, shards_of
-from cliploc.runs.store import FILE, disk_errors
 from cliploc.support.files import AnyPath, Inputs, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
-FILES = (LEARNT, "summary.json")  # that every run may write
+FILES = (results.LEARNT, "summary.json")  # that every run may write
 
 
 def annotate(
@@ -47,11 +41,11 @@ def annotate(
     out: AnyPath,
     *,
     engine: Engine = run_here,
-    shard: int = SHARD,
+    shard: int = plan.SHARD,
     reporter: Reporter = SILENT,
     options: Options | None = None,
     **more: Any,
-) -> AnnotateResult:
+) -> results.AnnotateResult:
     """Makes draft boxes of named things in pictures, and writes them for other tools.
 
     Args:
@@ -89,7 +83,7 @@ def annotate(
     else:
         labels_file, labels = None, labels if isinstance(labels, Labels) else labels_of(labels)
     target = user_path(out)
-    earlier = settled_in(target)  # by an earlier call
+    earlier = label_store.settled_in(target)  # by an earlier call
     labels = labels.after(earlier.labels)
     masks = flags.masks or options.masks_by != "heat"
     _check_flags(flags, labels, formats, masks)
@@ -106,7 +100,7 @@ def annotate(
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
     usual = worker.localizer.usual_min_presence
-    rule = DraftRule(
+    rule = drafts.DraftRule(
         tuple(usual if presence is None else presence for presence in presences),
         "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
@@ -134,13 +128,17 @@ def annotate(
     settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
-        disk_errors(target),
-        LabellingRun.make(target, labels.names, settings, **settled) as run,
+        store.disk_errors(target),
+        label_store.LabellingRun.make(target, labels.names, settings, **settled) as run,
     ):
         run.files = sorted({*earlier.files, *files})
         work = _Work(run, notes, reporter, flags)
         folder = work.annotate(
-            found, corrected, engine, Ready(make_worker, worker), shard_size(worker.localizer.options.batch_size, shard)
+            found,
+            corrected,
+            engine,
+            Ready(make_worker, worker),
+            plan.shard_size(worker.localizer.options.batch_size, shard),
         )
         if folder.prior is not None and folder.prior.everywhere:
             [name] = labels.names
@@ -151,7 +149,7 @@ def annotate(
             notes.add([folder.keep_promise(flags.max_false)])
         earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
         formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
-        result = conclude(folder, formats, written, computed=work.computed, reporter=reporter)
+        result = results.conclude(folder, formats, written, computed=work.computed, reporter=reporter)
         return replace(result, not_applied=work.not_applied, notes=notes.lines)
 
 
@@ -179,7 +177,7 @@ def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Expor
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
-    outputs = [out / name for name in (FILE, *FILES, *(name for form in exports for name in form.outputs))]
+    outputs = [out / name for name in (store.FILE, *FILES, *(name for form in exports for name in form.outputs))]
     inputs = inputs if corrected is None else [*inputs, corrected]
     Inputs(inputs).check_outputs(outputs, folders=outputs)
     if corrected is not None and corrected.resolve() == out.resolve():
@@ -195,7 +193,7 @@ def _image_url(root: Path) -> str:
 class _Work:
     """Annotates the pictures of a call that are not annotated yet."""
 
-    def __init__(self, run: LabellingRun, notes: Notes, reporter: Reporter, flags: AnnotateOptions) -> None:
+    def __init__(self, run: label_store.LabellingRun, notes: Notes, reporter: Reporter, flags: AnnotateOptions) -> None:
         self._run, self._notes, self._reporter, self._flags = run, notes, reporter, flags
         self._stamps: dict[str, str] = {}
         self._added = self.computed = 0  # number of pictures: all, and those with results
@@ -203,7 +201,7 @@ class _Work:
 
     def annotate(
         self, found: FoundPictures, corrected: Path | None, engine: Engine, make_worker: Ready, shard: int
-    ) -> AnnotatedFolder:
+    ) -> results.AnnotatedFolder:
         """Computes what is missing, and takes what people corrected."""
         run, files = self._run, found.pictures[: self._flags.limit]
         unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
@@ -225,11 +223,11 @@ class _Work:
             self._stamps = {file.id: stamp(file) for file in todo}
             run.store.begin_session()
             with interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
-                engine([*shards_of(todo, shard)], make_worker, self._add, self._reporter)
-        folder = AnnotatedFolder(run, files, found.skipped, unreadable)
+                engine([*plan.shards_of(todo, shard)], make_worker, self._add, self._reporter)
+        folder = results.AnnotatedFolder(run, files, found.skipped, unreadable)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
         if corrected is not None:
-            read, line = apply_corrections(folder, corrected)
+            read, line = corrections.apply_corrections(folder, corrected)
             folder.weigh()
             self.not_applied = read.problems
             self._notes.add([line])
@@ -270,7 +268,7 @@ class _Work:
 
     def _add(self, part: Part) -> None:
         """Adds what the engine hands over, and reports which pictures failed."""
-        found: list[Found] = part.content
+        found: list[label_store.Found] = part.content
         self._run.add(found, self._stamps)
         self._added += len(found)
         self._notes.add(part.notes)

@@ -1,12 +1,10 @@
 """What people changed, taken into a run: boxes of the editor, and corrected sets."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,13 +13,10 @@ from msgspec import Meta, Struct
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
-from cliploc.images import rle
-from cliploc.images.geometry import iou_matrix
+from cliploc.images import geometry, rle
 from cliploc.images.polygons import draw_all, outlines_of
+from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Candidates, Correction
-
-if TYPE_CHECKING:
-    from cliploc.label.results import AnnotatedFolder
 
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 Size: TypeAlias = tuple[int, int]  # width, height
@@ -34,6 +29,15 @@ Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the out
 
 class UnusableError(ValueError):
     """Why a picture's boxes cannot be taken."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What a corrected set has for the pictures of a run."""
+
+    form: str  # the format that was read
+    pictures: dict[str, Correction]  # picture → its corrected boxes
+    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
 
 
 class ReviewedBox(Struct, forbid_unknown_fields=True):
@@ -92,7 +96,7 @@ def with_masks(correction: Correction, found: Candidates) -> Correction:
             continue
         (rows, columns) = window = _window(box, hw)
         part = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
-        overlaps = iou_matrix([box], found.xyxy)[0] * (found.labels == label)
+        overlaps = geometry.iou_matrix([box], found.xyxy)[0] * (found.labels == label)
         if found.masks and overlaps.max(initial=0) > 0:
             best = int(overlaps.argmax())
             if np.abs(found.xyxy[best] - box).max() <= MOVED:
@@ -116,15 +120,6 @@ def _window(box: Sequence[float], hw: tuple[int, int]) -> tuple[slice, slice]:
 
 
 # ---------------------------------------------------------------------------------------------- sets of other tools
-@dataclass(frozen=True)
-class Corrections:
-    """What a corrected set has for the pictures of a run."""
-
-    form: str  # the format that was read
-    pictures: dict[str, Correction]  # picture → its corrected boxes
-    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
-
-
 def read_corrections(
     source: Path | Sequence[Mapping[str, Any]],  # a corrected set, or tasks as Label Studio's JSON has them
     sizes: Mapping[str, Size],  # of the run's pictures, upright

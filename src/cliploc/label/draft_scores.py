@@ -1,7 +1,5 @@
 """Scores drafts against corrected boxes as COCO matches (Lin et al. 2014), at IoU 0.5, best drafts first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,10 +1,8 @@
 """Chooses drafts and unsure boxes; chances follow what is known of the folder: docs/annotate.md."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -40,7 +38,7 @@ class Prior:
     everywhere: bool = False  # whether the only name is taken to be in all pictures
 
     @classmethod
-    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Prior:
+    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Self:
         """By the chances `[n, P]` of names, NaN of unknown ones, in the pictures of the folder.
 
         `shares`: what a person said of each name, or None. `true` `[n, P]`: 1 or 0 in reviewed pictures, else NaN.

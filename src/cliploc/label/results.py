@@ -1,7 +1,5 @@
 """An annotated folder as a whole: drafts and corrections together, and the files that show them."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -11,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -122,6 +120,32 @@ class AnnotateResult:
         return [("label", "drafts", "unsure", "pictures"), *lines]
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is found in a picture, and what holds."""
+
+    found: Candidates
+    chosen: Chosen
+    saved: Saved
+    unsure: bool  # whether unsure boxes hold, too
+
+    def drafts(self, unsure: bool = False) -> Candidates:
+        """Its drafts alone, best first, and its unsure boxes behind them."""
+        ids = [*self.chosen.drafts, *(self.chosen.unsure if unsure else ())]
+        return replace(self.found.take(ids), scores=self.chosen.scores[ids])
+
+    def of_drafts(self) -> Correction:
+        """The boxes that hold where a person has changed nothing."""
+        ids = self.chosen.visible(self.unsure)
+        drafts = self.found.take(ids)
+        masks = None if drafts.masks is None else list[str | None](drafts.masks)
+        return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, [*ids])
+
+    def boxes(self) -> Correction:
+        """The boxes that hold: those of a person, or the drafts."""
+        return self.saved.correction or self.of_drafts()
+
+
 class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
@@ -143,7 +167,7 @@ class AnnotatedFolder:
         self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
         self.show(files)
 
-    def at(self, run: LabellingRun) -> AnnotatedFolder:
+    def at(self, run: LabellingRun) -> Self:
         """The same pictures in another state of the run, with the rule of that."""
         if run.names != self.names:
             raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
@@ -326,32 +350,6 @@ class AnnotatedFolder:
         return ReviewPicture(
             drafts, frozenset(chosen.unsure), now.boxes(), saved, self.drawn(file.id, saved.generation)
         )
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What is found in a picture, and what holds."""
-
-    found: Candidates
-    chosen: Chosen
-    saved: Saved
-    unsure: bool  # whether unsure boxes hold, too
-
-    def drafts(self, unsure: bool = False) -> Candidates:
-        """Its drafts alone, best first, and its unsure boxes behind them."""
-        ids = [*self.chosen.drafts, *(self.chosen.unsure if unsure else ())]
-        return replace(self.found.take(ids), scores=self.chosen.scores[ids])
-
-    def of_drafts(self) -> Correction:
-        """The boxes that hold where a person has changed nothing."""
-        ids = self.chosen.visible(self.unsure)
-        drafts = self.found.take(ids)
-        masks = None if drafts.masks is None else list[str | None](drafts.masks)
-        return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, [*ids])
-
-    def boxes(self) -> Correction:
-        """The boxes that hold: those of a person, or the drafts."""
-        return self.saved.correction or self.of_drafts()
 
 
 def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:

@@ -1,7 +1,5 @@
 """The worker of an annotation: it computes all candidates for drafts of each picture."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import tee
@@ -13,18 +11,15 @@ import numpy.typing as npt
 from cliploc.boxes import BoxRule, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.prepare import Request, Result
+from cliploc.find import prepare, prompts
 from cliploc.find.presence import VERSION as BANK_VERSION
-from cliploc.find.prompts import Labels
-from cliploc.images.geometry import Frame
-from cliploc.images.rle import encode
+from cliploc.images import geometry, rle
 from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
-from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
+from cliploc.runs import engine, picture_files
 from cliploc.runs.label_store import Candidate, Found
-from cliploc.runs.picture_files import PictureFile, digested
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray
 
@@ -37,7 +32,7 @@ class AnnotateWorker:
 
     def __init__(
         self,
-        labels: Labels,  # names and background
+        labels: prompts.Labels,  # names and background
         options: Options,  # of `Localizer`; scores and numbers of boxes are those of drafts, which are chosen later
         least: float | None = None,  # the least presence that any call asks for; None: the usual
         masks: bool = False,  # whether each box has its mask
@@ -85,13 +80,13 @@ class AnnotateWorker:
             settings["masks"] = True
         return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
         """Yields the parts of shards, in order."""
         notes = list[str]()
-        digested_shards, fed = tee(digested(shards))
+        digested_shards, fed = tee(picture_files.digested(shards))
         results = self.localizer.run(
-            (Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
-            reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
+            (prepare.Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
+            reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=engine.collect_halved(notes)),
             absent_maps=False,
             presence=True,
             lessons=self._teach,
@@ -105,16 +100,16 @@ class AnnotateWorker:
                         reporter.images(1)
                 except KeyboardInterrupt:
                     if found:  # what was computed is not lost
-                        yield Part(shard.index, found, tuple(notes))
+                        yield engine.Part(shard.index, found, tuple(notes))
                     raise
-                yield Part(shard.index, found, tuple(notes))
+                yield engine.Part(shard.index, found, tuple(notes))
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(failure_reason(error)) from error
+            raise ModelError(engine.failure_reason(error)) from error
         finally:
             results.close()
 
-    def _outcome(self, picture: PictureFile, digest: str, results: Iterator[Result]) -> Found:
+    def _outcome(self, picture: picture_files.PictureFile, digest: str, results: Iterator[prepare.Result]) -> Found:
         """What is in a picture, whose result comes next."""
         if (result := next(results)).error is not None:
             reason = str(result.error)
@@ -141,7 +136,7 @@ class AnnotateWorker:
         masks: dict[int, str] = {}
         if self._masks:  # as COCO's compressed counts
             ordered = replace(result, boxes=boxes.where(order))
-            masks = {index: encode(mask)["counts"] for index, mask in ordered.box_masks()}
+            masks = {index: rle.encode(mask)["counts"] for index, mask in ordered.box_masks()}
         columns = (
             boxes.label[order].tolist(),
             boxes.xyxy[order].astype(float).round(2).tolist(),
@@ -176,7 +171,7 @@ class AnnotateWorker:
 
 
 def candidates_of(
-    frame: Frame, heat: FloatArray, xyxy: FloatArray, fits: FloatArray, label: int, rule: BoxRule
+    frame: geometry.Frame, heat: FloatArray, xyxy: FloatArray, fits: FloatArray, label: int, rule: BoxRule
 ) -> list[Candidate]:
     """One name's boxes `[n, 4]` of map `[H, W]`, best first; those that seem to contain several things are marked."""
     x0, y0, x1, y1 = frame.visible_xyxy

@@ -4,14 +4,12 @@ A picture's boxes have generations: 0 are the model's candidates, 1 and more tho
 person's. Numbers of taught boxes follow the model's, so that a number says which draft a person's box was made from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -189,7 +187,7 @@ class Candidates:
     untaught: int = 0  # number of the model's own boxes; those of taught labels follow
 
     @classmethod
-    def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Candidates:
+    def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Self:
         """Of these boxes."""
         return cls(
             size_wh,
@@ -203,14 +201,14 @@ class Candidates:
             untaught=len(boxes),
         )
 
-    def with_taught(self, taught: TaughtPicture) -> Candidates:
+    def with_taught(self, taught: TaughtPicture) -> Self:
         """With the boxes of taught labels behind the others."""
         more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
         columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in OF_EACH}
         masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
         return replace(self, **columns, masks=masks, taught=taught.presence)
 
-    def take(self, numbers: Sequence[int]) -> Candidates:
+    def take(self, numbers: Sequence[int]) -> Self:
         """These boxes alone, in this order."""
         ids = np.array(numbers, np.int64)
         columns: dict[str, Any] = {name: getattr(self, name)[ids] for name in OF_EACH}
@@ -248,7 +246,7 @@ class LabellingRun:
         self.candidates = lru_cache(CACHED)(self._read_candidates)
 
     @classmethod
-    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> LabellingRun:
+    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> Self:
         """The run in a folder, made if there is none, with these entries of the table `run`.
 
         One with other settings is refused, but names may follow those that it has.
@@ -269,7 +267,7 @@ class LabellingRun:
         return run
 
     @classmethod
-    def open(cls, out: Path) -> LabellingRun:
+    def open(cls, out: Path) -> Self:
         """The run in a folder; one that cannot be written is opened to be read."""
         store = Store(out / FILE, KIND, VERSION)
         if store.get("settings") is None:  # killed as it was made
@@ -278,16 +276,16 @@ class LabellingRun:
         return cls(store)
 
     @contextmanager
-    def snapshot(self) -> Iterator[LabellingRun]:
+    def snapshot(self) -> Iterator[Self]:
         """The run as it is now, however others go on writing."""
         with self.store.snapshot() as store:
-            yield LabellingRun(store)
+            yield type(self)(store)
 
     def close(self) -> None:
         """Closes the file."""
         self.store.close()
 
-    def __enter__(self) -> LabellingRun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

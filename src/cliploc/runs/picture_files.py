@@ -16,9 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import exports
 from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
-from cliploc.runs.engine import Shard
-from cliploc.runs.samples import LabelledPicture, PromptedPicture
-from cliploc.runs.store import FILE
+from cliploc.runs import engine, samples, store
 from cliploc.support.documents import lines_of
 from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, user_path
 from cliploc.values import Sample
@@ -135,8 +133,8 @@ def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
 
 def _of_results(folder: Path) -> bool:
     """Whether a folder is an annotation's, or an export in one: links to pictures are annotated already."""
-    written = (folder.parent / FILE).is_file() and any(folder.name in form.outputs for form in exports)
-    return written or (folder / FILE).is_file()
+    written = (folder.parent / store.FILE).is_file() and any(folder.name in form.outputs for form in exports)
+    return written or (folder / store.FILE).is_file()
 
 
 def _in_results(root: Path, folder: Path) -> bool:
@@ -175,14 +173,14 @@ def bad_name(name: str) -> str | None:
     return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
-SampleLike: TypeAlias = Sample | LabelledPicture | PromptedPicture | PictureFile
+SampleLike: TypeAlias = Sample | samples.LabelledPicture | samples.PromptedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
-    if isinstance(sample, LabelledPicture):
+    if isinstance(sample, samples.LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile | PromptedPicture):
+    if isinstance(sample, PictureFile | samples.PromptedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 
@@ -215,7 +213,7 @@ def content_digest(sample: SampleLike) -> str:
     return digest.hexdigest()
 
 
-def digested(shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[str]]]:
+def digested(shards: Iterable[engine.Shard]) -> Iterator[tuple[engine.Shard, list[str]]]:
     """Shards with the digests of their samples, in order, which are computed before these are decoded."""
     with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
         for shard in shards:

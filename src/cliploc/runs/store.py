@@ -4,8 +4,6 @@ SQLite's transactions are the only mechanism: a batch of pictures, a person's sa
 not at all. Readers see the state before or after a transaction, also while another process writes.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -18,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
@@ -112,7 +110,7 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,9 +137,9 @@ class Store:
                 self._depth -= 1
 
     @contextmanager
-    def snapshot(self) -> Iterator[Store]:
+    def snapshot(self) -> Iterator[Self]:
         """The file as it is now, on a connection of its own, however others go on writing."""
-        other = object.__new__(Store)
+        other = object.__new__(type(self))
         other.path, other._lock, other._depth = self.path, threading.RLock(), 0
         with ExitStack() as ending, self._errors():
             other._db = other._opened(new=False)

@@ -19,10 +19,8 @@ from PIL import Image
 from cliploc import __version__
 from cliploc.boxes.outlines import outlines
 from cliploc.errors import InputError, UsageError
-from cliploc.find import prompts
+from cliploc.find import memory, prepare, prompts
 from cliploc.find.learnt import load_learnt, misfit
-from cliploc.find.memory import Memory
-from cliploc.find.prepare import Request
 from cliploc.formats.labelstudio import Kind, brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.images.reading import load
 from cliploc.label.editor.review_folder import ReviewFolder
@@ -141,7 +139,11 @@ class Predictor:
     def __init__(
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
     ) -> None:
-        self._options, self._pictures, self._max_pixels = options.but(memory=Memory(MEMORY)), pictures, max_pixels
+        self._options, self._pictures, self._max_pixels = (
+            options.but(memory=memory.Memory(MEMORY)),
+            pictures,
+            max_pixels,
+        )
         self._localizer = Localizer(**self._options.changed())
         self._learnt: str | None = None  # a digest of the lessons that it has
         self._drafts = drafts
@@ -210,14 +212,14 @@ class Predictor:
         errors: dict[int, str] = {}
         places: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
 
-        def requests() -> Iterator[Request]:
+        def requests() -> Iterator[prepare.Request]:
             for place, task in enumerate(tasks):
                 for key in keys:
                     if self._ended.is_set() or place in errors:
                         continue
                     name = _name(task, place)
                     try:
-                        request = Request((place, key), self._image(task, key), labelling.entries, name)
+                        request = prepare.Request((place, key), self._image(task, key), labelling.entries, name)
                     except InputError as error:
                         errors[place] = f"{name}: {error}"
                     else:

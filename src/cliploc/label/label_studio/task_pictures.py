@@ -1,7 +1,5 @@
 """A task's picture, from itself, a folder, or the Label Studio named at the start, which alone gets the token."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import json
