@@ -669,10 +669,6 @@ class AnnotateOptions(ProtocolOptions):
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
-    max_false: PositiveShare | None = option(
-        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
-        help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
-    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",

@@ -38,7 +38,7 @@ from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
-from tests.label.labelled import held, save_boxes
+from tests.label.labelled import held
 
 pytestmark = pytest.mark.usefixtures("one_model")
 LABELS = ["cat|kitten", "dog", "bee @0.01", "teapot"]
@@ -229,27 +229,6 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         assert drafts
 
 
-def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
-    (tmp_path / "in").mkdir()
-    both = Image.new("RGB", (1000, 500))
-    for left, name in enumerate(("cat.png", "sub/bee.jpg")):
-        both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
-    both.save(tmp_path / "in" / "both.png")
-    annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
-    [(_, row)] = rows(tmp_path / "out").values()
-    assert row.labels.tolist() != sorted(row.labels)
-    assert row.scores.tolist() == sorted(row.scores, reverse=True)
-    judged = Localizer(create_once(), recipe="fast", min_presence=0)(
-        tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
-    ).judged
-    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
-    remaining = [
-        i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())
-    ]
-    assert row.labels.tolist() == label[remaining].tolist()
-    np.testing.assert_allclose(row.fits, fit[remaining], atol=1e-3)
-
-
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     found = rows(plain.out)
     upright, turned = found["cat.png"][1], found["cat turned, 猫.png"][1]
@@ -394,19 +373,6 @@ def test_what_ray_sends_survives_being_sent():
 
 
 # ------------------------------------------------------------------------------------------------------------- review
-def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
-    out = shutil.copytree(plain.out, tmp_path / "out")
-    before = coco_boxes(out)
-    save_boxes(out, {"dogs.png": []})
-    result = annotate(folder, LABELS, out, **OPTIONS)
-    assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
-    assert coco_boxes(out) == {**before, "dogs.png": []}
-    (tmp_path / "b.json").write_text("{}")
-    for wrong, message in (("b.json", "has other content"), ("none.json", "expected .*none.json, found no such file")):
-        with pytest.raises(UsageError, match=message):
-            annotate(folder, LABELS, out, decisions=tmp_path / wrong, **OPTIONS)
-
-
 def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, list[tuple[str, list[float]]]]:
     """The drafts of some pictures under other names: the first box gone, the others wider, one box more."""
     read = json.loads((out / "coco.json").read_text())
@@ -474,21 +440,6 @@ def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
         assert "compared with corrected boxes: " in result.err
 
 
-def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plain, tmp_path):
-    out = shutil.copytree(plain.out, tmp_path / "out")
-    annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
-    tasks = json.loads((out / "labelstudio.json").read_text())
-    boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
-    save_boxes(out, {"dogs.png": []})
-    annotate(folder, LABELS, out, formats=["csv"], **OPTIONS)
-    assert dropped
-    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped
-    after = json.loads((out / "labelstudio.json").read_text())
-    count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
-    assert count(after) == count(tasks) - dropped
-    assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
-
-
 # ------------------------------------------------------------------------------------------------------ command, Python
 def test_the_command(folder, tmp_path):
     labels = tmp_path / "labels.txt"
@@ -511,7 +462,7 @@ def test_the_command(folder, tmp_path):
     assert "0 of them now" in again.err
 
 
-@pytest.mark.parametrize("words", ["--max-boxes 0", "--max-false 500%"])
+@pytest.mark.parametrize("words", ["--max-boxes 0"])
 def test_options_that_are_refused_in_one_line(folder, tmp_path, words):
     option, value = words.split()
     line = refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", option, value)
@@ -523,29 +474,6 @@ def test_options_that_are_refused_in_one_line(folder, tmp_path, words):
 def test_values_of_other_types_are_refused_in_one_line(folder, tmp_path, values):
     with pytest.raises(cliploc.UsageError, match=r"^expected [^\n]* got (5|None)[^\n]*$"):
         cliploc.annotate(**{"pictures": folder, "labels": ["cat"], "out": tmp_path / "out", **values})
-
-
-def test_a_localizer_where_supervision_expects_a_model():
-    supervision = pytest.importorskip("supervision")
-    localizer = Localizer(create_once(), recipe="fast")
-    rgb = np.asarray(Image.open(PHOTOS / "cat.jpg").convert("RGB"))
-    found = localizer(rgb, ["cat|kitten", "dog"])
-    for detector, picture in [
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), rgb[..., ::-1]),
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"], channels="rgb"), rgb),
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), Image.fromarray(rgb)),
-    ]:
-        assert detector.classes == ["cat", "dog"]
-        seen = detector(picture)
-        assert isinstance(seen, supervision.Detections)
-        np.testing.assert_array_equal(seen.xyxy, found.boxes.xyxy)
-        assert set(seen.data["class_name"]) == {"cat"}
-    seen = detector([rgb[..., ::-1], rgb[:200, ::-1, ::-1]])
-    assert [type(one) for one in seen] == [supervision.Detections] * 2
-    np.testing.assert_allclose(seen[0].xyxy, detector(rgb[..., ::-1]).xyxy, atol=0.5)
-    assert detector([]) == []
-    with pytest.raises(UsageError, match="expected channels bgr or rgb"):
-        cliploc.Detector(localizer, ["cat"], channels="grb")
 
 
 # -------------------------------------------------------------------------------------------------------------- masks

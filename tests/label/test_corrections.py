@@ -27,7 +27,7 @@ from cliploc.label.corrections import (
     read_corrections,
     with_masks,
 )
-from cliploc.label.draft_scores import LabelScore, Work, least_score, score_drafts, work_on
+from cliploc.label.draft_scores import LabelScore, Work, score_drafts, work_on
 from cliploc.runs.label_store import Candidate, Candidates, Correction
 from tests.label.annotated import annotated
 
@@ -125,21 +125,6 @@ def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
             assert (mask & seen).sum() / (mask | seen).sum() >= (0.93 if name in ("polygons", "drawn") else 1)
     plain = read_corrections(path, SIZES, LABELS)  # of a run without masks
     assert (plain.problems == {}) == (name in ("coco", "polygons", "voc"))  # they have a box beside it
-
-
-def test_of_a_picture_of_numbers_all_objects_are_read_in_one_pass(tmp_path):
-    numbers = np.arange(200 * 300, dtype=np.uint16).reshape(200, 300) // 30 + 1  # 2,000 of 30 pixels
-    for name in ("Annotations", "SegmentationObject"):
-        (tmp_path / name).mkdir()
-    Image.fromarray(numbers).save(tmp_path / "SegmentationObject/a.png")
-    one = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
-    things = f"<object><name>cat</name>{one}</object>" * 2_001
-    (tmp_path / "Annotations/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{things}</annotation>")
-    read = read_corrections(tmp_path, {"a.jpg": (300, 200)}, LABELS, masks=True)
-    *masks, none = read.pictures["a.jpg"].masks
-    assert none is None
-    for number in (1, 700, 2_000):
-        assert (rle.decode({"size": [200, 300], "counts": masks[number - 1]}) == (numbers == number)).all()
 
 
 def test_a_box_without_a_mask_gets_that_of_the_nearest_draft_inside_it():
@@ -245,16 +230,6 @@ def test_a_split_of_yolos_layout_is_no_folder_of_the_pictures(tmp_path):
     sizes = dict.fromkeys(("a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"), (10, 8))
     read = read_corrections(tmp_path, sizes, [["cat"]])
     assert (sorted(read.pictures), list(read.problems)) == (["a.jpg", "x/b.jpg", "y/c.jpg"], ["dogs/a"])
-
-
-def test_why_a_voc_file_cannot_be_read_is_said_of_a_picture_in_a_folder(tmp_path):
-    (tmp_path / "labels").mkdir()
-    for name, label in (("b", "a & b"), ("c", "cat")):
-        (tmp_path / f"labels/{name}.xml").write_text(
-            f"<annotation><filename>{name}.jpg</filename><a>{label}</a></annotation>"
-        )
-    read = read_corrections(tmp_path, {"x/b.jpg": (10, 8), "x/c.jpg": (10, 8)}, [["cat"]])
-    assert "not well-formed" in read.problems["labels/b"]
 
 
 @pytest.mark.parametrize("path", ["/home/me/photos/{}", "C:\\photos\\{}", None])
@@ -393,15 +368,6 @@ def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, message
         correction_of([msgspec.structs.replace(box, **{number: 1})], row, 1)
 
 
-def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
-    yolo_of({"other/e.txt": "0 0.5 0.5 0.1 0.1\n"}, tmp_path)
-    (tmp_path / "labels/sub").mkdir()
-    (tmp_path / "labels/sub/b c.txt").mkdir()
-    read = read_corrections(tmp_path, SIZES, LABELS)
-    assert list(read.pictures) == ["other/e.jpg"], read.problems
-    assert "Is a directory" in read.problems["sub/b c"]
-
-
 ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
 
 
@@ -472,23 +438,6 @@ def test_a_draft_is_right_from_an_iou_of_one_half_on():
     complete, half = [[0, 0, 10, 10]], [[0, 0, 10, 5]]
     assert score_drafts([drafted(complete, [0.9], [0], half, [0])], 1)[0].right == 1
     assert work_on(complete, half) == Work(delete=0, draw=0, adjust=1)
-
-
-def test_the_least_score_that_keeps_a_promise():
-    boxes = [[10 * i, 0, 10 * i + 9, 9] for i in range(40)]
-    scores = [0.99 - i / 100 for i in range(40)]
-    right = [boxes[i] for i in range(40) if i not in (25, 30, 31)]  # these three drafts are wrong
-    pair = drafted(boxes, scores, [0] * 40, right, [0] * len(right))
-    for most, expected in ((0.05, 25), (0.1, 40), (0.01, None)):
-        found = least_score([pair], 1, most)
-        # By hand: the greatest n with (1 + wrong among the n best) / n at most the promise.
-        wrong = [sum(i in (25, 30, 31) for i in range(n)) for n in range(41)]
-        remaining = [n for n in range(1, 41) if (1 + wrong[n]) / n <= most]
-        assert (max(remaining) if remaining else None) == expected
-        assert found == (None if expected is None else (scores[expected - 1], expected, wrong[expected]))
-    equal = drafted(boxes, [0.5] * 40, [0] * 40, right, [0] * len(right))
-    assert least_score([equal], 1, 0.05) is None  # all or none
-    assert least_score([equal], 1, 0.1) == (0.5, 40, 3)
 
 
 VOC = (

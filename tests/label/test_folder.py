@@ -71,21 +71,6 @@ def content(folder: Path) -> dict[str, object]:
 
 
 # ------------------------------------------------------------------------------------------------ the users own files
-def users_files(folder: Path) -> None:
-    (folder / ".mail.2019.old/inbox").mkdir(parents=True)
-    (folder / ".mail.2019.old/inbox/1").write_text("a letter")
-    for name in (".bashrc.20240101.old", ".notes.1.tmp", ".cliploc-1.tmp"):
-        (folder / name).write_text("mine")
-
-
-def test_the_users_hidden_files_survive_a_run(photos, made, tmp_path):
-    users_files(tmp_path)
-    before = content(tmp_path)
-    for _ in range(2):
-        annotate(photos, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
-        assert content(tmp_path) == {**before, **content(made.out)}
-
-
 def test_other_settings_are_refused_with_what_differs(copy):
     pictures, out = copy
     before = content(out)

@@ -238,26 +238,6 @@ def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
         annotate(root, LABELS, tmp_path / "out", share={"red": 1}, second_look=False, **OPTIONS)
 
 
-def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
-    root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(24))), tmp_path / "out"
-    how = {**OPTIONS, "second_look": False}  # so that scores are not adjusted to the folder
-    annotate(root, LABELS, out, min_score=0.2, **how)
-    corrected = {f"p{number:02}.png": Correction([BOXES[0]], [0], None, [None]) for number in range(23)}
-    few = dict(list(corrected.items())[:3])
-    for some, remaining, message in (
-        (few, 2, "the 3 corrected pictures are too few for this promise"),
-        (corrected, 1, "drafts from a score of 0.60 on; of 23 such drafts on 23 corrected pictures 0 are wrong"),
-    ):
-        correct(out, some)
-        result = annotate(root, LABELS, out, min_score=0.2, max_false=0.05, **how)
-        assert result.computed == 0
-        assert any(message in note for note in result.notes)
-        assert len(drafts(out, "p23.png")) == remaining
-    assert annotate(root, LABELS, out, min_score=0.7, max_false=0.05, **how).boxes == {"red": 23, "blue": 0}
-    annotate(root, LABELS, out, min_score=0.2, **how)
-    assert len(drafts(out, "p23.png")) == 2
-
-
 def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: Path) -> None:
     for where in (root, root, f"{root}/**/*.png"):
         assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3

@@ -150,17 +150,6 @@ def test_a_common_name_is_taught_though_no_picture_reaches_the_presence_that_dra
     assert taught(job.out) == learns
 
 
-def test_learnt_drafts_are_compared_with_those_of_the_rule_that_holds(tmp_path: Path) -> None:
-    job, before = Job(tmp_path, 12), []
-    job.run()
-    job.correct([*job.things][:3])
-    for min_presence in (0.32, 0.95):  # with the corner that the text finds, and without any
-        job.run(min_presence=min_presence)
-        [facts] = taught(job.out)[0][0].values()
-        before.append(facts.before)
-    assert before == [6, 3]  # a draft to drop and a box to draw in each picture; a box to draw
-
-
 def test_the_gate_does_not_depend_on_which_pictures_are_reviewed(job: Job) -> None:
     agreements = []
     for names in ([], list(job.things)[-4:], list(job.things)[:9]):
@@ -255,14 +244,6 @@ def test_learnt_drafts_obey_the_rule_of_the_run_where_they_are_compared(tmp_path
     assert after[0][1]
     assert after[0][0] < 4
     assert after[1:] == [(4, False)] * 2  # no draft is left: four boxes to draw, as before
-
-
-def test_a_tie_leaves_the_drafts_as_they_are(tmp_path: Path) -> None:
-    job = Job(tmp_path, 12)
-    job.run()
-    job.correct([*job.things][:4], lambda name: [job.things[name].box.tolist()])
-    job.run(min_score=0.99)
-    assert not (job.out / "learnt.safetensors").exists()
 
 
 def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path: Path) -> None:
@@ -397,15 +378,6 @@ def test_a_cell_counts_by_its_share_in_boxes() -> None:
     boxes = np.array([[10, 10, 50, 30], [10, 10, 30, 30]], np.float32)
     shares = np.outer([0.25, 1, 0.25], [0.5, 1, 0.5, 0])
     np.testing.assert_allclose(_inside(frame, boxes, (3, 4)).reshape(3, 4), shares, atol=1e-6)
-
-
-def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:
-    near, far = torch.tensor([1.0, 0.2, 0.0]), torch.tensor([-1.0, 0.1, 0.0])
-    embeddings = torch.stack([near, near * 1.1, far, far * 0.9])
-    corrected = _Presence(torch.zeros(3), embeddings, np.full(4, 0.5), [True, True, False, False])
-    assert corrected(near, 0.5) > 0.8 > 0.2 > corrected(far, 0.5)
-    assert corrected.without(0, 0.5) > 0.6  # by the other one that is near
-    assert corrected(near, 0.9) > corrected(near, 0.5)
 
 
 def test_presence_is_a_gaussian_process_on_the_logits() -> None:

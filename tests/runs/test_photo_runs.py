@@ -85,19 +85,6 @@ def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
     assert "notes.txt" in result.err
 
 
-def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("cat\n")
-    words = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts")
-    words = (*words, "--recipe", "fast")
-    for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
-        result = succeeded(*words)
-        assert "notes.txt" in result.err
-        assert "sub/clip.mov" in result.err
-        skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
-        assert [one["file"] for one in skipped["files"]] == names
-        assert skipped["count"] == len(names)
-
-
 def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
     found = find_pictures(f"{folder}/**/*")
     assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]

@@ -145,8 +145,6 @@ def annotate(
             notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
         if "teaching" in settings:
             notes.add(teach(folder, begun=partial(reporter.phase, "learning from the folder")).lines())
-        if flags.max_false is not None:
-            notes.add([folder.keep_promise(flags.max_false)])
         earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
         formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
         result = results.conclude(folder, formats, written, computed=work.computed, reporter=reporter)
@@ -224,7 +222,7 @@ class _Work:
             run.store.begin_session()
             with interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
                 engine([*plan.shards_of(todo, shard)], make_worker, self._add, self._reporter)
-        folder = results.AnnotatedFolder(run, files, found.skipped, unreadable)
+        folder = results.AnnotatedFolder(run, files)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
         if corrected is not None:
             read, line = corrections.apply_corrections(folder, corrected)
@@ -232,6 +230,7 @@ class _Work:
             self.not_applied = read.problems
             self._notes.add([line])
         left = folder.pictures.keys() - {file.id for file in files} - unreadable.keys()
+        run.left_out, run.unreadable = sorted(name for name in left if (folder.root / name).is_file()), unreadable
         if gone := sorted(name for name in left if folder.saved(name).correction is not None):
             self._notes.add([f"corrected, but not there now: {pictures_in_words(gone)}; corrections go by the name"])
         return folder

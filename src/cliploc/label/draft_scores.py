@@ -74,20 +74,6 @@ def _outcomes(
     return outcomes, true
 
 
-def least_score(
-    pairs: Iterable[tuple[Candidates, Correction]], count: int, most_false: float
-) -> tuple[float, int, int] | None:
-    """The score from which (1 + wrong) / n ≤ `most_false` (Barber and Candès 2015), how many, how many wrong."""
-    every = sorted((outcome for some in _outcomes(pairs, count)[0] for outcome in some), reverse=True)
-    best, wrong = None, 0
-    for number, (score, right) in enumerate(every, start=1):
-        wrong += not right
-        last = number == len(every) or every[number][0] < score  # drafts with the same score go together
-        if last and (1 + wrong) / number <= most_false:
-            best = score, number, wrong
-    return best
-
-
 def fits_of(drafts: npt.ArrayLike, boxes: npt.ArrayLike) -> list[float]:
     """The IoU of each draft, the best first, with the box that it takes; less than `IOU` where it takes none."""
     proposed, true = np.asarray(drafts, float).reshape(-1, 4), np.asarray(boxes, float).reshape(-1, 4)

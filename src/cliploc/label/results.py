@@ -8,24 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from cliploc.document import skipped_document
 from cliploc.draw.html import count
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
-from cliploc.label.draft_scores import LabelScore, least_score, score_drafts
+from cliploc.label.draft_scores import LabelScore, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose
 from cliploc.label.editor.page import ReviewPicture
-from cliploc.options import MIN_SCORE
 from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
-from cliploc.runs.picture_files import PictureFile, Skipped, by_path, content_digest
+from cliploc.runs.picture_files import PictureFile, by_path, content_digest
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
@@ -51,7 +48,6 @@ class AnnotateResult:
         files: format → its files, written by this call or up to date before it.
         computed: number of pictures that this call annotated; the others were done before, or failed.
         notes: remarks on the run.
-        skipped: files that were left out, and why.
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
         draft_scores: label → how its drafts did in the reviewed pictures with corrected boxes; "" for all labels.
@@ -68,7 +64,6 @@ class AnnotateResult:
     files: Mapping[str, tuple[str, ...]]
     computed: int
     notes: tuple[str, ...] = ()
-    skipped: Sequence[Skipped] = ()
     corrected: int = 0
     not_applied: Mapping[str, str] = field(default_factory=dict)
     draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
@@ -84,7 +79,6 @@ class AnnotateResult:
             },
             "without_boxes": self.empty,
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
-            "skipped": skipped_document(self.skipped),
             "pictures_reviewed": self.reviewed,
             "pictures_corrected": self.corrected,
             "draft_scores": msgspec.to_builtins(self.draft_scores),
@@ -149,16 +143,9 @@ class View:
 class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
-    def __init__(
-        self,
-        run: LabellingRun,
-        files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
-        skipped: Sequence[Skipped] | None = None,  # None: as an earlier call found it
-        unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it cannot be read now
-    ) -> None:
-        """Shows these pictures of a run."""
+    def __init__(self, run: LabellingRun, files: Sequence[PictureFile] = ()) -> None:
+        """Shows these pictures of a run, however they were found: sorted as ids in exports count."""
         self.run, self.out, self.root = run, run.out, Path(run.root)
-        self.skipped, self.unreadable = skipped, unreadable
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
         self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.prompts.Labels.entries`
         self.names = run.names
@@ -315,26 +302,6 @@ class AnnotatedFolder:
         by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
         return {name: float(share) for name, share, known in zip(self.names, chances, by_text, strict=True) if known}
 
-    def keep_promise(self, most_false: float) -> str:
-        """Raises the minimum score so that so few drafts are wrong; what is said of it."""
-        rule = self.rule
-        if rule.min_score == "auto":  # it is only raised
-            self.rule = replace(rule, min_score=MIN_SCORE)
-        pairs = self._corrected_drafts()
-        found = least_score(pairs, len(self.names), most_false)
-        if found is None:
-            self.rule = rule
-            return (
-                f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
-                f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
-            )
-        score, count, wrong = found
-        self.rule = replace(rule, min_score=score)
-        return (
-            f"--max-false {most_false:g}: drafts from a score of {score:.2f} on; of {count:,} such drafts on "
-            f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
-        )
-
     def finished(self) -> dict[str, Correction]:
         """The boxes of the pictures that a person has finished: corrected ones, or drafts that hold."""
         return {name: now.boxes() for name, now in self._reviewed()}
@@ -368,15 +335,10 @@ def conclude(
     run, out = folder.run, folder.out
     visible = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
     run.change(written=asdict(settings), visible=visible, drafts=asdict(folder.rule))
-    if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
-        names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
-        run.left_out = sorted(name for name in names if (folder.root / name).is_file())
-        run.skipped, run.unreadable = [*folder.skipped], {**folder.unreadable}
     run.exports = {**{form.name: 0 for form in formats}, **run.exports}  # also of a call that is killed now
     settings = replace(settings, names=run.names)
     with run.snapshot() as state:
         now, changes = folder.at(state), state.changes
-        now.skipped = state.skipped
         for form in formats:
             if state.exports[form.name] != changes or not all((out / output).exists() for output in form.outputs):
                 reporter.phase(f"writing {form.name}")
@@ -384,7 +346,7 @@ def conclude(
                 run.exports = {**run.exports, form.name: changes}
         result = _counted(now, {form.name: form.outputs for form in formats}, computed)
         write_learnt(out, state.learnt())
-        write_json(out / "summary.json", {**result.document(), "left_out": state.left_out})
+        write_json(out / "summary.json", result.document())
     return result
 
 
@@ -413,16 +375,15 @@ def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], comp
     failed = {file.id: why for file in folder.found if (why := folder.pictures[file.id].error) is not None}
     return AnnotateResult(
         out=folder.out,
-        pictures=len(folder.found) + len(folder.unreadable),
+        pictures=len(folder.found) + len(folder.run.unreadable),
         boxes={name: boxes[name] for name in folder.names},
         unsure={name: unsure[name] for name in folder.names},
         with_label={name: with_label[name] for name in folder.names},
         empty=empty,
-        failed={**folder.unreadable, **failed},
+        failed={**folder.run.unreadable, **failed},
         reviewed=reviewed,
         files=files,
         computed=computed,
-        skipped=folder.skipped or (),
         corrected=corrected,
         draft_scores=folder.draft_scores(),
     )

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from cliploc.errors import InputError, UsageError
-from cliploc.runs.picture_files import Skipped
 from cliploc.runs.store import FILE, Entry, Store
 from cliploc.values import Floats
 
@@ -229,7 +228,6 @@ class LabellingRun:
     visible = Entry(str, "")  # a digest of the pictures that exports show
     exports: Entry[dict[str, int]] = Entry(dict[str, int], {})  # export → the count of changes when it was written
     files: Entry[list[str]] = Entry(list[str], [])  # that it writes besides its store
-    skipped: Entry[list[Skipped]] = Entry(list[Skipped], [])
     left_out: Entry[list[str]] = Entry(list[str], [])  # pictures of earlier calls that the last one left out
     unreadable: Entry[dict[str, str]] = Entry(dict[str, str], {})  # picture → why it could not be read by the last call
     # A number that grows with every write that changes what exports hold.

@@ -180,7 +180,7 @@ class ReviewFolder:
         with locked(self.out), disk_errors(self.out):
             self.weigh()  # the list shows what is exported
             files = [file for file in self._folder.found if file.path.is_file()]
-            folder = AnnotatedFolder(self.run, files, unreadable=self.run.unreadable)
+            folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
             return conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
 
