@@ -658,21 +658,11 @@ class AnnotateOptions(ProtocolOptions):
         help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
-    nms_across: PositiveShare | None = option(
-        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
-    )
-    groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes", help="What to do with a large box around several things.",
-    )
     share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
         factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
-    )
-    max_false: PositiveShare | None = option(
-        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
-        help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
     )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
@@ -682,12 +672,9 @@ class AnnotateOptions(ProtocolOptions):
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
-    review: Annotated[int, Meta(ge=0, le=100_000)] = option(
-        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
-    )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
-        help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        help="Apply a corrected set: COCO, CSV, CVAT, Label Studio, VOC, YOLO.",
         about="Its boxes take the place of the drafts, also in later calls.",
     )
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
-from cliploc.runs.labelling import Candidate, Found, LabellingRun
+from cliploc.runs.label_store import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS
 from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot

@@ -89,7 +89,7 @@ def _dataset(flags: CalibrateFlags) -> PromptedDataset:
 
     if flags.truth != REVIEWED:
         return open_prompted(flags.truth, flags.folder, flags.split, **flags.chosen())
-    from cliploc.label.reviewed import reviewed_pictures
+    from cliploc.label.results import reviewed_pictures
 
     dataset = reviewed_pictures(flags.folder)
     return replace(dataset, samples=Draw(flags.limit, flags.sample, flags.seed).of(dataset.samples, lambda one: one))

@@ -16,7 +16,7 @@ from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture
 from cliploc.images import rle
 from cliploc.images.reading import load
-from cliploc.runs.labelling import Correction, Saved
+from cliploc.runs.label_store import Correction, Saved
 from cliploc.support.files import write_atomic
 
 REVIEW_KIND = "cliploc review"

@@ -15,17 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.formats import exports
+from cliploc.formats import ExportSettings, exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.page import facts
-from cliploc.label.results import AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
+from cliploc.label.results import AnnotatedFolder, AnnotateResult, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
-from cliploc.runs.labelling import Generation, LabellingRun, check_revision
+from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import disk_errors
 from cliploc.support.files import locked
@@ -44,7 +45,7 @@ class ReviewFolder:
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
-        names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
+        names = self._folder.pictures.keys() - {*run.left_out}
         files = (PictureFile(name, self._folder.root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -161,7 +162,7 @@ class ReviewFolder:
         `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
         """
         with self.snapshot() as now:
-            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
+            read = matched(tasks, now, [picture.id for picture in self.pictures])
         known = {content_digest(PictureFile(str(file), file)) for file in files}
         for name in [*read.pictures] if known else ():
             if self._folder.pictures[name].checksum not in known:
@@ -172,16 +173,15 @@ class ReviewFolder:
         return read
 
     def write_exports(self) -> AnnotateResult:
-        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
-        store = self.run.store
-        if (written := store.get("written")) is None:
+        """Writes the exports that the run has and its summary again, with the boxes that hold now."""
+        if not self.run.exports:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with locked(self.out), disk_errors(self.out):
             self.weigh()  # the list shows what is exported
             files = [file for file in self._folder.found if file.path.is_file()]
-            folder = AnnotatedFolder(self.run, files, unreadable=store.get("unreadable", {}))
+            folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
-            return conclude(folder, formats, Written(**written))
+            return conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -208,7 +208,7 @@ class Learning:
     @property
     def _now(self) -> Generation:
         """What the drafts of now were made of."""
-        return [Generation(), *self._run.generations][-1]
+        return [Generation(), *self._run.taught_by][-1]
 
     @property
     def changed(self) -> frozenset[str]:
