@@ -99,8 +99,10 @@ class ReviewPicture:
         }
 
 
-def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
-    """What the editor knows of a run, with these labels of boxes in each picture."""
+def facts(
+    labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool, of_set: str | None = None
+) -> dict[str, Any]:
+    """What the editor knows of a run, with these labels of boxes in each picture; `of_set`: a data set's format."""
     colours = distinct_colours(len(names), labels)
     return {
         "kind": REVIEW_KIND,
@@ -109,6 +111,7 @@ def facts(labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks
         "colours": [as_hex(colour) for colour in colours],
         "inks": [as_hex(text_colour(colour)) for colour in colours],
         "masks": masks,
+        "set": of_set,
     }
 
 
