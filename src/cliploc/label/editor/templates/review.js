@@ -294,10 +294,10 @@ async function open(index, keepNotice = false) {
   entries[index] = entryOf(current);
   selected = new Set();
   suspect = data.set ? openSuspects(current)[0]?.number ?? null : null;
-  selectSuspect();
   history.replaceState(null, "", `#${index}`);
   $("name").textContent = state.name;
   mount(image);
+  if (data.set) { selectSuspect(); draw(); }
   saved("");
   drawList(true);
 }
