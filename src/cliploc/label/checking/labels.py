@@ -34,7 +34,7 @@ class LabelledFile(PictureFile):
 
     size_wh: Size  # upright
     boxes: tuple[LabelledBox, ...]
-    said_wh: Size | None  # its size, if the set says it
+    listed_wh: Size | None  # its size, if the set says it
     place: int  # in the set, from 0
 
     @cached_property
