@@ -85,6 +85,7 @@ def serve(flags: ServeFlags, options: Options) -> int:
         flags.max_seconds,
         flags.recipe,
         flags.sam,
+        flags.queue,
     )
     warn_of_strangers(terminal, flags, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
@@ -93,7 +94,6 @@ def serve(flags: ServeFlags, options: Options) -> int:
         flags.host,
         flags.port,
         auth=auth,
-        queue=flags.queue,
         max_bytes=round(flags.max_megabytes * 1e6),
         allow_hosts=flags.allow_host or (),
         debug=flags.debug,
