@@ -121,7 +121,7 @@ TWO = ("--model", "mini", "--model")
         ([CAT, "-p", "cat", "--method", "gem,legrad", *TWO, "mini-vit"], "none of gem, legrad works on mini"),
         ([CAT, "-p", "cat", "--method", "cam", *TWO, "mini"], "mini 2 times"),
         ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "no=1"),
-        ([CAT, "--classes", "imagenet", "--method", "cam"], "at most 400 cells"),
+        ([CAT, "--labels", "imagenet", "--method", "cam"], "at most 400 cells"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused(arguments, names, tmp_path):

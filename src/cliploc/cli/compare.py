@@ -27,7 +27,7 @@ EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 OfMethods = Mapping[str, Mapping[str, Any]]  # method → its options
 
 
-class CompareFlags(cli.ImagePhotoFlags, cli.MethodFlags, cli.ModelFlags):
+class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags):
     """What `compare` has besides options of `Localizer`."""
 
     out: Path = cli.flag(
@@ -49,7 +49,8 @@ def compare(flags: CompareFlags, options: Options) -> int:
     from cliploc.find import prompts
     from cliploc.methods import find
 
-    names = cli.read_names(flags.prompt, flags.classes)
+    names, background = flags.names()
+    options = options.but(background=(*options.background, *background))
     if not names:
         raise UsageError(f"expected at least one name to look for, got none: {EXAMPLE}")
     if not flags.method:
@@ -63,7 +64,7 @@ def compare(flags: CompareFlags, options: Options) -> int:
     check_cells(len(methods), len(names), len(weights))
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // (len(names) * len(methods)))))
     of_models = _models(options, weights, methods)
-    others = (flags.classes, options.head, options.learnt, *(flags.pretrained or ()))
+    others = (flags.labels, options.head, options.learnt, *(flags.pretrained or ()))
     run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others)
     with run.started(f"loading {', '.join(of_models)}") as reporter:
         cli.use_threads(flags.threads)

@@ -24,12 +24,9 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
-class LocalizeFlags(cli.ImagePhotoFlags, cli.FilePhotoFlags):
+class LocalizeFlags(cli.PhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
-    photos: list[str] = cli.flag(
-        "Pictures (JPEG, PNG, WebP, HEIC …), folders or patterns of them.", metavar="PICTURE", positional=True
-    )
     out: Path | None = cli.flag(
         "Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output"
     )
@@ -64,7 +61,7 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
     names, options = cli.with_exemplars(names, options)
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names  # before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
-    others = (flags.classes, flags.prompts_file, options.pretrained, options.head, options.learnt)
+    others = (flags.labels, options.pretrained, options.head, options.learnt)
     files = (RESULTS, LEGEND) if masks else (RESULTS,)
     run = PhotoRun(flags.photos, out, quiet=flags.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:

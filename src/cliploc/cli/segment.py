@@ -26,7 +26,7 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-class SegmentFlags(cli.FilePhotoFlags):
+class SegmentFlags(cli.PhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
     background: list[str] | None = cli.flag(
@@ -62,7 +62,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
     cli.check_words([*names, *background], "segment")
     # refused before a model is loaded
     prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)
-    others = (flags.classes, flags.prompts_file, options.pretrained)
+    others = (flags.labels, options.pretrained)
     run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.draw.label_maps import label_legend

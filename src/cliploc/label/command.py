@@ -38,7 +38,6 @@ class AnnotateFlags(EngineFlags, WithJson):
         "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
         None,
         metavar="FILE",
-        flags=("--labels", "--prompts-file"),
     )
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")

@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, check_known, command, flag, use_threads
+from cliploc.cli.options import Port, WithThreads, check_known, command, flag, use_threads
 from cliploc.cli.output import DONE, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
@@ -16,7 +16,7 @@ class ReviewFlags(WithThreads):
     """What `review` has besides the device."""
 
     drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
-    port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
+    port: Port = flag("Port; 0: any free port.", PORT, group="serving")
     model: str | None = flag(
         "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
     )

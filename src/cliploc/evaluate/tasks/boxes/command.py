@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cliploc.cli.options import SampleFlags, command, flag, in_words, rare
+from cliploc.cli.options import SampleFlags, Workers, command, flag, in_words, rare
 from cliploc.cli.output import first_failures
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
-from cliploc.options import OF_LOCALIZATION, Options, choice
+from cliploc.options import OF_LOCALIZATION, Options, Share, choice
 
 if TYPE_CHECKING:
     from cliploc.evaluate.metrics import Convention
@@ -19,7 +19,7 @@ CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which tak
 class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithBaselines, commands.WithThresholds):
     """What `benchmark boxes` has."""
 
-    workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    workers: Workers | None = rare("Processes that evaluate maps.", None, none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
@@ -54,13 +54,13 @@ class EvaluateFlags(commands.MapsFlags):
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="|".join(CONVENTIONS), group="boxes",
         check=choice("convention", CONVENTIONS),
     )  # fmt: skip
-    threshold: float | None = flag(
-        "Threshold of the metrics that need one.", None, within=(0, 1), none="the best on these pictures", group="boxes"
+    threshold: Share | None = flag(
+        "Threshold of the metrics that need one.", None, none="the best on these pictures", group="boxes"
     )
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5.", None, metavar="CSV"
     )
-    workers: int = rare("Number of processes.", 1, within=(1, 1024), group="run")
+    workers: Workers = rare("Number of processes.", 1, group="run")
 
 
 @command()

@@ -81,7 +81,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     of_methods = options_of_methods(specs, flags.option)
     of_methods |= {name: {} for name in BASELINES if name not in specs and not flags.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in of_methods}
-    more = list(dict.fromkeys(read_names(None, among) if among else []))
+    more = list(dict.fromkeys(read_names(among)[0] if among else []))
     check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
