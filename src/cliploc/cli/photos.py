@@ -108,12 +108,6 @@ class PhotoRun:
         if not self.quiet and not self.terminal.one_screen:
             self.terminal.data(printable(f"{source}  failed"))
 
-    def fail_part(self, source: str, reason: str) -> None:
-        """Records that a part of the work on a picture failed."""
-        line = f"{source}: {reason}"
-        self._failures.append((source, line))
-        self.terminal.say(f"failed: {line}", style="red")
-
     def draw(
         self,
         source: str,
@@ -131,7 +125,9 @@ class PhotoRun:
             drawn = encoded(draw(), name)
         except Exception as error:  # whatever it is: the results of this and of the other photos stay
             reason = (str(error).splitlines() or [""])[0]
-            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {rest}")
+            line = f"{source}: {what} could not be drawn ({type(error).__name__}: {reason}); {rest}"
+            self._failures.append((source, line))
+            self.terminal.say(f"failed: {line}", style="red")
         else:
             write(self.folder / name, drawn)
             record[key] = name
