@@ -43,7 +43,7 @@ FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
 
 # ------------------------------------------------------------------------------------------------- light at the start
-HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich"}
+HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision"}
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
     "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cliploc.cli import options as cli
-from cliploc.cli.photos import PhotoRun, model_settings
+from cliploc.cli.photos import PhotoRun, settings_of
 from cliploc.errors import UsageError
 from cliploc.options import Options
 
@@ -55,6 +55,5 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
                 (f"{rank}", name, f"{chance:.4f}", f"cosine {cosine:.4f}") for rank, (name, chance, cosine) in ranked
             ]
             run.done(picture.source, record, rows)
-    settings = model_settings(localizer, options, OF_CLASSIFIER) | {"resize": localizer.resize}
-    run.keep({"names": names, "top_k": flags.top_k, **settings})
+    run.keep({"names": names, "top_k": flags.top_k, **settings_of(localizer)})
     return run.end()

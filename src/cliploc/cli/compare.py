@@ -6,20 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.text import Text
+
+import cliploc
 from cliploc.cli import options as cli
 from cliploc.cli.localize import MAPS_AT_ONCE
-from cliploc.cli.photos import PhotoRun, model_settings, rows_of
+from cliploc.cli.photos import PhotoRun, rows_of, settings_of
 from cliploc.errors import UsageError
-from cliploc.options import OPTIONS, Options
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from cliploc.draw.comparison import ModelResults
-    from cliploc.localizer import Localizer
-    from cliploc.methods import Method
+from cliploc.options import Options
 
 LISTS = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # of its own form; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
@@ -66,7 +62,7 @@ def compare(flags: CompareFlags, options: Options) -> int:
     run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others)
     with run.started(f"loading {', '.join(of_models)}") as reporter, ExitStack() as stack:
         cli.use_threads(flags.threads)
-        models = {label: _loaded(one) for label, one in of_models.items()}
+        models = {label: cliploc.Localizer(**one.changed()) for label, one in of_models.items()}
         missing_of = {label: _unfit(localizer, methods, of_methods) for label, localizer in models.items()}
         unfit = [[missing.get(name) for missing in missing_of.values()] for name in methods]  # [methods, models]
         for reasons in (*unfit, *zip(*unfit, strict=True)):
@@ -87,12 +83,13 @@ def compare(flags: CompareFlags, options: Options) -> int:
                 found = zip(missing_of.items(), results, strict=True)
                 _take(run, path, [ModelResults(label, one.found, missing) for (label, missing), one in found], titles)
         finally:  # also when interrupted: what is done is not lost
-            run.keep(_settings(names, titles, models, {k: _fitting(of_methods, v) for k, v in missing_of.items()}))
+            fitting = {label: _fitting(of_methods, missing) for label, missing in missing_of.items()}
+            run.keep({"names": names, "methods": titles, **_settings(models, fitting)})
     found_names = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
     return run.end(f", {sum(found_names)} of {len(found_names)} maps have boxes", "sheets")
 
 
-def _take(run: PhotoRun, source: str, models: Sequence[ModelResults], titles: Mapping[str, str]) -> None:
+def _take(run: PhotoRun, source: str, models: Sequence[Any], titles: Mapping[str, str]) -> None:
     """One picture is done, by all models; methods and their titles in the order of the rows."""
     from cliploc.document import compared_record
     from cliploc.draw.comparison import draw_comparison
@@ -115,7 +112,7 @@ def _take(run: PhotoRun, source: str, models: Sequence[ModelResults], titles: Ma
 
 # --------------------------------------------------------------------------------------------------------- the models
 def _models(
-    options: Options, weights: Sequence[tuple[str, str | None]], methods: Mapping[str, Method]
+    options: Options, weights: Sequence[tuple[str, str | None]], methods: Mapping[str, Any]
 ) -> dict[str, Options]:
     """The options of each model by its label; a head is for the model that it was trained on."""
     from cliploc.find.heads import read_config
@@ -139,13 +136,7 @@ def _models(
     return made
 
 
-def _loaded(options: Options) -> Localizer:
-    from cliploc.localizer import Localizer
-
-    return Localizer(**options.changed())
-
-
-def _unfit(localizer: Localizer, methods: Mapping[str, Method], of_methods: OfMethods) -> dict[str, str]:
+def _unfit(localizer: cliploc.Localizer, methods: Mapping[str, Any], of_methods: OfMethods) -> dict[str, str]:
     """The methods that do not run on a model, each with the reason."""
     from cliploc.methods import unfit_reason
 
@@ -162,26 +153,13 @@ def _fitting(of_methods: OfMethods, missing: Mapping[str, str]) -> OfMethods:
     return {name: options for name, options in of_methods.items() if name not in missing}
 
 
-def _settings(
-    names: Sequence[str], titles: Mapping[str, str], models: Mapping[str, Localizer], fitting: Mapping[str, OfMethods]
-) -> dict[str, Any]:
-    """The settings of the run, with the defaults that each model and method has."""
-    shared = [name for name, option in OPTIONS.items() if not option.python_only and name not in LISTS]
-    first = next(iter(models.values()))
+def _settings(models: Mapping[str, cliploc.Localizer], fitting: Mapping[str, OfMethods]) -> dict[str, Any]:
+    """The settings of each model and method, with their defaults."""
     return {
-        "names": names,
-        "methods": titles,
-        **{name: getattr(first.options, name) for name in shared},
-        "templates": first.templates,
         "models": [
             {
+                **settings_of(localizer),
                 "label": label,
-                **model_settings(localizer, localizer.options, ("model", "pretrained", "head")),
-                "resize": localizer.resize,
-                "interpolation": localizer.backbone.interpolation,
-                "image_size": localizer.input_hw,
-                "refine": localizer.refine,
-                "masked_precision": localizer.masked_precision,
                 "methods": {
                     name: {
                         "threshold": localizer.box_rule_of(name, options).threshold,

@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.text import Text
 
 from cliploc import __version__
 from cliploc.cli import options as cli
-from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
-from cliploc.cli.terminal import Terminal, printable, styled
+from cliploc.cli.output import DONE, box_text, printable, writable
+from cliploc.cli.terminal import Terminal, title_row
 from cliploc.options import DEFAULTS, Options, text_of
 from cliploc.support.files import Inputs, locked, write_atomic
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from cliploc.images.demo import DemoPhoto
-    from cliploc.localization import Localization
-    from cliploc.localizer import Localizer
-    from cliploc.values import FloatArray
 
 BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 PAGE = "demo.html"
@@ -79,7 +73,7 @@ def demo(flags: DemoFlags, options: Options) -> int:
         lines.append(f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(ious_beside)}")
     for line in (*lines, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
         terminal.data(printable(line))
-    say_next(terminal, ("open", folder / PAGE))
+    terminal.say_next(("open", folder / PAGE))
     return DONE
 
 
@@ -103,14 +97,14 @@ class _Row:
         from cliploc.values import GOOD_IOU, rounded_below
 
         def marked(text: str, right: bool) -> Text:
-            return styled(text, "green") if right else styled(f"{text} ✗", "red")
+            return Text(text, "green") if right else Text(f"{text} ✗", "red")
 
         word = {"found": "yes", "not found": "no"}.get(self.verdict, self.verdict)
         more = f" (+{len(self.boxes) - 1})" if len(self.boxes) > 1 else ""
         return [
             self.photo,
             self.name,
-            styled(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
+            Text(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
             "–" if self.score is None else f"{self.score:.2f}",
             box_text(self.boxes[0]) + more if len(self.boxes) else "–",
             "absent" if self.iou is None else marked(rounded_below(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),

@@ -5,17 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
-from cliploc.cli.output import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    print_result,
-    say_failures,
-    say_next,
-    titled,
-    writable,
-)
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, writable
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
@@ -89,15 +80,15 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             **wanted.changed(),
             **options.changed(),
         )
-    print_result(terminal, result.document(), titled(result.table()), as_json=flags.as_json)
-    say_failures(terminal, result.failed)
+    terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
+    terminal.say_failures(result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")
     for line in result.closing(time.perf_counter() - start_time):
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
-    say_next(terminal, ("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
+    terminal.say_next(("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
     if flags.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, MOST_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
-from cliploc.cli.terminal import Terminal, styled
+from cliploc.cli.output import DONE, SOME_FAILED
+from cliploc.cli.terminal import MOST_PROBLEMS, Terminal, facts, title_row
 from cliploc.errors import UsageError
 from cliploc.evaluate import data
 
@@ -95,11 +97,11 @@ def datasets(flags: DatasetsFlags) -> int:
         rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
-    print_result(terminal, document, facts(rows), as_json=flags.as_json)
+    terminal.print_result(document, facts(rows), as_json=flags.as_json)
     split = () if flags.split is None else ("--split", flags.split)
     task = "segmentation" if labelled else "boxes"
     following = ("cliploc", "benchmark", task, "--dataset", name, "--root", root, *split, "--out", "results")
-    say_next(terminal, following, quiet=flags.as_json)
+    terminal.say_next(following, quiet=flags.as_json)
     return SOME_FAILED if kinds.keys() - data.BY_DESIGN else DONE
 
 
@@ -120,9 +122,9 @@ def _describe(terminal: Terminal, name: str) -> int:
     rows = [("name", reader.name), ("what it is", f"{reader.title}: {reader.about}"), ("get it at", reader.source)]
     rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(reader.splits)]
     terminal.data(facts(rows))
-    terminal.data(styled("\nfiles below the root", "bold"))
+    terminal.data(Text("\nfiles below the root", "bold"))
     terminal.data(reader.layout)
-    terminal.data(styled(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
+    terminal.data(Text(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
     return DONE
 
 
@@ -130,10 +132,10 @@ def _list(terminal: Terminal) -> int:
     _table(terminal, list(data.readers))
     terminal.data("")
     terminal.data(facts(("subsets", f"{subset.name}: {subset.title}") for subset in data.subsets))
-    terminal.data(styled("\nwith a class for every pixel, for benchmark segmentation", "bold"))
+    terminal.data(Text("\nwith a class for every pixel, for benchmark segmentation", "bold"))
     _table(terminal, list(data.labelled_readers))
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
-    terminal.data(styled(line, "dim"))
+    terminal.data(Text(line, "dim"))
     return DONE
 
 

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from cliploc.cli.options import Port, WithThreads, check_known, command, flag, use_threads
-from cliploc.cli.output import DONE, say_next
+from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
 from cliploc.support.imports import check_installed
@@ -57,4 +57,4 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         app = application(folder, suggester)
         with contextlib.suppress(KeyboardInterrupt), listen(HOST, port) as listening:  # how a server is ended
             run(app, HOST, listening, terminal.data)
-    say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
+    terminal.say_next(f"the annotate command of {drafts} again, which learns from the corrections and exports them")

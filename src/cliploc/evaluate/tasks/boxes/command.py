@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cliploc.cli.options import SampleFlags, Workers, command, flag, in_words, rare
-from cliploc.cli.output import first_failures
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
 from cliploc.options import OF_LOCALIZATION, Options, Share, choice
@@ -72,7 +71,7 @@ def evaluate(flags: EvaluateFlags) -> int:
     from cliploc.evaluate.tasks.evaluate import evaluate_folder
 
     terminal, convention = Terminal(), cast("Convention", flags.convention)
-    with terminal.progress("reading metadata") as every, first_failures(terminal, every) as reporter:
+    with terminal.progress("reading metadata") as every, terminal.first_failures(every) as reporter:
         result = evaluate_folder(
             flags.maps, flags.metadata, convention=convention, threshold=flags.threshold,
             predictions=flags.predictions, workers=flags.workers, reporter=reporter,

@@ -21,8 +21,8 @@ from cliploc.cli.options import (
     read_names,
     use_threads,
 )
-from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
-from cliploc.cli.terminal import Terminal, printable
+from cliploc.cli.output import DONE, json_text, print_document, printable, writable, write
+from cliploc.cli.terminal import Terminal, title_row
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.faithfulness.command import BASELINES
 from cliploc.options import FaithfulnessOptions, Options
@@ -123,5 +123,5 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
                 text = "  ".join(f"{word} {share:.2f}" for word, share in result.words if share)
                 terminal.data(printable(f"words used for {result.name}: {text or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
-    say_next(terminal, ("open", folder / PAGE), quiet=flags.as_json)
+    terminal.say_next(("open", folder / PAGE), quiet=flags.as_json)
     return DONE
