@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.cli.output import titled
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
