@@ -233,7 +233,7 @@ def rows_of(result: cliploc.Localization) -> Iterator[Sequence[str | Text]]:
         boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
-            f"score {score:.2f}  box {output.box_text(xyxy)}"
+            f"{result.score_text(index, score)}  box {output.box_text(xyxy)}"
             for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:

@@ -96,12 +96,13 @@ def file_name(result: Localization) -> str:
 
 
 def run_line(result: Localization) -> str:
-    """Method, model, threshold, and whether presence is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
+    """Method, model, threshold, and what is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
     words = [result.method, result.model]
     if result.threshold is not None:
         words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
-    if result.presence_rule == "bank":
-        words.append("presence uncalibrated")
+    guessed = {"presence": result.presence_rule == "bank", "scores": result.calibrated is None}
+    if result.method and any(guessed.values()):
+        words.append(f"{' and '.join(what for what, guess in guessed.items() if guess)} uncalibrated")
     return " · ".join(filter(None, words))
 
 
@@ -186,7 +187,8 @@ def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, 
     plates = captions.Plates(image, captions.text_size(image.size))
     for i in order:
         label, doubt = int(boxes.label[i]), "" if i < len(result.boxes) else "?"
-        plates.add(rectangles[i], result.names[label] + doubt, f" {boxes.score[i]:.2f}", colours[label], line)
+        chance = f" {boxes.score[i]:.2f}" if result.is_calibrated(label) else ""
+        plates.add(rectangles[i], result.names[label] + doubt, chance, colours[label], line)
     return plates.taken
 
 

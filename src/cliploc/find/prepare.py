@@ -71,7 +71,7 @@ class RunOptions:
         presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
             calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
         boxes: whether results have boxes; False leaves them to `Localization.by`.
-        lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+        lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
     """
 
     reporter: Reporter = SILENT
