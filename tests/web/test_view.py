@@ -52,7 +52,8 @@ def test_nothing_that_is_typed_or_named_becomes_markup(hostile, methods):
 def test_the_table_says_what_was_found_and_where(hostile):
     page = Reader(view.results_html({"cam": hostile}, 0.5))
     words = re.sub(r"\s+", " ", page.text)
-    assert f"{IMAGE} ✓ found 0.250 0.90 80 50 240 150 (uncalibrated 0.90)1 2 3 4 (uncalibrated 0.50)" in words  # a line break between them
+    boxes = "80 50 240 150 (uncalibrated 0.90)1 2 3 4 (uncalibrated 0.50)"  # a line break between them
+    assert f"{IMAGE} ✓ found 0.250 0.90 {boxes}" in words
     assert f"{TEMPLATE} ✗ not found 0.250 0.10 {IMAGE}" in words
     assert len(page.all("img")) == 4  # each name, and all together
     assert "method" not in words
