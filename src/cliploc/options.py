@@ -460,9 +460,8 @@ class Options(Checked):
     min_score: ShareOrAuto | None = option(
         None, group="boxes", none=_of_recipe("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
-        about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
-        "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
-        "box is unsure, or without a second look not found.",
+        about="Recipes use auto. A score is a chance only where it was fitted; see docs/presence.md. With a number, a "
+        "name without such a box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
         None, group="boxes", none=f"{FOUND:g}",
@@ -473,7 +472,7 @@ class Options(Checked):
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",

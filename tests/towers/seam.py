@@ -242,12 +242,6 @@ class BundledContract(BackboneContract):
         assert (rounded * exact).sum() > 0.99
         assert torch.equal(half.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
 
-    def test_presence_grows_with_similarity_and_tells_apart(self, backbone: Any) -> None:
-        presence = backbone.presence(torch.linspace(-1, 1, 201))
-        assert (presence.diff() >= 0).all()
-        assert 0 < presence[0] < 0.01
-        assert 0.99 < presence[-1] <= 1
-
     def test_names_it_cannot_know_have_a_reason(self, backbone: Any) -> None:
         assert backbone.unknown_reason("tabby cat") is None
         for word in ("happiness", "xqzvkw"):

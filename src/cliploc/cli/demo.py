@@ -69,7 +69,7 @@ class _Row:
     photo: str  # the file's name
     name: str
     verdict: str  # "found", "unsure" or "not found"
-    score: float | None  # of its best box; None without one
+    score: float | None  # of its best box; None without one, and where it is no chance
     boxes: FloatArray  # its boxes [k, 4], best first, also where they are unsure
     iou: float | None  # of the best box, by `IOU_RULE`; None for a name that is not in the photo
 
@@ -102,7 +102,7 @@ def _rows(photo: DemoPhoto, result: Localization) -> list[_Row]:
     rows = []
     for index, name in enumerate(result.names):
         boxes = result.visible_boxes.where(result.visible_boxes.label == index)
-        best = float(boxes.score[0]) if len(boxes) else None
+        best = float(boxes.score[0]) if len(boxes) and result.is_calibrated(index) else None
         iou = None if name not in photo.truth else 0.0
         if iou is not None and len(boxes):
             iou = float(iou_matrix(boxes.xyxy[:1], photo.truth[name]).max())

@@ -42,7 +42,6 @@ class Backbone(nn.Module, ABC):
     # user built. Text embeddings are cached on disk only for weights from a file.
     weights_file: Path | None = None
     channels_last: bool = False  # whether its first layers compute with the channels last in memory
-    calibration: tuple[float, float] | None = None  # scale and bias of `presence`; None: the model is not calibrated
     text: nn.Module  # sentences → `[n, D]` float32, unit norm
     mean: Tensor
     std: Tensor
@@ -162,14 +161,3 @@ class Backbone(nn.Module, ABC):
     def remark(self, word: str) -> str | None:  # noqa: ARG002
         """How this model reads a name that it does not read as it stands, in one line; else None."""
         return None
-
-    def presence(self, cosine: Tensor) -> Tensor | None:
-        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
-
-        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
-        probability: how many of the names above it are in the picture depends on how many were searched.
-        """
-        if self.calibration is None:
-            return None
-        scale, bias = self.calibration
-        return torch.sigmoid(scale * cosine + bias)
