@@ -1,6 +1,7 @@
 """Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags."""
 
 import contextlib
+import copy
 import functools
 import logging
 import re
@@ -33,6 +34,7 @@ UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: w
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 CANNOT_BUILD = (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError)  # what open_clip raises
 UNKNOWN = "unknown"
+CLIPS_WORDS = 49_408  # of its tokenizer
 # Licences of the weights, by the repository that open_clip fetches them from. Sources are the model cards on Hugging
 # Face, or timm's configurations of the same weights; what neither states is left out. Two exceptions: for OpenAI's
 # weights, OpenAI's repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their current
@@ -120,6 +122,31 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
                 child.to(dtype)
             part.to(dtype)
     return _adapter(model, label)(model, tokenizer, label, copied=False).convert(dtype)
+
+
+def adapt(model: Any, tokenizer: Any = None, name: str = "model in memory") -> Backbone:
+    """A `Backbone` of an open_clip model in memory, which stays as it is; it may be fine-tuned.
+
+    Args:
+        tokenizer: that of `open_clip.get_tokenizer`; None: CLIP's own.
+        name: its name in results and errors.
+
+    Raises:
+        UsageError: no model of open_clip, or one whose tokenizer is not CLIP's.
+        ModelError: an image tower that is not supported.
+
+    Example:
+        >>> import open_clip
+        >>> adapt(open_clip.create_model("ViT-S-32-alt")).kind
+        'vit'
+    """
+    text = getattr(model, "text", model)
+    if not (hasattr(model, "visual") and hasattr(text, "context_length") and hasattr(text, "vocab_size")):
+        raise UsageError(f"expected a model of open_clip, got {type(model).__name__}: name one of `cliploc models`")
+    if tokenizer is None and text.vocab_size != CLIPS_WORDS:
+        raise UsageError(f"expected a tokenizer for {text.vocab_size:,} words: cliploc.towers.adapt(model, tokenizer)")
+    tokenizer = tokenizer or open_clip.SimpleTokenizer(context_length=text.context_length)
+    return wrap(copy.deepcopy(model), tokenizer, name, next(model.parameters()).dtype)
 
 
 def _adapter(model: Any, label: str) -> Any:
