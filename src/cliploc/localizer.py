@@ -86,6 +86,8 @@ class Localizer:
     def __init__(
         self, model: str | Backbone = "mini", pretrained: str | None = None, method: str | None = None, **options: Any
     ) -> None:
+        if hasattr(model, "visual") and not hasattr(model, "pooling"):  # a model of open_clip
+            model = towers.adapt(model)
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
         self.recipe, found_method, head_file = what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
@@ -367,6 +369,7 @@ class Localizer:
         method_options: Mapping[str, Any] | None = None,
         *,
         needs: Needs | None = None,
+        graph: bool = False,
     ) -> Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
@@ -377,6 +380,7 @@ class Localizer:
             method_options: of that method.
             needs: what is kept besides what the method reads; None: all that a ViT has, of a CNN the last and the
                 middle stage. Attention of all blocks takes L·H·T² numbers: 8 MB for ViT-B-16 at 224 pixels.
+            graph: whether gradients can be taken of all that was traced, as far back as `images`.
 
         Returns:
             An `Inside`; docs/internals.md has its shapes.
@@ -392,7 +396,7 @@ class Localizer:
         with torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
-            return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
+            return look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

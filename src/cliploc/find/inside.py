@@ -16,7 +16,7 @@ from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
 from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import Frame
-from cliploc.methods import Context, patches_of, raw_maps
+from cliploc.methods import Context, differentiable, leaf, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients
 from cliploc.towers.tower import (
     Backbone,
@@ -131,7 +131,14 @@ class Inside:
 
 
 def look_inside(
-    backbone: Backbone, texts: Texts, guide: Guide | None, task: Task, item: Prepared, needs: Needs | None
+    backbone: Backbone,
+    texts: Texts,
+    guide: Guide | None,
+    task: Task,
+    item: Prepared,
+    needs: Needs | None,
+    *,
+    graph: bool = False,
 ) -> Inside:
     """One pass of one picture that keeps `needs` (None: all of a ViT, two CNN stages), and the method's raw map."""
     everything = Needs(features=(-1, backbone.middle_stage))
@@ -140,7 +147,12 @@ def look_inside(
     wanted = reduce(or_, [task.needs, everything if needs is None else needs])
     pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
     images = backbone.normalize(pixels)
-    trace = backbone.trace(images, wanted)
+    if graph:
+        with differentiable():
+            images = leaf(images)
+            trace = backbone.run(images, wanted)
+    else:
+        trace = backbone.trace(images, wanted)
     text = texts.embed(item.texts)  # [P, D]
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
     context = Context(
