@@ -50,7 +50,7 @@ def test_the_page_shows_maps_curves_and_regions(explained):
     page = (out / "explain.html").read_text()
     for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only region", "deletion ↓"):
         assert words in page
-    assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
+    assert page.count("data:image/svg+xml") == 4  # two curves of two names
     assert "Centred Gaussian and Random ignore the picture" in page
     assert page.index("data:image/svg+xml") < page.index("<dt>steps</dt>"), "settings last"
 

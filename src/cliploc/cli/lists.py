@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import typer
 
 from cliploc.cli import options as cli
-from cliploc.cli.output import DONE, facts, title_row
-from cliploc.cli.terminal import Terminal, grid
+from cliploc.cli.output import DONE
+from cliploc.cli.terminal import Terminal, facts, grid, title_row
 from cliploc.errors import ModelError, UsageError
 from cliploc.options import RECIPES
 
