@@ -143,8 +143,9 @@ class Localizer:
         """Locates every name in every picture.
 
         Args:
-            images: a path, PIL image or array, or a list of them.
-            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast.
+            images: a path, PIL image, array `[H, W, 3]` or tensor `[3, H, W]`, or a list of them.
+            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast. In
+                place of texts embeddings of your own, a mapping `{name: [D]}` or an array or tensor `[P, D]`.
 
         Returns:
             One `Localization`, or a list of them in the pictures' order.
@@ -205,6 +206,7 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
+        names = prompts.named(names)
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         check_cells(len(titles), len(names))

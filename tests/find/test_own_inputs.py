@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cliploc import Localizer, towers
 from cliploc.errors import InputError, UsageError
-from tests.commands import CAT
+from tests.commands import CAT, document_of
 from tests.tiny import tower
 from tests.towers.small_clip import small_clip
 
@@ -27,6 +28,44 @@ def test_a_tensor_is_a_picture_with_its_channels_first():
         np.testing.assert_array_equal(found.maps, expected)
     with pytest.raises(InputError, match=r"^image 0: expected a tensor \[3, H, W\], got one of shape \[5, 8, 9\]"):
         localizer(torch.zeros(5, 8, 9), ["red"])
+
+
+def test_embeddings_take_the_place_of_names():
+    localizer = plain(tower("gap_cnn", (8, 8)))
+    rows, expected = localizer.embed_names(["red", "blue"]), localizer(PIXELS, ["red", "blue"])
+    for names, labels in (
+        (rows, ("text 1", "text 2")),
+        (rows.numpy(), ("text 1", "text 2")),
+        ({"warm": rows[0], "cold": 3 * rows[1].numpy()}, ("warm", "cold")),
+    ):
+        found = localizer(PIXELS, names)
+        assert found.names == labels
+        np.testing.assert_allclose(found.maps, expected.maps, atol=1e-5)
+        (compared,) = localizer.compare([PIXELS], names, ["cam"])
+        np.testing.assert_allclose(compared["cam"].scores, expected.scores, atol=1e-5)
+        traced = localizer.trace(PIXELS, names)
+        torch.testing.assert_close(traced.text, rows, atol=1e-5, rtol=0)
+    first, second = (localizer(PIXELS, {"it": row}).scores[0] for row in rows)  # other embeddings of one name
+    assert [first, second] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    with pytest.raises(UsageError, match=r"^expected embeddings of \d+ numbers, as gap_cnn has, got 3 for 'it'"):
+        localizer(PIXELS, {"it": np.ones(3)})
+    with pytest.raises(
+        UsageError, match=r"^expected an embedding \[D\] of finite numbers for 'it', got one of shape \[2\]"
+    ):
+        localizer(PIXELS, {"it": np.array([1.0, np.nan])})
+
+
+def test_a_file_of_embeddings_on_the_command_line(tmp_path):
+    rows = Localizer().embed_names(["cat", "car"])
+    save_file({"my cat": rows[0].clone(), "both": rows}, tmp_path / "text.safetensors")
+    document = document_of(
+        "localize", CAT, "--labels", tmp_path / "text.safetensors", "--json", "--out", tmp_path / "out"
+    )
+    [photo] = document["pictures"]
+    names = {one["name"]: one for one in photo["names"]}
+    assert names.keys() == {"my cat", "both 1", "both 2"}
+    assert names["my cat"]["boxes"] == names["both 1"]["boxes"] != []
+    assert names["my cat"]["score"] == names["both 1"]["score"] > names["both 2"]["score"]
 
 
 def test_boxes_as_a_table():

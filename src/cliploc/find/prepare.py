@@ -313,6 +313,7 @@ def batches(
 
 def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with one list of names for all or one for each; its id is its number."""
+    names = prompts.named(names)
     prompts.check_list(names)
     images = pictures_in(images)
     if not names or isinstance(names[0], str):
