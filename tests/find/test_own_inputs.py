@@ -81,7 +81,7 @@ def test_boxes_as_a_table():
 def test_what_was_traced_has_a_graph_on_request(kind):
     localizer = plain(tower(kind, (8, 8)))
     inside = localizer.trace(PIXELS, ["red"], graph=True)
-    value = inside.features().sum() + inside.embedding @ inside.text[0].clone()
+    value = inside.features().sum() + inside.embedding @ inside.text[0]
     (gradient,) = torch.autograd.grad(value, inside.images)
     assert gradient.shape == inside.images.shape
     assert gradient.abs().max() > 0

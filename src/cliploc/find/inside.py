@@ -1,7 +1,8 @@
 """The tensors of one forward pass and of a method, for those who study models and methods."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
 from typing import TypeVar
@@ -147,13 +148,12 @@ def look_inside(
     wanted = reduce(or_, [task.needs, everything if needs is None else needs])
     pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
     images = backbone.normalize(pixels)
-    if graph:
-        with differentiable():
-            images = leaf(images)
-            trace = backbone.run(images, wanted)
-    else:
-        trace = backbone.trace(images, wanted)
     text = texts.embed(item.texts)  # [P, D]
+    with differentiable() if graph else nullcontext():
+        if graph:
+            wanted = replace(wanted, ends=()) | Needs(tokens=wanted.ends)  # the ends of blocks have graphs of their own
+            images, text = leaf(images), text.clone()
+        trace = (backbone.run if graph else backbone.trace)(images, wanted)
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
     context = Context(
         lambda: images,

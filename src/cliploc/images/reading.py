@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from cliploc.errors import InputError, UsageError
 from cliploc.support.files import picture_path
 from cliploc.support.imports import install, not_installed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 120_000_000
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
@@ -54,7 +57,7 @@ class Picture:
         return digest.digest()
 
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", Picture]
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", "Tensor", Picture]
 
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
@@ -68,7 +71,7 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
 
 
-def _is_tensor(image: Any) -> bool:
+def _is_tensor(image: Any) -> TypeGuard["Tensor"]:
     """Whether something is a tensor of torch, which is not imported for that."""
     return type(image).__module__.partition(".")[0] == "torch" and hasattr(image, "detach")
 
