@@ -22,7 +22,7 @@ from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task, what_runs
@@ -134,7 +134,7 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
-    def __call__(self, images: ImageLike, names: Sequence[str]) -> Localization: ...
+    def __call__(self, images: ImageLike, names: Sought) -> Localization: ...
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...], names: Names) -> list[Localization]: ...
     def __call__(
@@ -196,7 +196,7 @@ class Localizer:
         """
         return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
 
-    def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
+    def compare_figure(self, image: ImageLike, names: Sought, methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
 
         Arguments and errors are those of `compare`. For several models on one sheet, use `cliploc compare`.
@@ -282,7 +282,7 @@ class Localizer:
         return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
 
     # ---------------------------------------------------------------------------------------------- ask about it
-    def embed_names(self, names: Sequence[str]) -> Tensor:
+    def embed_names(self, names: Sought) -> Tensor:
         """The text embeddings of the names.
 
         Args:
@@ -296,7 +296,7 @@ class Localizer:
     def trace(
         self,
         image: ImageLike,
-        names: Sequence[str],
+        names: Sought,
         method: str | None = None,
         method_options: Mapping[str, Any] | None = None,
         *,
@@ -375,7 +375,7 @@ class Localizer:
             return self._flow, self._task, self.options.method_options
         return self.flow, self.flow.tasks.make(method, options or {}), options or {}
 
-    def _prepared(self, flow: Flow, image: ImageLike, names: Sequence[str]) -> Prepared:
+    def _prepared(self, flow: Flow, image: ImageLike, names: Sought) -> Prepared:
         request = Request(0, image, names)
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 

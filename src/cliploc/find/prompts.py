@@ -113,11 +113,12 @@ def check_list(names: object) -> None:
         raise UsageError(f"expected a list of names, got {type(names).__name__}: write them as ['cat', 'dog']")
 
 
-def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
+def parse(names: Any, templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
     """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
     names = named(names)
     check_list(names)
-    synonyms, against = [], []
+    synonyms: list[tuple[str, ...]] = []
+    against: list[tuple[str, ...]] = []
     for entry in names:
         if isinstance(entry, Embedded):
             synonyms.append((entry,))

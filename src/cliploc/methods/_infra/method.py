@@ -56,8 +56,6 @@ class Context:
     progress: Callable[[int, int], None] | None = None
     # What embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
     encode_masked: Callable[[Tensor], Tensor] | None = None
-    # Called with an image's place in the batch and a remark on its maps, such as how sure they are.
-    note: Callable[[int, str], None] | None = None
     # Results that depend on the images alone (masked embeddings), shared by all methods that run on this batch, and,
     # with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features of windows has one
     # of its own, for these windows.
