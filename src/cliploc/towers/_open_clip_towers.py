@@ -108,6 +108,8 @@ class OpenClipText(nn.Module):
         """Sentences → `[n, D]` float32, unit norm."""
         tokens = self.token_ids(texts).to(self.model.logit_scale.device)
         part = getattr(self.model, "text", self.model)
+        pool: Any
+        end: Any
         pool, end = (getattr(part, f"text_{name}", getattr(part, name, None)) for name in ("pool_type", "eos_id"))
         masks_padding = getattr(part, "use_pad_mask", False)
         full = getattr(part, "attn_mask", None) is None or getattr(part, "cls_emb", None) is not None or masks_padding

@@ -95,7 +95,7 @@ class Tips(TransformerBackbone):
         return self.image.norm(tokens[:, 0]), None
 
     @property
-    def last_norm(self) -> nn.LayerNorm:
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
         return self.image.norm
 
     def read_normed(self, normed: Tensor) -> Tensor:
