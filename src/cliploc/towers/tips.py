@@ -126,7 +126,7 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     tokenizer.enable_truncation(CONTEXT)
     with torch.random.fork_rng(devices=[]):
         image, text = (
-            PlainVit(image_tensors, heads_of(image_tensors["norm.weight"].numel())),
+            PlainVit(image_tensors, heads_of(size(image_tensors, "norm.weight"))),
             TipsText(text_tensors, tokenizer),
         )
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")

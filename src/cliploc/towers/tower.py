@@ -29,6 +29,7 @@ __getattr__ = on_first_use(  # with torch
 TowerKind = Literal["cnn", "vit"]
 Pooling = Literal["class token", "attention", "global average", "class token and mean"]
 PositionRule = Literal["antialiased", "dino"]
+All = Literal["all"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 SPELLED = ("A photo of two cats, it's 1_2.", "Größe – 猫!")  # texts whose tokens tell tokenizers apart
 UNTOLD = ("training", "name_or_path")  # settings of modules that change no result
@@ -55,11 +56,11 @@ class Needs:
     # Feature maps. CNN: the output of that stage, or `MIXTURE`. ViT: the patch tokens that enter that block.
     features: tuple[int, ...] = ()
     # ViT only: all tokens that leave these blocks; "all" for every block.
-    tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
+    tokens: tuple[int | Fraction, ...] | All = ()
     # ViT only: post-softmax attention of these blocks; "all" for every block.
-    attention: tuple[int | Fraction, ...] | Literal["all"] = ()
+    attention: tuple[int | Fraction, ...] | All = ()
     # ViT only: queries, keys and values of these blocks; "all" for every block.
-    projections: tuple[int, ...] | Literal["all"] = ()
+    projections: tuple[int, ...] | All = ()
     ends: tuple[int, ...] = ()  # ViT only: the `BlockEnd` of these blocks
     dense: int = 0  # ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer
     guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
