@@ -21,6 +21,7 @@ from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
 from cliploc.options import number, short
+from cliploc.support.imports import check_installed
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -227,6 +228,24 @@ class Localization:
             class_id=self.boxes.label.copy(),
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
         )
+
+    def to_dataframe(self) -> Any:
+        """Boxes as a pandas table: a row each with `source`, `label`, `score`, `presence`, `x0`, `y0`, `x1`, `y1`.
+
+        Example:
+            >>> import pandas
+            >>> from cliploc import Localizer
+            >>> found = Localizer()(["cat.jpg", "dogs.jpg"], ["cat", "dog"])
+            >>> pandas.concat([one.to_dataframe() for one in found]).groupby("label").score.max()
+        """
+        check_installed("bench", "to_dataframe", "pandas")
+        import pandas
+
+        corners = pandas.DataFrame(self.boxes.xyxy, columns=["x0", "y0", "x1", "y1"])
+        labels = self.boxes.label.tolist()
+        presence = [self.presence_of(label) for label in labels]
+        about = {"source": self.source, "label": [self.names[label] for label in labels], "score": self.boxes.score}
+        return corners.assign(**about, presence=presence)[[*about, "presence", *corners.columns]]
 
     def overlay(
         self,

@@ -197,7 +197,9 @@ class PhotoFlags(WithThreads, WithJson):
         flags=("--prompt", "-p"),
     )
     labels: Path | None = flag(
-        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE|imagenet"
+        "A file with more names, one per line: cat|kitten; or background: lawn; or FILE.safetensors of embeddings.",
+        None,
+        metavar="FILE|imagenet",
     )
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -291,6 +293,8 @@ def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
 
     if labels is None or str(labels) == "imagenet":
         return [one.name for one in prompts.imagenet_classes()] if labels else [], []
+    if Path(labels).suffix == ".safetensors":
+        return list(prompts.read_embeddings(labels)), []
     read = prompts.read_labels(labels)
     for entry, threshold in zip(read.entries, read.thresholds, strict=True):
         if threshold is not None:

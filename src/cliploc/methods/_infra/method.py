@@ -20,7 +20,7 @@ from msgspec import Meta
 from cliploc.errors import UsageError
 from cliploc.options import short
 from cliploc.registry import Registry, module_names
-from cliploc.towers.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
+from cliploc.towers.tower import All, BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ Family = Literal["activation", "gradient", "perturbation", "attention", "baselin
 Count = Annotated[int, Meta(ge=1)]
 FromEnd = Annotated[int, Meta(le=-1)]  # a stage or block: −1 is the last
 Stages = Annotated[tuple[FromEnd, ...], Meta(min_length=1)]
-Blocks = Count | Literal["all"]  # how many of the last blocks
+Blocks = Count | All  # how many of the last blocks
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -56,8 +56,6 @@ class Context:
     progress: Callable[[int, int], None] | None = None
     # What embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
     encode_masked: Callable[[Tensor], Tensor] | None = None
-    # Called with an image's place in the batch and a remark on its maps, such as how sure they are.
-    note: Callable[[int, str], None] | None = None
     # Results that depend on the images alone (masked embeddings), shared by all methods that run on this batch, and,
     # with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features of windows has one
     # of its own, for these windows.
