@@ -106,7 +106,7 @@ def test_the_numbers_are_those_of_evaluate_on_the_saved_maps_to_the_digit(root, 
             assert numbers["confidence_95"]["max_box_acc_v2"] == found["confidence_95"]["max_box_acc_v2"]
         assert numbers["max_box_acc"] == numbers["gt_known_oracle"]
     assert 0 < plain.summary["mini_cam"]["gt_known"] <= 100
-    assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer-cam"]["max_box_acc_v2"]
+    assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer_cam"]["max_box_acc_v2"]
 
 
 def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
@@ -255,7 +255,7 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
+        ({"methods": ("cam",)}, r"settings\.mini_layer_cam: only there"),
         ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
     ],
 )
@@ -345,7 +345,7 @@ def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp
 
     monkeypatch.setattr(tasks, "find", spoilt)
     result = run(root, tmp_path)
-    lost = {one["sample"] for one in result.summary["mini_layer-cam"]["failed"]}
+    lost = {one["sample"] for one in result.summary["mini_layer_cam"]["failed"]}
     assert lost == {"val/000.jpg"}  # the others of its batch are done alone
     assert "gave a map that is not a number" in result.failed["val/000.jpg"]
     assert result.summary["mini_cam"] == plain.summary["mini_cam"]
@@ -418,7 +418,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
     assert lines[0].split() == titles
-    ids = ["mini_cam", "mini_layer-cam", "mini_centre-box", "mini_centre-gaussian"]
+    ids = ["mini_cam", "mini_layer_cam", "mini_centre_box", "mini_centre_gaussian"]
     assert [line.split()[0] for line in lines[1:5]] == ids
     assert all(len(line) <= 80 for line in lines)
     assert f"{COUNT} of {COUNT} samples × 4 settings done" in result.err
@@ -439,7 +439,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert "resumed" in again.err
     assert "next:" not in again.err
     assert "flip: false there, true asked for" in refused(*arguments, "--out", tmp_path, "--flip")
-    assert "settings.mini_centre-box: only there" in refused(*arguments, "--out", tmp_path, "--no-baselines")
+    assert "settings.mini_centre_box: only there" in refused(*arguments, "--out", tmp_path, "--no-baselines")
 
 
 @pytest.mark.usefixtures("judged_here")
@@ -454,7 +454,7 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     assert result.code == 1, result.err
     assert "failed: val/005.jpg: " in result.err
     evaluated = {name: one["evaluated"] for name, one in json.loads(result.out)["settings"].items()}
-    assert evaluated == {"mini_cam": 7, "mini_layer-cam": 7}
+    assert evaluated == {"mini_cam": 7, "mini_layer_cam": 7}
     (broken / "val/005.jpg").unlink()
     result = cliploc_(*arguments, "--out", tmp_path / "other")
     assert result.code == 1, result.err

@@ -205,6 +205,11 @@ class Bootstrap:
         low, high = np.quantile(replicates, [tail, 1 - tail])
         return float(low), float(high)
 
+    def around(self, value: float, replicates: Numbers) -> tuple[float, float]:
+        """The interval of a share turned round its value, for maxima: each replicate's is too high, as the value is."""
+        low, high = self.quantiles(replicates)
+        return max(2 * value - high, 0.0), min(2 * value - low, 1.0)
+
 
 def _drawn(n: int, replicates: int, seed: int) -> Iterator[Counts]:
     """Yields how often each of n images is drawn in each replicate, `[r, n]` for r replicates at a time."""
