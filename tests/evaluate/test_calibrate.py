@@ -13,14 +13,15 @@ from cliploc.errors import UsageError
 from cliploc.evaluate import calibrate as job
 from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
-from cliploc.label.reviewed import reviewed_pictures
+from cliploc.label.results import reviewed_pictures
 from cliploc.runs.plan import as_setting
 from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
-from tests.evaluate.samples import boxes_folder, review_file
+from tests.evaluate.samples import boxes_folder
 from tests.evaluate.stopping import stopped_and_resumed
+from tests.label.labelled import save_boxes
 from tests.tiny import tower
 
 BOXES, NAMES = 12, 6  # of each picture that is made up
@@ -194,7 +195,7 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     one = {"xyxy": [1, 2, 30, 40], "label": 0, "draft": None}
     boxes = {"reviewed": {"dogs.jpg": [one], "cat.jpg": []}, "none": {"coffee.jpg": [one]}}
     for status, some in boxes.items():
-        assert cliploc_(*run, "--apply", review_file(out, tmp_path / "review.json", some, status)).code == 0
+        save_boxes(out, some, status)
     found = reviewed_pictures(out)
     assert [one.id for one in found.samples] == ["cat.jpg", "dogs.jpg"]
     assert {label: boxes.tolist() for label, boxes in found.samples[1].truth.items()} == {0: [[1, 2, 30, 40]]}

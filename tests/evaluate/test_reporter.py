@@ -59,13 +59,13 @@ def test_annotate_tells_of_phases_counts_and_failures(photos: Path, tmp_path: Pa
     told = Told()
     options = {**OPTIONS, "recipe": "fast", "formats": ["csv"]}
     result = annotate(photos, ["cat"], tmp_path / "out", reporter=told.reporter, **options)
-    assert told.of("phase") == [("phase", "annotate"), ("phase", "writing csv"), ("phase", "writing review.html")]
+    assert told.of("phase") == [("phase", "annotate"), ("phase", "writing csv")]
     assert told.of("start") == [("start", 2, 2)]
     assert told.count("images") == 2
     assert told.failures == [("broken.jpg", f"broken.jpg: {result.failed['broken.jpg']}")]
     shutil.copy(CAT, photos / "again.jpg")
     told = Told()
-    annotate(photos, ["cat"], tmp_path / "out", review=0, reporter=told.reporter, **options)
+    annotate(photos, ["cat"], tmp_path / "out", reporter=told.reporter, **options)
     assert told.of("start") == [("start", 1, 3)]
     assert told.count("images") == 1
     assert not told.failures  # of an earlier run: in the result only

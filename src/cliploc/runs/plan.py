@@ -1,7 +1,5 @@
 """The plan of a benchmark: a grid of models, prompts, methods and box rules, expanded to a list of settings."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
@@ -124,7 +122,7 @@ class Grid:
         return "_".join(word or "x" for word in shortened)
 
 
-def as_setting(localizer: Localizer) -> tuple[ModelSetup, Setting]:
+def as_setting(localizer: "Localizer") -> tuple[ModelSetup, Setting]:
     """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
     options = localizer.options
     setup = ModelSetup(options.but(model=localizer.backbone, recipe=None, method=None, method_options={}))

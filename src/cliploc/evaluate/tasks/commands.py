@@ -10,7 +10,7 @@ from cliploc import methods
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.options import flag, rare
-from cliploc.cli.terminal import Terminal, grid
+from cliploc.cli.terminal import Terminal, grid, titled
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.options import OF_LOCALIZATION, Options
@@ -153,7 +153,7 @@ def run_plan(
     with terminal.progress(f"reading {flags.dataset}") as reporter:
         dataset = open_pictures(flags.dataset, flags.root, flags.split, **selection)
         folder = output.writable(flags.out)
-        output.say_problems(terminal, dataset.problems, "report.html lists them")
+        terminal.say_problems(dataset.problems, "report.html lists them")
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(flags.head or [])}
         if isinstance(flags, cli.SampleFlags) and flags.classes:
@@ -164,14 +164,12 @@ def run_plan(
         selection = {"classes_asked" if name == "classes" else name: value for name, value in selection.items()}
         silent = replace(reporter, failed=SILENT.failed)  # failures are printed at the end, with those of earlier runs
         result = run(dataset, plan.setups, plan.settings, folder, selection=selection, engine=engine, reporter=silent)
-    output.print_result(
-        terminal, result.document(), output.titled(result.table()), result.legend(), as_json=flags.as_json
-    )
+    terminal.print_result(result.document(), titled(result.table()), result.legend(), as_json=flags.as_json)
     with terminal.progress("writing the report"):  # after the table, which is printed even if the disk is full
         page = write_report(folder, pictures=not flags.no_pictures)
-    output.say_failures(terminal, result.failed)
+    terminal.say_failures(result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
-    output.say_next(terminal, ("open", page), quiet=flags.as_json)
+    terminal.say_next(("open", page), quiet=flags.as_json)
     lost = any(problem.kind in LOST for problem in dataset.problems)
     return output.SOME_FAILED if result.failed or lost else output.DONE
 
@@ -180,7 +178,7 @@ def check_dataset(name: str, *, labelled: bool = False) -> None:
     """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
     from cliploc.evaluate.data import labelled_readers, readers
 
-    (labelled_readers if labelled else readers).refuse_unknown(name)
+    (labelled_readers if labelled else readers).check_known(name)
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
@@ -193,7 +191,7 @@ class MapsFlags(cli.WithJson):
 def print_folder(result: Any, document: Mapping[str, Any], *, as_json: bool) -> int:
     """Prints the numbers of an `EvaluatedFolder`, how many pictures it has, and what was wrong with the others."""
     terminal = Terminal()
-    output.print_result(terminal, document, grid(result.lines()), as_json=as_json)
+    terminal.print_result(document, grid(result.lines()), as_json=as_json)
     counts = ", ".join(f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in result.counts().items())
     done = f"{result.evaluated} of {result.images} pictures evaluated"
     terminal.say(f"{done}{f'; {counts}' if counts else ''}", style="dim")

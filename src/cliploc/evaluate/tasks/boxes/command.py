@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from cliploc import methods
-from cliploc.cli.options import SampleFlags, command, flag, in_words, rare
-from cliploc.cli.output import first_failures
+from cliploc.cli.options import SampleFlags, Workers, command, flag, in_words, rare
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks import commands
-from cliploc.options import OF_LOCALIZATION, Options, choice
+from cliploc.options import OF_LOCALIZATION, Options, Share, choice
 
 CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which takes time to import
 
@@ -18,11 +17,11 @@ CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which tak
 class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithBaselines):
     """What `benchmark boxes` has."""
 
-    threshold: float | None = flag(
-        "Threshold of boxes, of all methods; of one: --method 'cam(threshold=0.3)'.", None, within=(0, 1),
-        none="each method's own", group="boxes",
+    threshold: Share | None = flag(
+        "Threshold of boxes, of all methods; of one: --method 'cam(threshold=0.3)'.", None, none="each method's own",
+        group="boxes",
     )  # fmt: skip
-    workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    workers: Workers | None = rare("Processes that evaluate maps.", None, none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
@@ -58,8 +57,8 @@ class EvaluateFlags(commands.MapsFlags, SampleFlags):
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="|".join(CONVENTIONS), group="boxes",
         check=choice("convention", CONVENTIONS),
     )  # fmt: skip
-    threshold: float | None = flag(
-        "Threshold of the metrics that need one.", None, within=(0, 1), none="the best on these pictures", group="boxes"
+    threshold: Share | None = flag(
+        "Threshold of the metrics that need one.", None, none="the best on these pictures", group="boxes"
     )
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5.", None, metavar="CSV"
@@ -84,7 +83,7 @@ def evaluate(flags: EvaluateFlags) -> int:
 
     terminal = Terminal()
     convention: Any = flags.convention
-    with terminal.progress("reading metadata") as every, first_failures(terminal, every) as reporter:
+    with terminal.progress("reading metadata") as every, terminal.first_failures(every) as reporter:
         truth: Any = flags.metadata
         if flags.dataset is not None and flags.root is not None:
             truth = open_dataset(flags.dataset, flags.root, flags.split, **flags.chosen())
