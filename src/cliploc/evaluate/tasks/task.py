@@ -168,6 +168,7 @@ def run_task(
     of_samples, local = samples_entry(dataset), local_entry(dataset, selection or {})
     with locked(out), store.disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
+        resumed = bool(stamps)
         changed = {shard.index: names for shard in shards if (names := _changed(run, shard, stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
@@ -216,9 +217,7 @@ def run_task(
                 engine(group, Ready(partial(worker_of, tuple(settings[i] for i in chosen)), ready), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(
-            task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, done < len(shards)
-        )
+        return BenchmarkResult(task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, resumed)
 
 
 def _begun(

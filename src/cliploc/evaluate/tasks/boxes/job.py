@@ -112,7 +112,7 @@ def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
         return None
     model = models.get(setup.model.replace("/", "-"))
     guided = setup.options.guide is not None
-    reason = unfit_reason(chosen, model, trained=trained, guided=guided)
+    reason = unfit_reason(chosen, model, chosen.preset, trained, guided)
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
