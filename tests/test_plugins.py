@@ -129,7 +129,7 @@ def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that
     done = run(site, "--import", "mine", *words, cwd=tmp_path)
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
-    assert set(summary) == {"mini_plain-sum", "mini_cam"}
+    assert set(summary) == {"mini_plain_sum", "mini_cam"}
     assert all(0 < one[share] < 100 for one in summary.values() for share in ("hot_share", "my_share"))
     # Gone on with where neither is there: the run's other numbers still are.
     write_report(tmp_path / "out")

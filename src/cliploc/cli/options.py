@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -355,8 +356,9 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
 
 
 def method_names(texts: Sequence[str] | None) -> list[str]:
-    """Methods of one or several `--method NAME,NAME`; none where it is not given."""
-    names = [name for text in texts or () for name in core.parse_list(text)]
+    """Methods of one or several `--method NAME,NAME(KEY=VALUE)`; none where it is not given."""
+    parts = (part.strip() for text in texts or () for part in re.split(r",(?![^()]*\))", text))
+    names = [name for name in parts if name]
     if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
@@ -372,7 +374,7 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
         key, text = core.parse_pair(pair)
         having = [
             name for name, method in found.items()
-            if key.startswith(f"{name}.") or any(key in (one, one.partition(".")[2]) for one in method.options)
+            if key.startswith(f"{method.name}.") or any(key in (one, one.partition(".")[2]) for one in method.options)
         ]  # fmt: skip
         if not having:
             raise UsageError(f"--option {pair}: none of {', '.join(methods)} has this option: see `cliploc methods`")

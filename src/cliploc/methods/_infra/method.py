@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from cliploc.errors import UsageError
-from cliploc.options import short
+from cliploc.options import parse_list, parse_pair, short
 from cliploc.registry import Registry, module_names
 from cliploc.towers.tower import All, BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
 
@@ -182,6 +182,9 @@ class Method:
     members: tuple[Method, ...] = ()  # of an ensemble, the methods whose maps it averages
     # The poolings that a ViT may have; any CNN of `towers` fits.
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))
+    # Options that stand in its name, as in "grad_cam(block=-3)", and whether its threshold does.
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    threshold_preset: bool = False
 
 
 # -------------------------------------------------------------------------------------------------- the registry
@@ -246,14 +249,20 @@ baseline = functools.partial(
 patch_cosines = functools.partial(saliency, family="attention", towers=("vit",), needs=Needs(dense=1), cosines=True)
 
 
-def names_in(spec: str) -> list[str]:
-    """The method names that "+" joins."""
-    return [name.strip() for name in str(spec).split("+")]
+def parse_spec(spec: str) -> list[tuple[str, dict[str, str]]]:
+    """The methods that "+" joins, each with its options as texts: "grad_cam(block=-3)+legrad"."""
+    parsed = []
+    for part in re.split(r"\+(?![^()]*\))", str(spec)):
+        match = re.fullmatch(r"\s*([^()]*?)\s*(?:\(([^()]*)\)\s*)?", part)
+        if match is None:
+            raise UsageError(f"expected a method such as cam or grad_cam(block=-3), got {short(spec)}")
+        parsed.append((match[1], dict(map(parse_pair, parse_list(match[2] or "")))))
+    return parsed
 
 
 def check_method(spec: str) -> None:
     """Refuses unknown method names, as `find` does, without importing the methods."""
-    for name in names_in(spec):
+    for name, _ in parse_spec(spec):
         methods.check_known(name)
 
 
@@ -315,7 +324,7 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
     if not isinstance(options, Mapping):
         raise UsageError(f"expected options of {method.name} by name, got {short(options)}: write {{'option': value}}")
     resolved: dict[str, Any] = {}
-    for name, value in options.items():
+    for name, value in {**options, **method.preset}.items():
         option = str(name).removeprefix(f"{method.name}.")
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
         resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
