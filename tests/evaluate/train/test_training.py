@@ -334,23 +334,6 @@ def test_epochs_are_steps_of_sgd_on_the_training_part(kind: str, by: str, colour
         assert epoch.accuracy == pytest.approx(numbers(parts.held_out, parts.held_out_classes, 0)[1])
 
 
-def test_every_epoch_and_every_seed_has_another_order(
-    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, numbers = FeatureCache.rows, list[int]()
-
-    def noted(cache: FeatureCache, some: list[int], *rest: Any) -> Any:
-        numbers.extend(some)
-        return rows(cache, some, *rest)
-
-    monkeypatch.setattr(FeatureCache, "rows", noted)
-    for seed in (0, 1):
-        trained_on(colours, tmp_path / f"{seed}", held_out=0, seed=seed)
-    orders = np.array(numbers).reshape(4, 24)
-    assert (np.sort(orders) == np.arange(24)).all()
-    assert len(np.unique(orders, axis=0)) == 4
-
-
 def test_the_learning_rate_falls(colours: Path, tmp_path: Path) -> None:
     cosine = trained_on(colours, tmp_path / "b", epochs=4, batch_size=18, lr=0.4, patience=9)  # a step an epoch
     expected = [0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2]

@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
-from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
+from cliploc.cli import options as cli
+from cliploc.cli import output
+from cliploc.cli.options import flag, rare
 from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
@@ -19,7 +20,7 @@ METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
 READERS = ("imagefolder", "csv")
 
 
-class TrainFlags(WithThreads):
+class TrainFlags(cli.WithThreads):
     """What `train` has besides options of `Localizer`."""
 
     method: str = flag("The method whose layers are trained.", metavar="tscam|lctr", positional=True)
@@ -37,7 +38,7 @@ class TrainFlags(WithThreads):
     )
 
 
-@command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
+@cli.command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
 def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model.
 
@@ -51,7 +52,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {flags.method!r}")
     out, size = flags.out, options.image_size
-    file_writable(out)
+    output.file_writable(out)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
@@ -60,7 +61,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         from cliploc.find.devices import check_device
         from cliploc.towers import create
 
-        use_threads(flags.threads)
+        cli.use_threads(flags.threads)
         settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
         read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
         pictures = read(flags.root)
@@ -96,5 +97,5 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         )
         model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
-        say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
-    return SOME_FAILED if trained.problems else DONE
+        output.say_next(terminal, (*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
+    return output.SOME_FAILED if trained.problems else output.DONE
