@@ -187,18 +187,6 @@ def test_imagenetv2_other_names_without_the_mapping_say_what_to_do(tmp_path):
         open_dataset("imagenetv2", root)
 
 
-@pytest.mark.parametrize("pictures", ["number", "hash"])
-def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
-    root = folders.imagenetv2(tmp_path, pictures)
-    for file in (root / "metadata/ILSVRC/val").iterdir():
-        file.unlink()
-    folders.lines(root / "mapping.txt", [f"{a}, {b}" for a, b in folders.HASHES.items()])
-    rows = ["image_id,x0,y0,x1,y1", "0/0.jpeg,1,2,50,40", "0/0.jpeg,3,4,5,6", "1/0.jpeg,0,0,9,9"]
-    folders.lines(root / "ImageNetV2_boxes.txt", rows)
-    released = {"val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]], "val2/1/0.jpeg": [[0, 0, 9, 9]]}
-    assert boxes(open_dataset("imagenetv2", root)) == released
-
-
 def test_cub_width_and_height_become_edges(tmp_path):
     test = open_dataset("cub", folders.cub(tmp_path))
     assert list(boxes(test).values()) == [[[6, 2, 38, 32]], [[0, 4, 50, 40]]]
