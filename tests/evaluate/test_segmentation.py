@@ -14,11 +14,11 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, run_segmentation
 from cliploc.find.segmentation.protocol import protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.evaluation import open_run, rows_in
 from tests.commands import cliploc_, document_of, succeeded
 from tests.evaluate.data import labelled
 
@@ -156,6 +156,27 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
     truths = ("--truth", tmp_path / "truth", "--class-list", tmp_path / "classes.txt")
     ran = succeeded("evaluate", "segmentation", *asked[:2], *truths)
     assert f"{100 * expected.miou:.2f} %" in ran.out
+
+
+def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
+    flags = ("--model", "mini", "--method", "cam", "--save-maps")
+    assert benchmark(root, tmp_path / "out", *flags).code == 0
+    maps = tmp_path / "out/maps/mini_cam"
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    assert before.keys() == {"000.png", "001.png"}
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
+    assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
+    with open_run(tmp_path / "out") as run, run.transaction():  # as a run that was stopped in between leaves it
+        run.write("DELETE FROM picture WHERE sample = ?", "001")
+        run.write("DELETE FROM row WHERE sample = ?", "001")
+    (maps / "001.png").unlink()
+    assert benchmark(root, tmp_path / "out", *flags).code == 0
+    assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
+    with pytest.raises(UsageError, match="expected a set with label maps for --save-maps, got coco_object"):
+        run_segmentation(
+            open_labelled("coco_object", root), (), (), tmp_path, protocol=protocol_of("imagenet_seg"), save_maps=True
+        )
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "P"])

@@ -24,6 +24,7 @@ from cliploc.images.reading import LabelMap, picture_bytes, read_labels
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
+from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import IGNORE, ClassName, Problem
 
@@ -32,7 +33,7 @@ SHARD = 16  # pictures that are computed and written together
 NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
-SUFFIX = ".png"  # of label maps made by other tools
+MAPS, SUFFIX = "maps", ".png"  # the folder of saved label maps, and how they end
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
@@ -84,12 +85,19 @@ def run_segmentation(
     out: Path,
     *,
     protocol: Protocol,
+    save_maps: bool = False,
     shard: int = SHARD,
     **how: Unpack[task.How],
 ) -> task.BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
-    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": protocol.describe()}
-    return task.run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+    if save_maps and protocol.one_thing:
+        raise UsageError(f"expected a set with label maps for --save-maps, got {dataset.name}: leave the option out")
+    judge_of = partial(LabelMapJudge, protocol, out / MAPS if save_maps else None)
+    entries = {"protocol": protocol.describe(), **({"save_maps": True} if save_maps else {})}
+    return task.run_task(
+        TASK, judge_of, dataset, setups, settings, out,
+        entries=entries, folders=[MAPS] if save_maps else [], shard_size=shard, **how,
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
@@ -109,8 +117,9 @@ _Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 class LabelMapJudge(PictureJudge):
     """Compares a `Segmenter`'s label maps with true ones."""
 
-    def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
+    def __init__(self, protocol: Protocol, folder: Path | None, *of_setup: Any) -> None:
         super().__init__(*of_setup)
+        self._folder = folder  # to save label maps in
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
         if self.known is not None:
@@ -158,6 +167,8 @@ class LabelMapJudge(PictureJudge):
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
         pairs = metrics.pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
+        if self._folder is not None:
+            write_output(self._folder / setting.id / f"{seen.sample.id}{SUFFIX}", png(labels), "--out")
         return {
             "true": pairs.true.tolist(),
             "predicted": pairs.predicted.tolist(),
@@ -171,9 +182,13 @@ class LabelMapJudge(PictureJudge):
 def preview(labels: npt.NDArray[Any]) -> bytes:
     """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
+    return png(labels[step // 2 :: step, step // 2 :: step])
+
+
+def png(labels: npt.NDArray[Any]) -> bytes:
+    """A label map as a PNG of 8 bits, or 16 where they are needed."""
     kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
-    small = Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind))
-    return picture_bytes(small, "PNG", optimize=True)
+    return picture_bytes(Image.fromarray(labels.astype(kind)), "PNG", optimize=True)
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
