@@ -201,6 +201,14 @@ def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
         saliency(**{**about, "needs": Needs(), **wrong})(lambda ctx: ctx.text)
 
 
+@pytest.mark.parametrize(("option", "code"), [("power", 0), ("depth", 2)])
+def test_needs_are_of_the_methods_options_with_its_defaults(option, code, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD.replace("needs=Needs(", f"needs=lambda {option}: Needs("))
+    done = run(tmp_path, "--import", "mine", "localize", CAT, "-p", "cat", "--method", "plain_sum", "--json")
+    assert done.code == code, done.err
+    assert code == 0 or "expected needs of its options, power, got one of depth" in done.err
+
+
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
 def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(value):
     class NoNumber(MeanMetric):
