@@ -66,7 +66,7 @@ def run(site: Path, *words: object, cwd: Path | None = None) -> Outcome:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder for packages that holds one with a thing of each kind."""
-    files = {"method.py": METHOD, "metric.py": METRIC, "writer.py": EXPORT, "model.py": MODEL, "data.py": DATASET}
+    files = {**OF_DOCUMENT, "model.py": MODEL, "data.py": DATASET}
     project = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
     assert (project["name"], project["version"]) == ("nice-things", "1.2")
     points = {
@@ -133,6 +133,14 @@ def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that
     assert all(0 < one[share] < 100 for one in summary.values() for share in ("hot_share", "my_share"))
     # Gone on with where neither is there: the run's other numbers still are.
     write_report(tmp_path / "out")
+
+
+def test_an_installed_faithfulness_metric_is_measured(site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 1)
+    words = ("benchmark", "faithfulness", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
+    done = run(site, *words, "--metric", "top_half", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert 0 < json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]["top_half"] < 1
 
 
 def judged(*words: str) -> Outcome:
