@@ -12,26 +12,19 @@ from cliploc.cli.options import flag, rare
 from cliploc.cli.terminal import Terminal, printable
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
-from cliploc.options import Options, choice, words_of
+from cliploc.options import Options, words_of
 from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
-READERS = ("imagefolder", "csv")
 
 
 class TrainFlags(cli.WithThreads):
     """What `train` has besides options of `Localizer`."""
 
     method: str = flag("The method whose layers are trained.", metavar="tscam|lctr", positional=True)
-    root: Path = flag("Folder of pictures, or a CSV file that lists them.", metavar="DIR|FILE")
+    root: Path = flag("Folder with one of pictures per class, or a CSV file of path,label.", metavar="DIR|FILE")
     out: Path = flag("Output file (safetensors).", metavar="FILE", group="output")
-    dataset: str = flag(
-        "One folder per class, or lines path,label.",
-        "imagefolder",
-        metavar="|".join(READERS),
-        check=choice("dataset", READERS),
-    )
     head: str = flag("Train for any name, or for these classes only.", "open", metavar="open|closed", group="training")
     features: Path | None = rare(
         "Folder for the tower's cached features.", None, metavar="DIR", none="beside --out", group="output"
@@ -63,8 +56,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
 
         cli.use_threads(flags.threads)
         settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
-        read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
-        pictures = read(flags.root)
+        pictures = (training_set.read_csv if flags.root.is_file() else training_set.read_folder)(flags.root)
         device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
