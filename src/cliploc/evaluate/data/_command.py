@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cliploc.cli import output
+from rich.text import Text
+
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
-from cliploc.cli.terminal import Terminal, styled
+from cliploc.cli.output import DONE, SOME_FAILED
+from cliploc.cli.terminal import MOST_PROBLEMS, Terminal, facts, title_row
 from cliploc.errors import UsageError
 from cliploc.evaluate import data
 
@@ -85,16 +87,16 @@ def datasets(flags: DatasetsFlags) -> int:
     ]
     for kind, count in kinds.most_common():
         rows.append(("", f"{count:,} {kind}{', left out by design' if kind in data.BY_DESIGN else ''}"))
-        examples = [problem for problem in dataset.problems if problem.kind == kind][: output.MOST_PROBLEMS]
+        examples = [problem for problem in dataset.problems if problem.kind == kind][:MOST_PROBLEMS]
         rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
-    output.print_result(terminal, document, output.facts(rows), as_json=flags.as_json)
+    terminal.print_result(document, facts(rows), as_json=flags.as_json)
     split = () if flags.split is None else ("--split", flags.split)
     task = "segmentation" if labelled else "boxes"
     following = ("cliploc", "benchmark", task, "--dataset", name, "--root", root, *split, "--out", "results")
-    output.say_next(terminal, following, quiet=flags.as_json)
-    return output.SOME_FAILED if kinds.keys() - data.BY_DESIGN else output.DONE
+    terminal.say_next(following, quiet=flags.as_json)
+    return SOME_FAILED if kinds.keys() - data.BY_DESIGN else DONE
 
 
 def _classes(dataset: data.Dataset, reasons: dict[str, str]) -> Iterable[tuple[str, str]]:
@@ -113,27 +115,27 @@ def _describe(terminal: Terminal, name: str) -> int:
     reader = (data.labelled_readers if name in data.labelled_readers.names() else data.readers).get(name)
     rows = [("name", reader.name), ("what it is", f"{reader.title}: {reader.about}"), ("get it at", reader.source)]
     rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(reader.splits)]
-    terminal.data(output.facts(rows))
-    terminal.data(styled("\nfiles below the root", "bold"))
+    terminal.data(facts(rows))
+    terminal.data(Text("\nfiles below the root", "bold"))
     terminal.data(reader.layout)
-    terminal.data(styled(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
-    return output.DONE
+    terminal.data(Text(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
+    return DONE
 
 
 def _list(terminal: Terminal) -> int:
     _table(terminal, data.readers)
     terminal.data("")
-    terminal.data(output.facts(("subsets", f"{subset.name}: {subset.title}") for subset in data.subsets))
-    terminal.data(styled("\nwith a class for every pixel, for benchmark segmentation", "bold"))
+    terminal.data(facts(("subsets", f"{subset.name}: {subset.title}") for subset in data.subsets))
+    terminal.data(Text("\nwith a class for every pixel, for benchmark segmentation", "bold"))
     _table(terminal, data.labelled_readers)
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
-    terminal.data(styled(line, "dim"))
-    return output.DONE
+    terminal.data(Text(line, "dim"))
+    return DONE
 
 
 def _table(terminal: Terminal, readers: Iterable[data.Reader | data.LabelledReader]) -> None:
-    rows: list[Any] = [output.title_row("name", "splits: what for", "what it is", "where to get it")]
-    narrow: list[Any] = [output.title_row("name", "splits", "about")]
+    rows: list[Any] = [title_row("name", "splits: what for", "what it is", "where to get it")]
+    narrow: list[Any] = [title_row("name", "splits", "about")]
     for reader in readers:
         splits, what = ", ".join(f"{s.name}: {s.role}" for s in reader.splits), f"{reader.title}: {reader.about}"
         rows.append((reader.name, splits, what, reader.source))

@@ -9,7 +9,7 @@ from pathlib import Path
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.options import flag, rare
-from cliploc.cli.terminal import Terminal, printable
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
 from cliploc.options import Options, words_of
@@ -51,7 +51,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc.evaluate.train import trainer, training_set
-        from cliploc.find.devices import check_device
+        from cliploc.find.running import check_device
         from cliploc.towers import create
 
         cli.use_threads(flags.threads)
@@ -80,7 +80,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if first:
         best = trained.history[trained.best - 1]
         accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
-        terminal.data(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
+        terminal.data(output.printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
         left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
         terminal.say(
             f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
@@ -89,5 +89,5 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         )
         model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
-        output.say_next(terminal, (*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
+        terminal.say_next((*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
     return output.SOME_FAILED if trained.problems else output.DONE

@@ -7,7 +7,7 @@ from typing import Any
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.options import flag, rare
-from cliploc.cli.terminal import Terminal, printable
+from cliploc.cli.terminal import Terminal, title_row
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.faithfulness.command import BASELINES, METRICS
 from cliploc.options import FaithfulnessOptions, Options
@@ -48,8 +48,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
     those of two baselines. Scores are probabilities over all names of --prompt and --among; for a single name,
-    its cosine. --steps 224 is what papers report; it takes eight times as long as 28. CLIP models also tell which words
-    of a name the match used.
+    its cosine. --steps 224 is what papers report; it takes eight times as long as 28.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
@@ -65,7 +64,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     methods = cli.options_of_methods(cli.method_names(flags.method) or [recipe_of(options.model).method], flags.option)
     methods |= {name: {} for name in BASELINES if name not in methods and not flags.no_baselines}
     titles = {name: find(name, options.ensemble).title for name in methods}
-    more = list(dict.fromkeys(cli.read_names(None, among) if among else []))
+    more = list(dict.fromkeys(cli.read_names(among)[0] if among else []))
     cli.check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
@@ -106,12 +105,8 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
             for method, one in result.maps.items()
         ]
         short = [heading.replace(" region", "").replace("region ", "") for heading in headings.values()]
-        wide, narrow = ([output.title_row("name", "method", *of), *rows] for of in (headings.values(), short))
+        wide, narrow = ([title_row("name", "method", *of), *rows] for of in (headings.values(), short))
         terminal.listing(wide, narrow)
-        for result in results:
-            if result.words is not None:
-                text = "  ".join(f"{word} {share:.2f}" for word, share in result.words if share)
-                terminal.data(printable(f"words used for {result.name}: {text or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
-    output.say_next(terminal, ("open", folder / PAGE), quiet=flags.as_json)
+    terminal.say_next(("open", folder / PAGE), quiet=flags.as_json)
     return output.DONE

@@ -19,11 +19,11 @@ from cliploc.evaluate.tasks.faithfulness.page import draw_curves
 from cliploc.evaluate.tasks.figures import legend
 from cliploc.evaluate.tasks.report import TEMPLATES
 from cliploc.evaluate.tasks.tables import Cell, Table, number_cell
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 
-SIDE, DENSE = 600, 2  # longer side in pixels of a picture with its map, and how many are one of the page
+SIDE = 600  # longer side in pixels of a picture with its map
 HEADINGS = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
@@ -52,7 +52,6 @@ class ExplainedName:
     name: str
     probability: float | None  # None for a single name
     cosine: float
-    words: Sequence[tuple[str, float]] | None  # shares of the words in the match, where the text tower has them
     maps: Mapping[str, ExplainedMap]  # of each method
 
     def document(self) -> dict[str, Any]:
@@ -61,7 +60,6 @@ class ExplainedName:
             "name": self.name,
             "probability": self.probability,
             "cosine": self.cosine,
-            "words": None if self.words is None else [{"word": word, "share": share} for word, share in self.words],
             "methods": {
                 method: {**one.numbers, "threshold": one.threshold, "curves": one.curves}
                 for method, one in self.maps.items()
@@ -80,7 +78,7 @@ def explained(
             maps[method] = _map(measurer, seen, method, heat, reporter)
             reporter.images(1)
         probability = seen.probability if len(measurer.known) > 1 else None
-        yield ExplainedName(name, probability, seen.cosine, measurer.localizer.word_shares(picture, name), maps)
+        yield ExplainedName(name, probability, seen.cosine, maps)
 
 
 def _map(measurer: Faithfulness, seen: SeenPicture, method: str, heat: FloatArray, reporter: Reporter) -> ExplainedMap:
@@ -153,7 +151,7 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[method]
         drawn = small.copy()
         overlay.paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        overlay.outline(drawn, heat, one.level, overlay.LINE_COLOUR, DENSE)
+        overlay.outline(drawn, heat, one.level, overlay.LINE_COLOUR)
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
     scores = [
@@ -164,7 +162,6 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
     for which, axis in AXES.items():
         lines = {titles[method]: one.curves[which] for method, one in name.maps.items()}
         curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-    words = [[Cell(word), number_cell(share)] for word, share in name.words or ()]
     value = name.cosine if name.probability is None else name.probability
     return {
         "name": name.name,
@@ -173,5 +170,4 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         "curves": curves,
         "legend": legend(enumerate(titles[method] for method in name.maps)),
         "table": Table(f"Numbers of {name.name}", dict.fromkeys(("method", *HEADINGS.values()), ""), rows, {"method"}),
-        "words": Table(f"Words of {name.name}", {"word": "", "share": ""}, words, {"word"}),
     }

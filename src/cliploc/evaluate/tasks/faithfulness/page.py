@@ -66,7 +66,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         table=table,
         numbers=list(numbers.values()),
         curves=curves,
-        legend=legend((setting.index, setting.label) for setting in run.settings),
+        legend=legend((setting.index, setting.id) for setting in run.settings),
         disputed=_disputed(run, next(iter(numbers)), pictures),
     )
     return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
