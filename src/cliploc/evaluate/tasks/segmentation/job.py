@@ -132,21 +132,17 @@ class LabelMapJudge(PictureJudge):
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
         return self.described(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions)
 
-    def read(self, sample: LabelledPicture) -> _Read:
-        return _Read(sample, sample.picture(), sample.truth.read())
-
-    def look(self, sample: LabelledPicture, read: _Read) -> _Read:
-        picture, truth, protocol = read.picture, read.truth, self.segmenter.protocol
+    def look(self, sample: LabelledPicture, read: None) -> _Read:  # noqa: ARG002
+        picture, truth, protocol = sample.picture(), sample.truth.read(), self.segmenter.protocol
         if (picture.height, picture.width) != truth.shape:
             raise InputError(
                 f"{sample.id}: expected a label map of {picture.width}×{picture.height} pixels, got "
                 f"{truth.shape[1]}×{truth.shape[0]}: correct it"
             )
-        if not protocol.one_thing:
-            return read
-        side = (protocol.short_side, protocol.short_side)
-        small = Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST)
-        return _Read(sample, picture, np.asarray(small))
+        if protocol.one_thing:
+            side = (protocol.short_side, protocol.short_side)
+            truth = np.asarray(Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST))
+        return _Read(sample, picture, truth)
 
     def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
         if not self.segmenter.protocol.one_thing:
