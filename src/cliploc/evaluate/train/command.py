@@ -81,7 +81,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         best = trained.history[trained.best - 1]
         accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
         terminal.data(output.printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
-        left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
+        left_out = f"; {len(trained.unread)} pictures left out" if trained.unread else ""
         terminal.say(
             f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
             f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
@@ -90,4 +90,4 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
         terminal.say_next((*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
-    return output.SOME_FAILED if trained.problems else output.DONE
+    return output.SOME_FAILED if trained.unread else output.DONE
