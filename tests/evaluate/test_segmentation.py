@@ -81,7 +81,7 @@ def test_rows_hold_what_the_schema_says_and_little_else(done):
 def test_the_report_has_numbers_classes_and_examples(done):
     out = done[0]
     page = (out / "report.html").read_text()
-    for said in ("All numbers, in percent", "IoU of each class", "spread over the set"):
+    for said in ("All numbers, with 95 % intervals", "IoU of each class", "spread over the set"):
         assert said in page
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))

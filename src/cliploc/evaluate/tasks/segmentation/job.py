@@ -30,7 +30,13 @@ from cliploc.values import IGNORE, ClassName, Problem
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
-NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+NUMBERS = {  # key → title and meaning
+    "miou": ("mIoU", "percent: mean over classes of Σ intersection / Σ union over the whole set"),
+    "miou_known": ("mIoU known", "over the classes that the model knows"),
+    "mean_accuracy": ("mAcc", "mean over classes of Σ intersection / Σ true pixels"),
+    "pixel_accuracy": ("pixel acc", "share of pixels with the right label"),
+    "mean_average_precision": ("mAP", "mean average precision of the maps; ImageNet-Segmentation only"),
+}
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 MAPS, SUFFIX = "maps", ".png"  # the folder of saved label maps, and how they end
@@ -53,9 +59,8 @@ COLUMNS = {
 
 
 def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
-    titles = {**NUMBERS, "mean_average_precision": "mAP"}
-    keys = [key for key in titles if any(numbers.get(key) is not None for numbers in summary.values())]
-    rows = [("setting", *(titles[key] for key in keys))]
+    keys = [key for key in NUMBERS if any(numbers.get(key) is not None for numbers in summary.values())]
+    rows = [("setting", *(NUMBERS[key][0] for key in keys))]
     return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
 
 
@@ -283,7 +288,7 @@ class LabelsResult(evaluate.EvaluatedFolder):
         ends = self.numbers["confidence_95"].get("miou")
         return [
             (title, f"{self.numbers[key]:.2f} %", f"{ends[0]:.2f}–{ends[1]:.2f}" if key == "miou" and ends else "")
-            for key, title in NUMBERS.items()
+            for key, (title, _) in NUMBERS.items()
             if self.numbers.get(key) is not None
         ]
 
