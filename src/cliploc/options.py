@@ -49,6 +49,8 @@ MOST_SIDE = 4096  # pixels of a model's input
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Colormap = Literal["viridis", "plasma", "inferno", "magma", "cividis", "turbo"]  # of heat; all but the last perceptual
+FigureKind = Literal["jpg", "png", "svg", "pdf"]  # of a drawing's file
 Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]

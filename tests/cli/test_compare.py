@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.draw import overlay
+from cliploc.draw import sheet
 from cliploc.errors import InputError
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
@@ -184,7 +184,7 @@ def test_a_photo_that_one_model_cannot_take_is_compared_on_the_others(tmp_path, 
 
 
 def test_a_sheet_that_cannot_be_drawn_loses_no_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(overlay, "sheet_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(sheet.Sheet, "image", lambda _: 1 / 0)
     result = cliploc_("compare", CAT, "-p", "cat", "--method", "cam", "--json", "--out", tmp_path)
     document = json.loads(result.out)
     assert result.code == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 OfMethods = Mapping[str, Mapping[str, Any]]  # method → its options
 
 
-class CompareFlags(cli.ImagePhotoFlags, cli.MethodFlags, cli.ModelFlags):
+class CompareFlags(cli.ImagePhotoFlags, cli.MethodFlags, cli.ModelFlags, cli.DrawingFlags):
     """What `compare` has besides options of `Localizer`."""
 
     out: Path = cli.flag(
@@ -73,7 +74,7 @@ def compare(flags: CompareFlags, options: Options) -> int:
         try:
             silent = replace(reporter, failed=lambda *_: None)  # failures are reported once for all models
             for photo, results, errors in _compared(models, run.paths, names, silent):
-                _take(run, photo, results, errors, titles)
+                _take(run, photo, results, errors, titles, flags)
         finally:  # also when interrupted: what is done is not lost
             run.keep(_settings(names, titles, models))
     found = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
@@ -86,6 +87,7 @@ def _take(
     models: Sequence[ModelResults],
     errors: Mapping[str, InputError],
     titles: Mapping[str, str],  # in the order of the rows
+    flags: CompareFlags,
 ) -> None:
     """One picture is done, by all models."""
     from cliploc.document import compared_record
@@ -107,8 +109,9 @@ def _take(
     for model, error in errors.items():
         run.fail_part(source, f"not compared on {model}: {str(error).removeprefix(f'{source}: ')}")
     record = compared_record(models, titles)
-    name = run.names.of(source, "-compare")
-    run.draw(source, record, "figure", name, lambda: draw_comparison(models, titles), what="its sheet")
+    name = run.names.of(source, "-compare", ".png" if flags.figures == "jpg" else f".{flags.figures}")
+    draw = partial(draw_comparison, models, titles, flags.colormap)
+    run.draw(source, record, "figure", name, draw, what="its sheet")
     run.done(source, record, rows())
 
 

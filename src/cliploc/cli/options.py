@@ -226,6 +226,13 @@ class ImagePhotoFlags(PhotoFlags):
     )
 
 
+class DrawingFlags(Flags):
+    """How results are drawn."""
+
+    colormap: core.Colormap = rare("Colours of the heat.", "viridis", group="output")
+    figures: core.FigureKind = rare("Files of the drawings; svg and pdf for papers.", "jpg", group="output")
+
+
 class FilePhotoFlags(PhotoFlags):
     """The same, where names may also come out of a file of labels."""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
+from cliploc.draw.overlay import OPACITY, fit_within
+from cliploc.draw.sheet import MAX_SIDE
 from cliploc.errors import UsageError
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.exemplars import Exemplar

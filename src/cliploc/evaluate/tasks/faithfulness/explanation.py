@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc.draw.colours import heat_colours
 from cliploc.draw.html import embedded
-from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
+from cliploc.draw.overlay import fit_within, outline, paint_map
 from cliploc.evaluate.tasks.faithfulness.command import METRICS
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
@@ -150,7 +151,7 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[one.method]
         drawn = small.copy()
         paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        outline(drawn, heat, one.level, LINE_COLOUR)
+        outline(drawn, heat, one.level, heat_colours()[-1])
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
     scores = [value for one in name.maps for curve in one.curves.values() for value in curve if value is not None]
