@@ -15,7 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.voc import palette
 from cliploc.images import rle
-from cliploc.label.apply import read_corrections
+from cliploc.label.corrections import read_corrections
 from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", "a: b", "猫")
