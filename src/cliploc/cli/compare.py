@@ -82,8 +82,8 @@ def compare(flags: CompareFlags, options: Options) -> int:
                     run.fail(path, errors[0])
                     continue
                 found = zip(missing_of.items(), results, strict=True)
-                of_models = [ModelResults(label, one.found, missing) for (label, missing), one in found]
-                _take(run, path, of_models, titles, flags)
+                compared = [ModelResults(label, one.found, missing) for (label, missing), one in found]
+                _take(run, path, compared, titles, flags)
         finally:  # also when interrupted: what is done is not lost
             fitting = {label: _fitting(of_methods, missing) for label, missing in missing_of.items()}
             run.keep({"names": names, "methods": titles, **_settings(models, fitting)})

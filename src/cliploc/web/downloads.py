@@ -15,7 +15,8 @@ from PIL import Image
 from cliploc.document import to_document
 from cliploc.draw.comparison import ModelResults, draw_comparison
 from cliploc.draw.label_maps import label_legend, label_picture
-from cliploc.draw.overlay import MAX_SIDE, draw_overlay, fit_within, scaled
+from cliploc.draw.overlay import draw_overlay, fit_within, scaled
+from cliploc.draw.sheet import MAX_SIDE
 from cliploc.find.recipes import Recipe
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.images.rle import Rle, encode
