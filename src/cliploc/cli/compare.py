@@ -35,8 +35,8 @@ class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags, cli.DrawingF
 def compare(flags: CompareFlags, options: Options) -> int:
     """Compare methods, with one sheet per picture.
 
-    A sheet has one row per method and one column per name. Each method runs as published,
-    without refinement unless you give --refine.
+    A sheet has a drawing for each name by each method, which runs as published, without
+    refinement unless you give --refine.
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
