@@ -26,6 +26,7 @@ from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
 from cliploc.find.prompts import labels_of, read_labels
 from cliploc.formats import exports
+from cliploc.formats.coco import mask_runs
 from cliploc.images import rle
 from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
@@ -409,7 +410,9 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         assert [label for label, _ in boxes] == [label for label, _ in wanted]
         np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
     rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
-    assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
+    assert {(row[2], *row[-2:]) for row in rows if row[0] in expected} == {
+        ("1.0", "1.0", "reviewed")
+    }  # a person has seen them
     scores = json.loads((out / "summary.json").read_text())["draft_scores"]
     drafts = sum(len(before[name]) for name in expected)
     # Of each picture one has gone, and one has come.
@@ -497,14 +500,19 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     written = json.loads((out / "coco.json").read_text())
     same, clipped, complete = (one for one in written["annotations"] if one["image_id"] == image["id"])
     assert same["segmentation"] == draft["segmentation"]
-    before, inside = rle.decode(draft["segmentation"]), rle.decode(clipped["segmentation"])
+    size = image["width"], image["height"]
+
+    def pixels(one: dict) -> np.ndarray:
+        return rle.of_runs(mask_runs(one["segmentation"], size)).reshape(size).T
+
+    before, inside = pixels(draft), pixels(clipped)
     assert 0 < inside.sum() < before.sum()
     middle = int(x + width / 2)
     assert not (inside & ~before)[:, :middle].any()
     assert not inside[:, middle + 1 :].any()
     rectangle = np.zeros_like(before)
     rectangle[5:15, 5:25] = True
-    assert (rle.decode(complete["segmentation"]) == rectangle).all()
+    assert (pixels(complete) == rectangle).all()
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     annotate(folder, LABELS, out, masks=True, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
