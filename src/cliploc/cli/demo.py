@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
-from cliploc import __version__
+import cliploc
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, printable, writable
 from cliploc.cli.terminal import Terminal, title_row
-from cliploc.options import DEFAULTS, Options, text_of
+from cliploc.options import Options, text_of
 from cliploc.support.files import Inputs, locked, write_atomic
 
-BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 PAGE = "demo.html"
 CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
 IOU_RULE = (
@@ -37,101 +33,63 @@ def demo(flags: DemoFlags, options: Options) -> int:
     from cliploc.draw.overlay import panels
     from cliploc.draw.page import PageItem, write_page
     from cliploc.images.demo import demo_photos
-    from cliploc.localizer import Localizer
+    from cliploc.images.geometry import iou_matrix
+    from cliploc.values import GOOD_IOU
 
     folder, photos = writable(flags.out), list(demo_photos())
     sheets = [folder / f"{photo.path.stem}.jpg" for photo in photos]
     Inputs(photo.path for photo in photos).check_outputs([folder / PAGE, *sheets])
     terminal = Terminal()
-    rows: list[_Row] = []
-    items, ious_beside = [], []
+    rows, items = [title_row("picture", "name", "found", "score", "best box", "IoU")], []
+    verdicts: list[tuple[str, float | None]] = []  # and the IoU of the best box; None for a name that is not there
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         cli.use_threads(flags.threads)
-        localizer = Localizer(**options.changed())
-        alone = options.model != DEFAULTS.model or options.method is not None
-        beside = None if alone else Localizer(**options.but(model=BESIDE).changed())
-        paths, names = [photo.path for photo in photos], [photo.ask for photo in photos]
-        others = beside.stream(paths, names) if beside else repeat(None)
+        localizer = cliploc.Localizer(**options.changed())
         reporter.phase(localizer.method.name)
         reporter.start(len(photos), len(photos))
-        for photo, sheet, result, other in zip(photos, sheets, localizer.stream(paths, names), others, strict=False):
-            ious, ious_of_other = _ious(photo, result), _ious(photo, other) if other else {}
-            rows += _rows(photo, result, ious)
-            ious_beside += [iou for iou in ious_of_other.values() if iou is not None]
+        results = localizer.stream([photo.path for photo in photos], [photo.ask for photo in photos])
+        for photo, sheet, result in zip(photos, sheets, results, strict=False):
+            ious: dict[str, float | None] = dict.fromkeys(result.names)
+            for index, name in enumerate(result.names):
+                boxes = result.visible_boxes.where(result.visible_boxes.label == index)
+                if name in photo.truth:
+                    ious[name] = float(iou_matrix(boxes.xyxy[:1], photo.truth[name]).max()) if len(boxes) else 0.0
+                verdicts.append((result.verdict(index), ious[name]))
+                rows.append([Text(photo.path.name), Text(name), *_cells(*verdicts[-1], boxes)])
             write_atomic(sheet, partial(panels(result).save, format="JPEG", quality=90))
-            items.append(PageItem(result, photo.credit, photo.truth, ious, (other, ious_of_other) if other else None))
+            items.append(PageItem(result, photo.credit, photo.truth, ious))
             reporter.images(1)
         write_page(folder / PAGE, "cliploc demo", items, _settings(localizer), hint=f"{IOU_RULE} {CLIP_HINT}")
-    terminal.listing(
-        [title_row("picture", "name", "found", "score", "best box", "IoU"), *(row.cells() for row in rows)]
-    )
-    ious_found, absent = [row.iou for row in rows if row.iou is not None], [row for row in rows if row.iou is None]
-    alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in rows)
-    mean = sum(ious_found) / len(ious_found)
-    lines = [f"{_found(ious_found)}, invented {alarms} of {len(absent)}; mean IoU {mean:.2f}; {unsure} unsure"]
-    if beside:
-        lines.append(f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(ious_beside)}")
-    for line in (*lines, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
-        terminal.data(printable(line))
+    terminal.listing(rows)
+    there = [iou for _, iou in verdicts if iou is not None]
+    absent = [verdict for verdict, iou in verdicts if iou is None]
+    right, unsure = sum(iou >= GOOD_IOU for iou in there), sum(verdict == "unsure" for verdict, _ in verdicts)
+    line = f"found {right} of {len(there)} (IoU ≥ {GOOD_IOU:g}), missed {len(there) - right}, invented "
+    line += f"{absent.count('found')} of {len(absent)}; mean IoU {sum(there) / len(there):.2f}; {unsure} unsure"
+    for text in (line, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
+        terminal.data(printable(text))
     terminal.say_next(("open", folder / PAGE))
     return DONE
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of the demo's table."""
+def _cells(verdict: str, iou: float | None, boxes: cliploc.Boxes) -> list[Text]:
+    """Whether a name was found, with what score and box, and the IoU; a wrong result has a sign too, not just red."""
+    from cliploc.values import GOOD_IOU, rounded_below
 
-    photo: str  # the file's name
-    name: str
-    verdict: str  # "found", "unsure" or "not found"
-    score: float | None  # of its best box; None without one
-    boxes: FloatArray  # its boxes [k, 4], best first, also where they are unsure
-    iou: float | None  # of the best box, by `IOU_RULE`; None for a name that is not in the photo
+    def marked(text: str, right: bool) -> Text:
+        return Text(text, "green") if right else Text(f"{text} ✗", "red")
 
-    @property
-    def found(self) -> bool:
-        return self.verdict == "found"
-
-    def cells(self) -> list[str | Text]:
-        """A wrong result has a sign too, as not everybody sees colours."""
-        from cliploc.values import GOOD_IOU, rounded_below
-
-        def marked(text: str, right: bool) -> Text:
-            return Text(text, "green") if right else Text(f"{text} ✗", "red")
-
-        word = {"found": "yes", "not found": "no"}.get(self.verdict, self.verdict)
-        more = f" (+{len(self.boxes) - 1})" if len(self.boxes) > 1 else ""
-        return [
-            self.photo,
-            self.name,
-            Text(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
-            "–" if self.score is None else f"{self.score:.2f}",
-            box_text(self.boxes[0]) + more if len(self.boxes) else "–",
-            "absent" if self.iou is None else marked(rounded_below(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),
-        ]
+    word = {"found": "yes", "not found": "no"}.get(verdict, verdict)
+    more = f" (+{len(boxes) - 1})" if len(boxes) > 1 else ""
+    return [
+        Text(word, "yellow") if word == "unsure" else marked(word, (verdict == "found") == (iou is not None)),
+        Text(f"{boxes.score[0]:.2f}" if len(boxes) else "–"),
+        Text(box_text(boxes.xyxy[0]) + more if len(boxes) else "–"),
+        Text("absent") if iou is None else marked(rounded_below(iou, GOOD_IOU), iou >= GOOD_IOU),
+    ]
 
 
-def _rows(photo: DemoPhoto, result: Localization, ious: dict[str, float | None]) -> list[_Row]:
-    rows = []
-    for index, name in enumerate(result.names):
-        boxes = result.visible_boxes.where(result.visible_boxes.label == index)
-        best = float(boxes.score[0]) if len(boxes) else None
-        rows.append(_Row(photo.path.name, name, result.verdict(index), best, boxes.xyxy, ious[name]))
-    return rows
-
-
-def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
-    """By `IOU_RULE`, of each name; None for one that is not there."""
-    from cliploc.images.geometry import iou_matrix
-
-    ious: dict[str, float | None] = dict.fromkeys(result.names)
-    for name in photo.truth.keys() & ious.keys():
-        boxes = result.visible_boxes.of(name)
-        ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
-    return ious
-
-
-def _settings(localizer: Localizer) -> dict[str, str | float]:
+def _settings(localizer: cliploc.Localizer) -> dict[str, str | float]:
     """What the page says of the run."""
     options = localizer.options
     return {
@@ -144,12 +102,5 @@ def _settings(localizer: Localizer) -> dict[str, str | float]:
         "windows": text_of(options.windows) or "none",
         "flip": "yes" if options.flip else "no",
         "refinement": ", ".join(localizer.refine) or "none",
-        "cliploc": __version__,
+        "cliploc": cliploc.__version__,
     }
-
-
-def _found(ious: list[float]) -> str:
-    from cliploc.values import GOOD_IOU
-
-    right = sum(iou >= GOOD_IOU for iou in ious)
-    return f"found {right} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - right}"

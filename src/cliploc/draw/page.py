@@ -33,8 +33,6 @@ class PageItem:
     # name → its true boxes, [k, 4] xyxy in original pixels; a name without an entry is not in the picture
     truth: Mapping[str, FloatArray]
     ious: Mapping[str, float | None]  # name → IoU of its best box with the true box; None where one of them is missing
-    # the result of another model or method for the same names, and its `ious`; shown in a row below
-    beside: tuple[Localization, Mapping[str, float | None]] | None = None
 
 
 def write_page(
@@ -109,7 +107,7 @@ def _photo(item: PageItem) -> dict[str, Any]:
         "legend": [(name, name_colour(index)) for index, name in enumerate(result.names)],
         "has_truth": bool(item.truth),
         "columns": min(max(1 + len(result.names), least), most),
-        "results": [_pictures(item, *part) for part in ((result, item.ious), item.beside) if part is not None],
+        "results": [_pictures(item, result, item.ious)],
         "rows": rows,
     }
 
