@@ -11,31 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cliploc import towers
-from cliploc.boxes import BoxRule
-from cliploc.boxes.masks import mask_source
-from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
-from cliploc.errors import UsageError
-from cliploc.find import devices, prompts
-from cliploc.find.calibration import load_calibration, package_calibration
+from cliploc import Localization, Options, Reporter, UsageError, towers
+from cliploc.boxes import BoxRule, masks
+from cliploc.draw import comparison
+from cliploc.find import calibration, devices, heads, identity, inside, memory, prompts, tasks, texts, threads
 from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.heads import load_head
-from cliploc.find.identity import described
-from cliploc.find.inside import Inside, look_inside
-from cliploc.find.memory import cache_of
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
-from cliploc.find.tasks import Task, what_runs
-from cliploc.find.texts import Texts, read_exemplars
-from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
-from cliploc.localization import Localization
 from cliploc.methods import resolve_options
-from cliploc.options import Options
 from cliploc.refine import find_refinements
-from cliploc.support.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
@@ -88,7 +76,7 @@ class Localizer:
         self, model: str | Backbone = "mini", pretrained: str | None = None, method: str | None = None, **options: Any
     ) -> None:
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        self.recipe, found_method, head_file = what_runs(chosen)
+        self.recipe, found_method, head_file = tasks.what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(found_method, chosen.method_options)
         self.templates = prompts.resolve_templates(chosen.templates)
@@ -97,25 +85,25 @@ class Localizer:
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
             towers.refuse_unknown_guide(chosen.guide)
-        crops = read_exemplars(chosen.exemplars)
+        crops = texts.read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = devices.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
         self.guide = towers.create_guide(guide, device) if isinstance(guide, str) else guide
-        self.mask_source = mask_source(chosen.masks_by, device)
+        self.mask_source = masks.mask_source(chosen.masks_by, device)
         encoder = MaskedEncoder.of(self.backbone, chosen.masked_precision)
         self.masked_precision = encoder.precision
-        head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
+        head = None if head_file is None else (head_file, heads.load_head(head_file, self.backbone))
+        self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
+        bank = partial(Bank, self._texts, partial(memory.cache_of, self.backbone))
         shared = (
             None if crops or self._texts.learnt else chosen.memory
         )  # pictures stand for names in this localizer only
         self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
         file, name = chosen.calibration, self.backbone.name
-        self.calibration = package_calibration(name) if file is None else load_calibration(file)
+        self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
             second_look = (self._bank, self.calibration) if options.second_look else None
@@ -219,9 +207,9 @@ class Localizer:
         """
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        check_cells(len(titles), len(names))
+        comparison.check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
-            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
+            return comparison.draw_comparison([comparison.ModelResults(self.backbone.name, next(results))], titles)
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
@@ -312,7 +300,7 @@ class Localizer:
         method_options: Mapping[str, Any] | None = None,
         *,
         needs: Needs | None = None,
-    ) -> Inside:
+    ) -> inside.Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
         Args:
@@ -334,10 +322,10 @@ class Localizer:
         """
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        with torch_modes(self.backbone.device):
+        with threads.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
-            return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
+            return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
         """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
@@ -349,7 +337,7 @@ class Localizer:
             The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
             cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
         """
-        with torch_modes(self.backbone.device):
+        with threads.torch_modes(self.backbone.device):
             if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
                 return None
             [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
@@ -378,13 +366,13 @@ class Localizer:
         """
         flow, task, method_options = self._resolved(method, options)
         by_bank = self._flow.min_presence > 0 and not self.calibrated
-        identity = described(flow, task, method_options, self.calibration, by_bank)
+        about = identity.described(flow, task, method_options, self.calibration, by_bank)
         learnt = self._texts.learnt
         if learnt is None:
-            return identity
+            return about
         if task.refined:  # a map that is the same for every picture stays as it is
-            learnt.check({**identity, "teaching": flow.steps.teaching(task)})
-        return {**identity, "learnt": learnt.digest()}
+            learnt.check({**about, "teaching": flow.steps.teaching(task)})
+        return {**about, "learnt": learnt.digest()}
 
     def _check_learnt(self, methods: Methods | None = None) -> None:
         """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's."""
@@ -395,7 +383,9 @@ class Localizer:
         for method in methods or ():
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
-    def _resolved(self, method: str | None, options: Mapping[str, Any] | None) -> tuple[Flow, Task, Mapping[str, Any]]:
+    def _resolved(
+        self, method: str | None, options: Mapping[str, Any] | None
+    ) -> tuple[Flow, tasks.Task, Mapping[str, Any]]:
         """A method's flow, task and options; None: the localizer's."""
         if method is None:
             return self._flow, self._task, self.options.method_options

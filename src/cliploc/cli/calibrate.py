@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.terminal import Terminal, titled
-from cliploc.errors import UsageError
-from cliploc.options import Options, words_of
+from cliploc.options import words_of
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.text import Text
 
 import cliploc
+from cliploc import Options, __version__
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, printable, writable
 from cliploc.cli.terminal import Terminal, title_row
-from cliploc.options import Options, text_of
+from cliploc.options import text_of
 from cliploc.support.files import Inputs, locked, write_atomic
 
 PAGE = "demo.html"
@@ -102,5 +103,5 @@ def _settings(localizer: cliploc.Localizer) -> dict[str, str | float]:
         "windows": text_of(options.windows) or "none",
         "flip": "yes" if options.flip else "no",
         "refinement": ", ".join(localizer.refine) or "none",
-        "cliploc": cliploc.__version__,
+        "cliploc": __version__,
     }

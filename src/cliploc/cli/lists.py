@@ -11,10 +11,10 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from cliploc import ModelError, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal, facts, grid, title_row
-from cliploc.errors import ModelError, UsageError
 from cliploc.options import RECIPES
 from cliploc.registry import Registry
 
