@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal, overload
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from cliploc import Localization, Options, Reporter, UsageError, towers
+from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
 from cliploc.draw import comparison
-from cliploc.find import calibration, devices, heads, identity, inside, memory, prompts, tasks, texts, threads
-from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
+from cliploc.find import calibration, heads, identity, inside, prompts, running, tasks, texts
+from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.passes import MaskedEncoder
+from cliploc.find.looks import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
 from cliploc.refine import find_refinements
-from cliploc.support.reporter import SILENT
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
@@ -48,7 +46,6 @@ class Localizer:
         method: the method, or the ensemble of several.
         refine: the names of the steps that follow the method.
         box_rule: how maps become boxes.
-        usual_min_presence: the minimum of presence if none was given.
         resize: how a picture is fitted to the model's input.
         input_hw: height and width of the model's input at scale 1, in pixels.
         exemplars: name → checksums of its exemplar pictures, and "text" if its text counts too.
@@ -84,10 +81,10 @@ class Localizer:
             prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
-            towers.refuse_unknown_guide(chosen.guide)
+            towers.check_guide(chosen.guide)
         crops = texts.read_exemplars(chosen.exemplars)
         if isinstance(model, str):
-            model = devices.create(model, pretrained, chosen.device, chosen.precision)
+            model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
@@ -97,19 +94,14 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, heads.load_head(head_file, self.backbone))
         self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts, partial(memory.cache_of, self.backbone))
-        shared = (
-            None if crops or self._texts.learnt else chosen.memory
-        )  # pictures stand for names in this localizer only
-        self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
+        bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
-            second_look = (self._bank, self.calibration) if options.second_look else None
             return Flow(
                 self.backbone, self._texts, options, head, encoder,
-                second_look=second_look, guide=self.guide, mask_source=self.mask_source,
+                bank=bank, calibration=self.calibration, guide=self.guide, mask_source=self.mask_source,
             )  # fmt: skip
 
         # Methods that a caller names run as published, without the recipe's options, in `flow`.
@@ -117,7 +109,7 @@ class Localizer:
         self.flow = self._flow if self.recipe is None else flow_of(chosen.filled({}))
         self._task = self._flow.tasks.make(found_method.name, chosen.method_options)
         self.options, self.refine, self.method = self._flow.options, self._flow.refine, self._task.method
-        self.box_rule, self.usual_min_presence = self._task.box_rule, self._flow.usual_min_presence
+        self.box_rule = self._task.box_rule
         self.resize, self.input_hw = self._flow.preparation.resize, self._flow.preparation.input_hw
         self.exemplars = self._texts.exemplar_facts
         if self.recipe is not None:  # else callers may name other methods, which the file may hold for
@@ -126,11 +118,6 @@ class Localizer:
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
         return _built, (self._chosen.but(model=self.backbone, pretrained=None).changed(),)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether presence scores are calibrated for the model; otherwise they come from a bank of names."""
-        return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -228,8 +215,7 @@ class Localizer:
         flow = self._flow if methods is None else self.flow
         tasks = {self.method.name: self._task} if methods is None else flow.tasks.of(methods)
         self._check_learnt(methods)
-        compared = self._flow.min_presence > 0 if run.presence is None else run.presence
-        return flow.run(requests, tasks, self._bank if compared and not self.calibrated else None, run)
+        return flow.run(requests, tasks, run)
 
     @overload
     def classify(self, images: ImageLike, names: ClassNames = "imagenet", top_k: int = 5) -> list[Classified]: ...
@@ -322,26 +308,10 @@ class Localizer:
         """
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        with threads.torch_modes(self.backbone.device):
+        with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
             return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs)
-
-    def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
-        """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
-
-        The sentence is that of the name's templates and synonyms which fits the picture best. The picture is seen
-        whole, at the first scale, not mirrored.
-
-        Returns:
-            The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
-            cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-        """
-        with threads.torch_modes(self.backbone.device):
-            if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
-                return None
-            [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
-            return self.backbone.word_shares(self._texts.nearest_sentence(name, embedding), embedding)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
@@ -365,8 +335,7 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        by_bank = self._flow.min_presence > 0 and not self.calibrated
-        about = identity.described(flow, task, method_options, self.calibration, by_bank)
+        about = identity.described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
             return about
@@ -396,7 +365,7 @@ class Localizer:
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.learnt.Lesson`); None where it can."""
         return self._flow.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -424,7 +393,7 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
 def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
     """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
     chosen = Options.of(**options)
-    backbone = devices.create(model, pretrained, chosen.device, chosen.precision)
+    backbone = running.create(model, pretrained, chosen.device, chosen.precision)
     if chosen.resize is None and backbone.resize_policy.startswith("crop"):
         options["resize"] = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, **options)

@@ -52,7 +52,7 @@ LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
@@ -456,19 +456,19 @@ class Options(Checked):
         "box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
-        None, group="boxes", none=f"{FOUND:g}; 0.5 without a second look",
+        None, group="boxes", none=f"{FOUND:g}",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
-        about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See docs/presence.md.",
+        about="A name that the first look rules out is not found. Without a second look, names below the minimum are "
+        "not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`.",
+        help="How chances are calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="nothing",
@@ -511,7 +511,7 @@ class Options(Checked):
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
+        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "keep_text", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",
@@ -625,11 +625,6 @@ class FaithfulnessOptions(ProtocolOptions):
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
         None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
     )
-    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: Share | None = option(
-        None, group="faithfulness", none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
-    )
     baseline: Baseline | None = option(
         None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",
         help="What replaces removed pixels.",
@@ -651,39 +646,23 @@ class AnnotateOptions(ProtocolOptions):
         help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
-    nms_across: PositiveShare | None = option(
-        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
-    )
-    groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes", help="What to do with a large box around several things.",
-    )
     share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
         factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
-    max_false: PositiveShare | None = option(
-        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
-        help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
-    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
-    )
-    polygons: bool = option(
-        False, group="output", help="With --masks: write polygons in coco.json, except for masks with holes.",
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
-    review: Annotated[int, Meta(ge=0, le=100_000)] = option(
-        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
-    )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
-        help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        help="Apply a corrected set: COCO, CSV, CVAT, Label Studio, VOC, YOLO.",
         about="Its boxes take the place of the drafts, also in later calls.",
     )
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(

@@ -22,12 +22,12 @@ from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
-from cliploc.label.apply import ReviewedPicture, review_of
+from cliploc.label.corrections import ReviewedPicture, review_of
 from cliploc.label.editor import review_folder
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester, options_of
 from cliploc.label.results import AnnotatedFolder
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from cliploc.support.files import locked
 from tests.commands import cliploc_
 from tests.label.labelled import held
@@ -366,7 +366,7 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
         pass
     result = cliploc_("review", tmp_path)
     assert result.code == 2
-    assert f"expected a run in {tmp_path}, found no run.sqlite: give the --out" in result.err
+    assert "expected the --out folder of annotate or check, COCO's JSON, " in result.err
 
 
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):

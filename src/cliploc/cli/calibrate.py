@@ -1,23 +1,19 @@
 """`cliploc calibrate`: scores and presence fitted to pictures with true boxes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import words_of
+from cliploc.runs.samples import PromptedDataset
+from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
-
-if TYPE_CHECKING:
-    from cliploc.runs.samples import PromptedDataset
 
 REVIEWED = "reviewed"
 
@@ -51,7 +47,6 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         from cliploc.evaluate import calibrate as calibration
         from cliploc.evaluate.data import BY_DESIGN
         from cliploc.localizer import Localizer
-        from cliploc.runs.store import FILE
 
         dataset = _dataset(flags)
         Inputs(sample.path for sample in dataset.samples).check_outputs([out])
@@ -81,7 +76,7 @@ def _check_truth(flags: CalibrateFlags) -> None:
     if flags.truth != REVIEWED:
         from cliploc.evaluate.data import readers
 
-        readers.refuse_unknown(flags.truth)
+        readers.check_known(flags.truth)
         return
     for name in ("--split", "--subset", "--classes"):
         if name in flags.changed():
@@ -94,7 +89,7 @@ def _dataset(flags: CalibrateFlags) -> PromptedDataset:
 
     if flags.truth != REVIEWED:
         return open_prompted(flags.truth, flags.folder, flags.split, **flags.chosen())
-    from cliploc.label.reviewed import reviewed_pictures
+    from cliploc.label.results import reviewed_pictures
 
     dataset = reviewed_pictures(flags.folder)
     return replace(dataset, samples=Draw(flags.limit, flags.sample, flags.seed).of(dataset.samples, lambda one: one))

@@ -1,4 +1,4 @@
-"""`cliploc demo`: the pictures that come with cliploc, as a table and a page."""
+"""`cliploc demo`: the pictures that come with cliploc, as a table and a sheet each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 from rich.text import Text
 
 import cliploc
-from cliploc import Options, __version__
+from cliploc import Options
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, printable, writable
 from cliploc.cli.terminal import Terminal, title_row
-from cliploc.options import text_of
 from cliploc.support.files import Inputs, locked, write_atomic
 
-PAGE = "demo.html"
 CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
 IOU_RULE = (
     "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but has no box."
@@ -25,23 +23,22 @@ IOU_RULE = (
 class DemoFlags(cli.WithThreads):
     """What `demo` has besides options of `Localizer`."""
 
-    out: Path = cli.flag("Folder for overlays and demo.html.", Path("demo-out"), metavar="DIR", group="output")
+    out: Path = cli.flag("Folder for the overlays.", Path("demo-out"), metavar="DIR", group="output")
 
 
 @cli.command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(flags: DemoFlags, options: Options) -> int:
     """Try cliploc on the pictures that it includes."""
     from cliploc.draw.overlay import panels
-    from cliploc.draw.page import PageItem, write_page
     from cliploc.images.demo import demo_photos
     from cliploc.images.geometry import iou_matrix
     from cliploc.values import GOOD_IOU
 
     folder, photos = writable(flags.out), list(demo_photos())
     sheets = [folder / f"{photo.path.stem}.jpg" for photo in photos]
-    Inputs(photo.path for photo in photos).check_outputs([folder / PAGE, *sheets])
+    Inputs(photo.path for photo in photos).check_outputs(sheets)
     terminal = Terminal()
-    rows, items = [title_row("picture", "name", "found", "score", "best box", "IoU")], []
+    rows = [title_row("picture", "name", "found", "score", "best box", "IoU")]
     verdicts: list[tuple[str, float | None]] = []  # and the IoU of the best box; None for a name that is not there
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         cli.use_threads(flags.threads)
@@ -50,26 +47,23 @@ def demo(flags: DemoFlags, options: Options) -> int:
         reporter.start(len(photos), len(photos))
         results = localizer.stream([photo.path for photo in photos], [photo.ask for photo in photos])
         for photo, sheet, result in zip(photos, sheets, results, strict=False):
-            ious: dict[str, float | None] = dict.fromkeys(result.names)
             for index, name in enumerate(result.names):
                 boxes = result.visible_boxes.where(result.visible_boxes.label == index)
-                if name in photo.truth:
-                    ious[name] = float(iou_matrix(boxes.xyxy[:1], photo.truth[name]).max()) if len(boxes) else 0.0
-                verdicts.append((result.verdict(index), ious[name]))
-                rows.append([Text(photo.path.name), Text(name), *_cells(*verdicts[-1], boxes)])
+                iou = None if name not in photo.truth else 0.0
+                if iou is not None and len(boxes):
+                    iou = float(iou_matrix(boxes.xyxy[:1], photo.truth[name]).max())
+                verdicts.append((result.verdict(index), iou))
+                rows.append([Text(photo.path.name), Text(name), *_cells(result.verdict(index), iou, boxes)])
             write_atomic(sheet, partial(panels(result).save, format="JPEG", quality=90))
-            items.append(PageItem(result, photo.credit, photo.truth, ious))
             reporter.images(1)
-        write_page(folder / PAGE, "cliploc demo", items, _settings(localizer), hint=f"{IOU_RULE} {CLIP_HINT}")
     terminal.listing(rows)
-    there = [iou for _, iou in verdicts if iou is not None]
+    ious = [iou for _, iou in verdicts if iou is not None]
     absent = [verdict for verdict, iou in verdicts if iou is None]
-    right, unsure = sum(iou >= GOOD_IOU for iou in there), sum(verdict == "unsure" for verdict, _ in verdicts)
-    line = f"found {right} of {len(there)} (IoU ≥ {GOOD_IOU:g}), missed {len(there) - right}, invented "
-    line += f"{absent.count('found')} of {len(absent)}; mean IoU {sum(there) / len(there):.2f}; {unsure} unsure"
-    for text in (line, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
+    right, unsure = sum(iou >= GOOD_IOU for iou in ious), sum(verdict == "unsure" for verdict, _ in verdicts)
+    line = f"found {right} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - right}, invented "
+    line += f"{absent.count('found')} of {len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; {unsure} unsure"
+    for text in (line, IOU_RULE, f"wrote {len(photos)} overlays into {folder}", CLIP_HINT):
         terminal.data(printable(text))
-    terminal.say_next(("open", folder / PAGE))
     return DONE
 
 
@@ -88,20 +82,3 @@ def _cells(verdict: str, iou: float | None, boxes: cliploc.Boxes) -> list[Text]:
         Text(box_text(boxes.xyxy[0]) + more if len(boxes) else "–"),
         Text("absent") if iou is None else marked(rounded_below(iou, GOOD_IOU), iou >= GOOD_IOU),
     ]
-
-
-def _settings(localizer: cliploc.Localizer) -> dict[str, str | float]:
-    """What the page says of the run."""
-    options = localizer.options
-    return {
-        "model": localizer.backbone.name,
-        "method": localizer.method.title,
-        "threshold": localizer.box_rule.threshold,
-        "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
-        **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
-        "scales": text_of(options.scales),
-        "windows": text_of(options.windows) or "none",
-        "flip": "yes" if options.flip else "no",
-        "refinement": ", ".join(localizer.refine) or "none",
-        "cliploc": __version__,
-    }

@@ -40,7 +40,7 @@ def _chosen(registry: Registry[T], part: str) -> list[T]:
     """The things with this part in their name; if there are none, the error has the nearest names."""
     known = [name for name in registry.known_names() if part.lower() in name.lower()]
     if not known:
-        registry.refuse_unknown(part)
+        registry.check_known(part)
     return [registry.get(name) for name in known]
 
 

@@ -332,13 +332,13 @@ def check_known(
     from cliploc import refine, towers
 
     for model in models:
-        towers.refuse_unknown(model)
+        towers.check_model(model)
     for method in methods:
-        saliency.refuse_unknown(method)
+        saliency.check_method(method)
     for refinement in refinements:
-        refine.refinements.refuse_unknown(refinement)
+        refine.refinements.check_known(refinement)
     for guide in guides:
-        towers.refuse_unknown_guide(guide)
+        towers.check_guide(guide)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:

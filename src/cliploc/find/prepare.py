@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.images.geometry import RESAMPLING, Frame
 from cliploc.images.reading import ImageLike, Picture, load, pictures_in
 from cliploc.localization import Localization

@@ -4,8 +4,6 @@
 its test. `cliploc.formats.reading.read_labels` reads any of them.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -14,12 +12,13 @@ import re
 import shutil
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -34,9 +33,6 @@ from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +54,7 @@ class AnnotatedPicture:
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
 
-    def detections(self) -> Detections:
+    def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""
         import supervision
 
@@ -94,6 +90,26 @@ class PictureLabels:
     boxes: Callable[[Size, bool], Iterable[LabelledBox]]
     size_wh: Size | None = None  # its size, if the set says it
     more: tuple[str, ...] = ()  # what may be its path if none of the names is that of a picture
+    file: Path | None = None  # that has its boxes; None: the set is one file
+
+
+class Edit(NamedTuple):
+    """What is changed of a box; None: it is as it was."""
+
+    name: str | None = None
+    xyxy: Box | None = None
+
+
+@dataclass(frozen=True)
+class PictureEdits:
+    """What is changed of a picture's boxes, which go by their places from 0, as they are read."""
+
+    size_wh: Size
+    boxes: Mapping[int, Edit | None]  # None: dropped; those that are not here are as they were
+    added: Sequence[tuple[str, Box]] = ()  # name and edges of each
+
+
+Edits: TypeAlias = Mapping[int, PictureEdits]  # by the place of a picture in its set
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,30 @@ class LabelSet:
     format: str  # as its users call it: "COCO"
     pictures: tuple[PictureLabels, ...]
     listed: Mapping[str, str] = field(default_factory=dict)  # file → picture, as our exports list them
+    names: Sequence[str] = ()  # the names that the set lists, with boxes or without; none where the format has no list
+    files: Sequence[Path] = ()  # that the labels are in
+    # The content of one of these files after edits of its pictures: all else is as it was.
+    rewrite: Callable[[Path, Edits], bytes] | None = None
+
+    def rewritten(self, edits: Edits) -> Iterator[tuple[Path, bytes]]:
+        """Each file of the labels with its content after edits; a file without any is the same to the byte."""
+        of_file: dict[Path, dict[int, PictureEdits]] = defaultdict(dict)
+        for place, of_picture in edits.items():
+            of_file[self.pictures[place].file or self.files[0]][place] = of_picture
+        for file in self.files:
+            edited = self.rewrite and of_file.get(file)
+            yield file, self.rewrite(file, edited) if self.rewrite and edited else file.read_bytes()
+
+
+def edit_of(edits: Edits, picture: int, place: int) -> Edit | None:
+    """What is changed of a box; None: it is dropped."""
+    return edits[picture].boxes.get(place, Edit()) if picture in edits else Edit()
+
+
+def json_again(content: Any, before: bytes) -> bytes:
+    """Parsed JSON that was changed, with the indentation of before."""
+    indent = re.match(rb"\s*[\[{]\r?\n( +)", before)
+    return json.dumps(content, indent=len(indent[1]) if indent else None).encode()
 
 
 @dataclass(frozen=True)
@@ -113,7 +153,6 @@ class ExportSettings:
     model: str  # the model and method that made the boxes
     image_url: str  # prefix of a picture's path, for a tool that loads pictures by address (Label Studio)
     masks: bool = False  # whether masks are written; then every box of the pictures has one
-    polygons: bool = False  # whether masks are polygons where the format has run lengths too
     copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
 
 
@@ -157,7 +196,6 @@ def rows(picture: AnnotatedPicture) -> Iterator[tuple[list[float], float, int]]:
         yield box, float(score), int(label)
 
 
-Need = Literal["image_url", "picture_files", "polygons"]
 Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
 
 
@@ -168,16 +206,13 @@ class Export(ABC):
         name: as typed after `--format`.
         about: one line that describes it and names the tool that reads it.
         files: names of the files that it always writes in the given folder.
-        folders: names of the folders that it always writes there.
-        needs: what it needs besides the boxes: "image_url" or "polygons" of the settings, or "picture_files", the
-            pictures and "copies" of the settings.
+        folders: names of the folders that it always writes there; they may hold the pictures.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[frozenset[Need]] = frozenset()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -202,12 +237,6 @@ class Export(ABC):
             settings: names, model and address prefix.
             folder: an existing folder.
         """
-
-    def write_all(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes them, and refuses a format that leaves one out."""
-        self.write(pictures, settings, folder)
-        if missing := [name for name in self.outputs if not (folder / name).exists()]:
-            raise UsageError(f"expected {missing[0]} from the format {self.name}, found no such file: correct it")
 
 
 exports: Registry[Export] = Registry(

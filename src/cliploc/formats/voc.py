@@ -1,22 +1,22 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from cliploc import formats
-from cliploc.errors import CliplocWarning, UsageError
+from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
-from cliploc.support.documents import finite, integer, read_bytes, read_xml
+from cliploc.support.documents import finite, integer, parse_xml, read_bytes, read_xml, xml_again
 from cliploc.support.files import write_atomic_folder
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
@@ -83,7 +83,7 @@ def read(folder: Path, files: Sequence[Path]) -> LabelSet:
             picture = read_picture(file)
         except (OSError, ValueError) as error:  # the others are read all the same
             broken.append(error)
-            pictures.append(PictureLabels((stem,), partial(_refused, error), more=(file.stem,)))
+            pictures.append(PictureLabels((stem,), partial(_refused, error), more=(file.stem,), file=file))
             continue
         if picture.root != "annotation":
             continue
@@ -93,10 +93,46 @@ def read(folder: Path, files: Sequence[Path]) -> LabelSet:
         paths = tuple(name for name in (*named, PurePosixPath(stem).with_name(first).as_posix()) if "/" in name)
         names = (*named, stem)
         boxes = partial(_boxes, picture.objects, file)
-        pictures.append(PictureLabels(paths or names, boxes, picture.size_wh, names if paths else ()))
+        pictures.append(PictureLabels(paths or names, boxes, picture.size_wh, names if paths else (), file))
     if len(pictures) == len(broken):
         raise broken[0] if broken else ValueError("it has no VOC annotation")
-    return LabelSet("VOC", tuple(pictures), formats.read_list(folder))
+    return LabelSet("VOC", tuple(pictures), formats.read_list(folder), files=files, rewrite=rewrite)
+
+
+def rewrite(file: Path, edits: formats.Edits) -> bytes:
+    """A picture's XML after edits; the pixels in PNGs stay as they are."""
+    before = read_bytes(file)
+    root = parse_xml(before)
+    [(picture, of_picture)] = edits.items()
+    above = {child: parent for parent in root.iter() for child in parent}
+    things = [*root.iter("object")]
+    for place, thing in enumerate(things):
+        edit = formats.edit_of(edits, picture, place)
+        if edit is None:
+            above[thing].remove(thing)
+            continue
+        if edit.name is not None:
+            thing.find("name").text = edit.name  # type: ignore[union-attr] # it was read
+        if edit.xyxy is not None:
+            for key, value in _edges(edit.xyxy).items():
+                thing.find(f"bndbox/{key}").text = value  # type: ignore[union-attr]
+    for name, xyxy in of_picture.added:
+        thing = ElementTree.SubElement(root, "object")
+        thing.tail = "\n"
+        of_thing = {"name": name, "pose": "Unspecified", "truncated": "0", "difficult": "0"}
+        for key, value in of_thing.items():
+            ElementTree.SubElement(thing, key).text = value
+        edges = ElementTree.SubElement(thing, "bndbox")
+        for key, value in _edges(xyxy).items():
+            ElementTree.SubElement(edges, key).text = value
+    return xml_again(root, before)
+
+
+def _edges(xyxy: Box) -> dict[str, str]:
+    """Whole pixels from 1, the last one inside."""
+    x0, y0, x1, y1 = (round(value) for value in xyxy)
+    edges = {"xmin": min(x0 + 1, x1), "ymin": min(y0 + 1, y1), "xmax": x1, "ymax": y1}
+    return {key: str(max(1, value)) for key, value in edges.items()}
 
 
 def _refused(error: Exception, *_: object) -> Iterator[LabelledBox]:
@@ -148,7 +184,6 @@ class Voc(formats.Export):
         "box, no scores; `JPEGImages/` with links to your pictures, or with `--copy` the pictures; `ImageSets/`"
     )
     folders = ("voc",)
-    needs = frozenset({"picture_files"})
 
     def check(self, settings: ExportSettings) -> None:
         """At most 254 labels with masks."""
@@ -164,7 +199,7 @@ class Voc(formats.Export):
 
         def fill(target: Path) -> None:
             names_of_files = formats.FileNames(target)
-            listed, crowded = [], []
+            listed = []
             sets = ("Main", "Segmentation") if settings.masks else ("Main",)
             for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{part}" for part in sets)):
                 (target / made).mkdir(parents=True)
@@ -182,7 +217,6 @@ class Voc(formats.Export):
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
                     _write_masks(picture, *masks)
-                    crowded += [picture.name] if len(picture.label) > MOST else []
                 path.write_text(xml, encoding="utf-8")
             for one_set in sets:
                 ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
@@ -194,14 +228,6 @@ class Voc(formats.Export):
             text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
             (target / LEGEND).write_text(text, encoding="utf-8")
             formats.write_list(target, listed)
-            if crowded:
-                others = f" and {len(crowded) - 1:,} more pictures" if len(crowded) > 1 else ""
-                warnings.warn(
-                    f"voc: {crowded[0]}{others}: {OBJECTS}/ numbers only the best {MOST} objects of a picture, as its "
-                    "pixels are bytes; the others are void there: write coco too, which has all masks",
-                    CliplocWarning,
-                    stacklevel=2,
-                )
 
         write_atomic_folder(folder / self.folders[0], fill)
 

@@ -4,8 +4,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from cliploc.cli import output
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, writable
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
@@ -52,20 +52,11 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         raise UsageError("expected --json or --edit, got both: leave one out")
     if flags.edit:
         check_installed("web", "review", "starlette", "uvicorn")
-    from cliploc.find import prompts
     from cliploc.find.prompts import labels_of, read_labels
-    from cliploc.formats import chosen_exports
-    from cliploc.runs.picture_files import find_pictures
 
-    chosen_exports(wanted.formats)
-    # What is invalid is refused before a model is loaded.
     names = labels_of(flags.prompt or ()) if flags.labels is None else read_labels(flags.labels)
     entries, options = with_exemplars(names.entries, options)
-    names = replace(names, entries=tuple(entries))
-    find_pictures(flags.pictures)
-    prompts.resolve_templates(options.templates)
-    engine = flags.parsed()
-    folder = writable(flags.out)
+    engine, folder = flags.parsed(), output.writable(flags.out)
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
@@ -73,7 +64,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
 
         result = run(
             flags.pictures,
-            names,
+            replace(names, entries=tuple(entries)),
             folder,
             engine=engine,
             reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
@@ -87,8 +78,8 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     for line in result.closing(time.perf_counter() - start_time):
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
-        return NOTHING_DONE
+        return output.NOTHING_DONE
     terminal.say_next(("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
     if flags.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
-    return SOME_FAILED if result.failed or result.not_applied else DONE
+    return output.SOME_FAILED if result.failed or result.not_applied else output.DONE

@@ -21,7 +21,7 @@ from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, load
 from cliploc.methods import find, fitting
-from cliploc.options import MIN_SCORE, RECIPES, SAM, UNREFINED, WAITING
+from cliploc.options import FOUND, MIN_SCORE, RECIPES, SAM, UNREFINED, WAITING
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.support.reporter import SILENT
 from cliploc.towers.tower import Backbone
@@ -257,7 +257,7 @@ class Service:
             threshold=rule.threshold,
             split_peaks=rule.split_peaks,
             min_score=rule.min_score,
-            min_presence=localizer.usual_min_presence,
+            min_presence=FOUND,
         )
 
     def look(

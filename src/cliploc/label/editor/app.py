@@ -14,11 +14,11 @@ from starlette.routing import Route
 
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
-from cliploc.label.apply import ReviewedPicture, UnusableError
+from cliploc.label.corrections import ReviewedPicture, UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
-from cliploc.runs.labelling import StaleReviewError
+from cliploc.runs.label_store import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
 from cliploc.web.guard import POLICY, Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, unknown
@@ -95,9 +95,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
 
     def write(request: Request) -> Response:
         of_this_folder(request)
-        result = folder.write_exports()
-        files = [file for names in result.files.values() for file in names]
-        return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
+        return JSONResponse({"files": folder.write_exports(), "folder": str(folder.out)})
 
     def learning_route(change: Callable[[], None] = lambda: None) -> Callable[[Request], Response]:
         def learning(request: Request) -> Response:

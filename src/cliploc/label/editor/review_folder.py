@@ -15,17 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.formats import exports
+from cliploc.formats import ExportSettings, exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
-from cliploc.label.results import AnnotatedFolder, AnnotateResult, Written, conclude, write_learnt
+from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
-from cliploc.runs.labelling import Generation, LabellingRun, check_revision
+from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import disk_errors
 from cliploc.support.files import locked
@@ -44,7 +46,8 @@ class ReviewFolder:
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
-        names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
+        self.of_set = "set" in self.settings  # whether the boxes are those of a data set
+        names = self._folder.pictures.keys() - {*run.left_out}
         files = (PictureFile(name, self._folder.root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -81,8 +84,8 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
-        return facts(labels, self.names, self._folder.id, self.masks)
+        of_set = self.settings["set"]["format"] if self.of_set else None
+        return facts(self.names, self._folder.id, self.masks, of_set)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
@@ -92,18 +95,20 @@ class ReviewFolder:
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
         with self.snapshot() as now:
-            return now.reviewed(self.pictures[number], number + 1).state()
+            picture = self.pictures[number]
+            suspects = suspects_of(now.run, picture.id) if self.of_set else {}
+            return {**now.reviewed(picture, number + 1).state(), **suspects}
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         with self.snapshot() as now:
-            states = now.run.states()
+            states, worst = now.run.states(), worst_suspects(now.run) if self.of_set else {}
             for number, picture in enumerate(self.pictures):
                 entry, (_, revision, generation) = self._listed.get(number), states.get(picture.id, ("", 0, 0))
                 of_now = revision, now.drawn(picture.id, generation)
                 if entry is None or (picture.id in states and (entry["revision"], entry["drawn"]) != of_now):
                     entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
-                yield entry
+                yield {**entry, "margin": 1 - worst.get(picture.id, 0.0)} if self.of_set else entry
 
     def label_of(self, name: str) -> int:
         """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
@@ -152,7 +157,10 @@ class ReviewFolder:
             check_revision(seen.revision, saved.revision)
             # Takes seconds for many polygons: others save meanwhile.
             correction = review_of(self._folder, name, saved)
-            revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
+            with self.run.store.transaction():
+                revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
+                if self.of_set and revision is not None:
+                    answer(self.run, name, saved.answered)
         self.learning.consider()
         return revision
 
@@ -162,7 +170,7 @@ class ReviewFolder:
         `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
         """
         with self.snapshot() as now:
-            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
+            read = matched(tasks, now, [picture.id for picture in self.pictures])
         known = {content_digest(PictureFile(str(file), file)) for file in files}
         for name in [*read.pictures] if known else ():
             if self._folder.pictures[name].checksum not in known:
@@ -172,17 +180,20 @@ class ReviewFolder:
         self.learning.consider()
         return read
 
-    def write_exports(self) -> AnnotateResult:
-        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now."""
-        store = self.run.store
-        if (written := store.get("written")) is None:
+    def write_exports(self) -> list[str]:
+        """Writes the files of the run again, or the corrected set, with the boxes that hold now → their names."""
+        if self.of_set:
+            with locked(self.out), disk_errors(self.out), self.snapshot() as now:
+                return write_corrected(now)
+        if not self.run.exports:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with locked(self.out), disk_errors(self.out):
             self.weigh()  # the list shows what is exported
             files = [file for file in self._folder.found if file.path.is_file()]
-            folder = AnnotatedFolder(self.run, files, unreadable=store.get("unreadable", {}))
+            folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
-            return conclude(folder, formats, Written(**written))
+            result = conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
+        return [file for names in result.files.values() for file in names]
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -209,7 +220,7 @@ class Learning:
     @property
     def _now(self) -> Generation:
         """What the drafts of now were made of."""
-        return [Generation(), *self._run.generations][-1]
+        return [Generation(), *self._run.taught_by][-1]
 
     @property
     def changed(self) -> frozenset[str]:

@@ -2,15 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
+from cliploc import methods
 from cliploc.cli.options import SampleFlags, Workers, command, flag, in_words, rare
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
 from cliploc.options import OF_LOCALIZATION, Options, Share, choice
-
-if TYPE_CHECKING:
-    from cliploc.evaluate.metrics import Convention
 
 CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which takes time to import
 
@@ -31,7 +29,6 @@ def benchmark(flags: BenchmarkFlags, options: Options) -> int:
 
     Example: cliploc benchmark boxes --dataset wsol --root data --method cam,layer_cam --out results
     """
-    from cliploc import methods
     from cliploc.evaluate.data import open_dataset
 
     baselines = tuple if flags.no_baselines else methods.baselines
@@ -59,7 +56,6 @@ class EvaluateFlags(commands.MapsFlags):
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5.", None, metavar="CSV"
     )
-    workers: Workers = rare("Number of processes.", 1, group="run")
 
 
 @command()
@@ -70,10 +66,11 @@ def evaluate(flags: EvaluateFlags) -> int:
     """
     from cliploc.evaluate.tasks.evaluate import evaluate_folder
 
-    terminal, convention = Terminal(), cast("Convention", flags.convention)
+    terminal = Terminal()
+    convention: Any = flags.convention
     with terminal.progress("reading metadata") as every, terminal.first_failures(every) as reporter:
         result = evaluate_folder(
             flags.maps, flags.metadata, convention=convention, threshold=flags.threshold,
-            predictions=flags.predictions, workers=flags.workers, reporter=reporter,
+            predictions=flags.predictions, reporter=reporter,
         )  # fmt: skip
     return commands.print_folder(result, result.document(convention), as_json=flags.as_json)
