@@ -9,28 +9,17 @@ from typing import Any, Literal, overload
 from PIL import Image
 from torch import Tensor
 
-from cliploc import towers
-from cliploc.boxes import BoxRule
-from cliploc.boxes.masks import mask_source
-from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
-from cliploc.errors import UsageError
-from cliploc.find import prompts, running
-from cliploc.find.calibration import load_calibration, package_calibration
+from cliploc import Localization, Options, UsageError, towers
+from cliploc.boxes import BoxRule, masks
+from cliploc.draw import comparison
+from cliploc.find import calibration, heads, identity, inside, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.heads import load_head
-from cliploc.find.identity import described
-from cliploc.find.inside import Inside, look_inside
 from cliploc.find.looks import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
-from cliploc.find.running import torch_modes
-from cliploc.find.tasks import Task, what_runs
-from cliploc.find.texts import Texts, read_exemplars
 from cliploc.images.reading import ImageLike
-from cliploc.localization import Localization
 from cliploc.methods import resolve_options
-from cliploc.options import Options
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
@@ -86,7 +75,7 @@ class Localizer:
         if hasattr(model, "visual") and not hasattr(model, "pooling"):  # a model of open_clip
             model = towers.adapt(model)
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        self.recipe, found_method, head_file = what_runs(chosen)
+        self.recipe, found_method, head_file = tasks.what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(found_method, chosen.method_options)
         self.templates = prompts.resolve_templates(chosen.templates)
@@ -95,21 +84,21 @@ class Localizer:
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
             towers.check_guide(chosen.guide)
-        crops = read_exemplars(chosen.exemplars)
+        crops = texts.read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
         self.guide = towers.create_guide(guide, device) if isinstance(guide, str) else guide
-        self.mask_source = mask_source(chosen.masks_by, device)
+        self.mask_source = masks.mask_source(chosen.masks_by, device)
         encoder = MaskedEncoder.of(self.backbone, chosen.masked_precision)
         self.masked_precision = encoder.precision
-        head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
+        head = None if head_file is None else (head_file, heads.load_head(head_file, self.backbone))
+        self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
         bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
-        self.calibration = package_calibration(name) if file is None else load_calibration(file)
+        self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
             return Flow(
@@ -209,9 +198,10 @@ class Localizer:
         names = prompts.named(names)
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        check_cells(len(titles), len(names))
+        comparison.check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
-            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles).image()
+            found = comparison.ModelResults(self.backbone.name, next(results))
+            return comparison.draw_comparison([found], titles).image()
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
@@ -302,7 +292,7 @@ class Localizer:
         *,
         needs: Needs | None = None,
         graph: bool = False,
-    ) -> Inside:
+    ) -> inside.Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
         Args:
@@ -325,10 +315,10 @@ class Localizer:
         """
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        with torch_modes(self.backbone.device):
+        with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
-            return look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
+            return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
@@ -352,13 +342,13 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        identity = described(flow, task, method_options)
+        about = identity.described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
-            return identity
+            return about
         if task.refined:  # a map that is the same for every picture stays as it is
-            learnt.check({**identity, "teaching": flow.steps.teaching(task)})
-        return {**identity, "learnt": learnt.digest()}
+            learnt.check({**about, "teaching": flow.steps.teaching(task)})
+        return {**about, "learnt": learnt.digest()}
 
     def _check_learnt(self, methods: Methods | None = None) -> None:
         """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's."""
@@ -369,7 +359,9 @@ class Localizer:
         for method in methods or ():
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
-    def _resolved(self, method: str | None, options: Mapping[str, Any] | None) -> tuple[Flow, Task, Mapping[str, Any]]:
+    def _resolved(
+        self, method: str | None, options: Mapping[str, Any] | None
+    ) -> tuple[Flow, tasks.Task, Mapping[str, Any]]:
         """A method's flow, task and options; None: the localizer's."""
         if method is None:
             return self._flow, self._task, self.options.method_options

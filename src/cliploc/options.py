@@ -119,10 +119,6 @@ def _plain(value: Any) -> Any:
 def check_value(name: str, kind: Any, value: Any, none: str = "", metavar: str = "a text") -> Any:
     """A value of a type, which msgspec checks; sequences become tuples. `none`: what None means.
 
-    Example:
-        >>> check_value("flip", bool | None, None), check_value("scales", Scales, [1, 2])
-        (None, (1.0, 2.0))
-
     Raises:
         UsageError: "expected NAME from 0 to 1, got 2", say.
     """
@@ -222,12 +218,7 @@ def _one_method(names: Sequence[str]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value as the command line takes it; the reverse of parsing.
-
-    Example:
-        >>> text_of(0.25), text_of((1.0, 1.5)), text_of("pad")
-        ('0.25', '1,1.5', 'pad')
-    """
+    """A value as the command line takes it; the reverse of parsing."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return ",".join(map(text_of, value)) if isinstance(value, list | tuple) else str(value)
@@ -541,12 +532,7 @@ class Options(Checked):
         return replace(self, **values)
 
     def filled(self, recipe: Mapping[str, Any]) -> Options:
-        """The same options, with a recipe's values for those that were not given, and no refinement if it has none.
-
-        Example:
-            >>> Options(flip=True).filled({"scales": (1, 2)}).scales
-            (1.0, 2.0)
-        """
+        """The same options, with a recipe's values for those that were not given, and no refinement if it has none."""
         values = {**UNREFINED, **recipe}
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
@@ -706,24 +692,14 @@ OF_LOCALIZATION = {**BENCHMARK.changed(), "resize": "squash"}  # in a benchmark 
 
 # ---------------------------------------------------------------------------------------------------- the command line
 def flags_of(name: str) -> tuple[str, ...]:
-    """The names of an option on the command line, the longest first.
-
-    Example:
-        >>> flags_of("min_area"), flags_of("method_options"), flags_of("text_cache")
-        (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
-    """
+    """The names of an option on the command line, the longest first."""
     dashed = name.replace("_", "-")
     both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name, None) is True else f"--{dashed}"
     return OPTIONS[name].flags if name in OPTIONS and OPTIONS[name].flags else (both,)
 
 
 def words_of(values: Mapping[str, Any]) -> list[str]:
-    """Options as a command line has them; None is left out.
-
-    Example:
-        >>> words_of({"flip": True, "scales": (1.0, 1.5), "method": "cam", "method_options": {"block": -1}})
-        ['--flip', '--scales=1,1.5', '--method=cam', '--option=block=-1']
-    """
+    """Options as a command line has them; None is left out."""
     words = []
     for name, value in values.items():
         facts, flag = OPTIONS[name], flags_of(name)[0]

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform, 
 import typer
 from msgspec import Meta
 
+from cliploc import Options, UsageError
 from cliploc import options as core
 from cliploc.cli.commands import section
-from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
-from cliploc.options import Group, Option, Options, flags_of, option_of, text_of
+from cliploc.options import Group, Option, flags_of, option_of, text_of
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
