@@ -673,9 +673,6 @@ class AnnotateOptions(ProtocolOptions):
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
-    polygons: bool = option(
-        False, group="output", help="With --masks: write polygons in coco.json, except for masks with holes.",
-    )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",

@@ -18,7 +18,7 @@ from cliploc.evaluate.tasks.boxes.page import class_bars
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.report import SettingResult
 from cliploc.runs.evaluation import open_run, rows_in
-from tests.draw.test_page import CLOSING, IMAGE, Reader
+from tests.html_reader import CLOSING, IMAGE, Reader
 
 from .benchmark_folder import CLASSES, WNIDS, make_folder
 

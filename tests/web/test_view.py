@@ -15,7 +15,7 @@ from cliploc.web.service import Offer, Service
 from cliploc.web.settings import Settings
 from tests.commands import CAT
 from tests.draw.conftest import build  # noqa: F401
-from tests.draw.test_page import CLOSING, IMAGE, Reader
+from tests.html_reader import CLOSING, IMAGE, Reader
 
 TEMPLATE = "\" onload='alert(3)' {{ 7 * 7 }}{% raw %}"
 

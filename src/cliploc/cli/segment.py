@@ -113,7 +113,8 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
 
 def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
-    from cliploc.draw.label_maps import draw_segments, segmented_record
+    from cliploc.document import segmented_record
+    from cliploc.draw.label_maps import draw_segments
     from cliploc.images.reading import load
 
     protocol, localizer = segmenter.protocol, segmenter.localizer

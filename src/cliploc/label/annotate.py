@@ -124,7 +124,7 @@ def annotate(
         )
     image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
     made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
-    written = ExportSettings(labels.names, made_by, image_url, masks, flags.polygons, flags.copy)
+    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy)
     settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
@@ -165,12 +165,10 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
 
 
 def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Export], masks: bool) -> None:
-    if flags.polygons and not masks:
-        raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     if unknown := flags.share.keys() - {*labels.names}:
         raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
     for form in formats:
-        form.check(ExportSettings(labels.names, "", "", masks, flags.polygons))
+        form.check(ExportSettings(labels.names, "", "", masks))
 
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:

@@ -342,7 +342,7 @@ def conclude(
         for form in formats:
             if state.exports[form.name] != changes or not all((out / output).exists() for output in form.outputs):
                 reporter.phase(f"writing {form.name}")
-                form.write_all(now.exported, settings, out)
+                form.write(now.exported, settings, out)
                 run.exports = {**run.exports, form.name: changes}
         result = _counted(now, {form.name: form.outputs for form in formats}, computed)
         write_learnt(out, state.learnt())

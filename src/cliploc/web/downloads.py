@@ -81,11 +81,10 @@ def write_files(
         )
         codes = {index: encode(mask) for index, mask in result.box_masks()} if settings.masks else {}
         masks = tuple(codes[index] for index in range(len(codes)))
-        # Those that need no folders, and no pictures beside their files.
-        for form in (export for export in exports if not export.folders and "picture_files" not in export.needs):
+        for form in (export for export in exports if not export.folders):
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            form.write_all(partial(_annotated, result, masks), export, part)
+            form.write(partial(_annotated, result, masks), export, part)
             for written in [part / name for name in form.files]:
                 written.rename(file(f"{written.stem}{behind}{written.suffix}"))
             part.rmdir()

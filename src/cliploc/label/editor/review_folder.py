@@ -82,8 +82,7 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
-        return facts(labels, self.names, self._folder.id, self.masks)
+        return facts(self.names, self._folder.id, self.masks)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""

@@ -37,7 +37,7 @@ class LabelStudioFlags(ServerFlags):
 def label_studio(flags: LabelStudioFlags, options: Options) -> int:
     """Run an ML backend for Label Studio.
 
-    It answers with draft boxes, brushes or polygons. Needs cliploc[web].
+    It answers with draft boxes or polygons. Needs cliploc[web].
 
     Example: cliploc label-studio --pictures photos
     """

@@ -9,19 +9,17 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import cv2
-import numpy as np
 from msgspec import Struct
 from PIL import Image
 
 from cliploc import __version__
-from cliploc.boxes.outlines import outlines
+from cliploc.boxes.outlines import merged
 from cliploc.errors import InputError, UsageError
 from cliploc.find import memory, prepare, prompts
 from cliploc.find.learnt import load_learnt, misfit
-from cliploc.formats.labelstudio import Kind, brush_shape, polygon_shape, rectangle_shape, region
+from cliploc.formats.labelstudio import KINDS, Kind, polygon_shape, rectangle_shape, region
 from cliploc.images.reading import load
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.label_studio.task_pictures import PictureSource, short
@@ -32,8 +30,7 @@ from cliploc.options import Options
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 MOST_REASONS = 5  # names in the line that says why nothing was found
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TAGS = "RectangleLabels, BrushLabels or PolygonLabels"
+TAGS = "RectangleLabels or PolygonLabels"
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
 
 
@@ -275,13 +272,8 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
     def make(box: int) -> Iterator[dict[str, Any]]:
         if control.kind == "rectanglelabels":
             yield rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
-        elif control.kind == "polygonlabels":  # of its pieces, without holes, with as few corners as people can drag
-            far = max(1.0, COARSE * max(masks[box].shape))
-            for ring in (line for line in outlines(masks[box]) if not line.hole):
-                corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]  # [k, 2]
-                yield polygon_shape(np.asarray(corners if len(corners) >= 3 else ring.points, np.float32), size)
         elif masks[box].any():
-            yield brush_shape(masks[box])
+            yield polygon_shape(merged(masks[box], "edges", max(1.0, COARSE * max(masks[box].shape))), size)
 
     shapes: list[dict[str, Any]] = []
     for to, of_picture in control.pictures.items():

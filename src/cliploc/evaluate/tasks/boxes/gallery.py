@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliploc.draw import captions
+from cliploc.draw.colours import heat_cover
 from cliploc.draw.html import data_uri, jpeg_uri
 from cliploc.draw.overlay import OPACITY
 from cliploc.errors import CliplocError
@@ -114,7 +114,7 @@ def _heat(thumb: bytes) -> str:
     shades = (heat_of(thumb).astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
-    colours, alpha = (table[levels] for table in captions.heat_palette(OPACITY))
+    colours, alpha = (table[levels] for table in heat_cover(OPACITY))
     image.putpalette(colours.tobytes())
     content = picture_bytes(image, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
     return data_uri(content, "image/png")

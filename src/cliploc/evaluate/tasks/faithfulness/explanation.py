@@ -22,7 +22,7 @@ from cliploc.options import FaithfulnessOptions, Options
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 
-SIDE, DENSE = 600, 2  # longer side in pixels of a picture with its map, and how many are one of the page
+SIDE = 600  # longer side in pixels of a picture with its map
 HEADINGS = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
@@ -150,7 +150,7 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[one.method]
         drawn = small.copy()
         paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        outline(drawn, heat, one.level, LINE_COLOUR, DENSE)
+        outline(drawn, heat, one.level, LINE_COLOUR)
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
     scores = [value for one in name.maps for curve in one.curves.values() for value in curve if value is not None]
