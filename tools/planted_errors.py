@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from cliploc import Localizer
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
-from cliploc.label.checking.regions import jittered, read_boxes
+from cliploc.label.checking.regions import found_in, jittered, read_boxes
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")
@@ -59,9 +59,9 @@ def read(root: Path) -> Data:
         copies = [(owner, copy) for owner, copy in copies if copy is not None]
         if copies:
             xyxy = np.array([copy for _, copy in copies])
-            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, whole=False)[1])
+            moved["edges"].append(read_boxes(localizer.backbone, picture, xyxy, with_picture=False)[1])
             moved["owners"].append(np.array([owner for owner, _ in copies]))
-        drafts = localizer(picture, words).visible_boxes
+        drafts = found_in(localizer, picture, words)
         if len(drafts.label):
             add(found, image, drafts.xyxy.astype(float), drafts.label.tolist(), picture.size)
     parts = (("own", rows), ("moved", moved), ("draft", found))
@@ -92,8 +92,8 @@ def names_trial(data: Data, kind: str, seed: int, share: float) -> tuple[Floats,
     true, pictures, features = data["own_labels"], data["own_pictures"], data["own_features"]
     given = renamed(true, pictures, kind, np.random.default_rng(seed), share)
     texts = cosines(data, features)
-    said = judge.judge_names(features, texts, data["own_sizes"], given, pictures, float(data["scale"]))
-    return said.chance, given != true
+    judged = judge.judge_names(features, texts, data["own_sizes"], given, pictures, float(data["scale"]))
+    return judged.chance, given != true
 
 
 def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
@@ -115,7 +115,7 @@ def missing_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
         np.concatenate([data[f"own_{key}"][shown], data[f"draft_{key}"]]) for key in ("features", "sizes", "pictures")
     )
     given = np.concatenate([data["own_labels"][shown], np.full(len(data["draft_labels"]), judge.DRAFT)])
-    said = judge.judge_names(features, cosines(data, features), sizes, given, pictures, float(data["scale"]))
+    judged = judge.judge_names(features, cosines(data, features), sizes, given, pictures, float(data["scale"]))
     explained, matched, right = (np.zeros(len(data["draft_labels"]), bool) for _ in range(3))
     for picture in np.unique(data["draft_pictures"]):
         here, own = data["draft_pictures"] == picture, data["own_pictures"] == picture
@@ -123,7 +123,7 @@ def missing_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
         visible, hidden = own & shown, own & ~shown
         explained[here], matched[here] = judge.compare(*drafts, data["own_boxes"][visible], data["own_labels"][visible])
         right[here] = judge.compare(*drafts, data["own_boxes"][hidden], data["own_labels"][hidden])[0]
-    logits = said.logits[shown.sum() :]
+    logits = judged.logits[shown.sum() :]
     return judge.judge_missing(logits, data["draft_labels"], explained, matched), right & ~explained
 
 

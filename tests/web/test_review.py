@@ -12,8 +12,11 @@ from msgspec.structs import replace
 
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
+from cliploc.label.editor.data_set import open_set
 from cliploc.runs.label_store import Candidate, Found, LabellingRun
-from tests.commands import PHOTOS
+from tests.commands import PHOTOS, cliploc_
+from tests.label.checking.test_check import PHOTOS as CHECKED
+from tests.label.checking.test_check import instances
 from tests.web.asking import sent
 from tests.web.browsing import SHOTS, in_a_browser, shoot
 from tests.web.review_server import COUNT, corrections, served
@@ -1022,3 +1025,39 @@ def test_a_thousand_boxes_are_selected_at_once(context, masked):
         editor.key("a", "x", "Control+z")
         assert editor.page.locator("#boxes li").count() == 1000
         assert editor.console == []
+
+
+@on_a_desk
+def test_a_suspect_is_fixed_by_a_key_and_the_set_is_equal_but_for_that_label(context, tmp_path):
+    for name in CHECKED:
+        shutil.copy(PHOTOS / name, tmp_path)
+    content = instances()
+    for one in content["annotations"]:
+        one["mine"] = [1]
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    assert cliploc_("check", tmp_path / "set.json", "--no-missing", "--out", tmp_path / "checked").code == 0
+    out = open_set(tmp_path / "checked", None, None).out
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        first = page.locator("#name").text_content()
+        assert first in ("otters.jpg", "wren.jpg"), "the worst one comes first"
+        seen = set()
+        for _ in range(2):
+            name = page.locator("#name").text_content()
+            seen.add(name)
+            shoot(page, "review-suspect-1440")
+            assert "wrong name" in page.locator("#suspects li.chosen").text_content()
+            editor.key("t" if name == "otters.jpg" else "y")
+            page.wait_for_function("(name) => document.getElementById('name').textContent !== name", arg=name)
+            editor.ready()
+        assert seen == {"otters.jpg", "wren.jpg"}
+        page.wait_for_function("() => !document.getElementById('saved').textContent.startsWith('Saving')")
+        editor.press("Write corrected set")
+        page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('Written to')")
+        assert not editor.console
+    [wrong] = [one for one in content["annotations"] if one["id"] == "otters.jpg-0"]
+    wrong["category_id"] = "otter"
+    assert json.loads((out / "corrected" / "set.json").read_text()) == content
+    with served(out) as address:  # what was answered stays answered
+        assert Editor(context, address).page.locator("#name").text_content() not in seen

@@ -366,7 +366,7 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
         pass
     result = cliploc_("review", tmp_path)
     assert result.code == 2
-    assert f"expected a run in {tmp_path}, found no run.sqlite: give the --out" in result.err
+    assert "expected the --out folder of annotate or check, COCO's JSON, " in result.err
 
 
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):

@@ -12,12 +12,13 @@ import re
 import shutil
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -89,6 +90,26 @@ class PictureLabels:
     boxes: Callable[[Size, bool], Iterable[LabelledBox]]
     size_wh: Size | None = None  # its size, if the set says it
     more: tuple[str, ...] = ()  # what may be its path if none of the names is that of a picture
+    file: Path | None = None  # that has its boxes; None: the set is one file
+
+
+class Edit(NamedTuple):
+    """What is changed of a box; None: it is as it was."""
+
+    name: str | None = None
+    xyxy: Box | None = None
+
+
+@dataclass(frozen=True)
+class PictureEdits:
+    """What is changed of a picture's boxes, which go by their places from 0, as they are read."""
+
+    size_wh: Size
+    boxes: Mapping[int, Edit | None]  # None: dropped; those that are not here are as they were
+    added: Sequence[tuple[str, Box]] = ()  # name and edges of each
+
+
+Edits: TypeAlias = Mapping[int, PictureEdits]  # by the place of a picture in its set
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,30 @@ class LabelSet:
     format: str  # as its users call it: "COCO"
     pictures: tuple[PictureLabels, ...]
     listed: Mapping[str, str] = field(default_factory=dict)  # file → picture, as our exports list them
+    names: Sequence[str] = ()  # the names that the set lists, with boxes or without; none where the format has no list
+    files: Sequence[Path] = ()  # that the labels are in
+    # The content of one of these files after edits of its pictures: all else is as it was.
+    rewrite: Callable[[Path, Edits], bytes] | None = None
+
+    def rewritten(self, edits: Edits) -> Iterator[tuple[Path, bytes]]:
+        """Each file of the labels with its content after edits; a file without any is the same to the byte."""
+        of_file: dict[Path, dict[int, PictureEdits]] = defaultdict(dict)
+        for place, of_picture in edits.items():
+            of_file[self.pictures[place].file or self.files[0]][place] = of_picture
+        for file in self.files:
+            edited = self.rewrite and of_file.get(file)
+            yield file, self.rewrite(file, edited) if self.rewrite and edited else file.read_bytes()
+
+
+def edit_of(edits: Edits, picture: int, place: int) -> Edit | None:
+    """What is changed of a box; None: it is dropped."""
+    return edits[picture].boxes.get(place, Edit()) if picture in edits else Edit()
+
+
+def json_again(content: Any, before: bytes) -> bytes:
+    """Parsed JSON that was changed, with the indentation of before."""
+    indent = re.match(rb"\s*[\[{]\r?\n( +)", before)
+    return json.dumps(content, indent=len(indent[1]) if indent else None).encode()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """COCO's JSON format of boxes and masks (Lin et al. 2014), with a score for each box."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
+from cliploc.support.documents import parse_json, read_bytes
 from cliploc.support.files import write_atomic
 
 Id = int | str
@@ -106,7 +107,58 @@ def read(content: Any) -> LabelSet:
             PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
             for image in document.images
         ),
+        names=[category.name for category in document.categories],
+        rewrite=rewrite,
     )
+
+
+def rewrite(file: Path, edits: formats.Edits) -> bytes:
+    """The file after edits: of a moved box the segmentation goes, new ones get the next ids."""
+    before = read_bytes(file)
+    content = parse_json(before)
+    document = read_document(content)
+    images = {image.id: place for place, image in enumerate(document.images)}
+    annotations, categories = content["annotations"], content["categories"]
+    ids = {category.name: raw["id"] for category, raw in zip(document.categories, categories, strict=True)}
+    seen, kept = Counter[int | None](), []
+
+    def category(name: str) -> Any:
+        if name not in ids:
+            ids[name] = _next_id(categories)
+            categories.append({"id": ids[name], "name": name})
+        return ids[name]
+
+    for raw, annotation in zip(annotations, document.annotations, strict=True):
+        image = images.get(annotation.image_id)
+        edit = formats.Edit() if image is None else formats.edit_of(edits, image, seen[image])
+        seen[image] += 1
+        if edit is None:
+            continue
+        if edit.name is not None:
+            raw["category_id"] = category(edit.name)
+        if edit.xyxy is not None:
+            raw.pop("segmentation", None)
+            raw.update(_box_of(edit.xyxy))
+        kept.append(raw)
+    number = _next_id(annotations)
+    for image, of_picture in edits.items():
+        for name, xyxy in of_picture.added:
+            of_box = {"image_id": content["images"][image]["id"], "category_id": category(name), **_box_of(xyxy)}
+            kept.append({"id": number, **of_box, "iscrowd": 0})
+            number += 1
+    content["annotations"] = kept
+    return formats.json_again(content, before)
+
+
+def _next_id(entries: Iterable[Mapping[str, Any]]) -> int:
+    """One more than the greatest number among ids."""
+    return max((int(one["id"]) for one in entries if str(one.get("id", "")).isdecimal()), default=0) + 1
+
+
+def _box_of(xyxy: Box) -> dict[str, Any]:
+    x0, y0, x1, y1 = xyxy
+    bbox = [number(value) for value in (x0, y0, x1 - x0, y1 - y0)]
+    return {"bbox": bbox, "area": number(bbox[2] * bbox[3])}
 
 
 def mask_runs(segmentation: Any, size_wh: formats.Size) -> rle.Counts:

@@ -1,9 +1,9 @@
 """CVAT's XML format for images, version 1.1: one file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -11,8 +11,11 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, attributes
 from cliploc.images import rle
-from cliploc.support.documents import finite, integer
+from cliploc.support.documents import finite, integer, parse_xml, read_bytes, xml_again
 from cliploc.support.files import write_atomic
+
+EDGES = ("xtl", "ytl", "xbr", "ybr")
+OF_SHAPES = {"points", "rle", "left", "top", "width", "height"}  # of polygons and masks
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -30,7 +33,42 @@ def read(root: Element) -> LabelSet:
     ]
     if not pictures:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
-    return LabelSet("CVAT", tuple(pictures))
+    names = [name.text or "" for name in root.iterfind(".//labels/label/name")]
+    return LabelSet("CVAT", tuple(pictures), names=[*dict.fromkeys(filter(None, names))], rewrite=rewrite)
+
+
+def rewrite(file: Path, edits: formats.Edits) -> bytes:
+    """The file after edits; a polygon or mask that was moved is a box."""
+    before = read_bytes(file)
+    root = parse_xml(before)
+    if (listed := root.find(".//labels")) is not None:
+        known = {label.findtext("name") for label in listed}
+        new = [edit.name for of in edits.values() for edit in of.boxes.values() if edit and edit.name]
+        for name in dict.fromkeys([*new, *(name for of in edits.values() for name, _ in of.added)]):
+            if name not in known:
+                SubElement(SubElement(listed, "label"), "name").text = name
+    for picture, image in enumerate(root.iter("image")):
+        shapes = [shape for shape in image if isinstance(shape.tag, str) and shape.tag != "tag"]
+        for place, shape in enumerate(shapes):
+            edit = formats.edit_of(edits, picture, place)
+            if edit is None:
+                image.remove(shape)
+                continue
+            if edit.name is not None:
+                shape.set("label", edit.name)
+            if edit.xyxy is not None:
+                shape.tag = "box"
+                for key in OF_SHAPES & shape.attrib.keys():
+                    del shape.attrib[key]
+                shape.attrib.update(_edges(edit.xyxy))
+        for name, xyxy in edits[picture].added if picture in edits else ():
+            of_box = {"label": name, "source": "manual", "occluded": "0", **_edges(xyxy), "z_order": "0"}
+            SubElement(image, "box", of_box).tail = "\n"
+    return xml_again(root, before)
+
+
+def _edges(xyxy: Sequence[float]) -> dict[str, str]:
+    return {key: f"{value:.2f}" for key, value in zip(EDGES, xyxy, strict=True)}
 
 
 def _boxes(image: Element, size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
@@ -39,7 +77,7 @@ def _boxes(image: Element, size_wh: formats.Size, masks: bool) -> Iterator[Label
             continue
         kind, mask = shape.tag, None
         if kind == "box":
-            x0, y0, x1, y1 = (finite(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+            x0, y0, x1, y1 = (finite(shape.attrib[key]) for key in EDGES)
             kind = "rotated box" if finite(shape.get("rotation", "0")) else kind
         elif kind == "polygon":  # "x,y;x,y;…"
             corners = shape.attrib["points"].split(";")
@@ -88,9 +126,8 @@ class Cvat(formats.Export):
                     width, height = picture.size_wh
                     head = attributes(id=picture.number - 1, name=picture.name, width=width, height=height)
                     file.write(f"<image {head}>\n")
-                    for i, ((x0, y0, x1, y1), _, label) in enumerate(formats.rows(picture)):
-                        edges = {"xtl": x0, "ytl": y0, "xbr": x1, "ybr": y1}
-                        corners = attributes(**{key: f"{value:.2f}" for key, value in edges.items()})
+                    for i, (xyxy, _, label) in enumerate(formats.rows(picture)):
+                        corners = attributes(**_edges(xyxy))
                         label_and_source = attributes(label=settings.names[label], source="auto", occluded=0)
                         shape = _mask(picture.masks[i]) if settings.masks else ""
                         tag = f"mask {label_and_source} {shape}" if shape else f"box {label_and_source} {corners}"

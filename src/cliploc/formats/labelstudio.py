@@ -14,6 +14,7 @@ from cliploc.draw.colours import as_hex, name_colour
 from cliploc.formats import LabelledBox, LabelSet, PictureLabels, attributes, number
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
+from cliploc.support.documents import parse_json, read_bytes
 from cliploc.support.files import write_atomic
 
 Kind = Literal["rectanglelabels", "polygonlabels"]
@@ -31,17 +32,54 @@ def read(tasks: Sequence[Mapping[str, Any]]) -> LabelSet:
     """The annotated ones of parsed tasks, each with its latest annotation."""
     pictures = []
     for task in tasks:
-        done = [annotation for annotation in task.get("annotations") or [] if not annotation.get("was_cancelled")]
-        if not done:
+        if (last := _latest(task)) is None:
             continue  # nobody has looked at it
-        last = max(enumerate(done), key=lambda pair: (str(pair[1].get("updated_at", "")), pair[0]))[1]
         data = task["data"]
         paths = [data.get("path"), *(value for key, value in data.items() if key != "path")]
         names = tuple(name for path in paths if isinstance(path, str) for name in formats.spellings(path))
         # What else a task has, such as an id of "12", may be the name of another picture.
         names = tuple(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES) or names
         pictures.append(PictureLabels(names or (f"task {task.get('id')}",), partial(_boxes, last["result"])))
-    return LabelSet("Label Studio", tuple(pictures))
+    return LabelSet("Label Studio", tuple(pictures), rewrite=rewrite)
+
+
+def _latest(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The latest annotation that was not skipped."""
+    done = [annotation for annotation in task.get("annotations") or [] if not annotation.get("was_cancelled")]
+    return max(enumerate(done), key=lambda pair: (str(pair[1].get("updated_at", "")), pair[0]))[1] if done else None
+
+
+def rewrite(file: Path, edits: formats.Edits) -> bytes:
+    """The tasks after edits of their latest annotations; a polygon or brush that was moved is a rectangle."""
+    before = read_bytes(file)
+    tasks = parse_json(before)
+    done = [annotation for task in tasks if (annotation := _latest(task)) is not None]
+    every = [one for annotation in done for one in annotation["result"] if one["type"] == KINDS[0]]
+    ends = (every[0]["from_name"], every[0]["to_name"]) if every else (FROM, TO)  # names of tags in the project
+    for picture, of_picture in edits.items():
+        kept, place, size = [], 0, of_picture.size_wh
+        for result in done[picture]["result"]:
+            if result["type"] in NO_SHAPES:
+                kept.append(result)
+                continue
+            edit = formats.edit_of(edits, picture, place)
+            place += 1
+            if edit is None:
+                continue
+            kind, value = result["type"], result["value"]
+            if edit.name is not None:
+                value[kind] = [edit.name]
+            if edit.xyxy is not None and kind == KINDS[0]:
+                value.update({**rectangle_shape(edit.xyxy, size), "rotation": value.get("rotation", 0)})
+            elif edit.xyxy is not None:
+                result |= {"type": KINDS[0], "from_name": ends[0], "to_name": ends[1]}
+                result["value"] = {**rectangle_shape(edit.xyxy, size), KINDS[0]: value[kind]}
+            kept.append(result)
+        for number_of_box, (name, xyxy) in enumerate(of_picture.added, start=1):
+            shape = rectangle_shape(xyxy, size)
+            kept.append(region(f"new{number_of_box}", "rectanglelabels", ends, size, shape, name))
+        done[picture]["result"] = kept
+    return formats.json_again(tasks, before)
 
 
 def _boxes(results: Sequence[Mapping[str, Any]], size_wh: formats.Size, masks: bool) -> Iterator[LabelledBox]:
@@ -128,7 +166,7 @@ def region(
     size_wh: tuple[int, int],
     shape: Mapping[str, Any],
     label: str,
-    score: float,
+    score: float | None = None,
 ) -> dict[str, Any]:
     """One shape of a prediction; `ends` are the names of the tag that has the labels, and of the picture's."""
     width, height = size_wh
@@ -140,7 +178,7 @@ def region(
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": number(score),
+        **({} if score is None else {"score": number(score)}),
         "value": {**shape, kind: [label]},
     }
 

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -21,14 +22,14 @@ def read_labels(path: Path, formats: str = FORMATS) -> LabelSet:
         if path.is_dir() or path.name.lower() in yolo.CLASS_LISTS:
             return _read_folder(path if path.is_dir() else path.parent)
         if path.suffix.lower() == ".xml":
-            return cvat.read(read_xml(path))
+            return replace(cvat.read(read_xml(path)), files=[path])
         if path.suffix.lower() == ".csv":
-            return table.read(path)
+            return replace(table.read(path), files=[path])
         content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" in content:
-            return coco.read(content)
+            return replace(coco.read(content), files=[path])
         if isinstance(content, list) and content and all(isinstance(task, dict) and "data" in task for task in content):
-            return labelstudio.read(content)
+            return replace(labelstudio.read(content), files=[path])
     except FileNotFoundError:
         raise UsageError(f"expected labels in {path}, found no such file: check the path") from None
     except UNREADABLE as error:

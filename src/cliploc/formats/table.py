@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from cliploc import formats
-from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
-from cliploc.support.documents import read_text
+from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
+from cliploc.support.documents import read_bytes, read_text
 from cliploc.support.files import write_atomic
 
 EDGES = ("x0", "y0", "x1", "y1")
@@ -40,7 +40,55 @@ def read(path: Path) -> LabelSet:
     def boxes(name: str, *_: object) -> Iterable[LabelledBox]:
         return pictures[name]
 
-    return LabelSet("CSV", tuple(PictureLabels((name,), partial(boxes, name), sizes[name]) for name in pictures))
+    of_pictures = tuple(PictureLabels((name,), partial(boxes, name), sizes[name]) for name in pictures)
+    return LabelSet("CSV", of_pictures, rewrite=rewrite)
+
+
+def rewrite(path: Path, edits: formats.Edits) -> bytes:
+    """The table after edits: rows of changed boxes are other ones, new ones follow those of their picture."""
+    lines = [*io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")]
+    reader = csv.reader(lines, skipinitialspace=True)
+    head = next(reader)
+    start = reader.line_num
+    texts, rows, of_picture = ["".join(lines[:start])], [head], dict[str, list[int]]()
+    ending = texts[0][len(texts[0].rstrip("\r\n")) :] or "\n"
+    for row in reader:
+        if row:
+            of_picture.setdefault(row[head.index("path")].strip(), []).append(len(rows))
+        texts.append("".join(lines[start : reader.line_num]))
+        rows.append(row)
+        start = reader.line_num
+
+    def text_of(row: Sequence[str], label: str | None, xyxy: Box | None) -> str:
+        cells = [*row, *[""] * (len(head) - len(row))]
+        if label is not None:
+            cells[head.index("label")] = label
+        if xyxy is not None:
+            for column, value in zip(EDGES, xyxy, strict=True):
+                cells[head.index(column)] = f"{value:.2f}"
+        written = io.StringIO(newline="")
+        csv.writer(written, lineterminator=ending).writerow(cells)
+        return written.getvalue()
+
+    pictures = [*of_picture.values()]
+    for picture, edits_of_it in edits.items():
+        own, last = pictures[picture], pictures[picture][-1]
+        boxes = [i for i in own if any(rows[i][head.index(column)].strip() for column in EDGES)]
+        of_picture_alone = ("path", "width", "height")
+        bare = [value if name in of_picture_alone else "" for name, value in zip(head, rows[last], strict=False)]
+        for place, i in enumerate(boxes):
+            edit = formats.edit_of(edits, picture, place)
+            if edit != formats.Edit():
+                texts[i] = "" if edit is None else text_of(rows[i], *edit)
+        if texts[last] and not texts[last].endswith(("\r", "\n")):
+            texts[last] += ending
+        added = "".join(text_of(bare, *box) for box in edits_of_it.added)
+        if not added and boxes and not any(texts[i] for i in own):
+            added = text_of(bare, None, None)  # the picture stays, without boxes
+        elif added and not boxes:
+            texts[last] = ""
+        texts[last] += added
+    return "".join(texts).encode()
 
 
 @formats.export

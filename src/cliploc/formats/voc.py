@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
-from cliploc.support.documents import finite, integer, read_bytes, read_xml
+from cliploc.support.documents import finite, integer, parse_xml, read_bytes, read_xml, xml_again
 from cliploc.support.files import write_atomic_folder
 
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
@@ -82,7 +83,7 @@ def read(folder: Path, files: Sequence[Path]) -> LabelSet:
             picture = read_picture(file)
         except (OSError, ValueError) as error:  # the others are read all the same
             broken.append(error)
-            pictures.append(PictureLabels((stem,), partial(_refused, error), more=(file.stem,)))
+            pictures.append(PictureLabels((stem,), partial(_refused, error), more=(file.stem,), file=file))
             continue
         if picture.root != "annotation":
             continue
@@ -92,10 +93,46 @@ def read(folder: Path, files: Sequence[Path]) -> LabelSet:
         paths = tuple(name for name in (*named, PurePosixPath(stem).with_name(first).as_posix()) if "/" in name)
         names = (*named, stem)
         boxes = partial(_boxes, picture.objects, file)
-        pictures.append(PictureLabels(paths or names, boxes, picture.size_wh, names if paths else ()))
+        pictures.append(PictureLabels(paths or names, boxes, picture.size_wh, names if paths else (), file))
     if len(pictures) == len(broken):
         raise broken[0] if broken else ValueError("it has no VOC annotation")
-    return LabelSet("VOC", tuple(pictures), formats.read_list(folder))
+    return LabelSet("VOC", tuple(pictures), formats.read_list(folder), files=files, rewrite=rewrite)
+
+
+def rewrite(file: Path, edits: formats.Edits) -> bytes:
+    """A picture's XML after edits; the pixels in PNGs stay as they are."""
+    before = read_bytes(file)
+    root = parse_xml(before)
+    [(picture, of_picture)] = edits.items()
+    above = {child: parent for parent in root.iter() for child in parent}
+    things = [*root.iter("object")]
+    for place, thing in enumerate(things):
+        edit = formats.edit_of(edits, picture, place)
+        if edit is None:
+            above[thing].remove(thing)
+            continue
+        if edit.name is not None:
+            thing.find("name").text = edit.name  # type: ignore[union-attr] # it was read
+        if edit.xyxy is not None:
+            for key, value in _edges(edit.xyxy).items():
+                thing.find(f"bndbox/{key}").text = value  # type: ignore[union-attr]
+    for name, xyxy in of_picture.added:
+        thing = ElementTree.SubElement(root, "object")
+        thing.tail = "\n"
+        of_thing = {"name": name, "pose": "Unspecified", "truncated": "0", "difficult": "0"}
+        for key, value in of_thing.items():
+            ElementTree.SubElement(thing, key).text = value
+        edges = ElementTree.SubElement(thing, "bndbox")
+        for key, value in _edges(xyxy).items():
+            ElementTree.SubElement(edges, key).text = value
+    return xml_again(root, before)
+
+
+def _edges(xyxy: Box) -> dict[str, str]:
+    """Whole pixels from 1, the last one inside."""
+    x0, y0, x1, y1 = (round(value) for value in xyxy)
+    edges = {"xmin": min(x0 + 1, x1), "ymin": min(y0 + 1, y1), "xmax": x1, "ymax": y1}
+    return {key: str(max(1, value)) for key, value in edges.items()}
 
 
 def _refused(error: Exception, *_: object) -> Iterator[LabelledBox]:

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from cliploc import formats
-from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
+from cliploc.errors import UsageError
+from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.documents import finite, integer, read_text, read_yaml
+from cliploc.support.documents import finite, integer, read_bytes, read_text, read_yaml
 from cliploc.support.files import write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
@@ -39,10 +40,47 @@ def read(folder: Path, described: Path) -> LabelSet:
         stem = "/".join(place).removesuffix(".txt")
         split, _, rest = stem.partition("/")
         more = (rest,) if rest and split.startswith(("train", "val", "test")) else ()
-        pictures.append(PictureLabels((stem,), partial(read_boxes, text, names), more=more))
+        pictures.append(PictureLabels((stem,), partial(read_boxes, text, names), more=more, file=text))
     if not pictures:
         raise ValueError("it has no text files in labels/")
-    return LabelSet("YOLO", tuple(pictures), formats.read_list(folder))
+    files = [described, *(one.file for one in pictures if one.file)]
+    listed = [*names.values()]
+    return LabelSet("YOLO", tuple(pictures), formats.read_list(folder), listed, files, partial(rewrite, names))
+
+
+def rewrite(names: Mapping[int, str], text: Path, edits: formats.Edits) -> bytes:
+    """A picture's text after edits: only lines of changed boxes are other ones."""
+    numbers = {name: number for number, name in reversed([*names.items()])}
+    [(picture, of_picture)] = edits.items()
+    lines, kept, place = read_bytes(text).decode("utf-8-sig").splitlines(keepends=True), list[str](), -1
+
+    def class_of(name: str) -> str:
+        if name not in numbers:
+            raise UsageError(f"expected names of the set's list of classes, got {name!r}: add it to the list first")
+        return str(numbers[name])
+
+    def line_of(name: str, xyxy: Box) -> str:
+        (x0, y0, x1, y1), (width, height) = xyxy, of_picture.size_wh
+        shares = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+        return " ".join([name, *(f"{share:.6f}" for share in shares)])
+
+    for line in lines:
+        place += bool(line.strip())
+        edit = formats.edit_of(edits, picture, place) if line.strip() else formats.Edit()
+        if edit is None:
+            continue
+        number, _, rest = line.strip().partition(" ")
+        if edit.name is not None:
+            number = class_of(edit.name)
+        end = line[len(line.rstrip()) :]
+        if edit.xyxy is not None:
+            kept.append(line_of(number, edit.xyxy) + end)
+        else:
+            kept.append(line if edit.name is None else f"{number} {rest}{end}")
+    if kept and of_picture.added and not kept[-1].endswith("\n"):
+        kept[-1] += "\n"
+    kept += [f"{line_of(class_of(name), xyxy)}\n" for name, xyxy in of_picture.added]
+    return "".join(kept).encode()
 
 
 def read_boxes(

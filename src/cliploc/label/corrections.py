@@ -57,6 +57,7 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     status: Literal["none", "reviewed", "unsure", "skipped"]
     boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
+    answered: list[Count] = []  # numbers of suspects of a checked set that the person has judged
 
 
 def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, str]:

@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -234,6 +234,16 @@ class Store:
                     f"cannot write {self.path} ({error}): check permissions, or choose another --out"
                 ) from error
             raise
+
+
+def kind_of(folder: Path) -> str | None:
+    """What the run in a folder does, "" where its file cannot be read; None where there is no run."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    with suppress(sqlite3.Error), closing(_connect(f"{path.absolute().as_uri()}?mode=ro")) as db:
+        return str(json.loads(db.execute("SELECT value FROM run WHERE key = 'kind'").fetchone()[0]))
+    return ""
 
 
 @contextmanager

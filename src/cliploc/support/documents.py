@@ -92,10 +92,22 @@ def integer(text: str) -> int:
 
 def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
     """The root of an XML document; expat limits what entities expand to."""
+    return parse_xml(read_bytes(path), comments=False)
+
+
+def parse_xml(content: bytes, comments: bool = True) -> ElementTree.Element:
+    """The root of an XML document, with comments or without."""
+    builder = ElementTree.TreeBuilder(insert_comments=comments, insert_pis=comments)
     try:
-        return ElementTree.fromstring(read_bytes(path))
+        return ElementTree.fromstring(content, ElementTree.XMLParser(target=builder))
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # or of an unknown encoding
         raise DocumentError(str(error)) from None
+
+
+def xml_again(root: ElementTree.Element, before: bytes) -> bytes:
+    """An XML document that was changed, in UTF-8, with a declaration where it had one."""
+    text: bytes = ElementTree.tostring(root, "utf-8", xml_declaration=False)
+    return (b'<?xml version="1.0" encoding="utf-8"?>\n' if before.lstrip().startswith(b"<?xml") else b"") + text
 
 
 def read_yaml(path: Path) -> Any:

@@ -22,7 +22,7 @@ from cliploc.formats import Box, LabelledBox
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
-from cliploc.label.checking.regions import jittered, read_boxes
+from cliploc.label.checking.regions import found_in, jittered, read_boxes
 from cliploc.label.checking.report import KINDS, OUTPUTS, Checked, Label, Suspect
 from cliploc.localizer import Localizer
 from cliploc.options import Options, short
@@ -39,7 +39,7 @@ TABLES = (
     "digest TEXT NOT NULL, "  # of all that it depends on besides the settings
     "content BLOB NOT NULL)",  # msgpack of `Reading`
 )
-MOST_PLANTED = 2_000  # boxes that are moved to learn what badly placed ones look like
+MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
 MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
@@ -100,18 +100,18 @@ def check(
         Inputs([*(files_below(source) if source.is_dir() else [source]), *files.values()]).check_outputs(outputs)
         if not outputs[0].exists() and (taken := [path.name for path in outputs if os.path.lexists(path)]):
             raise UsageError(f"{target} holds {', '.join(taken)}, not written by a check: choose another --out")
-    with ExitStack() as held:
-        folder = target or Path(held.enter_context(TemporaryDirectory()))
-        held.enter_context(locked(folder))
-        held.enter_context(disk_errors(folder))
+    with ExitStack() as stack:
+        folder = target or Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(locked(folder))
+        stack.enter_context(disk_errors(folder))
         localizer = Localizer(**chosen.changed())
-        store = held.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
+        store = stack.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
         of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
         work = _Check(data, localizer, store, reporter, missing)
         if target is not None:
-            held.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
+            stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
         checked = work.run()
         if target is not None:
             reporter.phase("writing")
@@ -144,8 +144,8 @@ class _Check:
         names = self._names if self._missing else None
         parts = {one.id: repr([stamp(one), one.xyxy.tolist(), names]).encode() for one in self._data.pictures}
         digests = {name: hashlib.blake2b(of, digest_size=16).hexdigest() for name, of in parts.items()}
-        there = dict(self._store.rows("SELECT picture, digest FROM reading"))
-        todo = [one for one in self._data.pictures if there.get(one.id) != digests[one.id]]
+        digested = dict(self._store.rows("SELECT picture, digest FROM reading"))
+        todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(digests))
         for one in todo:
@@ -191,9 +191,9 @@ class _Check:
         image, backbone, count = load(one.path).image, self._localizer.backbone, len(one.xyxy)
         drafts = list[tuple[int, Box]]()
         if self._missing:
-            shown = self._localizer(image, self._texts).visible_boxes
-            best = np.argsort(-shown.score, kind="stable")[:MOST_DRAFTS]
-            drafts = [(int(shown.label[i]), shown.xyxy[i].astype(float).tolist()) for i in best]
+            boxes = found_in(self._localizer, image, self._texts)
+            best = np.argsort(-boxes.score, kind="stable")[:MOST_DRAFTS]
+            drafts = [(int(boxes.label[i]), boxes.xyxy[i].astype(float).tolist()) for i in best]
         xyxy = np.concatenate([one.xyxy, _edges(drafts)])
         if not len(xyxy):
             return Reading(b"", b"", b"", 0, [], b"")
@@ -201,7 +201,7 @@ class _Check:
         chosen = [box for box in one.xyxy if self._of_boxes and rng.random() < share]
         copies = [copy for box in chosen if (copy := jittered(rng, box, one.size_wh)) is not None]
         features, edges = read_boxes(backbone, image, xyxy)
-        _, moved = read_boxes(backbone, image, np.array(copies), whole=False)
+        _, moved = read_boxes(backbone, image, np.array(copies), with_picture=False)
         half = features.astype(np.float16)
         of_boxes, planted = (rows.astype(np.float32).tobytes() for rows in (edges[:count], moved))
         return Reading(half[:count].tobytes(), of_boxes, planted, len(copies), drafts, half[count:].tobytes())
@@ -217,11 +217,11 @@ class _Check:
             for number, xyxy in drafts:
                 found.append(("missing", _known(next(of_drafts)), LabelledBox("", "", xyxy), self._names[number], ""))
             missing = max((chance for _, chance, *_ in found if chance is not None), default=None)
-            said = dict(zip(one.readable, islice(of_boxes, count), strict=False))
+            judged_boxes = dict(zip(one.readable, islice(of_boxes, count), strict=False))
             again = zip(one.readable, *doubles(one.xyxy, self._given(one)), strict=True)
             twice = {i: (double, one.readable[first]) for i, double, first in again if self._of_boxes}
             for i, box in enumerate(one.boxes):
-                (likelier, wrong, placed), (double, first) = said.get(i, NOT_JUDGED), twice.get(i, (np.nan, i))
+                (likelier, wrong, placed), (double, first) = judged_boxes.get(i, NOT_JUDGED), twice.get(i, (np.nan, i))
                 label = Label(box.id, one.id, box.name, likelier, _known(wrong), _known(placed), _known(double))
                 labels.append(label)
                 found += [
@@ -281,9 +281,9 @@ class _Check:
                 yield "odd", 1.0, box, "", reason
             if usual := self._spelt.pop(box.name, None):
                 yield "odd", 1.0, box, usual, f"spelt in two ways: {usual}"
-        if one.said_wh not in (None, one.size_wh):
-            said, now = ("×".join(map(str, size)) for size in (one.said_wh or (), one.size_wh))
-            yield "odd", 1.0, NO_BOX, "", f"the set has it at {said}, it is {now}"
+        if one.listed_wh not in (None, one.size_wh):
+            listed, now = ("×".join(map(str, size)) for size in (one.listed_wh or (), one.size_wh))
+            yield "odd", 1.0, NO_BOX, "", f"the set has it at {listed}, it is {now}"
         if not one.boxes:
             yield "odd", missing, NO_BOX, "", "a picture without a label"
 

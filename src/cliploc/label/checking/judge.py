@@ -35,14 +35,14 @@ PLACE_RIDGE = 100.0
 LEAST_DRAFTS = 20  # that match a label, from which missing ones can be judged
 MEANS = np.linspace(0.25, 4, 16)  # how far from the examples the others are, in the examples' deviations
 WIDTHS = np.geomspace(0.5, 2, 9)
-HONEST_PLACED, HONEST_DRAFTS = 0.07, 0.0  # of the right boxes, and drafts, of coco_tune: they look like wrong ones
+PLACED_RATE, DRAFTS_RATE = 0.07, 0.0  # of coco_tune: boxes, and drafts, that are right and look like wrong ones
 LEAST_SHARE = 0.003
 EXPLAINED = 0.1  # share of the smaller of two boxes of one name from which a label explains a draft
 MATCHED = 0.5  # IoU
 
 
 class Names(NamedTuple):
-    """What is said of the names of N boxes."""
+    """What the names of N boxes are judged to be."""
 
     chance: Floats  # [N] that the given one is wrong; NaN where there is nothing to tell it from, and of drafts
     likelier: Ints  # [N] the likeliest other name
@@ -60,23 +60,23 @@ def judge_names(
     """The chance that each given name is wrong, by what the text says and labels of other pictures add to it."""
     chance, logits = np.full(len(given), np.nan), np.full(cosines.shape, -np.inf)
     labelled = given != DRAFT
-    used, own = np.unique(given[labelled], return_inverse=True)
+    used, label = np.unique(given[labelled], return_inverse=True)
     cosines = cosines[:, used]
     known = np.isfinite(cosines)
     # Unknown names get a box's mean of the known ones, so that the text speaks neither for nor against them.
     mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     text = TEXT_SCALE * scale * np.where(known, cosines, mean[:, None])
     number = np.full(len(given), DRAFT)
-    number[labelled] = own
+    number[labelled] = label
     logits[:, used] = text + learnt(design(features, sizes), text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
-        of_pictures = np.unique(np.stack([own, pictures[labelled]], axis=1), axis=0)
-        elsewhere = np.bincount(of_pictures[:, 0])[own] > 1  # the name is that of a label in another picture, too
+        of_pictures = np.unique(np.stack([label, pictures[labelled]], axis=1), axis=0)
+        elsewhere = np.bincount(of_pictures[:, 0])[label] > 1  # the name is that of a label in another picture, too
         # A right name is drawn from softmax(logits / T), a wrong one from all others alike.
-        tempered, wrong = torch.from_numpy(logits[np.ix_(labelled, used)]), np.full(len(own), 1 / (len(used) - 1))
-        right = ((tempered / t).softmax(dim=1).numpy()[np.arange(len(own)), own] for t in TEMPERATURES)
-        said = of_second((one, wrong) for one in right)
-        chance[labelled] = np.where(known[:, own].any(axis=0) | elsewhere, said, np.nan)
+        tempered, wrong = torch.from_numpy(logits[np.ix_(labelled, used)]), np.full(len(label), 1 / (len(used) - 1))
+        right = ((tempered / t).softmax(dim=1).numpy()[np.arange(len(label)), label] for t in TEMPERATURES)
+        posterior = of_second((one, wrong) for one in right)
+        chance[labelled] = np.where(known[:, label].any(axis=0) | elsewhere, posterior, np.nan)
     others = logits.copy()
     others[np.flatnonzero(labelled), given[labelled]] = -np.inf
     return Names(chance, others.argmax(axis=1), logits)
@@ -128,15 +128,15 @@ def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float)
 
 def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
     """The chance `[N]` of a mixture's second kind; pairs of densities `[N]`, and shares, count by their likelihood."""
-    evidence, said = [], []
+    evidence, posteriors = [], []
     for first, second in densities:
         mixed = (1 - SHARES) * first[:, None] + SHARES * second[:, None]  # [N, shares]
         likely = np.log(mixed).sum(axis=0) + np.log(SHARES)
         weight = np.exp(likely - likely.max())
         evidence.append(likely.max() + np.log(weight.sum()))
-        said.append((1 / mixed) @ (SHARES * weight / weight.sum()) * second)
+        posteriors.append((1 / mixed) @ (SHARES * weight / weight.sum()) * second)
     weights = np.exp(np.array(evidence) - np.max(evidence))
-    return np.asarray(weights @ np.array(said) / weights.sum())
+    return np.asarray(weights @ np.array(posteriors) / weights.sum())
 
 
 def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
@@ -148,11 +148,11 @@ def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Int
     moved = (np.arange(len(rows)) >= len(edges)).astype(np.int64)
     logits = learnt(rows, np.zeros((len(rows), 2)), moved, np.concatenate([pictures, of_planted]), PLACE_RIDGE, 1.0)
     scores = logits[:, 1] - logits[:, 0]  # the log of how much denser moved ones lie there
-    return alike(scores[moved == 0], scores[moved == 1], HONEST_PLACED)
+    return alike(scores[moved == 0], scores[moved == 1], PLACED_RATE)
 
 
-def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
-    """The chance `[N]` that each is as the examples, which score higher; a share `honest` of all only looks so."""
+def alike(scores: Floats, examples: Floats, rate: float) -> Floats:
+    """The chance `[N]` that each is as the examples, which score higher; a share `rate` of all only looks so."""
     # Scores are bent so that the examples' are normal (0, 1); the others' are then taken as normal (−μ, σ).
     rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
     bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()
@@ -160,7 +160,7 @@ def alike(scores: Floats, examples: Floats, honest: float) -> Floats:
     as_examples = np.exp(-(bent**2) / 2)
     look = of_second((other, as_examples) for other in others)
     share = float(look.mean())
-    return np.asarray(look * max(share - honest, LEAST_SHARE) / max(share, LEAST_SHARE))
+    return np.asarray(look * max(share - rate, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
 def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
@@ -168,7 +168,7 @@ def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools)
     scores = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names]
     chance, free = np.zeros(len(names)), ~explained
     few = matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS
-    chance[free] = np.nan if few else alike(scores[free], scores[matched], HONEST_DRAFTS)
+    chance[free] = np.nan if few else alike(scores[free], scores[matched], DRAFTS_RATE)
     return chance
 
 

@@ -34,7 +34,8 @@ class LabelledFile(PictureFile):
 
     size_wh: Size  # upright
     boxes: tuple[LabelledBox, ...]
-    said_wh: Size | None  # its size, if the set says it
+    listed_wh: Size | None  # its size, if the set says it
+    place: int  # in the set, from 0
 
     @cached_property
     def readable(self) -> list[int]:
@@ -57,29 +58,33 @@ class DataSet:
     pictures: tuple[LabelledFile, ...]
     failed: dict[str, str]  # picture, as the set names it → why it is not checked
     unnamed: int  # pictures there that the set does not name
+    labels: LabelSet
 
 
-def read_set(labels: Path, pictures: Path | None, out: Path | None) -> DataSet:
-    """Reads labels of any format, and finds their pictures: below a folder, or beside the labels."""
-    if pictures is None and _is_class_folders(labels):
+def read_set(
+    labels: Path, pictures: Path | None, out: Path | None, formats: str = f"{FORMATS}, or {FOLDERS}"
+) -> DataSet:
+    """Reads labels of any of these formats, and finds their pictures: below a folder, or beside the labels."""
+    if pictures is None and FOLDERS in formats and _is_class_folders(labels):
         found = find_pictures(labels, out)
         ids = [file.id for file in found.pictures if "/" in file.id]
         read = LabelSet(FOLDERS, tuple(PictureLabels((name,), partial(_whole, name)) for name in ids))
     else:
-        read = read_labels(labels, f"{FORMATS}, or {FOLDERS}")
+        read = read_labels(labels, formats)
         folder = labels if labels.is_dir() else labels.absolute().parent
         beside = folder.absolute().parent if folder.name.lower() in OF_LABELS else folder
         found = find_pictures(pictures or beside, out)
     files = {file.id: file.path for file in found.pictures}
     find = PictureFinder(files, read.listed, {}, f"no picture below {found.root} has this name")
     checked, failed = dict[str, LabelledFile](), dict[str, str]()
-    for entry in read.pictures:
+    for place, entry in enumerate(read.pictures):
         try:
             name = find(entry.names, entry.more)
             if name in checked:
                 raise ValueError(f"another picture of the set is {name}, too")
             size = size_of(files[name])
-            checked[name] = LabelledFile(name, files[name], size, tuple(entry.boxes(size, False)), entry.size_wh)
+            boxes = tuple(entry.boxes(size, False))
+            checked[name] = LabelledFile(name, files[name], size, boxes, entry.size_wh, place)
         except InputError as error:
             failed[entry.names[0]] = str(error).partition(": ")[2]
         except UNREADABLE as error:
@@ -88,7 +93,7 @@ def read_set(labels: Path, pictures: Path | None, out: Path | None) -> DataSet:
         name, reason = next(iter(failed.items()), (str(labels), "it has no label"))
         raise UsageError(f"expected labels of pictures below {found.root}, got none ({name}: {reason}): "
                          "check both paths, or give --pictures")  # fmt: skip
-    return DataSet(read.format, found.root, tuple(checked.values()), failed, len(files) - len(checked))
+    return DataSet(read.format, found.root, tuple(checked.values()), failed, len(files) - len(checked), read)
 
 
 def _is_class_folders(labels: Path) -> bool:

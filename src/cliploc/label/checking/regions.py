@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 
 from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import iou_matrix
+from cliploc.localizer import Localizer
 from cliploc.towers.tower import Backbone, Needs, Trace
-from cliploc.values import Floats
+from cliploc.values import Boxes, Floats
 
-WHOLE = 2  # the picture's side, in the tower's own inputs; a box's is 1
+OF_PICTURE, OF_BOX = 1.43, 0.86  # sides of what is read, in the tower's own inputs
 AROUND = 1.5  # a box is seen in a square of so many of its longer sides
 STRIP = 0.25  # of a box's side: along each edge, a strip inside and one outside
 CORE = 1 / 3  # from each edge
 BATCH = 16  # boxes at once
+LEAST_SCORE = 0.2  # of a draft; below, most are none
 LEAST_SIDE = 4.0  # pixels of what a box is seen in
 
 
-def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: bool = True) -> tuple[Floats, Floats]:
-    """Features `[n, 2D]` of boxes (own pass; with `whole` also the picture's), `[n, E]` of in them against around."""
-    size, stage, (h, w) = np.array(image.size * 2, float), backbone.middle_stage, backbone.input_hw
+def found_in(localizer: Localizer, image: Image.Image, names: Sequence[str]) -> Boxes:
+    """The drafts of a picture that are likely enough to miss a label."""
+    [result] = localizer.stream([image], names, absent_maps=False, keep_maps=False)
+    boxes = result.visible_boxes
+    return boxes.where(boxes.score >= LEAST_SCORE)
+
+
+def read_boxes(
+    backbone: Backbone, image: Image.Image, xyxy: Floats, *, with_picture: bool = True
+) -> tuple[Floats, Floats]:
+    """`[n, 2D]` of boxes in passes of their own and, with `with_picture`, in one of the picture; `[n, E]` of edges."""
+    size, stage, (h, w) = np.array(image.size * 2, float), backbone.middle_stage, _scaled(backbone, OF_BOX)
     inside, edges = [], []
     for start in range(0, len(xyxy), BATCH):
         boxes = xyxy[start : start + BATCH]
@@ -35,10 +48,17 @@ def read_boxes(backbone: Backbone, image: Image.Image, xyxy: Floats, *, whole: b
             share = np.prod((box[2:] - box[:2]) / size[:2])
             edges.append(np.concatenate([[np.log(max(share, 1e-9))], *(edge_features(one, within) for one in maps)]))
     features = np.array(inside)
-    if whole:
-        _, dense = seen(backbone, [image.resize((WHOLE * w, WHOLE * h), Image.Resampling.BICUBIC)], (-1,))
+    if with_picture:
+        h, w = _scaled(backbone, OF_PICTURE)
+        _, dense = seen(backbone, [image.resize((w, h), Image.Resampling.BICUBIC)], (-1,))
         features = np.hstack([features, unit(means(dense[0], xyxy / size))])
     return features, np.array(edges)
+
+
+def _scaled(backbone: Backbone, scale: float) -> tuple[int, int]:
+    """Height and width of an input, in whole cells of the tower's grid."""
+    height, width = (max(1, round(side * scale / backbone.stride)) * backbone.stride for side in backbone.input_hw)
+    return height, width
 
 
 def seen(backbone: Backbone, images: list[Image.Image], stages: tuple[int, ...]) -> tuple[Trace, Floats]:
@@ -69,10 +89,10 @@ def edge_features(places: Floats, box: Floats) -> Floats:
     inner = np.array([(x0, y0, x0 + a, y1), (x1 - a, y0, x1, y1), (x0, y0, x1, y0 + b), (x0, y1 - b, x1, y1)])
     core = box + CORE * np.concatenate([size, -size])
     read = means(likeness, np.vstack([box, core, outer, inner]))[:, 0]
-    of_inner, there = read[6:], (np.minimum(outer[:, 2:], 1) - np.maximum(outer[:, :2], 0) > 1e-3).all(axis=1)
-    if not there.any():  # the box is the picture
+    of_inner, exists = read[6:], (np.minimum(outer[:, 2:], 1) - np.maximum(outer[:, :2], 0) > 1e-3).all(axis=1)
+    if not exists.any():  # the box is the picture
         return np.concatenate([read[:2], np.zeros(8), np.sort(of_inner)])
-    steps, around = (np.where(there, values, values[there].mean()) for values in (of_inner - read[2:6], read[2:6]))
+    steps, around = (np.where(exists, values, values[exists].mean()) for values in (of_inner - read[2:6], read[2:6]))
     return np.concatenate([read[:2], np.sort(steps), np.sort(around), np.sort(of_inner)])
 
 

@@ -34,10 +34,10 @@ OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
 PAIRS = 10  # of names, in the table
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
-SHOWN = 60  # suspects of a kind, on the page
+ON_PAGE = 60  # suspects of a kind, on the page
 SIDE = 260  # pixels of a crop's longer side
-AROUND = 1.8  # of a box's longer side, which a crop shows
-LEAST_SHOWN = 48  # pixels of the picture in a crop
+AROUND = 1.8  # of a box's longer side, that a crop has
+LEAST_CROP = 48  # pixels of the picture in a crop
 
 
 class Label(NamedTuple):
@@ -68,6 +68,25 @@ class Suspect(NamedTuple):
     reason: str  # in words, of a double or an odd one
 
 
+class KindCount(NamedTuple):
+    """How much of a kind was judged and suspected, and how many of the first are wrong, by their chances."""
+
+    kind: str
+    judged: int
+    suspects: int
+    first: int
+    wrong_of_first: float
+
+
+class PairCount(NamedTuple):
+    """A pair of names with its suspects, and how many of them are wrong."""
+
+    name: str
+    likelier: str
+    suspects: int
+    wrong: float
+
+
 @dataclass(frozen=True)
 class Checked:
     """The result of a check; `labels` and `suspects` are rows that pandas takes."""
@@ -85,37 +104,36 @@ class Checked:
         """The suspects of a kind, the worst first."""
         return [one for one in self.suspects if one.kind == kind]
 
-    def counts(self) -> dict[str, dict[str, Any]]:
-        """For each kind the numbers judged and suspected, and how many of the first are wrong, by their chances."""
-        counts = {}
-        for kind in KINDS:
-            chances = [one.chance or 0.0 for one in self.of(kind)]
-            numbers = self.judged.get(kind, 0), len(chances), min(FIRST, len(chances)), sum(chances[:FIRST])
-            counts[kind] = dict(zip(("judged", "suspects", "first", "wrong_of_first"), numbers, strict=True))
-        return counts
+    def counts(self) -> list[KindCount]:
+        """What was judged and suspected of each kind."""
+        chances = {kind: [one.chance or 0.0 for one in self.of(kind)] for kind in KINDS}
+        return [
+            KindCount(kind, self.judged.get(kind, 0), len(of_kind), min(FIRST, len(of_kind)), sum(of_kind[:FIRST]))
+            for kind, of_kind in chances.items()
+        ]
 
-    def pairs(self) -> list[dict[str, Any]]:
-        """The worst pairs of names: given, likelier, suspects, how many of them are wrong."""
+    def pairs(self) -> list[PairCount]:
+        """The worst pairs of names."""
         chances: dict[tuple[str, str], list[float]] = {}
         for one in self.of("wrong name"):
             chances.setdefault((one.name, one.likelier), []).append(one.chance or 0.0)
         worst = sorted(chances.items(), key=lambda pair: (-sum(pair[1]), pair[0]))[:PAIRS]
-        return [{"name": name, "likelier": other, "suspects": len(of), "wrong": sum(of)} for (name, other), of in worst]
+        return [PairCount(*names, len(of_pair), sum(of_pair)) for names, of_pair in worst]
 
     def kinds(self) -> list[list[str]]:
         """A table with a row for each kind, the first with its titles."""
         rows = [["kind", "judged", "suspects", ""]]
-        for kind, of in self.counts().items():
-            words = "" if of["judged"] else "not judged"
-            if kind != "odd" and of["suspects"]:
-                about = "at most" if kind == "badly placed" else "about"  # docs/studies/check.md says why
-                words = f"{about} {of['wrong_of_first']:.0f} of the first {of['first']} are wrong"
-            rows.append([kind, f"{of['judged']:,}", f"{of['suspects']:,}", words])
+        for of in self.counts():
+            words = "" if of.judged else "not judged"
+            if of.kind != "odd" and of.suspects:
+                about = "at most" if of.kind == "badly placed" else "about"  # docs/studies/check.md says why
+                words = f"{about} {of.wrong_of_first:.0f} of the first {of.first} are wrong"
+            rows.append([of.kind, f"{of.judged:,}", f"{of.suspects:,}", words])
         return rows
 
     def pair_table(self) -> list[list[str]]:
         """A table of the worst pairs of names; empty where there are none."""
-        rows = [[of["name"], f"→ {of['likelier']}", f"{of['suspects']:,}", f"{of['wrong']:.1f}"] for of in self.pairs()]
+        rows = [[of.name, f"→ {of.likelier}", f"{of.suspects:,}", f"{of.wrong:.1f}"] for of in self.pairs()]
         return [["given", "likelier", "suspects", "wrong, about"], *rows] if rows else []
 
     def summary(self) -> str:
@@ -131,9 +149,9 @@ class Checked:
             "labels": len(self.labels),
             "pictures": self.pictures,
             "kinds": {
-                kind: {**of, "wrong_of_first": round(of["wrong_of_first"], 1)} for kind, of in self.counts().items()
+                of.kind: of._replace(wrong_of_first=round(of.wrong_of_first, 1))._asdict() for of in self.counts()
             },
-            "pairs": [{**of, "wrong": round(of["wrong"], 2)} for of in self.pairs()],
+            "pairs": [{**of._asdict(), "wrong": round(of.wrong, 2)} for of in self.pairs()],
             "suspects": [one._asdict() for one in self.suspects],
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "notes": list(self.notes),
@@ -146,14 +164,13 @@ class Checked:
         write_json(out / JSON, self.document())
         sections = []
         for kind, about in ABOUT.items():
-            by_name: dict[str, list[dict[str, Any]]] = {}  # in the order of the worst
-            for one in (suspects := self.of(kind))[:SHOWN]:
-                shown = {"suspect": one, "picture": _picture(one, files[one.picture])}
-                by_name.setdefault(one.name or one.likelier, []).append(shown)
-            sections.append({"kind": kind, "about": about, "names": by_name, "suspects": len(suspects)})
+            crops: dict[str, list[tuple[Suspect, dict[str, Any] | None]]] = {}  # name → in the order of the worst
+            for one in (suspects := self.of(kind))[:ON_PAGE]:
+                crops.setdefault(one.name or one.likelier, []).append((one, _crop(one, files[one.picture])))
+            sections.append((kind, about, len(suspects), crops))
         page = TEMPLATES.render(
             "check.html", title="Labels that may be wrong", kinds=self.kinds(), pairs=self.pair_table(),
-            sections=sections, most=SHOWN, notes=self.notes, summary=self.summary(),
+            sections=sections, most=ON_PAGE, notes=self.notes, summary=self.summary(),
         )  # fmt: skip
         write_bytes(out / PAGE, page.encode("utf-8", "backslashreplace"))
 
@@ -164,13 +181,13 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _picture(one: Suspect, file: Path) -> dict[str, Any] | None:
+def _crop(one: Suspect, file: Path) -> dict[str, Any] | None:
     """A suspect's crop; None of a picture that is gone since it was read."""
     try:
-        shown = crop(load(file).image, [edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None])
+        image = crop(load(file).image, [edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None])
     except InputError:
         return None
-    return embedded(shown, f"{one.name or 'no label'} in {one.picture}", quality=75, optimize=True)
+    return embedded(image, f"{one.name or 'no label'} in {one.picture}", quality=75, optimize=True)
 
 
 def crop(image: Image.Image, edges: list[float]) -> Image.Image:
@@ -179,11 +196,10 @@ def crop(image: Image.Image, edges: list[float]) -> Image.Image:
         image.thumbnail((SIDE, SIDE))
         return image
     box = np.clip(edges, 0, image.size * 2)
-    start, end = square_around(box, image.size, LEAST_SHOWN, AROUND)
-    corner = start.round()
-    shown = image.crop((*corner.astype(int).tolist(), *(corner + (end - start)).round().astype(int).tolist()))
-    ratio = SIDE / max(shown.size)
-    shown = shown.resize((max(1, round(shown.width * ratio)), max(1, round(shown.height * ratio))))
-    rectangle = captions.to_rectangle((box - np.tile(corner, 2)) * ratio, shown.size)
-    captions.draw_box(shown, rectangle, name_colour(0), captions.line_width(shown.size))
-    return shown
+    corners = np.concatenate(square_around(box, image.size, LEAST_CROP, AROUND)).round().astype(int).tolist()
+    part = image.crop(tuple(corners))
+    ratio = SIDE / max(part.size)
+    part = part.resize((max(1, round(part.width * ratio)), max(1, round(part.height * ratio))))
+    rectangle = captions.to_rectangle((box - np.tile(corners[:2], 2)) * ratio, part.size)
+    captions.draw_box(part, rectangle, name_colour(0), captions.line_width(part.size))
+    return part

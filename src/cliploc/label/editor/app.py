@@ -95,9 +95,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
 
     def write(request: Request) -> Response:
         of_this_folder(request)
-        result = folder.write_exports()
-        files = [file for names in result.files.values() for file in names]
-        return JSONResponse({"files": files, "boxes": sum(result.boxes.values()), "folder": str(folder.out)})
+        return JSONResponse({"files": folder.write_exports(), "folder": str(folder.out)})
 
     def learning_route(change: Callable[[], None] = lambda: None) -> Callable[[Request], Response]:
         def learning(request: Request) -> Response:

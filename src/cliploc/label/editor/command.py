@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from cliploc.cli.options import WithThreads, check_known, command, flag, use_threads
-from cliploc.cli.output import DONE, say_next
+from cliploc.cli.output import DONE, say_failures, say_next
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
 from cliploc.support.imports import check_installed
@@ -15,7 +15,16 @@ PORT = 7861
 class ReviewFlags(WithThreads):
     """What `review` has besides the device."""
 
-    drafts: Path = flag("The --out folder of `cliploc annotate`.", metavar="DRAFTS", positional=True)
+    source: Path = flag(
+        "The --out folder of `cliploc annotate` or `cliploc check`, or a data set: COCO's or Label Studio's JSON, "
+        "CVAT's XML, a CSV table, or YOLO's or VOC's folder.",
+        metavar="FOLDER|LABELS",
+        positional=True,
+    )
+    pictures: Path | None = flag("Folder of a data set's pictures.", None, metavar="DIR", none="beside the labels")
+    out: Path | None = flag(
+        "Folder for its corrections.", None, metavar="DIR", none="LABELS_review, or review in a check"
+    )
     port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
     model: str | None = flag(
         "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
@@ -25,10 +34,10 @@ class ReviewFlags(WithThreads):
 
 @command(only=("device",))
 def review(flags: ReviewFlags, options: Options) -> int:
-    """Correct draft boxes in a browser.
+    """Correct boxes in a browser: drafts, or a data set.
 
-    Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
-    run's files again. Needs cliploc[web].
+    Move, draw, relabel, split and merge boxes; suspects of a check come first. Every change is saved at once. "Write
+    exports" writes the run's files again, or the corrected set in its own format, beside the set. Needs cliploc[web].
 
     Example: cliploc review drafts
     """
@@ -36,7 +45,13 @@ def review(flags: ReviewFlags, options: Options) -> int:
     use_threads(flags.threads)
     if flags.model is not None:
         check_known([flags.model])
-    serve_drafts(flags.drafts, flags.port, flags.model, flags.pretrained, options.device)
+    terminal = Terminal()
+    with terminal.progress("opening"):
+        from cliploc.label.editor.data_set import open_set
+
+        opened = open_set(flags.source, flags.pictures, flags.out)
+    say_failures(terminal, opened.failed)
+    serve_drafts(opened.out, flags.port, flags.model, flags.pretrained, options.device)
     return DONE
 
 
@@ -50,11 +65,17 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
     terminal = Terminal()
     with ReviewFolder.opened(drafts) as folder:
         settings = folder.settings
-        name, found_by = (model, {}) if model is not None else (str(settings["model"]), options_of(settings))
+        name, found_by = str(settings["model"] if model is None else model), {}
+        if model is None and not folder.of_set:
+            found_by = options_of(settings)
         suggester = Suggester(name, pretrained=pretrained, device=device, **found_by)
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
         terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         app = application(folder, suggester)
         with contextlib.suppress(KeyboardInterrupt), listen(HOST, port) as listening:  # how a server is ended
             run(app, HOST, listening, terminal.data)
-    say_next(terminal, f"the annotate command of {drafts} again, which learns from the corrections and exports them")
+    if folder.of_set:
+        step = f"{drafts}/corrected has the set as it was written last; the same command opens it again"
+    else:
+        step = f"the annotate command of {drafts} again, which learns from the corrections and exports them"
+    say_next(terminal, step)

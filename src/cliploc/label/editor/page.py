@@ -99,8 +99,8 @@ class ReviewPicture:
         }
 
 
-def facts(names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
-    """What the editor knows of a run."""
+def facts(names: Sequence[str], run: str, masks: bool, of_set: str | None = None) -> dict[str, Any]:
+    """What the editor knows of a run; `of_set`: a data set's format."""
     colours = [name_colour(index) for index in range(len(names))]
     return {
         "kind": REVIEW_KIND,
@@ -109,6 +109,7 @@ def facts(names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
         "colours": [as_hex(colour) for colour in colours],
         "inks": [as_hex(text_colour(colour)) for colour in colours],
         "masks": masks,
+        "set": of_set,
     }
 
 

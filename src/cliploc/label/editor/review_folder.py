@@ -23,8 +23,9 @@ from cliploc.find import prompts
 from cliploc.formats import ExportSettings, exports
 from cliploc.images.reading import load, picture_bytes
 from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
-from cliploc.label.results import AnnotatedFolder, AnnotateResult, conclude, write_learnt
+from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
@@ -45,6 +46,7 @@ class ReviewFolder:
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
+        self.of_set = "set" in self.settings  # whether the boxes are those of a data set
         names = self._folder.pictures.keys() - {*run.left_out}
         files = (PictureFile(name, self._folder.root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
@@ -82,7 +84,8 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        return facts(self.names, self._folder.id, self.masks)
+        of_set = self.settings["set"]["format"] if self.of_set else None
+        return facts(self.names, self._folder.id, self.masks, of_set)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
@@ -92,18 +95,20 @@ class ReviewFolder:
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
         with self.snapshot() as now:
-            return now.reviewed(self.pictures[number], number + 1).state()
+            picture = self.pictures[number]
+            suspects = suspects_of(now.run, picture.id) if self.of_set else {}
+            return {**now.reviewed(picture, number + 1).state(), **suspects}
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """All pictures as they are now. That takes seconds for thousands, the first time: others save meanwhile."""
         with self.snapshot() as now:
-            states = now.run.states()
+            states, worst = now.run.states(), worst_suspects(now.run) if self.of_set else {}
             for number, picture in enumerate(self.pictures):
                 entry, (_, revision, generation) = self._listed.get(number), states.get(picture.id, ("", 0, 0))
                 of_now = revision, now.drawn(picture.id, generation)
                 if entry is None or (picture.id in states and (entry["revision"], entry["drawn"]) != of_now):
                     entry = self._listed[number] = now.reviewed(picture, number + 1).entry()
-                yield entry
+                yield {**entry, "margin": 1 - worst.get(picture.id, 0.0)} if self.of_set else entry
 
     def label_of(self, name: str) -> int:
         """The label of a name that the model is asked for, also with other words: "cat|kitten"."""
@@ -152,7 +157,10 @@ class ReviewFolder:
             check_revision(seen.revision, saved.revision)
             # Takes seconds for many polygons: others save meanwhile.
             correction = review_of(self._folder, name, saved)
-            revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
+            with self.run.store.transaction():
+                revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
+                if self.of_set and revision is not None:
+                    answer(self.run, name, saved.answered)
         self.learning.consider()
         return revision
 
@@ -172,8 +180,11 @@ class ReviewFolder:
         self.learning.consider()
         return read
 
-    def write_exports(self) -> AnnotateResult:
-        """Writes the exports that the run has and its summary again, with the boxes that hold now."""
+    def write_exports(self) -> list[str]:
+        """Writes the files of the run again, or the corrected set, with the boxes that hold now → their names."""
+        if self.of_set:
+            with locked(self.out), disk_errors(self.out), self.snapshot() as now:
+                return write_corrected(now)
         if not self.run.exports:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with locked(self.out), disk_errors(self.out):
@@ -181,7 +192,8 @@ class ReviewFolder:
             files = [file for file in self._folder.found if file.path.is_file()]
             folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
-            return conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
+            result = conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
+        return [file for names in result.files.values() for file in names]
 
 
 # ------------------------------------------------------------------------------------------------------------- learning

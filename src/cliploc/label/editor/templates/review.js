@@ -121,12 +121,14 @@ function entryOf(picture) {
     const [x0, y0, x1, y1] = box.xyxy, draft = draftOf(picture, box.draft);
     return [box.label, draft?.score ?? 1, (x1 - x0) * (y1 - y0) / area, !draft || draft.unsure || isEdited(box, draft)];
   });
-  const {name, size, margin, status, revision, drawn, changed} = picture;
+  const {name, size, status, revision, drawn, changed} = picture;
+  const margin = data.set ? 1 - Math.max(0, ...openSuspects(picture).map((one) => one.chance)) : picture.margin;
   return {name, size, margin, status, revision, drawn, changed, found, unsure: notThere(picture, true).length};
 }
 const draftOf = (picture, number) => picture.drafts.find((one) => one.draft === number);
 const near = (a, b) => a.every((value, i) => Math.abs(value - b[i]) < 0.02);
 const isEdited = (box, draft) => !near(draft.xyxy, box.xyxy) || draft.label !== box.label || (data.masks && box.mask !== draft.mask);
+const openSuspects = ({suspects, answered}) => suspects.filter((one) => !answered.includes(one.number));
 const originOf = ({draft, id}) => draft ?? id;
 /** The drafts that no box comes of: those that are unsure, or the dropped ones. */
 function notThere(picture, unsure) {
@@ -164,12 +166,13 @@ const plainBox = ({xyxy, label, draft, mask, polygons}) => {
   else if (data.masks && polygons) box.polygons = polygons;
   return box;
 };
-const snapshot = () => clone({boxes: current.boxes, status: current.status});
-const contentOf = ({boxes, status}) => JSON.stringify([boxes.map(plainBox), status]);
+const snapshot = () => clone({boxes: current.boxes, status: current.status, answered: current.answered});
+const contentOf = ({boxes, status, answered}) => JSON.stringify([boxes.map(plainBox), status, answered]);
 
 // ------------------------------------------------------------------------------------------------------------- saving
 /** Enters a change: into the history, the list, and the store. */
 function commit(before, merge = "") {
+  answerChanged(before);
   if (contentOf(before) === contentOf(current)) return;
   dropIsLast = false;
   const last = current.steps.at(-1);
@@ -202,10 +205,10 @@ async function save(picture) {
     picture.unsaved = false;
     saved("Saving …");
     try {
-      const {revision, status, boxes, drawn} = picture;
+      const {revision, status, boxes, drawn, answered} = picture;
       picture.sent.add(contentOf(picture));
       try {
-        picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn});
+        picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox), drawn, answered});
       } catch (error) {
         if (!(error instanceof Conflict)) throw error;
         const state = await store.state(picture.index);
@@ -256,6 +259,7 @@ function step(from, to) {
   to.push({...snapshot(), merge: "", time: 0});
   current.boxes = there.boxes;
   current.status = there.status;
+  current.answered = there.answered;
   selected = new Set([...selected].filter((id) => boxOf(id)));
   changed();
 }
@@ -289,9 +293,11 @@ async function open(index, keepNotice = false) {
   if (histories.size > 50) histories.delete([...histories.values()].find((one) => !pending.has(one))?.index);
   entries[index] = entryOf(current);
   selected = new Set();
+  suspect = data.set ? openSuspects(current)[0]?.number ?? null : null;
   history.replaceState(null, "", `#${index}`);
   $("name").textContent = state.name;
   mount(image);
+  if (data.set) { selectSuspect(); draw(); }
   saved("");
   drawList(true);
 }
@@ -448,13 +454,13 @@ function drawTags() {
     tags[i].style.margin = `${down}px 0 0 ${by}px`;
     placed.push({left: left + by, right: right + by, top: top + down, bottom: bottom + down});
   }
-  layer.append(...unsureDrafts().map(doubt));
+  layer.append(...unsureDrafts().map((one) => doubt(one, () => keep([one]))), ...missing().map((one) => doubt(missingBox(one), () => answer(one, true))));
 }
 /** An unsure draft on the picture: dashed, with its name, which keeps it. */
-function doubt(draft) {
+function doubt(draft, work) {
   const shade = dashed(draft, "doubt");
   const name = element("button", {type: "button", tabIndex: -1, textContent: `${labelName(draft.label)}?`, title: "Keep this box"});
-  name.addEventListener("click", () => keep([draft]));
+  name.addEventListener("click", work);
   shade.append(name);
   return shade;
 }
@@ -731,6 +737,7 @@ function drawBoxes() {
   const doubts = unsureDrafts();
   $("doubts-part").hidden = !doubts.length;
   $("doubts").replaceChildren(...doubts.map(draftItem));
+  drawSuspects();
   $("split").disabled = $("drop").disabled = !selected.size;
   $("merge").disabled = selected.size < 2;
 }
@@ -738,6 +745,7 @@ const sizeText = ([x0, y0, x1, y1]) => `${Math.round(x1 - x0)} × ${Math.round(y
 function scoreText(box) {
   const draft = box.draft === null ? null : draftOf(current, box.draft);
   if (!draft) return "new";
+  if (data.set) return isEdited(box, draft) ? "edited" : "";
   return `${isEdited(box, draft) ? "edited" : draft.score.toFixed(2)}${draft.group ? " · several?" : ""}`;
 }
 function boxItem(box) {
@@ -778,6 +786,87 @@ function draftItem(draft) {
 function ghost(draft) {
   $("canvas").querySelector(".ghost")?.remove();
   if (draft && $("tags")) $("tags").append(dashed(draft, "ghost"));
+}
+
+// --------------------------------------------------------------------------------------------- suspects of a check
+let suspect = null;  // the number of the one that keys answer
+const boxOfSuspect = (one) => current.boxes.find((box) => box.draft !== null && box.draft === one.box);
+const missing = () => data.set ? openSuspects(current).filter((one) => one.xyxy) : [];
+const missingBox = ({xyxy, likelier}) => ({xyxy, label: data.names.indexOf(likelier), draft: null});
+/** What taking the suggestion does; null where there is none. */
+function suggestion(one) {
+  if (one.xyxy) return `Add ${one.likelier}`;
+  if (!boxOfSuspect(one) || one.kind === "badly placed") return null;
+  return one.likelier ? `Take ${one.likelier}` : "Drop";
+}
+function selectSuspect() {
+  const box = suspect === null ? null : boxOfSuspect(current.suspects[suspect]);
+  if (box) selected = new Set([box.id]);
+}
+/** Says whether a suspect is right as it is, or takes what is suggested; the next one follows. */
+function answer(one, take) {
+  const box = boxOfSuspect(one);
+  change(() => {
+    current.answered = [...current.answered, one.number];
+    if (!take) return;
+    if (one.xyxy) current.boxes.push(withId(clone(missingBox(one))));
+    else if (one.likelier) box.label = data.names.indexOf(one.likelier);
+    else current.boxes = current.boxes.filter((other) => other !== box);
+  });
+  nextSuspect();
+}
+function answerByKey(take) {
+  const one = current.suspects?.[suspect];
+  if (one && heading === null && (!take || suggestion(one))) answer(one, take);
+}
+/** The next suspect of this picture, or the first of the picture with the worst one. */
+function nextSuspect() {
+  if (!data.set) return;
+  const left = openSuspects(current), next = left.find((one) => one.number > (suspect ?? -1)) ?? (left[0]?.number === suspect ? null : left[0]);
+  if (next) {
+    suspect = next.number;
+    selected = new Set();
+    selectSuspect();
+    return draw();
+  }
+  const others = [...entries.keys()].filter((i) => i !== current.index && entries[i].margin < 1);
+  if (others.length) return open(others.reduce((worst, i) => entries[i].margin < entries[worst].margin ? i : worst));
+  tell(left.length ? "This is the last suspect." : "No suspect is left. “Write corrected set” writes the set.");
+}
+/** A suspect whose box a person drops, renames or moves is judged by that. */
+function answerChanged(before) {
+  if (!data.set) return;
+  const was = new Map(before.boxes.map((box) => [box.draft, box]));
+  for (const one of openSuspects(current)) {
+    const box = boxOfSuspect(one), old = was.get(one.box);
+    if (!old || one.xyxy) continue;
+    const renamed = box && box.label !== old.label, moved = box && !near(box.xyxy, old.xyxy);
+    if (!box || (one.kind === "badly placed" || !one.likelier ? moved : renamed)) current.answered = [...current.answered, one.number];
+  }
+}
+function drawSuspects() {
+  if (!data.set) return;
+  $("suspects-part").hidden = !current.suspects.length;
+  const left = entries.filter((one) => one.margin < 1).length;
+  $("suspects-left").textContent = `${openSuspects(current).length} here, ${plural(left, "picture", "pictures")} with some`;
+  $("suspects").replaceChildren(...current.suspects.map(suspectItem));
+}
+function suspectItem(one) {
+  const box = boxOfSuspect(one), done = current.answered.includes(one.number), given = box ? labelName(box.label) : "";
+  const words = [one.kind, one.chance.toFixed(2), one.xyxy ? one.likelier : given, one.reason].filter(Boolean).join(" · ");
+  const item = element("li", {}, element("span", {textContent: words}));
+  item.classList.toggle("done", done);
+  item.classList.toggle("chosen", one.number === suspect);
+  item.addEventListener("click", () => { suspect = one.number; selected = new Set(); selectSuspect(); draw(); });
+  if (done) return item;
+  const keys = one.number === suspect ? [" (y)", " (t)"] : ["", ""], taken = suggestion(one);
+  const button = (text, take) => {
+    const made = element("button", {type: "button", textContent: text});
+    made.addEventListener("click", (event) => { event.stopPropagation(); answer(one, take); });
+    return made;
+  };
+  item.append(button(`Right as it is${keys[0]}`, false), ...(taken ? [button(taken + keys[1], true)] : []));
+  return item;
 }
 
 // ---------------------------------------------------------------------------------------------- the list of pictures
@@ -829,7 +918,7 @@ function drawList(toCurrent = false) {
     row.firstChild.setAttribute("aria-current", index === current?.index);
     const of = row.querySelector(".of");
     of.dataset.status = entry.status;
-    const unsure = entry.unsure ? `, ${entry.unsure} unsure` : "";
+    const unsure = data.set ? (entry.margin < 1 ? `, suspect ${(1 - entry.margin).toFixed(2)}` : "") : entry.unsure ? `, ${entry.unsure} unsure` : "";
     of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}${unsure}${isNew(entry) ? " · new" : ""}`;
   }
   const left = entries.filter((one) => one.status === "none").length;
@@ -911,7 +1000,7 @@ async function changeMany(indices, boxesOf, says) {
       try {
         const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
         if (!boxes) continue;
-        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn});
+        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn, answered: state.answered});
         done.push({index, before: before.map(plainBox), revision: state.revision});
         changed += Math.abs(boxes.length - before.length);
         entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
@@ -1128,6 +1217,7 @@ const KEYS = {
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
   a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: keepUnsure,
   b: addBox, g: togglePolygon, s: split, m: merge, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
+  y: () => answerByKey(false), t: () => answerByKey(true), j: nextSuspect,
   v: () => setPan($("pan").ariaPressed !== "true"), "?": () => $("help").showModal(),
   Escape: () => { annotator?.cancelDrawing(); if (heat) endHeat(); else select([]); },
 };
@@ -1185,6 +1275,7 @@ addEventListener("change", () => {
     $("suggest-names")?.append(element("option", {value: name}));
   });
   $("polygon").hidden = !data.masks;
+  for (const id of ["score-from", "score-to"]) $(id).parentElement.hidden = Boolean(data.set);
   if (innerWidth <= 1000) $("filters").open = false;
   try {
     entries = await store.entries();
