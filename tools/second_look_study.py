@@ -43,10 +43,10 @@ MODELS = ("mini", "mini-vit")
 REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
 OTHERS = 20
-FIT = OF_BOX.index("fit")
+FIT = OF_BOX.index("map_score")
 FOLDS, NAME_FOLDS = 8, 4
 # Features that are left out together.
-BANK, INSIDE = ("bank_mean", "bank_kin"), ("inside", "behind", "inside_rank")
+BANK, INSIDE = ("bank_mean", "bank_related"), ("inside", "behind", "inside_rank")
 GROUPS = (BANK, INSIDE, ("behind",), ("inside_rank",), ("best_view",), ("whole",))
 Parts = dict[tuple[str, str], list[Examples]]  # model, set → the examples of each picture
 

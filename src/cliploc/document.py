@@ -136,8 +136,6 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "score": _number(result.scores[index], 4),
         "presence": None if presence is None else round(presence, 4),
         "presence_rule": None if presence is None else result.presence_rule,
-        "rank": None if result.ranks is None else int(result.ranks[index]),
-        "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
         "boxes": _boxes(boxes, index),
         "unsure_boxes": _boxes(result.unsure, index),
     }

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal, overload
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,20 +14,19 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import mask_source
 from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
-from cliploc.find import devices, prompts
+from cliploc.find import prompts, running
 from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
-from cliploc.find.memory import cache_of
-from cliploc.find.passes import MaskedEncoder
+from cliploc.find.looks import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
+from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task, what_runs
 from cliploc.find.texts import Texts, read_exemplars
-from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
 from cliploc.methods import resolve_options
@@ -59,7 +56,6 @@ class Localizer:
         method: the method, or the ensemble of several.
         refine: the names of the steps that follow the method.
         box_rule: how maps become boxes.
-        usual_min_presence: the minimum of presence if none was given.
         resize: how a picture is fitted to the model's input.
         input_hw: height and width of the model's input at scale 1, in pixels.
         exemplars: name → checksums of its exemplar pictures, and "text" if its text counts too.
@@ -98,7 +94,7 @@ class Localizer:
             towers.refuse_unknown_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
-            model = devices.create(model, pretrained, chosen.device, chosen.precision)
+            model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
@@ -108,19 +104,14 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
-        shared = (
-            None if crops or self._texts.learnt else chosen.memory
-        )  # pictures stand for names in this localizer only
-        self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
+        bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = package_calibration(name) if file is None else load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
-            second_look = (self._bank, self.calibration) if options.second_look else None
             return Flow(
                 self.backbone, self._texts, options, head, encoder,
-                second_look=second_look, guide=self.guide, mask_source=self.mask_source,
+                bank=bank, calibration=self.calibration, guide=self.guide, mask_source=self.mask_source,
             )  # fmt: skip
 
         # Methods that a caller names run as published, without the recipe's options, in `flow`.
@@ -128,7 +119,7 @@ class Localizer:
         self.flow = self._flow if self.recipe is None else flow_of(chosen.filled({}))
         self._task = self._flow.tasks.make(found_method.name, chosen.method_options)
         self.options, self.refine, self.method = self._flow.options, self._flow.refine, self._task.method
-        self.box_rule, self.usual_min_presence = self._task.box_rule, self._flow.usual_min_presence
+        self.box_rule = self._task.box_rule
         self.resize, self.input_hw = self._flow.preparation.resize, self._flow.preparation.input_hw
         self.exemplars = self._texts.exemplar_facts
         if self.recipe is not None:  # else callers may name other methods, which the file may hold for
@@ -137,11 +128,6 @@ class Localizer:
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
         return _built, (self._chosen.but(model=self.backbone, pretrained=None).changed(),)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether presence scores are calibrated for the model; otherwise they come from a bank of names."""
-        return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -186,9 +172,14 @@ class Localizer:
         Arguments are those of `compare`; errors are those of a call.
         """
         run = RunOptions(
-            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
+            reporter=reporter,
+            on_error=on_error,
+            absent_maps=absent_maps,
+            keep_maps=keep_maps,
+            boxes=boxes,
+            presence=presence,
         )
-        with closing(_found_in(self._run(requests_of(images, names), None, presence, run))) as results:
+        with closing(_found_in(self._run(requests_of(images, names), None, run))) as results:
             for found in results:
                 yield found[self.method.name]
 
@@ -221,8 +212,8 @@ class Localizer:
                 time.
             keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
                 thousand names do not need gigabytes. Masks and `Localization.by` are refused then.
-            presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
-                calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
+            presence: whether names are compared with a bank of others (docs/presence.md); None: if `min_presence` is
+                above 0. After a second look there is presence in any case.
             boxes: whether results have boxes; False leaves them to `Localization.by`.
 
         Yields:
@@ -238,9 +229,14 @@ class Localizer:
             ['cam', 'layer_cam']
         """
         run = RunOptions(
-            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
+            reporter=reporter,
+            on_error=on_error,
+            absent_maps=absent_maps,
+            keep_maps=keep_maps,
+            boxes=boxes,
+            presence=presence,
         )
-        return _found_in(self._run(requests_of(images, names), methods, presence, run))
+        return _found_in(self._run(requests_of(images, names), methods, run))
 
     def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
@@ -274,21 +270,25 @@ class Localizer:
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
-            lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+            lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
         """
         run = RunOptions(
-            reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
+            reporter=reporter,
+            on_error="skip",
+            absent_maps=absent_maps,
+            keep_maps=keep_maps,
+            lessons=lessons,
+            presence=presence,
         )
-        return self._run(requests, methods, presence, run)
+        return self._run(requests, methods, run)
 
     def _run(
-        self, requests: Iterable[Request], methods: Methods | None, presence: bool | None, run: RunOptions
+        self, requests: Iterable[Request], methods: Methods | None, run: RunOptions
     ) -> Generator[Result, None, None]:
         flow = self._flow if methods is None else self.flow
         tasks = {self.method.name: self._task} if methods is None else flow.tasks.of(methods)
         self._check_learnt(methods)
-        compared = self._flow.min_presence > 0 if presence is None else presence
-        return flow.run(requests, tasks, self._bank if compared and not self.calibrated else None, run)
+        return flow.run(requests, tasks, run)
 
     @overload
     def classify(
@@ -432,8 +432,7 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        by_bank = self._flow.min_presence > 0 and not self.calibrated
-        identity = described(flow, task, method_options, self.calibration, by_bank)
+        identity = described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
             return identity
@@ -461,7 +460,7 @@ class Localizer:
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.learnt.Lesson`); None where it can."""
         return self._flow.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -489,7 +488,7 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
 def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
     """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
     chosen = Options.of(**options)
-    backbone = devices.create(model, pretrained, chosen.device, chosen.precision)
+    backbone = running.create(model, pretrained, chosen.device, chosen.precision)
     if chosen.resize is None and backbone.resize_policy.startswith("crop"):
         options["resize"] = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, **options)

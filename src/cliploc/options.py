@@ -463,19 +463,19 @@ class Options(Checked):
         "box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
-        None, group="boxes", none=f"{FOUND:g}; 0.5 without a second look",
+        None, group="boxes", none=f"{FOUND:g}",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
-        about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See docs/presence.md.",
+        about="A name that the first look rules out is not found. Without a second look, names below the minimum are "
+        "not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`.",
+        help="How chances are calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="nothing",
@@ -518,7 +518,7 @@ class Options(Checked):
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
+        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "keep_text", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",

@@ -217,7 +217,7 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         if picture.error is not None:
             continue
         found = localizer(folder / name, ["cat|kitten", "dog", "bee", "teapot"])
-        every, fit = found.judged.candidates, found.judged.fit
+        every, fit = found.judged.candidates, found.judged.map_scores
         best = [fit[every.label == p].max(initial=0) for p in every.label]
         some = [i for i in np.argsort(-every.score, kind="stable") if fit[i] >= LEAST_FIT or fit[i] == best[i]]
         np.testing.assert_allclose(row.xyxy, every.xyxy[some], atol=0.02)

@@ -11,7 +11,7 @@ import torchcam.methods
 from torch import Tensor
 
 from cliploc.errors import ModelError
-from cliploc.find.devices import best_device
+from cliploc.find.running import best_device
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.towers.open_clip_resnet import OpenClipResNet

@@ -16,7 +16,7 @@ from cliploc.formats import Export, ExportSettings, chosen_exports, exports
 from cliploc.label import corrections, drafts, results
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
-from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
+from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs import label_store, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
@@ -99,9 +99,8 @@ def annotate(
     worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
-    usual = worker.localizer.usual_min_presence
     rule = drafts.DraftRule(
-        tuple(usual if presence is None else presence for presence in presences),
+        tuple(FOUND if presence is None else presence for presence in presences),
         "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
         flags.unsure,

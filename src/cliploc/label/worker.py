@@ -73,9 +73,7 @@ class AnnotateWorker:
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
-        settings = self.localizer.describe()
-        if not (self.localizer.calibrated or "second_look" in settings):
-            settings["presence_bank"] = BANK_VERSION
+        settings = {"first_look": BANK_VERSION, **self.localizer.describe()}
         if self._masks:
             settings["masks"] = True
         return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings
@@ -159,7 +157,7 @@ class AnnotateWorker:
         """The candidates with the scores of their maps, and whether each seems to contain several things."""
         judged, every = result.judged, result.boxes
         if judged is not None:
-            every = replace(judged.candidates, score=judged.fit)
+            every = replace(judged.candidates, score=judged.map_scores)
         boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             of_name, rule = every.where(every.label == p), self.localizer.box_rule

@@ -24,7 +24,7 @@ from cliploc.images.reading import Picture, load
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
-from cliploc.options import MIN_SCORE, RECIPES, SAM, UNREFINED, Options
+from cliploc.options import FOUND, MIN_SCORE, RECIPES, SAM, UNREFINED, Options
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
@@ -286,7 +286,7 @@ class Service:
             threshold=rule.threshold,
             split_peaks=rule.split_peaks,
             min_score=rule.min_score,
-            min_presence=localizer.usual_min_presence,
+            min_presence=FOUND,
         )
 
     def look(

@@ -27,7 +27,8 @@ from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.trainer import train
 from cliploc.evaluate.train.training_set import CROP, LabelledPictures, hold_out, read_csv, read_folder, view
 from cliploc.find.heads import HEADS, load_head
-from cliploc.find.prompts import embed, parse
+from cliploc.find.prompts import parse
+from cliploc.find.texts import embed
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, refused, succeeded
 from tests.evaluate.samples import wsol_folder

@@ -58,7 +58,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc.evaluate.train import trainer, training_set
-        from cliploc.find.devices import check_device
+        from cliploc.find.running import check_device
         from cliploc.towers import create
 
         use_threads(flags.threads)

@@ -23,6 +23,7 @@ from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.find import prompts
 from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
+from cliploc.find.texts import embed
 from cliploc.support.documents import DocumentError, parse_json
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed
@@ -180,7 +181,7 @@ def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[st
             raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
         synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
     texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
-    return prompts.embed(texts, backbone.encode_text)
+    return embed(texts, backbone.encode_text)
 
 
 class _Training:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load, save
 
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.images.geometry import Frame
 from cliploc.runs.label_store import LabellingRun, Picture
 

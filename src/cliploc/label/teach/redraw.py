@@ -17,9 +17,7 @@ from cliploc.boxes.masks import box_masks
 from cliploc.boxes.reasons import boxes_of
 from cliploc.boxes.sides import moved, readings
 from cliploc.find.calibration import UNSURE
-from cliploc.find.directions import projected
-from cliploc.find.learnt import drawn
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson, drawn, projected
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT, candidates_of

@@ -31,8 +31,7 @@ from cliploc.find.directions import (
     share_of_text,
     stability,
 )
-from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
-from cliploc.find.lesson import Lesson, pooled
+from cliploc.find.learnt import HOLDS_FOR, Learnt, Lesson, drawn, pooled
 from cliploc.images.geometry import Frame
 from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose

@@ -30,7 +30,7 @@ from cliploc.evaluate.tasks.faithfulness.judged import (
 )
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
