@@ -307,15 +307,15 @@ def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
 
     job.engine = engine_of(job.things, 0.9, with_masks)
     job.run(masks=True)
-    read = json.loads((job.out / "coco.json").read_text())
-    for one in read["annotations"]:
-        mask, (x, y, w, h) = decode(one["segmentation"]), one["bbox"]
-        rows, columns = np.nonzero(mask)
-        assert len(rows) > 0.3 * w * h
-        assert columns.min() >= np.floor(x)
-        assert rows.min() >= np.floor(y)
-        assert columns.max() < np.ceil(x + w)
-        assert rows.max() < np.ceil(y + h)
+    rows_of_run = taught(job.out)[1]
+    assert rows_of_run
+    for *_, left, top, right, bottom, _, counts, _ in rows_of_run:
+        rows, columns = np.nonzero(decode({"size": [SIDE, SIDE], "counts": counts}))
+        assert len(rows) > 0.3 * (right - left) * (bottom - top)
+        assert columns.min() >= np.floor(left)
+        assert rows.min() >= np.floor(top)
+        assert columns.max() < np.ceil(right)
+        assert rows.max() < np.ceil(bottom)
 
 
 # -------------------------------------------------------------------------------------------------------------- pieces
