@@ -370,6 +370,8 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
 OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
     "metric": ("--metric", "deletion"),
     "steps": ("--steps=3",),
+    "baseline": ("--baseline", "mean"),
+    "target": ("--target", "label"),
 }
 
 
@@ -431,11 +433,11 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
     seconds: dict[str, Any] = {
         "names": "dog", "model": "other", "method": "layer_cam", "compare": ("cam",), "resize": "pad",
         "scales": (1, 1.5), "windows": (2,), "flip": True, "templates": "name-only", "refine": ("guided",),
-        "min_presence": 0.2, "threshold": 0.3, "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3,
+        "min_presence": 0.2, "threshold": 0.3, "max_boxes": 2, "split_peaks": 0.3,
         "min_score": 0.1, "opacity": 0.2, "masks": False, "masks_by": "grabcut", "exemplar_name": "dog",
-        "exemplar_box": "0,0,9,9", "exemplar_text": True,
+        "exemplar_box": "0,0,9,9",
     }  # fmt: skip
-    from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look
+    from_look = {"model", "method", "compare", "threshold"}  # the lines are told by the look
     assert seconds.keys() == {*KEYS}
     plain = Settings(names="cat\ndog", masks=True, exemplar_name="cat")
 

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.cli.output import titled
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
@@ -203,12 +202,15 @@ def main() -> None:
     parser.add_argument("--min-score", default="auto", help="as in `cliploc annotate`")
     parser.add_argument("--draws", type=int, default=3, help="of each order")
     parser.add_argument("--sample", type=int, help="use so many pictures, drawn at random")
+    parser.add_argument("--names", help="only these of the set's names, separated by commas")
     parser.add_argument("--json", action="store_true", help="print unrounded numbers")
     asked = parser.parse_args()
 
     dataset, terminal = read(asked.truth, asked.folder, asked.sample), Terminal()
     labels = sorted({label for picture in dataset.samples for label in picture.labels})
     entries = class_entries(dataset)
+    if asked.names:
+        labels = [label for label in labels if dataset.classes[label].synonyms[0] in asked.names.split(",")]
     names = Labels(tuple(entries[label] for label in labels), (None,) * len(labels))
     pictures = sorted((PictureFile(picture.id, picture.path) for picture in dataset.samples), key=by_path)
     first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()

@@ -16,7 +16,7 @@ from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
 from cliploc.find import prompts, running
 from cliploc.find.calibration import load_calibration, package_calibration
-from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
+from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
@@ -36,6 +36,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
+ClassNames = Sequence[str] | Literal["imagenet"]
 
 
 class Localizer:
@@ -91,7 +92,7 @@ class Localizer:
             prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
-            towers.refuse_unknown_guide(chosen.guide)
+            towers.check_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = running.create(model, pretrained, chosen.device, chosen.precision)
@@ -155,46 +156,17 @@ class Localizer:
             return list(self.stream(images, names))
         return next(self.stream([images], names))
 
-    def stream(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        names: Names,
-        *,
-        on_error: OnError = "raise",
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        boxes: bool = True,
-    ) -> Iterator[Localization]:
+    def stream(self, images: ImageLike | Iterable[ImageLike], names: Names, **how: Any) -> Iterator[Localization]:
         """Yields a `Localization` for each of any number of pictures, in order, with only a few in memory.
 
         Arguments are those of `compare`; errors are those of a call.
         """
-        run = RunOptions(
-            reporter=reporter,
-            on_error=on_error,
-            absent_maps=absent_maps,
-            keep_maps=keep_maps,
-            boxes=boxes,
-            presence=presence,
-        )
-        with closing(_found_in(self._run(requests_of(images, names), None, run))) as results:
+        with closing(_found_in(self._run(requests_of(images, names), None, RunOptions(**how)))) as results:
             for found in results:
                 yield found[self.method.name]
 
     def compare(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        names: Names,
-        methods: Methods,
-        *,
-        on_error: OnError = "raise",
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        boxes: bool = True,
+        self, images: ImageLike | Iterable[ImageLike], names: Names, methods: Methods, **how: Any
     ) -> Generator[dict[str, Localization], None, None]:
         """Like `stream`, with several methods from one forward pass of the tower.
 
@@ -204,17 +176,8 @@ class Localizer:
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            on_error: what happens when a picture cannot be read: "raise" its error, after the results before it, or
-                "skip" it and tell the reporter; with one method, also one for which the model gives no number.
-            reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
-                batches.
-            absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
-                time.
-            keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
-                thousand names do not need gigabytes. Masks and `Localization.by` are refused then.
-            presence: whether names are compared with a bank of others (docs/presence.md); None: if `min_presence` is
-                above 0. After a second look there is presence in any case.
-            boxes: whether results have boxes; False leaves them to `Localization.by`.
+            **how: what `cliploc.find.prepare.RunOptions` has: `on_error="skip"`, `reporter`, `absent_maps`,
+                `keep_maps`, `presence`, `boxes`.
 
         Yields:
             For each picture the `Localization` by every method; the keys are the entries of `methods`.
@@ -228,15 +191,7 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        run = RunOptions(
-            reporter=reporter,
-            on_error=on_error,
-            absent_maps=absent_maps,
-            keep_maps=keep_maps,
-            boxes=boxes,
-            presence=presence,
-        )
-        return _found_in(self._run(requests_of(images, names), methods, run))
+        return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
 
     def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
@@ -255,32 +210,15 @@ class Localizer:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 
     def run(
-        self,
-        requests: Iterable[Request],
-        methods: Methods | None = None,
-        *,
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        lessons: bool = False,
+        self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
     ) -> Generator[Result, None, None]:
         """Processes requests, each with its id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
-            lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
         """
-        run = RunOptions(
-            reporter=reporter,
-            on_error="skip",
-            absent_maps=absent_maps,
-            keep_maps=keep_maps,
-            lessons=lessons,
-            presence=presence,
-        )
-        return self._run(requests, methods, run)
+        return self._run(requests, methods, RunOptions(on_error="skip", **how))
 
     def _run(
         self, requests: Iterable[Request], methods: Methods | None, run: RunOptions
@@ -291,21 +229,13 @@ class Localizer:
         return flow.run(requests, tasks, run)
 
     @overload
-    def classify(
-        self, images: ImageLike, names: Sequence[str] | Literal["imagenet"] = "imagenet", top_k: int = 5
-    ) -> list[Classified]: ...
+    def classify(self, images: ImageLike, names: ClassNames = "imagenet", top_k: int = 5) -> list[Classified]: ...
     @overload
     def classify(
-        self,
-        images: list[Any] | tuple[Any, ...],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
-        top_k: int = 5,
+        self, images: list[Any] | tuple[Any, ...], names: ClassNames = "imagenet", top_k: int = 5
     ) -> list[list[Classified]]: ...
     def classify(
-        self,
-        images: ImageLike | list[Any] | tuple[Any, ...],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
-        top_k: int = 5,
+        self, images: ImageLike | list[Any] | tuple[Any, ...], names: ClassNames = "imagenet", top_k: int = 5
     ) -> list[Classified] | list[list[Classified]]:
         """Zero-shot classification (Radford 2021, section 3.1): which of the names fits each picture best.
 
@@ -334,7 +264,7 @@ class Localizer:
     def classify_stream(
         self,
         images: ImageLike | Iterable[ImageLike],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
+        names: ClassNames = "imagenet",
         top_k: int = 5,
         *,
         on_error: OnError = "raise",
@@ -393,22 +323,6 @@ class Localizer:
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
-
-    def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
-        """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
-
-        The sentence is that of the name's templates and synonyms which fits the picture best. The picture is seen
-        whole, at the first scale, not mirrored.
-
-        Returns:
-            The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
-            cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-        """
-        with torch_modes(self.backbone.device):
-            if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
-                return None
-            [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
-            return self.backbone.word_shares(self._texts.nearest_sentence(name, embedding), embedding)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import partial, reduce
 from operator import or_
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from msgspec import Meta
 
 from cliploc.errors import UsageError
 from cliploc.images.exemplars import Exemplar, exemplar_of
+from cliploc.support.files import user_path
 
 if TYPE_CHECKING:
     from cliploc.find.memory import Memory
@@ -44,12 +46,13 @@ FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 MOST_SIDE = 4096  # pixels of a model's input
+LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 
 # ------------------------------------------------------------------------------------------------------------ types
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
@@ -257,7 +260,6 @@ class Option:
     text: Callable[[Any], str] = text_of  # value → one text of the command line, which `parse` reads
     flags: tuple[str, ...] = ()  # its names on the command line, if they are not made from its name
     usual: bool = False  # whether help lists it before those that few users need
-    within: tuple[float, float] | None = None  # of a number that the command line parses by the field's type
     positional: bool = False  # whether the command line takes it without a flag
     repeat: bool = False  # whether the command line takes it several times
     gather: Callable[[Sequence[Any]], Any] = tuple  # joins the values of an option that repeats
@@ -270,16 +272,16 @@ class Option:
         base, meta = _range(kinds[0])
         if not self.metavar and base is Literal:
             self.metavar = "|".join(get_args(kinds[0]))
-        elif not self.metavar and base is float and (meta.ge, meta.le) != (None, None):
-            self.metavar = "0-1" if meta.le is not None and meta.le <= 1 else "N"
-        elif not self.metavar and base is int:
-            self.metavar = "N"
-        if len(kinds) > 1 and self.metavar == "0-1":
-            self.metavar += "|auto"
-        if self.check is _unchanged:
+        elif not self.metavar and base in (int, float):
+            least = meta.gt if meta.ge is None else meta.ge
+            self.metavar = "N" if meta.le is None or meta.le > LARGEST_MAXIMUM else f"{least:g}-{meta.le:g}"
+            self.metavar += "|auto" * (len(kinds) > 1)
+        if base is list:  # of texts or paths, as the command line has them
+            base, self.repeat, self.gather = _item(kinds[0]), True, list
+        elif self.check is _unchanged and base is not Path:
             self.check = partial(check_value, name, kind, none=self.none, metavar=self.metavar or "a text")
-        if self.parse is _unchanged and not self.repeat:
-            self.parse = partial(parse, kind)
+        if self.parse is _unchanged and (base is Path or not self.repeat):
+            self.parse = user_path if base is Path else partial(parse, kind)
 
 
 def option(default: Any = MISSING, *, factory: Any = MISSING, **facts: Any) -> Any:
@@ -636,11 +638,6 @@ class FaithfulnessOptions(ProtocolOptions):
     # fmt: off
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
         None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
-    )
-    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: Share | None = option(
-        None, group="faithfulness", none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
     )
     baseline: Baseline | None = option(
         None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",

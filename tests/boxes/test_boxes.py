@@ -13,7 +13,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import climb, divide
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import JudgedMap
-from cliploc.evaluate.metrics.mean_metrics import VLScoreRule
+from cliploc.evaluate.metrics.boxes_at_threshold import VLScoreRule
 
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over

@@ -328,7 +328,7 @@ def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
     assert said == "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n"
     names = tmp_path / "labels.json"
     names.write_text("cat\n")
-    refused("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
+    refused("localize", CAT, "--labels", names, "--masks", "--out", tmp_path)
     assert names.read_text() == "cat\n"
 
 

@@ -71,7 +71,7 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
     arguments = {
         "photo": [given, "-p", "cat"],
         "link to it": [link, "-p", "cat"],
-        "classes": [CAT, "--classes", given],
+        "classes": [CAT, "--labels", given],
     }[what]
     before = given.read_bytes()
     said = refused("localize", *arguments, "--out", tmp_path)

@@ -116,19 +116,19 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
     words = ("localize", CAT, "--recipe", "fast")
-    document = document_of(*words, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    document = document_of(*words, "-p", "sofa", "--labels", path, "--background", "lamp")
     assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
     assert document["settings"]["background"] == ["lamp", "bicycle"]
     assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "part"),
-    [("cat @0.3\n", (), "cat @0.3: "), ("# none\n", (), ""), ("cat\n", ("--classes", "wsol"), "")],
+    ("text", "part"),
+    [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")],
 )
-def test_a_file_of_names_that_cannot_be_used_is_one_line(text, more, part, tmp_path: Path) -> None:
+def test_a_file_of_names_that_cannot_be_used_is_one_line(text, part, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)
-    assert part in refused("localize", CAT, "--prompts-file", tmp_path / "names.txt", *more)
+    assert part in refused("localize", CAT, "--labels", tmp_path / "names.txt")
 
 
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:

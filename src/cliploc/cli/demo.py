@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from cliploc.cli import options as cli
-from cliploc.cli.output import DONE, box_text, title_row, writable
-from cliploc.cli.terminal import Terminal, printable, styled
+from cliploc.cli.output import DONE, box_text, printable, writable
+from cliploc.cli.terminal import Terminal, title_row
 from cliploc.options import Options
 from cliploc.support.files import Inputs, locked, write_atomic
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from cliploc.images.demo import DemoPhoto
     from cliploc.localization import Localization
     from cliploc.values import FloatArray
@@ -82,14 +82,14 @@ class _Row:
         from cliploc.values import GOOD_IOU, rounded_below
 
         def marked(text: str, right: bool) -> Text:
-            return styled(text, "green") if right else styled(f"{text} ✗", "red")
+            return Text(text, "green") if right else Text(f"{text} ✗", "red")
 
         word = {"found": "yes", "not found": "no"}.get(self.verdict, self.verdict)
         more = f" (+{len(self.boxes) - 1})" if len(self.boxes) > 1 else ""
         return [
             self.photo,
             self.name,
-            styled(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
+            Text(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
             "–" if self.score is None else f"{self.score:.2f}",
             box_text(self.boxes[0]) + more if len(self.boxes) else "–",
             "absent" if self.iou is None else marked(rounded_below(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),

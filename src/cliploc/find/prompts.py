@@ -148,13 +148,6 @@ def no_object_sentences() -> tuple[tuple[str, ...], ...]:
     return _packaged_entries("no_object.txt")
 
 
-def read_classes(path: str | Path) -> list[str]:
-    """Names for `parse`, one a line: `name|synonym`, or a WordNet id, words after it; # is a comment."""
-    entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
-    warn_of_commas(entries, f"{path}: ")
-    return entries
-
-
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
     with_commas = [
@@ -171,7 +164,7 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
 
 
 def class_entry(line: str, where: str = "") -> str:
-    """A line of `read_classes` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
+    """A line of `read_labels` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
     match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
     if match is None:
         return line

@@ -92,13 +92,6 @@ class Texts:
                     rows.append(F.normalize(pictured + written[words] if words in written else pictured, dim=-1))
             return torch.stack(rows)
 
-    def nearest_sentence(self, name: str, embedding: Tensor) -> str:
-        """The sentence of a name's templates and synonyms that fits a picture `[D]` best."""
-        words = prompts.parse([name]).synonyms[0]
-        sentences = tuple(template.replace("{}", word) for word in words for template in self.templates)
-        each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
-        return sentences[int((self.beside(each.templates).embed(each) @ embedding).argmax())]
-
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
         if crops:

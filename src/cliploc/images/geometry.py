@@ -66,7 +66,7 @@ class Frame:
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
-        _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
+        _check_sides(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
         scale = min(ratios) if policy == "pad" else max(ratios)
         # As torchvision's Resize: the side that decides is exact, the other truncated. One division only, as there:
@@ -81,7 +81,7 @@ class Frame:
     def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Self, ...]:
         """Lays parts of a picture, whose shorter side is `multiple` inputs, half an input apart: `window_starts`."""
         (height, width), (in_height, in_width) = original_hw, input_hw
-        _refuse_narrow(original_hw, "windows", "leave --windows out")
+        _check_sides(original_hw, "windows", "leave --windows out")
         scale = multiple * max(in_height / height, in_width / width)
         resized_w, resized_h = max(in_width, round(width * scale)), max(in_height, round(height * scale))
         lefts = window_starts(resized_w, in_width, -(-in_width // 2))
@@ -369,7 +369,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(number * stride, length - window) for number in range(count)]
 
 
-def _refuse_narrow(original_hw: tuple[int, int], what: str, way_out: str) -> None:
+def _check_sides(original_hw: tuple[int, int], what: str, way_out: str) -> None:
     height, width = original_hw
     if max(height / width, width / height) > MAX_ASPECT_RATIO:
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cliploc.cli import output
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
@@ -29,7 +29,6 @@ class AnnotateFlags(EngineFlags, WithJson):
         "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
         None,
         metavar="FILE",
-        flags=("--labels", "--prompts-file"),
     )
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
@@ -72,15 +71,15 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             **wanted.changed(),
             **options.changed(),
         )
-    output.print_result(terminal, result.document(), output.titled(result.table()), as_json=flags.as_json)
-    output.say_failures(terminal, result.failed)
+    terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
+    terminal.say_failures(result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")
     for line in result.closing(time.perf_counter() - start_time):
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return output.NOTHING_DONE
-    output.say_next(terminal, ("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
+    terminal.say_next(("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
     if flags.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return output.SOME_FAILED if result.failed or result.not_applied else output.DONE
