@@ -16,7 +16,7 @@ import numpy as np
 from cliploc.draw.html import count
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.formats import AnnotatedPicture, Export, ExportSettings
+from cliploc.formats import AnnotatedPicture, Export, ExportSettings, pictures_of
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import LabelScore, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose
@@ -273,6 +273,7 @@ class AnnotatedFolder:
             chosen.margin,
             chosen.presence[boxes.labels].astype(np.float32),
             _rle(boxes.size_wh, boxes.masks),
+            "draft" if now.saved.status == "none" else now.saved.status,
         )
 
     def _reviewed(self) -> list[tuple[str, View]]:
@@ -342,7 +343,7 @@ def conclude(
         for form in formats:
             if state.exports[form.name] != changes or not all((out / output).exists() for output in form.outputs):
                 reporter.phase(f"writing {form.name}")
-                form.write(now.exported, settings, out)
+                form.write(pictures_of(now.exported, settings), settings, out)
                 run.exports = {**run.exports, form.name: changes}
         result = _counted(now, {form.name: form.outputs for form in formats}, computed)
         write_learnt(out, state.learnt())
