@@ -162,7 +162,7 @@ def rows(out: Path, picture: str) -> list[tuple]:
 
 def test_a_misspelt_name_is_asked_about_before_the_run(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(AnnotateWorker, "doubts", lambda _, names: [f"no {name}: did you mean cat?" for name in names])
-    with pytest.raises(UsageError, match=r"no caat: did you mean cat\?: correct the name, or give --as-typed"):
+    with pytest.raises(UsageError, match=r"no caat: did you mean cat\? Correct the name, or give --as-typed"):
         annotate(photos, ["caat"], tmp_path, **OPTIONS)
     assert not list(tmp_path.iterdir())
     for as_typed in (True, False):  # a name that the run has is not asked about again

@@ -235,6 +235,20 @@ def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: P
         annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
 
 
+def test_only_reviewed_pictures_are_exported_and_split(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    annotate(root, LABELS, out, **OPTIONS)
+    correct(out, {"a.png": Correction([BOXES[0]], [0]), "c.png": None})
+    annotate(root, LABELS, out, reviewed=True, val=0.5, **{**OPTIONS, "formats": ["coco", "yolo"]})
+    images = json.loads((out / "coco.json").read_text())["images"]
+    assert [(one["file_name"], one["state"]) for one in images] == [("a.png", "reviewed"), ("c.png", "reviewed")]
+    texts = sorted(path.relative_to(out / "yolo/labels").as_posix() for path in (out / "yolo/labels").rglob("*.txt"))
+    assert [Path(text).parent.name for text in texts] == ["train", "val"]
+    with ReviewFolder.opened(out) as folder:  # the editor writes the same again
+        folder.write_exports()
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
+
+
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:
     annotate(root, LABELS, tmp_path / "out", **OPTIONS)
     assert annotate(root.rename(tmp_path / "moved"), LABELS, tmp_path / "out", **OPTIONS).computed == 0

@@ -100,7 +100,7 @@ def annotate(
     worker = make_worker()  # refuses what cannot be used before anything is written
     added = [entry for entry, name in zip(labels.entries, labels.names, strict=True) if name not in earlier.names]
     if not flags.as_typed and (doubts := worker.doubts(added)):
-        raise UsageError(f"{'; '.join(doubts)}: correct the name, or give --as-typed")
+        raise UsageError(f"{' '.join(doubts)} Correct the name, or give --as-typed")
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
     rule = drafts.DraftRule(
@@ -127,7 +127,7 @@ def annotate(
         )
     image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
     made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
-    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy)
+    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy, flags.reviewed, flags.val)
     settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
