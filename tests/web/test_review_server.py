@@ -232,7 +232,7 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
 
 def test_an_editor_that_is_open_while_names_are_added_is_told(done, out, address):
     annotate(done[0], [*LABELS, "green"], out, masks=True, **OPTIONS)
-    for path, body in (("", None), ("/1", None), ("/1", saved(status="unsure"))):
+    for path, body in (("", None), ("/1", None), ("/1", saved(status="later"))):
         status, error_text = sent(f"{address}/pictures{path}", body)
         assert (status, "open the folder again" in error_text["error"]) == (409, True)
     assert sent(f"{address}/exports", {})[0] == 409
