@@ -44,7 +44,7 @@ from cliploc.images.reading import SUFFIXES
 from cliploc.label.annotate import annotate
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Needs, Trace
 
@@ -192,9 +192,7 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
             continue
         wnids = [dataset.classes[label].wnid for label in ten]
         with tempfile.TemporaryDirectory() as out:
-            annotate(
-                list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH, method="cam"
-            )
+            annotate(list(samples), wnids, out, formats=["csv"], model=backbone, batch_size=BATCH, method="cam")
             with LabellingRun.open(Path(out)) as run:
                 folder = AnnotatedFolder(run)
                 found = {name: folder.drafts(name) for name, one in folder.pictures.items() if one.error is None}

@@ -32,7 +32,7 @@ import torch
 from cliploc import __version__
 from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup
-from cliploc.evaluate.tasks.rows import box_columns, cells_of, from_parquet, table_of
+from cliploc.evaluate.tasks.rows import box_columns, cells_of, table_of
 from cliploc.evaluate.tasks.worker import EvaluationWorker
 from cliploc.options import BENCHMARK
 from cliploc.runs.engine import MakeWorker, Part, Shard
@@ -124,7 +124,7 @@ class Bench:
             def run() -> None:
                 store.write("DELETE FROM row")
                 for part in worker.stream(shards):
-                    store.insert("row", cells_of(from_parquet(part.content), columns))
+                    store.insert("row", cells_of(part.content, columns))
 
             for _ in range(self._rounds):
                 self.bare.append(cost(bare))

@@ -46,8 +46,7 @@ from bench.turns import in_turns
 from bench.vit_methods import PHOTOS, THINGS, machine, shown
 from cliploc.methods import Context, methods
 from cliploc.towers import create
-from cliploc.towers.open_clip_resnet import OpenClipResNet
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipResNet, OpenClipVit
 from cliploc.towers.tower import Backbone, Needs
 
 INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"

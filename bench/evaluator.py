@@ -74,7 +74,7 @@ def compare(kind: str, count: int, literal_maps: int, taus: np.ndarray) -> dict[
     curves = [box_curve(f"{i}", heat, boxes) for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True))]
     levels = [(heat * 255).astype(np.uint8) for heat in maps]
     row: dict[str, Any] = {"kind": kind, "identical": True}
-    fast = seconds(lambda: [contour_boxes(one, heat=heat) for one, heat in zip(levels, maps, strict=True)])[0]
+    fast = seconds(lambda: [contour_boxes(one) for one in levels])[0]
 
     def at_all(heat: Any, every: bool) -> list[Any]:
         return [literal.boxes_at(heat, tau, every) for tau in taus]

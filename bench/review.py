@@ -148,7 +148,7 @@ def session(root: Path, pictures: int, threads: int) -> tuple[list[str], dict[st
             shutil.copy(one.path, photos)
         begun = time.perf_counter()
         # Drafts that stay as they are: the script follows the order of the beginning.
-        drafts = annotate(photos, names, out, formats=["coco"], review=0, device="cpu", teach=False)
+        drafts = annotate(photos, names, out, formats=["coco"], device="cpu", teach=False)
         drafted = time.perf_counter() - begun
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

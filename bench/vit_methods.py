@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from bench.turns import in_turns, seconds
 from cliploc.methods import Context, methods, min_max
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 
 THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
 PHOTOS = ("cat", "dogs", "osprey", "bee", "coffee", "otters", "drum", "fig")

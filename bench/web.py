@@ -202,14 +202,13 @@ def form(photo: Path, fields: dict[str, Any]) -> bytes:
 
 def wish_of(visitor: str, picture: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What the page's JavaScript sends where Find is pressed; tests/web/test_browser.py compares it."""
-    return {**settings, "visitor": visitor, "search": True, "picture": picture, "exemplar": ""}
+    return {**settings, "visitor": visitor, "picture": picture, "exemplar": ""}
 
 
 def page_defaults(address: str) -> dict[str, Any]:
     """The values of the page's controls when it opens, as its JavaScript sends them."""
     with urllib.request.urlopen(f"{address}/api/menu") as answer:
         values = json.load(answer)["values"]
-    del values["compare_threshold"]  # its slider is hidden until one method is compared with
     return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
 
 

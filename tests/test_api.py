@@ -14,7 +14,7 @@ from PIL import Image
 import cliploc
 from cliploc.errors import CliplocError
 from cliploc.methods import fitting
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 
 DOCS = Path(__file__).parents[1] / "docs"
 HOSTILE = '<img src=x onerror="alert(1)">&</li><script>alert(2)</script>'

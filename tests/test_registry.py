@@ -10,7 +10,6 @@ from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.towers import models
-from cliploc.towers._catalogue import model_sources
 from tests.commands import python
 
 
@@ -96,18 +95,17 @@ def test_a_broken_module_is_named_every_time(package):
 
 def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
     registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))
-    registry.refuse_unknown("a")
+    registry.check_known("a")
     with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
-        registry.refuse_unknown("c")
+        registry.check_known("c")
     registry.register("c", 3)  # of a module that the user has imported
-    registry.refuse_unknown("c")
+    registry.check_known("c")
     assert not [name for name in sys.modules if name.startswith("plugins_of_a_test.")]
 
 
 WITHOUT_IMPORT = """
 import json, sys
 from cliploc.towers import models
-from cliploc.towers._catalogue import model_sources
 from cliploc.errors import UnknownNameError
 from cliploc.evaluate.tasks.faithfulness.metrics import (faithfulness_metrics)
 from cliploc.refine import refinements
@@ -115,11 +113,11 @@ from cliploc.methods import methods
 
 def known(registry):
     try:
-        registry.refuse_unknown("no such name")
+        registry.check_known("no such name")
     except UnknownNameError as error:
         return error.known
 
-registries = [methods, models, model_sources, refinements, faithfulness_metrics]
+registries = [methods, models, refinements, faithfulness_metrics]
 before = [known(one) for one in registries]
 assert not {"torch", "open_clip"} & set(sys.modules)
 assert [one.known_names() for one in registries] == before
@@ -132,5 +130,5 @@ print(json.dumps([len(one) for one in before]))
 def test_the_names_told_without_an_import_are_those_that_there_are():
     """In a process of its own, in which open_clip has not been imported: its files are read."""
     ran = python("-c", WITHOUT_IMPORT, check=False)
-    counts = [len(one.names()) for one in (methods, models, model_sources, refinements, faithfulness_metrics)]
+    counts = [len(one.names()) for one in (methods, models, refinements, faithfulness_metrics)]
     assert ran.stdout == f"{counts}\n", ran.stderr

@@ -90,7 +90,7 @@ def table_of(page: str, name: str) -> str:
 
 def test_the_tables_of_documents_are_the_registries() -> None:
     methods = cliploc_("methods", "--markdown").out.strip()
-    assert table_of("README.md", "methods") == methods, "paste what `cliploc methods --markdown` prints"
+    assert table_of("docs/methods/index.md", "methods") == methods, "paste what `cliploc methods --markdown` prints"
     rows = ["| `--format` | files | boxes |", "|---|---|---|"]
     for one in exports:
         files = ", ".join(f"`{name}`" for name in (*one.files, *(f"{folder}/" for folder in one.folders)))

@@ -29,14 +29,6 @@ def test_the_union_of_needs_serves_both_and_no_more(a, b):
     assert wanted((a | Needs()).features) == wanted(a.features)
 
 
-@pytest.mark.parametrize(
-    ("field", "index"), [("features", 1), ("tokens", 0), ("attention", 0)]
-)  # features: 0 is `MIXTURE`
-def test_needs_count_from_the_end(field, index):
-    with pytest.raises(UsageError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \({index},\)"):
-        Needs(**{field: (index,)})
-
-
 def boxes(n=3, **changes):
     values = {
         "xyxy": np.arange(4 * n, dtype=np.float32).reshape(n, 4),

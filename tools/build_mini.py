@@ -46,6 +46,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -641,7 +642,7 @@ def main() -> None:
     cosine = torch.empty(len(pictures), len(nodes))
     for half in (number % 2 == 0, number % 2 == 1):  # nodes learnt on one half of the pictures are asked of the other
         learnt = stored_rows(learn_inner_rows(views.of(~half), inner, means))
-        tower = MiniTextTower({**text, **learnt}, words, outside, vocabulary, facts["text"])
+        tower = MiniTextTower({**text, **learnt}, words, outside, vocabulary, SimpleNamespace(**facts["text"]))
         cosine[half] = views.embeddings[half, 0] @ tower(names).T
     known = torch.tensor([tower.unknown_reason(name) is None for name in names])
     facts["presence"], facts["presence_held_out"] = calibrate(cosine, known, nodes, below, range(1000))

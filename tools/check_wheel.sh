@@ -42,7 +42,7 @@ print("installed:", cliploc.__version__)'
 if [ -z "${QUICK:-}" ]; then
   "$new/cliploc" demo --out demo-out >demo.txt
   grep -E "^mean IoU" demo.txt
-  test -s demo-out/demo.html
+  test -s demo-out/cat.jpg
 fi
 photo="$("$new/python" -c 'import cliploc, pathlib; print(pathlib.Path(cliploc.__file__).parent / "demo_photos/cat.jpg")')"
 "$new/cliploc" localize "$photo" -p cat --model mini-vit --out found >/dev/null

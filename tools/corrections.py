@@ -25,18 +25,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.cli.output import titled
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_review import work_on
-from cliploc.label.results import AnnotatedFolder
-from cliploc.label.reviewed import reviewed_pictures
+from cliploc.label.draft_scores import work_on
+from cliploc.label.results import AnnotatedFolder, reviewed_pictures
 from cliploc.label.teach.teach import School
 from cliploc.options import Options
-from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
 from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
 from cliploc.runs.samples import PromptedPicture
 from cliploc.runs.store import FILE
@@ -87,7 +85,7 @@ class Person:
         for i, step in enumerate(steps):
             others = [picture for picture in self.pictures if picture not in {*reviewed}]
             suggested = order == "suggested"
-            margins = {picture: self._folder.chosen(picture).margin for picture in others} if suggested else {}
+            margins = {picture: self._folder.view(picture).chosen.margin for picture in others} if suggested else {}
             others.sort(key=lambda picture: (margins.get(picture, 0.0), ties[picture]))
             reviewed += others[: step - len(reviewed)]
             if reviewed:
@@ -204,12 +202,15 @@ def main() -> None:
     parser.add_argument("--min-score", default="auto", help="as in `cliploc annotate`")
     parser.add_argument("--draws", type=int, default=3, help="of each order")
     parser.add_argument("--sample", type=int, help="use so many pictures, drawn at random")
+    parser.add_argument("--names", help="only these of the set's names, separated by commas")
     parser.add_argument("--json", action="store_true", help="print unrounded numbers")
     asked = parser.parse_args()
 
     dataset, terminal = read(asked.truth, asked.folder, asked.sample), Terminal()
     labels = sorted({label for picture in dataset.samples for label in picture.labels})
     entries = class_entries(dataset)
+    if asked.names:
+        labels = [label for label in labels if dataset.classes[label].synonyms[0] in asked.names.split(",")]
     names = Labels(tuple(entries[label] for label in labels), (None,) * len(labels))
     pictures = sorted((PictureFile(picture.id, picture.path) for picture in dataset.samples), key=by_path)
     first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()
@@ -218,7 +219,7 @@ def main() -> None:
     found = FoundPictures(root, pictures, [])
     options = Options(model=asked.model, pretrained=asked.pretrained)
     least: Any = asked.min_score if asked.min_score == "auto" else float(asked.min_score)
-    settings: dict[str, Any] = {"formats": ("csv",), "review": 0, "teach": True, "min_score": least}
+    settings: dict[str, Any] = {"formats": ("csv",), "teach": True, "min_score": least}
     with terminal.progress("annotating") as reporter:
         annotate(found, names, asked.out, **settings, reporter=reporter, options=options)
     person = Person(asked.out, dataset.samples, labels)

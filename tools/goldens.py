@@ -53,7 +53,7 @@ DROPPED = {
     "cost",
 }  # keys of JSON
 VERSION = re.compile(r"cliploc \d[\w.]*|, [\d.]+ s\b|and [\d.]+ s of processor time")
-KEPT = re.compile(r"(coco|labelstudio|summary)\.json|(boxes|tables|reliability)\.csv|[^/]*\.xml|(voc|yolo)/.*")
+KEPT = re.compile(r"(coco|labelstudio|summary)\.json|(boxes|tables)\.csv|[^/]*\.xml|(voc|yolo)/.*")
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 

@@ -30,7 +30,6 @@ ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
 QUALITY = 70
 COLUMNS, WIDTH = 3, 480  # pictures beside each other, and their pixels: methods can be told apart
-DENSE = 1.5  # pixels of a sheet in one of a page
 
 
 def fitting(localizer: Localizer) -> list[Method]:
@@ -109,7 +108,7 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
     file = file_name(first)
     cells = [Panel(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
-        picture = draw_names(scaled(result, shown_wh), [0], dense=DENSE)
+        picture = draw_names(scaled(result, shown_wh), [0])
         cells.append(Panel(picture, title, lines.get(title, "")))
     models = dict.fromkeys(result.model for result in results.values())
     return sheet_of(cells, COLUMNS, next(iter(models)) if len(models) == 1 else "")

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from cliploc import towers
 from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.find import prompts
+from cliploc.find.texts import embed
 from cliploc.methods import Context, methods
 from cliploc.towers._backbone import Backbone
 from cliploc.towers._mini_text import MiniTextTower, Reading, normalise
@@ -57,7 +58,7 @@ def called(data: Path) -> dict[str, list[str]]:
 def class_texts(model: Backbone, names: Sequence[str]) -> Tensor:
     """`[n, D]`; unlike `prompts.parse`, two classes may have one name, as WordNet's two "crane" have."""
     words = tuple(tuple(entry.split("|")) for entry in names)
-    return prompts.embed(TextSet(tuple(one[0] for one in words), words, (TEMPLATE,)), model.encode_text)
+    return embed(TextSet(tuple(one[0] for one in words), words, (TEMPLATE,)), model.encode_text)
 
 
 def load_split(folder: Path) -> tuple[list[Path], list[int], list[np.ndarray]]:

@@ -81,9 +81,9 @@ TUNED = [
 ]
 # These send every picture through the tower 50 times or more, so: with few masks, on the first pictures only.
 SLOW = [
-    Row("score_cam", {"components": 32}, methods.get("score_cam").threshold),
+    Row("score_cam", {}, methods.get("score_cam").threshold),
     Row("gscore_cam", {"top_k": 32}, methods.get("gscore_cam").threshold),
-    Row("vl_score", {"components": 32}, methods.get("vl_score").threshold),
+    Row("vl_score", {}, methods.get("vl_score").threshold),
     Row("rise", {"budget": 32}, methods.get("rise").threshold),
     Row("occlusion", {}, methods.get("occlusion").threshold),
     Row("m2ib", {}, methods.get("m2ib").threshold),

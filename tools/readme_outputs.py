@@ -2,7 +2,7 @@
 
 `python tools/readme_outputs.py`, after a change of a model or recipe. In a block of `console`, lines that begin with
 `$ ` are commands, and what follows each is its output, without seconds; the output of a block of `python` is the block
-of `text` after it. Also writes the table of methods. tests/test_readme.py compares the README with what this makes.
+of `text` after it. Also writes docs/methods/index.md's table. tests/test_readme.py compares the README with the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README, METHODS = ROOT / "README.md", ROOT / "docs/methods/index.md"
 BLOCK = re.compile(
     r"```console\n(?P<commands>.*?)```|```python\n(?P<code>.*?)```\n\n```text\n(?P<text>.*?)```", re.DOTALL
 )
@@ -55,7 +55,8 @@ def run(command: list[str], folder: Path) -> str:
 
 def main() -> None:
     table = run([*CLIPLOC, "methods", "--markdown"], README.parent).strip()
-    page = TABLE.sub(lambda _: table, README.read_text(encoding="utf-8"))
+    METHODS.write_text(TABLE.sub(lambda _: table, METHODS.read_text(encoding="utf-8")), encoding="utf-8")
+    page = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         README.write_text(with_outputs(page, Path(folder)), encoding="utf-8")
 

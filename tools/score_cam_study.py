@@ -31,7 +31,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods, min_max
-from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, channel_maps, masked_embeddings
+from cliploc.methods._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
 from cliploc.towers.mini import Mini
 from cliploc.towers.tower import Needs, Trace
 
@@ -83,7 +83,7 @@ class Picture:
     def context(self, **kwargs: object) -> Context:
         """Whose masked pictures are all known already."""
         ctx = Context(lambda: self.images, self.text[None], self.trace, self.mini, **kwargs)  # type: ignore[arg-type]
-        ctx.cache["masked embeddings", channel_maps(ctx).key] = self.masked
+        ctx.cache["masked embeddings", -1] = self.masked
         return ctx
 
     def heat(self, raw: Tensor) -> Tensor:

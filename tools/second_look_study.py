@@ -46,7 +46,7 @@ OTHERS = 20
 FIT = OF_BOX.index("fit")
 FOLDS, NAME_FOLDS = 8, 4
 # Features that are left out together.
-BANK, INSIDE = ("bank_mean", "bank_kin"), ("inside", "behind", "inside_rank")
+BANK, INSIDE = ("bank_mean", "bank_related"), ("inside", "behind", "inside_rank")
 GROUPS = (BANK, INSIDE, ("behind",), ("inside_rank",), ("best_view",), ("whole",))
 Parts = dict[tuple[str, str], list[Examples]]  # model, set → the examples of each picture
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.drafts import DraftRule, Prior, choose, is_everywhere
-from cliploc.runs.labelling import Candidates, LabellingRun
+from cliploc.runs.label_store import Candidates, LabellingRun
 from cliploc.values import Floats
 
 SETS = (("person", "dog", "car"), ("dog", "person", "umbrella", "cake", "bicycle", "car", "boat", "bottle"))

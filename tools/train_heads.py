@@ -31,6 +31,7 @@ from cliploc.evaluate.train.trainer import train
 from cliploc.evaluate.train.training_set import read_csv
 from cliploc.find import prompts
 from cliploc.find.heads import SemanticHead, load_head, look
+from cliploc.find.texts import embed
 from cliploc.methods import Context, methods, min_max
 from cliploc.methods._infra.attention import summed_attention
 from cliploc.support.reporter import Reporter
@@ -89,7 +90,7 @@ class Evaluation:
         words = [self._known((one.name, *one.synonyms)) for one in classes]
         texts = TextSet(tuple(one.name for one in classes), tuple(words), prompts.DEFAULT_TEMPLATES)
         self.names, self.words = texts.names, words
-        self.text = prompts.embed(texts, backbone.encode_text)  # [1000, D]
+        self.text = embed(texts, backbone.encode_text)  # [1000, D]
 
     def _known(self, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(word for word in words if self.backbone.unknown_reason(word) is None) or words

@@ -8,12 +8,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc import __version__
 from cliploc.images.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.draw.comparison import ModelResults
+    from cliploc.images.reading import Picture
     from cliploc.localization import Localization
     from cliploc.values import Boxes
 
@@ -66,6 +68,18 @@ def classified_record(
             for rank, (name, probability, cosine) in enumerate(names, start=1)
         ]
     }
+
+
+def segmented_record(
+    picture: Picture, labels: npt.NDArray[np.integer[Any]], names: Sequence[str], masks: bool = False
+) -> dict[str, Any]:
+    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
+    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
+    entries = []
+    for value, name in enumerate(names):
+        entry = {"name": name, "value": value, "pixels": counts[value], "share": round(counts[value] / labels.size, 6)}
+        entries.append(entry | ({"mask": encode(labels == value)} if masks else {}))
+    return described(picture.source, picture.image.size, picture.notes) | {"names": entries}
 
 
 def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
@@ -122,8 +136,6 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "score": _number(result.scores[index], 4),
         "presence": None if presence is None else round(presence, 4),
         "presence_rule": None if presence is None else result.presence_rule,
-        "rank": None if result.ranks is None else int(result.ranks[index]),
-        "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
         "boxes": _boxes(boxes, index),
         "unsure_boxes": _boxes(result.unsure, index),
     }

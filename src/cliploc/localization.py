@@ -42,8 +42,8 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence of each name; None if there is none, NaN of a name that the model does not
-            know. After a second look it is the chance that the name is in the picture. See docs/presence.md.
+        presence: `[P]` float32, the chance that each name is in the picture (docs/presence.md); None if there is none,
+            NaN of a name that the model does not know.
         found: `[P]` bool.
         reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -57,10 +57,8 @@ class Localization:
         model: the model's name; "" if it is not known.
         threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None if it is not known.
         rule: the other parameters of the boxes, which masks need; None for the defaults of `BoxRule`.
-        presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
-            uncalibrated, by competition with a bank of other names; None if there is none.
-        ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
-        probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
+        presence_rule: "calibrated" if the chance is fitted to the model, or "bank": uncalibrated, by comparison with a
+            bank of other names; None if there is none.
         judged: what a second look says, also of boxes that are left out; None without one.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
@@ -86,8 +84,6 @@ class Localization:
     threshold: float | Literal["auto"] | None = None
     rule: BoxRule | None = None
     presence_rule: PresenceRule | None = None
-    ranks: npt.NDArray[np.int64] | None = None
-    probabilities: FloatArray | None = None
     judged: Judgement | None = None
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
@@ -115,11 +111,9 @@ class Localization:
         return None if self.presence is None or np.isnan(self.presence[index]) else float(self.presence[index])
 
     def presence_text(self, index: int) -> str:
-        """A name's presence score in words: "0.93", or "0.93 uncalibrated, rank 4"; "–" where there is none."""
-        if (presence := self.presence_of(index)) is None:
-            return "–"
-        rank = "" if self.ranks is None else f", rank {self.ranks[index]}"
-        return f"{presence:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
+        """A name's presence in words: "0.93", or "0.93 uncalibrated"; "–" where there is none."""
+        presence = self.presence_of(index)
+        return "–" if presence is None else f"{presence:.2f}" + " uncalibrated" * (self.presence_rule == "bank")
 
     def peak(self, index: int) -> tuple[float, float, float] | None:
         """A map's hottest place: heat (0–1), x, y in original pixels, the first of equals; None for a flat map."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal, overload
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,20 +14,19 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import mask_source
 from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
 from cliploc.errors import UsageError
-from cliploc.find import devices, prompts
+from cliploc.find import prompts, running
 from cliploc.find.calibration import load_calibration, package_calibration
-from cliploc.find.classify import Classification, Classified, classifications, embedded, known_names
+from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.heads import load_head
 from cliploc.find.identity import described
 from cliploc.find.inside import Inside, look_inside
-from cliploc.find.memory import cache_of
-from cliploc.find.passes import MaskedEncoder
+from cliploc.find.looks import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
 from cliploc.find.presence import Bank
+from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task, what_runs
 from cliploc.find.texts import Texts, read_exemplars
-from cliploc.find.threads import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localization import Localization
 from cliploc.methods import resolve_options
@@ -39,6 +36,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
+ClassNames = Sequence[str] | Literal["imagenet"]
 
 
 class Localizer:
@@ -59,7 +57,6 @@ class Localizer:
         method: the method, or the ensemble of several.
         refine: the names of the steps that follow the method.
         box_rule: how maps become boxes.
-        usual_min_presence: the minimum of presence if none was given.
         resize: how a picture is fitted to the model's input.
         input_hw: height and width of the model's input at scale 1, in pixels.
         exemplars: name → checksums of its exemplar pictures, and "text" if its text counts too.
@@ -95,10 +92,10 @@ class Localizer:
             prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
-            towers.refuse_unknown_guide(chosen.guide)
+            towers.check_guide(chosen.guide)
         crops = read_exemplars(chosen.exemplars)
         if isinstance(model, str):
-            model = devices.create(model, pretrained, chosen.device, chosen.precision)
+            model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
@@ -108,19 +105,14 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = partial(Bank, self._texts, partial(cache_of, self.backbone))
-        shared = (
-            None if crops or self._texts.learnt else chosen.memory
-        )  # pictures stand for names in this localizer only
-        self._bank = bank() if shared is None else shared.shared(self.backbone, bank)
+        bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = package_calibration(name) if file is None else load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
-            second_look = (self._bank, self.calibration) if options.second_look else None
             return Flow(
                 self.backbone, self._texts, options, head, encoder,
-                second_look=second_look, guide=self.guide, mask_source=self.mask_source,
+                bank=bank, calibration=self.calibration, guide=self.guide, mask_source=self.mask_source,
             )  # fmt: skip
 
         # Methods that a caller names run as published, without the recipe's options, in `flow`.
@@ -128,7 +120,7 @@ class Localizer:
         self.flow = self._flow if self.recipe is None else flow_of(chosen.filled({}))
         self._task = self._flow.tasks.make(found_method.name, chosen.method_options)
         self.options, self.refine, self.method = self._flow.options, self._flow.refine, self._task.method
-        self.box_rule, self.usual_min_presence = self._task.box_rule, self._flow.usual_min_presence
+        self.box_rule = self._task.box_rule
         self.resize, self.input_hw = self._flow.preparation.resize, self._flow.preparation.input_hw
         self.exemplars = self._texts.exemplar_facts
         if self.recipe is not None:  # else callers may name other methods, which the file may hold for
@@ -137,11 +129,6 @@ class Localizer:
     def __reduce__(self) -> tuple[Callable[..., Localizer], tuple[dict[str, Any]]]:
         """A copy, and one in another process, is built anew around the model: locks and caches stay here."""
         return _built, (self._chosen.but(model=self.backbone, pretrained=None).changed(),)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether presence scores are calibrated for the model; otherwise they come from a bank of names."""
-        return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -169,41 +156,17 @@ class Localizer:
             return list(self.stream(images, names))
         return next(self.stream([images], names))
 
-    def stream(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        names: Names,
-        *,
-        on_error: OnError = "raise",
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        boxes: bool = True,
-    ) -> Iterator[Localization]:
+    def stream(self, images: ImageLike | Iterable[ImageLike], names: Names, **how: Any) -> Iterator[Localization]:
         """Yields a `Localization` for each of any number of pictures, in order, with only a few in memory.
 
         Arguments are those of `compare`; errors are those of a call.
         """
-        run = RunOptions(
-            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
-        )
-        with closing(_found_in(self._run(requests_of(images, names), None, presence, run))) as results:
+        with closing(_found_in(self._run(requests_of(images, names), None, RunOptions(**how)))) as results:
             for found in results:
                 yield found[self.method.name]
 
     def compare(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        names: Names,
-        methods: Methods,
-        *,
-        on_error: OnError = "raise",
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        boxes: bool = True,
+        self, images: ImageLike | Iterable[ImageLike], names: Names, methods: Methods, **how: Any
     ) -> Generator[dict[str, Localization], None, None]:
         """Like `stream`, with several methods from one forward pass of the tower.
 
@@ -213,17 +176,8 @@ class Localizer:
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            on_error: what happens when a picture cannot be read: "raise" its error, after the results before it, or
-                "skip" it and tell the reporter; with one method, also one for which the model gives no number.
-            reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
-                batches.
-            absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
-                time.
-            keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
-                thousand names do not need gigabytes. Masks and `Localization.by` are refused then.
-            presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
-                calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
-            boxes: whether results have boxes; False leaves them to `Localization.by`.
+            **how: what `cliploc.find.prepare.RunOptions` has: `on_error="skip"`, `reporter`, `absent_maps`,
+                `keep_maps`, `presence`, `boxes`.
 
         Yields:
             For each picture the `Localization` by every method; the keys are the entries of `methods`.
@@ -237,10 +191,7 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        run = RunOptions(
-            reporter=reporter, on_error=on_error, absent_maps=absent_maps, keep_maps=keep_maps, boxes=boxes
-        )
-        return _found_in(self._run(requests_of(images, names), methods, presence, run))
+        return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
 
     def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
@@ -259,53 +210,32 @@ class Localizer:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 
     def run(
-        self,
-        requests: Iterable[Request],
-        methods: Methods | None = None,
-        *,
-        reporter: Reporter = SILENT,
-        absent_maps: bool = True,
-        keep_maps: bool = True,
-        presence: bool | None = None,
-        lessons: bool = False,
+        self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
     ) -> Generator[Result, None, None]:
         """Processes requests, each with its id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
-            lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
         """
-        run = RunOptions(
-            reporter=reporter, on_error="skip", absent_maps=absent_maps, keep_maps=keep_maps, lessons=lessons
-        )
-        return self._run(requests, methods, presence, run)
+        return self._run(requests, methods, RunOptions(on_error="skip", **how))
 
     def _run(
-        self, requests: Iterable[Request], methods: Methods | None, presence: bool | None, run: RunOptions
+        self, requests: Iterable[Request], methods: Methods | None, run: RunOptions
     ) -> Generator[Result, None, None]:
         flow = self._flow if methods is None else self.flow
         tasks = {self.method.name: self._task} if methods is None else flow.tasks.of(methods)
         self._check_learnt(methods)
-        compared = self._flow.min_presence > 0 if presence is None else presence
-        return flow.run(requests, tasks, self._bank if compared and not self.calibrated else None, run)
+        return flow.run(requests, tasks, run)
 
     @overload
-    def classify(
-        self, images: ImageLike, names: Sequence[str] | Literal["imagenet"] = "imagenet", top_k: int = 5
-    ) -> list[Classified]: ...
+    def classify(self, images: ImageLike, names: ClassNames = "imagenet", top_k: int = 5) -> list[Classified]: ...
     @overload
     def classify(
-        self,
-        images: list[Any] | tuple[Any, ...],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
-        top_k: int = 5,
+        self, images: list[Any] | tuple[Any, ...], names: ClassNames = "imagenet", top_k: int = 5
     ) -> list[list[Classified]]: ...
     def classify(
-        self,
-        images: ImageLike | list[Any] | tuple[Any, ...],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
-        top_k: int = 5,
+        self, images: ImageLike | list[Any] | tuple[Any, ...], names: ClassNames = "imagenet", top_k: int = 5
     ) -> list[Classified] | list[list[Classified]]:
         """Zero-shot classification (Radford 2021, section 3.1): which of the names fits each picture best.
 
@@ -334,7 +264,7 @@ class Localizer:
     def classify_stream(
         self,
         images: ImageLike | Iterable[ImageLike],
-        names: Sequence[str] | Literal["imagenet"] = "imagenet",
+        names: ClassNames = "imagenet",
         top_k: int = 5,
         *,
         on_error: OnError = "raise",
@@ -394,22 +324,6 @@ class Localizer:
             item = self._prepared(flow, image, names)
             return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
-    def word_shares(self, image: ImageLike, name: str) -> list[tuple[str, float]] | None:
-        """Which words the match of a picture and a name used: the word side of Grad-ECLIP (Zhao et al. 2024).
-
-        The sentence is that of the name's templates and synonyms which fits the picture best. The picture is seen
-        whole, at the first scale, not mirrored.
-
-        Returns:
-            The words of the sentence with their shares, which add up to 1, or are all 0 where no word raises the
-            cosine; None where pictures stand for the name, or the model's text tower is not CLIP's own.
-        """
-        with torch_modes(self.backbone.device):
-            if self._texts.by_exemplars(prompts.parse([name], contrasts=False).synonyms[0]):
-                return None
-            [embedding] = embedded(self.flow, [self._prepared(self.flow, image, [name])])
-            return self.backbone.word_shares(self._texts.nearest_sentence(name, embedding), embedding)
-
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
         return self.flow.tasks.make(method, options or {}).box_rule
@@ -432,8 +346,7 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        by_bank = self._flow.min_presence > 0 and not self.calibrated
-        identity = described(flow, task, method_options, self.calibration, by_bank)
+        identity = described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
             return identity
@@ -461,7 +374,7 @@ class Localizer:
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 
     def unteachable_reason(self) -> str | None:
-        """Why what it computes cannot be kept for teaching (`cliploc.find.lesson`); None where it can."""
+        """Why what it computes cannot be kept for teaching (`cliploc.find.learnt.Lesson`); None where it can."""
         return self._flow.steps.unteachable_reason(self._task)
 
     def teaching(self) -> dict[str, Any]:
@@ -489,7 +402,7 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
 def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
     """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
     chosen = Options.of(**options)
-    backbone = devices.create(model, pretrained, chosen.device, chosen.precision)
+    backbone = running.create(model, pretrained, chosen.device, chosen.precision)
     if chosen.resize is None and backbone.resize_policy.startswith("crop"):
         options["resize"] = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, **options)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import partial, reduce
 from operator import or_
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from msgspec import Meta
 
 from cliploc.errors import UsageError
 from cliploc.images.exemplars import Exemplar, exemplar_of
+from cliploc.support.files import user_path
 
 if TYPE_CHECKING:
     from cliploc.find.memory import Memory
@@ -44,12 +46,13 @@ FOUND = 0.32  # usual minimum of the chance that a name is in the picture; tools
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 MOST_SIDE = 4096  # pixels of a model's input
+LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 
 # ------------------------------------------------------------------------------------------------------------ types
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Baseline = Literal["zero", "black", "blur", "mean", "noise", "inpaint"]  # what replaces removed pixels
+Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
@@ -257,7 +260,6 @@ class Option:
     text: Callable[[Any], str] = text_of  # value → one text of the command line, which `parse` reads
     flags: tuple[str, ...] = ()  # its names on the command line, if they are not made from its name
     usual: bool = False  # whether help lists it before those that few users need
-    within: tuple[float, float] | None = None  # of a number that the command line parses by the field's type
     positional: bool = False  # whether the command line takes it without a flag
     repeat: bool = False  # whether the command line takes it several times
     gather: Callable[[Sequence[Any]], Any] = tuple  # joins the values of an option that repeats
@@ -270,16 +272,16 @@ class Option:
         base, meta = _range(kinds[0])
         if not self.metavar and base is Literal:
             self.metavar = "|".join(get_args(kinds[0]))
-        elif not self.metavar and base is float and (meta.ge, meta.le) != (None, None):
-            self.metavar = "0-1" if meta.le is not None and meta.le <= 1 else "N"
-        elif not self.metavar and base is int:
-            self.metavar = "N"
-        if len(kinds) > 1 and self.metavar == "0-1":
-            self.metavar += "|auto"
-        if self.check is _unchanged:
+        elif not self.metavar and base in (int, float):
+            least = meta.gt if meta.ge is None else meta.ge
+            self.metavar = "N" if meta.le is None or meta.le > LARGEST_MAXIMUM else f"{least:g}-{meta.le:g}"
+            self.metavar += "|auto" * (len(kinds) > 1)
+        if base is list:  # of texts or paths, as the command line has them
+            base, self.repeat, self.gather = _item(kinds[0]), True, list
+        elif self.check is _unchanged and base is not Path:
             self.check = partial(check_value, name, kind, none=self.none, metavar=self.metavar or "a text")
-        if self.parse is _unchanged and not self.repeat:
-            self.parse = partial(parse, kind)
+        if self.parse is _unchanged and (base is Path or not self.repeat):
+            self.parse = user_path if base is Path else partial(parse, kind)
 
 
 def option(default: Any = MISSING, *, factory: Any = MISSING, **facts: Any) -> Any:
@@ -463,19 +465,19 @@ class Options(Checked):
         "box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
-        None, group="boxes", none=f"{FOUND:g}; 0.5 without a second look",
+        None, group="boxes", none=f"{FOUND:g}",
         help="Names that are in the picture with a lower chance are unsure or not found; 0: box every name.",
-        about="A name that the first look rules out is not found. Without a second look, presence is a score and no "
-        "chance, and names below the minimum are not found. See docs/presence.md.",
+        about="A name that the first look rules out is not found. Without a second look, names below the minimum are "
+        "not found. See docs/presence.md.",
     )
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores and presence are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
-        help="How a second look is calibrated: a file of `cliploc calibrate`.",
+        help="How chances are calibrated: a file of `cliploc calibrate`.",
     )
     learnt: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="nothing",
@@ -518,7 +520,7 @@ class Options(Checked):
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
-        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "shared", text=False),
+        None, group="run", python_only=True, check=_object("memory, a cliploc.Memory", "keep_text", text=False),
         help="A `cliploc.Memory`, a cache of what the towers compute.",
         about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
         "Several localizers may use one memory, one after the other.", harmless="what is stored is what was computed",
@@ -637,11 +639,6 @@ class FaithfulnessOptions(ProtocolOptions):
     steps: Annotated[int, Meta(ge=2, le=50176)] | None = option(
         None, group="faithfulness", none="224", help="Steps of deletion and insertion; fewer are faster.",
     )
-    # With 0.02 a third of the scores gave areas that were 0.001 off: docs/studies/faithfulness.md.
-    tolerance: Share | None = option(
-        None, group="faithfulness", none="every step is scored",
-        help="Deletion and insertion skip steps where the score is this near a straight line; 0.02 takes a third.",
-    )
     baseline: Baseline | None = option(
         None, group="faithfulness", none="each metric's own: zero for deletion, blur for insertion",
         help="What replaces removed pixels.",
@@ -663,39 +660,23 @@ class AnnotateOptions(ProtocolOptions):
         help="Output formats: coco, csv, cvat, labelstudio, voc, yolo.",
         about="Formats written before are updated too.",
     )
-    nms_across: PositiveShare | None = option(
-        None, group="boxes", none="keep both", help="NMS between names: keep the better box above this IoU.",
-    )
-    groups: Literal["keep", "split", "drop"] = option(
-        "keep", group="boxes", help="What to do with a large box around several things.",
-    )
     share: Mapping[Annotated[str, Meta(min_length=1)], Share] = option(
         factory=dict, group="boxes", metavar="NAME=all|0-1", parse=_parse_share,
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
-    max_false: PositiveShare | None = option(
-        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
-        help="Raise --min-score so that no larger share of drafts (5% or 0.05) is wrong, by the corrected pictures.",
-    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
-    )
-    polygons: bool = option(
-        False, group="output", help="With --masks: write polygons in coco.json, except for masks with holes.",
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
-    review: Annotated[int, Meta(ge=0, le=100_000)] = option(
-        100, group="output", help="Number of pictures on review.html, least certain first; 0: no page.",
-    )
     decisions: str | os.PathLike[str] | None = option(
         None, group="input", usual=True, metavar="FILE|DIR", flags=("--apply",),
-        help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        help="Apply a corrected set: COCO, CSV, CVAT, Label Studio, VOC, YOLO.",
         about="Its boxes take the place of the drafts, also in later calls.",
     )
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = option(

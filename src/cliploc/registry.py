@@ -101,7 +101,7 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, self._items)
         return self._items[name]
 
-    def refuse_unknown(self, name: str) -> None:
+    def check_known(self, name: str) -> None:
         """Refuses an unknown name as `get` does, without torch where it can; plugins are imported for it."""
         if name in self._at_hand():
             return
@@ -110,7 +110,7 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, known)
 
     def known_names(self) -> list[str]:
-        """All names, sorted, as `names` gives them, but mostly without imports: see `refuse_unknown`."""
+        """All names, sorted, as `names` gives them, but mostly without imports: see `check_known`."""
         if self._listed is None or _plugins(self._group):
             return self.names()
         return sorted(self._at_hand())

@@ -3,18 +3,17 @@
 All are frozen; arrays inside them are not copied, and what holds arrays equals only itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
 
+Threshold: TypeAlias = float | Literal["auto"]  # a number, or by a rule of its own
 FloatArray = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
@@ -154,7 +153,7 @@ class Boxes:
         return len(self.xyxy)
 
     @classmethod
-    def joined(cls, parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
+    def joined(cls, parts: Sequence[Self], names: tuple[str, ...]) -> Self:
         """The boxes of several lots of the same names as one."""
         return cls(
             np.concatenate([np.zeros((0, 4), np.float32), *(part.xyxy for part in parts)]),
@@ -172,7 +171,7 @@ class Boxes:
         boxes: FloatArray = self.xyxy[self.label == _index(self.names, name)]
         return boxes
 
-    def where(self, chosen: npt.ArrayLike) -> Boxes:
+    def where(self, chosen: npt.ArrayLike) -> "Boxes":
         """Some of the boxes, selected by `[n]` booleans or by their indices."""
         selection = np.asarray(chosen)
         selection = selection if selection.size else selection.astype(np.int64)

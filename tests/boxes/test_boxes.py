@@ -13,7 +13,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import climb, divide
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import JudgedMap
-from cliploc.evaluate.metrics.mean_metrics import VLScoreRule
+from cliploc.evaluate.metrics.boxes_at_threshold import VLScoreRule
 
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)  # arrays of hypothesis's own are mostly alike all over
@@ -68,13 +68,6 @@ def test_the_largest_region_is_the_one_with_most_pixels(heat, tau):
         most = max(area for _, _, area in expected)
         largest = [(tuple(map(float, box)), round(float(peak), 5)) for box, peak, area in expected if area == most]
         assert as_set(boxes)[0] in largest
-
-
-def test_a_region_of_exactly_the_minimum_is_kept():
-    heat = np.zeros((1, 10, 10), np.float32)
-    heat[0, range(4), range(4)] = 1  # a diagonal: 4 pixels in a box of 16
-    assert boxes_from_maps(heat, BoxRule(0.5, min_area=0.04)).xyxy.tolist() == [[0, 0, 4, 4]]
-    assert len(boxes_from_maps(heat, BoxRule(0.5, min_area=0.041)).xyxy) == 0
 
 
 @given(stacks, st.integers(1, 3), st.sampled_from([None, 0.3]))
@@ -163,14 +156,6 @@ def test_the_automatic_threshold_is_otsus_on_positive_values(heat):
     np.testing.assert_array_equal(hot, expected)
 
 
-@pytest.mark.parametrize("low", [0.2, 0.3, 0.301, 0.5, 0.7])
-def test_the_automatic_threshold_lies_above_a_plateau(low):
-    """A value between two of Otsu's 256 levels belongs to the lower one."""
-    heat = np.full((1, 8, 8), low, np.float32)
-    heat[0, 2:4, 3:6] = 1
-    assert boxes_from_maps(heat, BoxRule("auto")).xyxy.tolist() == [[3, 2, 6, 4]]
-
-
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, "auto"])
 def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
     assert len(boxes_from_maps(np.zeros((3, 5, 6), np.float32), BoxRule(tau)).xyxy) == 0
@@ -187,11 +172,6 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
 def test_a_rule_refuses_what_it_cannot_be_in_one_line(option, value):
     with pytest.raises(UsageError, match=rf"^expected {option}[^\n]+, got {value!r}[^\n]*$"):
         BoxRule(**{option: value})
-
-
-def test_a_single_map_must_be_stacked():
-    with pytest.raises(ValueError, match=r"expected maps \[P, H, W\], got \[4, 5\]"):
-        boxes_from_maps(np.zeros((4, 5), np.float32), BoxRule())
 
 
 # ------------------------------------------------------------------------------------------------------ separate peaks
@@ -273,23 +253,6 @@ def test_a_region_has_a_part_for_each_prominent_peak(heat, tau, split, connectiv
     assert {float(heat[part].max()) for part in parts} == {top for top, over in wanted.items() if over >= least}
 
 
-@given(distinct, st.sampled_from([0.0, 0.3]), cutoffs, connected, st.sampled_from(["mirrored", "flipped", "turned"]))
-def test_a_map_seen_otherwise_has_the_same_parts_seen_otherwise(heat, tau, split, connectivity, how):
-    see = {"mirrored": np.fliplr, "flipped": np.flipud, "turned": np.transpose}[how]
-    one = {tuple(np.flatnonzero(see(part))) for part in as_parts(heat, tau, split, connectivity)}
-    seen = np.ascontiguousarray(see(heat))
-    assert {tuple(np.flatnonzero(part)) for part in as_parts(seen, tau, split, connectivity)} == one
-
-
-@given(heats, st.sampled_from([0.0, 0.3]), cutoffs, cutoffs, connected)
-def test_with_a_greater_prominence_parts_only_join(heat, tau, a, b, connectivity):
-    low, high = sorted((a, b))
-    if heat.max() > 0:
-        fine, coarse = (as_parts(heat, tau, split, connectivity) for split in (low, high))
-        for part in fine:  # lies in one of the coarser ones
-            assert any((whole | ~part).all() for whole in coarse)
-
-
 @given(stacks, st.sampled_from([0.1, 0.3]), cutoffs, connected)
 def test_boxes_of_parts_hold_what_the_boxes_of_regions_do_and_peaks_are_their_own(maps, tau, split, connectivity):
     for heat in maps:
@@ -303,14 +266,6 @@ def test_boxes_of_parts_hold_what_the_boxes_of_regions_do_and_peaks_are_their_ow
             for part in parts
             for ys, xs in [np.nonzero(part)]
         )
-
-
-@given(stacks, st.sampled_from([0.0, 0.3, "auto"]), st.sampled_from([0, 0.1, 0.3]), cutoffs)
-def test_a_map_that_has_a_box_has_one_when_it_is_split(maps, tau, min_area, split):
-    """Also where all parts would be too small."""
-    whole = boxes_from_maps(maps, BoxRule(tau, min_area=min_area))
-    parts = boxes_from_maps(maps, BoxRule(tau, min_area=min_area, split_peaks=split))
-    assert set(whole.index) == set(parts.index)
 
 
 def gaussians(*peaks, size=(60, 100), floor=0.0):

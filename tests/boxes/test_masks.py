@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from cliploc.boxes import BoxRule, labelled_boxes
+from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import GrabCutMasks
-from cliploc.boxes.outlines import joined, outlines
+from cliploc.boxes.outlines import merged, outlines
 from cliploc.boxes.reasons import boxes_of
 from cliploc.document import to_document
 from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
 from cliploc.images.geometry import Frame
 from cliploc.localization import Localization
-from tests.commands import CAT, PHOTOS, cliploc_, document_of, refused
+from tests.commands import CAT, PHOTOS, document_of, refused
 
 
 def result_of(maps, frame, rule, found=None, threshold=None):
@@ -58,81 +58,27 @@ def results(draw):
     return result_of(maps, frame, rule)
 
 
-def around(frame, shape, x, y):
-    """The four map pixels whose mean a pixel of the picture is: (weight, row, column), by the rule of bilinear maps."""
-    left, top = frame.visible_xyxy[:2]
-    at_x = (x + 0.5) * frame.scale_xy[0] + frame.offset_xy[0] - left - 0.5
-    at_y = (y + 0.5) * frame.scale_xy[1] + frame.offset_xy[1] - top - 0.5
-    low_x, low_y = int(np.floor(at_x)), int(np.floor(at_y))
-    pairs = itertools.product((low_y, low_y + 1), (low_x, low_x + 1))
-    return [
-        (
-            (1 - abs(at_y - row)) * (1 - abs(at_x - column)),
-            min(max(row, 0), shape[0] - 1),
-            min(max(column, 0), shape[1] - 1),
-        )
-        for row, column in pairs
-    ]
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(results())
-def test_a_mask_holds_the_hot_pixels_of_the_region_that_its_box_bounds(result):
-    frame, rule = result.frame, result.rule
+def test_a_mask_has_hot_pixels_inside_its_box_that_no_other_box_of_the_name_has(result):
     masks, heat = result.masks, result.heatmaps
-    x0, y0, x1, y1 = frame.visible_xyxy
-    every = replace(rule, nms_iou=None, max_boxes=None)
-    for p in range(len(result.names)):
-        shown = result.maps[p, y0:y1, x0:x1]
-        boxes, labels = labelled_boxes(shown, every)
-        level = shown[labels == 0].max(initial=0)  # nothing at or below the threshold is in a region
-        hot = masks.of_names[p]
-        certain = heat[p] > (level if rule.threshold == "auto" else np.float32(rule.threshold * shown.max()))
-        assert hot[certain].all()
-        corners = frame.to_original(boxes.xyxy + np.array([x0, y0, x0, y0]))
-        for i in np.flatnonzero(result.boxes.label == p):
-            same = [k for k in range(len(corners)) if np.abs(corners[k] - result.boxes.xyxy[i]).max() < 1e-3]
-            if len(same) != 1:
-                continue  # equal boxes of several regions are tested below
-            region = boxes.region[same[0]]
-            expected = np.zeros(frame.original_hw, bool)
-            tied = np.zeros(frame.original_hw, bool)
-            left, top, right, bottom = corners[same[0]]
-            for y, x in itertools.product(range(frame.original_hw[0]), range(frame.original_hw[1])):
-                inside = left <= x + 0.5 <= right and top <= y + 0.5 <= bottom
-                in_regions = [(w, labels[r, c]) for w, r, c in around(frame, shown.shape, x, y) if labels[r, c]]
-                tied[y, x] = not in_regions and max(frame.scale_xy) > 1  # it stands for map pixels further away
-                if not hot[y, x] or not inside or not in_regions:
-                    continue
-                most = max(w for w, _ in in_regions)
-                nearest = {label for w, label in in_regions if w > most - 1e-6}
-                expected[y, x] = nearest == {region}
-                tied[y, x] = len(nearest) > 1
-            if expected.any():
-                tau = level if rule.threshold == "auto" else rule.threshold * shown.max()
-                edge = np.abs(heat[p] - tau) < 1e-5  # so near the threshold that rounding decides
-                assert (masks.of_boxes[i] == expected)[~tied & ~edge].all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(results())
-def test_masks_and_boxes_agree(result):
-    masks = result.masks
     height, width = result.frame.original_hw
-    assert masks.of_boxes.shape == (len(result.boxes), height, width)
-    assert masks.of_names.shape == (len(result.names), height, width)
-    for box, mask in zip(result.boxes.xyxy, masks.of_boxes, strict=True):
+    x0, y0, x1, y1 = result.frame.visible_xyxy
+    y, x = np.mgrid[:height, :width] + 0.5
+    taken = np.zeros_like(masks.of_names)
+    for box, mask, p in zip(result.boxes.xyxy, masks.of_boxes, result.boxes.label, strict=True):
+        inside = (x > box[0] - 1) & (x < box[2] + 1) & (y > box[1] - 1) & (y < box[3] + 1)
         assert mask.any()
-        y, x = np.nonzero(mask)
-        around_mask = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
-        assert (np.array([box[0] - x.min(), box[1] - y.min(), x.max() + 1 - box[2], y.max() + 1 - box[3]]) < 1.01).all()
-        half = np.array([0.5 / result.frame.scale_xy[0], 0.5 / result.frame.scale_xy[1]] * 2)
-        assert (np.abs(box - around_mask) <= half + 1).all()  # half a pixel of the map, and rounding
-    for p in range(len(result.names)):
-        mine = masks.of_boxes[result.boxes.label == p]
-        if max(result.frame.scale_xy) <= 1:
-            assert mine.sum(axis=0).max(initial=0) <= 1  # a pixel belongs to one box of a name
-            assert not (mine.any(axis=0) & ~masks.of_names[p]).any()
+        assert inside[mask].all()
+        rows, columns = mask.any(axis=1).sum(), mask.any(axis=0).sum()
+        if mask.sum() < rows * columns:  # else it may be the box of a region in which no pixel's middle is hot
+            assert masks.of_names[p][mask].all()
+            assert not (taken[p] & mask).any()
+            taken[p] |= mask
+    if result.rule.threshold != "auto":
+        levels = result.rule.threshold * result.maps[:, y0:y1, x0:x1].max(axis=(1, 2))
+        for p, level in enumerate(levels):
+            assert masks.of_names[p][heat[p] > level + 1e-5].all() or not result.found[p]
 
 
 @settings(max_examples=40, deadline=None)
@@ -181,32 +127,11 @@ def test_a_box_that_the_rule_does_not_make_holds_the_hot_pixels_inside():
     assert replace(result, boxes=moved).masks.of_boxes[0].sum() == 6
 
 
-def test_a_region_thinner_than_a_pixel_of_the_picture_has_a_mask():
+def test_a_region_between_the_middles_of_all_pixels_has_its_box_as_mask():
     heat = np.zeros((1, 64, 64), np.float32)
-    heat[0, :, 32] = 1
+    heat[0, :, 33] = 1
     result = result_of(heat, Frame.fit("squash", (4, 4), (64, 64)), BoxRule(0.9))
     assert result.masks.of_boxes.sum() == 4
-
-
-@pytest.mark.parametrize(("hw", "policy", "at"), [((8, 8), "squash", (1, 1)), ((16, 8), "crop", (0, 1))])
-def test_a_hot_pixel_that_resampling_loses_is_hot_all_over(hw, policy, at):
-    heat = np.zeros((1, 4, 4), np.float32)
-    heat[0, 3, 3], heat[0][at] = 1, 0.9
-    frame = Frame.fit(policy, hw, (4, 4))
-    masks = result_of(heat, frame, BoxRule(0.7, min_area=0)).masks
-    hot = masks.of_boxes[1]
-    assert (masks.of_names[0] == masks.of_boxes.any(axis=0)).all()
-    left, top, right, bottom = frame.to_original([at[1], at[0], at[1] + 1, at[0] + 1])[0].astype(int)
-    assert hot[top:bottom, left:right].all()
-    assert hot.sum() == 4
-
-
-def test_a_mask_of_a_picture_smaller_than_the_map_holds_all_that_its_region_covers():
-    heat = np.zeros((1, 12, 12), np.float32)
-    heat[0, 0, :] = heat[0, 1, 10] = 1  # of the row, a pixel of the picture is nearest to none
-    mask = result_of(heat, Frame.fit("squash", (4, 4), (12, 12)), BoxRule(0.5)).masks.of_boxes[0]
-    assert mask[0].all()
-    assert not mask[1:].any()
 
 
 def test_supervision_gets_masks():
@@ -333,14 +258,6 @@ def test_outlines_along_edges_have_the_area_of_the_mask(mask):
     assert abs(area - mask.sum()) <= corners / 8
 
 
-def test_a_disc_is_the_same_for_pycocotools():
-    y, x = np.mgrid[:60, :80]
-    disc = (x - 41) ** 2 + (y - 30) ** 2 < 400
-    polygons = [ring.points.ravel().tolist() for ring in outlines(disc)]
-    read = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
-    assert (read & disc).sum() / (read | disc).sum() > 0.995
-
-
 def filled(mask, polygons):
     """As Ultralytics reads each: corners rounded down, filled by `cv2.fillPoly`."""
     canvas = np.zeros(mask.shape, np.uint8)
@@ -359,33 +276,23 @@ def several_pieces(draw):
     return mask
 
 
-@given(MASKS | several_pieces(), st.sampled_from([0.99, 0.8, 1e-6]))
+@given(MASKS | several_pieces())
 @settings(max_examples=100, deadline=None)
-def test_joined_outlines_are_the_mask(mask, least):
-    polygons = joined(mask, least)
-    read = filled(mask, polygons)
+def test_one_polygon_has_all_pixels_and_lines_between_pieces(mask):
+    read = filled(mask, [merged(mask)] if mask.any() else [])
     assert not (mask & ~read).any()
-    assert mask.sum() >= least * read.sum()
-    pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
-    assert len(polygons) <= pieces
-    if pieces == 1:
-        assert (read == mask).all()
-    if least == 1e-6:
-        assert len(polygons) == min(pieces, 1)
 
 
-def test_pieces_are_joined_where_the_gap_is_narrowest():
+def test_holes_and_pieces_are_joined_where_they_are_near():
     mask = np.zeros((40, 60), bool)
     mask[5:30, 5:30] = True
     mask[12:20, 12:20] = False
     mask[14:17, 14:17] = True  # in the hole
+    read = filled(mask, [merged(mask)])
+    assert not (mask & ~read).any()
+    assert (read & ~mask).sum() <= 2
     mask[33:38, 28:55] = True
-    (polygon,) = joined(mask)
-    read = filled(mask, [polygon])
-    assert (read & ~mask).sum() == 2 + 3  # of 706 pixels
-    mask[0, 59] = True
-    assert [len(one) for one in joined(mask)][1:] == [1]
-    assert joined(np.zeros((3, 3))) == []
+    assert (filled(mask, [merged(mask)]) & ~mask).sum() <= 2 + 6  # of 706 pixels
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -421,14 +328,8 @@ def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
     assert said == "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n"
     names = tmp_path / "labels.json"
     names.write_text("cat\n")
-    refused("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
+    refused("localize", CAT, "--labels", names, "--masks", "--out", tmp_path)
     assert names.read_text() == "cat\n"
-
-
-def test_without_the_flag_there_are_no_masks(tmp_path):
-    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path, "--recipe", "fast")
-    assert '"mask":' not in ran.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
 
 
 def test_grabcut_on_the_command_line():
@@ -441,14 +342,3 @@ def test_grabcut_on_the_command_line():
     for wrong in ("edges", "sam:"):
         said = f"cliploc: expected --masks-by as heat|grabcut|sam:FOLDER, got {wrong!r}\n"
         assert refused(*asked, "--masks-by", wrong) == said
-
-
-def test_annotate_writes_the_masks_of_grabcut_and_is_not_taught(tmp_path):
-    asked = ("annotate", CAT.parent / "cat.jpg", "-p", "cat", "--recipe", "fast", "--out", tmp_path)
-    assert cliploc_(*asked, "--masks-by", "grabcut").code == 0
-    [written] = json.loads((tmp_path / "coco.json").read_text())["annotations"]
-    localized = document_of("localize", CAT, "-p", "cat", "--recipe", "fast", "--json", "--masks-by", "grabcut")
-    [picture] = localized["pictures"]
-    assert written["segmentation"] == picture["names"][0]["boxes"][0]["mask"]
-    assert "--teach off" in refused(*asked, "--masks-by", "grabcut", "--teach", "on")
-    assert "holds a run with other settings" in refused(*asked, "--masks")

@@ -113,15 +113,6 @@ def test_neither_mirroring_nor_the_order_of_boxes_nor_the_maps_scale_changes_a_s
     np.testing.assert_allclose(score_of(features_of(heat / 4, boxes, rule)), scores, atol=1e-6)
 
 
-@given(st.lists(heats, min_size=1, max_size=1), st.integers(1, 4), rules)
-def test_maps_of_a_stack_do_not_see_each_other(heat, count, rule):
-    stack = np.stack([np.roll(heat[0], shift, axis=1) for shift in range(count)] + [np.zeros_like(heat[0])])
-    together, apart = scored_boxes(stack, rule), [scored_boxes(one[None], rule) for one in stack]
-    np.testing.assert_array_equal(together.xyxy, np.concatenate([one.xyxy for one in apart]))
-    np.testing.assert_allclose(together.score, np.concatenate([one.score for one in apart]), atol=1e-6)
-    np.testing.assert_array_equal(together.index, np.repeat(range(count + 1), [len(one.xyxy) for one in apart]))
-
-
 @given(heats, rules, st.sampled_from([0.05, 0.2, 0.5]), st.sampled_from([2, 4, None]))
 def test_of_boxes_that_overlap_and_of_too_many_the_best_scored_stay(heat, rule, iou, most):
     every = scored_boxes(heat[None], rule)
@@ -131,18 +122,6 @@ def test_of_boxes_that_overlap_and_of_too_many_the_best_scored_stay(heat, rule, 
             kept.append(place)
     found = scored_boxes(heat[None], replace(rule, nms_iou=iou, max_boxes=most))
     np.testing.assert_array_equal(found.xyxy, every.xyxy[kept[:most]])
-
-
-def test_a_peak_that_is_prominent_just_above_the_threshold_is_a_part():
-    rule = BoxRule(0.33, min_area=0, split_peaks=0.3, nms_iou=None)
-    assert len(scored_boxes(np.float32([[[1, 0.375, 0.7]]]), rule).index) == 2
-
-
-def test_only_the_largest_region_is_scored_by_the_largest():
-    heat = np.zeros((20, 20), np.float32)
-    heat[2:5, 2:5], heat[8:18, 8:18] = 1, 0.9
-    found = scored_boxes(heat[None], BoxRule(threshold=0.5, components="largest"))
-    assert found.xyxy.tolist() == [[8, 8, 18, 18]]
 
 
 def test_a_hole_with_a_thing_in_it_and_a_map_hot_all_over():

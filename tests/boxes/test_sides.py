@@ -65,12 +65,6 @@ def test_a_side_is_read_from_outside_to_inside() -> None:
     np.testing.assert_allclose(found[:, 9:], [[0, 1], [20 / 60, 0], [0.4, 0], [0, 1]], atol=1e-6)
 
 
-def test_padding_is_no_room() -> None:
-    frame = Frame.fit("pad", (50, 100), (100, 100))  # 25 rows of padding above and below
-    [found] = readings(np.array([[20.0, 0, 60, 50]]), np.zeros((100, 100), np.float32), frame)
-    assert found[:, 10].tolist() == [0, 1, 0, 1]
-
-
 def test_the_map_across_a_side_tells_where_it_belongs() -> None:
     """Drafts lie too far in or out by chance: their common offset is nothing, but the map shows where each belongs."""
     rng = np.random.default_rng(1)

@@ -150,7 +150,6 @@ def test_a_bad_option_is_one_line_that_names_it(arguments, names):
 @pytest.mark.parametrize(
     ("command", "flag", "value", "least", "most"),
     [
-        (["evaluate", "boxes", "--maps", ".", "--metadata", "."], "--workers", 10**11, "1", "1,024"),
         (["classify", CAT], "--top-k", "x", "1", "1,000,000"),
         (["benchmark", "boxes", "--dataset", "wsol", "--root", ".", "--out", "b"], "--seed", -1, "0", "4,294,967,295"),
         (["serve"], "--max-megabytes", "inf", "0.01", "2000"),

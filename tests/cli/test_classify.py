@@ -51,7 +51,6 @@ def test_a_photo_that_cannot_be_read_is_a_failure_beside_the_others():
     ("arguments", "names"),
     [
         ((), "PICTURE"),
-        ((CAT, "-p", "cat", "--classes", "imagenet"), "--classes, got both"),
         ((CAT, "-p", "cat", "-p", "@cup.jpg"), "'@cup.jpg'"),
     ],
 )
@@ -71,7 +70,7 @@ def test_names_that_the_model_cannot_know_take_no_part():
 
 def test_imagenet_is_what_is_asked_when_nothing_is():
     document = document_of("classify", CAT)
-    assert document == document_of("classify", CAT, "--classes", "imagenet")
+    assert document == document_of("classify", CAT, "--labels", "imagenet")
     assert document["settings"]["names"] == [one.name for one in prompts.imagenet_classes()]
     names = document["pictures"][0]["names"]
     assert [one["rank"] for one in names] == [1, 2, 3, 4, 5]
@@ -84,7 +83,7 @@ def test_class_and_template_files(command, tmp_path):
     (tmp_path / "templates.txt").write_text("a photo of a {}.\nthe {}.\n")
     fast = ("--recipe", "fast") if command == "localize" else ()
     document = document_of(
-        *(command, CAT, *fast, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
+        *(command, CAT, *fast, "--labels", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
         *("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache"),
     )
     settings = document["settings"]

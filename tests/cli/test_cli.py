@@ -43,7 +43,7 @@ FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
 
 # ------------------------------------------------------------------------------------------------- light at the start
-HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision", "rich"}
+HELP_NEEDS_NOT = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision"}
 # What a first result does without, as it is imported where it is needed.
 LOCALIZE_NEEDS_NOT = {
     "torchvision", "timm", "scipy", "pandas", "pyarrow", "matplotlib", "supervision", "sklearn", "skimage",
@@ -386,7 +386,7 @@ def test_several_methods_are_one():
 
 def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = succeeded("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
+    result = succeeded("localize", CAT, "--labels", tmp_path / "names.txt", *FAST)
     said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
     assert result.err.count(said) == 1
     assert "tabby" not in result.err

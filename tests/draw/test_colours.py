@@ -10,9 +10,6 @@ from cliploc.draw.colours import (
     INK,
     NAME_COLOURS,
     PAPER,
-    as_hex,
-    distinct_colours,
-    name_colour,
     text_colour,
 )
 from cliploc.evaluate.tasks.segmentation.page import example_colours
@@ -49,24 +46,6 @@ def test_at_most_one_is_a_red() -> None:
 def test_colours_can_be_seen_on_black_and_on_white() -> None:
     for colour in NAME_COLOURS:
         assert min(np.linalg.norm(lab(colour, "normal") - lab(ground, "normal")) for ground in (INK, PAPER)) > 0.15
-
-
-def test_names_seen_together_differ_however_many_there_are() -> None:
-    rng = np.random.default_rng(0)
-    pictures = [rng.choice(80, 4, replace=False).tolist() for _ in range(40)]
-    pictures += [[3, 13, 23], [3, 13, 23]]  # the same index modulo ten
-    colours = distinct_colours(80, pictures)
-    assert len(colours) == 80
-    assert set(colours) == set(NAME_COLOURS)
-    shared = sum(len({colours[one] for one in names}) < len(names) for names in pictures)
-    assert shared <= 2
-    assert len({colours[3], colours[13], colours[23]}) == 3
-
-
-def test_few_names_have_the_colours_of_overlays() -> None:
-    assert distinct_colours(4, [[3]]) == [name_colour(index) for index in range(4)]
-    assert distinct_colours(0, []) == []
-    assert as_hex((255, 187, 0)) == "#ffbb00"
 
 
 def test_text_on_every_colour_can_be_read() -> None:

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cliploc.evaluate.tasks.boxes.job import BoxTally
 from cliploc.evaluate.tasks.judges import judge_sample
-from cliploc.evaluate.tasks.rows import Row, as_parquet, box_columns, cells_of, from_parquet, sample_facts, table_of
+from cliploc.evaluate.tasks.rows import box_columns, cells_of, rounded, sample_facts, table_of
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
-from cliploc.runs.evaluation import PICTURE, open_run
+from cliploc.runs.evaluation import PICTURE, Row, open_run
 from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"
@@ -55,7 +55,6 @@ def make_folder(
                 row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
     columns = box_columns()
-    rounded = from_parquet(as_parquet(rows, columns))  # as a worker sends them
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
@@ -86,7 +85,7 @@ def make_folder(
             "problems": [{"kind": "missing picture", "source": "val/<x>.jpg", "reason": "not there: fetch it"}],
         }
         run.insert("picture", [(place, one.id, "00", "") for place, one in enumerate(truths)])
-        run.insert("row", cells_of(rounded, columns))
+        run.insert("row", cells_of(rounded(rows, columns), columns))
     (out / "summary.json").write_text(json.dumps({"schema_version": 2, "settings": summary}), encoding="utf-8")
     return summary
 

@@ -63,14 +63,6 @@ def boxes_folder(root: Path, count: int) -> Path:
     return root
 
 
-def review_file(out: Path, path: Path, boxes: Mapping[str, object], status: str = "reviewed", **more: object) -> Path:
-    """What review.html saves of pictures with these boxes."""
-    run = json.loads((out / "summary.json").read_text())["run"]
-    saved = {name: {"revision": 0, "status": status, "boxes": own} for name, own in boxes.items()}
-    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "pictures": saved, **more}))
-    return path
-
-
 THINGS = {
     "val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])],
 }

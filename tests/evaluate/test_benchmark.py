@@ -426,10 +426,10 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     titles, *rows = cells(section(page, "numbers"))
     summary = json.loads((tmp_path / "summary.json").read_text())["settings"]
-    assert sorted(row[0] for row in rows) == ["cam", "centre_box", "centre_gaussian", "layer_cam"]
-    assert "Boxes without a model are fixed beforehand" in page
+    assert sorted(row[0] for row in rows) == sorted(ids)
+    assert "The boxes of baselines are fixed beforehand" in page
     for row in rows:
-        numbers = summary[f"mini_{row[0].replace('_', '-')}"]
+        numbers = summary[row[0]]
         for key in ("gt_known", "top1_loc", "max_box_acc_v2"):
             low, high = numbers["confidence_95"][key]
             shown = row[titles.index(all_numbers()[key].title)]

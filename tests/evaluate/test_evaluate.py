@@ -2,9 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +88,6 @@ def test_a_stated_threshold_is_no_oracle(folders):
     assert "τ 0.95, as given" in evaluate(folders, "--threshold", "0.95").out
 
 
-def test_judging_processes_end_with_a_command_that_is_told_to_end():
-    code = (
-        "import os, functools, cliploc.evaluate.tasks.evaluate as e\n"
-        "[*e.judged([15, 15], functools.partial(os.kill, os.getpid()), print, e.SILENT, workers=2)]"
-    )
-    # They hold its pipes open for as long as they live.
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
-    assert ended.returncode == -signal.SIGTERM
-
-
 def test_the_exact_convention_takes_maps_of_any_size(folders):
     for path in folders[0].rglob("*.npy"):
         path.unlink()
@@ -114,37 +101,18 @@ def test_the_exact_convention_takes_maps_of_any_size(folders):
     assert evaluate(folders).code == 2  # the WSOL evaluation compares 224×224
 
 
-def header(path, shape, descr="'<f4'", numbers=b""):
+def header(path, shape):
     """A .npy file with any header."""
-    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + numbers)
-
-
-DAMAGES = {
-    "folder": lambda path: (path.unlink(), path.mkdir()),
-    "huge shape": lambda path: header(path, "(1000000000000, 1000000000000)"),
-    "negative": lambda path: header(path, "(-224, -224)"),
-    "cut": lambda path: header(path, "(224, 224)", numbers=bytes(100)),
-    "nested": lambda path: header(path, "(" * 9000),
-    "no literal": lambda path: header(path, "__import__('os')"),
-    "archive": lambda path: np.savez(path.open("wb"), a=np.zeros((224, 224))),
-    "cut header": lambda path: path.write_bytes(path.read_bytes()[:20]),
-    "objects": lambda path: header(path, "(224, 224)", "'|O'", bytes(4 * 224 * 224)),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage):
-    DAMAGES[damage](folders[0] / "val/a.JPEG.npy")
-    result = evaluate(folders)
-    assert (result.code, result.err.count("\n")) == (1, 2)
-    assert result.err.startswith("failed: val/a.JPEG: ")
-    assert "2 of 3 pictures evaluated; 1 map problem\n" in result.err
-    assert len(result.err) < 1000
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
 
 
 FLAWS = {
     "missing": Path.unlink,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "huge": lambda path: header(path, "(1000000000000, 1000000000000)"),
+    "nested": lambda path: header(path, "(" * 9000),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "shape": lambda path: np.save(path, np.zeros((7, 7))),
     "nan": lambda path: np.save(path, np.full((224, 224), np.nan)),
     "range": lambda path: np.save(path, np.full((224, 224), 255.0)),
@@ -170,6 +138,10 @@ def change(folders, what):
     ("what", "named", "said", "evaluated"),
     [
         ("missing", "val/a.JPEG", "found none: make it", 2),
+        ("folder", "val/a.JPEG", "expected a map at", 2),
+        ("huge", "val/a.JPEG", "is not a .npy file of numbers", 2),
+        ("nested", "val/a.JPEG", "is not a .npy file of numbers", 2),
+        ("cut", "val/a.JPEG", "is not a .npy file of numbers", 2),
         ("shape", "val/a.JPEG", "expected a map of 224×224, got 7×7", 2),
         ("nan", "val/a.JPEG", "expected finite scores, got 50176 that are NaN", 2),
         ("range", "val/a.JPEG", "expected scores in 0–1, got 255 to 255", 2),
@@ -177,11 +149,7 @@ def change(folders, what):
         ("pickle", "val/a.JPEG", "is not a .npy file of numbers", 2),
         ("extra map", "other.npy", "not in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
-        (("class_labels", "c.JPEG,7", "d.JPEG,7"), "d.JPEG", "in class_labels.txt, but not in image_ids.txt", 2),
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "the picture of 500×375: clipped", 3),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,500,0,501,374"), "c.JPEG", "of 500×375: left out", 2),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 < x1", 2),
-        (("image_sizes", "c.JPEG,500,375", "c.JPEG,0,375"), "c.JPEG", "a size of at least 1×1", 2),
         (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
     ],
@@ -224,7 +192,7 @@ def test_nothing_to_evaluate_is_2(folders, tmp_path):
     )
     missing = cliploc_("evaluate", "boxes", "--maps", folders[0], "--metadata", tmp_path / "no")
     assert "expected a folder of metadata" in missing.err
-    for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
+    for option, value in (("--threshold", "1.5"), ("--convention", "voc")):
         result = evaluate(folders, option, value)
         assert result.code == 2
         assert "expected" in result.err

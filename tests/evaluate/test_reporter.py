@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,9 +16,7 @@ from cliploc import Reporter, annotate
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import CliplocError
 from cliploc.evaluate.data import open_dataset
-from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.boxes.job import run_benchmark
-from cliploc.evaluate.tasks.evaluate import evaluate_folder
 from cliploc.options import BENCHMARK
 from cliploc.runs.plan import ModelSetup, Setting
 from tests.commands import CAT
@@ -62,13 +59,13 @@ def test_annotate_tells_of_phases_counts_and_failures(photos: Path, tmp_path: Pa
     told = Told()
     options = {**OPTIONS, "recipe": "fast", "formats": ["csv"]}
     result = annotate(photos, ["cat"], tmp_path / "out", reporter=told.reporter, **options)
-    assert told.of("phase") == [("phase", "annotate"), ("phase", "writing csv"), ("phase", "writing review.html")]
+    assert told.of("phase") == [("phase", "annotate"), ("phase", "writing csv")]
     assert told.of("start") == [("start", 2, 2)]
     assert told.count("images") == 2
     assert told.failures == [("broken.jpg", f"broken.jpg: {result.failed['broken.jpg']}")]
     shutil.copy(CAT, photos / "again.jpg")
     told = Told()
-    annotate(photos, ["cat"], tmp_path / "out", review=0, reporter=told.reporter, **options)
+    annotate(photos, ["cat"], tmp_path / "out", reporter=told.reporter, **options)
     assert told.of("start") == [("start", 1, 3)]
     assert told.count("images") == 1
     assert not told.failures  # of an earlier run: in the result only
@@ -88,21 +85,6 @@ def test_a_benchmark_tells_of_a_failed_sample_once(tmp_path: Path) -> None:
     assert told.count("images") == len(data)
     assert [source for source, _ in told.failures] == list(result.failed)
     assert [line for _, line in told.of("note")] == list(result.notes)
-
-
-def test_evaluate_tells_of_what_is_left_out(tmp_path: Path) -> None:
-    root = wsol_folder(tmp_path / "wsol", 3)
-    ids = [one.id for one in open_dataset("wsol", root).samples]
-    for one in ids[1:]:
-        (tmp_path / "maps" / one).parent.mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "maps" / f"{one}.npy", np.eye(224))
-    told = Told()
-    result = evaluate_folder(
-        tmp_path / "maps", root / "metadata", bootstrap=Bootstrap(replicates=0), reporter=told.reporter
-    )
-    assert told.of("phase", "start") == [("phase", "maps"), ("start", 3, 3)]
-    assert told.count("images") == 3
-    assert told.failures == [(ids[0], f"{ids[0]}: {result.problems[0].reason}")]
 
 
 def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFixture[str]) -> None:

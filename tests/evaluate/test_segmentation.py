@@ -197,24 +197,16 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 
-def test_maps_of_objects_and_of_colours_are_refused(root, tmp_path):
-    predicted(root, tmp_path / "voc" / "SegmentationObject")
-    with pytest.raises(
-        UsageError, match=r"got .*SegmentationObject, whose values are numbers of objects: use .*SegmentationClass"
-    ):
-        evaluate_labels(tmp_path / "voc" / "SegmentationObject", dataset="coco_object", root=root)
-    predicted(root, tmp_path / "labels")
-    Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
-    found = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
-    assert "expected a label map, one number per pixel, got an image of mode RGB" in found.problems[0].reason
-
-
 def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     predicted(root, tmp_path / "labels")
     (tmp_path / "labels" / "000.png").unlink()
     Image.new("L", (3, 3)).save(tmp_path / "labels" / "other.png")
     result = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
     assert [(one.kind, one.source) for one in result.problems] == [("prediction", "other.png"), ("prediction", "000")]
+    Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
+    [_, colours] = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root).problems
+    assert "expected a label map, one number per pixel, got an image of mode RGB" in colours.reason
+    (tmp_path / "labels" / "000.png").unlink()
     Image.new("L", (3, 3)).save(tmp_path / "labels" / "001.png")
     with pytest.raises(UsageError, match="none of 2 pictures could be evaluated"):
         evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)

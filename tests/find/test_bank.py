@@ -1,7 +1,6 @@
-"""Presence by the bank of other names, on towers with planted colours: by hand, and when it is not asked."""
+"""The bank of other names, on towers with planted colours: rivals by hand, and when it is not asked."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -13,12 +12,10 @@ from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
 from cliploc.find.memory import Memory
-from cliploc.find.prepare import Request, RunOptions
-from cliploc.find.presence import Bank, bank_names, with_windows
+from cliploc.find.presence import Bank, bank_names
 from cliploc.find.prompts import labels_of
 from cliploc.find.texts import Texts
 from cliploc.label.worker import AnnotateWorker
-from cliploc.support.reporter import SILENT
 from tests.test_localizer import TALL, WIDE, build
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
@@ -40,10 +37,11 @@ def counted(backbone):
 
 
 @pytest.mark.parametrize("words", [("red",), ("Kitten", "red"), ("sky",), ("a new thing",)])
-@pytest.mark.parametrize(("passing", "kin"), [(0.03, 0.1), (0.2, 0), (0.001, 0.3)])
-def test_presence_rank_and_probability_by_hand(gap, words, passing, kin):
+@pytest.mark.parametrize("related", [0.1, 0, 0.3])
+def test_rivals_by_hand(gap, words, related):
+    """What is no rival shares a word with the name, or is of the share of the bank that is nearest to it."""
     views = torch.nn.functional.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
-    found = Bank(Texts(gap, ("a {} thing",)), pass_share=passing, kin_share=kin).standing(views, [("green",), words])
+    found = Bank(Texts(gap, ("a {} thing",)), related).rivals([("green",), words]).z_scores(views)
     own = torch.nn.functional.normalize(gap.encode_text([f"a photo of a {word}." for word in words]).mean(0), dim=0)
     kept = []
     for entry in NAMES + list(SENTENCES):
@@ -51,36 +49,22 @@ def test_presence_rank_and_probability_by_hand(gap, words, passing, kin):
         if not {word.casefold() for word in entry} & {word.casefold() for word in words}:
             kept.append(gap.encode_text([sentence])[0])
     kept.sort(key=lambda one: -float(one @ own))
-    kept = kept[int(kin * 42) :]
-    bar = math.ceil(passing * len(kept))
+    rivals = torch.stack(kept[int(related * 42) :])
     for v, view in enumerate(views):
-        cosine, rivals = float(view @ own), sorted((float(view @ one) for one in kept), reverse=True)
-        odds = math.exp(gap.logit_scale * (cosine - rivals[bar - 1]))
-        assert found.presence[v, 1].item() == pytest.approx(odds / (1 + odds), abs=1e-4)
-        assert found.rank[v, 1] == 1 + sum(one > cosine for one in rivals)
-        share = [math.exp(gap.logit_scale * (one - cosine)) for one in rivals]
-        assert found.probability[v, 1].item() == pytest.approx(1 / (1 + sum(share)), abs=1e-4)
-        assert (found.presence[v, 1] >= 0.5) == (found.rank[v, 1] <= bar)
-
-
-def test_a_names_presence_does_not_depend_on_what_else_is_asked(gap):
-    views, bank = torch.eye(24)[:4], Bank(Texts(gap, ("{}",)))
-    names = [(f"name {i}",) for i in range(module.NAMES_AT_ONCE + 3)]
-    together = bank.standing(views, names)
-    for p in (0, 1, len(names) - 1):
-        for one, whole in zip(bank.standing(views, [names[p]]), together, strict=True):
-            torch.testing.assert_close(one[:, 0], whole[:, p])
+        cosines = rivals @ view
+        expected = (view @ own - cosines.mean()) / cosines.std(correction=0)
+        assert found[v, 1].item() == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_names_that_the_model_cannot_know_are_no_rivals(gap):
     gap.unknown_reason = lambda word: "never heard" if word.startswith(("thing", "a photo")) else None
     asked = counted(gap)
-    Bank(Texts(gap, ("{}",))).standing(torch.eye(24)[:1], [("dog",)])
+    Bank(Texts(gap, ("{}",))).rivals([("dog",)])
     assert asked == [f"a photo of a {word}." for word in ("red", "green", "blue", "cat", "dog")]
     gap.unknown_reason = lambda word: "never heard"
-    assert Bank(Texts(gap, ("{}",))).standing(torch.eye(24)[:1], [("dog",)]) is None
+    assert Bank(Texts(gap, ("{}",))).rivals([("dog",)]) is None
     found = build(gap, min_presence=0.5)(TALL, ["red"])
-    assert (found.presence, found.presence_rule, found.ranks, found.probabilities) == (None, None, None, None)
+    assert (found.presence, found.presence_rule) == (None, None)
 
 
 def test_the_bank_holds_imagenets_and_cocos_names_once():
@@ -90,34 +74,22 @@ def test_the_bank_holds_imagenets_and_cocos_names_once():
     assert {"person", "zebra", "tv"} <= set(names)
 
 
-def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
-    found = build(gap, min_presence=0.5)(TALL, ["red", "something"])
-    standing = Bank(Texts(gap, ("{}",))).standing(torch.from_numpy(found.embedding)[None], [("red",), ("something",)])
-    np.testing.assert_allclose(found.presence, standing.presence[0], atol=1e-6)
-    np.testing.assert_array_equal(found.ranks, standing.rank[0])
-    np.testing.assert_allclose(found.probabilities, standing.probability[0], atol=1e-6)
+@pytest.mark.parametrize("windows", [(), (2,)])
+def test_a_named_method_says_absent_by_the_first_look(gap, windows):
+    """Its presence is what it is before a second look at the same views."""
+    found, looked = (
+        build(gap, min_presence=0.5, windows=windows, second_look=second)(TALL, ["red", "something"])
+        for second in (False, True)
+    )
+    second = looked.second_look
+    np.testing.assert_allclose(found.presence, second.calibration.first(second.of_names), atol=1e-6)
     assert found.presence_rule == "bank"
     bar = float(found.presence.max()) + 0.01
-    strict = build(gap, min_presence=bar)(TALL, ["red", "something"])
-    rank = strict.ranks[1]
-    assert f"presence {strict.presence[1]:.2f} (uncalibrated, rank {rank}) is below" in strict.reasons[1]
-    every = build(gap, min_presence=1e-6)(TALL, ["red", "something"])
+    strict = build(gap, min_presence=bar, windows=windows)(TALL, ["red", "something"])
+    assert f"presence {strict.presence[1]:.2f} is below" in strict.reasons[1]
+    every = build(gap, min_presence=1e-6, windows=windows)(TALL, ["red", "something"])
     assert every.by(every.rule, bar).reasons[0] == strict.reasons[0]
     assert not strict.found.any()
-
-
-def test_windows_count_as_they_do_for_calibrated_models(gap):
-    localizer = build(gap, min_presence=0.5, windows=(2,))
-    with localizer._flow.preparation.batches([Request(0, WIDE, ["red", "green"])], "raise") as batches:
-        [batch] = batches
-    looked = localizer._flow.compute(batch, SILENT.masked, [localizer._task], None, RunOptions()).args[0]
-    found = localizer(WIDE, ["red", "green"])
-    views = torch.cat([looked.read.embedding, looked.windows[0]])
-    standing = Bank(Texts(gap, ("{}",))).standing(views, [("red",), ("green",)])
-    expected = with_windows(standing.presence[0], standing.presence[1:])
-    np.testing.assert_allclose(found.presence, expected, atol=1e-5)
-    np.testing.assert_array_equal(found.ranks, standing.rank.amin(dim=0))
-    np.testing.assert_allclose(found.probabilities, standing.probability.amax(dim=0), atol=1e-5)
 
 
 def test_a_minimum_of_zero_boxes_all_and_embeds_no_bank(gap):
@@ -130,15 +102,6 @@ def test_a_minimum_of_zero_boxes_all_and_embeds_no_bank(gap):
     [one] = localizer.compare([WIDE], ["red"], ["cam"], presence=True)
     assert one["cam"].presence_rule == "bank"
     assert one["cam"].found.all()
-
-
-def test_calibrated_models_need_no_bank(gap):
-    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
-    asked = counted(gap)
-    found = build(gap, min_presence=0.5)(TALL, ["red"])
-    assert (found.presence_rule, found.ranks) == ("calibrated", None)
-    assert asked == ["a red thing"]
-    assert "presence_bank" not in build(gap, min_presence=0.5).describe()
 
 
 def test_the_bank_is_embedded_once(gap):
@@ -157,7 +120,7 @@ def test_the_bank_comes_from_the_disk_as_one_file(gap, tmp_path, monkeypatch, te
     monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
     gap.weights_file = tmp_path / "weights.pt"
     first = build(gap, min_presence=0.5, text_cache=text_cache)(TALL, ["a dog"])
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 + 2 * text_cache  # names and sentences
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1 + 2 * text_cache  # the bank is one
     asked = counted(gap)
     second = build(gap, min_presence=0.5, text_cache=text_cache)(TALL, ["a dog"])
     assert asked == ([] if text_cache else ["a a dog thing", "a photo of a a dog."])
@@ -172,19 +135,17 @@ def test_annotate_always_asks_for_presence(gap):
 
     for least in (None, 0, 0.3):
         described = worker(["red", "blue"], least=least).describe()
-        assert described["presence_bank"] == module.VERSION
-        assert described["min_presence"] == (0.5 if least is None else least)
+        assert "first_look" in described
+        assert described["min_presence"] == (0.32 if least is None else least)
 
 
 def test_what_is_printed_and_written_says_uncalibrated(gap):
     found = build(gap, min_presence=1e-9)(WIDE, ["red"])
     assert found.found.all()
-    said = f"{found.presence[0]:.2f} uncalibrated, rank {found.ranks[0]}"
+    said = f"{found.presence[0]:.2f} uncalibrated"
     assert found.presence_text(0) == said
     assert f"presence {said}" in verdict(found, 0)
     assert run_line(found).endswith("presence uncalibrated")
     assert f"presence {said}" in str(next(rows_of(found))[2])
     [name] = json.loads(json.dumps(to_document([found], [], {})))["pictures"][0]["names"]
     assert name["presence_rule"] == "bank"
-    assert name["rank"] == found.ranks[0]
-    assert name["probability"] == pytest.approx(found.probabilities[0], abs=1e-4)

@@ -12,7 +12,7 @@ from cliploc.errors import UsageError
 from cliploc.find.calibration import OF_BOX
 from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank
-from cliploc.find.prompts import labels_of, parse
+from cliploc.find.prompts import parse
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.texts import Texts
 from cliploc.images.exemplars import Exemplar, split_entries
@@ -106,7 +106,7 @@ def test_the_direction_is_the_name_minus_what_it_is_told_from(backbones):
 
 
 def test_the_words_of_a_contrast_are_no_rivals(backbones):
-    bank = Bank(Texts(backbones["gap_cnn"], ("{}",)), kin_share=0.0)
+    bank = Bank(Texts(backbones["gap_cnn"], ("{}",)), related_share=0.0)
     plain, contrasted = bank.rivals((("red",),)), bank.rivals((("red",),), (("zebra", "teapot"),))
     assert plain.contrasts is None
     assert plain.are_rivals.sum() - contrasted.are_rivals.sum() == 2
@@ -141,13 +141,6 @@ def test_what_is_remembered_of_a_name_is_not_taken_for_its_contrast(backbones):
         kept, fresh = (build(backbones["vit"], **how)(BOTH, names) for how in ({"memory": memory}, {}))
         np.testing.assert_array_equal(kept.maps, fresh.maps)
         assert kept.names == tuple(names)
-
-
-def test_labels_of_an_annotation_have_contrasts():
-    labels = labels_of(["helmet|hard hat~bare head @0.7", "cat"])
-    assert (labels.names, labels.thresholds) == (("helmet~bare head", "cat"), (0.7, None))
-    with pytest.raises(UsageError, match=r"labels\.txt: expected a name without a contrast here"):
-        labels_of(["cat", "background: lawn~sky"], "labels.txt: ")
 
 
 def test_pictures_stand_for_the_name_and_not_for_its_contrast(backbones):

@@ -22,7 +22,7 @@ from cliploc.label.teach import teach as teaching
 from cliploc.label.worker import LEAST_FIT
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
-from cliploc.runs.labelling import Correction, LabellingRun, TaughtPicture
+from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
 from tests.commands import document_of, refused
 from tests.label.labelled import correct
 from tests.tiny import tower
@@ -93,7 +93,7 @@ def taught(photos: Path, out: Path, model: str, options: dict[str, Any], patch: 
     patch.setattr(teaching, "learnt", lambda pairs: SIDES)
 
     def again() -> Any:
-        how = {"formats": ["csv"], "review": 0, "min_presence": 0, "masks": True}  # each name has a map in each picture
+        how = {"formats": ["csv"], "min_presence": 0, "masks": True}  # each name has a map in each picture
         return annotate(photos, NAMES, out, model=model, **how, **HOW, **options)
 
     again()
@@ -203,7 +203,7 @@ def test_the_score_of_a_learnt_box_is_that_of_its_map_times_the_presence(runs: A
 
 def test_a_new_folder_gets_drafts_of_what_another_has_taught(runs: Any, photos: Path, tmp_path: Path) -> None:
     run = runs("cnn")
-    how = {"formats": ["csv"], "review": 0, "model": run.model, **HOW, **run.options}
+    how = {"formats": ["csv"], "model": run.model, **HOW, **run.options}
     result = annotate(photos, ["blicket"], tmp_path, learnt=run.file, teach=False, **how)
     assert sum(result.boxes.values()) >= 7
     with LabellingRun.open(tmp_path) as opened:

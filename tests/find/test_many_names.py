@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
-from cliploc.find.views import at_once
 from cliploc.localizer import Localizer
 from tests.test_localizer import WIDE, build, photo, same
 from tests.tiny import KINDS, tower
@@ -54,13 +53,6 @@ def test_no_result_depends_on_which_names_are_worked_on_together(backbones, kind
         same(replace(without, maps=other.maps, has_maps=True), other)
         assert without.maps.shape == other.maps.shape
         assert without.maps.strides == (0, 0, 0)  # a single zero
-
-
-@given(count=st.integers(1, 10**6), hw=st.tuples(st.integers(1, 4096), st.integers(1, 4096)))
-def test_names_worked_on_together_have_a_bound(count, hw):
-    together = at_once(count, hw)
-    assert 1 <= together <= count
-    assert together == 1 or together * hw[0] * hw[1] <= 2**22
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,16 +1,15 @@
-"""What a model computed is kept: no forward pass twice, the same results, and no more than may be kept."""
+"""What a model computed is kept: no forward pass twice, the same results, no more than may be kept; texts on disk."""
 
-import gc
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cliploc.find.memory import Memory
+from cliploc.find.memory import Memory, TextCache, cache_folder
 from cliploc.localizer import Localizer
 from cliploc.support.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same
@@ -132,25 +131,81 @@ def test_it_holds_no_more_than_it_may() -> None:
     assert nothing.bytes == 0
 
 
-def test_what_nobody_asks_for_goes_in_time() -> None:
-    now = [0.0]
-    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory(max_seconds=60, clock=lambda: now[0])
-    localizer = localizer_of(backbone, memory, "cam")
-    localizer(WIDE, ["red"])
-    for now[0], traces in ((50, 1), (100, 1), (161, 2)):  # each use counts anew
-        localizer(WIDE, ["red"])
-        assert backbone.traces == traces
+# ------------------------------------------------------------------------------------------------- texts, on the disk
+WORDS, TEMPLATES = ("cat", "kitten"), ("a photo of a {}.", "{}")
+VECTOR = torch.tensor([0.6, 0.8])
 
 
-def test_a_model_that_is_gone_leaves_nothing() -> None:
-    memory = Memory()
-    backbone: Any = tower("vit", (8, 8))
-    localizer_of(backbone, memory, "legrad", second_look=True)(WIDE, ["red"])
-    assert memory.bytes > 0
-    gone = weakref.ref(backbone)
-    del backbone
-    gc.collect()
-    assert gone() is None
-    other = tower("gap_cnn", (8, 8))
-    assert memory.text(other, ["red"], ["{}"]) is None
-    assert memory.bytes == 0
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "text"
+
+
+def test_a_text_is_found_again_for_the_same_key_alone(folder: Path) -> None:
+    TextCache(folder, "weights").put(WORDS, TEMPLATES, VECTOR.double())
+    again = TextCache(folder, "weights")
+    found = again.get(WORDS, TEMPLATES, 2)
+    assert found is not None
+    assert torch.equal(found, VECTOR)
+    others = [(WORDS[::-1], TEMPLATES), (("cat kitten",), TEMPLATES), (WORDS, TEMPLATES[:1])]
+    assert [again.get(*other, 2) for other in [*others, (WORDS[:1], ("kitten", *TEMPLATES))]] == [None] * 4
+    assert again.get(WORDS, TEMPLATES, 3) is None
+    assert TextCache(folder, "other weights").get(WORDS, TEMPLATES, 2) is None
+
+
+def test_a_folder_that_cannot_be_made_stops_nothing(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("in the way of the folder")
+    blocked = TextCache(folder / "file", "weights")
+    blocked.put(WORDS, TEMPLATES, VECTOR)
+    assert blocked.get(WORDS, TEMPLATES, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"CLIPLOC_CACHE": "HERE"}, "text"),
+        *[({"CLIPLOC_CACHE": off}, None) for off in ("off", "OFF", "0", "")],
+        ({"XDG_CACHE_HOME": "HERE"}, "cliploc/text"),
+        ({"HOME": "HERE"}, ".cache/cliploc/text"),
+    ],
+)
+def test_where_texts_lie(
+    variables: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CLIPLOC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("HERE", str(tmp_path)))
+    assert cache_folder() == (None if place is None else tmp_path / place)
+
+
+def asked_for(source: str | None, names: list[str], **options: Any) -> tuple[Any, list[str]]:
+    """Scores by a new tower with weights of this id, and the sentences that it embedded."""
+    backbone: Any = tower("attention_pool_cnn")
+    asked: list[str] = []
+    encode = backbone.encode_text
+    backbone.encode_text = lambda sentences: (asked.extend(sentences), encode(sentences))[1]
+    if source:
+        backbone.loaded_from(Path("weights.pt"), source)
+    found = Localizer(backbone, min_presence=0, second_look=False, **options)(WIDE, names)  # else a bank too
+    return found.scores, asked
+
+
+def test_a_second_localizer_asks_the_text_tower_for_what_is_new_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, asked = asked_for("weights", ["cat|kitten", "red"])
+    assert asked == ["a photo of a cat.", "a photo of a kitten.", "a photo of a red."]
+    again, asked = asked_for("weights", ["red", "cat|kitten", "drum"])
+    assert asked == ["a photo of a drum."]
+    assert again[[1, 0]] == pytest.approx(first, abs=1e-6)
+    assert asked_for("weights", ["red"], templates=["{}"])[1] == ["red"]
+    others: list[tuple[str | None, dict[str, Any]]] = [("other", {}), (None, {}), ("weights", {"text_cache": False})]
+    for source, options in others:
+        assert asked_for(source, ["red"], **options)[1] == ["a photo of a red."]
+    files = [*folder.rglob("*.safetensors")]
+    monkeypatch.setenv("CLIPLOC_CACHE", "off")
+    assert asked_for("weights", ["drum"])[1] == ["a photo of a drum."]
+    assert [*folder.rglob("*.safetensors")] == files

@@ -23,11 +23,12 @@ from cliploc.find.calibration import (
     package_calibration,
     reliability,
 )
-from cliploc.find.presence import KIN_SHARE, Bank, Crowd, Rivals, over_bank
+from cliploc.find.presence import RELATED_SHARE, Bank, BankCosines, Rivals, in_bank
 from cliploc.find.second_look import SecondLook, best_of_names, mean_in, regions_of
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
 from cliploc.values import Boxes
 from tests.commands import CAT, create_once, localizer_of
 from tests.test_localizer import build
@@ -72,11 +73,6 @@ def test_regions_are_squares_of_a_third_that_overlap_by_half_over_what_the_model
     np.testing.assert_allclose(found.numpy(), expected / np.linalg.norm(expected, axis=1)[:, None], atol=1e-4)
 
 
-def test_a_narrow_strip_has_few_regions():
-    [found] = regions_of([Frame.fit("squash", (2, 5000), (32, 32))], torch.rand(1, 4, 8, 8))
-    assert len(found) == 5 * 32
-
-
 def test_a_large_input_is_read_at_the_models_own_size_and_looked_at_in_regions():
     views = {"scales": (1,)}, {"scales": (2,)}, {"windows": (2,)}
     usual, large, cut = (Localizer(create_once("mini"), method="cam", second_look=True, **view) for view in views)
@@ -100,9 +96,9 @@ def rivals():
 
 def test_how_far_a_name_lies_above_its_rivals(rivals):
     views = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(2)), dim=1)
-    above = rivals.above(views)
+    above = rivals.z_scores(views)
     label = torch.tensor([0, 2, 1, 2])
-    within, rank = rivals.within(views, label)
+    within, rank = rivals.z_scores_of(views, label)
     for v, view in enumerate(views.double()):
         for p, name in enumerate(rivals.names.double()):
             cosines = (rivals.bank.double() @ view)[rivals.are_rivals[p]]
@@ -115,12 +111,12 @@ def test_how_far_a_name_lies_above_its_rivals(rivals):
 
 def test_how_a_name_stands_over_the_bank_is_what_it_would_be_in_pictures_of_its_other_texts(rivals):
     others = torch.rand(3, 20, generator=torch.Generator().manual_seed(4)) > 0.1
-    crowd = Crowd.of(rivals.bank @ rivals.bank.T)
-    found = over_bank(rivals.bank @ rivals.names.T, crowd, others, rivals.are_rivals)
-    above = rivals.above(rivals.bank).double().numpy()  # of each text as a view
+    crowd = BankCosines.of(rivals.bank @ rivals.bank.T)
+    found = in_bank(rivals.bank @ rivals.names.T, crowd, others, rivals.are_rivals)
+    above = rivals.z_scores(rivals.bank).double().numpy()  # of each text as a view
     for p in range(3):
         counted = np.sort(above[others[p].numpy(), p])
-        kin = counted[-int(KIN_SHARE * 20) :].mean()
+        kin = counted[-int(RELATED_SHARE * 20) :].mean()
         assert_rounded(found[p].astype(np.float32), np.array([counted.mean(), kin]), 8 * 20, scale=10)
 
 
@@ -130,12 +126,12 @@ def test_what_is_read_of_a_box(rivals, monkeypatch):
     seen = look(rivals)
     features = dict(zip(OF_BOX, seen.features(SCORED).T.astype(np.float32), strict=True))
     view = F.normalize(mean_in(places, seen.frame, SCORED.xyxy), dim=-1)
-    above, rank = rivals.within(view, torch.from_numpy(SCORED.label))
+    above, rank = rivals.z_scores_of(view, torch.from_numpy(SCORED.label))
     assert_rounded(features["inside"], above, 8 * 20, scale=10)
     assert_rounded(features["inside_rank"], rank.log(), 8 * 20, scale=10)
     best = np.array([max(features["inside"][:2]), max(features["inside"][2:])])[SCORED.label]
     assert_rounded(features["behind"], features["inside"] - best, 8 * 20, scale=10)
-    assert features["bank_kin"].tolist() == rivals.of_bank[SCORED.label, 1].tolist()
+    assert features["bank_related"].tolist() == rivals.in_bank[SCORED.label, 1].tolist()
     assert_rounded(features["area"], np.log(np.full(4, 29 * 38 / (60 * 80))), 8 * 20, scale=10)
     point = dataclasses.replace(SCORED, xyxy=SCORED.xyxy[:, [0, 1, 0, 1]])
     assert np.isfinite(seen.features(point)).all()
@@ -144,8 +140,8 @@ def test_what_is_read_of_a_box(rivals, monkeypatch):
 def test_a_lift_is_added_to_all_that_says_how_far_a_name_lies_above_its_rivals(rivals):
     lifted = rivals._replace(lift=torch.tensor([0.0, 1.5, -0.5]))
     views, label = F.normalize(torch.ones(2, 8), dim=1), torch.tensor([1, 2])
-    torch.testing.assert_close(lifted.above(views), rivals.above(views) + lifted.lift)
-    (above, rank), (plain, plain_rank) = (one.within(views, label) for one in (lifted, rivals))
+    torch.testing.assert_close(lifted.z_scores(views), rivals.z_scores(views) + lifted.lift)
+    (above, rank), (plain, plain_rank) = (one.z_scores_of(views, label) for one in (lifted, rivals))
     torch.testing.assert_close(above, plain + lifted.lift[label])
     assert rank.equal(plain_rank)
 
@@ -267,7 +263,7 @@ def test_what_is_said_of_a_name_does_not_depend_on_the_other_names():
 def test_other_settings_judge_the_same_boxes_without_the_model():
     localizer, names = localizer_of("mini"), ["cat", "fox", "sofa", "dog~cat"]  # the last is ruled out at first sight
     found = localizer(CAT, names)
-    again = found.by(localizer.box_rule, localizer.usual_min_presence)
+    again = found.by(localizer.box_rule, FOUND)
     np.testing.assert_array_equal(again.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(again.boxes.score, found.boxes.score)
     assert (again.reasons, again.found.tolist()) == (found.reasons, found.found.tolist())
@@ -276,7 +272,7 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     strict = found.by(localizer.box_rule, 1.0)
     assert not strict.found.any()
     assert len(strict.boxes) == len(strict.boxes_by(localizer.box_rule)) == 0
-    back = strict.by(localizer.box_rule, localizer.usual_min_presence)
+    back = strict.by(localizer.box_rule, FOUND)
     assert back.reasons == found.reasons
     rule = dataclasses.replace(localizer.box_rule, threshold=0.8)  # several boxes of the cat
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
@@ -289,7 +285,7 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)
     [uncut] = localizer.stream([CAT], names, boxes=False)
     assert len(uncut.boxes) == 0
-    cut = uncut.by(localizer.box_rule, localizer.usual_min_presence)
+    cut = uncut.by(localizer.box_rule, FOUND)
     np.testing.assert_array_equal(cut.boxes.xyxy, found.boxes.xyxy)
     np.testing.assert_array_equal(cut.boxes.score, found.boxes.score)
     assert (cut.reasons, cut.found.tolist()) == (found.reasons, found.found.tolist())

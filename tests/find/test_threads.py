@@ -1,11 +1,12 @@
 """Work done ahead of who takes the results: order, threads, errors and giving up."""
 
 import threading
+from contextlib import closing
 
 import pytest
 
 from cliploc.errors import ModelError
-from cliploc.find.threads import Ahead
+from cliploc.find.running import computed_ahead
 
 
 def threads():
@@ -17,13 +18,13 @@ def silent(*_):
 
 
 def ahead_of(items, work, told=silent, halved=silent):
-    """`Ahead`, of batches of one item; all is made in `work`."""
+    """`computed_ahead`, of batches of one item; all is made in `work`."""
 
     def worked(batch, tell):
         made = work(batch[0], tell)
         return lambda: made
 
-    return Ahead(([item] for item in items), worked, told, halved)
+    return closing(computed_ahead(([item] for item in items), worked, told, halved))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -66,7 +67,7 @@ def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_b
         return lambda: sum(batch)
 
     bad = {1, 3}
-    with Ahead(iter([[0, 1, 2], [3]]), work, silent, silent, apart=True) as ahead:
+    with closing(computed_ahead(iter([[0, 1, 2], [3]]), work, silent, silent, apart=True)) as ahead:
         assert [(items, str(made)) for items, made in ahead] == [
             ([0], "0"),
             ([1], "no number for 1"),
@@ -74,8 +75,8 @@ def test_an_item_that_the_model_fails_on_is_lost_alone_but_not_all_of_them_one_b
             ([3], "no number for 3"),
         ]
     bad, got = {*range(20)}, []
-    with pytest.raises(ModelError), Ahead(iter([[*range(20)]]), work, silent, silent, apart=True) as ahead:
-        got += ahead
+    with pytest.raises(ModelError):
+        got += computed_ahead(iter([[*range(20)]]), work, silent, silent, apart=True)
     assert len(got) == 8, "then the model itself seems to be broken"
 
 

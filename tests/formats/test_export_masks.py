@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from cliploc.errors import CliplocWarning, UsageError
+from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.voc import palette
 from cliploc.images import rle
-from cliploc.label.apply import read_corrections
+from cliploc.label.corrections import read_corrections
 from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", "a: b", "猫")
@@ -61,25 +61,18 @@ def alike(found: list[tuple[str, np.ndarray]], picture: AnnotatedPicture, least:
         assert (true & read).sum() / (true | read).sum() >= least
 
 
-@pytest.mark.parametrize("polygons", [False, True])
-def test_coco_as_pycocotools_reads_it(polygons, picture, tmp_path):
+def test_coco_as_pycocotools_reads_it(picture, tmp_path):
     from pycocotools.coco import COCO
 
-    (path,) = export("coco", picture, tmp_path / "out", replace(SETTINGS, polygons=polygons))
+    (path,) = export("coco", picture, tmp_path / "out")
     read = COCO(str(path))
     anns = read.loadAnns(read.getAnnIds(imgIds=[1]))
     alike([(read.cats[one["category_id"]]["name"], read.annToMask(one)) for one in anns], picture)
     assert [one["area"] for one in anns] == [rle.decode(code).sum() for code in picture.masks]
-    holes = [False, True, False, False, None]  # a mask with a hole is run lengths in any case
+    holes = [False, True, False, False, None]  # a mask with a hole is run lengths
     for one, hole in zip(anns, holes, strict=True):
         if hole is not None:
-            assert isinstance(one["segmentation"], list) == (polygons and not hole)
-
-
-def as_one(masks: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
-    """Lines → masks: the pieces of the third lie too far apart for one polygon."""
-    assert len(masks) == 6
-    return [*masks[:2], (masks[2][0], masks[2][1] | masks[3][1]), *masks[4:]]
+            assert isinstance(one["segmentation"], list) != hole
 
 
 def test_yolo_by_its_definition(picture, tmp_path):
@@ -96,7 +89,7 @@ def test_yolo_by_its_definition(picture, tmp_path):
         canvas = np.zeros(SIZE[::-1], np.uint8)
         cv2.fillPoly(canvas, [(corners * SIZE).astype(np.int32)], 1)
         found.append((names[int(label)], canvas))
-    alike(as_one(found), picture, least=1.0)
+    alike(found, picture, least=0.98)  # one line a pixel wide joins the pieces
 
 
 def test_cvat_by_its_definition(picture, tmp_path):
@@ -116,38 +109,21 @@ def test_cvat_by_its_definition(picture, tmp_path):
     assert not ET.parse(path).getroot().findall("image/box")
 
 
-def unpacked(packed: list[int]) -> np.ndarray:
-    """Label Studio's brush by the definition of `@thi.ng/rle-pack`."""
-    bits = "".join(f"{one:08b}" for one in packed)
-    at = 0
-
-    def read(count: int) -> int:
-        nonlocal at
-        at += count
-        return int(bits[at - count : at], 2)
-
-    total, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        same, count = read(1), read(sizes[read(2)]) + 1
-        values += [read(word)] * count if same else [read(word) for _ in range(count)]
-    return np.array(values)
-
-
 def test_labelstudio_by_its_definition(picture, tmp_path):
+    """Corners in percent of the picture, filled by even and odd."""
     tasks, config = export("labelstudio", picture, tmp_path / "out")
     result = json.loads(tasks.read_text())[0]["predictions"][0]["result"]
-    tag = ET.parse(config).getroot().find("BrushLabels")
+    tag = ET.parse(config).getroot().find("PolygonLabels")
     assert [one.get("value") for one in tag] == list(NAMES)
     found = []
     for one in result:
-        assert (one["type"], one["from_name"], one["to_name"]) == ("brushlabels", tag.get("name"), tag.get("toName"))
-        assert one["value"]["format"] == "rle"
-        channels = unpacked(one["value"]["rle"]).reshape(one["original_height"], one["original_width"], 4)
-        assert (channels == channels[..., :1]).all()
-        found.append((one["value"]["brushlabels"][0], channels[..., 3] == 255))
-    alike(found, picture, least=1.0)
+        assert (one["type"], one["from_name"], one["to_name"]) == ("polygonlabels", tag.get("name"), tag.get("toName"))
+        corners = np.array(one["value"]["points"]) / 100 * SIZE
+        fine = np.zeros((8 * SIZE[1], 8 * SIZE[0]), np.uint8)
+        cv2.fillPoly(fine, [np.round(8 * corners).astype(np.int32)], 1)
+        middles = fine[4::8, 4::8]
+        found.append((one["value"]["polygonlabels"][0], middles))
+    alike(found, picture, least=0.95)
 
 
 def test_voc_as_pillow_reads_it(picture, tmp_path):
@@ -185,8 +161,7 @@ def test_voc_objects_that_have_no_number_are_void(tmp_path):
     boxes, codes = [[x, y, x + 1, y + 1] for x, y in places], tuple(rle.encode(mask) for mask in masks)
     label = np.arange(count) % len(NAMES)
     crowded = annotated("a.png", path, size, boxes, label, np.linspace(0.9, 0.3, count), masks=codes)
-    with pytest.warns(CliplocWarning, match="voc: a.png: SegmentationObject/ numbers only the best 254 objects"):
-        (root,) = export("voc", crowded, tmp_path / "out")
+    (root,) = export("voc", crowded, tmp_path / "out")
     with Image.open(root / "SegmentationObject/a.png") as objects:
         objects = np.asarray(objects)
     assert [objects[y, x] for x, y in places] == [*range(1, 255), 255, 255]

@@ -1,7 +1,6 @@
 """Pictures in: every kind becomes upright RGB of 8 bits, or one line that says why not."""
 
 import io
-import struct
 import sys
 import zlib
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import ExifTags, Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.images import reading as images
-from cliploc.images.reading import MAX_PIXELS, load, pictures_in
+from cliploc.images.reading import load, pictures_in
 from cliploc.support.files import demo_folder
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -59,13 +58,6 @@ def test_orientation_of_a_picture_from_memory_and_the_picture_stays_as_it_is():
     np.testing.assert_array_equal(np.asarray(load(stored).image), np.asarray(corners()))
     np.testing.assert_array_equal(np.asarray(stored), np.asarray(before))
     assert stored.getexif()[0x0112] == 6
-
-
-def test_cmyk_is_converted(tmp_path):
-    corners(64, 48).convert("CMYK").save(tmp_path / "print.jpg", quality=95, subsampling=0)
-    found = load(tmp_path / "print.jpg").image
-    assert found.mode == "RGB"
-    assert np.abs(np.asarray(found).astype(int) - np.asarray(corners(64, 48)).astype(int)).mean() < 4
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -130,11 +122,6 @@ def test_transparency_is_laid_on_white(tmp_path, mode, suffix):
         assert found.getpixel((12, 5)) == WHITE
 
 
-def test_half_transparent_is_mixed_with_white():
-    found = load(Image.new("RGBA", (9, 9), (255, 0, 0, 51))).image.getpixel((0, 0))
-    assert found == pytest.approx((255, 204, 204), abs=1)
-
-
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
 def test_of_an_animation_the_first_frame_is_used_and_a_note_says_so(tmp_path, suffix):
     frames = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE, WHITE)]
@@ -175,14 +162,6 @@ def test_arrays(array):
     picture = load(array, "frame 7")
     np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(corners()))
     assert picture.source == "frame 7"
-
-
-def test_grey_and_transparent_arrays_and_floats_between_two_greys():
-    grey = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
-    for array in (grey, grey / 255.0):
-        np.testing.assert_array_equal(np.asarray(load(array).image), np.repeat(grey[..., None], 3, axis=2))
-    for array in (np.full((9, 9), 0.999), np.zeros((9, 9, 4), np.uint8)):
-        assert load(array).image.getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.parametrize(
@@ -249,14 +228,6 @@ def test_files_that_are_refused(tmp_path, name, data, text):
     assert "\n" not in str(error.value)
 
 
-def test_the_limit_is_at_the_number_of_pixels():
-    class Huge(Image.Image):  # a size without the memory
-        size = (MAX_PIXELS // 10_000 + 1, 10_000)
-
-    with pytest.raises(InputError, match="expected at most 120 million: make it smaller first"):
-        load(Huge(), "huge")
-
-
 def test_paths_that_are_no_files(tmp_path):
     for path, text in [
         ("https://a.b/c.jpg", "https://a.b/c.jpg: no such file: download the picture first"),
@@ -278,23 +249,13 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 """
 
 
-NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or similar"
-OTHERS = {
-    "EPS": (EPS, NOT_READ),
-    "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
-}
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_other_formats_are_refused_before_they_are_decoded(case, tmp_path, monkeypatch):
-    data, text = OTHERS[case]
+def test_other_formats_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     path = tmp_path / "photo.jpg"
-    path.write_bytes(data)
+    path.write_bytes(EPS)
     monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("a program was started"))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="not a picture that can be read: expected JPEG, PNG, WebP or similar"):
         load(path)
-    assert str(error.value).startswith(f"{path}: {text}"), error.value
 
 
 def test_frames_are_not_walked_through(tmp_path, monkeypatch):
@@ -308,24 +269,6 @@ def test_frames_are_not_walked_through(tmp_path, monkeypatch):
     pages = load(tmp_path / "a.tif")
     assert pages.image.getpixel((3, 3)) == (0, 0, 0)
     assert pages.notes == ("holds several pictures: the first is used",)
-
-
-def test_a_pil_image_is_taken_at_the_frame_it_shows_and_stays_there(tmp_path):
-    frames = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE, WHITE)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    with Image.open(tmp_path / "a.gif") as mine:
-        mine.seek(1)
-        picture = load(mine)
-        assert mine.tell() == 1
-    assert picture.image.getpixel((3, 3)) == BLUE
-    assert picture.notes == ()
-
-
-@pytest.mark.parametrize("kind", [np.array, Image.Image.copy])
-def test_the_result_shares_nothing_with_the_picture_handed_in(kind):
-    mine = kind(corners())
-    load(mine).image.paste(WHITE, (0, 0, 16, 12))
-    np.testing.assert_array_equal(np.asarray(mine), np.asarray(corners()))
 
 
 def test_nobody_else_opens_picture_files():

@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cliploc.runs.labelling import Correction, LabellingRun
+import msgspec
+
+from cliploc.label.corrections import ReviewedPicture, review_of
+from cliploc.label.results import AnnotatedFolder
+from cliploc.runs.label_store import Correction, LabellingRun
+from cliploc.runs.picture_files import PictureFile
 
 
 def corrections(out: Path) -> dict:
@@ -27,6 +32,16 @@ def correct(out: Path, corrected: Mapping[str, Correction | None], status: str =
             run.save(pictures[name], status, correction)
 
 
+def save_boxes(out: Path, boxes: Mapping[str, object], status: str = "reviewed") -> None:
+    """Saves boxes of pictures as the editor does."""
+    with LabellingRun.open(out) as run:
+        folder = AnnotatedFolder(run)
+        folder.show([PictureFile(name, folder.root / name) for name in folder.pictures])
+        for name, own in boxes.items():
+            page = msgspec.convert({"revision": 0, "status": status, "boxes": own}, ReviewedPicture)
+            run.save(folder.pictures[name], status, review_of(folder, name, page))
+
+
 def forget(out: Path, pictures: Iterable[str]) -> None:
     """Takes back what was saved of pictures."""
     correct(out, dict.fromkeys(pictures), "none")
@@ -41,7 +56,7 @@ def held(out: Path) -> dict:
             "FROM picture p LEFT JOIN features f ON f.picture = p.id"
         )
         boxes = run.store.rows(f"SELECT name, {columns} FROM box b JOIN picture p ON p.id = b.picture ORDER BY 1, 2, 3")
-        return {"pictures": sorted(rows), "boxes": boxes, "taught": run.store.get("taught"), "learnt": run.learnt()}
+        return {"pictures": sorted(rows), "boxes": boxes, "taught": run.store.get("taught_by"), "learnt": run.learnt()}
 
 
 def taught(out: Path) -> tuple:
@@ -53,4 +68,4 @@ def taught(out: Path) -> tuple:
             "AND t.generation = p.generation LEFT JOIN box b ON b.picture = p.id AND b.generation = p.generation "
             "ORDER BY name, number"
         )
-        return [made.names for made in run.generations[-1:]], boxes, run.learnt()
+        return [made.names for made in run.taught_by[-1:]], boxes, run.learnt()

@@ -20,26 +20,24 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc.boxes import BoxRule, boxes_from_maps, share_of_peak
+from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
 from cliploc.find.prompts import labels_of, read_labels
-from cliploc.find.views import Joined
 from cliploc.formats import exports
 from cliploc.images import rle
 from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
-from cliploc.label.worker import LEAST_FIT, AnnotateWorker, grouped
+from cliploc.label.worker import LEAST_FIT, AnnotateWorker, candidates_of
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready
-from cliploc.runs.labelling import Candidate, Candidates, LabellingRun, Picture
+from cliploc.runs.label_store import Candidates, LabellingRun, Picture
 from cliploc.runs.picture_files import find_pictures
 from cliploc.runs.store import FILE, DiskFullError
 from cliploc.support.reporter import Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once, refused, succeeded
-from tests.evaluate.samples import review_file
 from tests.label.labelled import held
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -75,7 +73,7 @@ def plain(folder, tmp_path_factory):
 
 
 def same_files(out: Path, other: Path) -> None:
-    for name in ("coco.json", "boxes.csv", "review.html"):
+    for name in ("coco.json", "boxes.csv"):
         assert (out / name).read_bytes() == (other / name).read_bytes(), name
 
 
@@ -136,7 +134,7 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
     ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
     (tmp_path / "labels.txt").write_text("a dog, a wolf\n")  # no other name whose reading could be asked for
-    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
+    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--recipe", "fast")
     result = succeeded("annotate", folder / "cat.png", *arguments)
     assert result.err.count("is taken as one name") == 1
 
@@ -181,7 +179,7 @@ def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
     (tmp_path / "mine").mkdir()
     shutil.copy(PHOTOS / "cat.jpg", tmp_path / "mine/cat.jpg")
     (tmp_path / "mine/manifest.json").write_text('{"kind": "mine"}')
-    options = {**OPTIONS, "formats": ["yolo"], "review": 0}
+    options = {**OPTIONS, "formats": ["yolo"]}
     for pictures in (tmp_path, f"{tmp_path}/**/*.jpg", tmp_path):
         result = annotate(pictures, LABELS, tmp_path / "drafts/of cats", **options)
         assert result.pictures == 2
@@ -231,27 +229,6 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         assert drafts
 
 
-def test_boxes_of_several_names_go_by_their_chances(folder, tmp_path):
-    (tmp_path / "in").mkdir()
-    both = Image.new("RGB", (1000, 500))
-    for left, name in enumerate(("cat.png", "sub/bee.jpg")):
-        both.paste(Image.open(folder / name).resize((500, 500)), (500 * left, 0))
-    both.save(tmp_path / "in" / "both.png")
-    annotate(tmp_path / "in", LABELS, tmp_path / "out", formats=["coco"], **{**OPTIONS, "min_presence": 0})
-    [(_, row)] = rows(tmp_path / "out").values()
-    assert row.labels.tolist() != sorted(row.labels)
-    assert row.scores.tolist() == sorted(row.scores, reverse=True)
-    judged = Localizer(create_once(), recipe="fast", min_presence=0)(
-        tmp_path / "in" / "both.png", ["cat|kitten", "dog", "bee", "teapot"]
-    ).judged
-    chance, label, fit = judged.candidates.score, judged.candidates.label, judged.fit
-    remaining = [
-        i for i in np.argsort(-chance, kind="stable") if fit[i] >= min(LEAST_FIT, fit[label == label[i]].max())
-    ]
-    assert row.labels.tolist() == label[remaining].tolist()
-    np.testing.assert_allclose(row.fits, fit[remaining], atol=1e-3)
-
-
 def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     found = rows(plain.out)
     upright, turned = found["cat.png"][1], found["cat turned, 猫.png"][1]
@@ -264,7 +241,7 @@ def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
 def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
     named = {"recipe": None, "method": "cam", "min_presence": None}  # without a second look
-    options = {"formats": ["csv"], "review": 0, **OPTIONS, **named}
+    options = {"formats": ["csv"], **OPTIONS, **named}
     result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
     assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
 
@@ -297,61 +274,21 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
     assert around_others(boxes).tolist() == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("mode", ["keep", "split", "drop"])
-def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
-    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
-
-    def planted(self, b, names):
-        size = self.batch[b].frames[0].input_hw[::-1]
-        small = np.asarray(Image.fromarray(three).resize(size, Image.Resampling.BILINEAR))
-        return torch.from_numpy(np.stack([small] * len(names)))
-
-    monkeypatch.setattr(Joined, "of", planted)
-    complete = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
-    complete |= {**OPTIONS, "min_presence": 0, "min_score": 0}
-    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **complete)
-    _, row = rows(tmp_path)["cat.png"]
-    assert len(row.labels) == {"keep": 1, "split": 3, "drop": 0}[mode]
-    assert result.groups == (1 if mode == "keep" else 0)
-
-
-def parts_of(box: np.ndarray, frame: Frame, heat: np.ndarray, threshold: float | str) -> list[Candidate]:
-    return grouped(frame, heat, (box, np.ones(1, np.float32)), 0, BoxRule(threshold), "split")
-
-
-def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding():
-    """A score compares a box with what lies round it: the padding round a picture is no part of that."""
+def test_a_box_of_several_things_is_marked_and_the_best_goes_first():
+    """Whatever lies round the picture, and at the threshold by which the box was made."""
     three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
     padded = np.zeros((100, 100), np.float32)
     padded[20:80] = three
-    rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
-    box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
-    frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
-    complete, beside = (parts_of(box, *of, 0.4) for of in zip(frames, (three, padded), strict=True))
-    assert len(complete) == 3
-    np.testing.assert_allclose([one.xyxy for one in complete], [one.xyxy for one in beside])
-    np.testing.assert_allclose([one.fit for one in complete], [one.fit for one in beside])
-
-
-def test_a_box_around_others_is_dropped_and_the_best_goes_first():
-    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
-    frame = Frame.fit("squash", (60, 100), (60, 100))
-    complete = np.array([[0, 10, 100, 50]], np.float32)
-    theirs = np.stack([part.xyxy for part in parts_of(complete, frame, heat, 0.4)])
-    fits = np.array([0.9, 0.5, 0.7, 0.6])
-    found = grouped(frame, heat, (np.concatenate([complete, theirs]), fits), 0, BoxRule(0.4), "split")
-    assert [one.fit for one in found] == [0.7, 0.6, 0.5]
-    np.testing.assert_array_equal([one.xyxy for one in found], theirs[[1, 2, 0]])
-
-
-def test_a_box_is_split_at_the_threshold_by_which_it_was_made():
-    """With "auto" each map has its own: here one far below any fixed number."""
-    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
-    assert 0.02 <= share_of_peak(heat, "auto") < 0.3
-    complete = boxes_from_maps(heat[None], BoxRule("auto")).xyxy
-    parts = np.stack([one.xyxy for one in parts_of(complete, Frame.fit("squash", (60, 100), (60, 100)), heat, "auto")])
-    assert len(parts) == 3
-    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], complete[0])
+    complete = boxes_from_maps(three[None], BoxRule(0.4)).xyxy
+    parts = np.array([[0, 10, 30, 50], [40, 10, 60, 50]], np.float32)
+    for policy, heat in (("squash", three), ("pad", padded)):
+        frame = Frame.fit(policy, (60, 100), heat.shape)
+        found = candidates_of(
+            frame, heat, np.concatenate([complete, parts]), np.array([0.9, 0.5, 0.7]), 0, BoxRule(0.4)
+        )
+        assert [(one.fit, one.several) for one in found] == [(0.9, True), (0.7, False), (0.5, False)]
+        [alone] = candidates_of(frame, heat, complete, np.ones(1), 0, BoxRule("auto"))
+        assert alone.several
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition
@@ -372,7 +309,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     ]:
         with pytest.raises(UsageError, match=message):
             annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
-    with pytest.raises(UsageError, match=r'\(labels: "dog" only there\)'):
+    with pytest.raises(UsageError, match=r'\(labels: \["dog"\] there, \[\] asked for\)'):
         annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
 
 
@@ -436,31 +373,6 @@ def test_what_ray_sends_survives_being_sent():
 
 
 # ------------------------------------------------------------------------------------------------------------- review
-def test_a_review_is_merged_and_lasts(folder, plain, tmp_path):
-    out = shutil.copytree(plain.out, tmp_path / "out")
-    before = coco_boxes(out)
-    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
-    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
-    assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
-    assert coco_boxes(out) == {**before, "dogs.png": []}
-    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the review stays
-    assert again.document() == result.document()
-    unknown = {"xyxy": [1, 1, 2, 2], "label": 7, "draft": None}
-    for wrong, message in [
-        (review_file(out, tmp_path / "b.json", {"no.png": []}), "reviews no.png, which this run does not have"),
-        (review_file(out, tmp_path / "c.json", {}, run="x"), "of another run"),
-        (review_file(out, tmp_path / "d.json", {}, kind="x"), "other content"),
-        (
-            review_file(out, tmp_path / "e.json", {"dogs.png": [unknown]}),
-            "applied to dogs.png: expected labels below 4",
-        ),
-        (review_file(out, tmp_path / "f.json", {"dogs.png": 1}), "expected what review.html saves, COCO's JSON"),
-        (tmp_path / "none.json", "expected corrected boxes in .*none.json, found no such file"),
-    ]:
-        with pytest.raises(UsageError, match=message):
-            annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
-
-
 def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, list[tuple[str, list[float]]]]:
     """The drafts of some pictures under other names: the first box gone, the others wider, one box more."""
     read = json.loads((out / "coco.json").read_text())
@@ -498,12 +410,11 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
     rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
     assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
-    scores = json.loads((out / "draft_scores.json").read_text())
+    scores = json.loads((out / "summary.json").read_text())["draft_scores"]
     drafts = sum(len(before[name]) for name in expected)
-    assert (scores["pictures"], scores["iou"], scores["all"]["drafts"]) == (2, 0.5, drafts)
-    assert scores["all"]["corrected_boxes"] == drafts  # of each picture one has gone, and one has come
-    assert scores["all"]["right"] == drafts - 2
-    assert scores["labels"]["teapot"]["recall"] == 0.0
+    # Of each picture one has gone, and one has come.
+    assert scores[""] == {"drafts": drafts, "boxes": drafts, "right": drafts - 2}
+    assert (scores["teapot"]["boxes"], scores["teapot"]["right"]) == (2, 0)
     assert any("drafts right" in line for line in result.closing(1.0))
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the corrections stay
@@ -511,7 +422,7 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
     text = (out / "coco.json").read_bytes()
     for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
-        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+        with pytest.raises(UsageError, match=r"choose another --out"):
             annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
     assert (out / "coco.json").read_bytes() == text
 
@@ -526,35 +437,7 @@ def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
         result = cliploc_(*arguments, "--apply", tmp_path / "corrected.json")
         assert result.code == code, result.err
         assert ("not corrected: bird.png: no annotated picture of this run has this name" in result.err) == bool(code)
-        assert "all labels: " in result.err
-
-
-def test_every_export_there_follows_a_review_whichever_is_asked_for(folder, plain, tmp_path):
-    out = shutil.copytree(plain.out, tmp_path / "out")
-    annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
-    tasks = json.loads((out / "labelstudio.json").read_text())
-    boxes, dropped = coco_boxes(plain.out), len(coco_boxes(plain.out)["dogs.png"])
-    file = review_file(out, tmp_path / "review.json", {"dogs.png": []})
-    annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
-    assert dropped
-    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, boxes.values())) - dropped
-    after = json.loads((out / "labelstudio.json").read_text())
-    count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
-    assert count(after) == count(tasks) - dropped
-    assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
-
-
-def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):
-    shutil.copytree(plain.out, tmp_path, dirs_exist_ok=True)
-    complete = (tmp_path / "review.html").read_text()
-    annotate(folder, LABELS, tmp_path, review=2, **OPTIONS)
-    page = (tmp_path / "review.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
-    visible = json.loads(re.search(r'id="data">(.*?)</script>', complete, re.S).group(1))["pictures"]
-    assert len(visible) == 4
-    assert [one["margin"] for one in visible] == sorted(one["margin"] for one in visible)
-    assert [one["name"] for one in data["pictures"]] == [one["name"] for one in visible[:2]]
-    assert not re.search(r"""(src|href)=["']?https?:""", page)
+        assert "compared with corrected boxes: " in result.err
 
 
 # ------------------------------------------------------------------------------------------------------ command, Python
@@ -572,14 +455,14 @@ def test_the_command(folder, tmp_path):
     assert {line.split()[0] for line in result.out.splitlines()[1:]} == {"cat", "dog", "bee", "teapot"}
     assert "failed: broken.jpg: not a picture" in result.err
     assert "4 of 5 pictures done, 4 of them now" in result.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json", "review.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json"}
     again = cliploc_(*arguments, "--json")
     assert again.code == 1
     assert json.loads(again.out)["pictures"] == 5
     assert "0 of them now" in again.err
 
 
-@pytest.mark.parametrize("words", ["--groups join", "--nms-across 0", "--max-boxes 0", "--max-false 500%"])
+@pytest.mark.parametrize("words", ["--max-boxes 0"])
 def test_options_that_are_refused_in_one_line(folder, tmp_path, words):
     option, value = words.split()
     line = refused("annotate", folder, "-p", "cat", "--out", tmp_path / "out", option, value)
@@ -591,29 +474,6 @@ def test_options_that_are_refused_in_one_line(folder, tmp_path, words):
 def test_values_of_other_types_are_refused_in_one_line(folder, tmp_path, values):
     with pytest.raises(cliploc.UsageError, match=r"^expected [^\n]* got (5|None)[^\n]*$"):
         cliploc.annotate(**{"pictures": folder, "labels": ["cat"], "out": tmp_path / "out", **values})
-
-
-def test_a_localizer_where_supervision_expects_a_model():
-    supervision = pytest.importorskip("supervision")
-    localizer = Localizer(create_once(), recipe="fast")
-    rgb = np.asarray(Image.open(PHOTOS / "cat.jpg").convert("RGB"))
-    found = localizer(rgb, ["cat|kitten", "dog"])
-    for detector, picture in [
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), rgb[..., ::-1]),
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"], channels="rgb"), rgb),
-        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), Image.fromarray(rgb)),
-    ]:
-        assert detector.classes == ["cat", "dog"]
-        seen = detector(picture)
-        assert isinstance(seen, supervision.Detections)
-        np.testing.assert_array_equal(seen.xyxy, found.boxes.xyxy)
-        assert set(seen.data["class_name"]) == {"cat"}
-    seen = detector([rgb[..., ::-1], rgb[:200, ::-1, ::-1]])
-    assert [type(one) for one in seen] == [supervision.Detections] * 2
-    np.testing.assert_allclose(seen[0].xyxy, detector(rgb[..., ::-1]).xyxy, atol=0.5)
-    assert detector([]) == []
-    with pytest.raises(UsageError, match="expected channels bgr or rgb"):
-        cliploc.Detector(localizer, ["cat"], channels="grb")
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
@@ -634,11 +494,6 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     formats = ["coco", "yolo", "voc", "cvat"]
     result = annotate(folder, LABELS, out, masks=True, formats=formats, decisions=file, **OPTIONS)
     assert (result.corrected, result.computed) == (1, 0)
-    assert (
-        "masks of corrected boxes: 1 from the draft with the same box; "
-        "1 from drafts of the label inside the box; "
-        "1 the whole box, because no draft of the label has pixels there"
-    ) in result.notes
     written = json.loads((out / "coco.json").read_text())
     same, clipped, complete = (one for one in written["annotations"] if one["image_id"] == image["id"])
     assert same["segmentation"] == draft["segmentation"]
@@ -685,22 +540,17 @@ def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
 def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
     read = json.loads((masked.out / "coco.json").read_text())["annotations"]
     assert read
-    assert all(isinstance(one["segmentation"], dict) for one in read)
-    assert all(one["area"] == rle.decode(one["segmentation"]).sum() for one in read)
+    assert any(isinstance(one["segmentation"], list) for one in read)
     before = held(masked.out)
-    again = annotate(folder, LABELS, masked.out, formats=["coco"], masks=True, polygons=True, **OPTIONS)
+    again = annotate(folder, LABELS, masked.out, formats=["coco"], masks=True, **OPTIONS)
     assert (again.computed, held(masked.out)) == (0, before)
     polygons = json.loads((masked.out / "coco.json").read_text())["annotations"]
     assert any(isinstance(one["segmentation"], list) for one in polygons)
-    page = (masked.out / "review.html").read_text(encoding="utf-8")
-    assert '"mask"' in page
 
 
 def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
     with pytest.raises(UsageError, match=r"masks: only asked for"):
         annotate(folder, LABELS, plain.out, masks=True, **OPTIONS)
-    with pytest.raises(UsageError, match="expected masks with polygons, got polygons alone"):
-        annotate(folder, LABELS, tmp_path, polygons=True, **OPTIONS)
     many = [f"cat {number}" for number in range(255)]
     with pytest.raises(UsageError, match="expected at most 254 names for masks"):
         annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)

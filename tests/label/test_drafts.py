@@ -15,7 +15,7 @@ from cliploc.label.drafts import (
     Prior,
     choose,
 )
-from cliploc.runs.labelling import Candidate, Candidates
+from cliploc.runs.label_store import Candidate, Candidates
 
 NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 
@@ -65,15 +65,6 @@ def test_auto_keeps_the_best_box_of_a_name_that_is_there():
     assert choose(low, replace(RULE, min_score="auto"), NO_FOLDER).drafts == (0,)
     assert choose(low, RULE, NO_FOLDER).drafts == ()
     assert choose(low, RULE, NO_FOLDER).unsure == (0,)
-
-
-def test_of_drafts_of_two_names_that_overlap_the_better_stays():
-    overlapping = row((0, 0.6), (1, 0.5), (0, 0.4), presence=(0.8, 0.8, 0.01))
-    overlapping = replace(overlapping, xyxy=np.array([[0, 0, 8, 8], [0, 0, 8, 7], [0, 0, 8, 8]], float))
-    chosen = choose(overlapping, replace(RULE, nms_across=0.5), NO_FOLDER)
-    assert chosen.drafts == (0, 2)  # boxes of one name have been compared before
-    hidden = replace(overlapping, presence=np.array([0.1, 0.8, 0.01]))  # a name that is not there removes nothing
-    assert choose(hidden, replace(RULE, nms_across=0.5), NO_FOLDER).drafts == (1,)
 
 
 def test_without_a_second_look_nothing_is_unsure_and_presence_counts_in_the_order():

@@ -15,16 +15,13 @@ from cliploc.errors import UsageError
 from cliploc.find.flow import Flow
 from cliploc.images.rle import encode
 from cliploc.label.annotate import annotate
-from cliploc.label.apply import ReviewedBox, ReviewedPicture, correction_of
-from cliploc.label.draft_review import score_drafts
+from cliploc.label.corrections import ReviewedBox, ReviewedPicture, correction_of
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.results import AnnotateResult
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.engine import run_here
-from cliploc.runs.labelling import Candidate, Candidates, Correction, Found
-from tests.evaluate.samples import review_file
-from tests.label.labelled import correct, held
+from cliploc.runs.label_store import Candidate, Candidates, Correction, Found
+from tests.label.labelled import correct, corrections, held, save_boxes
 from tests.tiny import tower
 
 LABELS = ["red", "blue"]
@@ -72,7 +69,7 @@ def drafts(out: Path, name: str = "a.png") -> list[list[float]]:
 
 
 def files(out: Path) -> dict[str, Any]:
-    return {one: (out / one).read_bytes() for one in ("coco.json", "boxes.csv", "review.html")} | {"held": held(out)}
+    return {one: (out / one).read_bytes() for one in ("coco.json", "boxes.csv")} | {"held": held(out)}
 
 
 FIRST, BLUE, SECOND, LOW = [0, 0, 0.6], [20, 0, 0.4], [40, 0, 0.3], [0, 20, 0.1]
@@ -98,7 +95,7 @@ def test_other_options_give_other_drafts_without_the_model(root, tmp_path, monke
         ({"min_presence": 0.9, "unsure": True}, [FIRST, BLUE, SECOND]),
     ]:
         result = annotate(**{"pictures": root, "labels": LABELS, "out": out, **OPTIONS, **changed})
-        assert (drafts(out), result.computed, result.run, result.empty) == (expected, 0, before.run, 3 * (not expected))
+        assert (drafts(out), result.computed, result.empty) == (expected, 0, 3 * (not expected))
     assert dict(result.unsure) == {"red": 0, "blue": 0}, "they are exported"
     annotate(root, LABELS, out, **OPTIONS)
     assert files(out) == written
@@ -117,8 +114,7 @@ def test_corrections_survive_other_drafts(root, tmp_path):
     annotate(root, LABELS, out, **OPTIONS)
     remaining = {"xyxy": BOXES[3], "label": 0, "draft": 3}  # from another page: under the rule now it is not shown
     moved = {"xyxy": [1, 0, 10, 10], "label": 1, "draft": 0}
-    file = review_file(out, tmp_path / "b.json", {"b.png": [remaining, moved]}, "none")
-    annotate(root, LABELS, out, decisions=file, **OPTIONS)
+    save_boxes(out, {"b.png": [remaining, moved]}, "none")
     for changed, of_c in [
         ({}, [FIRST, SECOND]),
         ({"min_score": 0.5}, [FIRST]),
@@ -140,7 +136,7 @@ def test_corrections_survive_other_drafts(root, tmp_path):
 
 
 def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_reviewed(root, tmp_path, monkeypatch):
-    out, file, how = tmp_path / "new" / "out", tmp_path / "review.json", {**OPTIONS, "masks": True}
+    out, how = tmp_path / "new" / "out", {**OPTIONS, "masks": True}
     inside = np.zeros((4, 40, 60), bool)
     for mask, (x0, y0, x1, y1) in zip(inside, BOXES, strict=True):
         mask[y0:y1, x0:x1] = True
@@ -157,20 +153,20 @@ def test_a_picture_counts_as_corrected_unless_its_drafts_were_saved_and_not_revi
         ([first, second], "none", 0),
     ]
     for revision, (boxes, status, corrected) in enumerate(cases):  # the first changes nothing
-        result = annotate(root, LABELS, out, decisions=review_file(out, file, {"b.png": boxes}, status), **how)
-        assert (result.corrected, result.scored, result.groups) == (corrected, int(status == "reviewed"), 0)
-        assert (result.unsure["blue"], (out / "draft_scores.json").exists()) == (3 - corrected, status == "reviewed")
-        assert f'"revision": {revision}, ' in (out / "review.html").read_text()
+        save_boxes(out, {"b.png": boxes}, status)
+        result = annotate(root, LABELS, out, **how)
+        assert (result.corrected, bool(result.draft_scores)) == (corrected, status == "reviewed")
+        assert result.unsure["blue"] == 3 - corrected
+        assert corrections(out)["reviews"].get("b.png", {"revision": 0})["revision"] == revision
 
 
 def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_path):
     out = tmp_path / "out"
     annotate(photos(root, "common"), LABELS, out, **OPTIONS)
     assert drafts(out, "common.png") == []
-    data = json.loads(re.search(r'id="data">(.*?)</script>', (out / "review.html").read_text(), re.S).group(1))
-    assert data["pictures"][0]["name"] == "common.png"
-    assert data["pictures"][0]["boxes"] == []
     with ReviewFolder.opened(out) as folder:
+        margins = {entry["name"]: entry["margin"] for entry in folder.entries()}
+        assert min(margins, key=margins.get) == "common.png"
         state = folder.state(0)
         assert [(one["draft"], one["unsure"]) for one in state["drafts"]] == [(0, False), (1, True), (2, False)]
         assert ([one["draft"] for one in state["boxes"]], state["unsure"]) == ([0, 2], 1)
@@ -242,72 +238,11 @@ def test_a_share_that_cannot_be_used_is_refused(root, tmp_path):
         annotate(root, LABELS, tmp_path / "out", share={"red": 1}, second_look=False, **OPTIONS)
 
 
-def test_a_promise_raises_the_minimum_score_by_the_corrected_pictures(tmp_path: Path) -> None:
-    root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(24))), tmp_path / "out"
-    how = {**OPTIONS, "second_look": False}  # so that scores are not adjusted to the folder
-    annotate(root, LABELS, out, min_score=0.2, **how)
-    corrected = {f"p{number:02}.png": Correction([BOXES[0]], [0], None, [None]) for number in range(23)}
-    few = dict(list(corrected.items())[:3])
-    for some, remaining, message in (
-        (few, 2, "the 3 corrected pictures are too few for this promise"),
-        (corrected, 1, "drafts from a score of 0.60 on; of 23 such drafts on 23 corrected pictures 0 are wrong"),
-    ):
-        correct(out, some)
-        result = annotate(root, LABELS, out, min_score=0.2, max_false=0.05, **how)
-        assert result.computed == 0
-        assert any(message in note for note in result.notes)
-        assert len(drafts(out, "p23.png")) == remaining
-    assert annotate(root, LABELS, out, min_score=0.7, max_false=0.05, **how).boxes == {"red": 23, "blue": 0}
-    annotate(root, LABELS, out, min_score=0.2, **how)
-    assert len(drafts(out, "p23.png")) == 2
-
-
 def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: Path) -> None:
     for where in (root, root, f"{root}/**/*.png"):
         assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3
-    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
+    with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, whose exports are overwritten"):
         annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
-
-
-def test_an_old_review_page_is_not_said_to_be_written(root: Path, tmp_path: Path) -> None:
-    assert "review" in annotate(root, LABELS, tmp_path / "out", **OPTIONS).files
-    assert "review" not in annotate(root, LABELS, tmp_path / "out", min_score=0.5, review=0, **OPTIONS).files
-    assert "review" in annotate(root, LABELS, tmp_path / "out", **OPTIONS).files
-
-
-def test_a_review_of_another_file_of_the_same_name_is_not_applied(root: Path, tmp_path: Path) -> None:
-    annotate(root, LABELS, tmp_path / "first", **OPTIONS)
-    Image.new("RGB", (60, 40), "white").save(root / "b.png")
-    out = tmp_path / "out"
-    annotate(root, LABELS, out, **OPTIONS)
-    pictures = {}
-    with ReviewFolder.opened(tmp_path / "first") as folder:
-        for number in (0, 1):
-            state = folder.state(number)
-            pictures[state["name"]] = {"revision": 1, "status": "reviewed", "boxes": [], "drawn": state["drawn"]}
-
-    def applied() -> AnnotateResult:
-        saved = review_file(out, tmp_path / "b.json", {}, pictures=pictures)
-        return annotate(root, LABELS, out, decisions=saved, **OPTIONS)
-
-    result = applied()
-    assert (result.corrected, result.not_applied.keys()) == (1, {"b.png"})
-    assert "1 picture corrected" in result.closing(1.0)
-    pictures["b.png"]["drawn"] = "0123456789abcdef"  # of a page of 0.2, which does not say the file
-    assert (applied().corrected, applied().not_applied) == (2, {})
-
-
-def test_the_suggested_score_keeps_the_drafts_it_counts() -> None:
-    score = float(np.float32(0.12345678))
-    boxes = [[float(x), 0.0, x + 5.0, 5.0] for x in range(0, 100, 10)]
-    drafted = [Candidate(0, tuple(box), score, score, False) for box in boxes]
-    found = Candidates.of((100, 10), np.ones(1), drafted, False)
-    every, _ = score_drafts([(found, Correction(boxes, [0] * 10))], 1)
-    out = AnnotateResult(Path(), 1, {"a": 10}, {"a": 0}, {"a": 1}, 0, {}, 0, 1, {}, 1, (), draft_scores={"": every})
-    message = re.search(r"--min-score (\S+)", " ".join(out.closing(1.0)))
-    assert message is not None
-    assert np.float32(score) >= np.float32(message[1])
-    assert message[1] == "0.12345678"
 
 
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_review import Work, work_on
+from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (
@@ -35,14 +34,14 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.labelling import Candidate, Correction, Found
+from cliploc.runs.label_store import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
 from tests.label.labelled import correct, taught
 from tests.tiny import tower
 
-OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8, "review": 0}
+OPTIONS: dict[str, Any] = {"device": "cpu", "recipe": "fast", "formats": ["coco"], "shard": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -151,17 +150,6 @@ def test_a_common_name_is_taught_though_no_picture_reaches_the_presence_that_dra
     assert taught(job.out) == learns
 
 
-def test_learnt_drafts_are_compared_with_those_of_the_rule_that_holds(tmp_path: Path) -> None:
-    job, before = Job(tmp_path, 12), []
-    job.run()
-    job.correct([*job.things][:3])
-    for min_presence in (0.32, 0.95):  # with the corner that the text finds, and without any
-        job.run(min_presence=min_presence)
-        [facts] = taught(job.out)[0][0].values()
-        before.append(facts.before)
-    assert before == [6, 3]  # a draft to drop and a box to draw in each picture; a box to draw
-
-
 def test_the_gate_does_not_depend_on_which_pictures_are_reviewed(job: Job) -> None:
     agreements = []
     for names in ([], list(job.things)[-4:], list(job.things)[:9]):
@@ -256,14 +244,6 @@ def test_learnt_drafts_obey_the_rule_of_the_run_where_they_are_compared(tmp_path
     assert after[0][1]
     assert after[0][0] < 4
     assert after[1:] == [(4, False)] * 2  # no draft is left: four boxes to draw, as before
-
-
-def test_a_tie_leaves_the_drafts_as_they_are(tmp_path: Path) -> None:
-    job = Job(tmp_path, 12)
-    job.run()
-    job.correct([*job.things][:4], lambda name: [job.things[name].box.tolist()])
-    job.run(min_score=0.99)
-    assert not (job.out / "learnt.safetensors").exists()
 
 
 def test_learnt_drafts_that_are_worse_on_reviewed_pictures_are_not_used(tmp_path: Path) -> None:
@@ -400,15 +380,6 @@ def test_a_cell_counts_by_its_share_in_boxes() -> None:
     np.testing.assert_allclose(_inside(frame, boxes, (3, 4)).reshape(3, 4), shares, atol=1e-6)
 
 
-def test_presence_follows_reviewed_pictures_with_similar_embeddings() -> None:
-    near, far = torch.tensor([1.0, 0.2, 0.0]), torch.tensor([-1.0, 0.1, 0.0])
-    embeddings = torch.stack([near, near * 1.1, far, far * 0.9])
-    corrected = _Presence(torch.zeros(3), embeddings, np.full(4, 0.5), [True, True, False, False])
-    assert corrected(near, 0.5) > 0.8 > 0.2 > corrected(far, 0.5)
-    assert corrected.without(0, 0.5) > 0.6  # by the other one that is near
-    assert corrected(near, 0.9) > corrected(near, 0.5)
-
-
 def test_presence_is_a_gaussian_process_on_the_logits() -> None:
     rng = np.random.default_rng(0)
     embeddings, mean, new = rng.normal(size=(5, 4)), rng.normal(size=4), rng.normal(size=4)
@@ -474,14 +445,3 @@ def test_one_or_two_odd_pictures_do_not_take_away_what_the_others_say_of_new_one
             assert (low < high) == known
             if known:
                 assert low == pytest.approx(float(mine[2]))
-
-
-def test_a_flipped_bit_in_what_is_learnt_from_is_said(job: Job) -> None:
-    job.run()
-    with sqlite3.connect(job.out / "run.sqlite") as run:
-        [(picture, content)] = run.execute("SELECT picture, content FROM features LIMIT 1").fetchall()
-        flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        run.execute("UPDATE features SET content = ? WHERE picture = ?", (flipped, picture))
-    job.correct(list(job.things)[:3])
-    with pytest.raises(UsageError, match="keeps to learn from is damaged: annotate the pictures into another --out"):
-        job.run()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.towers.open_clip_timm import TimmVit
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_timm import TimmVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 from tests.methods.vits import scenes, tiny
 from tests.tiny import raw_maps, seeded
 from tests.towers.seam import TEXT, perturb, pictures, tokenizer

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.boxes import BoxRule
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines, methods
 from tests.tiny import context, tower
@@ -23,27 +22,12 @@ def heat(name: str, grid: tuple[int, int], **options: Any) -> Tensor:
     return method.function(context(tower("gap_cnn", grid), images, ["red", "blue"], method.needs()), **options)[0]
 
 
-def boxed(name: str, side: int) -> tuple[Localizer, Any, list[float]]:
-    """A localizer, what it finds in a picture 600 wide and 300 high, and its box as shares of the picture."""
-    localizer = Localizer(tower("vit", GRID), method=name, min_presence=0, resize="squash", image_size=side)
-    found = localizer(np.zeros((300, 600, 3), np.uint8), ["cat"])
-    [box] = found.boxes.xyxy.tolist()
-    return localizer, found, [end / size for end, size in zip(box, (600, 300) * 2, strict=True)]
-
-
 def test_the_box_is_half_of_the_input() -> None:
     half = heat("centre_box", (25, 50))[0]  # [100, 200]
     assert set(half.unique().tolist()) == {0.0, 1.0}
     assert float(half.mean()) == pytest.approx(0.5, abs=0.01)
     assert torch.equal(half, half.flip(-1))
     assert torch.equal(half, half.flip(-2))
-
-
-def test_the_box_has_the_pictures_shape_at_any_threshold() -> None:
-    _, found, (x0, y0, x1, y1) = boxed("centre_box", 64)
-    assert (x1 - x0, y1 - y0) == pytest.approx((0.707, 0.707), abs=2 / 64)
-    assert (x0 + x1, y0 + y1) == pytest.approx((1, 1), abs=5e-4)
-    assert found.boxes_by(BoxRule(0.9)).xyxy.tolist() == found.boxes.xyxy.tolist()
 
 
 @pytest.mark.parametrize("step", ["affinity", "guided"])
@@ -63,14 +47,6 @@ def test_the_gaussian_is_the_formula() -> None:
     for y, x in [(0, 0), (9, 11), (10, 12), (19, 5)]:
         dy, dx = (y + 0.5) / 20 - 0.5, (x + 0.5) / 24 - 0.5
         assert float(found[y, x]) == pytest.approx(math.exp(-(dx**2 + dy**2) / (2 * 0.25**2)), abs=1e-6)
-
-
-def test_the_gaussians_box_is_centred_and_has_the_pictures_shape() -> None:
-    localizer, _, (x0, y0, x1, y1) = boxed("centre_gaussian", 256)
-    low = math.exp(-4)  # in the corners, which min-max takes to 0
-    cut = low + localizer.box_rule.threshold * (1 - low)
-    assert (x1 - x0, y1 - y0) == pytest.approx((2 * 0.25 * math.sqrt(-2 * math.log(cut)),) * 2, abs=0.01)
-    assert (x0 + x1, y0 + y1) == pytest.approx((1, 1), abs=5e-5)
 
 
 def test_cells_hold_the_generators_numbers_and_another_seed_gives_others() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchcam.methods import LeGrad
 
 from cliploc.methods import methods
-from cliploc.towers.open_clip_timm import TimmVit
+from cliploc.towers._open_clip_timm import TimmVit
 from cliploc.towers.tower import Needs
 from tests.methods.peers import assert_same_maps, min_max, over_input
 from tests.methods.vits import (

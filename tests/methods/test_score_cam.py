@@ -16,13 +16,11 @@ from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods
-from cliploc.methods._infra.masked import channel_gradients, channel_maps, masked_embeddings
+from cliploc.methods._infra.masked import masked_embeddings
 from cliploc.towers.tower import Needs
-from tests.methods.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.methods.peers import CNNS, GRID, assert_same_maps, min_max, over_input, tiny_scene
 from tests.tiny import KINDS, Counting, planted_image, tower
 from tests.tolerances import assert_rounded
-
-FAMILY = ("score_cam", "vl_score", "gscore_cam")
 
 
 def masked_scores(scene: Any, mask_rule: Any, baseline: bool = True) -> Tensor:
@@ -81,23 +79,9 @@ def test_the_packages_upsample_otherwise_and_are_the_same_else(kind: str) -> Non
     assert_same_maps(min_max(first.relu()), scene.torchcam(TorchcamScoreCAM), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_two_prompts_give_two_maps_at_the_default_temperature(name: str) -> None:
-    """On a photograph; at temperature 1 they are nearly one."""
-    cat = mini_scene(side=96)
-    scene = Scene(cat.backbone, cat.images, cat.backbone.encode_text(["a cat", "a pillow"]))  # both in the picture
-    few = {"top_k": 64} if name == "gscore_cam" else {"components": 64}
-
-    def alike(**options: Any) -> float:
-        return float(torch.corrcoef(scene.ours(name, **few, **options)[0].flatten(1))[0, 1])
-
-    assert alike() < 0.97
-    assert alike() < alike(temperature=1.0) - 0.02
-
-
 # ----------------------------------------------------------------------------------------------- gScoreCAM, VL-Score
-def expected(scene: Any, top_k: int, logit_scale: float, discarded: float) -> Tensor:
-    """Σ_k softmax_k(z) A_k, z = logit scale · cosine of the k largest mean gradients, `discarded` of the others."""
+def expected(scene: Any, top_k: int, logit_scale: float) -> Tensor:
+    """Σ_k softmax_k(z) A_k, z = logit scale · cosine of the k largest mean gradients."""
     features, gradients = scene.features_and_gradients()
     raw = masked_scores(scene, ours_mask, baseline=False)
     maps = torch.zeros(len(features), len(scene.text), *features.shape[-2:])
@@ -105,24 +89,20 @@ def expected(scene: Any, top_k: int, logit_scale: float, discarded: float) -> Te
         for p in range(len(scene.text)):
             alpha = gradients[p, b].mean(dim=(-2, -1)).tolist()
             best = sorted(range(len(alpha)), key=lambda k: -alpha[k])[:top_k]
-            logits = [logit_scale * float(raw[b, p, k]) if k in best else discarded for k in range(len(alpha))]
+            logits = [logit_scale * float(raw[b, p, k]) if k in best else -math.inf for k in range(len(alpha))]
             total = sum(math.exp(z) for z in logits)
             for k, logit in enumerate(logits):
                 maps[b, p] += math.exp(logit) / total * features[b, k]
     return maps
 
 
-@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("top_k", [1, 5, 300])
 @pytest.mark.parametrize("kind", CNNS)
-def test_the_equation_of_gscore_cam(kind: str, top_k: int, published: bool) -> None:
-    """The k best share all weight, at 4 times the model's temperature; as published at 1, the other logits being 0."""
+def test_the_equation_of_gscore_cam(kind: str, top_k: int) -> None:
+    """The k best share all weight, at 4 times the model's temperature."""
     scene = tiny_scene(kind)
-    wanted = (
-        expected(scene, top_k, scene.scale, 0.0) if published else expected(scene, top_k, scene.scale / 4, -math.inf)
-    )
-    maps = scene.ours("gscore_cam", top_k=top_k, published=published)
-    torch.testing.assert_close(maps, wanted, rtol=1e-3, atol=1e-5)
+    wanted = expected(scene, top_k, scene.scale / 4)
+    torch.testing.assert_close(scene.ours("gscore_cam", top_k=top_k), wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [None, 0.02])
@@ -171,45 +151,6 @@ def test_vl_score_never_keeps_dead_channels() -> None:
     assert torch.equal(methods.get("vl_score").function(ctx), torch.zeros(1, 40, 5, 6))
 
 
-# --------------------------------------------------------------------------------------------------------- components
-@pytest.mark.parametrize("kind", ["vit", "gap_cnn"])
-def test_components_are_the_directions_of_largest_variance(kind: str) -> None:
-    ctx = tiny_scene(kind).context()
-    plain = ctx.features.flatten(2).double()  # [B, F, N]
-    found = channel_maps(ctx, components=2)
-    for b in range(2):
-        covariance = torch.cov(plain[b])
-        values, vectors = np.linalg.eigh(covariance.numpy())
-        centred = (plain[b] - plain[b].mean(1, keepdim=True)).numpy()
-        for j in range(2):
-            expected = vectors[:, -1 - j] @ centred
-            expected *= np.sign(expected[np.abs(expected).argmax()])
-            np.testing.assert_allclose(found.maps[b, j].flatten(), expected, rtol=1e-3, atol=1e-4)
-            np.testing.assert_allclose(found.maps[b, j].flatten().var(correction=1), values[-1 - j], rtol=1e-3)
-
-
-def test_a_components_gradient_is_that_along_its_axis() -> None:
-    """Σ_f axis_f α_f; and a step along an axis moves the component's map by one everywhere."""
-    ctx = tiny_scene("vit").context()
-    found = channel_maps(ctx, components=3)
-    assert found.axes is not None
-    alpha, along = channel_gradients(ctx, -1, None), channel_gradients(ctx, -1, found.axes)
-    torch.testing.assert_close(along[1, 2, 0], (found.axes[1, 0] * alpha[1, 2]).sum())
-    torch.testing.assert_close(found.axes @ found.axes.transpose(1, 2), torch.eye(3).expand(2, 3, 3), atol=1e-4, rtol=0)
-    plain = ctx.features.flatten(2)
-    moved = torch.einsum("bkf,bfn->bkn", found.axes, plain - plain.mean(-1, keepdim=True))
-    torch.testing.assert_close(moved, found.maps.flatten(2), rtol=1e-3, atol=1e-4)
-
-
-def test_masks_are_shared_by_methods_and_not_by_choices() -> None:
-    ctx, tower_calls = counted("vit")
-    for name in FAMILY:
-        methods.get(name).function(ctx, components=2)
-        assert tower_calls.images == 2 * 2 + 1  # pictures × components, and the empty picture
-    methods.get("score_cam").function(ctx)
-    assert tower_calls.images == 2 * 2 + 1 + 2 * ctx.features.shape[1]
-
-
 # ---------------------------------------------------------------------------------------------------- cost of masking
 def counted(kind: str, prompts: int = 2, grid: tuple[int, int] = GRID, **kwargs: Any) -> tuple[Context, Counting]:
     backbone = Counting(tower(kind, grid))
@@ -219,27 +160,23 @@ def counted(kind: str, prompts: int = 2, grid: tuple[int, int] = GRID, **kwargs:
     return ctx, backbone
 
 
-def different_masks(features: Tensor) -> int:
-    """Over all pictures; a channel that is constant makes none."""
-    count = 0
-    for picture in features:
-        masks = [(k - k.min()) / (k.max() - k.min()) for k in picture.flatten(1) if k.max() > k.min()]
-        count += sum(all((mask - other).abs().max() > 1e-5 for other in masks[:i]) for i, mask in enumerate(masks))
-    return count
+def living_channels(features: Tensor) -> int:
+    """Over all pictures; a channel that is constant makes no mask."""
+    return int((features.amax((-2, -1)) > features.amin((-2, -1))).sum())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prompts", [1, 10])
-def test_each_different_mask_costs_one_forward_whatever_the_prompts(kind: str, prompts: int) -> None:
+def test_each_channel_costs_one_forward_whatever_the_prompts(kind: str, prompts: int) -> None:
     ctx, tower_calls = counted(kind, prompts)
     methods.get("score_cam").function(ctx)
-    assert tower_calls.images == different_masks(ctx.features) + 1  # the baseline
+    assert tower_calls.images == living_channels(ctx.features) + 1  # the baseline
 
 
 def test_dead_channels_cost_nothing_and_weigh_as_the_baseline() -> None:
     ctx, tower_calls = counted("gap_cnn")
     ctx.features[:, ::2] = torch.rand(12, generator=torch.Generator().manual_seed(0))[None, :, None, None]
-    living = different_masks(ctx.features)
+    living = living_channels(ctx.features)
     masked = masked_embeddings(ctx)
     assert living <= ctx.features.shape[0] * 12
     assert tower_calls.images == living + 1
@@ -254,10 +191,10 @@ def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...], mode: A
     ctx, tower_calls = counted("attention_pool_cnn")
     with mode():
         methods.get("gscore_cam").function(ctx, top_k=3)
-    assert tower_calls.images < different_masks(ctx.features)
+    assert tower_calls.images < living_channels(ctx.features)
     for name in order[1:]:
         maps = methods.get(name).function(ctx)
-    assert tower_calls.images == different_masks(ctx.features) + 1
+    assert tower_calls.images == living_channels(ctx.features) + 1
     fresh, _ = counted("attention_pool_cnn")
     torch.testing.assert_close(maps, methods.get(order[-1]).function(fresh), rtol=1e-5, atol=1e-6)
 
@@ -267,7 +204,7 @@ def test_batches_are_of_the_size_requested_and_progress_is_reported() -> None:
     ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=lambda done, left: reported.append((done, left)))
     methods.get("score_cam").function(ctx)
     assert tower_calls.largest == 7
-    total = different_masks(ctx.features)
+    total = living_channels(ctx.features)
     sofar = list(itertools.accumulate(done for done, _ in reported))
     assert sofar[-1] == total
     assert max(done for done, _ in reported) == 7
@@ -280,26 +217,10 @@ def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: in
     methods.get("gscore_cam").function(ctx, top_k=top_k)
     assert 1 < tower_calls.images <= 2 * prompts * top_k + 1
     masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
-    done = {(b, int(masked.twin[b, k])) for b, k in (masked.done & masked.alive).nonzero().tolist()}
-    assert tower_calls.images == len(done) + 1
+    assert tower_calls.images == int((masked.done & masked.alive).sum()) + 1
 
 
 # ---------------------------------------------------------------------------------------------------------- precision
-def test_masked_pictures_in_bfloat16_leave_the_map_as_it_is() -> None:
-    """The maps A_k keep their precision; only their weights are made of rounded scores."""
-    scene = mini_scene(side=96)
-    fast = scene.backbone.in_precision(torch.bfloat16)
-    assert fast.text is scene.backbone.text
-    assert scene.backbone.dtype == torch.float32
-    some = torch.zeros(1, scene.backbone.embedding_size, dtype=torch.bool)
-    some[:, ::20] = True
-    maps = []
-    for encode in (None, fast.encode_image):
-        ctx = scene.context(encode_masked=encode)
-        ctx.features[~some] = 0
-        maps.append(methods.get("score_cam").function(ctx)[0, 0].flatten())
-    assert not torch.equal(*maps)
-    assert torch.corrcoef(torch.stack(maps))[0, 1] >= 0.995
 
 
 def test_the_localizer_takes_a_precision_for_masked_pictures() -> None:

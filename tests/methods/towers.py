@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.methods import methods
+from cliploc.towers._open_clip_towers import OpenClipResNet
 from cliploc.towers.mini_vit import MiniVit
-from cliploc.towers.open_clip_resnet import OpenClipResNet
 from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
 from tests.towers import small_clip
 from tests.towers.seam import TEXT, perturb, tokenizer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.methods import Context, methods
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 from tests.tiny import TinyVit, planted_image, seeded, tower
 from tests.tiny import raw_maps as ours
 from tests.towers.seam import SENTENCES, TEXT, perturb, tokenizer

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc import towers
 from cliploc.localizer import Localizer
 from cliploc.methods import Context
 from cliploc.refine import affinity as module
@@ -92,11 +91,3 @@ def test_it_works_on_the_grid_of_the_middle_stage() -> None:
     assert affinity.grid(ctx) == (16, 16)
     assert refinements.get("caa").grid(replace(ctx, backbone=tower("vit"))) == (8, 8), "a step that reads no features"
     assert affinity.grid(replace(ctx, guide=lambda: torch.zeros(1, 2, 3, 5))) == (3, 5)
-
-
-@pytest.mark.parametrize(("model", "grid"), [("mini", (14, 20)), ("mini-vit", (14, 20))])
-def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[int, int]) -> None:
-    backbone = towers.create(model)
-    images = torch.zeros(1, 3, 224, 320)
-    trace = backbone.trace(images, affinity.needs(backbone))
-    assert affinity.grid(Context(lambda: images, torch.zeros(1, 1, 1), trace, backbone)) == grid

@@ -12,7 +12,7 @@ from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from tests.test_localizer import PHOTOS, TALL, TERMS, WIDE, photo, same
-from tests.tiny import KINDS, Counting, default_dtype, give_function, tower
+from tests.tiny import KINDS, Counting, give_function, tower
 from tests.tolerances import assert_rounded
 
 BACKBONES = {kind: tower(kind, (8, 8)) for kind in KINDS}
@@ -53,13 +53,6 @@ def test_maps_keep_their_shape_and_range_and_change(name, kind):
                 changes.append(np.abs(heat - before).max())
         assert_rounded(result.scores, plain.scores, TERMS, 1)  # rounded otherwise where attention is kept
     assert (max if name == "level" else min)(changes) > 1e-4  # a map that has its level already stays
-
-
-@every_case
-def test_the_programs_default_dtype_changes_no_map(name, kind):
-    expected = build(kind, [name])(PHOTOS[0], NAMES)
-    with default_dtype(torch.float64):
-        same(build(kind, [name])(PHOTOS[0], NAMES), expected)
 
 
 @every_case
@@ -140,12 +133,6 @@ def test_steps_follow_each_other_and_cost_no_forward(kind):
 def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(kind, method, refine, after):
     assert build(kind, refine, method=method, threshold=None).box_rule.threshold == pytest.approx(after)
     assert build(kind, refine, method=method, threshold=0.4).box_rule.threshold == 0.4
-
-
-def test_each_method_of_a_comparison_has_its_refined_threshold():
-    (found,) = build("gap_cnn", ["affinity", "guided"], threshold=None).compare([TALL], ["red"], ["cam", "grad_cam"])
-    alone = build("gap_cnn", ["affinity", "guided"], method="grad_cam", threshold=None)
-    same(found["grad_cam"], alone(TALL, ["red"]))
 
 
 def test_unknown_names_get_the_nearest():

@@ -158,10 +158,3 @@ def test_a_pixel_without_a_like_neighbour_keeps_its_heat() -> None:
     stored = PIXELS.function(picture[None], heat[None], (16, 16))[0, 0, 6, 6]
     torch.testing.assert_close(stored, 0.05 * heat[0, 6, 6])
     assert (PIXELS.function(picture[None], torch.zeros(1, 1, 13, 13), (16, 16)) == 0).all()
-
-
-def test_sizes_of_segmentation() -> None:
-    """From pictures smaller than the window to long ones."""
-    for height, width, names in ((1, 1, 2), (2, 5, 7), (2, 512, 2)):
-        maps = torch.rand(1, names, height, width)
-        assert PIXELS.function(torch.rand(1, 3, height, width), maps, (16, 16)).shape == maps.shape

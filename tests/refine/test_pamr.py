@@ -76,12 +76,3 @@ def test_flat_maps_and_flat_pictures() -> None:
     assert (pamr(picture, torch.zeros(1, 1, 20, 30)) == 0).all()
     torch.testing.assert_close(pamr(picture, torch.full((1, 1, 20, 30), 0.7)), torch.full((1, 1, 20, 30), 0.7))
     torch.testing.assert_close(affinity(torch.full((3, 9, 9), 0.3)), torch.full((16, 9, 9), 1 / 16))
-
-
-def test_sizes_of_segmentation() -> None:
-    """From a picture smaller than the distances to the longer side of 2,048 pixels that segmentation allows."""
-    for height, width in ((1, 1), (3, 5), (4, 2048)):
-        maps = torch.rand(1, 2, height, width)
-        refined = pamr(torch.rand(1, 3, height, width), maps)
-        assert refined.shape == maps.shape
-        assert maps.min() - 1e-6 <= refined.min() <= refined.max() <= maps.max() + 1e-6

@@ -56,12 +56,12 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
         files = [picture["file"] for picture in document["pictures"]]
         assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
         skipped = {one["file"]: one["reason"] for one in document["skipped"]["files"]}
-        message = f"skipped in {folder}: 2 files without a picture's extension: notes.txt, sub/clip.mov"
+        message = f"skipped in {folder}: 2 without a picture's extension: notes.txt, sub/clip.mov"
         assert message in " ".join(result.err.split())
     assert skipped == {
-        str(folder / "notes.txt"): "does not have a picture's extension",
-        str(folder / "sub/clip.mov"): "does not have a picture's extension",
-        f"{folder / 'found'}/": "lies in a folder of results",
+        str(folder / "notes.txt"): "without a picture's extension",
+        str(folder / "sub/clip.mov"): "without a picture's extension",
+        f"{folder / 'found'}/": "of results",
     }
     assert document["skipped"]["count"] == 3
     assert json.loads((out / "results.json").read_text()) == document
@@ -85,19 +85,6 @@ def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
     assert "notes.txt" in result.err
 
 
-def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("cat\n")
-    words = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
-    words = (*words, "--recipe", "fast")
-    for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
-        result = succeeded(*words)
-        assert "notes.txt" in result.err
-        assert "sub/clip.mov" in result.err
-        skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
-        assert [one["file"] for one in skipped["files"]] == names
-        assert skipped["count"] == len(names)
-
-
 def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
     found = find_pictures(f"{folder}/**/*")
     assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
@@ -115,7 +102,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "scandir", scandir)
     found = find_pictures(folder)
     assert [one.id for one in found.pictures] == ["cat.jpg"]
-    assert (found.skipped_note() or "").endswith("1 folder that cannot be read: sub/")
+    assert (found.skipped_note() or "").endswith("1 that cannot be read: sub/")
     with pytest.raises(UsageError, match=r"expected pictures in .*sub, but .*sub cannot be read: check permissions"):
         find_pictures(closed)
     with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
@@ -129,19 +116,19 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
     path = tmp_path / "names.txt"
     path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
     words = ("localize", CAT, "--recipe", "fast")
-    document = document_of(*words, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    document = document_of(*words, "-p", "sofa", "--labels", path, "--background", "lamp")
     assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
     assert document["settings"]["background"] == ["lamp", "bicycle"]
     assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "part"),
-    [("cat @0.3\n", (), "cat @0.3: "), ("# none\n", (), ""), ("cat\n", ("--classes", "wsol"), "")],
+    ("text", "part"),
+    [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")],
 )
-def test_a_file_of_names_that_cannot_be_used_is_one_line(text, more, part, tmp_path: Path) -> None:
+def test_a_file_of_names_that_cannot_be_used_is_one_line(text, part, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)
-    assert part in refused("localize", CAT, "--prompts-file", tmp_path / "names.txt", *more)
+    assert part in refused("localize", CAT, "--labels", tmp_path / "names.txt")
 
 
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from cliploc.options import BENCHMARK
 from cliploc.runs.engine import Part, Shard, run_here
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Sample
-from tests.evaluate.data import labelled
 
 pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
@@ -30,7 +29,6 @@ from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup  # n
 from cliploc.label.annotate import annotate  # noqa: E402
 from cliploc.runs import ray as engine  # noqa: E402
 from cliploc.runs.plan import Grid, ModelSetup  # noqa: E402
-from tests.commands import succeeded  # noqa: E402
 from tests.evaluate.samples import dataset, wsol_folder  # noqa: E402
 from tests.label.labelled import held  # noqa: E402
 
@@ -127,20 +125,6 @@ def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_p
     assert not ray.is_initialized(), "the run ends what it started"
 
 
-def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
-    extra = cluster.add_node(num_cpus=1)
-    parts: dict[int, Part] = {}
-
-    def keep(part: Part) -> None:
-        assert part.index not in parts
-        parts[part.index] = part
-        if len(parts) == 3:
-            cluster.remove_node(extra)
-
-    engine.run(SHARDS, functools.partial(Labels, slow), keep, address=cluster.address, threads=1)
-    assert same(parts, parts_of(run_here, Labels))
-
-
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_line(cluster):
     parts: list[Part] = []
     with pytest.raises(ModelError, match=r"part 00005, from 10 on, ended its worker 4 times: .*run the same command"):
@@ -216,25 +200,14 @@ def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path, monkeypatc
 
 def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
     pictures, labels = wsol_folder(tmp_path / "wsol", 10), ["cat", "dog @0.1", "bee"]
-    options = {"batch_size": 2, "device": "cpu", "shard": 4, "formats": ["coco"], "review": 3}
+    options = {"batch_size": 2, "device": "cpu", "shard": 4, "formats": ["coco"]}
     same_folders(
         lambda out, using: annotate(pictures, labels, out, engine=using, **options),
         cluster,
         tmp_path,
-        ["coco.json", "review.html"],
+        ["coco.json"],
     )
     assert held(tmp_path / "local") == held(tmp_path / "ray")
-
-
-def test_segmentation_is_measured_as_locally(cluster, tmp_path):
-    """By the command line; a run of another task differs in its worker alone."""
-    labelled.voc(tmp_path / "voc")
-    requested = ("benchmark", "segmentation", "--dataset", "voc21", "--root", tmp_path / "voc", "--method", "cam")
-    small = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32", "--threads", "1")
-    for name, more in (("local", ()), ("ray", ("--engine", "ray", "--address", cluster.address))):
-        succeeded(*requested, *small, *more, "--out", tmp_path / name)
-    for name in ("rows.parquet", "summary.json"):
-        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
 
 def same_folders(run, cluster, tmp_path: Path, names: Sequence[str]) -> None:

@@ -92,8 +92,8 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
         with pytest.raises(UsageError, match=r"rule.min_score: 0.2 there, 0.3 asked for; flip: only asked for\)"):
             store.keep("settings", {"model": "mini", "rule": {"min_score": 0.3}, "scales": (1.0, 1.5), "flip": True})
     for existing, requested, message in (
-        ([*range(99)], [*range(1, 99), 7.5], "labels: 0 only there, 7.5 only asked for"),
-        ([[1], "a"], ["a", [1]], "labels: in another order"),
+        ([*range(99)], [*range(1, 99), 7.5], "labels: [0] there, [7.5] asked for"),
+        ([[1], "a"], ["a", [1]], 'labels: [[1], "a"] there, ["a", [1]] asked for'),
         ([1, 1], [1], "labels: [1, 1] there, [1] asked for"),
     ):
         assert differences_of({"labels": existing}, {"labels": requested}) == [message]

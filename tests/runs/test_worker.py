@@ -13,13 +13,13 @@ pytest.importorskip("pyarrow")
 from cliploc.errors import InputError
 from cliploc.evaluate.data import LabelFile
 from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
-from cliploc.evaluate.tasks.rows import Row, from_parquet
 from cliploc.evaluate.tasks.segmentation.job import COLUMNS, LabelMapJudge
 from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.images.exemplars import Exemplar
 from cliploc.options import BENCHMARK, FaithfulnessOptions
-from cliploc.runs.engine import Part, Shard
+from cliploc.runs.engine import Shard
+from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
 from cliploc.support.reporter import SILENT, Reporter
@@ -65,10 +65,6 @@ def shard(index: int, *names: str) -> Shard:
     return Shard(index, tuple(pictures))
 
 
-def rows_of(part: Part) -> list[Row]:
-    return from_parquet(part.content)
-
-
 def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     worker = EvaluationWorker(NamedMaps, COLUMNS, Path(), SETUPS, SETTINGS)
     images: list[int] = []
@@ -77,14 +73,14 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
     )
     assert (first.index, second.index, sum(images)) == (0, 1, 2 * 5)
     memory = "not enough memory for a single picture: use a smaller --image-size or fewer --scales"
-    message = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in rows_of(first)]
+    message = [(row["sample"], row["setting"], row["preview"] or row["reason"]) for row in first.content]
     assert message == [
         *(("good", one, b"good") for one in "abc"),
         *(("cut off", one, "cut off: damaged") for one in "abc"),
         ("hard", "a", b"hard"), ("hard", "b", memory), ("hard", "c", b"hard"),
     ]  # fmt: skip
     assert first.notes == (f"b failed on hard: {memory}",)
-    message = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in rows_of(second)]
+    message = [(row["sample"], row["setting"], row["status"], row["reason"]) for row in second.content]
     assert message == [
         ("odd", "a", "ok", None), ("odd", "b", "ok", None),
         ("odd", "c", "failed", "odd: expected one number per pixel"),

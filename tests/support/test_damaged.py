@@ -19,7 +19,7 @@ from cliploc.find.calibration import load_calibration, package_calibration
 from cliploc.find.heads import read_config
 from cliploc.find.learnt import load_learnt
 from cliploc.images.reading import load
-from cliploc.label.apply import read_corrections
+from cliploc.label.corrections import read_corrections
 from cliploc.towers._checkpoints import read_checkpoint
 from tests.evaluate.data import folders, labelled
 

@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
-from cliploc.find.recipes import recipe_of
-from cliploc.localizer import Localizer
 from cliploc.towers import create
 from cliploc.towers._checkpoints import Checkpoint
 from cliploc.towers.dinotxt import DinoTxt, Family, with_weights
 from cliploc.towers.tower import Needs
-from tests.commands import CAT, cliploc_
 from tests.methods.vits import ours
 from tests.tolerances import assert_rounded
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract
@@ -241,16 +238,6 @@ def test_patches_are_those_of_the_equations(folders: dict[str, Path], cells: tup
     assert (backbone.input_hw, backbone.resize_policy) == ((224, 224), "crop")
 
 
-def test_the_recipe_reads_patches(folders: dict[str, Path]) -> None:
-    backbone = create("dinov3-l-dinotxt", str(folders["dinov3"]))
-    assert recipe_of(backbone).method == recipe_of("dinov3-l-dinotxt").method == "patch_tokens"
-    assert "by what its patches were trained for; unmeasured" in recipe_of(backbone).basis
-    backbone.input_hw = (SIDE, SIDE)
-    found = Localizer(backbone, recipe="fast", min_presence=0, text_cache=False)(CAT, ["cat"])
-    assert found.method == "Patch tokens"
-    assert np.isfinite(found.heatmaps).all()
-
-
 def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
     path, tensors = tmp_path / "whole.safetensors", checkpoint("dinov3")
 
@@ -272,12 +259,6 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
     save_file({"blocks.0.weight": torch.zeros(2)}, path)
     with pytest.raises(ModelError, match=r"holds no part of dino.txt: expected names such as visual_model.head.ln_fi"):
         create("dinov3-l-dinotxt", str(path))
-
-
-def test_the_list_says_that_dinov3s_licence_is_not_open_source() -> None:
-    about = cliploc_("models", "dinov3-l-dinotxt").out
-    assert "DINOv3 License (not open source)" in about
-    assert "patch_tokens" in about
 
 
 def test_dinov2s_files_have_no_logit_scale_and_get_clips() -> None:

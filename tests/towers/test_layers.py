@@ -1,51 +1,13 @@
-"""Layers in their fastest form: linear layers by oneDNN, attention in every precision, batch norms folded."""
-
-import copy
+"""Attention in every precision."""
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from cliploc.towers import _layers
-from cliploc.towers._layers import attend, attention_weights, fold_batch_norms, linear
-from tests.tiny import seeded
+from cliploc.towers._layers import attend, attention_weights
 from tests.tolerances import assert_rounded
-from tests.towers.small_clip import season, small_clip
 
 SCALE = 0.3
 TERMS = 8 + 11  # of a product of query and key, and of the values; in bfloat16 only the two results are rounded
-
-
-@pytest.fixture
-def onednn(monkeypatch):
-    """The fast way is right on every processor; only whether it is fast differs."""
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(_layers, "_mkl_is_slow", lambda: True)
-
-
-@pytest.mark.usefixtures("onednn")
-@pytest.mark.parametrize("shape", [(40, 24), (2, 50, 24), (1, 4, 24), (2, 3, 20, 24)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_it_is_the_product_that_torch_gives(shape, bias):
-    layer = nn.Linear(24, 16, bias=bias)
-    x = torch.randn(shape).transpose(0, -2).contiguous().transpose(0, -2)  # strided
-    with torch.inference_mode():
-        ours = linear(x, layer.weight, layer.bias)
-        assert ours.layout == torch.strided
-        assert_rounded(ours, F.linear(x, layer.weight, layer.bias), layer)
-
-
-@pytest.mark.usefixtures("onednn")
-def test_many_rows_are_multiplied_in_parts(monkeypatch):
-    layer, x = nn.Linear(24, 16), torch.randn(3, 37, 24)
-    with torch.inference_mode():
-        full = linear(x, layer.weight, layer.bias)
-        monkeypatch.setattr(_layers, "MOST_ROWS", 50)
-        parts = linear(x, layer.weight, layer.bias)
-    assert parts.shape == (3, 37, 16)
-    assert_rounded(parts, full, layer)
 
 
 def parts(dtype=torch.float32, queries=7):
@@ -68,75 +30,9 @@ def test_it_is_softmax_of_the_products_times_the_values(queries):
     assert_rounded(attention_weights(q, k, SCALE) @ v, expected, TERMS)
 
 
-@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("queries", [1, 11])
-def test_bfloat16_rounds_and_nothing_else(monkeypatch, native, queries):
-    monkeypatch.setattr(_layers, "native_bf16", lambda device: native)
+def test_bfloat16_rounds_and_nothing_else(queries):
     q, k, v = parts(torch.bfloat16, queries)
     ours = attend(q, k, v, SCALE)
     assert ours.dtype == torch.bfloat16
     assert_rounded(ours, by_the_equation(q, k, v), 2)
-
-
-@pytest.mark.parametrize("at_once", [1, 7 * 11, 4 * 7 * 11])  # one head; one; four of six
-def test_a_few_heads_at_a_time_give_the_same(monkeypatch, at_once):
-    monkeypatch.setattr(_layers, "native_bf16", lambda device: True)
-    q, k, v = parts(torch.bfloat16)
-    full = attend(q, k, v, SCALE)
-    monkeypatch.setattr(_layers, "WEIGHTS_AT_ONCE", at_once)
-    assert_rounded(attend(q, k, v, SCALE), full, 2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_graph_goes_through_attention(monkeypatch, dtype):
-    monkeypatch.setattr(_layers, "native_bf16", lambda device: True)
-    q, k, v = (one.detach().requires_grad_(True) for one in parts(dtype))
-    ours = torch.autograd.grad(attend(q, k, v, SCALE).float().square().sum(), (q, k, v))
-    expected = torch.autograd.grad(by_the_equation(q, k, v).square().sum(), (q, k, v))
-    for one, other in zip(ours, expected, strict=True):
-        close = 1e-4 if dtype == torch.float32 else 0.1
-        torch.testing.assert_close(one.float(), other.float(), rtol=close, atol=close)
-
-
-def batch_norms(module: nn.Module) -> int:
-    return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
-
-
-def test_folded_tower_gives_the_same_numbers():
-    visual = small_clip().visual
-    folded = fold_batch_norms(copy.deepcopy(visual))
-    assert batch_norms(visual) == 3 + 4 * 4
-    assert batch_norms(folded) == 0
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, found = visual(images), folded(images)
-    assert (found - expected).norm() / expected.norm() < 1e-5
-
-
-class Named(nn.Module):
-    """A convolution and a norm by ResNet's names, run in that order."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn1(self.conv1(x))
-
-
-@pytest.mark.parametrize(
-    ("build", "left"),
-    [
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 0),
-        (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), 1),
-        (lambda: Named(nn.BatchNorm2d(4)), 0),
-    ],
-    ids=["sequential", "norm first", "named"],
-)
-def test_only_known_patterns_are_folded(build, left):
-    module = seeded(build, 1).eval()
-    season(module)
-    folded = fold_batch_norms(copy.deepcopy(module))
-    images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    assert_rounded(folded(images), module(images), module)
-    assert batch_norms(folded) == left

@@ -1,6 +1,7 @@
 """`mini-vit`: its stem and words are `mini`'s, its blocks are those of timm, and it knows real photographs."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
-from cliploc import Localizer
 from cliploc.images.demo import demo_photos
 from cliploc.images.geometry import Frame
 from cliploc.towers import mini
@@ -81,9 +81,8 @@ class TestSmall(TransformerContract):
     @pytest.fixture(scope="class")
     @classmethod
     def backbone(cls, net: HybridBlocks) -> MiniVit:
-        small = MiniVit(
-            load_stem(), net, MiniTextTower.load(mini.WEIGHTS), {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
-        ).eval()
+        facts = SimpleNamespace(logit_scale=40.0, presence=SimpleNamespace(scale=1.0, bias=0.0))
+        small = MiniVit(load_stem(), net, MiniTextTower.load(mini.WEIGHTS), facts).eval()
         small.input_hw = (48, 64)
         return small.requires_grad_(False)
 
@@ -129,12 +128,6 @@ def test_every_second_location_is_minis(hw: tuple[int, int]) -> None:
     assert (fine[:, :, ::2, ::2] - expected).abs().max() > 0.1
 
 
-def test_words_mean_what_they_mean_to_mini(backbone: MiniVit) -> None:
-    texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
-    assert torch.equal(backbone.encode_text(texts), teacher.encode_text(texts))
-    assert backbone.logit_scale == teacher.logit_scale
-
-
 def test_it_says_of_photographs_what_mini_says(backbone: MiniVit) -> None:
     """By the whole path of preprocessing, image and text; none of these photographs was trained on."""
     teacher = mini.Mini.bundled()
@@ -152,19 +145,3 @@ def test_it_says_of_photographs_what_mini_says(backbone: MiniVit) -> None:
     first = (ours @ backbone.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
     right = [names[int(i)] in photo.truth for i, photo in zip(first, demo_photos(), strict=True)]
     assert sum(right) >= len(right) - 2
-
-
-@pytest.mark.parametrize("method", ["naclip", "ts_cam"])
-def test_maps_are_hotter_in_the_true_boxes(method: str) -> None:
-    localizer = Localizer("mini-vit", method=method, min_presence=0, text_cache=False)
-    photos = list(demo_photos())
-    contrasts = {}
-    for photo, result in zip(
-        photos, localizer.stream([p.path for p in photos], [list(p.truth) for p in photos]), strict=True
-    ):
-        for name, heat in zip(result.names, result.heatmaps, strict=True):
-            inside = np.zeros(heat.shape, dtype=bool)
-            for x0, y0, x1, y1 in photo.truth[name].astype(int):
-                inside[y0:y1, x0:x1] = True
-            contrasts[photo.path.name, name] = float(heat[inside].mean() - heat[~inside].mean())
-    assert np.mean([contrast > 0.1 for contrast in contrasts.values()]) >= 0.8, contrasts

@@ -200,13 +200,13 @@ def test_a_phrase_is_read_as_the_name_that_it_means(tower: MiniTextTower, text: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("my wife", "reads 'my wife' as 'wife', a kind of 'woman'"),
+        ("my wife", "reads 'my wife' as 'woman'"),
         ("astronaut", "reads 'astronaut' as 'person'"),
         ("a man riding a horse", "reads 'a man riding a horse' as 'man'"),
-        ("trafic light", "reads 'trafic light' as 'light': did you mean 'traffic light'?"),
+        ("trafic light", "reads 'trafic light' as 'light'"),
         ("bycicle", "has no word 'bycicle': did you mean 'bicycle'?"),
         ("elk", "reads 'elk' as what resembles 'elkhound', 'wolf' and 'gray wolf'"),
-        ("night stand", "reads 'night stand' as 'stand', that is what resembles 'tripod'"),
+        ("night stand", "reads 'night stand' as what resembles 'tripod'"),
         # All that it resembles are nodes for which no word stands alone.
         ("standpipemen", "has no word 'standpipemen': it is read as what its parts resemble"),
     ],
@@ -242,13 +242,3 @@ def test_an_unknown_name_comes_with_the_nearest_and_a_model_that_reads_it(tower:
     assert sun.startswith("mini does not know 'sun': nearest that it knows: 'sun")
     assert sun.endswith(helps)
     assert "'shoe'" in str(tower.unknown_reason("feet"))  # not "did you mean 'ferret'?"
-
-
-def test_no_suggestion_is_a_word_for_a_kind_of_person(tower: MiniTextTower) -> None:
-    """WordNet has hundreds of rude ones."""
-    assert tower.unknown_reason("astronautt") is None or "astronaut'" not in str(tower.unknown_reason("astronautt"))
-    assert "did you mean 'astronaut'" not in str(tower.remark("astronautt"))
-
-
-def test_a_word_that_differs_in_many_letters_is_not_offered(tower):
-    assert "did you mean" not in str(tower.remark("happines"))  # not 'hatpin'

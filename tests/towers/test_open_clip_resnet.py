@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional as F
 
-from cliploc.towers.open_clip_resnet import OpenClipResNet
+from cliploc.towers._open_clip_towers import OpenClipResNet
 from cliploc.towers.tower import Needs
 from tests.tolerances import assert_rounded
 from tests.towers.seam import BackboneContract, assert_state, pictures, state_of

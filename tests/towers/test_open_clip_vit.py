@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 from cliploc.towers.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
@@ -158,16 +157,6 @@ def test_preprocessing_and_scale_are_the_models() -> None:
     squash = OpenClipVit(model, tokenizer, "small")
     assert squash.resize_policy == "squash"
     assert_rounded(squash.normalize(torch.ones(1, 3, 8, 8)), torch.full((1, 3, 8, 8), 2.0), 1)
-
-
-@pytest.mark.parametrize(
-    "vision", [{"pool_type": "none"}, {"attentional_pool": "parallel"}, {"scaled_cosine_attn": True}], ids=str
-)
-def test_towers_of_another_build_are_refused(vision: dict[str, Any]) -> None:
-    model = small_model(**vision)
-    assert not OpenClipVit.supports(model.visual)
-    with pytest.raises(UsageError, match="odd has an image tower that OpenClipVit does not support"):
-        OpenClipVit(model, tokenizer, "odd")
 
 
 def test_open_clips_mixed_precision_keeps_norms_in_float32() -> None:

@@ -19,7 +19,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.images.rle import decode
 from cliploc.localization import Localization
 from cliploc.methods import Context
-from cliploc.towers.sam import SamMasks, SamRegions, points_of
+from cliploc.towers.sam import SamMasks, SamRegions
 from cliploc.values import Boxes
 from tests.commands import CAT, document_of, process, refused
 from tests.test_localizer import photo
@@ -93,9 +93,8 @@ def found() -> Localization:
     return result
 
 
-@pytest.mark.parametrize("prompt", ["box", "point"])
-def test_every_box_gets_the_mask_that_it_gets_alone(folder: Path, found: Localization, prompt: Any) -> None:
-    sam, boxes = SamMasks(folder, prompt), found.boxes
+def test_every_box_gets_the_mask_that_it_gets_alone(folder: Path, found: Localization) -> None:
+    sam, boxes = SamMasks(folder), found.boxes
     masks = sam(found)
     assert masks.dtype == bool
     assert masks.shape == (len(found.boxes.xyxy), 64, 96)
@@ -117,15 +116,6 @@ def test_the_model_sees_what_transformers_gets(folder: Path, found: Localization
     assert_same_choice(SamMasks(folder)(found), expected)
 
 
-def test_points_are_the_hottest_places_of_the_boxes(found: Localization) -> None:
-    points = points_of(found)
-    for (x, y), box, label in zip(points[:, 0], found.boxes.xyxy, found.boxes.label, strict=True):
-        assert box[0] <= x <= box[2]
-        assert box[1] <= y <= box[3]
-        x0, y0, x1, y1 = box.astype(int)
-        assert found.heatmaps[label, int(y), int(x)] == found.heatmaps[label, y0:y1, x0:x1].max()
-
-
 def test_code_in_a_folder_is_not_run_and_nothing_is_prompted(tmp_path: Path) -> None:
     """transformers asks "run the custom code? [y/N]", and would take the y on stdin for consent."""
     maps = {"AutoConfig": "evil.C", "AutoModelForMaskGeneration": "evil.M"}
@@ -141,13 +131,10 @@ def test_code_in_a_folder_is_not_run_and_nothing_is_prompted(tmp_path: Path) -> 
 def test_no_box_no_mask(folder: Path) -> None:
     nothing = Localizer()(photo((48, 64)), ["cat"])
     assert len(nothing.boxes.xyxy) == 0
-    for prompt in ("box", "point"):
-        assert SamMasks(folder, prompt)(nothing).shape == (0, 64, 48)
+    assert SamMasks(folder)(nothing).shape == (0, 64, 48)
 
 
 def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"^expected prompt to be one of box, point, got 'text'$"):
-        SamMasks(folder, "text")  # type: ignore[arg-type]
     message = "expected SAM's folder or a repository as ORG/NAME, got '/nowhere/sam': check the path"
     assert refused("localize", CAT, "-p", "cat", "--json", "--masks-by", "sam:/nowhere/sam") == f"cliploc: {message}\n"
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*: give a folder with config.json") as error:
@@ -186,7 +173,6 @@ def test_a_run_is_identified_by_the_weights_of_sam_and_not_by_its_folder(folder:
     other = shutil.copytree(folder, tmp_path / "copy")
     one, same = (Localizer("mini", masks_by=f"sam:{path}").describe() for path in (folder, other))
     assert one == same
-    assert SamMasks(folder, "point").id != SamMasks(folder).id
     weights = load_file(other / "model.safetensors")
     save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
     assert Localizer("mini", masks_by=f"sam:{other}").describe() != one

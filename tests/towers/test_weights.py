@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import warnings
@@ -102,13 +101,6 @@ def test_a_torchscript_archive_is_opened_only_if_openai_published_it(archive, st
     for key, value in other.state_dict().items():
         expected = state[key].half().float() if state[key].is_floating_point() else state[key]
         assert torch.equal(value, expected), key
-
-
-def test_state_dict_with_openais_numbers_is_openais(tmp_path, state):
-    torch.save(state | {"input_resolution": torch.tensor(SIDE)}, tmp_path / "w.pt")
-    checkpoint = read_checkpoint(tmp_path / "w.pt")
-    assert checkpoint.from_openai
-    assert "input_resolution" not in checkpoint.tensors
 
 
 # ------------------------------------------------------------------------------------------------------ hostile files
@@ -242,28 +234,6 @@ def test_openais_file_serves_if_its_checksum_is_right(home, monkeypatch):
     sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
     monkeypatch.setattr(_weights, "published_sha256", lambda url: sha256)
     assert _weights.tag_file("RN50", "openai") == original
-
-
-def test_offline(home):
-    tag_fails(
-        "the weights 'openai' of RN50 are not on this machine and HF_HUB_OFFLINE forbids the network",
-        "download them from https://huggingface.co/timm/resnet50_clip.openai",
-        "save https://openaipublic.azureedge.net/clip/models/afeb0e10",
-        f"as {home}/home/.cache/clip/RN50.pt",
-        "--pretrained FILE",
-    )
-
-
-def test_hub_folder(home):
-    with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
-        _weights.hub_folder("org/name")
-    config = in_hub_cache(home, "org/name", "open_clip_config.json", json.dumps({}).encode())
-    with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine"):
-        _weights.hub_folder("org/name")
-    in_hub_cache(home, "org/name", "open_clip_model.safetensors", b"x")
-    assert _weights.hub_folder("org/name") == config.parent
-    with pytest.raises(ModelError, match="expected a repository as ORG/NAME after hf-hub:, got 'a/b/c/d'"):
-        _weights.hub_folder("a/b/c/d")
 
 
 def test_folder_checkpoint(tmp_path):

@@ -28,16 +28,16 @@ ANNA, BERT = "a" * 32, "b" * 32
 File = tuple[str, str, bytes]  # field, name, content
 
 
-def service() -> Service:
+def service(**options: Any) -> Service:
     """For one server: it ends with it."""
-    return Service([Offer("mini")], device="cpu", max_pixels=1_000_000)
+    return Service([Offer("mini")], device="cpu", max_pixels=1_000_000, **options)
 
 
 def started(service: Service, folder: Path, **options: Any) -> Iterator[str]:
     """A server of the find page in this process → its address."""
     from cliploc.web.find import application  # here: it needs the extra `web`
 
-    with running(application(service, folder, **options), on_end=service.runs.end) as address:
+    with running(application(service, folder, **options), on_end=service.end) as address:
         yield address
 
 

@@ -7,10 +7,9 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
-from bench.web import page_defaults, wish_of
 
 from tests.web.asking import served
 from tests.web.browsing import in_a_browser, playwright, shoot
@@ -112,24 +111,6 @@ def test_two_names_a_threshold_and_a_file(page, address):
     assert page.complaints == []  # of the content security policy, above all
 
 
-def test_find_is_one_request_which_is_the_benchs(page, address):
-    open_page(page, address)
-    choose(page, DEMO / "cat.jpg")
-    page.locator("#names").fill("cat")
-    sent = []
-    page.on("request", lambda request: sent.append(request))
-    for number in (1, 2):
-        with page.expect_response("**/api/show"):
-            page.locator("#find").click()
-        page.locator("#results figure").nth(number - 1).wait_for()
-        page.locator("#names").fill("cat, dog")
-    assert [urlsplit(one.url).path for one in sent if not one.url.startswith(("data:", "blob:"))] == ["/api/show"] * 2
-    assert sent[0].headers["content-type"].startswith("multipart/form-data")  # the file itself, once
-    mine = sent[1].post_data_json
-    assert re.fullmatch("[0-9a-f]{40}", mine["picture"])
-    assert mine == wish_of(mine["visitor"], mine["picture"], {**page_defaults(address), "names": "cat, dog"})
-
-
 def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address, tmp_path):
     open_page(page, address)
     choose(page, DEMO / "cat.jpg")
@@ -210,30 +191,6 @@ def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address)
     assert answers == []
 
 
-def test_a_redraw_that_comes_after_another_search_is_not_shown(page, address):
-    open_page(page, address)
-    look(page, DEMO / "cat.jpg", "cat")
-    page.locator("#results img[alt^='cat.jpg']").first.wait_for()
-    field = page.locator("#threshold input[type=number]")
-    field.fill("")
-    field.press("Tab")
-    assert field.input_value() == page.locator("#threshold input[type=range]").input_value() != "", "none is no number"
-    held = []
-    page.route("**/api/show", lambda route: held.append((route, route.fetch())), times=1)
-    field.fill("0.7")
-    field.press("Tab")
-    page.wait_for_timeout(500)  # the move is asked for
-    look(page, DEMO / "bee.jpg", "cat")
-    page.locator("#results img[alt^='bee.jpg']").first.wait_for()
-    [(route, answer)] = held
-    with page.expect_response("**/api/show"):
-        route.fulfill(response=answer)
-    page.wait_for_timeout(500)
-    playwright.expect(page.locator("#status .done")).to_be_visible()
-    assert page.locator("#results img[alt^='cat.jpg']").count() == 0
-    assert field.input_value() == "0.7"
-
-
 def test_what_is_moved_during_a_search_counts_after_it(page, address):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "dog")
@@ -247,8 +204,6 @@ def test_what_is_moved_during_a_search_counts_after_it(page, address):
     threshold.fill("0.9")
     threshold.press("Tab")
     page.wait_for_url(re.compile("names=dog&threshold=0.9"))
-    page.locator("#examples button").nth(1).click()
-    assert page.locator("#picture .chosen span").inner_text() == "cat.jpg"  # not another than the one searched
     held[0].continue_()
     page.wait_for_url(re.compile("names=cat&threshold=0.9"))
     unfold(page, "Model, method and options")
@@ -257,22 +212,6 @@ def test_what_is_moved_during_a_search_counts_after_it(page, address):
     playwright.expect(threshold).to_have_value("0.9")
     page.locator("#find").click()
     page.get_by_text("LayerCAM: 1 of 1 name found").wait_for()
-    held.clear()
-    unfold(page, "Downloads")
-    page.route("**/api/files", lambda route: held.append(route), times=1)
-    with page.expect_request("**/api/files"):
-        page.locator("#make").click()
-    move(page, "#threshold", "0.2")
-    held[0].continue_()
-    page.get_by_text("create the files again").wait_for()
-    assert page.locator("#files li").count() == 0  # they have other boxes than the page
-    page.route("**/api/show", lambda route: route.abort(), times=1)
-    threshold.fill("0.95")
-    threshold.press("Tab")
-    page.get_by_text("The server did not take the request").wait_for()
-    page.locator("#make").click()
-    address = page.locator("#files a[download='results.json']").evaluate("link => link.href")
-    assert page.request.get(address).json()["pictures"] == json.loads(page.locator("#json").input_value())
 
 
 def test_an_example_is_found_at_once(page, address):

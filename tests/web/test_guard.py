@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 
 from cliploc.web.guard import Hosts, RefusedError
 from cliploc.web.service import Offer, Service
-from cliploc.web.settings import MOST_LETTERS, MOST_WORDS, Settings
+from cliploc.web.settings import MOST_LETTERS, Settings
 from tests.commands import check_refusal, cliploc_
 from tests.web.asking import (
     ANNA,
@@ -41,7 +41,7 @@ from tests.web.asking import (
 
 JSON = "application/json"
 PATHS = ("/api/localize", "/api/show", "/api/files")
-KNOWN = {"visitor": ANNA, "picture": "cat.jpg", "search": True, "names": "cat", **FAST}
+KNOWN = {"visitor": ANNA, "picture": "cat.jpg", "names": "cat", **FAST}
 
 
 def refusal(address: str, path: str, wish: object) -> tuple[int, str]:
@@ -154,7 +154,7 @@ def test_what_is_no_form_is_refused(address):
     for body, names in (
         (form(names="cat"), "picture"),
         (form(("picture", "a.jpg", b"abc"), names="cat"), "a.jpg"),
-        (form(picture, ("names", "b.jpg", CAT)), "'names'"),
+        (form(picture, ("names", "b.jpg", CAT)), "names"),
         (form(picture, names="cat")[:-7] + form(names="dog"), "field"),
         (form(picture, **{f"f{number}": "" for number in range(100)}), "form"),
         (form(picture, names="a" * 50_000), "form"),
@@ -183,13 +183,11 @@ def test_there_is_no_other_address(address, method, path, code):
 REFUSED = [  # fields, and what the sentence names
     ({"names": ""}, "name"),
     ({"names": "a" * (MOST_LETTERS + 1)}, f"{MOST_LETTERS} characters"),
-    ({"names": "|".join("abcde" for _ in range(MOST_WORDS + 1))}, f"{MOST_WORDS} names and synonyms"),
     ({"head": "/etc/passwd"}, "'head'"),
     ({"model": "/etc/passwd"}, "/etc/passwd"),
     ({"recipe": None, "method": "/etc/passwd"}, "/etc/passwd"),
     ({"recipe": None, "compare": ["layer_cam", "legrad"]}, "legrad"),
     ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "'dogs'"),
-    ({"overlay": "maybe"}, "overlay"),
     ({"visitor": "A" * 32}, "visitor"),
 ]
 
@@ -251,9 +249,9 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path)
     hasty = Service([Offer("mini")], device="cpu", max_seconds=0.5)
     for address in started(hasty, tmp_path):
         for path, status in (("/api/localize", 503), ("/api/show", 422)):
-            code, said = refusal(address, path, {"visitor": ANNA, "search": True, "picture": "cat.jpg", **SLOW})
+            code, said = refusal(address, path, {"visitor": ANNA, "picture": "cat.jpg", **SLOW})
             assert (code, "It took longer than 0.5 seconds" in said) == (status, True)
-        hasty.runs._seconds = 60
+        hasty.searches._seconds = 60
         assert located(address, "cat.jpg", "cat", **FAST)["pictures"]
 
 
@@ -279,7 +277,7 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
             b'Content-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\nabc'
         )
         time.sleep(0.3)
-    for field in (*(one.name for one in fields(Settings)), "picture", "exemplar", "visitor", "search", "", "__class__"):
+    for field in (*(one.name for one in fields(Settings)), "picture", "exemplar", "visitor", "", "__class__"):
         recipe = None if field == "method" else "fast"
         for value in STRANGE:
             wish = json.dumps({**KNOWN, "recipe": recipe, field: value}).encode()
@@ -289,19 +287,6 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, capfd):
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
     assert len(said) < 1000
-
-
-def test_more_than_one_request_may_compute_is_refused_before_a_model_runs(address, monkeypatch):
-    monkeypatch.setattr("cliploc.web.settings.MOST_MASKED", 200_000)  # the photograph has 135,300 pixels
-    monkeypatch.setattr("cliploc.web.settings.MOST_WRITTEN", 200_000)
-    monkeypatch.setattr("cliploc.web.service.Service.look", lambda *_, **__: pytest.fail("the model ran"))
-    wish = {**KNOWN, "names": "cat, dog"}
-    for path, masks in (("/api/files", False), ("/api/localize", True), ("/api/show", True)):
-        code, said = refusal(address, path, {**wish, "masks": masks})
-        assert (code, "at most 1 names × methods for a picture of 451×300 pixels, got 2: leave some" in said) == (
-            422,
-            True,
-        )
 
 
 # -------------------------------------------------------------------------------------------------- as a user starts it
@@ -335,7 +320,7 @@ def test_a_server_for_everybody_warns_and_ends_by_a_signal_under_load(tmp_path):
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=20)
             for one in asked:
-                with contextlib.suppress(OSError, http.client.HTTPException):  # cut off
+                with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):  # cut off
                     one.result()
         assert process.returncode == 0
     assert "Traceback" not in log.read_text()

@@ -122,9 +122,7 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
     with backend(job, out) as address:
         before = version(address)
         assert "expected 3 reviewed pictures to learn from, got 0" in happens(address, "START_TRAINING")
-        exported = [{**task(i), "annotations": [annotation(truth[f"{i}.jpg"])]} for i in range(3)]
-        body = {"annotations": exported, "project": "3.17", "label_config": CONFIG}  # of older versions
-        assert sent(f"{address}/train", body)[0] == 201
+        annotate(address, truth, 0, 1, 2)
         now = learnt(address, before)
         happens(address, "START_TRAINING")
         assert version(address) == now, "nothing new"

@@ -17,7 +17,7 @@ from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.editor import review_folder
 from cliploc.label.teach.teach import teach
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from tests.label.labelled import held, taught
 from tests.web.asking import sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, make, served

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.data_set import open_set
-from cliploc.runs.labelling import Candidate, Found, LabellingRun
+from cliploc.runs.label_store import Candidate, Found, LabellingRun
 from tests.commands import PHOTOS, cliploc_
 from tests.label.checking.test_check import PHOTOS as CHECKED
 from tests.label.checking.test_check import instances

@@ -22,12 +22,12 @@ from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
-from cliploc.label.apply import ReviewedPicture, review_of
+from cliploc.label.corrections import ReviewedPicture, review_of
 from cliploc.label.editor import review_folder
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import FLAT, Suggester, options_of, valley
 from cliploc.label.results import AnnotatedFolder
-from cliploc.runs.labelling import LabellingRun
+from cliploc.runs.label_store import LabellingRun
 from cliploc.support.files import locked
 from tests.commands import cliploc_
 from tests.label.labelled import held

@@ -1,11 +1,11 @@
-"""Runs: they count, stop at the next step, and end when nobody waits for them any more."""
+"""Runs: they count, wait for their turn, stop at the next step, and end with the server."""
 
-import gc
 import threading
 
 import pytest
 
-from cliploc.web.runs import Run, Runs, StoppedError
+from cliploc.web.guard import RefusedError
+from cliploc.web.runs import AT_ONCE, Runs, StoppedError
 
 
 class Work:
@@ -13,64 +13,55 @@ class Work:
 
     def __init__(self):
         self.started = threading.Event()
-        self.ended = threading.Event()
 
     def __call__(self, reporter):
-        try:
-            while True:
-                reporter.masked(2, 5)
-                self.started.set()
-        finally:
-            self.ended.set()
+        while True:
+            reporter.masked(2, 5)
+            self.started.set()
 
 
-def test_a_run_counts_and_gives_what_the_work_gave():
-    run = Run(lambda reporter: (reporter.masked(16, 7), reporter.masked(7, 0), "maps")[-1])
-    assert (run.wait(60), run.steps, run.bank, run.result()) == (True, (23, 0), (0, 0), "maps")
-    run = Run(lambda reporter: (reporter.bank(0, 128), reporter.bank(64, 64), 1 / 0))
-    assert (run.wait(60), run.steps, run.bank) == (True, (0, 0), (64, 64))
+@pytest.fixture
+def runs():
+    made = Runs(queue=1)
+    yield made
+    made.end()
+
+
+def test_a_run_counts_and_gives_what_the_work_gave(runs):
+    run = runs.begin("a", lambda reporter: (reporter.masked(16, 7), reporter.masked(7, 0), "maps")[-1])
+    assert (run.future.result(60), run.steps, run.bank) == ("maps", (23, 0), (0, 0))
+    run = runs.begin("a", lambda reporter: (reporter.bank(0, 128), reporter.bank(64, 64), 1 / 0))
     with pytest.raises(ZeroDivisionError):
-        run.result()
+        run.future.result(60)
+    assert (run.steps, run.bank) == ((0, 0), (64, 64))
 
 
 @pytest.mark.parametrize("part", ["phase", "images", "masked", "bank"])
-def test_a_stopped_run_ends_at_whatever_its_work_reports(part):
+def test_a_stopped_run_ends_at_whatever_its_work_reports(runs, part):
     stopped, news = threading.Event(), {"phase": ("writing",), "images": (1,), "masked": (1, 0), "bank": (1, 0)}[part]
-
-    def work(reporter):
-        stopped.wait(10)
-        getattr(reporter, part)(*news)
-
-    run = Run(work)
+    run = runs.begin("a", lambda reporter: (stopped.wait(10), getattr(reporter, part)(*news)))
     run.stop()
     stopped.set()
     with pytest.raises(StoppedError, match="as you asked"):
-        run.result()
+        run.future.result(60)
 
 
-def test_a_visitor_stops_only_his_own_runs():
-    runs, first, second, other = Runs(), Work(), Work(), Work()
-    of_another = runs.begin("b", other)
-    of_first = runs.begin("a", first)
-    mine = runs.begin("a", second)
-    assert second.started.wait(10)
-    assert not first.ended.is_set()
-    third = runs.begin("a", lambda reporter: "maps", alone=True)
-    assert first.ended.wait(10)
-    assert second.ended.wait(10)
-    again = runs.begin("a", second)
-    runs.stop("a")
-    with pytest.raises(StoppedError):
-        again.result()
-    assert third.result() == "maps"
-    assert not other.ended.is_set()
-    runs.stop("nobody")
-    assert not other.ended.wait(0.1)
-    del of_another, of_first, mine  # whoever has a run keeps it
+def test_a_new_run_ends_the_visitors_last_one_and_no_others(runs):
+    work = Work()
+    other, mine = runs.begin("b", work), runs.begin("a", Work())
+    assert work.started.wait(10)
+    assert runs.begin("a", lambda _: "maps").future.result(60) == "maps"
+    assert (mine.future.done(), other.future.done()) == (True, False)
 
 
-def test_what_a_run_found_is_not_kept_when_nobody_has_it():
-    runs = Runs()
-    assert runs.begin("a", lambda reporter: "maps").result() == "maps"
-    gc.collect()
-    assert not list(runs._runs)
+def test_a_few_run_some_wait_the_others_are_refused_and_all_end_with_the_server(runs):
+    all_of_them = [runs.begin("", Work()) for _ in range(AT_ONCE + 1)]
+    with pytest.raises(RefusedError, match="Too many requests are waiting"):
+        runs.begin("", Work())
+    assert all_of_them[-1].began is None
+    runs.end()
+    for run in all_of_them:
+        with pytest.raises(StoppedError):
+            run.future.result(60)
+    with pytest.raises(StoppedError, match="shutting down"):
+        runs.begin("", Work())

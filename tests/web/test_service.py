@@ -19,7 +19,6 @@ from cliploc.find.recipes import recipe_of
 from cliploc.images import rle
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
-from cliploc.options import MIN_SCORE
 from cliploc.web import downloads, view
 from cliploc.web.service import Offer, Service, smaller, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
@@ -127,23 +126,6 @@ def test_a_model_is_loaded_once_for_all_and_again_after_an_error(monkeypatch):
     assert service.backbone("mini") is service.backbone("mini")
 
 
-def test_two_models_stay_in_memory_and_the_menus_of_all(monkeypatch):
-    begun, mini = [], Localizer("mini", text_cache=False, device="cpu")
-    monkeypatch.setattr("cliploc.web.service.Localizer", lambda *_, **__: begun.append(1) or mini)
-    names = ["mini", "RN50", "RN101"]
-    service = Service([Offer(name) for name in names], device="cpu")
-    for number in (0, 1, 0, 2, 0, 2):
-        service.backbone(names[number])
-    assert len(begun) == 3
-    service.menu(names[1])
-    assert len(begun) == 4
-    service.menu(names[1])
-    for number in (0, 2):
-        service.backbone(names[number])
-    service.menu(names[1])
-    assert len(begun) == 6
-
-
 def test_the_menu_holds_what_runs_and_a_server_may_begin_with_another_recipe(service):
     menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
@@ -162,9 +144,7 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
         np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
         assert (found.found.tolist(), found.reasons) == (wanted.found.tolist(), wanted.reasons)
         assert given is not None or found.found.all()
-    slid = by_recipe.unset(replace(every, min_score=MIN_SCORE))
-    assert slid.min_score is None  # the slider stands where the recipe has put it
-    assert "--min-score auto" in str(by_recipe.ran(slid))
+    assert "--min-score auto" in str(by_recipe.ran(every))
     assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
 
 
@@ -209,8 +189,8 @@ def test_any_number_of_methods_out_of_one_pass(service):
         np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
     assert dict(look.rules(settings)) == {method: one.threshold for method, one in look.defaults.items()}
-    taus = dict(look.rules(replace(settings, threshold=0.1, compare_threshold=0.9)))
-    assert taus == dict.fromkeys(look.results, 0.9) | {"grad_cam": 0.1}
+    taus = dict(look.rules(replace(settings, threshold=0.1)))
+    assert taus == {method: one.threshold for method, one in look.defaults.items()} | {"grad_cam": 0.1}
     lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
     assert lines.count("cliploc.Localizer(") == 5
     again = service.look(CAT, replace(settings, compare=asked[:2]), look)
@@ -327,7 +307,7 @@ def test_the_lines_reproduce_what_is_shown(service, asked, said, tmp_path, monke
     scope: dict = {}
     exec(python_lines(*lines), scope)
     np.testing.assert_array_equal(scope["found"].boxes.xyxy, found.boxes.xyxy)
-    assert (tmp_path / f"{asked.method if said == '--method=cam' else 'recipe'}.png").exists()
+    assert (tmp_path / f"{asked.method if said == '--method=cam' else 'found'}.png").exists()
     words = command_lines(*lines).split()
     assert said in words or not any(word.startswith(("--method", "--recipe")) for word in words)
     printed = cliploc_(*words[1:], "--json").out

@@ -1,6 +1,5 @@
 """Settings: typed by anybody, into an address and back, and into lines that run."""
 
-import contextlib
 import shlex
 
 import pytest
@@ -53,7 +52,7 @@ def test_a_recipe_stands_in_the_place_of_a_method():
 
 
 def test_an_exemplar_is_among_the_names_and_in_the_lines():
-    settings = Settings(names="spoon, cup|mug", exemplar_box="[1, 2, 30, 40.5]", method="cam").with_exemplar(
+    settings = Settings(names="spoon, cup|mug", exemplar_box="[1, 2 30, 40.5]", method="cam").with_exemplar(
         "/up/cup.jpg"
     )
     assert settings.prompts == ["spoon", "cup|mug"]  # it is there already
@@ -69,14 +68,12 @@ def test_an_exemplar_is_among_the_names_and_in_the_lines():
     assert "--prompt=spoon '--prompt=cup=@cup.jpg[1,2,30,40.5]'" in command_lines(
         settings, "a.jpg", {}, rules, "cup.jpg"
     )
-    beside = from_mapping({"exemplar_text": True}, settings)
-    assert "'--prompt=cup|mug|@cup.jpg[1,2,30,40.5]'" in command_lines(beside, "a.jpg", {}, rules, "cup.jpg")
     assert "Exemplar" not in python_lines(settings, "a.jpg", {}, rules)
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "left", "0,0,inf,9", "5,5,5,9", "9,9,1,1"])
 def test_a_box_of_an_exemplar_that_is_none_is_a_sentence(box):
-    with pytest.raises(UsageError, match=r"expected (the exemplar's part|an exemplar's box) as x0, y0, x1, y1"):
+    with pytest.raises(UsageError, match=r"expected an exemplar's box as x0, y0, x1, y1"):
         Settings(exemplar_box=box, exemplar_name="cup").exemplar(None)
     with pytest.raises(UsageError, match="expected a name for the exemplar without = "):
         Settings(exemplar_name="cup=@/etc/passwd").with_exemplar("/up/a.jpg")
@@ -102,7 +99,7 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
         ({"device": "cpu"}, "device"),
         ({"threshold": "auto"}, "auto"),
         ({"max_boxes": 10**9}, "max_boxes from 0 to 1"),
-        ({"masks": 1}, "masks as true or false"),
+        ({"masks": 1}, "masks to be one of true, false"),
         ({"names": ["cat"]}, "names as a text"),
         ({"templates": "secrets.txt"}, "secrets.txt"),  # a path is no name of a set
         ({"scales": "1,99"}, "1,99"),
@@ -141,28 +138,4 @@ def test_python_lines_compile_whatever_was_typed():
     text = python_lines(settings, "o'k.jpg", {"model": "mini", "pretrained": None}, rules)
     compile(text, "lines", "exec")
     assert repr(['a "cat"', "b\\"]) in text
-    assert "other = cliploc.Localizer(localizer.backbone, method='layer_cam', threshold=0.2, min_score=0.2)" in text
-
-
-@pytest.mark.parametrize(
-    ("size", "names", "given", "files", "said"),
-    [
-        ((5000, 5000), 4, {"masks": True}, False, None),
-        ((5000, 5000), 5, {"masks": True}, False, "masks of at most 4 names × methods for a picture of 5000×5000"),
-        ((5000, 5000), 50, {}, False, None),
-        ((5000, 5000), 19, {}, True, None),
-        (
-            (5000, 5000),
-            20,
-            {},
-            True,
-            "heatmaps of at most 19 names × methods for a picture of 5000×5000 pixels, got 20",
-        ),
-        ((500, 500), 50, {"masks": True, "compare": ("cam",)}, True, None),
-        ((4000, 3000), 9, {"masks": True, "compare": ("cam", "layer_cam")}, True, "got 27: leave some out, or make"),
-    ],
-)
-def test_what_is_drawn_or_written_of_a_picture_is_bounded(size, names, given, files, said):
-    settings = Settings(names=",".join(f"cat {number}" for number in range(names)), method="grad_cam", **given)
-    with pytest.raises(UsageError, match=said) if said else contextlib.nullcontext():
-        settings.check_work(size, files)
+    assert "localizer = cliploc.Localizer(model='mini', method='layer_cam', threshold=0.2, min_score=0.2)" in text

@@ -23,8 +23,8 @@ JSON = {"Content-Type": "application/json"}
 CAM = {"names": "cat, dog", "method": "cam"}
 
 
-def wish(picture: object, settings: dict[str, Any], visitor: str = ANNA, search: bool = True) -> dict[str, Any]:
-    return {"visitor": visitor, "search": search, "picture": picture, **settings}
+def wish(picture: object, settings: dict[str, Any], visitor: str = ANNA) -> dict[str, Any]:
+    return {"visitor": visitor, "picture": picture, **settings}
 
 
 def shown(address: str, wanted: object, **headers: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_the_json_is_the_documents_though_a_smaller_copy_is_shown(address):
     large = io.BytesIO()
     with Image.open(DEMO / "cat.jpg") as opened:
         opened.resize((900, 600)).save(large, "JPEG")
-    asked = form(("picture", "large.jpg", large.getvalue()), visitor=ANNA, search="true", **CAM)
+    asked = form(("picture", "large.jpg", large.getvalue()), visitor=ANNA, **CAM)
     found = shown(address, asked, content_type=FORM)
     assert 'width="720" height="480"' in found["figures"]
     _, wanted = post_json(address, {"picture": found["ids"]["picture"], **CAM})
@@ -81,26 +81,26 @@ def test_a_slider_changes_the_visitors_own_results_and_runs_no_model(tmp_path, m
         before = shown(address, wish(cat, CAM))
         shown(address, wish(bee, {**CAM, "names": "bee"}, BERT))
         monkeypatch.setattr(looked_at, "look", None)
-        moved = shown(address, wish(None, {**CAM, "threshold": 0.8}, search=False))
+        moved = shown(address, wish(None, {**CAM, "threshold": 0.8}))
         assert boxes_in(moved["figures"]) != boxes_in(before["figures"])
         assert "threshold=0.8" in moved["address"]
-        of_bert = shown(address, wish(None, {**CAM, "threshold": 0.8}, BERT, search=False))
+        of_bert = shown(address, wish(None, {**CAM, "threshold": 0.8}, BERT))
         assert "bee.jpg" in of_bert["figures"]
-        other = said(address, wish(None, {**CAM, "method": "layer_cam"}, search=False))
+        other = said(address, wish(None, {**CAM, "method": "layer_cam"}))
         assert other == "Press Find to search with these settings."
-        assert "not kept any longer" in said(address, wish(None, CAM, "c" * 32, search=False))
+        assert "no results any longer" in said(address, wish(None, CAM, "c" * 32))
 
 
 def test_the_files_are_those_of_the_visitors_results(address, photo):
     shown(address, wish(photo, CAM))
-    for visitor, wanted in ((ANNA, "cat_overlay.png"), ("d" * 32, "no results to download"), (3, "hexadecimal")):
+    for visitor, wanted in ((ANNA, "cat_overlay.png"), ("d" * 32, "no results any longer"), (3, "hexadecimal")):
         assert wanted in str(post_json(address, {"visitor": visitor, **CAM}, "/api/files")[1])
     other = {"visitor": ANNA, **CAM, "method": "layer_cam"}  # its threshold is not that of what is shown
     assert post_json(address, other, "/api/files") == (422, {"error": "Press Find to search with these settings."})
 
 
 def test_a_picture_is_sent_once_and_known_by_its_id_then(address):
-    asked = form(("picture", "cat.jpg", CAT), ("exemplar", "bee.jpg", CAT), visitor=ANNA, search="true", **CAM)
+    asked = form(("picture", "cat.jpg", CAT), ("exemplar", "bee.jpg", CAT), visitor=ANNA, **CAM)
     first = shown(address, asked, content_type=FORM)
     assert sorted(first["ids"]) == ["exemplar", "picture"]
     assert "cat.jpg with the heatmap" in first["figures"]
@@ -112,7 +112,6 @@ def test_a_picture_is_sent_once_and_known_by_its_id_then(address):
 
 def test_no_photograph_or_a_broken_one_is_a_status_line(address):
     assert show(address, CAM)[0] == 422  # who asks does not say who it is
-    assert "expected a picture, got none" in said(address, wish(None, CAM))
     broken = uploaded(address, b"this is no picture", "notes.jpg")
     assert "notes.jpg: not a picture" in said(address, wish(broken, CAM))
 
@@ -127,11 +126,11 @@ def test_a_long_search_says_how_far_it_is_and_ends_when_the_page_leaves(tmp_path
             assert "done" not in json.loads(line)
             if "masked pictures done" in json.loads(line)["status"]["text"]:
                 break
-        [run] = list(looked_at.runs._runs)
+        [run] = looked_at.searches._runs
         answer.close()
         connection.close()
         with pytest.raises(StoppedError):
-            run.result()
+            run.future.result()
 
 
 def test_a_new_search_ends_the_visitors_last_one(address, photo):
@@ -146,7 +145,7 @@ def test_the_menu_is_of_the_model_and_its_values_of_the_address(address):
     of_page, menu = (json.loads(get(f"{address}/api/menu{query}")[1]) for query in ("", "?names=dog&method=grad_cam"))
     assert of_page["values"]["method"] == of_page["choices"]["method"][0][0] == "recipe:default"
     assert (menu["problem"], menu["values"]["names"], menu["values"]["method"]) == ("", "dog", "grad_cam")
-    assert menu["values"]["threshold"] == Localizer(create_once("mini"), method="grad_cam").box_rule.threshold
+    assert menu["own"]["threshold"] == Localizer(create_once("mini"), method="grad_cam").box_rule.threshold
     assert ["layer_cam", "LayerCAM"] in menu["choices"]["compare"]
     assert not [value for name, value in menu["values"].items() if value is None]
     strange = json.loads(get(f"{address}/api/menu?model=/etc&threshold=0.7&compare=legrad,cam&refine=none")[1])

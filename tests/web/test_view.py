@@ -15,7 +15,7 @@ from cliploc.web.service import Offer, Service
 from cliploc.web.settings import Settings
 from tests.commands import CAT
 from tests.draw.conftest import build  # noqa: F401
-from tests.draw.test_page import CLOSING, IMAGE, Reader
+from tests.html_reader import CLOSING, IMAGE, Reader
 
 TEMPLATE = "\" onload='alert(3)' {{ 7 * 7 }}{% raw %}"
 
@@ -109,14 +109,15 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
 
 
 def test_a_search_counts_what_it_can_count():
-    assert view.searching(0, 0, 3) == {"kind": "busy", "text": "Searching …"}
-    counted = view.searching(1200, 300, 3.4)
+    assert "turn" in view.searching((0, 0), (0, 0), None)["text"]
+    assert view.searching((0, 0), (0, 0), 3) == {"kind": "busy", "text": "Searching …"}
+    counted = view.searching((1200, 300), (0, 0), 3.4)
     assert "1,200 of about 1,500 masked pictures done, 3 s" in counted["text"]
     assert (counted["progress"], counted["counted"]) == (0.8, "masked pictures")
-    counted = view.searching(0, 0, 12.2, (275, 825))
+    counted = view.searching((0, 0), (275, 825), 12.2)
     assert "Once for this model: 275 of 1,100 " in counted["text"]
     assert (counted["progress"], counted["counted"]) == (0.25, view.BANK)
-    assert "Searching" in view.searching(0, 0, 12.2, (1100, 0))["text"]
+    assert "Searching" in view.searching((0, 0), (1100, 0), 12.2)["text"]
 
 
 def test_the_recipe_that_ran_states_its_parts_and_names_are_counted(hostile):

@@ -1,10 +1,8 @@
 """Boxes of the connected hot regions of heatmaps, for all prompts at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -13,7 +11,7 @@ import numpy.typing as npt
 from cliploc.boxes.parts import Parts, divide
 from cliploc.errors import UsageError
 from cliploc.options import DEFAULTS, OPTIONS, Options, Share, ShareOrAuto, check_value
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, Threshold
 
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
@@ -24,7 +22,7 @@ class BoxRule:
 
     # τ; pixels strictly above τ·max are hot. "auto": Otsu's threshold of each map's positive values (Otsu 1979), for
     # maps whose right τ is not known.
-    threshold: float | Literal["auto"] = 0.4
+    threshold: Threshold = 0.4
     # "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule)
     components: Literal["all", "largest"] = DEFAULTS.components
     # regions smaller than this share of the map are dropped (VL-Score's paper: 0.001)
@@ -40,7 +38,7 @@ class BoxRule:
     split_peaks: float = 1.0
     # scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a map stays.
     # All boxes without such a score (`boxes_from_maps`) stay.
-    min_score: float | Literal["auto"] = 0.0
+    min_score: Threshold = 0.0
 
     def __post_init__(self) -> None:
         for name in ("components", "min_area", "max_boxes", "nms_iou"):
@@ -51,7 +49,7 @@ class BoxRule:
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 
     @classmethod
-    def of(cls, options: Options, threshold: float | Literal["auto"]) -> BoxRule:
+    def of(cls, options: Options, threshold: Threshold) -> Self:
         """The rule of a localizer's options; `threshold`: that of its method, where they have none."""
         return cls(
             threshold if options.threshold is None else options.threshold,
@@ -75,6 +73,17 @@ class MapBoxes:
     score: FloatArray
     index: npt.NDArray[np.int64]  # [n] integers: which map a box belongs to
     region: npt.NDArray[np.int64]  # [n] integers: the number of a box's region in the labels of `labelled_boxes`
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""
+
+    corners: npt.NDArray[np.int64]
+    area: npt.NDArray[np.int64]
+    peak: FloatArray
+    index: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int64]
 
 
 def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
@@ -104,7 +113,7 @@ def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     return boxes, labels[:-1]
 
 
-def hot_levels(maps: FloatArray, threshold: float | Literal["auto"], largest: FloatArray | None = None) -> FloatArray:
+def hot_levels(maps: FloatArray, threshold: Threshold, largest: FloatArray | None = None) -> FloatArray:
     """The value above which pixels of each map `[P, H, W]` are hot; `largest`: the maxima `[P]`, where known."""
     largest = maps.max(axis=(1, 2)) if largest is None else largest
     if not isinstance(threshold, str):
@@ -121,7 +130,7 @@ def hot_levels(maps: FloatArray, threshold: float | Literal["auto"], largest: Fl
     return chosen
 
 
-def share_of_peak(heat: FloatArray, threshold: float | Literal["auto"]) -> float:
+def share_of_peak(heat: FloatArray, threshold: Threshold) -> float:
     """The threshold of a map `[H, W]` as a share of its maximum: the number itself, or for "auto" the map's own."""
     if not isinstance(threshold, str):
         return float(threshold)
@@ -182,17 +191,6 @@ def are_first(index: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.
         first[:] = False
         first[first_of_each(index, np.arange(len(index)), most)] = True
     return first
-
-
-@dataclass(frozen=True)
-class _Regions:
-    """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""
-
-    corners: npt.NDArray[np.int64]
-    area: npt.NDArray[np.int64]
-    peak: FloatArray
-    index: npt.NDArray[np.int64]
-    region: npt.NDArray[np.int64]
 
 
 def _divided(

@@ -170,84 +170,44 @@ class _NameMap:
         level = hot_levels(self._visible[None], rule.threshold)[0] if self._visible.size else np.float32(np.inf)
         self.level = max(level, np.float32(0))
         self.hot: BoolArray = self.heat > self.level
-        # Resampling loses hot map pixels [h, w] whose centres are not hot in the picture: their places are added.
-        hot = self._visible > self.level
-        y, x = np.nonzero(hot)
-        rows, columns = self._pixels_of(y, x)
-        lost = ~self.hot[rows, columns]
-        if not lost.any():
-            return
-        missing = np.zeros_like(hot)
-        missing[y[lost], x[lost]] = True
-        height, width = frame.original_hw
-        near_y, near_x = (
-            self._neighbours(np.arange(length), axis, hot.shape[1 - axis])[0]
-            for axis, length in ((1, height), (0, width))
-        )
-        left, top, right, bottom = frame.to_original([x0, y0, x1, y1])[0]  # what the model saw, not what was cropped
-        centres_y, centres_x = np.arange(height) + 0.5, np.arange(width) + 0.5
-        seen = ((centres_y >= top) & (centres_y <= bottom))[:, None] & ((centres_x >= left) & (centres_x <= right))
-        self.hot |= missing[near_y][:, near_x] & seen
-        self.hot[rows, columns] = True
-
-    def _pixels_of(
-        self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Rows and columns of the picture's pixels that the centres of these map pixels lie in."""
-        points = np.stack([x, y], axis=1) + 0.5 + np.array(self._corner) - np.array(self._frame.offset_xy)
-        at = np.floor(points / np.array(self._frame.scale_xy)).astype(np.intp)
-        height, width = self._frame.original_hw
-        return at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)
 
     def masks(self, xyxy: FloatArray) -> Iterator[BoolArray]:
-        """The mask of each of the name's boxes `[n, 4]`."""
+        """The mask of each of the name's boxes `[n, 4]`: hot pixels inside, of its region; all inside if none is."""
         regions, labels = scored_regions(self._visible, self._rule)
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
-        at = self._labels_at(labels) if len(where) else labels
+        region_of = self._over_picture(labels) if len(where) else None
         height, width = self._frame.original_hw
         for box in xyxy.astype(np.float64):
-            mask = np.zeros((height, width), bool)  # the hot pixels whose centres lie in the box
-            left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
-            right, bottom = np.ceil(box[2:]).astype(int).clip(0, [width, height])
-            rows, columns = np.arange(top, bottom), np.arange(left, right)
-            inside = ((rows + 0.5 >= box[1]) & (rows + 0.5 <= box[3]))[:, None]
-            inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
+            edges = np.floor(box + 0.5).astype(int)  # pixels whose centres are in the box, at least one
+            left, top = edges[:2].clip(0, [width - 1, height - 1])
+            right, bottom = edges[2:].clip([left + 1, top + 1], [width, height])
             here = slice(top, bottom), slice(left, right)
-            mask[here] = self.hot[here] & inside
+            mask = np.zeros((height, width), bool)
+            mask[here] = self.hot[here]
             away = np.abs(where - box).max(axis=1)
-            if away.min(initial=np.inf) <= SAME:
-                region = int(regions.region[away.argmin()])
-                mask &= at == region
-                # A picture smaller than the map loses some of its pixels, of which its own cover several: added.
-                y, x = self._pixels_of(*np.nonzero(labels == region))
-                if max(self._frame.scale_xy) > 1:
-                    alone = at[y, x] == 0
-                    mask[y[alone], x[alone]] = True
-                if not mask.any():
-                    mask[y, x] = True
+            if region_of is not None and away.min() <= SAME:
+                mask &= region_of == regions.region[away.argmin()]
+            if not mask.any():
+                mask[here] = True
             yield mask
 
-    def _labels_at(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """The region `[H, W]` of each hot pixel: that of the nearest of the map's pixels that is in one."""
-        height, width = self._frame.original_hw
-        near_y, far_y, share_y = self._neighbours(np.arange(height), axis=1, length=labels.shape[0])
-        near_x, far_x, share_x = self._neighbours(np.arange(width), axis=0, length=labels.shape[1])
-        at = labels[near_y][:, near_x]
-        y, x = np.nonzero(self.hot & (at == 0))
-        beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
-        first = share_x[x] >= share_y[y]  # of the two further ones the nearer
-        nearer, further = np.where(first, beside, below), np.where(first, below, beside)
-        at[y, x] = np.where(nearer > 0, nearer, np.where(further > 0, further, labels[far_y[y], far_x[x]]))
-        return at
-
-    def _neighbours(
-        self, pixels: npt.NDArray[np.int64], axis: int, length: int
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        """The nearest map pixel along x (axis 0) or y, the next one, and the share of the next one."""
-        frame = self._frame
-        place = (pixels + 0.5) * frame.scale_xy[axis] + frame.offset_xy[axis] - self._corner[axis] - 0.5
-        low = np.floor(place)
-        over = place - low
-        near = np.where(over < 0.5, low, low + 1).astype(np.intp).clip(0, length - 1)
-        far = np.where(over < 0.5, low + 1, low).astype(np.intp).clip(0, length - 1)
-        return near, far, np.minimum(over, 1 - over)
+    def _over_picture(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The region `[H, W]` that is nearest to each pixel of the picture."""
+        _, nearest = cv2.distanceTransformWithLabels(
+            (labels == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        of_pixel = np.zeros(int(nearest.max()) + 1, np.int32)
+        of_pixel[nearest[labels > 0]] = labels[labels > 0]
+        rows, columns = (
+            np.floor((np.arange(side) + 0.5) * scale + offset - corner).astype(np.intp).clip(0, length - 1)
+            for side, scale, offset, corner, length in zip(
+                self._frame.original_hw,
+                self._frame.scale_xy[::-1],
+                self._frame.offset_xy[::-1],
+                self._corner[::-1],
+                labels.shape,
+                strict=True,
+            )
+        )
+        of_picture: npt.NDArray[np.int32] = of_pixel[nearest[np.ix_(rows, columns)]]
+        return of_picture

@@ -62,10 +62,9 @@ def boxes_and_reasons(
     return boxes, tuple(of_rule[p in low] if boxless[p] else reason for p, reason in enumerate(reasons))
 
 
-def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one."""
-    of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
-    return f"not in the picture: presence {rounded_below(presence, least)}{of_bank} is below {least:g}"
+def absence(presence: float, least: float) -> str:
+    """Why a name whose presence score is below the least is not found."""
+    return f"not in the picture: presence {rounded_below(presence, least)} is below {least:g}"
 
 
 def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localization:
@@ -82,7 +81,7 @@ def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localiz
     elif result.presence is not None:
         for p, score in enumerate(result.presence.tolist()):
             if reasons[p] is None and score < min_presence:
-                reasons[p] = absence(score, min_presence, None if result.ranks is None else int(result.ranks[p]))
+                reasons[p] = absence(score, min_presence)
     boxes, why_not = boxes_and_reasons(result.frame, result.maps, reasons, result.names, every, result.sides)
     made = replace(result, threshold=rule.threshold, rule=rule, second_look=second)
     if second is not None:

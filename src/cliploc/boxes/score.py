@@ -2,25 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.components import (
-    BoxRule,
-    MapBoxes,
-    boxes_from_maps,
-    corners_of,
-    hot_levels,
-    joined,
-    labelled_boxes,
-    suppress,
-)
-from cliploc.boxes.parts import may_divide, outer_outlines
+from cliploc.boxes import components, parts
+from cliploc.boxes.components import BoxRule, MapBoxes
 from cliploc.options import MIN_SCORE
-from cliploc.values import FloatArray, Floats
+from cliploc.values import FloatArray, Floats, Threshold
 
 MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side
@@ -50,7 +40,7 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     for p, heat in enumerate(maps):
         boxes, _ = scored_regions(heat, rule)
         each.append(replace(boxes, index=boxes.index + p))
-    return joined(each)
+    return components.joined(each)
 
 
 def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
@@ -58,26 +48,24 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     split_peaks = rule.split_peaks
     if split_peaks < 1:
         top = float(heat.max())
-        low = float(hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
+        low = float(components.hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
         # Mostly no region would be divided, neither at the rule's τ nor at τ − `MOVED`, and that is quickly told.
-        if not may_divide(heat, None, low, split_peaks * top, rule.connectivity):
+        if not parts.may_divide(heat, None, low, split_peaks * top, rule.connectivity):
             split_peaks = 1.0
     every = replace(rule, split_peaks=split_peaks, nms_iou=None, max_boxes=None)  # what follows chooses by score
-    boxes, labels = labelled_boxes(heat, every)
+    boxes, labels = components.labelled_boxes(heat, every)
     if not len(boxes.index):
         return boxes, labels
     score = score_of(features_of(heat, boxes.xyxy, every))
     order = np.argsort(-score, kind="stable")  # of equal scores the higher peak stays first
     if rule.nms_iou is not None:
-        order = suppress(boxes.xyxy, boxes.index, order, rule.nms_iou)
+        order = components.suppress(boxes.xyxy, boxes.index, order, rule.nms_iou)
     order = order[: rule.max_boxes]
     order = order[high_enough(score[order], boxes.index[order], rule.min_score)]
     return MapBoxes(boxes.xyxy[order], score[order], boxes.index[order], boxes.region[order]), labels
 
 
-def high_enough(
-    score: FloatArray, index: npt.NDArray[np.int64], min_score: float | Literal["auto"]
-) -> npt.NDArray[np.bool_]:
+def high_enough(score: FloatArray, index: npt.NDArray[np.int64], min_score: Threshold) -> npt.NDArray[np.bool_]:
     """Which boxes `[n]`, best first within each map, have the minimum score; "auto": a map's first box stays."""
     if min_score == "auto":
         best = np.ones(len(index), bool)
@@ -107,7 +95,7 @@ def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Feature
     around = np.divide(_sums(sums, wide) - within, ring, out=inside.copy(), where=ring > 0).clip(min=0)
     both = inside + around
     contrast = np.divide(inside - around, both, out=np.zeros_like(both), where=both > 0)
-    level, top = float(hot_levels(heat[None], rule.threshold)[0]), float(heat.max())
+    level, top = float(components.hot_levels(heat[None], rule.threshold)[0]), float(heat.max())
     like = [_likeness(boxes, _regions(heat, level + step * top, rule)) for step in (MOVED, -MOVED)]
     return Features(contrast, (like[0] + like[1]) / 2, within / max(within.max(initial=0), np.finfo(float).tiny))
 
@@ -129,9 +117,9 @@ def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.in
     if rule.split_peaks < 1 or rule.connectivity == 4:
         share = min(max(level / float(heat.max()), 0.0), 1.0)
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
-        return boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
+        return components.boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    return corners_of(outer_outlines(hot))
+    return components.corners_of(parts.outer_outlines(hot))
 
 
 def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:

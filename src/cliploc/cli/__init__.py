@@ -17,8 +17,7 @@ import typer
 
 from cliploc import __version__
 from cliploc.cli.commands import NAMES, CommandGroup
-from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
-from cliploc.cli.terminal import OutputError, write_out
+from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, OutputError, complain, write_out
 from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules, plugin_in
 from cliploc.support.imports import NO_ROOM_TO_LOAD

@@ -1,23 +1,19 @@
 """`cliploc calibrate`: scores and presence fitted to pictures with true boxes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cliploc.cli import options as cli
 from cliploc.cli import output
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.errors import UsageError
 from cliploc.options import Options, words_of
+from cliploc.runs.samples import PromptedDataset
+from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
-
-if TYPE_CHECKING:
-    from cliploc.runs.samples import PromptedDataset
 
 REVIEWED = "reviewed"
 
@@ -51,11 +47,10 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         from cliploc.evaluate import calibrate as calibration
         from cliploc.evaluate.data import BY_DESIGN
         from cliploc.localizer import Localizer
-        from cliploc.runs.store import FILE
 
         dataset = _dataset(flags)
         Inputs(sample.path for sample in dataset.samples).check_outputs([out])
-        output.say_problems(terminal, [problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
+        terminal.say_problems([problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         cli.use_threads(flags.threads)
         if os.path.lexists(work) and not (work / FILE).is_file():  # it is removed at the end
@@ -68,11 +63,11 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
             shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work, ignore_errors=True)  # not after another error
-    output.print_result(terminal, result.document(), output.titled(result.table()), as_json=flags.as_json)
+    terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
     calibrated = (*output.LOCALIZE, *words_of(options.changed()), f"--calibration={out}")
-    output.say_next(terminal, calibrated, quiet=flags.as_json)
+    terminal.say_next(calibrated, quiet=flags.as_json)
     return output.SOME_FAILED if result.pictures < len(dataset.samples) else output.DONE
 
 
@@ -81,7 +76,7 @@ def _check_truth(flags: CalibrateFlags) -> None:
     if flags.truth != REVIEWED:
         from cliploc.evaluate.data import readers
 
-        readers.refuse_unknown(flags.truth)
+        readers.check_known(flags.truth)
         return
     for name in ("--split", "--subset", "--classes"):
         if name in flags.changed():
@@ -94,7 +89,7 @@ def _dataset(flags: CalibrateFlags) -> PromptedDataset:
 
     if flags.truth != REVIEWED:
         return open_prompted(flags.truth, flags.folder, flags.split, **flags.chosen())
-    from cliploc.label.reviewed import reviewed_pictures
+    from cliploc.label.results import reviewed_pictures
 
     dataset = reviewed_pictures(flags.folder)
     return replace(dataset, samples=Draw(flags.limit, flags.sample, flags.seed).of(dataset.samples, lambda one: one))

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from cliploc.cli import options as cli
-from cliploc.cli.photos import PhotoRun, model_settings
+from cliploc.cli.photos import PhotoRun, settings_of
+from cliploc.errors import UsageError
 from cliploc.options import Options
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precision", "batch_size", "text_cache")
@@ -12,7 +13,7 @@ OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precis
 class ClassifyFlags(cli.PhotoFlags):
     """What `classify` has besides options of `Localizer`."""
 
-    top_k: int = cli.flag("Number of names per picture, best first.", 5, within=(1, 1_000_000), group="output")
+    top_k: cli.Count = cli.flag("Number of names per picture, best first.", 5, group="output")
 
 
 @cli.command(only=OF_CLASSIFIER)
@@ -26,8 +27,10 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
     """
     from cliploc.find import prompts
 
-    typed = cli.read_names(flags.prompt, flags.classes)
-    names = typed or cli.read_names(None, "imagenet")
+    typed, background = flags.names()
+    if background:
+        raise UsageError(f"expected no background name, got {background[0]!r}: classify compares whole pictures")
+    names = typed or cli.read_names("imagenet")[0]
     cli.check_words(names, "classify")
     prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)  # before a model is loaded
     run = PhotoRun(flags.photos, quiet=flags.as_json)
@@ -52,6 +55,5 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
                 (f"{rank}", name, f"{chance:.4f}", f"cosine {cosine:.4f}") for rank, (name, chance, cosine) in ranked
             ]
             run.done(picture.source, record, rows)
-    settings = model_settings(localizer, options, OF_CLASSIFIER) | {"resize": localizer.resize}
-    run.keep({"names": names, "top_k": flags.top_k, **settings})
+    run.keep({"names": names, "top_k": flags.top_k, **settings_of(localizer)})
     return run.end()

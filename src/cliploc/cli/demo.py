@@ -1,30 +1,25 @@
-"""`cliploc demo`: the pictures that come with cliploc, as a table and a page."""
+"""`cliploc demo`: the pictures that come with cliploc, as a table and a sheet each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc import __version__
+from rich.text import Text
+
 from cliploc.cli import options as cli
-from cliploc.cli.output import DONE, box_text, say_next, title_row, writable
-from cliploc.cli.terminal import Terminal, printable, styled
-from cliploc.options import DEFAULTS, Options, text_of
+from cliploc.cli.output import DONE, box_text, printable, writable
+from cliploc.cli.terminal import Terminal, title_row
+from cliploc.options import Options
 from cliploc.support.files import Inputs, locked, write_atomic
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from cliploc.images.demo import DemoPhoto
     from cliploc.localization import Localization
-    from cliploc.localizer import Localizer
     from cliploc.values import FloatArray
 
-BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
-PAGE = "demo.html"
 CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
 IOU_RULE = (
     "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but has no box."
@@ -34,52 +29,36 @@ IOU_RULE = (
 class DemoFlags(cli.WithThreads):
     """What `demo` has besides options of `Localizer`."""
 
-    out: Path = cli.flag("Folder for overlays and demo.html.", Path("demo-out"), metavar="DIR", group="output")
+    out: Path = cli.flag("Folder for the overlays.", Path("demo-out"), metavar="DIR", group="output")
 
 
 @cli.command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(flags: DemoFlags, options: Options) -> int:
     """Try cliploc on the pictures that it includes."""
     from cliploc.draw.overlay import panels
-    from cliploc.draw.page import PageItem, write_page
     from cliploc.images.demo import demo_photos
     from cliploc.localizer import Localizer
 
     folder, photos = writable(flags.out), list(demo_photos())
     sheets = [folder / f"{photo.path.stem}.jpg" for photo in photos]
-    Inputs(photo.path for photo in photos).check_outputs([folder / PAGE, *sheets])
+    Inputs(photo.path for photo in photos).check_outputs(sheets)
     terminal = Terminal()
     rows: list[_Row] = []
-    items, ious_beside = [], []
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         cli.use_threads(flags.threads)
         localizer = Localizer(**options.changed())
-        alone = options.model != DEFAULTS.model or options.method is not None
-        beside = None if alone else Localizer(**options.but(model=BESIDE).changed())
-        paths, names = [photo.path for photo in photos], [photo.ask for photo in photos]
-        others = beside.stream(paths, names) if beside else repeat(None)
+        results = localizer.stream([photo.path for photo in photos], [photo.ask for photo in photos])
         reporter.phase(localizer.method.name)
         reporter.start(len(photos), len(photos))
-        for photo, sheet, result, other in zip(photos, sheets, localizer.stream(paths, names), others, strict=False):
-            ious, ious_of_other = _ious(photo, result), _ious(photo, other) if other else {}
-            rows += _rows(photo, result, ious)
-            ious_beside += [iou for iou in ious_of_other.values() if iou is not None]
+        for photo, sheet, result in zip(photos, sheets, results, strict=False):
+            rows += _rows(photo, result)
             write_atomic(sheet, partial(panels(result).save, format="JPEG", quality=90))
-            items.append(PageItem(result, photo.credit, photo.truth, ious, (other, ious_of_other) if other else None))
             reporter.images(1)
-        write_page(folder / PAGE, "cliploc demo", items, _settings(localizer), hint=f"{IOU_RULE} {CLIP_HINT}")
     terminal.listing(
         [title_row("picture", "name", "found", "score", "best box", "IoU"), *(row.cells() for row in rows)]
     )
-    ious_found, absent = [row.iou for row in rows if row.iou is not None], [row for row in rows if row.iou is None]
-    alarms, unsure = sum(row.found for row in absent), sum(row.verdict == "unsure" for row in rows)
-    mean = sum(ious_found) / len(ious_found)
-    lines = [f"{_found(ious_found)}, invented {alarms} of {len(absent)}; mean IoU {mean:.2f}; {unsure} unsure"]
-    if beside:
-        lines.append(f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_found(ious_beside)}")
-    for line in (*lines, IOU_RULE, f"wrote {folder / PAGE} and {len(photos)} overlays", CLIP_HINT):
+    for line in (_summary(rows), IOU_RULE, f"wrote {len(photos)} overlays into {folder}", CLIP_HINT):
         terminal.data(printable(line))
-    say_next(terminal, ("open", folder / PAGE))
     return DONE
 
 
@@ -103,59 +82,40 @@ class _Row:
         from cliploc.values import GOOD_IOU, rounded_below
 
         def marked(text: str, right: bool) -> Text:
-            return styled(text, "green") if right else styled(f"{text} ✗", "red")
+            return Text(text, "green") if right else Text(f"{text} ✗", "red")
 
         word = {"found": "yes", "not found": "no"}.get(self.verdict, self.verdict)
         more = f" (+{len(self.boxes) - 1})" if len(self.boxes) > 1 else ""
         return [
             self.photo,
             self.name,
-            styled(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
+            Text(word, "yellow") if word == "unsure" else marked(word, self.found == (self.iou is not None)),
             "–" if self.score is None else f"{self.score:.2f}",
             box_text(self.boxes[0]) + more if len(self.boxes) else "–",
             "absent" if self.iou is None else marked(rounded_below(self.iou, GOOD_IOU), self.iou >= GOOD_IOU),
         ]
 
 
-def _rows(photo: DemoPhoto, result: Localization, ious: dict[str, float | None]) -> list[_Row]:
+def _rows(photo: DemoPhoto, result: Localization) -> list[_Row]:
+    from cliploc.images.geometry import iou_matrix
+
     rows = []
     for index, name in enumerate(result.names):
         boxes = result.visible_boxes.where(result.visible_boxes.label == index)
         best = float(boxes.score[0]) if len(boxes) else None
-        rows.append(_Row(photo.path.name, name, result.verdict(index), best, boxes.xyxy, ious[name]))
+        iou = None if name not in photo.truth else 0.0
+        if iou is not None and len(boxes):
+            iou = float(iou_matrix(boxes.xyxy[:1], photo.truth[name]).max())
+        rows.append(_Row(photo.path.name, name, result.verdict(index), best, boxes.xyxy, iou))
     return rows
 
 
-def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
-    """By `IOU_RULE`, of each name; None for one that is not there."""
-    from cliploc.images.geometry import iou_matrix
-
-    ious: dict[str, float | None] = dict.fromkeys(result.names)
-    for name in photo.truth.keys() & ious.keys():
-        boxes = result.visible_boxes.of(name)
-        ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
-    return ious
-
-
-def _settings(localizer: Localizer) -> dict[str, str | float]:
-    """What the page says of the run."""
-    options = localizer.options
-    return {
-        "model": localizer.backbone.name,
-        "method": localizer.method.title,
-        "threshold": localizer.box_rule.threshold,
-        "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
-        **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
-        "scales": text_of(options.scales),
-        "windows": text_of(options.windows) or "none",
-        "flip": "yes" if options.flip else "no",
-        "refinement": ", ".join(localizer.refine) or "none",
-        "cliploc": __version__,
-    }
-
-
-def _found(ious: list[float]) -> str:
+def _summary(rows: list[_Row]) -> str:
     from cliploc.values import GOOD_IOU
 
-    right = sum(iou >= GOOD_IOU for iou in ious)
-    return f"found {right} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - right}"
+    ious, absent = [row.iou for row in rows if row.iou is not None], [row for row in rows if row.iou is None]
+    right, alarms = sum(iou >= GOOD_IOU for iou in ious), sum(row.found for row in absent)
+    return (
+        f"found {right} of {len(ious)} (IoU ≥ {GOOD_IOU:g}), missed {len(ious) - right}, invented {alarms} of "
+        f"{len(absent)}; mean IoU {sum(ious) / len(ious):.2f}; {sum(row.verdict == 'unsure' for row in rows)} unsure"
+    )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import typer
 
 from cliploc.cli import options as cli
-from cliploc.cli.output import DONE, facts, title_row
-from cliploc.cli.terminal import Terminal, grid
+from cliploc.cli.output import DONE
+from cliploc.cli.terminal import Terminal, facts, grid, title_row
 from cliploc.errors import ModelError, UsageError
 from cliploc.options import RECIPES
 
@@ -44,7 +44,7 @@ def _chosen(registry: Registry[T], part: str) -> list[T]:
     """The things with this part in their name; if there are none, the error has the nearest names."""
     known = [name for name in registry.known_names() if part.lower() in name.lower()]
     if not known:
-        registry.refuse_unknown(part)
+        registry.check_known(part)
     return [registry.get(name) for name in known]
 
 

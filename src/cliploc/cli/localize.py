@@ -7,29 +7,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import cliploc
 from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
-from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings, rows_of
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, rows_of, settings_of
 from cliploc.errors import UsageError
-from cliploc.options import OPTIONS, Options, words_of
+from cliploc.options import Options, words_of
 from cliploc.support.files import DEMO
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
-    from cliploc.localizer import Localizer
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
-class LocalizeFlags(cli.ImagePhotoFlags, cli.FilePhotoFlags):
+class LocalizeFlags(cli.PhotoFlags):
     """What `localize` has besides the options of `Localizer`."""
 
-    photos: list[str] = cli.flag(
-        "Pictures (JPEG, PNG, WebP, HEIC …), folders or patterns of them.", metavar="PICTURE", positional=True
-    )
     out: Path | None = cli.flag(
         "Folder for one overlay per picture and results.json.", None, metavar="DIR", group="output"
     )
@@ -64,14 +57,12 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
     names, options = cli.with_exemplars(names, options)
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names  # before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
-    others = (flags.classes, flags.prompts_file, options.pretrained, options.head, options.learnt)
+    others = (flags.labels, options.pretrained, options.head, options.learnt)
     files = (RESULTS, LEGEND) if masks else (RESULTS,)
     run = PhotoRun(flags.photos, out, quiet=flags.as_json, others=others, files=files)
     with run.started(f"loading {options.model}") as reporter:
-        from cliploc.localizer import Localizer
-
         cli.use_threads(flags.threads)
-        localizer = Localizer(**options.changed())
+        localizer = cliploc.Localizer(**options.changed())
         run.count(reporter, localizer.method.name)
         try:
             for result in localizer.stream(
@@ -88,7 +79,7 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
                 from cliploc.draw.label_maps import label_legend
 
                 write(out / LEGEND, json_text(label_legend(labels)).encode())
-            run.keep({"names": names, **_settings(localizer)})
+            run.keep({"names": names, **settings_of(localizer)})
     found = [name["found"] for record in run.records for name in record["names"]]
     kinds = ["overlays", *(["masks"] if masks else []), *(["maps"] if flags.save_maps else [])]
     counted = f", {sum(found)} of {len(found)} {'name' if len(found) == 1 else 'names'} found"
@@ -110,7 +101,7 @@ def _all_are_drawn(names: list[str]) -> bool:
     return len(names) <= MOST_PANELS
 
 
-def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) -> None:
+def _take(run: PhotoRun, result: cliploc.Localization, *, masks: bool, save_maps: bool) -> None:
     """One picture is done."""
     from cliploc.document import to_document
 
@@ -138,21 +129,3 @@ def _take(run: PhotoRun, result: Localization, *, masks: bool, save_maps: bool) 
                 write(run.folder / file, content.getvalue())
                 record["names"][index]["map"] = file
     run.done(result.source, record, rows_of(result))
-
-
-def _settings(localizer: Localizer) -> dict[str, Any]:
-    """The settings of the run, with the values that defaults stand for."""
-    options = [name for name, option in OPTIONS.items() if not option.python_only]
-    return {
-        **model_settings(localizer, localizer.options, options),
-        **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
-        "recipe": None if localizer.recipe is None else localizer.recipe.name,
-        "method": localizer.method.name,
-        "resize": localizer.resize,
-        "interpolation": localizer.backbone.interpolation,
-        "refine": localizer.refine,
-        "image_size": localizer.input_hw,
-        "threshold": localizer.box_rule.threshold,
-        "method_options": localizer.options_of(localizer.method.name, localizer.options.method_options),
-        "masked_precision": localizer.masked_precision,
-    }

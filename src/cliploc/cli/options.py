@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, NoneType
-from typing import TYPE_CHECKING, Annotated, Any, dataclass_transform, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform, get_type_hints
 
 import typer
 from msgspec import Meta
@@ -18,17 +18,17 @@ from cliploc import options as core
 from cliploc.cli.commands import section
 from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
-from cliploc.options import DEFAULTS, Group, Option, Options, flags_of, option_of, text_of
-from cliploc.support.files import user_path
+from cliploc.options import Group, Option, Options, flags_of, option_of, text_of
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
 if TYPE_CHECKING:
     from cliploc.runs.engine import Engine
 
-MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
-LARGEST_MAXIMUM = 2**16  # maximum in help; a larger one is no limit that a person meets
-MOST_SEED = 2**32 - 1  # as numpy takes it
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]  # pictures, epochs …: whatever a person counts
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # as numpy takes it
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Workers = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
@@ -49,6 +49,9 @@ class Flags:
 
     def __init_subclass__(cls) -> None:
         dataclass(kw_only=True, eq=False, repr=False)(cls)
+        kinds = get_type_hints(cls, include_extras=True)
+        for one in fields(cls):
+            option_of(one).bind(_names(one)[0], kinds[one.name])
 
     def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by the names that users type."""
@@ -85,11 +88,9 @@ def command(
         return [option for option in available if option.name not in leave_out]
 
     def parameters(kind: Any) -> Iterator[inspect.Parameter]:
-        hints = get_type_hints(kind) if issubclass(kind, Flags) else {}
         for option in selected(kind):
-            default = getattr(DEFAULTS, option.name) if kind is Options else option.default
-            default = defaults.get(option.name, default)
-            yield _parameter(option, hints.get(option.name), default, without.get(option.name))
+            default = defaults.get(option.name, option.default)
+            yield _parameter(option, default, without.get(option.name))
 
     def decorate(function: Command) -> Command:
         signature = inspect.signature(function, eval_str=True).parameters
@@ -99,9 +100,8 @@ def command(
         def run(**values: Any) -> int:
             made = {}
             for name, kind in kinds.items():
-                hints = get_type_hints(kind) if issubclass(kind, Flags) else {}
                 present = [option for option in selected(kind) if values[option.name] not in (None, [])]
-                made[name] = kind(**{one.name: _value(one, hints.get(one.name), values[one.name]) for one in present})
+                made[name] = kind(**{one.name: _value(one, values[one.name]) for one in present})
                 if kind is Options:
                     _check_early(made[name])
             return function(**made)
@@ -115,27 +115,23 @@ def command(
     return decorate
 
 
-def _parameter(of: Field[Any], hint: Any, default: Any, without: str | None) -> inspect.Parameter:
-    """An option as typer takes it: a flag, a text, or a list of texts; `hint` is the type of a field of `Flags`."""
-    option = option_of(of)
-    several = option.repeat or get_origin(_plain(hint)) is list
-    on_off = "/" in _names(of)[0] or isinstance(default, bool)
-    kind: Any = bool | None if on_off else list[str] | None if several else str | None
+def _parameter(of: Field[Any], default: Any, without: str | None) -> inspect.Parameter:
+    """An option as typer takes it: a flag, a text, or a list of texts."""
+    option, names = option_of(of), _names(of)
+    on_off = "/" in names[0] or isinstance(default, bool)
+    kind: Any = bool | None if on_off else list[str] | None if option.repeat else str | None
     required = default is MISSING and of.default_factory is MISSING
     if not on_off:
-        default = None if several or default in (MISSING, None, ()) else option.text(default)
+        default = None if option.repeat or default in (MISSING, None, ()) else option.text(default)
     none = without or option.none
     info: dict[str, Any] = {
         "metavar": option.metavar or None,
         "help": f"{option.help}  [default: {none}]" if none and default is None else option.help,
         "rich_help_panel": section(option.group, usual=option.usual),
     }
-    if option.within is not None:
-        least, most = option.within
-        info["metavar"] = f"{least}-{most}" if most <= LARGEST_MAXIMUM else "N"
-    made = typer.Argument(**info) if option.positional else typer.Option(*_names(of), **info)
+    made = typer.Argument(**info) if option.positional else typer.Option(*names, **info)
     default = inspect.Parameter.empty if required else default
-    kind = (list[str] if several else str) if required else kind
+    kind = (list[str] if option.repeat else str) if required else kind
     return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
 
@@ -143,28 +139,15 @@ def _names(of: Field[Any]) -> tuple[str, ...]:
     return option_of(of).flags or flags_of(of.name)
 
 
-def _plain(hint: Any) -> Any:
-    """A type without its None."""
-    return next((kind for kind in get_args(hint) if kind is not NoneType), hint) if NoneType in get_args(hint) else hint
-
-
-def _value(of: Field[Any], hint: Any, value: Any) -> Any:
+def _value(of: Field[Any], value: Any) -> Any:
     """A checked value out of the texts of the command line."""
-    option, kind = option_of(of), _plain(hint)
-    check = option.check
-    if kind is Path:
-        value = user_path(value)
-    elif kind in (int, float):
-        value = core.parse(kind, value)
-        if option.within is not None:
-            low, high = option.within
-            check = partial(core.check_value, of.name, Annotated[kind, Meta(ge=low, le=high)])
-    elif hint is None and isinstance(value, str):
+    option = option_of(of)
+    if isinstance(value, str):
         value = option.parse(value)
-    elif hint is None and not isinstance(value, bool):
+    elif not isinstance(value, bool):
         value = option.gather([option.parse(text) for text in value])
     try:
-        return check(value)
+        return option.check(value)
     except UsageError as error:
         name = _names(of)[0].partition("/")[0]
         raise UsageError(str(error).replace(f"expected {of.name}", f"expected {name}", 1)) from None
@@ -192,9 +175,7 @@ class WithDebug(Flags):
 class WithThreads(WithDebug):
     """Of commands that run a model."""
 
-    threads: int | None = rare(
-        "CPU threads of a model.", None, within=(1, MAX_THREADS), none="all cores of this machine", group="run"
-    )
+    threads: Workers | None = rare("CPU threads of a model.", None, none="all cores of this machine", group="run")
 
 
 class WithJson(WithDebug):
@@ -206,53 +187,23 @@ class WithJson(WithDebug):
 class PhotoFlags(WithThreads, WithJson):
     """Of commands that look for names in pictures."""
 
-    photos: list[str] = flag("Files and folders, as for localize.", metavar="PICTURE", positional=True)
-    prompt: list[str] | None = flag(
-        'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
+    photos: list[str] = flag(
+        "Pictures (JPEG, PNG, WebP, HEIC …), folders or patterns of them.", metavar="PICTURE", positional=True
     )
-    classes: str | None = flag(
-        "Read the names from a file, one per line, instead of --prompt.", None, metavar="FILE|imagenet"
-    )
-
-
-class ImagePhotoFlags(PhotoFlags):
-    """The same, where a name can be a picture, too."""
-
     prompt: list[str] | None = flag(
-        'What to look for; repeatable. "cat|kitten": synonyms; "cup~mug": not a mug; @FILE: a picture.',
+        'Name; repeatable. "cat|kitten": synonyms; "cup~mug": not a mug; @FILE: a picture.',
         None,
         metavar="NAME",
         flags=("--prompt", "-p"),
     )
-
-
-class FilePhotoFlags(PhotoFlags):
-    """The same, where names may also come out of a file of labels."""
-
-    prompts_file: Path | None = rare(
-        "A file with more names, one per line: cat|kitten; or background: lawn.",
-        None,
-        metavar="FILE",
-        flags=("--prompts-file", "--labels"),
+    labels: Path | None = flag(
+        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE|imagenet"
     )
 
     def names(self) -> tuple[list[str], list[str]]:
         """The names asked for, and the background names of the file."""
-        if self.classes and self.prompts_file:
-            raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
-        names = read_names(self.prompt, self.classes)
-        if self.prompts_file is None:
-            return names, []
-        from cliploc.find.prompts import read_labels
-
-        labels = read_labels(self.prompts_file)
-        for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
-            if threshold is not None:
-                raise UsageError(
-                    f"{self.prompts_file}: {entry} @{threshold:g}: only annotate takes a threshold for each name: "
-                    "leave it out, or use --min-presence"
-                )
-        return [*names, *labels.entries], list(labels.background)
+        names, background = read_names(self.labels)
+        return [*(self.prompt or ()), *names], background
 
 
 class ModelFlags(Flags):
@@ -288,9 +239,9 @@ class DrawnFlags(Flags):
     """Which pictures of a dataset."""
 
     split: str | None = flag("Split of the dataset.", None, metavar="NAME", none="its first")
-    limit: int | None = flag("Use only the first N samples.", None, within=(1, MOST_COUNTED))
-    sample: int | None = flag("Use N samples drawn at random.", None, within=(1, MOST_COUNTED))
-    seed: int = flag("Random seed of --sample.", 0, within=(0, MOST_SEED))
+    limit: Count | None = flag("Use only the first N samples.", None)
+    sample: Count | None = flag("Use N samples drawn at random.", None)
+    seed: Seed = flag("Random seed of --sample.", 0)
 
     def chosen(self) -> dict[str, Any]:
         """How `open_labelled` takes them."""
@@ -314,13 +265,7 @@ class SampleFlags(DrawnFlags):
 class EngineFlags(WithThreads):
     """Of commands whose work can be spread over machines."""
 
-    engine: str = rare(
-        "Run on this machine, or with Ray.",
-        "local",
-        metavar="local|ray",
-        check=core.choice("engine", ("local", "ray")),
-        group="run",
-    )
+    engine: Literal["local", "ray"] = rare("Run on this machine, or with Ray.", "local", group="run")
     address: str | None = rare(
         "Address of a running Ray cluster.", None, metavar="HOST:PORT|auto", none="this machine", group="run"
     )
@@ -340,15 +285,20 @@ class EngineFlags(WithThreads):
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
-def read_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
-    """The names asked for, by `--prompt` or by `--classes`."""
+def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
+    """The names in a file of labels, or ImageNet's, and the file's background names."""
     from cliploc.find import prompts
 
-    if prompt and classes:
-        raise UsageError("expected --prompt or --classes, got both: write all names into the file")
-    if classes == "imagenet":
-        return [class_name.name for class_name in prompts.imagenet_classes()]
-    return prompts.read_classes(classes) if classes else list(prompt or [])
+    if labels is None or str(labels) == "imagenet":
+        return [one.name for one in prompts.imagenet_classes()] if labels else [], []
+    read = prompts.read_labels(labels)
+    for entry, threshold in zip(read.entries, read.thresholds, strict=True):
+        if threshold is not None:
+            raise UsageError(
+                f"{labels}: {entry} @{threshold:g}: only annotate takes a threshold for each name: leave it out, or "
+                "use --min-presence"
+            )
+    return list(read.entries), list(read.background)
 
 
 def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], Options]:
@@ -382,13 +332,13 @@ def check_known(
     from cliploc import refine, towers
 
     for model in models:
-        towers.refuse_unknown(model)
+        towers.check_model(model)
     for method in methods:
-        saliency.refuse_unknown(method)
+        saliency.check_method(method)
     for refinement in refinements:
-        refine.refinements.refuse_unknown(refinement)
+        refine.refinements.check_known(refinement)
     for guide in guides:
-        towers.refuse_unknown_guide(guide)
+        towers.check_guide(guide)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:

@@ -1,30 +1,18 @@
-"""What all commands share: printing, writing results, and exit codes."""
-
-from __future__ import annotations
+"""What all commands share that needs no rich: exit codes, stdout, and files."""
 
 import json
-import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cliploc.cli.terminal import Terminal, grid, printable, styled, write_out
 from cliploc.errors import CliplocError, UsageError
 from cliploc.support.files import write_output
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
-
-    from cliploc.support.reporter import Reporter
-    from cliploc.values import Problem
-
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
-MOST_FAILURES, MOST_PROBLEMS = 20, 3  # listed one by one; more are only counted
 
 
 # ------------------------------------------------------------------------------------------------------------ printed
@@ -32,6 +20,27 @@ def complain(line: str) -> None:
     """Prints an error in one line."""
     with suppress(OSError):  # there is no stderr either
         print(f"cliploc: {printable(line)}", file=sys.stderr)
+
+
+class OutputError(CliplocError):
+    """What was found cannot be written to stdout, such as to a full disk."""
+
+
+def write_out(text: str = "") -> None:
+    """Writes to stdout, and whatever waits there, at once: who reads along sees each picture when it is done."""
+    try:
+        # Under PYTHONUNBUFFERED a write is cut off without an error, and the next one fails: also an empty one.
+        sys.stdout.writelines([*text.splitlines(keepends=True), ""])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to stdout: {error.strerror}: free space, or redirect it elsewhere") from error
+
+
+def printable(text: str) -> str:
+    """Control characters written out: a file's name must not move the cursor or break a line in two."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -44,81 +53,7 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
-def print_result(
-    terminal: Terminal,
-    document: Mapping[str, Any],
-    table: RenderableType | list[Sequence[str | Text]],  # or rows, the first of titles
-    legend: Iterable[str] = (),
-    *,
-    as_json: bool,
-) -> None:
-    """Prints a result as one JSON document, or as a table with the lines below it."""
-    if as_json:
-        print_document(document)
-        return
-    if isinstance(table, list):
-        terminal.listing(table)
-    else:
-        terminal.data(table)
-    for line in legend:
-        terminal.data(printable(line))
-
-
 LOCALIZE = ("cliploc", "localize", "photo.jpg", "-p", "cat")  # an example, to which options are added
-
-
-def say_next(terminal: Terminal, step: str | Sequence[object], *, quiet: bool = False) -> None:
-    """Says what most users do next: a sentence, or the words of a command to copy; nothing where `quiet`."""
-    if not quiet:
-        terminal.say(f"next: {step if isinstance(step, str) else shlex.join(map(str, step))}", style="dim")
-
-
-def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
-    """Prints the first failures, each with its reason."""
-    for name, reason in list(failed.items())[:MOST_FAILURES]:
-        terminal.say(f"failed: {name}: {reason}", style="red")
-
-
-@contextmanager
-def first_failures(terminal: Terminal, reporter: Reporter) -> Iterator[Reporter]:
-    """A reporter that prints the first failures only, and at the end how many more there are."""
-    count = 0
-
-    def failed(source: str, error: CliplocError) -> None:
-        nonlocal count
-        count += 1
-        if count <= MOST_FAILURES:
-            reporter.failed(source, error)
-
-    try:
-        yield replace(reporter, failed=failed)
-    finally:
-        if count > MOST_FAILURES:
-            terminal.say(f"and {count - MOST_FAILURES:,} more: --json lists all", style="red")
-
-
-def say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str = "") -> None:
-    """Prints a dataset's first problems, and where all of them are listed."""
-    for problem in problems[:MOST_PROBLEMS]:
-        terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-    if all_of_them and len(problems) > MOST_PROBLEMS:
-        terminal.say(f"{len(problems)} problems in all: {all_of_them}", style="yellow")
-
-
-def title_row(*titles: str) -> list[Text]:
-    """The first row of a table."""
-    return [styled(title, "bold") for title in titles]
-
-
-def titled(table: Sequence[Sequence[str]]) -> list[Sequence[str | Text]]:
-    """The rows of a table whose first row has the titles, for `Terminal.listing`."""
-    titles, *rows = table
-    return [title_row(*titles), *([printable(cell) for cell in row] for row in rows)]
-
-
-def facts(rows: Iterable[tuple[str, str]]) -> RenderableType:
-    """A table whose first column has the titles."""
-    return grid([(styled(title, "bold"), value) for title, value in rows])
 
 
 def box_text(xyxy: Iterable[float]) -> str:
@@ -129,8 +64,6 @@ def box_text(xyxy: Iterable[float]) -> str:
 # ------------------------------------------------------------------------------------------------------------ written
 def writable(folder: Path) -> Path:
     """Makes the folder and checks that it can be written to, before anything is computed."""
-    import tempfile
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

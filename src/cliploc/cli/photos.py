@@ -8,25 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.text import Text
+
+import cliploc
 from cliploc.cli import output
-from cliploc.cli.output import write
-from cliploc.cli.terminal import Terminal, grid, printable, styled
-from cliploc.errors import CliplocError, UsageError
+from cliploc.cli.output import printable, write
+from cliploc.cli.terminal import Terminal, grid
+from cliploc.errors import CliplocError
+from cliploc.options import OPTIONS
 from cliploc.support.files import DEMO, Inputs, demo_names, locked
 from cliploc.support.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from PIL import Image
-    from rich.text import Text
-
-    from cliploc.localization import Localization
-    from cliploc.localizer import Localizer
-    from cliploc.options import Options
-    from cliploc.runs.picture_files import Skipped
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -49,8 +42,7 @@ class PhotoRun:
         self._reporter = SILENT  # until the run has started
         self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
-        self._skipped: list[Skipped] = []  # files of the folders that were left out, and why
-        self._without_pictures: dict[str, UsageError] = {}  # folder → what is wrong with it
+        self._skipped: list[Any] = []  # files of the folders that were left out, and why
         demo = [f"{DEMO}{name}" for name in demo_names()]
         for photo in [path for one in photos for path in (demo if one == DEMO else [os.path.expanduser(one)])]:
             self._add(photo)
@@ -70,19 +62,13 @@ class PhotoRun:
         if os.path.isdir(photo) or pattern:
             from cliploc.runs.picture_files import find_pictures
 
-            try:
-                listed = find_pictures(photo, self.folder)
-            except UsageError as error:  # it stays, and fails as a picture, for this reason
-                self._without_pictures[photo] = error
-            else:
-                self.paths += [str(picture.path) for picture in listed.pictures]
-                self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
-                self._skipped += [
-                    skipped._replace(file=os.path.join(listed.root, skipped.file)) for skipped in listed.skipped
-                ]
-                if note := listed.skipped_note():
-                    self.terminal.say(note, style="yellow")
-                return
+            listed = find_pictures(photo, self.folder)
+            self.paths += [str(picture.path) for picture in listed.pictures]
+            self.ids |= {str(picture.path): picture.id for picture in listed.pictures}
+            self._skipped += [one._replace(file=os.path.join(listed.root, one.file)) for one in listed.skipped]
+            if note := listed.skipped_note():
+                self.terminal.say(note, style="yellow")
+            return
         self.paths.append(photo)
         self.ids[photo] = _file_of(photo).name
 
@@ -101,18 +87,11 @@ class PhotoRun:
     # ------------------------------------------------------------------------------------------------ for each photo
     def fail(self, source: str, error: CliplocError) -> None:
         """Records a picture that cannot be used; the run goes on with the others."""
-        error = self._without_pictures.get(source, error)
         self._failures.append((source, str(error)))
         self._reporter.images(1)
         self.terminal.say(f"failed: {error}", style="red")
         if not self.quiet and not self.terminal.one_screen:
             self.terminal.data(printable(f"{source}  failed"))
-
-    def fail_part(self, source: str, reason: str) -> None:
-        """Records that a part of the work on a picture failed."""
-        line = f"{source}: {reason}"
-        self._failures.append((source, line))
-        self.terminal.say(f"failed: {line}", style="red")
 
     def draw(
         self,
@@ -120,7 +99,7 @@ class PhotoRun:
         record: dict[str, Any],
         key: str,
         name: str,
-        draw: Callable[[], Image.Image],
+        draw: Callable[[], Any],
         *,
         what: str,
         rest: str = "its boxes are kept",
@@ -131,13 +110,15 @@ class PhotoRun:
             drawn = encoded(draw(), name)
         except Exception as error:  # whatever it is: the results of this and of the other photos stay
             reason = (str(error).splitlines() or [""])[0]
-            self.fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {rest}")
+            line = f"{source}: {what} could not be drawn ({type(error).__name__}: {reason}); {rest}"
+            self._failures.append((source, line))
+            self.terminal.say(f"failed: {line}", style="red")
         else:
             write(self.folder / name, drawn)
             record[key] = name
             self._first_drawn = self._first_drawn or self.folder / name
 
-    def write_labels(self, source: str, record: dict[str, Any], labels: npt.NDArray[np.uint16], count: int) -> None:
+    def write_labels(self, source: str, record: dict[str, Any], labels: Any, count: int) -> None:
         """Writes a picture's label map, of so many names, which the record then names."""
         from cliploc.draw.label_maps import label_picture
 
@@ -151,7 +132,7 @@ class PhotoRun:
         self._reporter.images(1)
         if not self.quiet:
             size = f"  {record['width']}×{record['height']}" + "".join(f"  ({note})" for note in record["notes"])
-            self.terminal.data(styled().append(printable(source), "bold").append(printable(size)))
+            self.terminal.data(Text().append(printable(source), "bold").append(printable(size)))
             self.terminal.data(grid(list(rows), indent=2))
 
     # ---------------------------------------------------------------------------------------------------- at the end
@@ -179,7 +160,7 @@ class PhotoRun:
             words.append(f"{written} and {RESULTS} in {self.folder}")
         self.terminal.say("; ".join(words), style="dim")
         if self._first_drawn is not None:
-            output.say_next(self.terminal, following or ("open", self._first_drawn), quiet=self.quiet)
+            self.terminal.say_next(following or ("open", self._first_drawn), quiet=self.quiet)
         if not self.records:
             return output.NOTHING_DONE
         return output.SOME_FAILED if self._failures else output.DONE
@@ -235,7 +216,7 @@ def _plain(text: str) -> str:
     return text.encode()[:200].decode(errors="ignore")
 
 
-def encoded(image: Image.Image, name: str) -> bytes:
+def encoded(image: Any, name: str) -> bytes:
     """A picture as the content of a file of this name."""
     from cliploc.images.reading import picture_bytes
 
@@ -245,7 +226,7 @@ def encoded(image: Image.Image, name: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
-def rows_of(result: Localization) -> Iterator[Sequence[str | Text]]:
+def rows_of(result: cliploc.Localization) -> Iterator[Sequence[str | Text]]:
     """A localization as rows of a table: one for each box, or for a name that was not found."""
     for index, name in enumerate(result.names):
         is_found = result.found[index]
@@ -256,21 +237,33 @@ def rows_of(result: Localization) -> Iterator[Sequence[str | Text]]:
             for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:
-            verdict = styled("found", "green")
+            verdict = Text("found", "green")
             if result.presence_rule != "calibrated":
                 lines = [f"{line}  presence {result.presence_text(index)}" for line in lines]
         else:
-            verdict = styled(result.verdict(index).replace("not found", "no"), "yellow")
+            verdict = Text(result.verdict(index).replace("not found", "no"), "yellow")
             lines.insert(0, result.reasons[index] or "")
         for number, line in enumerate(lines):
             yield ("", "", line) if number else (name, verdict, line)
 
 
-def model_settings(localizer: Localizer, options: Options, names: Iterable[str]) -> dict[str, Any]:
-    """These options of a run, with the model's own values for templates, fitting, device and precision."""
-    return {
-        **{name: getattr(options, name) for name in names},
+def settings_of(localizer: cliploc.Localizer) -> dict[str, Any]:
+    """The options of a run, with the values that defaults stand for."""
+    options = localizer.options
+    given = {name: getattr(options, name) for name, option in OPTIONS.items() if not option.python_only}
+    method = localizer.method.name
+    return given | {
+        "method": method,
+        "method_options": localizer.options_of(method, options.method_options),
         "templates": localizer.templates,
         "device": str(localizer.backbone.device),
         "precision": localizer.precision,
+        "masked_precision": localizer.masked_precision,
+        "recipe": None if localizer.recipe is None else localizer.recipe.name,
+        "resize": localizer.resize,
+        "interpolation": localizer.backbone.interpolation,
+        "image_size": localizer.input_hw,
+        "refine": localizer.refine,
+        "threshold": localizer.box_rule.threshold,
+        **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
     }

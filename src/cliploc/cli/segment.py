@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cliploc
 from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
-from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, model_settings
+from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, settings_of
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.options import Options, SegmentationOptions
 from cliploc.support.files import picture_path
-
-if TYPE_CHECKING:
-    from cliploc.find.segmentation.protocol import Protocol
-    from cliploc.find.segmentation.segmenter import Segmenter
-    from cliploc.localizer import Localizer
-    from cliploc.support.reporter import Reporter
 
 OF_SEGMENTER = (
     "model", "pretrained", "method", "method_options", "templates", "refine", "guide", "device", "precision",
@@ -26,7 +21,7 @@ OF_SEGMENTER = (
 )  # fmt: skip
 
 
-class SegmentFlags(cli.FilePhotoFlags):
+class SegmentFlags(cli.PhotoFlags):
     """What `segment` has besides options of `Localizer` and of protocols."""
 
     background: list[str] | None = cli.flag(
@@ -62,7 +57,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
     cli.check_words([*names, *background], "segment")
     # refused before a model is loaded
     prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)
-    others = (flags.classes, flags.prompts_file, options.pretrained)
+    others = (flags.labels, options.pretrained)
     run = PhotoRun(flags.photos, flags.out, quiet=flags.as_json, others=others, files=(RESULTS, LEGEND))
     with run.started(f"loading {options.model}") as reporter:
         from cliploc.draw.label_maps import label_legend
@@ -89,15 +84,14 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
     return run.end(written="label maps, segments")
 
 
-def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]:
+def _loaded(options: Options, protocol: Any) -> tuple[cliploc.Localizer, Any]:
     """The model and its segmenter; the recipe's method where none is named, without the recipe's refinements."""
     from cliploc.find.recipes import recipe_of
     from cliploc.find.segmentation.protocol import TEMPLATES
     from cliploc.find.segmentation.segmenter import Segmenter, segmenting_methods
-    from cliploc.localizer import Localizer
 
     method = options.method or recipe_of(str(options.model)).method
-    localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).changed())
+    localizer = cliploc.Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).changed())
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
             f"{method} gives no cosines, so its maps of different names cannot be compared: use one of "
@@ -111,9 +105,10 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     return localizer, segmenter
 
 
-def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
+def _segment(run: PhotoRun, segmenter: Any, names: Sequence[str], reporter: cliploc.Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
-    from cliploc.draw.label_maps import draw_segments, segmented_record
+    from cliploc.document import segmented_record
+    from cliploc.draw.label_maps import draw_segments
     from cliploc.images.reading import load
 
     protocol, localizer = segmenter.protocol, segmenter.localizer
@@ -140,17 +135,13 @@ def _segment(run: PhotoRun, segmenter: Segmenter, names: Sequence[str], reporter
         run.done(source, record, [(name, f"{100 * share:5.1f} %") for name, share in counts])
 
 
-def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
+def _settings(localizer: cliploc.Localizer, segmenter: Any) -> dict[str, Any]:
     """The settings of the run, with the values that defaults stand for."""
     from cliploc.draw.label_maps import label_legend
 
-    method = localizer.method
     return {
-        **model_settings(localizer, localizer.options, OF_SEGMENTER),
-        "method": method.name,
-        "method_options": localizer.options_of(method.name, localizer.options.method_options),
-        "refine": localizer.refine,
-        "cosines": method.cosines,
+        **settings_of(localizer),
+        "cosines": localizer.method.cosines,
         "protocol": segmenter.protocol.describe(),
         "unknown": segmenter.unknown,
         "labels": label_legend([class_name.name for class_name in segmenter.protocol.classes[1:]])["labels"],

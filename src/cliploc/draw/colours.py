@@ -1,11 +1,13 @@
-"""The colours of names: the same in overlays, on every page and in exports."""
+"""The colours of heat and of names: the same in overlays, on every page and in exports."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 Colour = tuple[int, int, int]
+Cover = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # of each level of heat: colours [256, 3], opacity [256]
 
 INK: Colour = (17, 17, 17)
 PAPER: Colour = (255, 255, 255)
@@ -23,6 +25,34 @@ LINE_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178),
 )  # fmt: skip
 
+# Eleven colours of matplotlib's `inferno` (CC0) from 30 % to 97 %: lightness rises evenly, so that it looks the same to
+# colour-blind people and in grey print. The dark end is left out: heat must not look like shadow.
+HEAT: tuple[Colour, ...] = (
+    (106, 23, 110), (133, 33, 107), (162, 43, 98), (188, 55, 84), (211, 71, 67), (230, 93, 47),
+    (243, 120, 25), (251, 150, 6), (251, 184, 29), (245, 217, 73), (243, 246, 138),
+)  # fmt: skip
+HEAT_RAMP = (0.1, 0.9)  # heat at which the colour starts to cover the picture, and at which it covers most
+VEIL: Colour = (40, 40, 40)  # of where it is cold, which is dimmed, so that heat is seen on every background
+VEIL_OPACITY = 0.5
+
+
+@lru_cache(maxsize=64)
+def heat_cover(opacity: float, colours: tuple[Colour, ...] = HEAT) -> Cover:
+    """What is laid on a picture: a veil and the heat's colours, from cold to hot.
+
+    A dark veil where it is cold, which fades as the heat rises, and over it the heat's colour, whose opacity rises
+    with it to `opacity`.
+    """
+    heat = np.arange(256, dtype=np.float32) / 255
+    start, stop = HEAT_RAMP
+    rise = ((heat - start) / (stop - start)).clip(0, 1)
+    rise = rise * rise * (3 - 2 * rise)
+    veil, shade = VEIL_OPACITY * (1 - rise), opacity * rise
+    covered = 1 - (1 - veil) * (1 - shade)
+    table = np.stack([np.interp(heat, np.linspace(0, 1, len(colours)), one) for one in np.transpose(colours)], axis=1)
+    mixed = (np.outer(veil * (1 - shade), VEIL) + shade[:, None] * table) / np.maximum(covered, 1e-6)[:, None]
+    return mixed.round().astype(np.uint8), (covered * 255).round().astype(np.uint8)
+
 
 def name_colour(index: int) -> Colour:
     """The colour of the name with this index, the same in every picture."""
@@ -32,29 +62,6 @@ def name_colour(index: int) -> Colour:
 def as_hex(colour: Colour) -> str:
     """The colour as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
-    """Colours that differ for names often in one picture; of too many names, the most frequent choose first."""
-    if count <= len(NAME_COLOURS):
-        return [name_colour(index) for index in range(count)]
-    frequency: Counter[int] = Counter()
-    neighbours: dict[int, Counter[int]] = {}
-    for indices in together:
-        names = sorted(set(indices))
-        frequency.update(names)
-        for name in names:
-            neighbours.setdefault(name, Counter()).update(other for other in names if other != name)
-    chosen: dict[int, int] = {}
-    used: Counter[int] = Counter()
-    for name in sorted(range(count), key=lambda place: (-frequency[place], place)):
-        clashes: Counter[int] = Counter()
-        for other, times in neighbours.get(name, Counter()).items():
-            if other in chosen:
-                clashes[chosen[other]] += times
-        chosen[name] = min(range(len(NAME_COLOURS)), key=lambda colour: (clashes[colour], used[colour], colour))
-        used[chosen[name]] += 1
-    return [NAME_COLOURS[chosen[index]] for index in range(count)]
 
 
 def text_colour(background: Sequence[int]) -> Colour:

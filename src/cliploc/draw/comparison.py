@@ -1,7 +1,5 @@
 """Draws methods beside each other on one sheet: a row for each method, a column for each name and model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

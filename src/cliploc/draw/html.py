@@ -1,19 +1,15 @@
 """HTML from Jinja2 templates. Every value is escaped; a missing value is an error."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from cliploc.images.reading import picture_bytes
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 # The colours of every page and its figures: CSS variables in base.html, a matplotlib style in figures.py.
 LIGHT = {
@@ -47,8 +43,6 @@ class Templates:
 
     @cached_property
     def _environment(self) -> Environment:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: only code that writes HTML needs it
-
         environment = Environment(
             loader=FileSystemLoader(self.folders),
             autoescape=True,

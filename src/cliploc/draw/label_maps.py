@@ -1,26 +1,19 @@
-"""Label maps: as PNG pictures with a legend of their values, drawn on the photograph, and as records."""
-
-from __future__ import annotations
+"""Label maps: as PNG pictures with a legend of their values, and drawn on the photograph."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cliploc.document import described
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
 from cliploc.draw.overlay import MAX_SIDE, fit_within
-from cliploc.images.reading import Picture
-from cliploc.images.rle import encode
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
 LEAST_SIDE = 320  # of the drawing's width, so that the legend can be read below tiny photographs
-LABELLED = 0.01  # share of the photograph from which a name is written on it, too
 GAP, SIZE, LINE = 12, 16, 24  # of the legend
 GREY: Colour = (80, 80, 80)
 Labels = npt.NDArray[np.integer[Any]]
@@ -42,18 +35,8 @@ def label_legend(names: Sequence[str]) -> dict[str, Any]:
     return {"labels": [background, *values]}
 
 
-def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
-    """One entry of "pictures" in the document of a segmentation; with masks as COCO's compressed run lengths."""
-    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
-    entries = []
-    for value, name in enumerate(names):
-        entry = {"name": name, "value": value, "pixels": counts[value], "share": round(counts[value] / labels.size, 6)}
-        entries.append(entry | ({"mask": encode(labels == value)} if masks else {}))
-    return described(picture.source, picture.image.size, picture.notes) | {"names": entries}
-
-
 def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run: str = "") -> Image.Image:
-    """Each name's pixels in its colour, names of 1 % and more written on it, a legend below; 1,600 pixels."""
+    """Each name's pixels in its colour, and below a legend with their shares, and the run; at most 1,600 pixels."""
     width, height = fit_within(image.size, MAX_SIDE)
     scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples
     width, height = width * scale, height * scale
@@ -70,62 +53,44 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
     across, down = scaled[:, 1:] != scaled[:, :-1], scaled[1:] != scaled[:-1]
     for half, border in ((drawn[:, 1:], across), (drawn[:, :-1], across), (drawn[1:], down), (drawn[:-1], down)):
         half[border] = PAPER
-    drawing = Image.fromarray(drawn.round().astype(np.uint8))
-    counts = np.bincount(labels.ravel(), minlength=len(names))
-    order = [int(value) for value in np.argsort(-counts, kind="stable") if counts[value]]
-    plates = captions.Plates(drawing, max(11, round(0.8 * captions.text_size(drawing.size))))
-    for value in order:
-        if not value or counts[value] < LABELLED * labels.size:
-            continue  # the background, or too small to be written on
-        # The name is in the middle of its largest area.
-        inside = np.pad((scaled == value).astype(np.uint8), 1)  # the photo's edge is a border, too
-        away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
-        y, x = np.unravel_index(int(away.argmax()), away.shape)
-        others = np.flatnonzero(inside[y + 1] == 0) - 1  # columns of this row, those just outside the photo among them
-        place = int(np.searchsorted(others, x))
-        left, right = int(others[place - 1]), int(others[place])
-        plates.centred(((left + right) // 2, int(y)), right - left - 1, names[value], colours[value])
-    return _with_legend(drawing, order, counts, names, colours, run)
+    shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    order = [int(value) for value in np.argsort(-shares, kind="stable") if shares[value]]
+    entries = [(colours[value], names[value], f" {100 * shares[value]:.1f} %") for value in order]
+    absent = [name for name, share in zip(names[1:], shares[1:], strict=True) if not share]
+    remarks = [f"no pixel: {', '.join(absent)}"] if absent else []
+    return _with_legend(Image.fromarray(drawn.round().astype(np.uint8)), entries, [*remarks, *filter(None, [run])])
 
 
 def _with_legend(
-    drawing: Image.Image,
-    order: Sequence[int],
-    counts: npt.NDArray[np.intp],
-    names: Sequence[str],
-    colours: Sequence[Colour],
-    run: str,
+    drawing: Image.Image, entries: Sequence[tuple[Colour, str, str]], remarks: Sequence[str]
 ) -> Image.Image:
-    """The drawing with a legend below: each name that has pixels, largest first, then those without, and the run."""
+    """The drawing, and below it squares of colours with a name and a share each, then remarks."""
     width = max(LEAST_SIDE, drawing.width)
-    placed: list[tuple[int, int, int, str]] = []  # value, x, row, words
-    x, row, total = GAP, 0, counts.sum()
-    for value in order:
-        keep = f" {100 * counts[value] / total:.1f} %"
-        name = captions.clean(names[value])
-        font = captions.caption_font(name + keep, SIZE)
+    placed: list[tuple[int, int, Colour, str]] = []
+    x, row = GAP, 0
+    for colour, name, keep in entries:
+        name = captions.clean(name)
+        font = captions.font_for(name, SIZE)
         words = captions.shorten(name, font, width - 2 * GAP - LINE, keep)
         wide = LINE + round(font.getlength(words)) + 2 * GAP
         if x > GAP and x + wide - GAP > width:
             x, row = GAP, row + 1
-        placed.append((value, x, row, words))
+        placed.append((x, row, colour, words))
         x += wide
-    absent = [names[value] for value in range(1, len(names)) if not counts[value]]
-    remarks = [f"no pixel: {', '.join(absent)}"] if absent else []
-    remarks += [run] if run else []
-    lines: list[str] = []
-    for text in map(captions.clean, remarks):
-        lines += captions.wrap(text, captions.caption_font(text, SIZE - 2), width - 2 * GAP, 3)
+    lines = [
+        line
+        for text in map(captions.clean, remarks)
+        for line in captions.wrap(text, captions.font_for(text, SIZE - 2), width - 2 * GAP, 3)
+    ]
     top = drawing.height + GAP
     sheet = Image.new("RGB", (width, top + (row + 1 + len(lines)) * LINE + GAP // 2), PAPER)
     sheet.paste(drawing, ((width - drawing.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
-    for value, x, at, words in placed:
+    for x, at, colour, words in placed:
         middle = top + at * LINE + LINE // 2
-        chip = (x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2)
-        draw.rectangle(chip, fill=colours[value], outline=INK)
-        draw.text((x + LINE, middle), words, fill=INK, font=captions.caption_font(words, SIZE), anchor="lm")
+        draw.rectangle((x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2), fill=colour, outline=INK)
+        draw.text((x + LINE, middle), words, fill=INK, font=captions.font_for(words, SIZE), anchor="lm")
     for number, words in enumerate(lines, start=row + 1):
         middle = top + number * LINE + LINE // 2
-        draw.text((GAP, middle), words, fill=GREY, font=captions.caption_font(words, SIZE - 2), anchor="lm")
+        draw.text((GAP, middle), words, fill=GREY, font=captions.font_for(words, SIZE - 2), anchor="lm")
     return sheet

@@ -1,12 +1,8 @@
 """Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -15,18 +11,15 @@ from cliploc.boxes import hot_levels
 from cliploc.boxes.masks import ResizedMasks
 from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
-from cliploc.draw.colours import INK, PAPER, Colour, name_colour
+from cliploc.draw.colours import INK, PAPER, Colour, Cover, heat_cover, name_colour
 from cliploc.errors import UsageError
+from cliploc.localization import Localization
 from cliploc.options import Share, check_value
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
-STRIP = 256  # rows of a picture that are painted together
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
 BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
@@ -156,91 +149,76 @@ def draw_names(
     boxes: bool = True,
     caption: bool = False,
     masks: bool = False,
-    dense: float = 1.0,
 ) -> Image.Image:
-    """Like `draw_overlay`, for the names with these indices; `dense` pixels of the picture are one of the page."""
+    """Like `draw_overlay`, for the names with these indices."""
     image = result.image.convert("RGB")  # a copy
     single = len(indices) == 1
-    heatmap = not masks if heatmap is None else heatmap
-    if heatmap and single:
-        (index,) = indices
-        heat = _heat(result, index)  # [H', W']
-        levels = np.asarray(cv2.convertScaleAbs(heat, alpha=255), np.uint8)
-        paint_map(image, levels, opacity if result.found[index] else opacity / 2)
-        outline(image, heat, _level(result, index), LINE_COLOUR, dense)
-    elif heatmap:
-        image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
+    if not masks if heatmap is None else heatmap:
+        shown = [i for i in indices if single or result.found[i]]
+        heats = {i: _heat(result, i) for i in shown}
+        strength = opacity / 2 if single and not result.found[shown[0]] else opacity
+        covers = [heat_cover(strength) if single else heat_cover(strength, (name_colour(i),)) for i in shown]
+        _paint(image, [_levels(heat) for heat in heats.values()], covers)
+        for i, heat in heats.items():
+            outline(image, heat, _level(result, i), LINE_COLOUR if single else name_colour(i))
     colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
     if masks:
         _paint_masks(image, result, colours, opacity)
-    plates = (
-        paint_boxes(image, result, colours, dense) if boxes else captions.Plates(image, captions.text_size(image.size))
-    )
+    taken = paint_boxes(image, result, colours) if boxes else []
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
-        small = [_heat(result, index, 64) for index in indices[:MOST_PANELS]] or [np.zeros((1, 1), np.float32)]
-        hottest = np.max(small, axis=0, initial=0, keepdims=False)  # [h, w]
-        ratio = np.array(hottest.shape[::-1] * 2) / np.array(image.size * 2)
-
-        def mean_heat(rectangle: captions.Rectangle) -> float:
-            x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
-            x0, y0 = min(x0, hottest.shape[1] - 1), min(y0, hottest.shape[0] - 1)  # of a picture much wider than high
-            return float(hottest[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
-
-        plates.resized(0.8).note(" · ".join([*name, run]), mean_heat)
+        plates = captions.Plates(image, max(10, round(0.8 * captions.text_size(image.size))))
+        plates.taken = taken
+        plates.note(" · ".join([*name, run]))
     return image
 
 
-def paint_boxes(
-    image: Image.Image, result: Localization, colours: Mapping[int, Colour], dense: float = 1.0
-) -> captions.Plates:
-    """Draws the boxes of these names (index → colour) with their labels, best on top; dashed where they are unsure."""
-    line = captions.line_width(image.size, dense)
+def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> list[captions.Rectangle]:
+    """Draws the boxes of these names (index → colour), best on top, unsure ones dashed; returns where labels are."""
+    line = captions.line_width(image.size)
     boxes = result.visible_boxes
     order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(boxes.score[i]))
     rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}
-    plates = captions.Plates(image, captions.text_size(image.size, dense), list(rectangles.values()))
     for i in reversed(order):
         dash = 0 if i < len(result.boxes) else 4 * line
         captions.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
+    plates = captions.Plates(image, captions.text_size(image.size))
     for i in order:
         label, doubt = int(boxes.label[i]), "" if i < len(result.boxes) else "?"
         plates.add(rectangles[i], result.names[label] + doubt, f" {boxes.score[i]:.2f}", colours[label], line)
-    return plates
+    return plates.taken
 
 
-def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray:
-    """The heat of a name over the picture, 0–1, `[H', W']`, at most this number of pixels per side."""
-    width, height = fit_within(result.image.size, side)
-    frame = replace(result.frame, original_hw=(height, width))
-    heat: FloatArray
-    if frame.resized_wh == frame.input_hw[::-1]:  # as below, in a fifth of the time
-        heat = np.asarray(cv2.resize(result.maps[index], (width, height)), np.float32)
-    else:
-        import torch
+def _heat(result: Localization, index: int) -> FloatArray:
+    """The heat of a name over the picture, 0–1, `[H', W']`, at most `HEAT_SIDE` pixels per side."""
+    width, height = fit_within(result.image.size, HEAT_SIDE)
+    alone = replace(result, maps=result.maps[index : index + 1])
+    heat: FloatArray = alone.maps_over_picture((height, width))[0]
+    return heat
 
-        heat = frame.map_to_original(torch.from_numpy(result.maps[[index]])).numpy()[0]
-    return heat.clip(0, 1, out=heat)
+
+def _levels(heat: FloatArray) -> npt.NDArray[np.uint8]:
+    levels: npt.NDArray[np.uint8] = (heat * 255).round().astype(np.uint8)
+    return levels
 
 
 def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> None:
     """Draws a map `[h, w]` onto a picture: dimmed where it is cold, in the heat's colours where it is hot."""
-    if not heat.any():
+    _paint(image, [heat], [heat_cover(opacity)])
+
+
+def _paint(image: Image.Image, heats: Sequence[npt.NDArray[np.uint8]], covers: Sequence[Cover]) -> None:
+    """Lays the covers of some maps of one size on a picture: each place has that of the hottest map."""
+    if not any(heat.any() for heat in heats):
         return
-    levels = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
-    # Tables of Pillow are many times faster than to look up each pixel in an array.
-    colours, covers = captions.heat_palette(opacity)
-    mask = levels.point(covers.tolist())
-    levels.putpalette(colours.tobytes())
-    for rows in _strips((0, 0, *image.size)):
-        image.paste(levels.crop(rows).convert("RGB"), rows, mask.crop(rows))
-
-
-def _strips(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """A box in strips of rows, so that what is drawn there is never as large as the picture."""
-    x0, y0, x1, y1 = box
-    return ((x0, y, x1, min(y + STRIP, y1)) for y in range(y0, y1, STRIP))
+    hottest = np.max(heats, axis=0)  # [h, w]
+    colours, opacities = np.zeros((*hottest.shape, 3), np.uint8), np.zeros_like(hottest)
+    for heat, (colour, opacity) in zip(heats, covers, strict=True):
+        here = heat == hottest
+        colours[here], opacities[here] = colour[heat[here]], opacity[heat[here]]
+    shade, mask = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in (colours, opacities))
+    image.paste(shade, mask=mask)
 
 
 def _level(result: Localization, index: int) -> float | None:
@@ -252,90 +230,39 @@ def _level(result: Localization, index: int) -> float | None:
     return float(hot_levels(maps, result.threshold)[0])
 
 
-def _away(heat: FloatArray, level: float) -> FloatArray:
-    """How many pixels away, along the slope, the heat is at this level: `[H, W]`."""
-    # As `np.gradient`, in a quarter of its time, with the slope halved at the edges.
-    right, down = (
-        cv2.Sobel(heat, cv2.CV_32F, *axis, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
-        for axis in ((1, 0), (0, 1))
-    )
-    right[:, [0, -1]] *= 2
-    down[[0, -1]] *= 2
-    away: FloatArray = np.abs(heat - level)
-    away /= np.maximum(cv2.magnitude(right, down), np.float32(1e-4))
-    return away
+def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> None:
+    """Draws the line at a level of a map over the picture `[h, w]`."""
+    if level is not None:
+        _draw_rings(image, [(colour, heat > level)])
 
 
-def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour, dense: float = 1.0) -> None:
-    """Draws the line at a level onto a picture: bright, between two dark ones, so that it can be seen on anything."""
-    if level is None:
-        return
-    scale = max(heat.shape) / max(image.size)
-    width = max(1.0, max(1.6, 0.6 * captions.line_width(image.size, dense)) * scale)
-    away = _away(heat, level)
-    for ink, wide, strength in ((INK, 2 * width + 0.5, 0.7), (colour, width, 1.0)):
-        end, full = wide / 2 + 0.5, strength * 255  # the line's opacity falls to 0 within the last pixel
-        line = cv2.convertScaleAbs(away.clip(end - 1, end), alpha=-full, beta=end * full)
-        mask = Image.fromarray(line).resize(image.size, Image.Resampling.BILINEAR)
-        if (extent := mask.getbbox()) is not None:
-            for rows in _strips(extent):
-                here = rows[2] - rows[0], rows[3] - rows[1]
-                image.paste(Image.new("RGB", here, ink), rows, mask.crop(rows))  # faster than a plain colour
-
-
-def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
-    if not indices:
-        return image
-    # The hottest name sets the colour; a high power blends colours only where two names are about equally hot.
-    hottest = _heat(result, indices[0])  # [H', W']
-    total, planes = np.zeros_like(hottest), [np.zeros_like(hottest) for _ in range(3)]
-    for index in indices:
-        heat = _heat(result, index)
-        np.maximum(hottest, heat, out=hottest)
-        for _ in range(3):
-            heat *= heat  # to the power of 8
-        heat += np.float32(1e-12)
-        total += heat
-        for plane, ink in zip(planes, name_colour(index), strict=True):
-            plane += heat * np.float32(ink)
-    levels = cv2.convertScaleAbs(hottest, alpha=255)
-    if levels.any():
-        veil, shade, covers = captions.heat_cover(opacity)
-        share = np.divide(cv2.LUT(levels, shade), total, out=total)
-        for plane, ink in zip(planes, captions.VEIL, strict=True):
-            plane *= share
-            plane += cv2.LUT(levels, veil * np.float32(ink))
-        cover = cv2.convertScaleAbs(cv2.merge(planes)), cv2.LUT(levels, covers)
-        colour, alpha = (Image.fromarray(layer).resize(image.size, Image.Resampling.BILINEAR) for layer in cover)
-        image = Image.composite(colour, image, alpha)
-    for index in indices:
-        outline(image, _heat(result, index), _level(result, index), name_colour(index))
-    return image
+def _draw_rings(image: Image.Image, shapes: Sequence[tuple[Colour, npt.NDArray[np.bool_]]]) -> None:
+    """Draws the outlines of masks `[h, w]`: bright between two dark lines, so that they can be seen on anything."""
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(0.6 * captions.line_width(image.size)))
+    rings = [
+        (colour, (ring.points * (np.array(image.size) / mask.shape[::-1])))
+        for colour, mask in shapes
+        for ring in outlines(mask)
+    ]
+    for wide, inked in ((line + 2, True), (line, False)):
+        for colour, points in rings:
+            corners = [tuple(point) for point in np.concatenate([points, points[:2]]).tolist()]
+            draw.line(corners, INK if inked else colour, wide, joint="curve")
 
 
 def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int, Colour], opacity: float) -> None:
     """Draws the masks of these names' boxes (index → colour): all shades first, so that outlines stay visible."""
-    height, width = result.frame.original_hw
-    scale = np.array([image.width / width, image.height / height])  # the picture may be a smaller copy
-    shapes: list[tuple[Colour, list[npt.NDArray[np.float64]]]] = []
+    shapes: list[tuple[Colour, npt.NDArray[np.bool_]]] = []
     chosen = result
     if result.mask_source is None:  # whose masks are not kept, so that fewer are made
         chosen = replace(result, boxes=result.boxes.where([int(label) in colours for label in result.boxes.label]))
     for index, mask in chosen.box_masks():
-        colour = colours.get(int(chosen.boxes.label[index]))
-        if colour is None:
-            continue
-        shade = Image.fromarray(mask.astype(np.uint8) * round(opacity * 255)).resize(image.size)
-        if (extent := shade.getbbox()) is not None:
-            image.paste(colour, extent, shade.crop(extent))
-        shapes.append((colour, [ring.points * scale for ring in outlines(mask)]))
-    draw = ImageDraw.Draw(image)
-    line = max(1, round(0.6 * captions.line_width(image.size)))
-    for wide, inked in ((line + 2, True), (line, False)):
-        for colour, rings in shapes:
-            for points in rings:
-                corners = [tuple(point) for point in np.concatenate([points, points[:2]]).tolist()]
-                draw.line(corners, INK if inked else colour, wide, joint="curve")
+        if (colour := colours.get(int(chosen.boxes.label[index]))) is not None:
+            shade = Image.fromarray(mask.astype(np.uint8) * round(opacity * 255)).resize(image.size)
+            image.paste(colour, mask=shade)
+            shapes.append((colour, mask))
+    _draw_rings(image, shapes)
 
 
 # ------------------------------------------------------------------------------------------------------- the sheet
@@ -388,7 +315,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
 
     def write(lines: Sequence[str], x: int, y: int, ink: Colour) -> None:
         for row, words in enumerate(lines):
-            font = captions.caption_font(words, LINE_SIZE)
+            font = captions.font_for(words, LINE_SIZE)
             draw.text((x, y + row * LINE_HEIGHT), words, fill=ink, font=font)
 
     write(below, GAP, sheet_h - GAP - len(below) * LINE_HEIGHT, INK)
@@ -400,7 +327,7 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
             draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
         title = captions.clean(cell.title)
-        font = captions.caption_font(title, TITLE_SIZE)
+        font = captions.font_for(title, TITLE_SIZE)
         draw.text((left, top), captions.shorten(title, font, cell_w + x - left), fill=INK, font=font)
         write(lines, x, top + TITLE_SIZE + 8, GREY)
     return sheet
@@ -408,4 +335,4 @@ def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
 
 def _wrapped(text: str, width: int) -> list[str]:
     text = captions.clean(text)
-    return captions.wrap(text, captions.caption_font(text, LINE_SIZE), width, MOST_LINES)
+    return captions.wrap(text, captions.font_for(text, LINE_SIZE), width, MOST_LINES)

@@ -1,12 +1,10 @@
 """Fits the second look to pictures with true boxes, in a folder that can be resumed; see docs/presence.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +12,13 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import average_precision
+from cliploc.evaluate.tasks import task, worker
 from cliploc.evaluate.tasks.rows import OF_PICTURE
-from cliploc.evaluate.tasks.task import BenchmarkTask, class_entries, run_task
-from cliploc.evaluate.tasks.worker import Bools, NameJudge, Query, right_boxes
 from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, fit_logistic, reliability
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.runs.evaluation import Row, rows_in
-from cliploc.runs.plan import Setting, as_setting
+from cliploc.runs import evaluation, plan
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Floats
 
@@ -37,15 +33,15 @@ class Examples:
     """What a second look reads in pictures, and what is true."""
 
     of_boxes: Floats  # [n, F] of boxes
-    right: Bools  # [n] whether the box has IoU ≥ 0.5 with a thing of its name
-    box_present: Bools  # [n] whether its name is there
+    right: worker.Bools  # [n] whether the box has IoU ≥ 0.5 with a thing of its name
+    box_present: worker.Bools  # [n] whether its name is there
     of_names: Floats  # [m, F] the best of each name's boxes
-    present: Bools  # [m] whether the name is there
+    present: worker.Bools  # [m] whether the name is there
     of_all: Floats  # [k, 2] of all names asked, without their boxes
-    all_present: Bools  # [k]
+    all_present: worker.Bools  # [k]
 
     @classmethod
-    def together(cls, parts: Iterable[Examples]) -> Examples:
+    def together(cls, parts: Iterable[Self]) -> Self:
         """The examples of several sets or pictures as one."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
@@ -59,7 +55,7 @@ def examples_in(localization: Localization, names: Sequence[str], truth: Mapping
     features = localization.second_look.features(boxes)
     present = np.array([p in truth for p in range(len(names))], bool)
     labels, best = best_of_names(features, boxes.label)
-    right = right_boxes(boxes, truth)
+    right = worker.right_boxes(boxes, truth)
     return Examples(
         features, right, present[boxes.label], best, present[labels], localization.second_look.of_names, present
     )
@@ -70,7 +66,7 @@ def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[st
     every = Examples.together(parts)
     pairs = list(zip(parts, weights, strict=True))
 
-    def fitted(features: Floats, right: Bools, present: str) -> Any:
+    def fitted(features: Floats, right: worker.Bools, present: str) -> Any:
         return fit_logistic(
             features, right, np.concatenate([np.where(vars(one)[present], by, 1.0) for one, by in pairs])
         )
@@ -98,7 +94,7 @@ class Reliability:
     name_error: float  # expected calibration error of presence, of names with boxes
 
     @classmethod
-    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Reliability:
+    def of(cls, pictures: Sequence[Examples], by: Sequence[Calibration]) -> Self:
         """Of these pictures, each by its own calibration."""
         every = Examples.together(pictures)
         pairs = list(zip(pictures, by, strict=True))
@@ -141,15 +137,21 @@ COLUMNS = {
     **OF_PICTURE,
     **{column.name: "double[][]" if column.name.startswith("of_") else "bool[]" for column in fields(Examples)},
 }
-TASK = BenchmarkTask("calibration", 3, (), lambda: COLUMNS)
+TASK = task.BenchmarkTask("calibration", 3, (), lambda: COLUMNS)
 
 
-class ExamplesJudge(NameJudge):
+class ExamplesJudge(worker.NameJudge):
     """Makes the examples of pictures."""
 
     keep_maps = True  # the second look goes with the maps
 
-    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(
+        self,
+        seen: worker.Query,
+        setting: plan.Setting,  # noqa: ARG002
+        heat: Localization | None,
+        reporter: Reporter,  # noqa: ARG002
+    ) -> evaluation.Row:
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
@@ -162,14 +164,14 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     # Said before hours of work, not after.
     if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
-    setup, setting = as_setting(localizer)
-    judge_of = partial(ExamplesJudge, class_entries(dataset))
-    run_task(
+    setup, setting = plan.as_setting(localizer)
+    judge_of = partial(ExamplesJudge, task.class_entries(dataset))
+    task.run_task(
         TASK, judge_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
     )  # fmt: skip
     pictures = [
         Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
-        for row in rows_in(out)
+        for row in evaluation.rows_in(out)
         if row["status"] == "ok" and row["all_present"]
     ]
     reporter.phase("fit")

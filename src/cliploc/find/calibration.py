@@ -37,10 +37,10 @@ OF_NAME = ("best_view", "whole")
 #   area: the logarithm of its share of the picture
 #   inside: how far the name lies above its rivals in what the tower reads inside the box
 #   behind: `inside` minus that of the name's best box in the picture
-#   bank_mean, bank_kin: how far the name lies above its rivals in the bank's other texts, as if each was a picture:
+#   bank_mean, bank_related: how far the name lies above its rivals in the bank's other texts, as if each was a picture:
 #       the mean, and that of the tenth where it lies highest. Some names fit many pictures a little, others few.
 #   inside_rank: the logarithm of the name's rank among its rivals inside the box
-OF_BOX = (*OF_NAME, "fit", "area", "inside", "behind", "bank_mean", "bank_kin", "inside_rank")
+OF_BOX = (*OF_NAME, "fit", "area", "inside", "behind", "bank_mean", "bank_related", "inside_rank")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prompts
 from cliploc.find.flow import Flow
-from cliploc.find.passes import check_finite
+from cliploc.find.looks import check_finite
 from cliploc.find.prepare import DECODERS, OnError, Prepared, Request, Unreadable, stacked
-from cliploc.find.threads import Ahead, torch_modes
+from cliploc.find.running import computed_ahead, torch_modes
 from cliploc.images.reading import Picture
 from cliploc.options import is_integer, short
 from cliploc.support.reporter import Reporter
@@ -57,7 +58,7 @@ def classifications(
 
     with (
         flow.preparation.batches(requests, on_error, DECODERS) as gathered,
-        Ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip") as ahead,
+        closing(computed_ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip")) as ahead,
     ):
         for batch, ranked in ahead:
             of_batch = iter(ranked if isinstance(ranked, list) else [])

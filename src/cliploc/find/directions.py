@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.find.lesson import Lesson, pooled
+from cliploc.find.learnt import Lesson, pooled
 from cliploc.methods import min_max
 from cliploc.refine.affinity import WINDOWS_CUT, exchanged, with_details
 
@@ -106,11 +106,6 @@ class Direction:
     def __call__(self, whitened: Tensor) -> Tensor:
         """`[…, k]` → `[…]` in 0–1."""
         return (whitened @ self.w + self.bias).clamp(0, 1)
-
-
-def projected(weights: Tensor, bias: Tensor, features: Tensor) -> Tensor:
-    """How like each name each place is: `Whitening.unwhitened`, features `[c, h, w]` → `[P, h, w]` in 0–1."""
-    return (torch.einsum("pc,chw->phw", weights, features) + bias[:, None, None]).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ Shapes: B pictures of a batch, P names, n inputs of one forward pass (whole pict
 space's size, h × w a feature grid, H × W the first scale's input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import count
@@ -20,18 +19,16 @@ from torch import Tensor
 
 from cliploc.boxes.masks import MaskSource
 from cliploc.errors import ModelError
+from cliploc.find import looks
 from cliploc.find.calibration import Calibration
-from cliploc.find.lesson import Lesson
-from cliploc.find.memory import once
-from cliploc.find.passes import Look, MaskedCount, MaskedEncoder, Passes, Raw, full_look, looks_at, of_names
+from cliploc.find.learnt import Lesson
 from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
-from cliploc.find.presence import Bank, Evidence, looks_over, weigh
+from cliploc.find.presence import Bank, Evidence, Presence
+from cliploc.find.running import Progress, computed_ahead, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
-from cliploc.find.threads import Ahead, Progress, torch_modes
-from cliploc.find.views import window_embeddings
 from cliploc.localization import Localization
 from cliploc.methods import Context, TrainedHead
 from cliploc.options import FOUND, Options
@@ -46,12 +43,11 @@ class Looked:
     """What the tower and the methods make of a batch, before the names are weighed."""
 
     batch: Sequence[Prepared]
-    raws: list[Raw]  # of each task, in their order
+    raws: list[looks.Raw]  # of each task, in their order
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
     contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
     read: Trace  # the same at the scale that is read
-    taught: bool  # whether lessons are made of it
 
 
 @dataclass(frozen=True)
@@ -76,17 +72,18 @@ class Flow:
         texts: Texts,
         options: Options,
         head: tuple[str, TrainedHead] | None,
-        masked: MaskedEncoder,
+        masked: looks.MaskedEncoder,
         *,
-        second_look: tuple[Bank, Calibration] | None = None,
+        bank: Bank,
+        calibration: Calibration,
         guide: Guide | None = None,
         mask_source: MaskSource | None = None,
     ) -> None:
-        self.backbone, self.texts, self.options, self.second_look = backbone, texts, options, second_look
+        self.backbone, self.texts, self.options = backbone, texts, options
+        self._bank, self.calibration, self.second_look = bank, calibration, bool(options.second_look)
         self.masked, self.mask_source, self.guide = masked, mask_source, guide
-        # Presence has another scale after a second look.
-        self.usual_min_presence = FOUND if second_look else 0.5
-        self.min_presence = self.usual_min_presence if options.min_presence is None else options.min_presence
+        self.min_presence = FOUND if options.min_presence is None else options.min_presence
+        self.compares = self.second_look or self.min_presence > 0  # whether there is presence, unless a run says so
         windows, self._scales = tuple(options.windows or ()), tuple(options.scales or ())
         # Scores and a second look read the first scale of the maps. Where it is so large that things look larger than
         # those that the model learnt, they read one more scale, the model's own, which comes last.
@@ -97,20 +94,21 @@ class Flow:
         self.tasks = TaskMaker(backbone, options, head, steps, guide)
         scales = (*self._scales, 1.0) if self.reads_apart else self._scales
         self.preparation = Preparation(backbone, texts.templates, options, scales, windows)
-        self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, options, guide is not None, texts)
-        self._passes = Passes(backbone, texts, options, masked, guide, self._needs_of)
+        self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, guide is not None, texts)
+        self._passes = looks.Passes(backbone, texts, options, masked, guide, self._needs_of)
 
     def run(
-        self, requests: Iterable[Request], tasks: Mapping[str, Task], bank: Bank | None, run: RunOptions
+        self, requests: Iterable[Request], tasks: Mapping[str, Task], run: RunOptions
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
-        bank = self.second_look[0] if self.second_look else bank
-        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, run=run)
+        bank = self._bank if (self.compares if run.presence is None else run.presence or self.second_look) else None
+        presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
+        compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
         # Few pictures are read ahead, as a full batch of them is with the tower already.
         with (
             self.preparation.batches(requests, run.on_error, DECODERS) as gathered,
-            Ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart) as ahead,
+            closing(computed_ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart)) as ahead,
         ):
             for batch, weighed in ahead:
                 places = count()  # of the pictures that could be read, in the batch
@@ -126,12 +124,14 @@ class Flow:
                     found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
                     yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
 
-    def _needs_of(self, look: Look, taught: bool) -> Needs:
+    def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
         """What the steps and a second look read of a look's trace."""
         needs = reduce(or_, self.steps.needs(look, taught), Needs())
-        if self.second_look and look.scale in (0, self.read_scale) and not look.flipped:
-            # A CNN's last features are always there.
-            needs |= Needs(dense=1) if self.backbone.kind == "vit" else Needs(features=(-1,))
+        if look.scale in (0, self.read_scale) and not look.flipped:
+            if self.backbone.kind == "cnn":
+                needs |= Needs(features=(-1,))  # which are always there
+            elif self.second_look:
+                needs |= Needs(dense=1)
         return needs
 
     def compute(
@@ -139,7 +139,7 @@ class Flow:
         items: Sequence[Prepared | Unreadable],
         progress: Progress,
         tasks: Sequence[Task],
-        bank: Bank | None,
+        presence: Presence,
         run: RunOptions,
     ) -> Callable[[], Weighed | None]:
         """The tower's part of a batch, and the methods'; the call that it returns makes the rest, in any thread."""
@@ -147,53 +147,47 @@ class Flow:
         if not batch:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
-        raws = [Raw(task, [[] for _ in batch]) for task in tasks]
-        with torch_modes(self.backbone.device), self.steps.remembered(batch, taught) as together:
-            if bank is not None:
-                bank.embed(run.reporter.bank)
-            directions = of_names(batch, self.texts.directions)  # [B, P, D]
+        raws = [looks.Raw(task, [[] for _ in batch]) for task in tasks]
+        with torch_modes(self.backbone.device):
+            if presence.bank is not None:
+                presence.bank.embed(run.reporter.bank)
+            directions = looks.of_names(batch, self.texts.directions)  # [B, P, D]
             see = partial(
                 self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
             )
-            looks = looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
+            passes = looks.looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
             contexts, sums, embeddings = [], [], []
-            for number, look in enumerate(looks):
-                context = see(look, raws=raws, progress=MaskedCount(progress, len(looks) - 1 - number))
+            for look in passes:
+                context = see(look, raws=raws, progress=progress)
                 embeddings.append((look, context.trace.embedding))
                 if look.scale == 0:  # the other traces are dropped, as they are large
                     contexts.append(context)
                     sums.append(self.steps.stitched(context, batch, taught, look.flipped))
-                elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
+                elif look.windows is not None:
                     sums[int(look.flipped)].add(look, context.trace)
             seen = read = contexts[0].trace
             if self.reads_apart:
-                read = see(full_look(batch, self.read_scale), progress=progress).trace
-            contexts = [features.into(context, together) for context, features in zip(contexts, sums, strict=True)]
-        windows = window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read, taught), bank, run)
+                read = see(looks.full_look(batch, self.read_scale), progress=progress).trace
+            contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
+        windows = looks.window_embeddings(embeddings, len(batch))
+        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read), presence, run)
 
-    def _weigh(self, looked: Looked, bank: Bank | None, run: RunOptions) -> Weighed:
+    def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""
         batch, embedding, windows = looked.batch, looked.read.embedding, looked.windows
-        with torch_modes(self.backbone.device), self.steps.remembered(batch, looked.taught) as together:
+        with torch_modes(self.backbone.device):
             places = self.backbone.dense(looked.read) if self.second_look else None
-            if places is not None and not self.options.windows and self.backbone.kind == "cnn":
-                frames = [item.frames[0] for item in batch]
-                windows = once(together.shared, "regions", lambda: regions_of(frames, self.backbone.dense(looked.seen)))
-            compared, calibration = None, self.second_look[1] if self.second_look else None
-            if bank is not None and calibration is not None:
-                compared = looks_over(batch, embedding, windows, bank, calibration.lifts, together.shared)
-            names = of_names(batch, self.texts.embed)  # [B, P, D]
-            limits = (self.min_presence, bank, calibration, compared)
-            evidence = weigh(batch, embedding, names, windows, self.texts, *limits)
+            if presence.bank is not None and not self.options.windows and self.backbone.kind == "cnn":
+                windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(looked.seen))
+            evidence = presence.of(batch, embedding, windows)
             tasks = [raw.task for raw in looked.raws]
             wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
-            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding, together) for raw in looked.raws]
+            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding) for raw in looked.raws]
             first, contexts = looked.raws[0].maps, looked.contexts[0]
-            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding, together) if run.lessons else None
+            lessons = self.steps.lessons(first, batch, wanted, contexts, embedding) if run.lessons else None
             return Weighed(batch, made, embedding, evidence, wanted, places, lessons)
 
     def _result(self, b: int, task: Task, maps: TaskMaps, weighed: Weighed, run: RunOptions) -> Localization:
@@ -225,8 +219,6 @@ class Flow:
                 threshold=task.box_rule.threshold,
                 rule=task.box_rule,
                 presence_rule=evidence.rule,
-                ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
-                probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
                 second_look=second if run.keep_maps else None,
                 sides=maps.sides(b),
                 mask_source=self.mask_source,
@@ -238,12 +230,12 @@ class Flow:
 
     def _second_look(self, b: int, weighed: Weighed, maps: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
-        looks, texts = weighed.evidence.looks, weighed.batch[b].texts
-        if self.second_look is None or weighed.places is None or looks is None:
+        compared, texts = weighed.evidence.compared, weighed.batch[b].texts
+        if not self.second_look or weighed.places is None or compared is None:
             return None
-        of_names, rivals = looks[b]
+        features, rivals = compared[b]
         frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
         alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
-        of_picture = (frame, weighed.places[b], rivals, of_names, competes, texts.contrasts, learnt, alike)
-        return SecondLook(self.second_look[1], *of_picture, self.min_presence)
+        of_picture = (frame, weighed.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
+        return SecondLook(self.calibration, *of_picture, self.min_presence)

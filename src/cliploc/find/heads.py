@@ -50,8 +50,6 @@ class HeadConfig:
     # for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before training;
     # "random", S = the convolution alone
     start: Start = "zero-shot"
-    # for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines
-    unit_places: bool = False
     experts: Annotated[int, Meta(ge=1, le=1024)] = 4  # K of LCTR
     pretrained: str | None = None  # the tower's weights, as given by `--pretrained`
     templates: tuple[str, ...] = ()  # prompt templates that an open head was trained with
@@ -134,13 +132,9 @@ class SemanticHead(nn.Module, ABC):
         """S, `[B, C_out, h, w]`: a map for each class (closed), or a joint-space vector for each place (open)."""
         maps = self.convolve(seen)
         if seen.dense is not None:
-            maps = maps + self._dense_scale * seen.dense.to(maps.dtype)
-        return F.normalize(_wide(maps), dim=1) if self.config.unit_places else maps
-
-    @property
-    def _dense_scale(self) -> float:
-        """Scale of the dense reading: without `unit_places`, its logits must have the size of the tower's own."""
-        return 1.0 if self.config.unit_places else self.config.logit_scale
+            # at this scale its logits have the size of the tower's own
+            maps = maps + self.config.logit_scale * seen.dense.to(maps.dtype)
+        return maps
 
     def forward(self, tokens: Tensor, attention: Tensor, dense: Tensor | None, text: Tensor | None) -> Tensor:
         """Logits `[B, classes]`; see `logits`. Takes plain tensors, which accelerate's wrapper for processes needs."""
@@ -150,15 +144,12 @@ class SemanticHead(nn.Module, ABC):
         """Logits `[B, classes]`, on which the head is trained; an open head takes its classes' texts `[classes, D]`.
 
         Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed
-        head; with `unit_places` the mean of cosines, times the tower's logit scale.
+        head.
         """
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
-        if self.config.unit_places and text is not None:
-            pooled = torch.einsum("bdhw,hw->bd", self.maps(seen), weights)
-            return self.config.logit_scale * pooled @ text.T
         pooled = _wide(self.convolved_mean(seen))  # [B, C_out]
         if seen.dense is not None:
-            pooled = pooled + self._dense_scale * torch.einsum("bdhw,hw->bd", seen.dense, weights)
+            pooled = pooled + self.config.logit_scale * torch.einsum("bdhw,hw->bd", seen.dense, weights)
         return pooled if text is None else pooled @ text.T
 
     # ------------------------------------------------------------------------------------------ for a saliency method

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cliploc.find.calibration import Calibration
 from cliploc.find.flow import Flow
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.find.tasks import Task
@@ -14,12 +13,10 @@ from cliploc.towers import precision_name
 ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}  # under other keys
 
 
-def described(
-    flow: Flow, task: Task, method_options: Mapping[str, Any], calibration: Calibration, by_bank: bool
-) -> dict[str, Any]:
-    """Option → value, defaults too, of a task; `by_bank`: whether presence comes from the bank."""
+def described(flow: Flow, task: Task, method_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Option → value, defaults too, of a task."""
     guide, source = flow.guide, flow.mask_source
-    by_second_look = {"second_look": {"bank": BANK_VERSION, "calibration": calibration.document()}}
+    looks = {"bank": BANK_VERSION, "calibration": flow.calibration.document()}
     return {
         **{name: getattr(flow.options, name) for name in RESULT_OPTIONS if name not in ELSEWHERE},
         "model": flow.backbone.name,
@@ -42,5 +39,5 @@ def described(
         "masks_by": flow.options.masks_by if source is None else source.id,
         "min_presence": flow.min_presence,
         **({"reads_apart": True} if flow.reads_apart else {}),
-        **(by_second_look if flow.second_look else {"presence_bank": BANK_VERSION} if by_bank else {}),
+        **({"second_look" if flow.second_look else "first_look": looks} if flow.compares else {}),
     }

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from cliploc.errors import UsageError
 from cliploc.find.prepare import Prepared
+from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
-from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import Frame
 from cliploc.methods import Context, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients

@@ -4,8 +4,6 @@ On disk a name is one small safetensors file, by the model's weights and its sen
 `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`; deleting it is always safe, and `CLIPLOC_CACHE=off` does without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -20,25 +18,17 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cliploc.support.documents import read_bytes
 from cliploc.support.files import user_path, write_atomic
 from cliploc.towers.tower import Backbone, Needs, Trace
 
 V = TypeVar("V")
-B = TypeVar("B", bound="OfModel")
-
-
-class OfModel(Protocol):
-    """Anything that holds a model."""
-
-    backbone: Backbone
 
 
 def once(cache: dict[Any, V], key: Hashable, make: Callable[[], V]) -> V:
@@ -58,9 +48,8 @@ class Remembered:
     shared: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Stored(Generic[V]):
-    value: V
+class _Stored(NamedTuple):
+    value: Any
     size: int
     used: float
 
@@ -70,7 +59,7 @@ class LruCache(Generic[V]):
 
     def __init__(self, most: int, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
-        self._entries: OrderedDict[Hashable, _Stored[V]] = OrderedDict()  # what was not used for longest comes first
+        self._entries: OrderedDict[Hashable, _Stored] = OrderedDict()  # what was not used for longest comes first
         self._size = 0
         self._lock = threading.Lock()
 
@@ -84,12 +73,12 @@ class LruCache(Generic[V]):
         """The value of a key; None if there is none, or no longer."""
         self.forget_old()
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
+            if key not in self._entries:
                 return None
-            entry.used = self._clock()
+            entry = self._entries[key] = self._entries[key]._replace(used=self._clock())
             self._entries.move_to_end(key)
-            return entry.value
+            value: V = entry.value
+            return value
 
     def keep(self, key: Hashable, value: V, size: int = 1) -> None:
         """Keeps a value in the place of the key's last one."""
@@ -111,12 +100,6 @@ class LruCache(Generic[V]):
                     return
                 self._drop(key)
 
-    def forget(self, useless: Callable[[V], bool]) -> None:
-        """Drops values of no use."""
-        with self._lock:
-            for key in [key for key, entry in self._entries.items() if useless(entry.value)]:
-                self._drop(key)
-
     def _drop(self, key: Hashable) -> None:
         self._size -= self._entries.pop(key).size
 
@@ -127,7 +110,6 @@ class Memory:
     Args:
         max_bytes: of all that is kept; what was not used for longest goes first.
         max_seconds: what was not used for so long goes, at the latest when something else is used; None: it stays.
-        clock: tells the seconds.
 
     Example:
         >>> import numpy as np
@@ -136,23 +118,15 @@ class Memory:
         >>> cat, dog = localizer(picture, ["cat"]), localizer(picture, ["dog"])  # one forward pass for both
     """
 
-    def __init__(
-        self,
-        max_bytes: int = 128 * 2**20,
-        max_seconds: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, max_bytes: int = 128 * 2**20, max_seconds: float | None = None) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self._cache = LruCache[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds, clock)
+        self._cache = LruCache[tuple[Any, weakref.ref[Backbone]]](max_bytes, max_seconds)
         self._used: set[Hashable] = set()  # what some thread adds to
         self._freed = threading.Condition()  # tells that there is less of it
-        self._gone: list[weakref.ref[Backbone]] = []  # models that ended since this was last looked at
-        # By the model's address, which is its own as long as what is shared, and with it the model, lives.
-        self._shared: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
-    def __reduce__(self) -> tuple[type[Memory], tuple[int, float | None]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[int, float | None]]:
         """A copy, and one in another process, begins empty."""
-        return Memory, (self.max_bytes, self.max_seconds)
+        return type(self), (self.max_bytes, self.max_seconds)
 
     @property
     def bytes(self) -> int:
@@ -190,23 +164,13 @@ class Memory:
         """Keeps the embedding `[D]` of a name."""
         self._put((id(backbone), tuple(words), tuple(templates)), backbone, embedding.clone())
 
-    def shared(self, backbone: Backbone, make: Callable[[], B]) -> B:
-        """What all localizers of a model have in common; made where none of those that live has it."""
-        shared: B | None = self._shared.get(id(backbone))
-        if shared is None:
-            shared = self._shared[id(backbone)] = make()
-        return shared
-
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
-        if self._gone:
-            self._gone.clear()
-            self._cache.forget(lambda entry: entry[1]() is None)
         value, model = self._cache.get(key) or (None, None)
         # Another model may have the same address now.
         return None if model is None or model() is not backbone else value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
-        self._cache.keep(key, (value, weakref.ref(backbone, self._gone.append)), _bytes(value, set()))
+        self._cache.keep(key, (value, weakref.ref(backbone)), _bytes(value, set()))
 
 
 def _bytes(value: Any, seen: set[int]) -> int:
@@ -228,7 +192,6 @@ def _bytes(value: Any, seen: set[int]) -> int:
 
 # ------------------------------------------------------------------------------------------- text embeddings on disk
 FORMAT = 2  # part of every key: raise it when what is stored changes
-MOST = 2**12  # bytes of a file besides its numbers
 
 
 def cache_folder() -> Path | None:
@@ -253,7 +216,7 @@ class TextCache:
     def get(self, words: Sequence[str], templates: Sequence[str], size: int) -> Tensor | None:
         """The embedding `[size]` float32 on the CPU of a name's words, or None."""
         try:
-            embedding = load(read_bytes(self._path(words, templates), 4 * size + MOST))["embedding"]
+            embedding = load(self._path(words, templates).read_bytes())["embedding"]
         except (OSError, ValueError, SafetensorError, KeyError):
             return None
         return embedding if embedding.shape == (size,) and embedding.dtype == torch.float32 else None

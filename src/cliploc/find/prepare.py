@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.images.geometry import RESAMPLING, Frame
 from cliploc.images.reading import ImageLike, Picture, load, pictures_in
 from cliploc.localization import Localization
@@ -58,12 +58,27 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How requests are processed; see `Localizer.compare`."""
+    """How pictures are processed.
+
+    Attributes:
+        reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
+            batches.
+        on_error: what happens when a picture cannot be read: "raise" its error, after the results before it, or "skip"
+            it and tell the reporter; with one method, also one for which the model gives no number.
+        absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves time.
+        keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
+            thousand names do not need gigabytes. Masks and `Localization.by` are refused then.
+        presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
+            calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
+        boxes: whether results have boxes; False leaves them to `Localization.by`.
+        lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+    """
 
     reporter: Reporter = SILENT
     on_error: OnError = "raise"
     absent_maps: bool = True
     keep_maps: bool = True
+    presence: bool | None = None
     boxes: bool = True
     lessons: bool = False
 

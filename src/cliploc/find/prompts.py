@@ -1,10 +1,4 @@
-"""Names → sentences → one text embedding per name.
-
-"Embed every (name, template), L2-normalise each, average over both, normalise again" (Radford 2021, section 3.1.4; the
-average over synonyms as in VL-Score, Gao & Wang 2022).
-"""
-
-from __future__ import annotations
+"""Names and templates as users write them, in lists and files; those that the package has."""
 
 import csv
 import functools
@@ -12,24 +6,20 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
-from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.errors import CliplocWarning, UsageError
 from cliploc.options import parse_share
 from cliploc.support.documents import read_text
 from cliploc.support.files import user_path
 from cliploc.values import TextSet
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
-AT_ONCE = 256  # sentences that the text tower takes at once
 BACKGROUND = "background:"
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 CONTRAST = "~"  # between a name and what it is told from
@@ -158,13 +148,6 @@ def no_object_sentences() -> tuple[tuple[str, ...], ...]:
     return _packaged_entries("no_object.txt")
 
 
-def read_classes(path: str | Path) -> list[str]:
-    """Names for `parse`, one a line: `name|synonym`, or a WordNet id, words after it; # is a comment."""
-    entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
-    warn_of_commas(entries, f"{path}: ")
-    return entries
-
-
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
     with_commas = [
@@ -181,7 +164,7 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
 
 
 def class_entry(line: str, where: str = "") -> str:
-    """A line of `read_classes` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
+    """A line of `read_labels` as `parse` takes it: "n01440764" is "tench|Tinca tinca"."""
     match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
     if match is None:
         return line
@@ -242,7 +225,7 @@ class Labels:
         """The label of each entry."""
         return parse(self.entries).names
 
-    def after(self, earlier: Sequence[str]) -> Labels:
+    def after(self, earlier: Sequence[str]) -> Self:
         """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
         if not {*earlier} <= {*self.entries}:
             return self
@@ -289,23 +272,3 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
             warnings.warn(remark, CliplocWarning, stacklevel=2)
             break
     return Labels(tuple(entries), tuple(thresholds), tuple(background))
-
-
-# -------------------------------------------------------------------------------------------------- embeddings
-def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-    """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`."""
-    import torch
-    from torch.nn import functional as F
-
-    sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
-    parts = [sentences[start : start + AT_ONCE] for start in range(0, len(sentences), AT_ONCE)]
-    each = F.normalize(torch.cat([*map(encode, parts)]).float(), dim=-1)  # [Σ synonyms · templates, D]
-    if not (numbers := each.isfinite().all(dim=1)).all():
-        raise ModelError(
-            f"the model gave an embedding that is not a number for {sentences[int(numbers.int().argmin())]!r}: use a "
-            "higher precision or check the weights"
-        )
-    counts = [len(words) * len(texts.templates) for words in texts.synonyms]
-    if len(each) > len(counts):
-        each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
-    return F.normalize(each, dim=-1)

@@ -77,8 +77,6 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
     "vit with an attention pool": _windowed(POOLED, "legrad"),
     # dino.txt trains the mean of the patches against texts, so the patches are read as they leave its head.
     "vit with class token and mean": _windowed(READ_BY_PATCHES, "patch_tokens"),
-    # For a plugin's model whose kind of tower is not known before it is loaded: a method that runs on both kinds.
-    "any": _windowed(BY_ANALOGY, "grad_cam"),
 }
 
 
@@ -86,8 +84,6 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """A model's recipe: its own, else its kind of tower's, whose configuration is read."""
     choice("recipe", RECIPES)(name)
     known, tower = (model, towers.structure_of(model)) if isinstance(model, str) else (model.name, model)
-    kind = "any"  # of tower: by its structure, whatever it is called
-    if tower is not None:
-        special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
-        kind = special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"
+    special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
+    kind = special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"  # whatever it is called
     return _OF.get(known, _OF[kind])[name]

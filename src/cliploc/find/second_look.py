@@ -141,12 +141,12 @@ class SecondLook:
         best = np.full(len(self.of_names), -np.inf)
         np.maximum.at(best, boxes.label, inside)
         of_box = np.stack([logit(boxes.score), area, inside, inside - best[boxes.label]], axis=1)
-        names, label = self.rivals.of_bank, boxes.label
-        return np.concatenate([self.of_names[label], of_box, names[label], rank[:, None]], axis=1)
+        in_bank, label = self.rivals.in_bank, boxes.label
+        return np.concatenate([self.of_names[label], of_box, in_bank[label], rank[:, None]], axis=1)
 
     def _inside(self, boxes: Boxes) -> Floats:
         """`[2, n]` of what boxes show: how far a name lies above its rivals, and the logarithm of its rank."""
-        above, rank = self.rivals.within(*self._read(boxes))
+        above, rank = self.rivals.z_scores_of(*self._read(boxes))
         return torch.stack([above, rank.log()]).double().cpu().numpy()
 
     def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,6 @@
 """Refinements: steps on the feature grid, after the mean of all views, and steps over the picture; then boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,28 +11,14 @@ from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.reasons import boxes_and_reasons
-from cliploc.find import lesson
-from cliploc.find.learnt import Redrawn
-from cliploc.find.lesson import Lesson
-from cliploc.find.memory import Remembered
-from cliploc.find.passes import Look, LookMaps, Raw, check_finite
+from cliploc.find import learnt, looks
 from cliploc.find.prepare import Prepared
 from cliploc.find.presence import Reasons
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
-from cliploc.find.views import (
-    OVER_PICTURE_AT_ONCE,
-    VALUES_AT_ONCE,
-    Joined,
-    StitchedFeatures,
-    at_once,
-    by_view,
-    not_flat,
-)
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.localization import no_maps
 from cliploc.methods import Context, Method, min_max
-from cliploc.options import Options
 from cliploc.refine import LONGEST, Refinement
 from cliploc.towers.tower import Backbone, Needs
 from cliploc.values import Boxes, FloatArray
@@ -47,7 +30,7 @@ Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: thei
 class TaskMaps:
     """A method's maps of a batch."""
 
-    joined: Joined  # computes the maps, in 0–1 over the first scale's input
+    joined: looks.Joined  # computes the maps, in 0–1 over the first scale's input
     not_flat: Tensor  # [B, P] bool, whether any view's map is not constant
     notes: list[list[str]]  # for each picture, remarks of the method
 
@@ -75,27 +58,16 @@ class Steps:
         steps: Sequence[Refinement],
         windows: tuple[float, ...],
         window_hw: tuple[int, int],
-        options: Options,
         guided: bool,
         texts: Texts,
     ) -> None:
         self._backbone, self._windows, self._window_hw, self._texts = backbone, windows, window_hw, texts
-        self._memory, self._batch_size, self._guided = options.memory, options.batch_size, guided
         self.fading = backbone.kind == "vit"  # windows fade to their edges, where a ViT's maps of them differ
         self.on_grid = tuple(step for step in steps if step.on == "grid")
         self.over_picture = tuple(step for step in steps if step.on == "picture")
         self.values_at_once: int | None = None
         # The set of windows whose features the steps read; None if they read those of a guide, or no set.
         self._smallest = None if guided or not windows else windows.index(max(windows))
-
-    def remembered(self, batch: Sequence[Prepared], taught: bool) -> AbstractContextManager[Remembered]:
-        """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
-        if self._memory is None or not self.on_grid:
-            return nullcontext(Remembered())
-        seen = [(item.picture.checksum, item.frames) for item in batch]
-        stages = tuple(tuple(step.needs(self._backbone).features) for step in self.on_grid)
-        run = ("together", self._windows, self._window_hw, self._batch_size, stages, not self._guided, taught)
-        return self._memory.of(self._backbone, *seen, *run)
 
     def unteachable_reason(self, task: Task) -> str | None:
         """Why lessons cannot stand for the tower, in words; None where they can: maps are made again by `affinity`."""
@@ -115,9 +87,9 @@ class Steps:
 
     def teaching(self, task: Task) -> dict[str, Any]:
         """How maps are made again from lessons, as part of a run's identity."""
-        return {"version": lesson.VERSION, "level": self.level_of(task)}
+        return {"version": learnt.LESSON_VERSION, "level": self.level_of(task)}
 
-    def needs(self, look: Look, taught: bool = False) -> list[Needs]:
+    def needs(self, look: looks.Look, taught: bool = False) -> list[Needs]:
         """What the steps on the grid, and what teaches, read from the trace of a look."""
         if look.scale != 0 and (look.windows is None or look.windows != self._smallest):
             return []
@@ -126,10 +98,12 @@ class Steps:
     def _all_needs(self, taught: bool) -> list[Needs]:
         """What the steps on the grid read of a trace, and what teaches."""
         needs = [step.needs(self._backbone) for step in self.on_grid]
-        stages = (self._backbone.middle_stage, lesson.taught_stage(self._backbone))
+        stages = (self._backbone.middle_stage, learnt.taught_stage(self._backbone))
         return [*needs, Needs(features=stages)] if taught else needs
 
-    def stitched(self, context: Context, batch: Sequence[Prepared], taught: bool, flipped: bool) -> StitchedFeatures:
+    def stitched(
+        self, context: Context, batch: Sequence[Prepared], taught: bool, flipped: bool
+    ) -> looks.StitchedFeatures:
         """An empty `StitchedFeatures` on the smallest windows' grid; no stage with a guide, or if whole is finer."""
         stages = {stage for need in self._all_needs(taught) for stage in need.features}
         grids = {}
@@ -139,30 +113,29 @@ class Steps:
             grid = [round(n * max(self._windows) * b / a) for n, a, b in zip(coarse, seen, window, strict=True)]
             if min(grid[0] / coarse[0], grid[1] / coarse[1]) > 1:
                 grids[stage] = (grid[0], grid[1])
-        return StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids, flipped)
+        return looks.StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids, flipped)
 
     def maps_of(
         self,
-        raw: Raw,
+        raw: looks.Raw,
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
         embedding: Tensor,
-        together: Remembered,
     ) -> TaskMaps:
         """A task's maps after the steps on the grid; those of names that were learnt are drawn by what was learnt."""
 
-        def lessons_of(names: list[Sequence[int]]) -> list[Lesson]:
-            return self.lessons(raw.maps, batch, names, contexts[0], embedding, together)
+        def lessons_of(names: list[Sequence[int]]) -> list[learnt.Lesson]:
+            return self.lessons(raw.maps, batch, names, contexts[0], embedding)
 
-        learnt = [self._texts.learnt_rows(item.texts) for item in batch]
-        redrawn = self._redrawn(raw.task, learnt, wanted, lessons_of)
+        learnt_rows = [self._texts.learnt_rows(item.texts) for item in batch]
+        redrawn = self._redrawn(raw.task, learnt_rows, wanted, lessons_of)
         others = [
             [p for p in names if p not in rows] if redrawn else names
-            for names, rows in zip(wanted, learnt, strict=True)
+            for names, rows in zip(wanted, learnt_rows, strict=True)
         ]
-        joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts, together), redrawn=redrawn)
-        varied = not_flat(raw.maps, len(batch))
+        joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts), redrawn=redrawn)
+        varied = looks.not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
             of_picture[[*picture.rows]] = True
         return TaskMaps(joined, varied, raw.notes)
@@ -170,32 +143,33 @@ class Steps:
     def _redrawn(
         self,
         task: Task,
-        learnt: Sequence[Mapping[int, tuple[int, float]]],
+        learnt_rows: Sequence[Mapping[int, tuple[int, float]]],
         wanted: list[Sequence[int]],
-        lessons_of: Callable[[list[Sequence[int]]], list[Lesson]],
-    ) -> list[Redrawn]:
+        lessons_of: Callable[[list[Sequence[int]]], list[learnt.Lesson]],
+    ) -> list[learnt.Redrawn]:
         """For each picture, what draws the maps of a task's names that were learnt; none without such names."""
-        names: list[Sequence[int]] = [[p for p in some if p in rows] for some, rows in zip(wanted, learnt, strict=True)]
+        names: list[Sequence[int]] = [
+            [p for p in some if p in rows] for some, rows in zip(wanted, learnt_rows, strict=True)
+        ]
         if self._texts.learnt is None or not task.refined or not any(names):
             return []
         level, device = self.level_of(task), self._backbone.device
-        lessons = zip(lessons_of(names), learnt, strict=True)
-        return [Redrawn(self._texts.learnt, picture.on(device), rows, level) for picture, rows in lessons]
+        lessons = zip(lessons_of(names), learnt_rows, strict=True)
+        return [learnt.Redrawn(self._texts.learnt, picture.on(device), rows, level) for picture, rows in lessons]
 
     def joined(
         self,
         task: Task,
-        raw: Sequence[LookMaps],
+        raw: Sequence[looks.LookMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
-        together: Remembered,
-    ) -> Joined:
+    ) -> looks.Joined:
         """A task's maps from its looks, with steps on the grid after the mean of views; with flips mirrored too."""
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
-            return Joined([[raw[0]]], batch)
-        views = by_view(raw)
-        joined = Joined(views, batch, together.shared, fading=self.fading)
+            return looks.Joined([[raw[0]]], batch)
+        views = looks.by_view(raw)
+        joined = looks.Joined(views, batch, fading=self.fading)
         if not self.on_grid:
             return joined
         # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
@@ -211,9 +185,9 @@ class Steps:
             on_grid = on_grid.flip(-1) if look.flipped else on_grid
             stepped = self._stepped(on_grid, context, batch, task.method, look.flipped)
             refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
-        return Joined(refined, batch)
+        return looks.Joined(refined, batch)
 
-    def _mean(self, joined: Joined, names: int, grid: tuple[int, int], wanted: list[Sequence[int]]) -> Tensor:
+    def _mean(self, joined: looks.Joined, names: int, grid: tuple[int, int], wanted: list[Sequence[int]]) -> Tensor:
         """The mean of the views on a grid, `[B, P, h, w]`; unwanted maps are zero."""
         batch = joined.batch
         mean = joined.views[0][0][1].new_zeros(len(batch), names, *grid)
@@ -224,20 +198,19 @@ class Steps:
 
     def lessons(
         self,
-        raw: Sequence[LookMaps],
+        raw: Sequence[looks.LookMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Context,
         embedding: Tensor,
-        together: Remembered,
-    ) -> list[Lesson]:
+    ) -> list[learnt.Lesson]:
         """What is kept of each picture, so that it can be searched again without the tower."""
-        places, features = contexts.places, contexts.trace.features[lesson.taught_stage(self._backbone)]
+        places, features = contexts.places, contexts.trace.features[learnt.taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
-        joined = Joined(by_view(raw), batch, together.shared, fading=self.fading)
+        joined = looks.Joined(looks.by_view(raw), batch, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
-            lesson.keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
+            learnt.keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
             for b, (item, names) in enumerate(zip(batch, wanted, strict=True))
         ]
 
@@ -251,7 +224,7 @@ class Steps:
             if number:
                 maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
             maps = step.function(context, maps)  # [B, P, h, w]
-            check_finite(maps.flatten(2), batch, "a map", self._backbone)
+            looks.check_finite(maps.flatten(2), batch, "a map", self._backbone)
             threshold = step.threshold(self._backbone, threshold)
             maps = min_max(padding_least(maps, frames, flipped)).float()  # some steps return float64
         return maps
@@ -286,7 +259,7 @@ class Steps:
                 maps[list(some)] = values
         return Finished(frame, maps, Boxes.joined(parts, every), tuple(why))
 
-    def lots(self, b: int, joined: Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
+    def lots(self, b: int, joined: looks.Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
         """How the picture lies in its maps after all steps, and the maps in 0–1 of these names, a few at a time."""
         frame = joined.batch[b].frames[0]
         if not (self.over_picture and task.refined):
@@ -298,14 +271,14 @@ class Steps:
         frame = inputs.over_picture(LONGEST)
         return frame, self._over_picture(b, joined, names, inputs, frame)
 
-    def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
+    def _over_picture(self, b: int, joined: looks.Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
         pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
         width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy
-        for some in self._lots(names, frame.input_hw, OVER_PICTURE_AT_ONCE):
+        for some in self._lots(names, frame.input_hw, looks.OVER_PICTURE_AT_ONCE):
             maps = joined.of(b, some)  # [p, H, W]
             picture = pixels.permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
             maps = min_max(inputs.map_to_frame(maps[:, y0:y1, x0:x1], frame))
@@ -313,8 +286,10 @@ class Steps:
                 maps = min_max(step.function(picture, maps[None], (height, width))[0])
             yield some, maps.cpu().numpy()
 
-    def _lots(self, names: Sequence[int], hw: tuple[int, int], usual: int = VALUES_AT_ONCE) -> Iterator[Sequence[int]]:
+    def _lots(
+        self, names: Sequence[int], hw: tuple[int, int], usual: int = looks.VALUES_AT_ONCE
+    ) -> Iterator[Sequence[int]]:
         """Names, as many at a time as their maps `[H, W]` allow."""
-        count = at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
+        count = looks.at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
         for start in range(0, len(names), count):
             yield names[start : start + count]

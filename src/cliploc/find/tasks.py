@@ -95,12 +95,12 @@ class TaskMaker:
         """The task of a method, or of several joined by "+", with these options."""
         method = find(spec, self._options.ensemble)
         options = self._with_heads(method, resolve_options(method, method_options))
-        self._refuse_unfit(method, options)
+        self._check_fit(method, options)
         task = Task(method, options, self._rule_of(method))
         _ = task.needs  # refuses options outside their range before a picture is read
         return task
 
-    def _refuse_unfit(self, method: Method, options: Mapping[str, Any]) -> None:
+    def _check_fit(self, method: Method, options: Mapping[str, Any]) -> None:
         with_head = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
         reason = unfit_reason(method, self._backbone, options, with_head, self._guided)
         if reason is None:

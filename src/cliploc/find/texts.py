@@ -1,10 +1,10 @@
 """Names become embeddings, each once: by their words, or by pictures that stand for them (exemplars)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
 from cliploc.find.learnt import Learnt, load_learnt
 from cliploc.find.memory import Memory, TextCache, cache_of
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import load
@@ -24,10 +24,20 @@ from cliploc.options import Options
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
 
-MOST_NAMES = 4096  # or twice as many as were ever asked for together; a server is asked for new ones for ever
+MOST_NAMES = 2**15  # that are kept in memory; a server is asked for new ones for ever
+AT_ONCE = 256  # sentences that the text tower takes at once
 NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 REMARKS = 5  # on names, in a note each; more are only counted
 ALIKE = 1 - 1e-5  # cosine of a name with its contrast from which their difference is nothing but rounding
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An exemplar's pixels."""
+
+    exemplar: Exemplar  # what was asked for
+    image: Image.Image  # RGB, upright, cut to the box
+    digest: str  # SHA-256 of the pixels, which is part of a run's identity; the path is not
 
 
 class Texts:
@@ -47,9 +57,8 @@ class Texts:
         self._cache, self._memory, self._exemplars = cache, memory, exemplars or {}
         self._pictured: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
-        self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
-        self._remarks: dict[str, str | None] = {}
-        self._most = MOST_NAMES
+        self._known_words = lru_cache(MOST_NAMES)(self._find_known)
+        self._remark = lru_cache(MOST_NAMES)(backbone.remark)  # how the model reads a name; None: as it stands
         texts = prompts.parse(background, templates, contrasts=False) if background else None
         for words in () if texts is None else texts.synonyms:
             if reason := self.unknown_reason(words):
@@ -60,7 +69,7 @@ class Texts:
     @classmethod
     def of(
         cls, backbone: Backbone, templates: tuple[str, ...], options: Options, crops: Mapping[str, Sequence[Crop]]
-    ) -> Texts:
+    ) -> Self:
         """Those of a localizer's options; what was learnt must fit the tower."""
         learnt = None if options.learnt is None else load_learnt(options.learnt)
         if learnt is not None:
@@ -82,13 +91,6 @@ class Texts:
                 else:
                     rows.append(F.normalize(pictured + written[words] if words in written else pictured, dim=-1))
             return torch.stack(rows)
-
-    def nearest_sentence(self, name: str, embedding: Tensor) -> str:
-        """The sentence of a name's templates and synonyms that fits a picture `[D]` best."""
-        words = prompts.parse([name]).synonyms[0]
-        sentences = tuple(template.replace("{}", word) for word in words for template in self.templates)
-        each = TextSet(sentences, tuple((sentence,) for sentence in sentences), ("{}",))
-        return sentences[int((self.beside(each.templates).embed(each) @ embedding).argmax())]
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
         crops = self._exemplars.get(words[0])
@@ -171,13 +173,6 @@ class Texts:
             notes[REMARKS:] = [f"{len(notes) - REMARKS} more names are not read as they stand"]
         return tuple(notes)
 
-    def _remark(self, word: str) -> str | None:
-        """How the model reads a name; None if it does as it stands. Asked once."""
-        remarks = self._remarks  # another thread may forget
-        if word not in remarks:
-            remarks[word] = self.backbone.remark(word)
-        return remarks[word]
-
     @property
     def exemplar_facts(self) -> dict[str, list[str]]:
         """Name → checksums of its exemplars, and "text" where its text counts too: part of a run's identity."""
@@ -188,9 +183,8 @@ class Texts:
 
     def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         """`[P, D]` unit norm of names by their words."""
-        self._most = max(self._most, 2 * len(synonyms))
-        if max(len(self._known), len(self._remarks)) > self._most:
-            self._embeddings, self._known, self._remarks = {}, {}, {}
+        if len(self._embeddings) > MOST_NAMES:
+            self._embeddings = {}
         known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
         new = []
         for words in dict.fromkeys(known):
@@ -206,26 +200,27 @@ class Texts:
                 self._store(words, embedding, self._cache)
         return torch.stack([embeddings[words] for words in known])
 
-    def embed_together(
-        self, texts: TextSet, cache: TextCache | None, progress: Callable[[int], None] = lambda _: None
+    def embed_sentences(
+        self, sentences: tuple[str, ...], cache: TextCache | None, progress: Callable[[int, int], None]
     ) -> Tensor:
-        """`[P, D]` unit norm of names as one entry, so not by others' rounding; `told` of those done."""
+        """`[n, D]` unit norm, cached together; `progress` is told how many more are embedded, and how many are left."""
+        plain, size = self.beside(("{}",)), self.backbone.embedding_size
         with torch_modes(self.backbone.device):
-            key, size = tuple("|".join(words) for words in texts.synonyms), self.backbone.embedding_size
-            cached = self._cached(key, cache, len(key))
+            cached = plain._cached(sentences, cache, len(sentences))
             if cached is None:
-                progress(0)
-                made = []
-                for start in range(0, len(key), NAMES_AT_ONCE):
-                    made.append(self._encoded(texts.synonyms[start : start + NAMES_AT_ONCE]))
-                    progress(len(made[-1]))
-                cached = torch.cat(made).flatten()
-                self._store(key, cached, cache)
-            return cached.to(self.backbone.device).view(len(key), size)
+                progress(0, len(sentences))
+                parts = []
+                for start in range(0, len(sentences), NAMES_AT_ONCE):
+                    part = sentences[start : start + NAMES_AT_ONCE]
+                    parts.append(plain._encoded([(sentence,) for sentence in part]))
+                    progress(len(part), len(sentences) - start - len(part))
+                cached = torch.cat(parts).flatten() if parts else torch.zeros(0)
+                plain._store(sentences, cached, cache)
+            return cached.to(self.backbone.device).view(len(sentences), size)
 
     def _encoded(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         texts = TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), self.templates)
-        return prompts.embed(texts, self.backbone.encode_text)
+        return embed(texts, self.backbone.encode_text)
 
     def _cached(self, words: tuple[str, ...], cache: TextCache | None, count: int = 1) -> Tensor | None:
         """Embeddings `[count · D]` in memory or on disk, if they are there."""
@@ -242,7 +237,7 @@ class Texts:
         if self._memory is not None:
             self._memory.keep_text(self.backbone, words, self.templates, embedding)
 
-    def beside(self, templates: tuple[str, ...]) -> Texts:
+    def beside(self, templates: tuple[str, ...]) -> "Texts":
         """A `Texts` with other templates and without a background, with the same cache and memory."""
         if templates == self.templates:
             return self
@@ -295,24 +290,11 @@ class Texts:
             return None
         return self._known_words(words)[1]
 
-    def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
-        """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
-        seen = self._known  # another thread may forget
-        if words not in seen:
-            reasons = [self.backbone.unknown_reason(word) for word in words]
-            known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
-            seen[words] = (known or words, None if known else reasons[0])
-        return seen[words]
-
-
-# -------------------------------------------------------------------------------------------------------- exemplars
-@dataclass(frozen=True)
-class Crop:
-    """An exemplar's pixels."""
-
-    exemplar: Exemplar  # what was asked for
-    image: Image.Image  # RGB, upright, cut to the box
-    digest: str  # SHA-256 of the pixels, which is part of a run's identity; the path is not
+    def _find_known(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+        """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason."""
+        reasons = [self.backbone.unknown_reason(word) for word in words]
+        known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
+        return (known, None) if known else (words, reasons[0])
 
 
 def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]:
@@ -355,3 +337,23 @@ def embed_crops(crops: Sequence[Crop], backbone: Backbone) -> Tensor:
         images = torch.from_numpy(pixels)[None].to(backbone.device).float() / 255  # [1, 3, H, W]
         rows.append(F.normalize(backbone.encode_image(backbone.normalize(images)).float(), dim=-1)[0])
     return torch.stack(rows)
+
+
+def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+    """One embedding for each name, `[P, D]` float32, unit norm, by a backbone's `encode_text`.
+
+    "Embed every (name, template), L2-normalise each, average over both, normalise again" (Radford 2021, section 3.1.4;
+    the average over synonyms as in VL-Score, Gao & Wang 2022).
+    """
+    sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
+    parts = [sentences[start : start + AT_ONCE] for start in range(0, len(sentences), AT_ONCE)]
+    each = F.normalize(torch.cat([*map(encode, parts)]).float(), dim=-1)  # [Σ synonyms · templates, D]
+    if not (numbers := each.isfinite().all(dim=1)).all():
+        raise ModelError(
+            f"the model gave an embedding that is not a number for {sentences[int(numbers.int().argmin())]!r}: use a "
+            "higher precision or check the weights"
+        )
+    counts = [len(words) * len(texts.templates) for words in texts.synonyms]
+    if len(each) > len(counts):
+        each = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
+    return F.normalize(each, dim=-1)

@@ -4,8 +4,6 @@
 its test. `cliploc.formats.reading.read_labels` reads any of them.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -20,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -35,9 +33,6 @@ from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +54,7 @@ class AnnotatedPicture:
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
 
-    def detections(self) -> Detections:
+    def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""
         import supervision
 
@@ -158,7 +153,6 @@ class ExportSettings:
     model: str  # the model and method that made the boxes
     image_url: str  # prefix of a picture's path, for a tool that loads pictures by address (Label Studio)
     masks: bool = False  # whether masks are written; then every box of the pictures has one
-    polygons: bool = False  # whether masks are polygons where the format has run lengths too
     copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
 
 
@@ -202,7 +196,6 @@ def rows(picture: AnnotatedPicture) -> Iterator[tuple[list[float], float, int]]:
         yield box, float(score), int(label)
 
 
-Need = Literal["image_url", "picture_files", "polygons"]
 Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
 
 
@@ -213,16 +206,13 @@ class Export(ABC):
         name: as typed after `--format`.
         about: one line that describes it and names the tool that reads it.
         files: names of the files that it always writes in the given folder.
-        folders: names of the folders that it always writes there.
-        needs: what it needs besides the boxes: "image_url" or "polygons" of the settings, or "picture_files", the
-            pictures and "copies" of the settings.
+        folders: names of the folders that it always writes there; they may hold the pictures.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[frozenset[Need]] = frozenset()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -247,12 +237,6 @@ class Export(ABC):
             settings: names, model and address prefix.
             folder: an existing folder.
         """
-
-    def write_all(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes them, and refuses a format that leaves one out."""
-        self.write(pictures, settings, folder)
-        if missing := [name for name in self.outputs if not (folder / name).exists()]:
-            raise UsageError(f"expected {missing[0]} from the format {self.name}, found no such file: correct it")
 
 
 exports: Registry[Export] = Registry(

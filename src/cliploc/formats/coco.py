@@ -180,7 +180,6 @@ class Coco(formats.Export):
     name = "coco"
     about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` on each; ids from 1"
     files = ("coco.json",)
-    needs = frozenset({"polygons"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `coco.json`; ids count from 1."""
@@ -199,7 +198,7 @@ class Coco(formats.Export):
                     bbox = [number(value) for value in box["bbox"]]
                     shape = {"area": number(bbox[2] * bbox[3])}
                     if settings.masks:
-                        shape = _segmentation(picture.masks[i], settings.polygons)
+                        shape = _segmentation(picture.masks[i])
                     yield {**box, "bbox": bbox, **shape, "score": number(score)}
 
         def fill(path: Path) -> None:
@@ -214,12 +213,12 @@ class Coco(formats.Export):
         write_atomic(folder / self.files[0], fill)
 
 
-def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:
-    """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths in any case."""
+def _segmentation(code: rle.Rle) -> dict[str, Any]:
+    """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths."""
     from cliploc.boxes.outlines import outlines  # its package needs torch
 
     area = int(rle.counts_of(code)[1::2].sum())
-    part, left, top = rle.part_of(code) if polygons else (np.zeros((0, 0), bool), 0, 0)
+    part, left, top = rle.part_of(code)
     rings = outlines(part)
     if not rings or any(ring.hole for ring in rings):
         return {"segmentation": dict(code), "area": area}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -11,25 +11,16 @@ import numpy.typing as npt
 
 from cliploc import formats
 from cliploc.draw.colours import as_hex, name_colour
-from cliploc.formats import (
-    AnnotatedPicture,
-    ExportSettings,
-    LabelledBox,
-    LabelSet,
-    PictureLabels,
-    Pictures,
-    attributes,
-    number,
-)
+from cliploc.formats import LabelledBox, LabelSet, PictureLabels, attributes, number
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
 from cliploc.support.documents import parse_json, read_bytes
 from cliploc.support.files import write_atomic
 
-Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
-KINDS = ("rectanglelabels", "brushlabels", "polygonlabels")
+Kind = Literal["rectanglelabels", "polygonlabels"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 FROM, TO = "label", "image"
-RUN_BITS = (3, 4, 8, 16)  # for the length of a run of a brush
+CORNERS = 0.5  # pixels that a polygon may lie from a mask's outline, so that it has as few corners as people can drag
 
 
 # What it stores besides shapes.
@@ -110,54 +101,10 @@ def _boxes(results: Sequence[Mapping[str, Any]], size_wh: formats.Size, masks: b
             x1, y1 = x0 + value["width"] * width / 100, y0 + value["height"] * height / 100
             mask, shape = None, "rotated rectangle" if value.get("rotation") else "box"
         else:
-            if kind == "brushlabels":
-                mask = partial(brush_runs, value["rle"], size_wh)
-            else:
-                points = np.array(value["points"], float) * [width / 100, height / 100]
-                mask = partial(formats.polygon_runs, [points.ravel().tolist()], size_wh)
-            (x0, y0, x1, y1), shape = rle.bounds(mask(), height), kind.removesuffix("labels")
+            points = np.array(value["points"], float) * [width / 100, height / 100]
+            mask = partial(formats.polygon_runs, [points.ravel().tolist()], size_wh)
+            (x0, y0, x1, y1), shape = rle.bounds(mask(), height), "polygon"
         yield LabelledBox(str(result.get("id", place)), label, (x0, y0, x1, y1), mask if masks else None, shape)
-
-
-def brush_runs(packed: Any, size_wh: formats.Size) -> rle.Counts:
-    """The runs of a brush; see `brush`. Half transparent is outside."""
-    width, height = size_wh
-    if not isinstance(packed, list):
-        raise ValueError("a brush that is not a list of numbers")
-    most = 4 * width * height  # values of RGBA
-    if int.from_bytes(bytes(packed[:4]), "big") != most:
-        raise ValueError("a brush of another size than the picture")
-    bits = f"{int.from_bytes(bytes(packed), 'big'):0{8 * len(packed)}b}"
-    at = 32
-
-    def read_bits(count: int) -> int:
-        nonlocal at
-        at += count
-        if at > len(bits):
-            raise ValueError("a brush that ends too early")
-        return int(bits[at - count : at], 2)
-
-    word = read_bits(5) + 1
-    sizes = [read_bits(4) + 1 for _ in range(4)]
-    if word != 8:
-        raise ValueError("a brush whose values have not 8 bits")
-    lengths, values = list[int](), list[int]()
-    done = 0
-    while done < most:
-        same, count = read_bits(1), read_bits(sizes[read_bits(2)]) + 1
-        done += count
-        if done > most:
-            raise ValueError("a brush with data after its end")
-        lengths += [count] if same else [1] * count
-        values += [read_bits(word)] if same else [read_bits(word) for _ in range(count)]
-    ends = np.cumsum(np.array(lengths, np.int64)) // 4  # in pixels, row by row: that of a value is that of its alpha
-    opaque = np.array(values) >= 128
-    by_rows = rle.of_switches(np.concatenate([np.append(0, ends[:-1])[opaque], ends[opaque]]), width * height)
-    top, left, bottom, right = (int(side) for side in rle.bounds(by_rows, width))
-    if top == bottom:
-        return by_rows  # empty
-    rows = np.diff(by_rows.cumsum().clip(top * width, bottom * width), prepend=top * width)
-    return rle.placed(rle.of_runs(rows).reshape(bottom - top, width)[:, left:right], left, top, (height, width))
 
 
 # --------------------------------------------------------------------------------------------------------------- write
@@ -171,10 +118,9 @@ class LabelStudio(formats.Export):
         "labelling interface, import the JSON"
     )
     files = ("labelstudio.json", "labelstudio_config.xml")
-    needs = frozenset({"image_url"})
 
-    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `labelstudio.json` (boxes in percent, masks as brushes) and `labelstudio_config.xml`."""
+    def write(self, pictures: formats.Pictures, settings: formats.ExportSettings, folder: Path) -> None:
+        """Writes `labelstudio.json` (boxes in percent, masks as polygons) and `labelstudio_config.xml`."""
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
@@ -185,7 +131,7 @@ class LabelStudio(formats.Export):
                 f"    <Label {attributes(value=name, background=as_hex(name_colour(i)))}/>\n"
                 for i, name in enumerate(settings.names)
             )
-            tag = "BrushLabels" if settings.masks else "RectangleLabels"
+            tag = "PolygonLabels" if settings.masks else "RectangleLabels"
             view = f'  <Image name="{TO}" value="$image"/>\n  <{tag} name="{FROM}" toName="{TO}">\n{labels}'
             path.write_text(f"<View>\n{view}  </{tag}>\n</View>\n", encoding="utf-8")
 
@@ -194,15 +140,16 @@ class LabelStudio(formats.Export):
         write_atomic(folder / tasks, fill)
 
 
-def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
+def _task(picture: formats.AnnotatedPicture, settings: formats.ExportSettings) -> dict[str, Any]:
+    from cliploc.boxes.outlines import merged  # its package needs torch
+
     result = []
     for i, (box, score, label) in enumerate(formats.rows(picture)):
-        kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
+        kind: Kind = "polygonlabels" if settings.masks else "rectanglelabels"
         shape = rectangle_shape(box, picture.size_wh)
-        if settings.masks:  # a brush is row by row: turned, and made without the whole picture in memory
-            height, width = picture.masks[i]["size"]
+        if settings.masks:
             part, left, top = rle.part_of(picture.masks[i])
-            shape = {"format": "rle", "rle": brush(rle.placed(part.T, top, left, (width, height)))}
+            shape = polygon_shape(merged(part, "edges", CORNERS) + np.array([left, top]), picture.size_wh)
         id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
         result.append(region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score))
     prediction: dict[str, Any] = {"model_version": settings.model, "result": result}
@@ -248,26 +195,7 @@ def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str
     }
 
 
-def brush_shape(mask: rle.BoolArray) -> dict[str, Any]:
-    """A mask `[H, W]` as a brush."""
-    return {"format": "rle", "rle": brush(rle.runs(mask.ravel()))}
-
-
 def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -> dict[str, Any]:
     """Corners `[k, 2]` in pixels, in percent of the picture."""
     percent = 100 * points.astype(float) / np.array(size_wh, float)
     return {"points": [[number(x), number(y)] for x, y in percent.tolist()], "closed": True}
-
-
-def brush(runs: rle.Counts) -> list[int]:
-    """A mask's runs as Label Studio's brush, packed as `@thi.ng/rle-pack` does: RGBA, 0 or 255, by rows."""
-    bits = [f"{4 * runs.sum():032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
-    for number_of_run, length in enumerate(runs.tolist()):
-        left = 4 * length
-        while left:
-            run = min(left, 2 ** RUN_BITS[-1])
-            kind = next(i for i, size in enumerate(RUN_BITS) if run <= 2**size)
-            bits.append(f"1{kind:02b}{run - 1:0{RUN_BITS[kind]}b}{255 * (number_of_run % 2):08b}")
-            left -= run
-    packed: list[int] = np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - 48).tolist()
-    return packed

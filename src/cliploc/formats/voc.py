@@ -1,6 +1,5 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc import formats
-from cliploc.errors import CliplocWarning, UsageError
+from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
@@ -185,7 +184,6 @@ class Voc(formats.Export):
         "box, no scores; `JPEGImages/` with links to your pictures, or with `--copy` the pictures; `ImageSets/`"
     )
     folders = ("voc",)
-    needs = frozenset({"picture_files"})
 
     def check(self, settings: ExportSettings) -> None:
         """At most 254 labels with masks."""
@@ -201,7 +199,7 @@ class Voc(formats.Export):
 
         def fill(target: Path) -> None:
             names_of_files = formats.FileNames(target)
-            listed, crowded = [], []
+            listed = []
             sets = ("Main", "Segmentation") if settings.masks else ("Main",)
             for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{part}" for part in sets)):
                 (target / made).mkdir(parents=True)
@@ -219,7 +217,6 @@ class Voc(formats.Export):
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
                     _write_masks(picture, *masks)
-                    crowded += [picture.name] if len(picture.label) > MOST else []
                 path.write_text(xml, encoding="utf-8")
             for one_set in sets:
                 ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
@@ -231,14 +228,6 @@ class Voc(formats.Export):
             text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
             (target / LEGEND).write_text(text, encoding="utf-8")
             formats.write_list(target, listed)
-            if crowded:
-                others = f" and {len(crowded) - 1:,} more pictures" if len(crowded) > 1 else ""
-                warnings.warn(
-                    f"voc: {crowded[0]}{others}: {OBJECTS}/ numbers only the best {MOST} objects of a picture, as its "
-                    "pixels are bytes; the others are void there: write coco too, which has all masks",
-                    CliplocWarning,
-                    stacklevel=2,
-                )
 
         write_atomic_folder(folder / self.folders[0], fill)
 

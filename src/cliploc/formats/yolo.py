@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -137,7 +136,6 @@ class Yolo(formats.Export):
         "with links to your pictures, or with `--copy` the pictures"
     )
     folders = ("yolo",)
-    needs = frozenset({"picture_files"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `yolo/`: `images/`, `labels/`, `data.yaml`, `pictures.csv`; with masks, lines are polygons."""
@@ -152,7 +150,7 @@ class Yolo(formats.Export):
                 image, text = names_of_files.of(picture, f"images/*{formats.file_suffix(picture)}", "labels/*.txt")
                 formats.write_picture(picture, image, settings.copies)
                 listed.append((image.name, picture.name))
-                lines: Iterable[str] = chain.from_iterable(map(_outlines, picture.label, picture.masks))
+                lines: Iterable[str] = map(_outline, picture.label, picture.masks)
                 if not settings.masks:
                     lines = detections_to_yolo_annotations(
                         picture.detections(), (picture.size_wh[1], picture.size_wh[0], 3)
@@ -168,13 +166,12 @@ class Yolo(formats.Export):
         write_atomic_folder(folder / self.folders[0], fill)
 
 
-def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
-    """A mask's lines: polygons a quarter of a pixel inside corners, for readers that round down or round."""
-    from cliploc.boxes.outlines import joined  # its package needs torch
+def _outline(label: int, code: rle.Rle) -> str:
+    """A mask's line: its corners a quarter of a pixel inside, for readers that round down or round."""
+    from cliploc.boxes.outlines import merged  # its package needs torch
 
-    height, width = code["size"]
+    height, width = rle.hw_of(code)
     part, left, top = rle.part_of(code)
-    for polygon in joined(part):
-        points = polygon + np.array([left, top], np.float32) - 0.25
-        points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
-        yield " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])
+    points = merged(part) + np.array([left, top], np.float32) - 0.25
+    points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
+    return " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])

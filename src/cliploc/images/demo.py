@@ -1,14 +1,31 @@
 """The photographs of the package, with names to ask and true boxes."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from cliploc.support.files import demo_folder
 from cliploc.values import FloatArray
+
+
+class _Box(msgspec.Struct):
+    name: str
+    xyxy: list[float]
+
+
+class _Entry(msgspec.Struct):
+    """One of photos.json."""
+
+    file: str
+    title: str
+    author: str
+    licence: str
+    origin: str
+    ask: list[str]
+    boxes: list[_Box]
 
 
 @dataclass(frozen=True)
@@ -24,14 +41,10 @@ class DemoPhoto:
 def demo_photos() -> Iterator[DemoPhoto]:
     """The photographs that the package ships, with names to ask and true boxes."""
     folder = demo_folder()
-    for entry in json.loads((folder / "photos.json").read_text(encoding="utf-8")):
-        names = dict.fromkeys(box["name"] for box in entry["boxes"])
-        yield DemoPhoto(
-            path=folder / entry["file"],
-            ask=tuple(entry["ask"]),
-            truth={
-                name: np.array([box["xyxy"] for box in entry["boxes"] if box["name"] == name], dtype=np.float32)
-                for name in names
-            },
-            credit=f"{entry['title']}. {entry['author']}. {entry['licence']}. {entry['origin']}",
-        )
+    for entry in msgspec.json.decode((folder / "photos.json").read_bytes(), type=list[_Entry]):
+        truth: dict[str, list[list[float]]] = {}
+        for box in entry.boxes:
+            truth.setdefault(box.name, []).append(box.xyxy)
+        boxes = {name: np.array(of_name, np.float32) for name, of_name in truth.items()}
+        credit = f"{entry.title}. {entry.author}. {entry.licence}. {entry.origin}"
+        yield DemoPhoto(folder / entry.file, tuple(entry.ask), boxes, credit)

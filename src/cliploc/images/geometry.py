@@ -5,13 +5,11 @@ ONE box convention everywhere: float xyxy, exclusive right and bottom edge, in p
 resize policy, which is what makes the way back exact.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +32,26 @@ PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's no
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How maps `[P, h, w]` are sampled over an input: a map over the input is `rows @ map @ columns.T`."""
+
+    rows: Tensor  # [H, h] weights of a mean; all 0 where no map lies
+    columns: Tensor  # [W, w], as `rows`
+    linear: bool = True  # whether the weights are linear along a side, between a few places
+
+    def over_input(self, maps: Tensor) -> Tensor:
+        """`[P, H, W]`; the smallest value of each map where none lies."""
+        down, across = _covered(self.rows), _covered(self.columns)
+        made = _sampled_by(self.rows[down], maps, self.columns[across])
+        size = len(maps), len(self.rows), len(self.columns)
+        if made.shape == size:
+            return made
+        filled = made.amin(dim=(1, 2), keepdim=True).expand(size).clone()
+        filled[:, down, across] = made
+        return filled
+
+
+@dataclass(frozen=True)
 class Frame:
     """How one original picture was laid onto one model input."""
 
@@ -43,12 +61,12 @@ class Frame:
     offset_xy: tuple[int, int]  # where the resized picture's corner lies in the input; negative when cropped
 
     @classmethod
-    def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
+    def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Self:
         """Lays a picture onto an input: "squash", "crop" (CLIP's), "crop-floor" (transformers' rounding) or "pad"."""
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
-        _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
+        _check_sides(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
         scale = min(ratios) if policy == "pad" else max(ratios)
         # As torchvision's Resize: the side that decides is exact, the other truncated. One division only, as there:
@@ -60,10 +78,10 @@ class Frame:
         return cls(original_hw, input_hw, (resized_w, resized_h), (-x, -y))
 
     @classmethod
-    def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Frame, ...]:
+    def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Self, ...]:
         """Lays parts of a picture, whose shorter side is `multiple` inputs, half an input apart: `window_starts`."""
         (height, width), (in_height, in_width) = original_hw, input_hw
-        _refuse_narrow(original_hw, "windows", "leave --windows out")
+        _check_sides(original_hw, "windows", "leave --windows out")
         scale = multiple * max(in_height / height, in_width / width)
         resized_w, resized_h = max(in_width, round(width * scale)), max(in_height, round(height * scale))
         lefts = window_starts(resized_w, in_width, -(-in_width // 2))
@@ -112,18 +130,18 @@ class Frame:
         canvas.paste(resized, (x, y))
         return canvas
 
-    def map_to_frame(self, maps: Tensor, target: Frame) -> Tensor:
+    def map_to_frame(self, maps: Tensor, target: Self) -> Tensor:
         """Maps `[P, h, w]` over this input → over another frame's input of the same picture, bilinear."""
         sx, sy = (a / b for a, b in zip(self.scale_xy, target.scale_xy, strict=True))
         ox = self.offset_xy[0] - target.offset_xy[0] * sx
         oy = self.offset_xy[1] - target.offset_xy[1] * sy
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
-    def stitch(self, windows: Sequence[Frame], maps: Tensor, *, fading: bool = False) -> Tensor:
+    def stitch(self, windows: Sequence[Self], maps: Tensor, *, fading: bool = False) -> Tensor:
         """Maps of windows `[W, P, h, w]`, any grid → `[P, H, W]` over this input, their mean; see `sampling`."""
         return self.sampling(windows, maps[0], fading=fading).over_input(tiled(windows, maps))
 
-    def sampling(self, windows: Sequence[Frame], like: Tensor, *, fading: bool = False) -> Sampling:
+    def sampling(self, windows: Sequence[Self], like: Tensor, *, fading: bool = False) -> Sampling:
         """How maps `[…, h, w]` of windows beside each other (`tiled`) are sampled over this input, with their mean.
 
         If windows are `fading`, their weight falls from their middle to their edge, so that no seam is seen there.
@@ -149,7 +167,7 @@ class Frame:
         rows, columns = sides
         return Sampling(rows, columns, linear=not fading)
 
-    def sampling_of_whole(self, seen: Frame, like: Tensor) -> Sampling:
+    def sampling_of_whole(self, seen: Self, like: Tensor) -> Sampling:
         """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
         x0, y0, x1, y1 = self.visible_xyxy
         sides = []
@@ -161,7 +179,7 @@ class Frame:
         rows, columns = sides
         return Sampling(rows, columns)
 
-    def over_picture(self, longest: int) -> Frame:
+    def over_picture(self, longest: int) -> Self:
         """What this input shows, as an input without padding, at the picture's resolution up to `longest` pixels."""
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
         height, width = self.original_hw
@@ -170,7 +188,7 @@ class Frame:
         left, top = round(x0 * resized_w / width), round(y0 * resized_h / height)
         in_width = min(longest, max(1, round(x1 * resized_w / width) - left))
         in_height = min(longest, max(1, round(y1 * resized_h / height) - top))
-        return Frame(self.original_hw, (in_height, in_width), (resized_w, resized_h), (-left, -top))
+        return type(self)(self.original_hw, (in_height, in_width), (resized_w, resized_h), (-left, -top))
 
     def map_to_original(self, maps: Tensor) -> Tensor:
         """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped."""
@@ -191,26 +209,6 @@ class Frame:
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
         result: Tensor = full * inside  # [P, H, W]
         return result
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How maps `[P, h, w]` are sampled over an input: a map over the input is `rows @ map @ columns.T`."""
-
-    rows: Tensor  # [H, h] weights of a mean; all 0 where no map lies
-    columns: Tensor  # [W, w], as `rows`
-    linear: bool = True  # whether the weights are linear along a side, between a few places
-
-    def over_input(self, maps: Tensor) -> Tensor:
-        """`[P, H, W]`; the smallest value of each map where none lies."""
-        down, across = _covered(self.rows), _covered(self.columns)
-        made = _sampled_by(self.rows[down], maps, self.columns[across])
-        size = len(maps), len(self.rows), len(self.columns)
-        if made.shape == size:
-            return made
-        filled = made.amin(dim=(1, 2), keepdim=True).expand(size).clone()
-        filled[:, down, across] = made
-        return filled
 
 
 def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
@@ -235,7 +233,7 @@ class MeanOnGrid:
     on_grid: tuple[Sampling, ...]  # for each map, how it is sampled at the turns of all, and in the cells
 
     @classmethod
-    def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
+    def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> Self:
         """From how maps are sampled over one input, on a grid of this height and width."""
         linear = all(each.linear for each in samplings)
         down = _turns([each.rows for each in samplings], linear)
@@ -371,7 +369,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(number * stride, length - window) for number in range(count)]
 
 
-def _refuse_narrow(original_hw: tuple[int, int], what: str, way_out: str) -> None:
+def _check_sides(original_hw: tuple[int, int], what: str, way_out: str) -> None:
     height, width = original_hw
     if max(height / width, width / height) > MAX_ASPECT_RATIO:
         raise InputError(

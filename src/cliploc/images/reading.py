@@ -141,13 +141,9 @@ def picture_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
+    Image.init()
     if "HEIF" in Image.OPEN or not _is_heic(file):
-        try:
-            return _by_pillow(file)
-        except UnidentifiedImageError:
-            Image.init()  # the readers of rarer formats, which take time to import
-            file.seek(0)
-            return _by_pillow(file)
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
@@ -155,11 +151,6 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     # Not registered with Pillow, which would change what everybody else in this process can open.
     reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
     return reader(file)
-
-
-def _by_pillow(file: BinaryIO) -> Image.Image:
-    Image.preinit()
-    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def _is_heic(file: BinaryIO) -> bool:

@@ -45,23 +45,27 @@ def decode(rle: Any) -> BoolArray:
         >>> decode({"size": [2, 2], "counts": "22"}).tolist()
         [[False, True], [False, True]]
     """
-    counts = counts_of(rle)
-    height, width = (int(side) for side in rle["size"])
-    return of_runs(counts).reshape(width, height).T
+    return of_runs(counts_of(rle)).reshape(hw_of(rle)[::-1]).T
 
 
 def part_of(rle: Any) -> tuple[BoolArray, int, int]:
     """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top."""
-    counts, height = counts_of(rle), int(rle["size"][0])
+    counts, (height, _) = counts_of(rle), hw_of(rle)
     left, top, right, bottom = (int(edge) for edge in bounds(counts, height))
     columns = np.diff(counts.cumsum().clip(left * height, right * height), prepend=left * height)
     return of_runs(columns).reshape(right - left, height).T[top:bottom], left, top
 
 
+def hw_of(rle: Any) -> tuple[int, int]:
+    """Height and width of a code's mask."""
+    height, width = rle["size"]
+    return int(height), int(width)
+
+
 def counts_of(rle: Any) -> Counts:
     """The counts of a code, compressed or as a list; they fill its size."""
     try:
-        height, width = (int(side) for side in rle["size"])
+        height, width = hw_of(rle)
         text = rle["counts"]
         counts = np.array(text, np.int64).reshape(-1) if isinstance(text, list | tuple) else uncompressed(text)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -1,7 +1,5 @@
 """Door 1: labels, as drafts, corrected and checked."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from cliploc.support.imports import on_first_use

@@ -1,7 +1,5 @@
 """`annotate`: draft boxes of a folder for other tools; resumable. docs/annotate.md explains the folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -15,15 +13,13 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import Export, ExportSettings, chosen_exports, exports
-from cliploc.label.apply import apply_corrections, apply_review, is_review
-from cliploc.label.drafts import DraftRule
-from cliploc.label.results import LEARNT, AnnotatedFolder, AnnotateResult, Written, conclude
+from cliploc.label import corrections, drafts, results
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
-from cliploc.options import IMAGE_URL, AnnotateOptions, Options, short
+from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
+from cliploc.runs import label_store, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.labelling import Found, LabellingRun, settled_in
 from cliploc.runs.picture_files import (
     UNREAD,
     FoundPictures,
@@ -33,12 +29,10 @@ from cliploc.runs.picture_files import (
     find_pictures,
     stamp,
 )
-from cliploc.runs.plan import SHARD, shard_size, shards_of
-from cliploc.runs.store import FILE, disk_errors
 from cliploc.support.files import AnyPath, Inputs, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
-FILES = (LEARNT, "summary.json", "draft_scores.json")  # that every run may write
+FILES = (results.LEARNT, "summary.json")  # that every run may write
 
 
 def annotate(
@@ -47,11 +41,11 @@ def annotate(
     out: AnyPath,
     *,
     engine: Engine = run_here,
-    shard: int = SHARD,
+    shard: int = plan.SHARD,
     reporter: Reporter = SILENT,
     options: Options | None = None,
     **more: Any,
-) -> AnnotateResult:
+) -> results.AnnotateResult:
     """Makes draft boxes of named things in pictures, and writes them for other tools.
 
     Args:
@@ -60,7 +54,7 @@ def annotate(
         labels: a file of `cliploc.find.prompts.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
             pictures, or with additional names: then its pictures are computed again, and what people did stays.
-            Thresholds, `min_presence` above 0, `min_score`, `max_boxes`, `nms_across` and what is written may differ:
+            Thresholds, `min_presence` above 0, `min_score`, `max_boxes` and what is written may differ:
             only the drafts are chosen again.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
@@ -89,7 +83,7 @@ def annotate(
     else:
         labels_file, labels = None, labels if isinstance(labels, Labels) else labels_of(labels)
     target = user_path(out)
-    earlier = settled_in(target)  # by an earlier call
+    earlier = label_store.settled_in(target)  # by an earlier call
     labels = labels.after(earlier.labels)
     masks = flags.masks or options.masks_by != "heat"
     _check_flags(flags, labels, formats, masks)
@@ -101,16 +95,14 @@ def annotate(
     default = options.min_presence  # None: the usual
     presences = [default if threshold is None else threshold for threshold in labels.thresholds]
     least = min((presence for presence in (*presences, earlier.least) if presence is not None), default=None)
-    make_worker = partial(AnnotateWorker, labels, options, flags.groups, least, masks, flags.teach)
+    make_worker = partial(AnnotateWorker, labels, options, least, masks, flags.teach)
     worker = make_worker()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
-    usual = worker.localizer.usual_min_presence
-    rule = DraftRule(
-        tuple(usual if presence is None else presence for presence in presences),
+    rule = drafts.DraftRule(
+        tuple(FOUND if presence is None else presence for presence in presences),
         "auto" if options.min_score is None else options.min_score,
         options.max_boxes,
-        flags.nms_across,
         flags.unsure,
         tuple(flags.share.get(name) for name in labels.names),
     )
@@ -123,34 +115,38 @@ def annotate(
     }
     if flags.share and "second_look" not in settings:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
-    files = [*FILES, *(["review.html"] if flags.review else []), *(name for form in formats for name in form.outputs)]
+    files = [*FILES, *(name for form in formats for name in form.outputs)]
     if taken := [name for name in files if name not in earlier.files and os.path.lexists(target / name)]:
         raise UsageError(
             f"{target} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
     image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
-    settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "image_url": image_url}
+    made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
+    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy)
+    settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
-        disk_errors(target),
-        LabellingRun.make(target, labels.names, settings, **settled) as run,
+        store.disk_errors(target),
+        label_store.LabellingRun.make(target, labels.names, settings, **settled) as run,
     ):
-        run.store["files"] = sorted({*earlier.files, *files})
+        run.files = sorted({*earlier.files, *files})
         work = _Work(run, notes, reporter, flags)
         folder = work.annotate(
-            found, corrected, engine, Ready(make_worker, worker), shard_size(worker.localizer.options.batch_size, shard)
+            found,
+            corrected,
+            engine,
+            Ready(make_worker, worker),
+            plan.shard_size(worker.localizer.options.batch_size, shard),
         )
         if folder.prior is not None and folder.prior.everywhere:
             [name] = labels.names
             notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
         if "teaching" in settings:
             notes.add(teach(folder, begun=partial(reporter.phase, "learning from the folder")).lines())
-        if flags.max_false is not None:
-            notes.add([folder.keep_promise(flags.max_false)])
-        formats = tuple(dict.fromkeys([*_written_before(run), *formats]))
-        written = Written(image_url, flags.polygons, flags.copy, flags.review)
-        result = conclude(folder, formats, written, computed=work.computed, reporter=reporter)
+        earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
+        formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
+        result = results.conclude(folder, formats, written, computed=work.computed, reporter=reporter)
         return replace(result, not_applied=work.not_applied, notes=notes.lines)
 
 
@@ -168,26 +164,19 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
 
 
 def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Export], masks: bool) -> None:
-    if flags.polygons and not masks:
-        raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     if unknown := flags.share.keys() - {*labels.names}:
         raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
     for form in formats:
-        form.check(ExportSettings(labels.names, "", "", masks, flags.polygons))
+        form.check(ExportSettings(labels.names, "", "", masks))
 
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:
     """Refuses a folder in which the run would overwrite its inputs, or a corrected set in one of its exports."""
-    written = [out / name for form in exports for name in form.outputs]
-    outputs = [out / FILE, out / "review.html", *(out / name for name in FILES), *written]
+    outputs = [out / name for name in (store.FILE, *FILES, *(name for form in exports for name in form.outputs))]
+    inputs = inputs if corrected is None else [*inputs, corrected]
     Inputs(inputs).check_outputs(outputs, folders=outputs)
-    if corrected is None:
-        return
-    place = corrected.resolve()
-    for output in written:  # corrections not taken would be lost
-        target = output.resolve()
-        if place == target or target in place.parents or (place in target.parents and target.is_dir()):  # searched
-            raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
+    if corrected is not None and corrected.resolve() == out.resolve():
+        raise UsageError(f"expected a corrected set outside of {out}, whose exports are overwritten: copy it first")
 
 
 def _image_url(root: Path) -> str:
@@ -196,22 +185,10 @@ def _image_url(root: Path) -> str:
     return IMAGE_URL + (f"{quote(name)}/" if name else "")
 
 
-def _written_before(run: LabellingRun) -> list[Export]:
-    """The exports that an earlier call wrote, even if it was killed right afterwards."""
-    names = [name for name in dict.fromkeys([*run.exports, *exports.names()]) if name in exports.names()]
-    files = run.store["files"]
-    return [
-        form
-        for form in map(exports.get, names)
-        if {*form.outputs} <= {*files}
-        and (form.name in run.exports or any((run.out / output).exists() for output in form.outputs))
-    ]
-
-
 class _Work:
     """Annotates the pictures of a call that are not annotated yet."""
 
-    def __init__(self, run: LabellingRun, notes: Notes, reporter: Reporter, flags: AnnotateOptions) -> None:
+    def __init__(self, run: label_store.LabellingRun, notes: Notes, reporter: Reporter, flags: AnnotateOptions) -> None:
         self._run, self._notes, self._reporter, self._flags = run, notes, reporter, flags
         self._stamps: dict[str, str] = {}
         self._added = self.computed = 0  # number of pictures: all, and those with results
@@ -219,7 +196,7 @@ class _Work:
 
     def annotate(
         self, found: FoundPictures, corrected: Path | None, engine: Engine, make_worker: Ready, shard: int
-    ) -> AnnotatedFolder:
+    ) -> results.AnnotatedFolder:
         """Computes what is missing, and takes what people corrected."""
         run, files = self._run, found.pictures[: self._flags.limit]
         unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
@@ -236,24 +213,21 @@ class _Work:
         todo = [file for file in files if file.id not in done]
         self._reporter.phase("annotate")
         self._reporter.start(len(todo), len(files))
-        of_review = corrected is not None and is_review(corrected)
-        if corrected is not None and of_review:  # it only refers to pictures that are annotated already
-            present = [file for file in files if file.id in stamped]
-            self.not_applied = apply_review(AnnotatedFolder(run, present), corrected)
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
             self._stamps = {file.id: stamp(file) for file in todo}
             run.store.begin_session()
             with interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
-                engine([*shards_of(todo, shard)], make_worker, self._add, self._reporter)
-        folder = AnnotatedFolder(run, files, found.skipped, unreadable)
+                engine([*plan.shards_of(todo, shard)], make_worker, self._add, self._reporter)
+        folder = results.AnnotatedFolder(run, files)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
-        if corrected is not None and not of_review:  # for it the sizes of all pictures must be known
-            read, lines = apply_corrections(folder, corrected)
+        if corrected is not None:
+            read, line = corrections.apply_corrections(folder, corrected)
             folder.weigh()
             self.not_applied = read.problems
-            self._notes.add(lines)
+            self._notes.add([line])
         left = folder.pictures.keys() - {file.id for file in files} - unreadable.keys()
+        run.left_out, run.unreadable = sorted(name for name in left if (folder.root / name).is_file()), unreadable
         if gone := sorted(name for name in left if folder.saved(name).correction is not None):
             self._notes.add([f"corrected, but not there now: {pictures_in_words(gone)}; corrections go by the name"])
         return folder
@@ -290,7 +264,7 @@ class _Work:
 
     def _add(self, part: Part) -> None:
         """Adds what the engine hands over, and reports which pictures failed."""
-        found: list[Found] = part.content
+        found: list[label_store.Found] = part.content
         self._run.add(found, self._stamps)
         self._added += len(found)
         self._notes.add(part.notes)

@@ -1,8 +1,6 @@
 """cliploc as a base model of Autodistill, which labels pictures to train another model. See docs/fiftyone.md."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +14,6 @@ try:
     from autodistill.detection import CaptionOntology, DetectionBaseModel
 except ImportError as error:
     raise not_installed(error, install("autodistill", "this")) from None
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 
 class Cliploc(DetectionBaseModel):  # type: ignore[misc]  # Autodistill has no types
@@ -37,6 +32,6 @@ class Cliploc(DetectionBaseModel):  # type: ignore[misc]  # Autodistill has no t
         self.ontology = ontology
         self._detector = Detector(Localizer(**options), ontology.prompts())
 
-    def predict(self, input: str | npt.NDArray[np.uint8] | Image.Image) -> Detections:
+    def predict(self, input: str | npt.NDArray[np.uint8] | Image.Image) -> Any:
         """The boxes of one picture: a path, a PIL image, or an array as OpenCV reads it (BGR)."""
         return self._detector(input)

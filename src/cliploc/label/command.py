@@ -4,18 +4,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from cliploc.cli import output
 from cliploc.cli.options import EngineFlags, WithJson, command, flag, rare, with_exemplars
-from cliploc.cli.output import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    print_result,
-    say_failures,
-    say_next,
-    titled,
-    writable,
-)
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.errors import UsageError
 from cliploc.label.editor.command import PORT, serve_drafts
 from cliploc.options import AnnotateOptions, Options
@@ -38,7 +29,6 @@ class AnnotateFlags(EngineFlags, WithJson):
         "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
         None,
         metavar="FILE",
-        flags=("--labels", "--prompts-file"),
     )
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")
@@ -62,20 +52,11 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
         raise UsageError("expected --json or --edit, got both: leave one out")
     if flags.edit:
         check_installed("web", "review", "starlette", "uvicorn")
-    from cliploc.find import prompts
     from cliploc.find.prompts import labels_of, read_labels
-    from cliploc.formats import chosen_exports
-    from cliploc.runs.picture_files import find_pictures
 
-    chosen_exports(wanted.formats)
-    # What is invalid is refused before a model is loaded.
     names = labels_of(flags.prompt or ()) if flags.labels is None else read_labels(flags.labels)
     entries, options = with_exemplars(names.entries, options)
-    names = replace(names, entries=tuple(entries))
-    find_pictures(flags.pictures)
-    prompts.resolve_templates(options.templates)
-    engine = flags.parsed()
-    folder = writable(flags.out)
+    engine, folder = flags.parsed(), output.writable(flags.out)
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
@@ -83,22 +64,22 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
 
         result = run(
             flags.pictures,
-            names,
+            replace(names, entries=tuple(entries)),
             folder,
             engine=engine,
             reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
             **wanted.changed(),
             **options.changed(),
         )
-    print_result(terminal, result.document(), titled(result.table()), as_json=flags.as_json)
-    say_failures(terminal, result.failed)
+    terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
+    terminal.say_failures(result.failed)
     for name, reason in result.not_applied.items():
         terminal.say(f"not corrected: {name}: {reason}", style="red")
     for line in result.closing(time.perf_counter() - start_time):
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
-        return NOTHING_DONE
-    say_next(terminal, ("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
+        return output.NOTHING_DONE
+    terminal.say_next(("cliploc", "review", flags.out), quiet=flags.as_json or flags.edit)
     if flags.edit:
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
-    return SOME_FAILED if result.failed or result.not_applied else DONE
+    return output.SOME_FAILED if result.failed or result.not_applied else output.DONE

@@ -1,19 +1,16 @@
 """Chooses drafts and unsure boxes; chances follow what is known of the folder: docs/annotate.md."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
 from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
-from cliploc.images.geometry import iou_matrix
 from cliploc.options import DEFAULTS
-from cliploc.runs.labelling import Candidates, Correction
+from cliploc.runs.label_store import Candidates
 from cliploc.values import Floats
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
@@ -29,8 +26,6 @@ class DraftRule:
     thresholds: tuple[float, ...]  # [P] the minimum presence of each name
     min_score: float | Literal["auto"] = "auto"  # minimum score of a box, as in `cliploc.Options`
     max_boxes: int | None = DEFAULTS.max_boxes  # maximum number of boxes of a name in a picture, best first
-    # of two boxes of different names whose IoU is above this, the better one stays; None to keep all
-    nms_across: float | None = None
     unsure: bool = False  # whether exports have the unsure boxes, too
     shares: tuple[float | None, ...] = ()  # [P] in which share of the pictures each name is, where a person said it
 
@@ -43,7 +38,7 @@ class Prior:
     everywhere: bool = False  # whether the only name is taken to be in all pictures
 
     @classmethod
-    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Prior:
+    def of(cls, presence: Floats, shares: Sequence[float | None], true: Floats) -> Self:
         """By the chances `[n, P]` of names, NaN of unknown ones, in the pictures of the folder.
 
         `shares`: what a person said of each name, or None. `true` `[n, P]`: 1 or 0 in reviewed pictures, else NaN.
@@ -146,13 +141,6 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     rank = score if prior is not None else score * adjusted[label]
     drafts = order[draft].tolist()
     drafts.sort(key=lambda i: (-rank[i], i))
-    if rule.nms_across is not None:  # of two names' boxes that overlap the better one stays
-        apart: list[int] = []
-        for i in drafts:
-            rivals = [other for other in apart if label[other] != label[i]]
-            if not rivals or iou_matrix(found.xyxy[[i]], found.xyxy[rivals]).max() <= rule.nms_across:
-                apart.append(i)
-        drafts = apart
     unsure: list[int] = []
     if prior is not None:
         maybe = np.fmax(presence, adjusted) >= UNSURE  # what is rare in the folder is not hidden for that
@@ -162,10 +150,3 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     nearest = np.abs(adjusted - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, adjusted, margin)
-
-
-def correction_of_drafts(found: Candidates, ids: Sequence[int]) -> Correction:
-    """Drafts as the boxes that hold."""
-    drafts = found.take(ids)
-    masks: list[str | None] | None = None if drafts.masks is None else [*drafts.masks]
-    return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, list(ids))

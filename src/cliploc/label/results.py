@@ -1,38 +1,34 @@
 """An annotated folder as a whole: drafts and corrections together, and the files that show them."""
 
-from __future__ import annotations
-
 import copy
-import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from cliploc import __version__
-from cliploc.document import skipped_document
 from cliploc.draw.html import count
-from cliploc.errors import InputError
+from cliploc.errors import InputError, UsageError
+from cliploc.find import prompts
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings
 from cliploc.images.rle import Rle
-from cliploc.label.draft_review import IOU, LabelScore, least_score, score_drafts
-from cliploc.label.drafts import Chosen, DraftRule, Prior, choose, correction_of_drafts
-from cliploc.label.editor.page import ReviewPicture, write_review
-from cliploc.options import MIN_SCORE
-from cliploc.runs.labelling import Candidates, Correction, LabellingRun, Saved, TaughtPicture
-from cliploc.runs.picture_files import PictureFile, Skipped, by_path
+from cliploc.label.draft_scores import LabelScore, score_drafts
+from cliploc.label.drafts import Chosen, DraftRule, Prior, choose
+from cliploc.label.editor.page import ReviewPicture
+from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
+from cliploc.runs.picture_files import PictureFile, by_path, content_digest
+from cliploc.runs.samples import PromptedDataset, PromptedPicture
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Floats
+from cliploc.values import ClassName, Floats, Problem
 
-SCHEMA_VERSION = 5  # of summary.json and draft_scores.json
+SCHEMA_VERSION = 6  # of summary.json
 LEARNT = "learnt.safetensors"  # see `cliploc.find.learnt`
 
 
@@ -48,19 +44,13 @@ class AnnotateResult:
         with_label: label → number of pictures with it.
         empty: number of pictures without boxes.
         failed: picture → why it failed.
-        groups: number of boxes that seem to contain several things.
         reviewed: number of pictures that were reviewed.
         files: format → its files, written by this call or up to date before it.
         computed: number of pictures that this call annotated; the others were done before, or failed.
         notes: remarks on the run.
-        skipped: files that were left out, and why.
-        run: id of the names and settings that the boxes were made with, as in review.html.
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
-        draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
-            was corrected completely.
-        scored: number of pictures that these scores are of; those that a person edited but did not mark as reviewed do
-            not count.
+        draft_scores: label → how its drafts did in the reviewed pictures with corrected boxes; "" for all labels.
     """
 
     out: Path
@@ -70,23 +60,18 @@ class AnnotateResult:
     with_label: Mapping[str, int]
     empty: int
     failed: Mapping[str, str]
-    groups: int
     reviewed: int
     files: Mapping[str, tuple[str, ...]]
     computed: int
     notes: tuple[str, ...] = ()
-    skipped: Sequence[Skipped] = ()
-    run: str = ""
     corrected: int = 0
     not_applied: Mapping[str, str] = field(default_factory=dict)
     draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
-    scored: int = 0
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "run": self.run,
             "pictures": self.pictures,
             "labels": {
                 name: {"boxes": boxes, "unsure": self.unsure[name], "pictures": self.with_label[name]}
@@ -94,10 +79,9 @@ class AnnotateResult:
             },
             "without_boxes": self.empty,
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
-            "skipped": skipped_document(self.skipped),
-            "boxes_round_several": self.groups,
             "pictures_reviewed": self.reviewed,
             "pictures_corrected": self.corrected,
+            "draft_scores": msgspec.to_builtins(self.draft_scores),
             "files": {name: list(files) for name, files in self.files.items()},
         }
 
@@ -111,15 +95,11 @@ class AnnotateResult:
         if unsure:
             unsure_boxes = count(unsure, "unsure box", "unsure boxes")
             lines.append(f"{unsure_boxes}: see `cliploc review`; --unsure exports them, too")
-        if self.groups:
-            lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         for number, what in ((self.reviewed, "reviewed"), (self.corrected, "corrected")):
             lines += [f"{count(number, 'picture')} {what}"] if number else []
-        if self.draft_scores:
-            lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
-        for name, scores in self.draft_scores.items():
-            if scores.drafts or scores.true:
-                lines.append(f"{name or 'all labels'}: {scores.in_words()}")
+        names = [name for name in self.boxes if name in self.draft_scores]
+        for name in names if len(names) == 1 else self.draft_scores:
+            lines.append(f"{name or 'all names'}, compared with corrected boxes: {self.draft_scores[name].in_words()}")
         if not boxes and len(self.failed) < self.pictures:
             editor = f"`cliploc review {self.out}`"
             lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
@@ -134,34 +114,53 @@ class AnnotateResult:
         return [("label", "drafts", "unsure", "pictures"), *lines]
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is found in a picture, and what holds."""
+
+    found: Candidates
+    chosen: Chosen
+    saved: Saved
+    unsure: bool  # whether unsure boxes hold, too
+
+    def drafts(self, unsure: bool = False) -> Candidates:
+        """Its drafts alone, best first, and its unsure boxes behind them."""
+        ids = [*self.chosen.drafts, *(self.chosen.unsure if unsure else ())]
+        return replace(self.found.take(ids), scores=self.chosen.scores[ids])
+
+    def of_drafts(self) -> Correction:
+        """The boxes that hold where a person has changed nothing."""
+        ids = self.chosen.visible(self.unsure)
+        drafts = self.found.take(ids)
+        masks = None if drafts.masks is None else list[str | None](drafts.masks)
+        return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, [*ids])
+
+    def boxes(self) -> Correction:
+        """The boxes that hold: those of a person, or the drafts."""
+        return self.saved.correction or self.of_drafts()
+
+
 class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
-    def __init__(
-        self,
-        run: LabellingRun,
-        files: Sequence[PictureFile] = (),  # however they were found: sorted as ids in exports count
-        skipped: Sequence[Skipped] | None = None,  # None: as an earlier call found it
-        unreadable: Mapping[str, str] = MappingProxyType({}),  # picture → why it cannot be read now
-    ) -> None:
-        """Shows these pictures of a run."""
-        self.run, self.out, self.root = run, run.out, Path(run.store["root"])
-        self.skipped, self.unreadable = skipped, unreadable
+    def __init__(self, run: LabellingRun, files: Sequence[PictureFile] = ()) -> None:
+        """Shows these pictures of a run, however they were found: sorted as ids in exports count."""
+        self.run, self.out, self.root = run, run.out, Path(run.root)
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
         self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.prompts.Labels.entries`
         self.names = run.names
-        self.rule = msgspec.convert(run.store["drafts"], DraftRule)  # which candidates are drafts
+        self.rule = msgspec.convert(run.drafts, DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
         self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
         self.show(files)
 
-    def at(self, run: LabellingRun) -> AnnotatedFolder:
+    def at(self, run: LabellingRun) -> Self:
         """The same pictures in another state of the run, with the rule of that."""
         if run.names != self.names:
             raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
-        other.run, other.rule = run, msgspec.convert(run.store["drafts"], DraftRule)
+        other.run, other.rule = run, msgspec.convert(run.drafts, DraftRule)
         return other
 
     @property
@@ -183,7 +182,7 @@ class AnnotatedFolder:
         """Lets what is reviewed now count for the other pictures."""
         self.__dict__.pop("prior", None)
 
-    @functools.cached_property
+    @cached_property
     def prior(self) -> Prior | None:
         """How far chances are off in this folder; None without a second look: then presence is no chance."""
         if "second_look" not in self.settings:
@@ -223,16 +222,14 @@ class AnnotatedFolder:
         presence = self.pictures[name].presence
         return presence if self.prior is None else self.prior.adjusted(presence)
 
-    def chosen(self, name: str, taught: bool = True) -> Chosen:
-        """Which of a picture's candidates are drafts, and which are unsure."""
-        return choose(self.candidates(name, taught), self.rule, self.prior)
+    def view(self, name: str) -> View:
+        """A picture as it is now."""
+        found = self.candidates(name)
+        return View(found, choose(found, self.rule, self.prior), self.saved(name), self.rule.unsure)
 
     def drafts(self, name: str, unsure: bool = False) -> Candidates:
         """A picture's drafts alone, best first, and its unsure boxes behind them."""
-        found = self.candidates(name)
-        chosen = choose(found, self.rule, self.prior)
-        ids = [*chosen.drafts, *(chosen.unsure if unsure else ())]
-        return replace(found.take(ids), scores=chosen.scores[ids])
+        return self.view(name).drafts(unsure)
 
     def annotated(self) -> list[PictureFile]:
         """The pictures that did not fail."""
@@ -241,39 +238,33 @@ class AnnotatedFolder:
     def exported(self) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, by path, as reviewed and corrected."""
         for number, file in enumerate(self.annotated(), start=1):
-            yield self.exported_picture(file, number)[0]
+            yield self._exported(file, number, self.view(file.id))
 
-    def exported_picture(self, file: PictureFile, number: int) -> tuple[AnnotatedPicture, Chosen, Candidates, Saved]:
+    def _exported(self, file: PictureFile, number: int, now: View) -> AnnotatedPicture:
         """One of these pictures. A person has seen the boxes of a corrected one: their score is 1."""
-        found, saved = self.candidates(file.id), self.saved(file.id)
-        chosen, correction = choose(found, self.rule, self.prior), saved.correction
-        if correction is None:
-            visible = chosen.visible(self.rule.unsure)
-            return self._with_drafts(file, number, found, chosen, visible), chosen, found, saved
-        count, total = len(correction.boxes), len(found.labels)
+        if (correction := now.saved.correction) is None:
+            return self._with_drafts(file, number, now, now.chosen.visible(self.rule.unsure))
+        count, total = len(correction.boxes), len(now.found.labels)
         ones = np.ones(count, np.float32)
-        picture = replace(
-            self._with_drafts(file, number, found, chosen, ()),
+        return replace(
+            self._with_drafts(file, number, now, ()),
             xyxy=np.array(correction.boxes, np.float32).reshape(-1, 4),
             score=ones,
             label=np.array(correction.labels, np.int64),
             box_ids=tuple(range(total, total + count)),  # numbers that follow those of the drafts
             groups=(False,) * count,
             certainty=ones,
-            masks=_rle(found.size_wh, correction.masks),
+            masks=_rle(now.found.size_wh, correction.masks),
         )
-        return picture, chosen, found, saved
 
-    def _with_drafts(
-        self, file: PictureFile, number: int, found: Candidates, chosen: Chosen, ids: Sequence[int]
-    ) -> AnnotatedPicture:
+    def _with_drafts(self, file: PictureFile, number: int, now: View, ids: Sequence[int]) -> AnnotatedPicture:
         """A picture with these of its candidates."""
-        boxes = found.take(ids)
+        boxes, chosen = now.found.take(ids), now.chosen
         return AnnotatedPicture(
             number,
             file.id,
             file.path,
-            found.size_wh,
+            boxes.size_wh,
             boxes.xyxy.astype(np.float32),
             chosen.scores[[*ids]].astype(np.float32),
             boxes.labels,
@@ -281,26 +272,25 @@ class AnnotatedFolder:
             tuple(boxes.several.tolist()),
             chosen.margin,
             chosen.presence[boxes.labels].astype(np.float32),
-            _rle(found.size_wh, boxes.masks),
+            _rle(boxes.size_wh, boxes.masks),
         )
+
+    def _reviewed(self) -> list[tuple[str, View]]:
+        """The pictures that a person has finished."""
+        reviewed = self.run.reviewed()
+        return [(file.id, self.view(file.id)) for file in self.annotated() if file.id in reviewed]
 
     def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
         """The drafts of the corrected pictures that are finished, with the boxes that hold."""
-        corrections = ((file.id, self.saved(file.id).correction) for file in self._reviewed())
-        return [(self.drafts(name), correction) for name, correction in corrections if correction is not None]
+        views = [now for _, now in self._reviewed()]
+        return [(now.drafts(), now.saved.correction) for now in views if now.saved.correction is not None]
 
-    def _reviewed(self) -> list[PictureFile]:
-        """The pictures that a person has finished."""
-        reviewed = self.run.reviewed()
-        return [file for file in self.annotated() if file.id in reviewed]
-
-    def draft_scores(self) -> tuple[dict[str, LabelScore], int]:
-        """How drafts did against the boxes of so many corrected pictures: of all labels as "", then of each."""
+    def draft_scores(self) -> dict[str, LabelScore]:
+        """How drafts did against the boxes of corrected pictures: of all labels as "", then of each that is there."""
         pairs = self._corrected_drafts()
-        if not pairs:
-            return {}, 0
         every, each = score_drafts(pairs, len(self.names))
-        return {"": every, **dict(zip(self.names, each, strict=True))}, len(pairs)
+        named = {name: score for name, score in zip(self.names, each, strict=True) if score.drafts or score.boxes}
+        return {"": every, **named} if pairs else {}
 
     def shares(self) -> dict[str, float]:
         """About the share of pictures with each label that the model knows by its text."""
@@ -312,110 +302,52 @@ class AnnotatedFolder:
         by_text = ~np.isnan(presence[0]) & (presence != 1).any(axis=0)
         return {name: float(share) for name, share, known in zip(self.names, chances, by_text, strict=True) if known}
 
-    def keep_promise(self, most_false: float) -> str:
-        """Raises the minimum score so that so few drafts are wrong; what is said of it."""
-        rule = self.rule
-        if rule.min_score == "auto":  # it is only raised
-            self.rule = replace(rule, min_score=MIN_SCORE)
-        pairs = self._corrected_drafts()
-        found = least_score(pairs, len(self.names), most_false)
-        if found is None:
-            self.rule = rule
-            return (
-                f"--max-false {most_false:g}: the {len(pairs):,} corrected pictures are too few for this promise, or "
-                f"too many of their drafts are wrong: --min-score stays {rule.min_score}; correct more pictures"
-            )
-        score, count, wrong = found
-        self.rule = replace(rule, min_score=score)
-        return (
-            f"--max-false {most_false:g}: drafts from a score of {score:.2f} on; of {count:,} such drafts on "
-            f"{len(pairs):,} corrected pictures {wrong:,} are wrong"
-        )
-
     def finished(self) -> dict[str, Correction]:
         """The boxes of the pictures that a person has finished: corrected ones, or drafts that hold."""
-        return {file.id: self.correction(file.id) for file in self._reviewed()}
-
-    def correction(self, name: str) -> Correction:
-        """The boxes that hold in a picture: those of a person, or the drafts."""
-        found = self.candidates(name)
-        drafts = choose(found, self.rule, self.prior).visible(self.rule.unsure)
-        return self.saved(name).correction or correction_of_drafts(found, drafts)
+        return {name: now.boxes() for name, now in self._reviewed()}
 
     def reviewed(self, file: PictureFile, number: int) -> ReviewPicture:
         """A picture as the editor shows it: all drafts, and the boxes that hold now."""
-        found, saved = self.candidates(file.id), self.saved(file.id)
-        chosen = choose(found, self.rule, self.prior)
-        correction = saved.correction or correction_of_drafts(found, chosen.visible(self.rule.unsure))
+        now = self.view(file.id)
+        found, chosen, saved = now.found, now.chosen, now.saved
         # Also those that somebody wanted under another rule.
         origins = () if saved.correction is None else saved.correction.drafts or ()
         used = [i for i in origins if i is not None and i < len(found.labels)]
-        visible = chosen.ordered([*{*chosen.drafts, *chosen.unsure, *used}])
-        drafts = self._with_drafts(file, number, found, chosen, visible)
-        return ReviewPicture(drafts, frozenset(chosen.unsure), correction, saved, self.drawn(file.id, saved.generation))
+        drafts = self._with_drafts(file, number, now, chosen.ordered([*{*chosen.drafts, *chosen.unsure, *used}]))
+        return ReviewPicture(
+            drafts, frozenset(chosen.unsure), now.boxes(), saved, self.drawn(file.id, saved.generation)
+        )
 
 
 def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:
     return tuple({"size": [size_wh[1], size_wh[0]], "counts": mask or ""} for mask in masks or ())
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a call writes besides the formats' boxes: the editor writes the same again."""
-
-    image_url: str
-    polygons: bool
-    copy: bool
-    review: int  # number of pictures of the review page
-
-
 def conclude(
     folder: AnnotatedFolder,
     formats: Sequence[Export],
-    written: Written,
+    settings: ExportSettings,
     *,
     computed: int = 0,  # number of pictures that this call annotated
     reporter: Reporter = SILENT,
 ) -> AnnotateResult:
-    """Writes the exports, the review page and the summary where they do not hold the boxes of now."""
+    """Writes the exports and the summary where they do not hold the boxes of now."""
     run, out = folder.run, folder.out
     visible = hashlib.sha256(json.dumps([[file.id, str(file.path)] for file in folder.found]).encode()).hexdigest()
-    run.change(written=asdict(written), shown=visible, drafts=asdict(folder.rule))
-    if folder.skipped is not None:  # else it is the editor, which has the pictures of the last call
-        names = folder.pictures.keys() - {file.id for file in folder.found} - folder.unreadable.keys()
-        run.store["left_out"] = sorted(name for name in names if (folder.root / name).is_file())
-        run.store["skipped"], run.store["unreadable"] = list(folder.skipped), dict(folder.unreadable)
+    run.change(written=asdict(settings), visible=visible, drafts=asdict(folder.rule))
+    run.exports = {**{form.name: 0 for form in formats}, **run.exports}  # also of a call that is killed now
+    settings = replace(settings, names=run.names)
     with run.snapshot() as state:
         now, changes = folder.at(state), state.changes
-        now.skipped = [Skipped(*one) for one in state.store["skipped"]]
-        made_by = f"cliploc {__version__} {now.settings['model']} {now.settings['method']}"
-        settings = ExportSettings(now.names, made_by, written.image_url, now.masks, written.polygons, written.copy)
-
-        def update(name: str, outputs: Sequence[str], write: Callable[[], None]) -> None:
-            if state.exports.get(name) != changes or not all((out / output).exists() for output in outputs):
-                reporter.phase(f"writing {name}")
-                write()
-                run.exported(name, changes)
-
-        files = {form.name: form.outputs for form in formats}
         for form in formats:
-            update(form.name, form.outputs, functools.partial(form.write_all, now.exported, settings, out))
-        if written.review:
-            files["review"] = ("review.html",)
-            update("review.html", files["review"], functools.partial(_write_page, now, settings, written.review))
-        result = _counted(now, files, computed)
+            if state.exports[form.name] != changes or not all((out / output).exists() for output in form.outputs):
+                reporter.phase(f"writing {form.name}")
+                form.write(now.exported, settings, out)
+                run.exports = {**run.exports, form.name: changes}
+        result = _counted(now, {form.name: form.outputs for form in formats}, computed)
         write_learnt(out, state.learnt())
-        _write_scores(out, result)
-        write_json(out / "summary.json", {**result.document(), "left_out": state.store["left_out"]})
+        write_json(out / "summary.json", result.document())
     return result
-
-
-def _write_page(folder: AnnotatedFolder, settings: ExportSettings, most: int) -> None:
-    good = [(file, number) for number, file in enumerate(folder.annotated(), start=1)]
-    # The least certain first; pictures reviewed before come last.
-    good.sort(key=lambda pair: (folder.saved(pair[0].id).status != "none", folder.chosen(pair[0].id).margin))
-    pictures = [folder.reviewed(file, number) for file, number in good[:most]]
-    write_review(folder.out / "review.html", pictures, settings.names, folder.id, len(folder.found), settings.masks)
 
 
 def write_learnt(out: Path, content: bytes | None) -> None:
@@ -429,54 +361,51 @@ def write_learnt(out: Path, content: bytes | None) -> None:
 
 def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], computed: int) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
-    empty = groups = reviewed = corrected = 0
-    for number, file in enumerate(folder.annotated(), start=1):
-        picture, chosen, found, saved = folder.exported_picture(file, number)
-        labels = Counter(folder.names[label] for label in picture.label.tolist())
+    empty = reviewed = corrected = 0
+    for file in folder.annotated():
+        now = folder.view(file.id)
+        labels = Counter(folder.names[label] for label in now.boxes().labels)
         boxes.update(labels)
         with_label.update(labels.keys())
         empty += not labels
-        groups += sum(picture.groups)
-        reviewed += saved.status != "none"
-        corrected += saved.correction is not None
-        if saved.correction is None:
-            unsure.update(folder.names[found.labels[i]] for i in {*chosen.unsure} - {*picture.box_ids})
-    scores, scored = folder.draft_scores()
+        reviewed += now.saved.status != "none"
+        corrected += now.saved.correction is not None
+        if now.saved.correction is None and not folder.rule.unsure:
+            unsure.update(folder.names[label] for label in now.found.labels[[*now.chosen.unsure]])
     failed = {file.id: why for file in folder.found if (why := folder.pictures[file.id].error) is not None}
     return AnnotateResult(
         out=folder.out,
-        pictures=len(folder.found) + len(folder.unreadable),
+        pictures=len(folder.found) + len(folder.run.unreadable),
         boxes={name: boxes[name] for name in folder.names},
         unsure={name: unsure[name] for name in folder.names},
         with_label={name: with_label[name] for name in folder.names},
         empty=empty,
-        failed={**folder.unreadable, **failed},
-        groups=groups,
+        failed={**folder.run.unreadable, **failed},
         reviewed=reviewed,
         files=files,
         computed=computed,
-        skipped=folder.skipped or (),
-        run=folder.id,
         corrected=corrected,
-        draft_scores=scores,
-        scored=scored,
+        draft_scores=folder.draft_scores(),
     )
 
 
-def _write_scores(out: Path, result: AnnotateResult) -> None:
-    """Writes draft_scores.json where it is not up to date; without corrected pictures there is none."""
-    path = out / "draft_scores.json"
-    if not result.draft_scores:
-        path.unlink(missing_ok=True)
-        return
-    documents = {name: scores.document() for name, scores in result.draft_scores.items()}
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "pictures": result.scored,
-            "iou": IOU,
-            "all": documents.pop(""),
-            "labels": documents,
-        },
-    )
+def reviewed_pictures(out: Path) -> PromptedDataset:
+    """The pictures of an annotation that a person has reviewed, each asked for all labels of the run."""
+    pictures, problems = [], []
+    with LabellingRun.open(out) as run:
+        folder = AnnotatedFolder(run)
+        folder.show([PictureFile(name, folder.root / name) for name in folder.pictures])
+        finished, texts = folder.finished(), prompts.parse(folder.labels)
+    for file in folder.annotated():
+        if file.id not in finished:
+            continue
+        if content_digest(file) != folder.pictures[file.id].checksum:
+            problems.append(Problem("missing picture", file.id, "moved, or replaced since it was annotated: left out"))
+            continue
+        correction, names = finished[file.id], tuple(range(len(texts)))
+        boxes = {label: np.array(correction.boxes_of(label), np.float32) for label in sorted({*correction.labels})}
+        pictures.append(PromptedPicture(file.id, file.path, folder.pictures[file.id].size_wh, names, boxes))
+    if not pictures:
+        raise UsageError(f"expected reviewed pictures in {out}, found none: review some with cliploc review {out}")
+    classes = tuple(ClassName(words[0], words) for words in texts.synonyms)
+    return PromptedDataset("reviewed", out, "reviewed", "tune", classes, tuple(pictures), tuple(problems))

@@ -1,34 +1,28 @@
 """The worker of an annotation: it computes all candidates for drafts of each picture."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import tee
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, features_of, score_of, share_of_peak
+from cliploc.boxes import BoxRule, share_of_peak
 from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.prepare import Request, Result
+from cliploc.find import prepare, prompts
 from cliploc.find.presence import VERSION as BANK_VERSION
-from cliploc.find.prompts import Labels
-from cliploc.images.geometry import Frame
-from cliploc.images.rle import encode
+from cliploc.images import geometry, rle
 from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
-from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
-from cliploc.runs.labelling import Candidate, Found
-from cliploc.runs.picture_files import PictureFile, digested
+from cliploc.runs import engine, picture_files
+from cliploc.runs.label_store import Candidate, Found
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes, FloatArray
 
-Groups = Literal["keep", "split", "drop"]
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
 RESERVED = {"background", "text_cache"}  # options that `annotate` sets itself
 
@@ -38,15 +32,14 @@ class AnnotateWorker:
 
     def __init__(
         self,
-        labels: Labels,  # names and background
+        labels: prompts.Labels,  # names and background
         options: Options,  # of `Localizer`; scores and numbers of boxes are those of drafts, which are chosen later
-        groups: Groups = "keep",  # whether a box of several things is marked and reviewed first, split or dropped
         least: float | None = None,  # the least presence that any call asks for; None: the usual
         masks: bool = False,  # whether each box has its mask
         # whether lessons are stored, so that the folder can be taught; None: where the model's recipe allows it
         teach: bool | None = None,
     ) -> None:
-        self._entries, self._groups, self._masks = list(labels.entries), groups, masks
+        self._entries, self._masks = list(labels.entries), masks
         by_recipe = options.method is None and options.head is None
         second_look = by_recipe if options.second_look is None else options.second_look
         if second_look and least != 0:  # its gate is always the usual one, so that the presence can be changed
@@ -80,20 +73,18 @@ class AnnotateWorker:
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
-        settings = {**self.localizer.describe(), "groups": self._groups}
-        if not (self.localizer.calibrated or "second_look" in settings):
-            settings["presence_bank"] = BANK_VERSION
+        settings = {"first_look": BANK_VERSION, **self.localizer.describe()}
         if self._masks:
             settings["masks"] = True
         return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
         """Yields the parts of shards, in order."""
         notes = list[str]()
-        digested_shards, fed = tee(digested(shards))
+        digested_shards, fed = tee(picture_files.digested(shards))
         results = self.localizer.run(
-            (Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
-            reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=collect_halved(notes)),
+            (prepare.Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
+            reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=engine.collect_halved(notes)),
             absent_maps=False,
             presence=True,
             lessons=self._teach,
@@ -107,16 +98,16 @@ class AnnotateWorker:
                         reporter.images(1)
                 except KeyboardInterrupt:
                     if found:  # what was computed is not lost
-                        yield Part(shard.index, found, tuple(notes))
+                        yield engine.Part(shard.index, found, tuple(notes))
                     raise
-                yield Part(shard.index, found, tuple(notes))
+                yield engine.Part(shard.index, found, tuple(notes))
                 notes.clear()
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(failure_reason(error)) from error
+            raise ModelError(engine.failure_reason(error)) from error
         finally:
             results.close()
 
-    def _outcome(self, picture: PictureFile, digest: str, results: Iterator[Result]) -> Found:
+    def _outcome(self, picture: picture_files.PictureFile, digest: str, results: Iterator[prepare.Result]) -> Found:
         """What is in a picture, whose result comes next."""
         if (result := next(results)).error is not None:
             reason = str(result.error)
@@ -143,7 +134,7 @@ class AnnotateWorker:
         masks: dict[int, str] = {}
         if self._masks:  # as COCO's compressed counts
             ordered = replace(result, boxes=boxes.where(order))
-            masks = {index: encode(mask)["counts"] for index, mask in ordered.box_masks()}
+            masks = {index: rle.encode(mask)["counts"] for index, mask in ordered.box_masks()}
         columns = (
             boxes.label[order].tolist(),
             boxes.xyxy[order].astype(float).round(2).tolist(),
@@ -170,36 +161,22 @@ class AnnotateWorker:
         boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             of_name, rule = every.where(every.label == p), self.localizer.box_rule
-            made = grouped(result.frame, result.maps[p], (of_name.xyxy, of_name.score), p, rule, self._groups)
+            made = candidates_of(result.frame, result.maps[p], of_name.xyxy, of_name.score, p, rule)
             boxes += [box for number, box in enumerate(made) if number == 0 or box.fit >= LEAST_FIT]
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
         return Boxes(xyxy, fit, label, result.names), np.array([box.several for box in boxes], bool)
 
 
-def grouped(
-    frame: Frame,
-    heat: FloatArray,
-    boxes: tuple[FloatArray, FloatArray],
-    label: int,
-    rule: BoxRule,
-    mode: str,
+def candidates_of(
+    frame: geometry.Frame, heat: FloatArray, xyxy: FloatArray, fits: FloatArray, label: int, rule: BoxRule
 ) -> list[Candidate]:
-    """One name's boxes `[n, 4]` of map `[H, W]`, best first; those of several things kept, split or dropped."""
+    """One name's boxes `[n, 4]` of map `[H, W]`, best first; those that seem to contain several things are marked."""
     x0, y0, x1, y1 = frame.visible_xyxy
     visible, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
     tau = share_of_peak(visible, rule.threshold)
     candidates: list[Candidate] = []
-    for box, fit, around in zip(*boxes, around_others(boxes[0]), strict=True):
-        parts = split_region(visible, frame.to_input(box[None])[0] - corner, tau)
-        if mode == "keep" or not (around or parts):
-            candidates.append(Candidate(label, tuple(box.tolist()), float(fit), float(fit), bool(around or parts)))
-        elif mode == "split" and not around:  # the things in a box around others have their own boxes already
-            parts_on_map = np.stack([part for part, _ in parts])
-            of_parts = score_of(features_of(visible, parts_on_map, rule))
-            candidates += [
-                Candidate(label, tuple(part.tolist()), float(part_fit), float(part_fit), False)
-                for part, part_fit in zip(frame.to_original(parts_on_map + corner), of_parts, strict=True)
-                if (part[2:] > part[:2]).all()
-            ]
+    for box, fit, around in zip(xyxy, fits.tolist(), around_others(xyxy), strict=True):
+        several = bool(around) or bool(split_region(visible, frame.to_input(box[None])[0] - corner, tau))
+        candidates.append(Candidate(label, tuple(box.tolist()), fit, fit, several))
     return sorted(candidates, key=lambda candidate: -candidate.fit)

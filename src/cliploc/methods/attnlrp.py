@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, Needs, NotNegative, saliency
-from cliploc.methods._infra.attention import patches_of
+from cliploc.methods import Context, Needs, NotNegative, batched_gradients, leaf, patches_of, saliency
 from cliploc.methods._infra.backward import ATTN_LRP, CONSTANT_ATTENTION, Backward, Rule, gamma_rule
-from cliploc.methods._infra.gradients import batched_gradients, leaf
 
 FIRST = Fraction(0)  # the first block
 

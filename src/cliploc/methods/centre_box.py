@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, baseline
-from cliploc.methods._infra.attention import for_every_prompt
+from cliploc.methods import Context, baseline, for_every_prompt
 
 SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 

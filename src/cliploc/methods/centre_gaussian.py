@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from cliploc.methods import Context, baseline
-from cliploc.methods._infra.attention import for_every_prompt
+from cliploc.methods import Context, baseline, for_every_prompt
 from cliploc.methods.centre_box import centre_distances
 
 SIGMA = 0.25  # standard deviation as a share of the input's sides

@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, DenseReading, Needs, saliency
-from cliploc.methods._infra.attention import dense_cosine, self_attention
+from cliploc.methods import Context, Count, DenseReading, Needs, dense_cosine, saliency, self_attention
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
 

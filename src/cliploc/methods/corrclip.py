@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, DenseReading, Needs, patch_cosines
-from cliploc.methods._infra.attention import patches_of
+from cliploc.methods import Context, DenseReading, Needs, patch_cosines, patches_of
 from cliploc.methods.proxyclip import on_guides_grid
 
 LOWER = {12: 5, 24: 12, 32: 28}  # depth → how many of the lower blocks the spatial branch averages; else depth − 4

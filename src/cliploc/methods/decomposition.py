@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from cliploc.methods import Context, Count, Needs, saliency
-from cliploc.methods._infra.attention import patches_of
+from cliploc.methods import Context, Count, Needs, patches_of, saliency
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, leaf
 
 BLOCKS = 4  # the authors' late blocks, whose direct effects matter

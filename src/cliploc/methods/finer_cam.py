@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, FromEnd, NotNegative
-from cliploc.methods._infra.gradients import gradient_cam
+from cliploc.methods import Context, Count, FromEnd, NotNegative, gradient_cam
 from cliploc.methods.grad_cam import grad_cam
 
 

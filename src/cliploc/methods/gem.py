@@ -7,8 +7,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, Count, DenseReading, Needs, Positive, patch_cosines
-from cliploc.methods._infra.attention import attend, dense_cosine
+from cliploc.methods import Context, Count, DenseReading, Needs, Positive, attend, dense_cosine, patch_cosines
 
 Iterations: TypeAlias = Annotated[int, Meta(ge=0)]
 DEPTH = 6  # blocks that gem_torch edits by default

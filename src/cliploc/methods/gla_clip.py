@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, Count, DenseReading, Needs, patch_cosines
-from cliploc.methods._infra.attention import dense_cosine, softmax_from_zero
+from cliploc.methods import Context, Count, DenseReading, Needs, dense_cosine, patch_cosines, softmax_from_zero
 from cliploc.methods.proxyclip import resized_values
 
 

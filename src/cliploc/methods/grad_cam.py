@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, FromEnd
-from cliploc.methods._infra.gradients import gradient_cam, map_gradients, normed_gradients
+from cliploc.methods import Context, FromEnd, gradient_cam, map_gradients, normed_gradients
 
 
 @gradient_cam(

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, FromEnd, Positive
-from cliploc.methods._infra.gradients import gradient_cam, map_gradients
+from cliploc.methods import Context, FromEnd, Positive, gradient_cam, map_gradients
 
 
 @gradient_cam(

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import AttentionRule, Context, DenseReading, Needs, saliency
-from cliploc.methods._infra.attention import attend, patches_of
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, attend, patches_of, saliency
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
 from cliploc.towers.tower import join_heads, split_heads
 

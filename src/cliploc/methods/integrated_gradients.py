@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, saliency
-from cliploc.methods._infra.gradients import on_grid, pixel_gradients
+from cliploc.methods import Context, Count, on_grid, pixel_gradients, saliency
 
 Empty: TypeAlias = Literal["mean", "black"]
 

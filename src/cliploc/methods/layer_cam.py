@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Needs, Stages
-from cliploc.methods._infra.gradients import gradient_cam, map_gradients
-from cliploc.methods._infra.maps import on_finest
+from cliploc.methods import Context, Needs, Stages, gradient_cam, map_gradients, on_finest
 
 GAMMA = 2.0  # the paper's scale coefficient of the fusion
 

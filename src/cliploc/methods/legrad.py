@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Blocks, Context, Needs, saliency
-from cliploc.methods._infra.attention import blocks_of, last_blocks, patches_of
+from cliploc.methods import BlockEnd, Blocks, Context, Needs, blocks_of, last_blocks, patches_of, saliency
 from cliploc.methods._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
-from cliploc.towers.tower import BlockEnd
 
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 

@@ -5,10 +5,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, Needs, Positive, saliency
-from cliploc.methods._infra.attention import patches_of
+from cliploc.methods import Context, Count, Needs, Positive, block_at, patches_of, saliency
 from cliploc.methods._infra.gradients import HALF_PRECISION_SCALE, differentiable
-from cliploc.towers.tower import block_at
 
 LATE = Fraction(5, 6)  # after block 10 of 12: the authors' `vlayer` 9 counts from 0
 START = 5.0  # of α: at first almost everything passes

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from cliploc.methods import Context, DenseReading, patch_cosines
-from cliploc.methods._infra.attention import dense_cosine
+from cliploc.methods import Context, DenseReading, dense_cosine, patch_cosines
 
 
 @patch_cosines(

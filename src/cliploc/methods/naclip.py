@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from cliploc.methods import Context, DenseReading, Positive, patch_cosines
-from cliploc.methods._infra.attention import dense_cosine, neighbourhood, self_attention
+from cliploc.methods import Context, DenseReading, Positive, dense_cosine, neighbourhood, patch_cosines, self_attention
 
 
 @patch_cosines(

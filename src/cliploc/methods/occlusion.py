@@ -8,8 +8,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, saliency
-from cliploc.methods._infra.masked import perturbed_embeddings
+from cliploc.methods import Context, perturbed_embeddings, saliency
 
 Side: TypeAlias = Annotated[float, Meta(ge=0.05, le=1)]  # at least 39×39 windows
 

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, Needs, patch_cosines
-from cliploc.methods._infra.attention import patches_of
+from cliploc.methods import Context, Needs, patch_cosines, patches_of
 
 
 @patch_cosines(

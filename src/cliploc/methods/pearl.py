@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, DenseReading, NotNegative, patch_cosines
-from cliploc.methods._infra.attention import attend, dense_cosine
+from cliploc.methods import Context, DenseReading, NotNegative, attend, dense_cosine, patch_cosines
 
 STEPS = 5  # of Newton–Schulz, in the authors' code
 EPSILON = 1e-6  # added to the diagonal before them

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import AttentionRule, Context, DenseReading, Needs, patch_cosines
-from cliploc.methods._infra.attention import dense_cosine
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, dense_cosine, patch_cosines
 
 
 @patch_cosines(

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, DenseReading, Positive, patch_cosines
+from cliploc.methods import Context, DenseReading, Positive, patch_cosines, split_heads
 from cliploc.methods._infra.attention import attend, cosines, patches_of, softmax_from_zero
-from cliploc.towers.tower import split_heads
 
 
 @patch_cosines(

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, baseline
-from cliploc.methods._infra.attention import for_every_prompt
+from cliploc.methods import Context, baseline, for_every_prompt
 
 CELLS = 14  # along each side: patches of 16 pixels at 224, about the grids of the towers
 

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, FromEnd, Needs, saliency
-from cliploc.methods._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
+from cliploc.methods import QUERIED, Context, FromEnd, Needs, class_attention, for_every_prompt, patches_of, saliency
 
 
 @saliency(

@@ -6,9 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import Meta
 from torch import Tensor
 
-from cliploc.methods import Context, FromEnd, Needs
-from cliploc.methods._infra.gradients import gradient_cam
-from cliploc.methods._infra.maps import min_max, on_finest
+from cliploc.methods import Context, FromEnd, Needs, gradient_cam, min_max, on_finest
 from cliploc.methods.grad_cam import grad_cam
 from cliploc.methods.grad_cam_pp import grad_cam_pp
 from cliploc.methods.layer_cam import layer_cam

@@ -5,9 +5,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, DenseReading, Needs, Positive, Share, patch_cosines
+from cliploc.methods import Context, DenseReading, Needs, Positive, Share, block_at, patch_cosines
 from cliploc.methods._infra.attention import dense_cosine, neighbourhood, self_attention
-from cliploc.towers.tower import block_at
 
 BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
 

@@ -8,8 +8,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Context, saliency
-from cliploc.methods._infra.masked import perturbed_embeddings
+from cliploc.methods import Context, perturbed_embeddings, saliency
 
 CELLS = 8  # cells of a mask, along each side
 VISIBLE = 0.5  # probability that a cell shows the picture
@@ -24,7 +23,7 @@ Budget: TypeAlias = Annotated[int, Meta(ge=16)]
     family="perturbation",
     threshold=0.35,
 )
-def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor:  # [B, P, h, w]
+def rise(ctx: Context, budget: Budget = 2000) -> Tensor:  # [B, P, h, w]
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
     A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
@@ -33,11 +32,10 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
 
     The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
     places are masks by more masks than others: that would outweigh the picture. With many masks the mean changes the
-    map only by a constant. `Localization.notes` gives the map's standard error as a share of its range.
+    map only by a constant.
 
     Args:
         budget: N, how many masks.
-        published: whether the mean score is kept, as in the paper.
     """
     height, width = ctx.images.shape[-2:]
     chance = torch.Generator().manual_seed(SEED)
@@ -52,18 +50,8 @@ def rise(ctx: Context, budget: Budget = 2000, published: bool = False) -> Tensor
         pooled = [F.adaptive_avg_pool2d(_masks(chunk, height, width), ctx.trace.grid) for chunk in chunks]
         seen = torch.cat(pooled).flatten(1)  # [N, h·w]
         scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
-        if not published:
-            scores = scores - scores.mean(dim=-1, keepdim=True)
+        scores = scores - scores.mean(dim=-1, keepdim=True)
         maps = scores @ seen / (budget * VISIBLE)  # [B, P, h·w]
-        if ctx.note is not None:  # of each picture the prompt with the largest error
-            masks = seen if published else seen - seen.mean(dim=0)
-            each = maps if published else scores @ masks / (budget * VISIBLE)  # mean over masks of score · mask / 0.5
-            squared = scores.square() @ masks.square() / (budget * VISIBLE**2)
-            error = ((squared - each.square()).clamp(min=0) / budget).sqrt().mean(dim=-1)  # [B, P]
-            span = maps.amax(dim=-1) - maps.amin(dim=-1)
-            shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
-            for b, share in enumerate(shares.amax(dim=1).tolist()):
-                ctx.note(b, f"{budget} random masks: standard error of the map {min(share, 1.0):.2f} of its range")
     return maps.reshape(*maps.shape[:2], *ctx.trace.grid)
 
 

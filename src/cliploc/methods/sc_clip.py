@@ -9,9 +9,8 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import AttentionRule, Context, DenseReading, Needs, patch_cosines
+from cliploc.methods import AttentionRule, Context, DenseReading, Needs, block_at, patch_cosines
 from cliploc.methods._infra.attention import attend, cosines, patches_of, softmax_from_zero
-from cliploc.towers.tower import block_at
 
 LEVELS = tuple(Fraction(twelfth, 12) for twelfth in range(4, 11))  # blocks 4–10 of 12
 EARLY, MIDDLE = Fraction(1, 3), Fraction(3, 4)  # blocks 4 and 9

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from cliploc.methods import Context, DenseReading, patch_cosines
-from cliploc.methods._infra.attention import dense_cosine, self_attention
+from cliploc.methods import Context, DenseReading, dense_cosine, patch_cosines, self_attention
 
 
 @patch_cosines(

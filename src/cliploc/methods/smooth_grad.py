@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, NotNegative, saliency
-from cliploc.methods._infra.gradients import on_grid, pixel_gradients
+from cliploc.methods import Context, Count, NotNegative, on_grid, pixel_gradients, saliency
 
 SEED = 0
 

@@ -3,21 +3,11 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context, Count, FromEnd, Positive
-from cliploc.methods._infra.masked import SOFTER, channel_maps, masked_cam, masked_embeddings
+from cliploc.methods import SOFTER, Context, FromEnd, Positive, masked_cam, masked_embeddings
 
 
-@masked_cam(
-    "vl_score",
-    title="VL-Score",
-    paper="Gao & Wang 2022, VL-Score",
-)
-def vl_score(
-    ctx: Context,
-    temperature: Positive | None = None,
-    block: FromEnd = -1,
-    components: Count | None = None,
-) -> Tensor:  # [B, P, h, w]
+@masked_cam("vl_score", title="VL-Score", paper="Gao & Wang 2022, VL-Score")
+def vl_score(ctx: Context, temperature: Positive | None = None, block: FromEnd = -1) -> Tensor:  # [B, P, h, w]
     """map_t = Σ_k w_tk A_k over the channels k with score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
 
     w_t is the softmax of score_tk / temperature over these channels alone; masks, options and forward passes are those
@@ -28,9 +18,8 @@ def vl_score(
     and threshold were chosen on the tuning pictures (docs/studies/performance.md). No public package has the method.
     """
     temperature = temperature or SOFTER / ctx.backbone.logit_scale
-    maps = channel_maps(ctx, block, components)
-    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
+    scores, baseline = masked_embeddings(ctx, block).scores(ctx.text)  # [B, P, C], [B, P, 1]
     worse = scores <= baseline
     weights = (scores / temperature).masked_fill(worse, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN if all are worse
     weights = weights.masked_fill(worse, 0)
-    return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())
+    return torch.einsum("bpc,bchw->bphw", weights, ctx.trace.features[block].float())

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Context
-from cliploc.methods._infra.gradients import gradient_cam, map_gradients
+from cliploc.methods import Context, gradient_cam, map_gradients
 
 
 @gradient_cam(

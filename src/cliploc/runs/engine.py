@@ -54,11 +54,10 @@ class Ready:
 
     def __call__(self) -> Worker:
         """The worker."""
-        worker, self._worker = self._worker, None
-        return worker if worker is not None else self._make()
+        return self._worker or self._make()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_worker": None}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ready, (self._make,)
 
 
 class Engine(Protocol):

@@ -13,24 +13,16 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cliploc.errors import UsageError
+from cliploc.formats import exports
 from cliploc.images.reading import SUFFIXES
 from cliploc.options import short
-from cliploc.runs.engine import Shard
-from cliploc.runs.labelling import files_of_run
-from cliploc.runs.samples import LabelledPicture, PromptedPicture
-from cliploc.runs.store import FILE
+from cliploc.runs import engine, samples, store
 from cliploc.support.documents import lines_of
 from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, user_path
 from cliploc.values import Sample
 
 LISTS = (".txt", ".lst", ".list")
-NO_PICTURE, RESULTS, CLOSED = "does not have a picture's extension", "lies in a folder of results", "cannot be read"
-# Reason → its text for one file, and for several.
-REASONS = {
-    NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
-    RESULTS: ("file or folder of results", "files or folders of results"),
-    CLOSED: ("folder that cannot be read", "folders that cannot be read"),
-}
+NO_PICTURE, RESULTS, CLOSED = "without a picture's extension", "of results", "that cannot be read"
 IN_NOTE = 5  # skipped files that a note names
 READERS = 4  # files read at the same time
 
@@ -66,15 +58,12 @@ class FoundPictures:
 
     def skipped_note(self) -> str | None:
         """One line on what was skipped; None if nothing was."""
-        if not self.skipped:
-            return None
         parts = []
-        for reason, (single, several) in REASONS.items():
+        for reason in (NO_PICTURE, RESULTS, CLOSED):
             if names := [each.file for each in self.skipped if each.reason == reason]:
-                what = f"1 {single}" if len(names) == 1 else f"{len(names):,} {several}"
                 more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
-                parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
-        return f"skipped in {self.root}: {'; '.join(parts)}"
+                parts.append(f"{len(names):,} {reason}: {', '.join(names[:IN_NOTE])}{more}")
+        return f"skipped in {self.root}: {'; '.join(parts)}" if parts else None
 
 
 def find_pictures(where: AnyPath | Sequence[AnyPath], out: Path | None = None) -> FoundPictures:
@@ -143,9 +132,9 @@ def _matches(root: Path, pattern: Path) -> Iterator[Path | Skipped]:
 
 
 def _of_results(folder: Path) -> bool:
-    """Whether a folder is an annotation's, or one that it wrote: links to pictures are annotated already."""
-    above = folder.parent
-    return (folder / FILE).is_file() or ((above / FILE).is_file() and folder.name in files_of_run(above))
+    """Whether a folder is an annotation's, or an export in one: links to pictures are annotated already."""
+    written = (folder.parent / store.FILE).is_file() and any(folder.name in form.outputs for form in exports)
+    return written or (folder / store.FILE).is_file()
 
 
 def _in_results(root: Path, folder: Path) -> bool:
@@ -184,14 +173,14 @@ def bad_name(name: str) -> str | None:
     return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
-SampleLike: TypeAlias = Sample | LabelledPicture | PromptedPicture | PictureFile
+SampleLike: TypeAlias = Sample | samples.LabelledPicture | samples.PromptedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
-    if isinstance(sample, LabelledPicture):
+    if isinstance(sample, samples.LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile | PromptedPicture):
+    if isinstance(sample, PictureFile | samples.PromptedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 
@@ -224,7 +213,7 @@ def content_digest(sample: SampleLike) -> str:
     return digest.hexdigest()
 
 
-def digested(shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[str]]]:
+def digested(shards: Iterable[engine.Shard]) -> Iterator[tuple[engine.Shard, list[str]]]:
     """Shards with the digests of their samples, in order, which are computed before these are decoded."""
     with ThreadPoolExecutor(READERS, "cliploc-digest") as pool:
         for shard in shards:

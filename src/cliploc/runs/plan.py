@@ -1,7 +1,5 @@
 """The plan of a benchmark: a grid of models, prompts, methods and box rules, expanded to a list of settings."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
@@ -133,7 +131,7 @@ def _in_words(value: object) -> str:
     return value.model if isinstance(value, ModelSetup) else "the method's own" if value is None else f"{value}"
 
 
-def as_setting(localizer: Localizer) -> tuple[ModelSetup, Setting]:
+def as_setting(localizer: "Localizer") -> tuple[ModelSetup, Setting]:
     """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
     options = localizer.options
     taken: dict[str, Any] = {"recipe": None, "method": None, "method_options": {}, "threshold": None}

@@ -20,7 +20,7 @@ NO_CLUSTER = (
     "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, "
     "set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token, or leave --address out"
 )
-NOT_STARTED = "Ray could not start on this machine ({}): run the same command again, or use --engine local"
+NOT_STARTED = "Ray could not start on this machine ({1}): run the same command again, or use --engine local"
 ATTEMPTS = 4  # at one shard; if a shard ends every worker, for example by lack of memory, the run must end
 
 
@@ -125,7 +125,6 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics without the user's consent
-    options = {"include_dashboard": False} if address is None else {}
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():  # Ray itself would try for minutes at an address that does not answer
         try:
@@ -133,12 +132,15 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         except OSError as error:
             raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else {"include_dashboard": False}),
+        )
     except Exception as error:  # Ray raises it itself where a node does not start in time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(
-            NOT_STARTED.format(reason) if address is None else NO_CLUSTER.format(address, reason)
-        ) from error
+        raise UsageError((NO_CLUSTER if address else NOT_STARTED).format(address, reason)) from error
     try:
         yield
     finally:
@@ -147,14 +149,14 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 def _pool(ray: Any, threads: int) -> tuple[int, int, int]:
     """The number of workers that fit, and the processors and GPUs of each."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
+    resources = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
+    gpus = sum(int(machine.get("GPU", 0)) for machine in resources)
     if gpus:
         return gpus, 1, 1  # the processor only feeds the GPU
-    most = max(int(machine.get("CPU", 0)) for machine in machines)
-    if most < threads:
+    processors = [int(machine.get("CPU", 0)) for machine in resources]
+    if max(processors) < threads:
         raise UsageError(
-            f"expected a machine with {threads} processors for a worker, the largest of the cluster offers {most}: "
-            f"use --threads {max(most, 1)}"
+            f"expected a machine with {threads} processors for a worker, the largest of the cluster offers "
+            f"{max(processors)}: use --threads {max(1, *processors)}"
         )
-    return sum(int(machine.get("CPU", 0)) // threads for machine in machines), threads, 0
+    return sum(count // threads for count in processors), threads, 0

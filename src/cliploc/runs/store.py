@@ -4,14 +4,11 @@ SQLite's transactions are the only mechanism: a batch of pictures, a person's sa
 not at all. Readers see the state before or after a transaction, also while another process writes.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import platform
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +16,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
 
 from cliploc.errors import CliplocError, UsageError
 
@@ -37,18 +36,31 @@ class DiskFullError(CliplocError):
     """The disk is full. What was committed is kept, and the same command goes on."""
 
 
+class Entry(Generic[T]):
+    """An entry of the table `run`, as an attribute of an object with a `store`."""
+
+    def __init__(self, kind: Any, default: T) -> None:
+        self._kind, self._default = kind, default
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._key = name
+
+    def __get__(self, run: Any, _: type | None = None) -> T:
+        value = run.store.get(self._key)
+        made: T = self._default if value is None else msgspec.convert(value, self._kind)
+        return made
+
+    def __set__(self, run: Any, value: T) -> None:
+        run.store[self._key] = msgspec.to_builtins(value)
+
+
 class Store:
     """The file of a run. Threads may share it; any number of processes may have it open."""
 
     def __init__(self, path: Path, kind: str, version: int, tables: Iterable[str] = ()) -> None:
-        """Opens a run's file, or makes it with these tables.
+        """Opens the file of a run of this kind and version, or makes it with these tables.
 
-        Args:
-            path: the file.
-            kind: what the run does, such as "annotate"; a file of another kind is refused.
-            version: the version of the tables; a file of another version is refused.
-            tables: CREATE statements of a new file. Without any, the file must be there, and one that cannot be written
-                is opened to be read.
+        Without any tables the file must be there, and one that cannot be written is opened to be read.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -98,7 +110,7 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,9 +137,9 @@ class Store:
                 self._depth -= 1
 
     @contextmanager
-    def snapshot(self) -> Iterator[Store]:
+    def snapshot(self) -> Iterator[Self]:
         """The file as it is now, on a connection of its own, however others go on writing."""
-        other = object.__new__(Store)
+        other = object.__new__(type(self))
         other.path, other._lock, other._depth = self.path, threading.RLock(), 0
         with ExitStack() as ending, self._errors():
             other._db = other._opened(new=False)
@@ -171,10 +183,9 @@ class Store:
         return default if row is None else json.loads(row[0])
 
     def __getitem__(self, key: str) -> Any:
-        row = self.row("SELECT value FROM run WHERE key = ?", key)
-        if row is None:
+        if (value := self.get(key)) is None:
             raise KeyError(key)
-        return json.loads(row[0])
+        return value
 
     def __setitem__(self, key: str, value: Any) -> None:
         text = json.dumps(value, allow_nan=False, default=str)
@@ -272,18 +283,13 @@ def differences_of(stored: Any, requested: Any, where: str = "") -> list[str]:
         return found
     if stored == requested:
         return []
+    both = [stored, requested]
     if isinstance(stored, list) and isinstance(requested, list):  # long ones may differ in one entry
-        of_one = [one for one in stored if one not in requested], [one for one in requested if one not in stored]
-        texts = [", ".join(json.dumps(one, ensure_ascii=False) for one in entries) for entries in of_one]
-        parts = [f"{_short(text)} only {way}" for text, way in zip(texts, ("there", "asked for"), strict=True) if text]
-        if parts or len(stored) == len(requested):
-            return [f"{where}: {', '.join(parts) or 'in another order'}"]
-    texts = [json.dumps(value, ensure_ascii=False) for value in (stored, requested)]
-    return [f"{where}: {_short(texts[0])} there, {_short(texts[1])} asked for"]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}…"
+        both = [[value for value in one if value not in other] for one, other in (both, both[::-1])]
+        both = [stored, requested] if both == [[], []] else both
+    texts = [json.dumps(value, ensure_ascii=False) for value in both]
+    there, asked = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
+    return [f"{where}: {there} there, {asked} asked for"]
 
 
 def session() -> dict[str, Any]:
@@ -292,28 +298,11 @@ def session() -> dict[str, Any]:
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "command": sys.argv,
-        "versions": versions,
-        "machine": {
-            "node": platform.node(),
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
+    machine = {
+        "node": platform.node(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
     }
-
-
-def _commit() -> str | None:
-    """The commit of the git checkout that this package is in; None if it is not in one."""
-    file = Path(__file__).resolve()
-    git = ["git", "-C", str(file.parent)]
-    try:
-        if subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, timeout=10).returncode:
-            return None  # installed in a folder that is inside another project's checkout
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"started": started, "command": sys.argv, "versions": versions, "machine": machine}

@@ -1,7 +1,5 @@
 """The one reader of files that fit the memory; errors are one line, and JSON passes its kind's `msgspec.Struct`."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -21,9 +21,9 @@ class Reporter:
         phase: what the work does from now on, in a few words, such as "writing coco".
         start: a count of pictures begins, or goes on: how many are to be done, and how many there are in all.
         images: so many more pictures are done.
-        masked: so many more masked pictures are done, and about so many are left for this batch (the Score-CAM family).
-        tower: pixels of pictures are needed, as a tower is to see them; told in the thread that computes, and not where
-            a `Memory` has all that is needed.
+        masked: so many more masked pictures are done, and about so many are left for this batch (the Score-CAM family);
+            told in the thread that computes, as is `tower`.
+        tower: pixels of pictures are needed, as a tower is to see them; not where a `Memory` has all that is needed.
         bank: so many more names of the bank are embedded, and so many are left: once for a model that is not
             calibrated, in the middle of whatever else goes on. Nothing is told where they are known from before.
         failed: a picture, or another input, cannot be used: its name, and the error, whose text names it too.

@@ -126,14 +126,8 @@ class Backbone(nn.Module, ABC):
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
         pixels = pixels.to(self.device)
-        if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
-            return (pixels - self.mean).div_(self.std).to(self.dtype)
-        # Decoded pictures lie so in memory. A whole row at once is much faster than three channels at once.
-        width = pixels.shape[-1]
-        mean, std = (channels.flatten().repeat(width) for channels in (self.mean, self.std))
-        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # [B, H, W · 3]
-        images = (rows - mean).div_(std).to(self.dtype).reshape(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
-        return images if self.channels_last else images.contiguous()
+        images = (pixels - self.mean).div_(self.std).to(self.dtype)
+        return images if self.channels_last else images.contiguous()  # decoded pictures lie with the channels last
 
     def in_precision(self, dtype: torch.dtype) -> Self:
         """A copy whose image tower computes in another precision; the text tower is shared."""
@@ -168,14 +162,6 @@ class Backbone(nn.Module, ABC):
     def remark(self, word: str) -> str | None:  # noqa: ARG002
         """How this model reads a name that it does not read as it stands, in one line; else None."""
         return None
-
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """The words of a sentence, each with its share in the match with an image's embedding `[D]`.
-
-        None where the text tower cannot say it. Shares add up to 1, or all are 0.
-        """
-        read = getattr(getattr(self, "text", None), "word_shares", None)
-        return None if read is None else read(text, image)
 
     def presence(self, cosine: Tensor) -> Tensor | None:
         """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.

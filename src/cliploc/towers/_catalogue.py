@@ -90,10 +90,7 @@ def register_model(
     models.register(name, ModelEntry(name=name, build=build, **of_class, **facts))
 
 
-# Prefix of a model's name, before a colon → function `(the rest, pretrained, device, precision)` → the model.
-model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
-    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
-)
+SOURCES = ("hf-hub", "local-dir")  # before a colon in a model's name
 
 
 @dataclass(frozen=True)
@@ -104,19 +101,15 @@ class Structure:
     pooling: Pooling  # how the tower makes one embedding of its features
 
 
-# Prefix of a model's name → function of the rest of the name, which reads the structure from the configuration.
-structures: Registry[Callable[[str], Structure]] = Registry(
-    "model source", "cliploc.towers", listed=lambda: ("hf-hub", "local-dir")
-)
-
-
-def structure_of(model: str) -> ModelEntry | Structure | None:
-    """A model's structure from catalogue or configuration, no weights; None: a plugin's model must be built."""
-    refuse_unknown(model)
+def structure_of(model: str) -> ModelEntry | Structure:
+    """A model's structure from catalogue or configuration, no weights."""
+    check_model(model)
     source, colon, rest = model.partition(":")
     if not colon:
         return models.get(plain_name(model))
-    return structures.get(source)(rest) if source in structures.names() else None
+    from cliploc.towers.open_clip import structure
+
+    return structure(source, rest)
 
 
 def create(
@@ -133,11 +126,13 @@ def create(
         >>> create("mini").embedding_size
         1280
     """
-    refuse_unknown(model)
+    check_model(model)
     source, colon, rest = model.partition(":")
     try:
         if colon:
-            backbone = model_sources.get(source)(rest, pretrained, device, precision)
+            from cliploc.towers.open_clip import build_source
+
+            backbone = build_source(source, rest, pretrained, device, precision)
         else:
             backbone = models.get(plain_name(model)).build(pretrained, device, precision)
         if backbone.weights_file is not None:  # a trial, as files may hold nearly anything
@@ -166,14 +161,14 @@ def check_bundled(model: str, pretrained: str | None) -> None:
         raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
 
 
-def refuse_unknown(model: str) -> None:
+def check_model(model: str) -> None:
     """Refuses an unknown model, as `create` does, without importing torch."""
     source, colon, _ = model.partition(":")
-    if colon:
-        model_sources.refuse_unknown(source)
-    else:
+    if colon and source not in SOURCES:
+        raise UnknownNameError("model source", source, SOURCES)
+    if not colon:
         try:
-            models.refuse_unknown(plain_name(model))
+            models.check_known(plain_name(model))
         except UnknownNameError as error:
             if model and os.path.isdir(user_path(model)):
                 reason = f"expected a name of `cliploc models`, got the folder {model}: write local-dir:{model}"
@@ -219,7 +214,7 @@ for _entry in (
     guides.register(_entry.name, _entry)
 
 
-def refuse_unknown_guide(spec: str) -> None:
+def check_guide(spec: str) -> None:
     """Refuses an unknown guide, as `create_guide` does; short names and models are known without importing torch."""
     name = spec.removeprefix(QUERIES_KEYS).partition("@")[0]
     if name not in guides.names() and not in_catalogue(name):
@@ -237,7 +232,7 @@ def unknown_guide(name: str) -> UnknownNameError:
 def in_catalogue(name: str) -> bool:
     """Whether a guide is a model of `cliploc models`."""
     try:
-        models.refuse_unknown(plain_name(name))
+        models.check_known(plain_name(name))
     except UnknownNameError:
         return False
     return True

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
@@ -42,7 +41,7 @@ class Checkpoint:
 
 # --------------------------------------------------------------------------------------------------------------- read
 def read_checkpoint(path: Path, wrappers: Sequence[str] = WRAPPERS, *, with_settings: bool = False) -> Checkpoint:
-    """Reads `.safetensors`, NumPy's `.npz`, OpenAI's archive, or torch's state dict, also under one of `wrappers`.
+    """Reads `.safetensors`, OpenAI's archive, or torch's state dict, also under one of `wrappers`.
 
     With settings, the file may hold argparse's namespaces too, plain objects that run nothing: "args" is one.
     """
@@ -80,9 +79,6 @@ def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dic
         start = file.read(9)
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return _state_dict(load_file(path), path, wrappers), {}
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return _state_dict({name: torch.from_numpy(arrays[name]) for name in arrays}, path, wrappers), {}
     if _is_torchscript(path):
         return _read_torchscript(path), {}
     with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():

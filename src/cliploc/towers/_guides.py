@@ -11,10 +11,10 @@ from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import (
     QUERIES_KEYS,
+    check_guide,
     create,
     guides,
     in_catalogue,
-    refuse_unknown_guide,
 )
 from cliploc.towers._checkpoints import read_checkpoint
 from cliploc.towers._weights import timm_file
@@ -67,13 +67,7 @@ class TimmGuide:
         images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
         which = {"indices": 1, "norm": True} if self._last is None else {"indices": [self._before], "norm": False}
         layout = {"output_fmt": "NCHW", "intermediates_only": True}
-        try:
-            read: Tensor = self._module.forward_intermediates(images, **which, **layout)[-1]  # [B, d, h, w]
-        except AssertionError as error:  # timm's answer of towers that take one size only
-            height, width = images.shape[-2:]
-            raise UsageError(
-                f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
-            ) from error
+        read: Tensor = self._module.forward_intermediates(images, **which, **layout)[-1]  # [B, d, h, w]
         if self._last is not None:
             q, k, _ = self._last.attn.qkv(self._last.norm1(read.movedim(1, 3))).chunk(3, dim=3)
             read = (q + k).movedim(3, 1)
@@ -90,7 +84,7 @@ def _sized(pixels: Tensor, stride: int) -> Tensor:
 
 def create_guide(spec: str, device: str = "cpu") -> Guide:
     """Builds a frozen float32 guide: a name of `guides`, a catalogue model, or a tower of timm, "NAME@WEIGHTS"."""
-    refuse_unknown_guide(spec)
+    check_guide(spec)
     name, _, weights = spec.removeprefix(QUERIES_KEYS).partition("@")
     queries_keys, listed = spec.startswith(QUERIES_KEYS), name in guides.names()
     if not listed and in_catalogue(name):

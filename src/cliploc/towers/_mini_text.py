@@ -24,7 +24,8 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file
@@ -37,9 +38,7 @@ from torch.nn import functional as F
 MAX_WORDS = 64  # words of a text that are read
 MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
-LIKE_A_WORD = 0.7  # least likeness (difflib's) of a word to the one that was perhaps meant
-LIKE_A_PHRASE = 0.85  # the same of several words
-MOST_EDITS = 2  # letters that differ, at most: "happines" is no "hatpin"
+ALIKE = 0.7  # least likeness (difflib's) of a word to the one that was perhaps meant
 NEAR = 0.6  # least cosine of a name's word vector to be offered for one that is unknown
 NEAREST = 3  # names that are offered for one that is unknown
 EXACT = 1.9  # a sense with such a score for a node is that node
@@ -47,16 +46,6 @@ ARTICLES = frozenset(("a", "an", "the"))
 # Who needs a name that these models lack: OpenAI's smallest at patches of 16 (its file has 599 MB in float32).
 READS_ALL = "--model ViT-B-16 reads any text (600 MB, once)"
 KIND_SHARE = 0.25  # of a word's meanings that must be kinds of the head to stand for it
-
-
-def _edits(one: str, two: str) -> int:
-    """Levenshtein's distance: letters that are put in, taken out or changed between two words."""
-    row = [*range(len(two) + 1)]
-    for i, letter in enumerate(one):
-        before, row = row, [i + 1]
-        for j, other in enumerate(two):
-            row.append(min(before[j] + (letter != other), before[j + 1] + 1, row[j] + 1))
-    return row[-1]
 
 
 def _set(words: str) -> frozenset[str]:
@@ -120,7 +109,6 @@ class Reading(NamedTuple):
     others: tuple[str, ...]  # words of a–z or 0–9 to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
     used: tuple[str, ...] = ()  # the words of `known`, as they were written
-    strange: bool = False  # whether it has a word that WordNet lacks, so that it is left out: perhaps it was misspelt
 
 
 class Segment(NamedTuple):
@@ -129,6 +117,11 @@ class Segment(NamedTuple):
     phrase: str
     row: int | None  # in the lexicon
     outside: bool  # whether WordNet has the word but it resembles no class
+
+
+def read_facts(path: Path) -> Any:
+    """What a build measured, as attributes."""
+    return json.loads(path.read_text(), object_hook=lambda fields: SimpleNamespace(**fields))
 
 
 class MiniTextTower(nn.Module):
@@ -156,13 +149,11 @@ class MiniTextTower(nn.Module):
         words: Sequence[str],
         outside: Sequence[str],
         vocabulary: Sequence[str],
-        facts: dict[str, float],
+        facts: Any,  # "text" of mini.json
         everyday: Everyday | None = None,
     ) -> None:
         super().__init__()
-        self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
-        self.score_step, self.min_cosine = facts["score_step"], facts["min_cosine"]
-        self.modifier_weight = facts["modifier_weight"]
+        self.facts = facts
         self._lexicon = tuple(words)
         self._plain = {word: row for row, word in enumerate(words)}
         self._words = dict(self._plain)
@@ -181,6 +172,8 @@ class MiniTextTower(nn.Module):
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
 
+        for name in ("token_vectors", "token_scale", "sense_nodes", "sense_scores", "word_senses", "word_weights"):
+            self.register_buffer(name, tensors[name])
         classes, counts = tensors["class_rows"].float(), tensors["node_sizes"].long()
         self.register_buffer("class_rows", classes)
         self.register_buffer("everyday_rows", everyday.rows if everyday else classes.new_zeros(0, classes.shape[1]))
@@ -189,16 +182,12 @@ class MiniTextTower(nn.Module):
         self.register_buffer("members", members)
         learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]
         self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
-        for name in ("token_vectors", "token_scale"):
-            self.register_buffer(name, tensors[name])
         of_names = [self._vector((name,)) for name in self._names]  # each [128]
         of_nodes = F.normalize(tensors["anchor_vectors"].float(), dim=1)
         self.register_buffer("anchor_vectors", torch.cat([of_nodes, *(rows[None] for rows in of_names)]))
         anchor_node = torch.cat([tensors["anchor_node"].long(), len(counts) + torch.arange(len(of_names))])
         self.register_buffer("anchor_node", anchor_node)
-        for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
-            self.register_buffer(name, tensors[name])
-        likeness = self.sense_scores[self.word_senses[:, 0].long(), 0].float() * self.score_step  # [W]
+        likeness = self.sense_scores[self.word_senses[:, 0].long(), 0].float() * self.facts.score_step  # [W]
         self.register_buffer("is_node", likeness >= EXACT, persistent=False)
         self._set_rows(members, self.inner_rows)
 
@@ -218,7 +207,7 @@ class MiniTextTower(nn.Module):
             known.split("\n"),
             outside.split(),
             (folder / "vocabulary.txt").read_text().split(),
-            json.loads((folder / "mini.json").read_text())["text"],
+            read_facts(folder / "mini.json").text,
             anchors,
         )
 
@@ -258,61 +247,47 @@ class MiniTextTower(nn.Module):
         if not reading.others:
             return f"{model} reads English nouns, and finds none in {_quoted(text)}"
         likeness = self._likeness(reading.others)  # [N]
-        if not reading.outside and float(likeness.max()) >= self.min_cosine:
+        if not reading.outside and float(likeness.max()) >= self.facts.min_cosine:
             return None
-        hint = ""
-        if meant := () if reading.outside else self._meant(" ".join(reading.others)):
-            hint = f"did you mean {_listed(meant, 'or')}? "
-        elif near := self._nearest(likeness, NEAR):
-            hint = f"nearest that it knows: {_listed(near, 'and')}; "
-        return f"{model} does not know {_quoted(text)}: {hint}{READS_ALL}"
+        hint = self._meant(reading)
+        if not hint and (near := self._nearest(likeness, NEAR)):
+            hint = f"nearest that it knows: {_listed(near)};"
+        return f"{model} does not know {_quoted(text)}: {hint} {READS_ALL}".replace(":  ", ": ")
 
     @torch.no_grad()
     def remark(self, text: str, model: str = "mini") -> str | None:
         """How the model of this name reads a text that it does not read as it stands, in one line; else None."""
-        reading = self._read(text)
         parts = [part.strip() for part in re.split(r"[,;/&+]", text) if part.strip()][:NEAREST]
         if len(parts) > 1 and all(self._read(part).known for part in parts):
-            return f"{_quoted(text)} is taken as one name: for several, ask for {_listed(parts, 'and')} one by one"
+            return f"{_quoted(text)} is taken as one name: for several, ask for {_listed(parts)} one by one"
+        reading = self._read(text)
         if not reading.known:
             likeness = self._likeness(reading.others)  # [N]
-            if reading.outside or float(likeness.max()) < self.min_cosine:
+            if reading.outside or float(likeness.max()) < self.facts.min_cosine:
                 return None
-            if near := self._meant(" ".join(reading.others)):
-                return f"{model} has no word {_quoted(text)}: did you mean {_listed(near, 'or')}?"
-            near = self._nearest(likeness, self.min_cosine)
-            like = f"what resembles {_listed(near, 'and')}" if near else "what its parts resemble"
-            return f"{model} has no word {_quoted(text)}: it is read as {like}"
-        used = " ".join(reading.used)
+            near = self._nearest(likeness, self.facts.min_cosine)
+            like = f"what resembles {_listed(near)}" if near else "what its parts resemble"
+            return f"{model} has no word {_quoted(text)}: {self._meant(reading) or f'it is read as {like}'}"
+        used, row = " ".join(reading.used), reading.known[-1][0]
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
-        written = _without_articles(normalise(text).split())
-        row = reading.known[-1][0]
-        near = ()
         if row < self._first_everyday and not self.is_node[row]:
-            near = self._nearest(self.rows @ self.embed_readings([reading])[0], self.min_cosine)
-        like = f"what resembles {_listed(near, 'and')}" if near else ""
-        if anchor is None and _without_articles(used.split()) == written:
-            return f"{model} reads {_quoted(text)} as {like}" if like else None
-        kind = f"{head!r}, a kind of " if anchor is not None and used != written else ""
-        meant = self._meant(written) if self._read(written, full=True).strange else ()
-        more = f": did you mean {_listed(meant, 'or')}?" if meant else f", that is {like}" if like else ""
-        return f"{model} reads {_quoted(text)} as {kind}{_quoted(anchor or used)}{more}"
+            likeness = self.rows @ self.embed_readings([reading])[0]
+            if near := self._nearest(likeness, self.facts.min_cosine):
+                return f"{model} reads {_quoted(text)} as what resembles {_listed(near)}"
+        if anchor is None and _without_articles(used.split()) == _without_articles(normalise(text).split()):
+            return None
+        return f"{model} reads {_quoted(text)} as {_quoted(anchor or used)}"
 
-    def _meant(self, words: str) -> tuple[str, ...]:
-        """The word of the lexicon that a misspelt name may stand for, if there is one."""
-        wrong = words[:40]
-        if len(wrong) < 4:
-            return ()
+    def _meant(self, reading: Reading) -> str:
+        """A question after the word of the lexicon that a misspelt name may stand for; empty where there is none."""
+        wrong = " ".join(reading.others)[:40]
+        if reading.outside or len(wrong) < 5:
+            return ""
         # Few letters of a word are wrong, and the first one seldom: this leaves some hundred words to compare.
-        near = [
-            word
-            for word in self._words
-            if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0] and word not in self._read_as
-        ]
-        cutoff = LIKE_A_PHRASE if " " in wrong else LIKE_A_WORD
-        best = difflib.get_close_matches(wrong, near, n=1, cutoff=cutoff)
-        return tuple(word for word in best if _edits(wrong, word) <= MOST_EDITS)
+        near = [word for word in self._words if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0]]
+        best = difflib.get_close_matches(wrong, [word for word in near if word not in self._read_as], 1, ALIKE)
+        return f"did you mean {_quoted(best[0])}?" if best else ""
 
     def _nearest(self, likeness: Tensor, least: float) -> tuple[str, ...]:
         """The shortest names of the nodes that a text is most like, with at least this cosine; `[N]`."""
@@ -344,9 +319,9 @@ class MiniTextTower(nn.Module):
         senses = self.word_senses[[words[number] for number in others]].long()  # [w, s]
         weights = self.word_weights[[words[number] for number in others]].float() / 255 * (senses >= 0)
         nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
-        scores = self.sense_scores[senses.clamp(min=0)].float() * self.score_step
+        scores = self.sense_scores[senses.clamp(min=0)].float() * self.facts.score_step
         scores = scores.masked_fill(~self.present[nodes], -1e4)
-        shares = weights[:, :, None] * torch.softmax(self.sense_beta * scores, dim=2)
+        shares = weights[:, :, None] * torch.softmax(self.facts.sense_beta * scores, dim=2)
         of_others = of_words.new_zeros(len(others), len(self.rows))
         for sense in range(senses.shape[1]):  # in turn: each has a node once, so sums have one order on every device
             of_others.scatter_add_(1, nodes[:, sense], shares[:, sense])
@@ -363,7 +338,7 @@ class MiniTextTower(nn.Module):
         """A reading's mixture of nodes `[N]`, of those of its words that are known."""
         if not reading.known:
             likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
-            return torch.softmax(self.word_beta * likeness, dim=0)
+            return torch.softmax(self.facts.word_beta * likeness, dim=0)
         *before, (head, _) = reading.known
         mixture = of_words[head]
         narrower = []
@@ -399,11 +374,9 @@ class MiniTextTower(nn.Module):
         vectors = self.token_vectors[ids - 1].float() * self.token_scale[ids - 1].float()[:, None]
         return F.normalize(vectors.masked_fill(ids[:, None] == 0, 0.0).sum(dim=0), dim=0)  # 0: an unknown piece
 
-    def _read(self, text: str, *, full: bool = False) -> Reading:
-        """Splits a text into the longest phrases of the lexicon, and chooses among them; `whole`: picture words too."""
-        words = normalise(text).split()[:MAX_WORDS]
-        if not full:
-            words = _without_picture_words(words)
+    def _read(self, text: str) -> Reading:
+        """Splits a text into the longest phrases of the lexicon, and chooses among them."""
+        words = _without_picture_words(normalise(text).split()[:MAX_WORDS])
         excepted = _without_articles(words) in self._excepted
         known = self._plain if excepted else self._words
         segments: list[Segment] = []
@@ -434,16 +407,12 @@ class MiniTextTower(nn.Module):
             chosen = [(self._words[ALIASES[alias]], forms[0])]
         # Before a head, everyday names say of what or where it is ("street lamp"), not what it looks like.
         chosen = [row for row in chosen[:-1] if row[0] < self._first_everyday] + chosen[-1:]
-        weights = [self.modifier_weight] * (len(chosen) - 1) + [1.0]
+        weights = [self.facts.modifier_weight] * (len(chosen) - 1) + [1.0]
         return Reading(
             known=tuple((row, weight) for (row, _), weight in zip(chosen, weights, strict=True)) if chosen else (),
             others=() if chosen else tuple(s.phrase for s in content),
             outside=bool(content) and all(s.outside for s in content),
             used=tuple(phrase for _, phrase in chosen),
-            strange=any(
-                s.row is None and not s.outside and s.phrase not in STOP_WORDS and s.phrase not in MODIFIERS
-                for s in segments
-            ),
         )
 
 
@@ -455,10 +424,9 @@ def _quoted(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
-def _listed(words: Sequence[str], last: str) -> str:
+def _listed(words: Sequence[str]) -> str:
     """ "'a', 'b' and 'c'"."""
-    quoted = [_quoted(word) for word in words]
-    return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if len(quoted) > 1 else quoted[0]
+    return " and ".join(", ".join(map(_quoted, words)).rsplit(", ", 1))
 
 
 def _without_articles(words: list[str]) -> str:

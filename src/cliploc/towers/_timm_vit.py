@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +12,9 @@ from timm.layers import HybridEmbed, Mlp, SwiGLU, apply_rot_embed_cat  # type: i
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cliploc.towers._layers import linear, resize_positions
+from cliploc.towers._layers import resize_positions
 from cliploc.towers._transformer import BlockAdapter
 from cliploc.towers.tower import PositionRule, join_heads, split_heads
 
@@ -54,6 +56,16 @@ def rotation(trunk: Any, grid: tuple[int, int]) -> Tensor | None:
     return rope.get_embed(shape=grid)
 
 
+def sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor in a file of weights."""
+    return tuple(tensors[name].shape)
+
+
+def size(tensors: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
+    """One side of a tensor in a file of weights."""
+    return tensors[name].shape[axis]
+
+
 def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
     """How many numbered parts have tensors under this prefix."""
     return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
@@ -61,7 +73,7 @@ def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 def blocks_like(tensors: Mapping[str, Tensor], heads: int) -> nn.ModuleList:
     """timm's blocks for the tensors named `blocks.…`: as many, as wide, gated and with layer scale where they are."""
-    width, inner = tensors["blocks.0.mlp.fc2.weight"].shape
+    width, inner = sizes(tensors, "blocks.0.mlp.fc2.weight")
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
     return nn.ModuleList(
@@ -77,6 +89,26 @@ def blocks_like(tensors: Mapping[str, Tensor], heads: int) -> nn.ModuleList:
         )
         for _ in range(count_parts(tensors, "blocks."))
     )
+
+
+class PlainVit(nn.Module):
+    """Prefix tokens, positions `[G², d]`, patches, timm's blocks and a norm, of the sizes of these tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool = True) -> None:
+        super().__init__()
+        width, _, patch, _ = sizes(tensors, "patches.weight")
+        self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[key])) for key in ("prefix", "positions"))
+        self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
+        self.blocks, self.norm = blocks_like(tensors, heads), nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()
+
+    def first_tokens(self, images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
+        """The first block's tokens `[B, prefix+N, d]`; positions are resized to `size`, of which the grid is a part."""
+        x, learnt = self.patches(images), math.isqrt(len(self.positions))  # [B, d, h, w]
+        positions = self.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
+        if tuple(x.shape[-2:]) != (learnt, learnt):
+            positions = F.interpolate(positions, size, mode="bilinear", antialias=antialias, align_corners=False)
+        x = x + positions[:, :, : x.shape[-2], : x.shape[-1]].to(x.dtype)
+        return torch.cat([self.prefix.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
 
 
 class TimmBlock(BlockAdapter):
@@ -99,7 +131,7 @@ class TimmBlock(BlockAdapter):
             bias = attn.qkv.bias
             if getattr(attn, "q_bias", None) is not None:
                 bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
+            parts = F.linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, attn.num_heads) for part in parts)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._rotated(q, rotation), self._rotated(k, rotation), v

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +122,10 @@ class PreNormBlock(nn.Module, BlockAdapter):
         self.heads, self.scale = heads, (width // heads) ** -0.5
         inner = int(width * mlp_ratio)
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
+        self.attn: Any = nn.Module()
+        self.mlp: Any = nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(x, self.gather(*self.project(self.attention_input(x), None)))
@@ -132,17 +134,17 @@ class PreNormBlock(nn.Module, BlockAdapter):
         return self.norm1(x)
 
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        q, k, v = (split_heads(part, self.heads) for part in self.attn["qkv"](normed).chunk(3, dim=-1))
+        q, k, v = (split_heads(part, self.heads) for part in self.attn.qkv(normed).chunk(3, dim=-1))
         return q, k, v
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
-        return self.attn["proj"](join_heads(gathered))
+        return self.attn.proj(join_heads(gathered))
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
-        return F.gelu(self.mlp["fc1"](self.norm2(x)))
+        return F.gelu(self.mlp.fc1(self.norm2(x)))
 
     def mlp_out(self, hidden: Tensor) -> Tensor:
-        return self.mlp["fc2"](hidden)
+        return self.mlp.fc2(hidden)
 
 
 class TransformerBackbone(Backbone):

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.errors import CliplocError, MissingWeightsError, ModelError, first_line
+from cliploc.errors import MissingWeightsError, ModelError, first_line
 from cliploc.support.documents import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
-from cliploc.support.process import out_of_memory
 from cliploc.towers._checkpoints import blob_sha256, verify
-from cliploc.towers._layers import linear, resize_positions, resolve_precision, with_fast_linears
+from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
-from cliploc.towers._word_shares import TextTower, word_shares
 from cliploc.towers.tower import join_heads, split_heads
 from cliploc.values import Interpolation
 
@@ -136,24 +134,13 @@ def open_folder(folder: Path, label: str, device: str, precision: str) -> Transf
         import transformers
     except ImportError as error:
         raise not_installed(error, install("sam", f"{label}, a folder of transformers,"), ModelError) from error
-    try:
-        identity = _identity(folder, files)
-        model_class, processor_class = (getattr(transformers, name) for name in CLASSES[kind])
-        model = model_from_pretrained(model_class, folder, dtype=torch.float32)
-        tokenizer = from_pretrained(transformers.AutoTokenizer, folder)
-        if any((folder / name).is_file() for name in PROCESSORS):
-            processor = from_pretrained(processor_class, folder)
-        else:
-            processor = processor_class()
-        backbone = TransformersVit(model, tokenizer, processor, label)
-    except CliplocError:
-        raise
-    except Exception as error:  # damaged files make transformers raise nearly anything
-        if out_of_memory(error):
-            raise
-        raise ModelError(
-            f"{folder} cannot be opened by transformers ({first_line(error)}): download it again"
-        ) from error
+    identity = _identity(folder, files)
+    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[kind])
+    model = model_from_pretrained(model_class, folder, dtype=torch.float32)
+    tokenizer = from_pretrained(transformers.AutoTokenizer, folder)
+    stated = any((folder / name).is_file() for name in PROCESSORS)
+    processor = from_pretrained(processor_class, folder) if stated else processor_class()
+    backbone = TransformersVit(model, tokenizer, processor, label)
     backbone.loaded_from(files[0], f"transformers {transformers.__version__} {identity}")
     return backbone.convert(dtype).to(device)
 
@@ -193,7 +180,7 @@ class _Pool(QueryPool):
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = zip(self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3), strict=True)
-        q, k, v = (linear(x, *part) for x, part in zip((self.head.probe, tokens, tokens), parts, strict=True))
+        q, k, v = (F.linear(x, *part) for x, part in zip((self.head.probe, tokens, tokens), parts, strict=True))
         return split_heads(q, self.heads), split_heads(k, self.heads), v
 
     def finish(self, gathered: Tensor) -> Tensor:
@@ -205,7 +192,7 @@ class TransformersVit(TransformerBackbone):
     """The image tower of CLIP or Chinese-CLIP, or of SigLIP 1 or 2, which pools by attention and has no class token."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:
-        vision, siglip = with_fast_linears(model.vision_model), not hasattr(model, "visual_projection")
+        vision, siglip = model.vision_model, not hasattr(model, "visual_projection")
         super().__init__(
             [_Block(layer) for layer in vision.encoder.layers],
             0 if siglip else 1,
@@ -283,22 +270,3 @@ class TransformersText(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         return F.normalize(self.model.get_text_features(**self._tokens(texts)).pooler_output.float(), dim=-1)
-
-    def word_shares(self, text: str, image: Tensor) -> list[tuple[str, float]] | None:
-        """See `cliploc.towers._word_shares`; None where the text tower is not CLIP's own."""
-        tower, config = self.model.text_model, self.model.config
-        if config.model_type != "clip":
-            return None
-        parts, end = tower.embeddings, config.text_config.eos_token_id
-        return word_shares(
-            text,
-            image,
-            TextTower(
-                tokenize=lambda texts: self._tokens(texts)["input_ids"],
-                # Before 2023 configurations said 2 for the end of a text, which is then the highest id, as OpenAI's.
-                ends=lambda ids: (ids if end == 2 else ids.eq(end).int()).argmax(dim=1),
-                embed=lambda ids: parts.token_embedding(ids) + parts.position_embedding.weight[: ids.shape[1]],
-                blocks=[_Block(layer) for layer in tower.encoder.layers],
-                read=lambda x: self.model.text_projection(tower.final_layer_norm(x)),
-            ),
-        )

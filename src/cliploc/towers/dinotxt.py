@@ -23,8 +23,8 @@ from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, Usag
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
-from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation
+from cliploc.towers._layers import resolve_precision
+from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation, size, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
@@ -51,14 +51,14 @@ class _TextBlock(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        qkv, proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.attention = nn.ModuleDict({"qkv": qkv, "proj": proj})
+        self.attention: Any = nn.Module()
+        self.attention.qkv, self.attention.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.feed_forward = Mlp(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.attention["qkv"](self.attention_norm(x)).chunk(3, dim=-1)
+        parts = self.attention.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, x.shape[-1] // HEAD_SIZE) for part in parts)  # [n, H, T, 64]
-        x = x + self.attention["proj"](join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        x = x + self.attention.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
         added: Tensor = self.feed_forward(self.ffn_norm(x))
         return x + added
 
@@ -68,17 +68,17 @@ class DinoTxtText(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        words, width = tensors["backbone.token_embedding.weight"].shape
-        context = tensors["backbone.positional_embedding"].shape[0]
-        inner = tensors["backbone.blocks.0.feed_forward.fc1.weight"].shape[0]
+        words, width = sizes(tensors, "backbone.token_embedding.weight")
+        context = size(tensors, "backbone.positional_embedding")
+        inner = size(tensors, "backbone.blocks.0.feed_forward.fc1.weight")
         self.backbone: Any = nn.Module()
+        self.head: Any = nn.Module()
         self.backbone.token_embedding = nn.Embedding(words, width)
         self.backbone.positional_embedding = nn.Parameter(torch.zeros(context, width))
         depth = count_parts(tensors, "backbone.blocks.")
         self.backbone.blocks = nn.ModuleList(_TextBlock(width, inner) for _ in range(depth))
         self.backbone.ln_final = nn.LayerNorm(width)
-        size = tensors["head.linear_projection.weight"].shape[0]
-        self.head = nn.ModuleDict({"linear_projection": nn.Linear(width, size, bias=False)})
+        self.head.linear_projection = nn.Linear(width, size(tensors, "head.linear_projection.weight"), bias=False)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=context)
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class DinoTxtText(nn.Module):
         for block in backbone.blocks:
             x = block(x)
         x = backbone.ln_final(x)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]  # [n, d]
-        return F.normalize(self.head["linear_projection"](x).float(), dim=-1)
+        return F.normalize(self.head.linear_projection(x).float(), dim=-1)
 
 
 # -------------------------------------------------------------------------------------------------------- image tower
@@ -103,21 +103,21 @@ class DinoTxtModel(nn.Module):
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             for prefix in (IMAGE, HEAD, TEXT)
         )
-        width, _, patch, _ = image["patch_embed.proj.weight"].shape
-        positions = image["pos_embed"].shape[1] if family == "dinov2" else 14 * 14
-        sizes: dict[str, Any] = {
+        width, _, patch, _ = sizes(image, "patch_embed.proj.weight")
+        positions = size(image, "pos_embed", 1) if family == "dinov2" else 14 * 14
+        options: dict[str, Any] = {
             "embed_dim": width,
             "depth": count_parts(image, "blocks."),
             "num_heads": width // HEAD_SIZE,
-            "mlp_ratio": (image["blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / width,
+            "mlp_ratio": (size(image, "blocks.0.mlp.fc1.weight") + 0.5) / width,
             "patch_size": patch,
             "img_size": round(positions**0.5) * patch,
             "num_classes": 0,
             "dynamic_img_size": True,
-            "num_reg_tokens" if family == "dinov3" else "reg_tokens": image["reg_token"].shape[1],
+            "num_reg_tokens" if family == "dinov3" else "reg_tokens": size(image, "reg_token", 1),
         }
-        tower = timm.create_model(TIMM[family], **sizes)
-        inner = head["blocks.0.mlp.fc2.weight"].shape[1]
+        tower = timm.create_model(TIMM[family], **options)
+        inner = size(head, "blocks.0.mlp.fc2.weight", 1)
         blocks = nn.ModuleList(
             Block(
                 width,
@@ -131,8 +131,9 @@ class DinoTxtModel(nn.Module):
             )
             for _ in range(count_parts(head, "blocks."))
         )
-        vision_head = nn.ModuleDict({"blocks": blocks, "ln_final": nn.LayerNorm(width)})
-        self.visual_model = nn.ModuleDict({"backbone": tower, "head": vision_head})
+        self.visual_model: Any = nn.Module()
+        self.visual_model.backbone, self.visual_model.head = tower, nn.Module()
+        self.visual_model.head.blocks, self.visual_model.head.ln_final = blocks, nn.LayerNorm(width)
         self.text_model = DinoTxtText(text)
         self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
 
@@ -145,8 +146,7 @@ class DinoTxt(TransformerBackbone):
     input_hw = (SIDE, SIDE)
 
     def __init__(self, model: DinoTxtModel, name: str) -> None:
-        trunk: Any = with_fast_linears(model.visual_model["backbone"])
-        vision_head: Any = with_fast_linears(model.visual_model["head"])
+        trunk, vision_head = model.visual_model.backbone, model.visual_model.head
         super().__init__([TimmBlock(block) for block in vision_head.blocks], trunk.num_prefix_tokens, MEAN, STD)
         self.trunk, self.vision_head, self.text = trunk, vision_head, model.text_model
         self._trunk_blocks = [TimmBlock(block) for block in trunk.blocks]
@@ -259,8 +259,7 @@ def with_weights(weights: Checkpoint, family: Family) -> DinoTxt:
     load_exactly(model, tensors, path, f"the weights of {name}")
     # Rounded to bfloat16; timm computes them in float32.
     if (periods := weights.tensors.get(f"{IMAGE}rope_embed.periods")) is not None:
-        trunk: Any = model.visual_model["backbone"]
-        trunk.rope.periods.copy_(periods)
+        model.visual_model.backbone.rope.periods.copy_(periods)
     return DinoTxt(model, f"{name}:{path.name}")
 
 

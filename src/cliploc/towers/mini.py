@@ -3,7 +3,6 @@
 timm, which has EfficientNet-Lite0, takes long to import.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from cliploc.towers._catalogue import check_bundled, register_model
 from cliploc.towers._cnn import ConvolutionalBackbone, GlobalAveragePool, StageMixture
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._mini_text import MiniTextTower
+from cliploc.towers._mini_text import MiniTextTower, read_facts
 from cliploc.towers.tower import MIXTURE, Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
@@ -170,14 +169,14 @@ class Mini(ConvolutionalBackbone):
 
     def __init__(self) -> None:
         tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
-        facts = json.loads((WEIGHTS / "mini.json").read_text())
+        facts = read_facts(WEIGHTS / "mini.json")
         super().__init__(EfficientNetLite0.of(tensors).stages(), MEAN, STD)
         mixture = load_file(WEIGHTS / MIXTURE_FILE)
         self.mixture = StageMixture({int(stage): weight for stage, weight in mixture.items()})
         self.pool_layer = GlobalAveragePool(tensors["mean_feature"])
         self.text = MiniTextTower.load(WEIGHTS)
-        self.logit_scale = float(facts["logit_scale"])
-        self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
+        self.logit_scale = facts.logit_scale
+        self.calibration = facts.presence.scale, facts.presence.bias  # by tools/build_mini.py
 
     @classmethod
     def bundled(cls) -> Self:

@@ -1,6 +1,5 @@
 """`mini-vit`: a hybrid ViT on `mini`'s convolutions, distilled from `mini`; tools/build_mini_vit.py."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 
 from cliploc.towers import mini
 from cliploc.towers._catalogue import check_bundled, register_model
-from cliploc.towers._layers import resize_positions, resolve_precision, with_fast_linears
-from cliploc.towers._mini_text import MiniTextTower
+from cliploc.towers._layers import resize_positions, resolve_precision
+from cliploc.towers._mini_text import MiniTextTower, read_facts
 from cliploc.towers._transformer import PreNormBlock, TransformerBackbone
 from cliploc.towers.mini import EfficientNetLite0
 
@@ -69,22 +68,22 @@ class MiniVit(TransformerBackbone):
     text: MiniTextTower
     channels_last = True
 
-    def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: dict[str, Any]) -> None:
+    def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: Any) -> None:
         super().__init__(net.blocks, 1, mini.MEAN, mini.STD)
         self.stem, self.net, self.ln_post, self.text = stem, net, net.ln_post, text
         self.embedding_size = net.projection.out_features
-        self.logit_scale = float(facts["logit_scale"])
-        self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini_vit.py
+        self.logit_scale = facts.logit_scale
+        self.calibration = facts.presence.scale, facts.presence.bias  # by tools/build_mini_vit.py
 
     @classmethod
     def bundled(cls) -> Self:
         """Loads the model in the package, frozen, in eval mode, on the CPU."""
-        facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
+        facts = read_facts(WEIGHTS / "mini_vit.json")
         tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
         with torch.device("meta"):
-            net = HybridBlocks(**facts["shape"])
+            net = HybridBlocks(**vars(facts.shape))
         net.load_state_dict(tensors, assign=True)
-        model = cls(load_stem(), with_fast_linears(net), MiniTextTower.load(mini.WEIGHTS), facts)
+        model = cls(load_stem(), net, MiniTextTower.load(mini.WEIGHTS), facts)
         return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -21,12 +21,14 @@ from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageEr
 from cliploc.support.files import user_path
 from cliploc.support.imports import not_installed
 from cliploc.towers import _checkpoints, _weights
-from cliploc.towers._catalogue import ModelEntry, Structure, model_sources, models, structures
+from cliploc.towers._catalogue import ModelEntry, Structure, models
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._open_clip_parts import adapters, published_preprocessing
+from cliploc.towers._open_clip_timm import TimmCnn, TimmVit
+from cliploc.towers._open_clip_towers import OpenClipResNet, OpenClipVit, published_preprocessing
 from cliploc.towers._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
 from cliploc.towers.tower import Backbone, Pooling, TowerKind
 
+ADAPTERS: tuple[Any, ...] = (OpenClipResNet, OpenClipVit, TimmVit, TimmCnn)  # the first that supports a tower
 RANDOM = "random"
 UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -138,7 +140,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
 
 
 def _adapter(model: Any, label: str) -> Any:
-    for adapter in adapters:
+    for adapter in ADAPTERS:
         if adapter.supports(model.visual):
             return adapter
     tower = getattr(model.visual, "trunk", model.visual)
@@ -265,7 +267,7 @@ def _build_named(name: str, pretrained: str | None, device: str, precision: str)
     return build(plan_model(name, pretrained), device, precision)
 
 
-def _build_source(source: str, rest: str, pretrained: str | None, device: str, precision: str) -> Backbone:
+def build_source(source: str, rest: str, pretrained: str | None, device: str, precision: str) -> Backbone:
     """The model of a repository ("hf-hub") or a folder ("local-dir"), of open_clip or of transformers."""
     label = f"{source}:{rest}"
     if pretrained is not None:
@@ -281,7 +283,7 @@ def _build_source(source: str, rest: str, pretrained: str | None, device: str, p
 
 
 # -------------------------------------------------------------------------------------------------------- structure
-def _structure(source: str, rest: str) -> Structure:
+def structure(source: str, rest: str) -> Structure:
     """The image tower that a configuration describes, open_clip's before transformers'."""
     folder = _weights.hub_config(rest).parent if source == "hf-hub" else user_path(rest)
     if (folder / _weights.CONFIG).is_file():
@@ -354,6 +356,3 @@ def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, Pooling]:
 
 for _name in open_clip.list_models():
     models.register(_name, _entry(_name))
-for _source in ("hf-hub", "local-dir"):
-    model_sources.register(_source, functools.partial(_build_source, _source))
-    structures.register(_source, functools.partial(_structure, _source))

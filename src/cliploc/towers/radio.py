@@ -22,8 +22,8 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
-from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
+from cliploc.towers._layers import resolve_precision
+from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers.tower import Backbone
 from cliploc.values import ResizePolicy
@@ -90,19 +90,13 @@ class _Head(nn.Module):
         return self.final(x)
 
 
-class RadioModel(nn.Module):
+class RadioModel(PlainVit):
     """The tower and one head, of the sizes of these tensors."""
 
     def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool) -> None:
-        super().__init__()
-        (prefix, width), patch = tensors["prefix"].shape, tensors["patches.weight"].shape[-1]
-        self.prefix = nn.Parameter(torch.empty(prefix, width))
-        self.positions = nn.Parameter(torch.empty_like(tensors["positions"]))  # [G², d]
-        self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
-        self.blocks = blocks_like(tensors, heads)
-        self.norm = nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()
-        inner, size = tensors["head.fc1.weight"].shape[0], tensors["head.final.2.weight"].shape[0]
-        self.head, self.size = _Head(width, inner, size, count_parts(tensors, "head.blocks.")), size
+        super().__init__(tensors, heads, normed=normed)
+        inner, self.size = size(tensors, "head.fc1.weight"), size(tensors, "head.final.2.weight")
+        self.head = _Head(self.patches.out_channels, inner, self.size, count_parts(tensors, "head.blocks."))
 
 
 class Radio(TransformerBackbone):
@@ -114,20 +108,15 @@ class Radio(TransformerBackbone):
     def __init__(
         self, model: RadioModel, text: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__([TimmBlock(block) for block in with_fast_linears(model).blocks], len(model.prefix), mean, std)
+        super().__init__([TimmBlock(block) for block in model.blocks], len(model.prefix), mean, std)
         self.model, self.text, self.name = model, text, name
         self.stride, self.embedding_size = model.patches.kernel_size[0], model.size
         self.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        h, w = self.grid(images.shape[-2], images.shape[-1])
-        x = self.model.patches(images).flatten(2).transpose(1, 2)  # [B, N, d]
-        learnt, most = math.isqrt(len(self.model.positions)), max(h, w)
-        positions = self.model.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
-        if (h, w) != (learnt, learnt):  # a square of the longer side; its left or upper part
-            positions = F.interpolate(positions, size=(most, most), mode="bilinear", align_corners=False)
-        x = x + positions[0, :, :h, :w].flatten(1).T.to(x.dtype)
-        return torch.cat([self.model.prefix.expand(len(x), -1, -1), x], dim=1)
+        most = max(self.grid(images.shape[-2], images.shape[-1]))
+        # A square of the longer side; its left or upper part.
+        return self.model.first_tokens(images, (most, most), antialias=False)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The head's class token through the head, not normalised: `[B, prefix+N, d]` → `[B, D]`."""
@@ -221,13 +210,16 @@ def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, T
             if name.startswith(head):
                 tensors[f"head.{name.removeprefix(head)}"] = tensor
     tensors = _weights(tensors)
+    prefix, positions, patches = map(tensors.__getitem__, ("prefix", "positions", "patches.weight"))
     # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
-    prefix, patches = tensors["prefix"], tensors["patches.weight"]
-    tensors["prefix"] = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
-    tensors["positions"] = tensors["positions"][0]  # [G², d]
+    prefix = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
     side = math.isqrt(patches.shape[1] // 3)
-    tensors["patches.weight"] = patches.reshape(-1, 3, side, side)
-    return tensors
+    return {
+        **tensors,
+        "prefix": prefix,
+        "positions": positions[0],  # [G², d]
+        "patches.weight": patches.reshape(-1, 3, side, side),
+    }
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError, first_li
 from cliploc.support.files import user_path
 from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
-from cliploc.towers import from_pretrained, model_from_pretrained
+from cliploc.towers._transformers_folder import from_pretrained, model_from_pretrained
 from cliploc.towers.tower import tensors_digest
 
 if TYPE_CHECKING:
@@ -34,36 +34,30 @@ AT_ONCE = 32  # boxes of a picture that are prompts of one call
 class SamMasks:
     """Masks of a picture's boxes by a frozen SAM or SAM 2.
 
-    Each box of a `Localization`, or the hottest place inside it, is a prompt. The picture is encoded once for up to 32
-    boxes. SAM itself proposes several masks where one point may mean several things: its most certain one is taken.
+    Each box of a `Localization` is a prompt. The picture is encoded once for up to 32 boxes.
 
     Args:
         model: a folder that `save_pretrained` of transformers wrote, with safetensors and the processor's
             configuration, or a repository on Hugging Face, such as "facebook/sam-vit-base" or
             "facebook/sam2.1-hiera-tiny".
-        prompt: "box", or "point".
         device: a torch device.
 
     Raises:
-        UsageError: transformers is not installed, or a prompt that there is not.
+        UsageError: transformers is not installed.
         ModelError: the model cannot be loaded, or is not SAM or SAM 2.
     """
 
-    def __init__(
-        self, model: str | os.PathLike[str], prompt: Literal["box", "point"] = "box", device: str = "cpu"
-    ) -> None:
-        if prompt not in ("box", "point"):
-            raise UsageError(f"expected prompt to be one of box, point, got {prompt!r}")
+    def __init__(self, model: str | os.PathLike[str], device: str = "cpu") -> None:
         self._model, self._processor = _loaded(model, device)
-        self.prompt, self.device = prompt, torch.device(device)
+        self.device = torch.device(device)
 
     @cached_property
     def id(self) -> str:
         """What tells these masks from others: a checksum of the weights and of what goes in."""
-        return _checksum(self._model, self._processor, self.prompt)
+        return _checksum(self._model, self._processor)
 
     def __call__(self, found: Localization) -> npt.NDArray[np.bool_]:
-        """The masks of `found.boxes`, `[n, H, W]`; only picture, boxes and, for points, heatmaps are read."""
+        """The masks of `found.boxes`, `[n, H, W]`; only picture and boxes are read."""
         masks = np.zeros((len(found.boxes), *found.frame.original_hw), bool)
         for index, mask in self.box_masks(found):
             masks[index] = mask
@@ -76,22 +70,20 @@ class SamMasks:
         if image.size != (width, height):  # a smaller copy
             image = image.resize((width, height))
         boxes = found.boxes.xyxy.astype(float)  # [n, 4]
-        prompts = {"input_boxes": boxes} if self.prompt == "box" else {"input_points": points_of(found)}
         for start in range(0, len(boxes), AT_ONCE):
-            chosen = {key: value[start : start + AT_ONCE] for key, value in prompts.items()}
-            yield from enumerate(self._masks(image, chosen), start)
+            yield from enumerate(self._masks(image, boxes[start : start + AT_ONCE]), start)
 
     @torch.no_grad()
-    def _masks(self, image: Any, prompts: dict[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.bool_]:
-        """Boxes `[n, 4]` or points `[n, 1, 2]` → masks `[n, H, W]`."""
-        inputs = self._processor(images=image, return_tensors="pt", **{k: [v.tolist()] for k, v in prompts.items()})
-        outputs = self._model(**inputs.to(self.device), multimask_output=self.prompt == "point")
+    def _masks(self, image: Any, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Boxes `[n, 4]` → masks `[n, H, W]`."""
+        inputs = self._processor(images=image, return_tensors="pt", input_boxes=[boxes.tolist()])
+        outputs = self._model(**inputs.to(self.device), multimask_output=False)
         # SAM pads pictures to a square, and needs to know how much of it is picture; SAM 2 squashes them.
         sizes = [inputs[key].cpu() for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
-        proposed = self._processor.post_process_masks(outputs.pred_masks.cpu(), *sizes)[0]  # [n, m, H, W] bool
-        best = outputs.iou_scores[0].cpu().argmax(dim=1)  # [n]
-        chosen: npt.NDArray[np.bool_] = proposed[torch.arange(len(best)), best].numpy()
-        return chosen
+        masks: npt.NDArray[np.bool_] = self._processor.post_process_masks(outputs.pred_masks.cpu(), *sizes)[0][
+            :, 0
+        ].numpy()
+        return masks
 
 
 class SamRegions:
@@ -171,18 +163,3 @@ def _checksum(model: Any, processor: Any, *facts: object) -> str:
     """What tells a SAM's results from others: the weights, and what goes in."""
     known = f"{processor.image_processor.to_dict()} {facts}".encode()
     return "sam:" + hashlib.sha256(tensors_digest(model.state_dict()) + known).hexdigest()
-
-
-def points_of(found: Localization) -> npt.NDArray[np.float64]:
-    """The middle of the hottest pixel in each box, `[n, 1, 2]` as x, y in pixels of the picture."""
-    points = np.zeros((len(found.boxes.xyxy), 1, 2))
-    if not len(points):
-        return points
-    heatmaps = found.heatmaps  # [P, H, W]
-    height, width = heatmaps.shape[1:]
-    for place, (box, label) in enumerate(zip(found.boxes.xyxy, found.boxes.label, strict=True)):
-        x0, y0 = min(int(box[0]), width - 1), min(int(box[1]), height - 1)
-        inside = heatmaps[label, y0 : max(y0 + 1, int(box[3])), x0 : max(x0 + 1, int(box[2]))]
-        y, x = np.unravel_index(int(inside.argmax()), inside.shape)
-        points[place, 0] = x0 + x + 0.5, y0 + y + 0.5
-    return points

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import timm
 import torch
@@ -14,9 +13,9 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
-from cliploc.towers._checkpoints import Checkpoint, load_exactly, read_checkpoint
-from cliploc.towers._layers import resolve_precision, with_fast_linears
-from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts
+from cliploc.towers._checkpoints import load_exactly, read_checkpoint
+from cliploc.towers._layers import resolve_precision
+from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.values import Interpolation, ResizePolicy
 
@@ -39,8 +38,8 @@ class TipsText(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
         super().__init__()
-        words, width = tensors["token_embedding.weight"].shape
-        inner = tensors["blocks.0.mlp.c_fc.weight"].shape[0]
+        words, width = sizes(tensors, "token_embedding.weight")
+        inner = size(tensors, "blocks.0.mlp.c_fc.weight")
         self.tokenizer, self.heads = tokenizer, heads_of(width)
         self.token_embedding = nn.Embedding(words, width)
         self.blocks = nn.ModuleList(
@@ -71,17 +70,6 @@ class TipsText(nn.Module):
         return F.normalize(x.sum(dim=1), dim=-1)  # of the same direction as the mean
 
 
-class TipsImage(nn.Module):
-    """The image tower, of the sizes of these tensors."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[key])) for key in ("prefix", "positions"))
-        width, _, patch, _ = tensors["patches.weight"].shape
-        self.patches = nn.Conv2d(3, width, patch, patch)
-        self.blocks, self.norm = blocks_like(tensors, heads_of(width)), nn.LayerNorm(width, eps=1e-6)
-
-
 class Tips(TransformerBackbone):
     """The embedding is the first class token, which learnt from captions of the web; a second one is a prefix token."""
 
@@ -89,19 +77,14 @@ class Tips(TransformerBackbone):
     interpolation: Interpolation = "bilinear"
     input_hw = (SIDE, SIDE)
 
-    def __init__(self, image: TipsImage, text: TipsText, name: str) -> None:
-        super().__init__([TimmBlock(block) for block in with_fast_linears(image).blocks], len(image.prefix), MEAN, STD)
+    def __init__(self, image: PlainVit, text: TipsText, name: str) -> None:
+        super().__init__([TimmBlock(block) for block in image.blocks], len(image.prefix), MEAN, STD)
         self.image, self.text, self.name = image, text, name
         self.stride, self.embedding_size = image.patches.kernel_size[0], image.patches.out_channels
         self.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        grid, learnt = self.grid(images.shape[-2], images.shape[-1]), math.isqrt(len(self.image.positions))
-        positions = self.image.positions.T.reshape(1, -1, learnt, learnt).float()  # [1, d, G, G]
-        if grid != (learnt, learnt):
-            positions = F.interpolate(positions, size=grid, mode="bilinear", antialias=True, align_corners=False)
-        x = self.image.patches(images) + positions.to(images.dtype)  # [B, d, h, w]
-        return torch.cat([self.image.prefix.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        return self.image.first_tokens(images, self.grid(images.shape[-2], images.shape[-1]), antialias=True)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The first class token, normed: `[B, prefix+N, d]` → `[B, D]`, not of unit length."""
@@ -122,10 +105,12 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     if pretrained is None:
         raise UsageError(
             "expected weights for tipsv2, got none: add --pretrained with a folder that has the files of "
-            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14), or the authors' two .npz, and {TOKENIZER}"
+            f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14) and {TOKENIZER}"
         )
     folder = user_path(pretrained)
-    weights = _read(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise MissingWeightsError(f"expected {WEIGHTS} in the folder {folder}, found none: check it")
+    weights = read_checkpoint(folder / WEIGHTS)
     image_tensors, text_tensors = renamed(weights.tensors)
     if not (folder / TOKENIZER).is_file():
         raise MissingWeightsError(
@@ -136,7 +121,10 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     tokenizer.no_padding()
     tokenizer.enable_truncation(CONTEXT)
     with torch.random.fork_rng(devices=[]):
-        image, text = TipsImage(image_tensors), TipsText(text_tensors, tokenizer)
+        image, text = (
+            PlainVit(image_tensors, heads_of(image_tensors["norm.weight"].numel())),
+            TipsText(text_tensors, tokenizer),
+        )
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
     load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
     backbone = Tips(image, text, f"tipsv2:{folder.name}")
@@ -145,25 +133,8 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     return backbone.convert(dtype).to(device)
 
 
-def _read(folder: Path) -> Checkpoint:
-    """The weights in a folder, under the names of Hugging Face's file: that one, or the authors' two of NumPy."""
-    if (folder / WEIGHTS).exists():
-        return read_checkpoint(folder / WEIGHTS)
-    files = [sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")]
-    if [len(paths) for paths in files] != [1, 1]:
-        names = ", ".join(path.name for paths in files for path in paths) or "neither"
-        raise MissingWeightsError(
-            f"expected {WEIGHTS}, or one *_vision.npz and one *_text.npz, in the folder {folder}, got {names}: check it"
-        )
-    image, text = (read_checkpoint(path) for (path,) in files)
-    tensors = {IMAGE + name: tensor for name, tensor in image.tensors.items()}
-    for name, tensor in text.tensors.items():  # which has "temperature", or "temperature_contrastive"
-        tensors["temperature" if name.startswith("temperature") else TEXT + name] = tensor
-    return Checkpoint(image.path, f"{image.sha256} {text.sha256}", tensors)
-
-
 def renamed(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The authors' tensors under the names of `TipsImage` and `TipsText`."""
+    """The authors' tensors under the names of `PlainVit` and `TipsText`."""
     image, text = (
         {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
         for prefix in (IMAGE, TEXT)

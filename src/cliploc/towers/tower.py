@@ -63,13 +63,6 @@ class Needs:
     guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
     windows: bool = False  # whether all windows of a picture, where it is cut into some, must be in one batch
 
-    def __post_init__(self) -> None:
-        for name in ("features", "tokens", "attention", "projections", "ends"):
-            value = getattr(self, name)
-            mixed = name == "features"  # `MIXTURE` is 0
-            if value != "all" and any(index >= mixed and not isinstance(index, Fraction) for index in value):
-                raise UsageError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
-
     def __or__(self, other: Needs) -> Needs:
         """The union: one forward pass that serves both."""
 

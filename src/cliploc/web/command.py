@@ -1,62 +1,69 @@
 """`cliploc serve`: the page that finds things; and the options of every server."""
 
 import os
+from typing import Annotated
 
-from cliploc.cli.options import ModelFlags, WithThreads, check_known, command, flag, pair_weights, rare, use_threads
+from msgspec import Meta
+
+from cliploc.cli import options as cli
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
-from cliploc.options import RECIPES, WAITING, Options, choice
+from cliploc.options import WAITING, Options, RecipeName
 from cliploc.support.imports import check_installed
 
+Queue = Annotated[int, Meta(ge=1, le=400)]
+Megabytes = Annotated[float, Meta(ge=0.01, le=2000)]
+Megapixels = Annotated[float, Meta(ge=0.01, le=120)]
 
-class ServerFlags(WithThreads):
+
+class ServerFlags(cli.WithThreads):
     """Of servers."""
 
-    host: str = flag("Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving")
-    auth_env: str | None = flag(
+    host: str = cli.flag(
+        "Address to listen on; 0.0.0.0: all networks.", "127.0.0.1", metavar="ADDRESS", group="serving"
+    )
+    auth_env: str | None = cli.flag(
         "Environment variable that holds user:password.", None, metavar="VARIABLE", group="serving"
     )
-    queue: int = flag("Number of jobs that may wait; more are refused.", 32, within=(1, 400), group="serving")
-    allow_host: list[str] | None = flag(
+    queue: Queue = cli.flag("Number of jobs that may wait; more are refused.", 32, group="serving")
+    allow_host: list[str] | None = cli.flag(
         "Another host name of this server, such as that of a proxy; repeatable.", None, metavar="NAME", group="serving"
     )
 
 
-class ServeFlags(ModelFlags, ServerFlags):
+class ServeFlags(cli.ModelFlags, ServerFlags):
     """What `serve` has besides options of `Localizer`."""
 
-    queue: int = flag("Number of searches that may wait; more are refused.", WAITING, within=(1, 400), group="serving")
+    queue: Queue = cli.flag("Number of searches that may wait; more are refused.", WAITING, group="serving")
 
-    model: list[str] | None = flag(
+    model: list[str] | None = cli.flag(
         "Models to choose from; repeatable, the first is selected.",
         None,
         metavar="NAME",
         none="mini, mini-vit",
         group="model",
     )
-    head: list[str] | None = flag(
+    head: list[str] | None = cli.flag(
         "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
     )
-    recipe: str = flag(  # no file, which holds for one model
+    recipe: RecipeName = cli.flag(
         "What runs if a visitor names no method: a method with settings that improve its boxes.",
         "default",
-        metavar="|".join(RECIPES),
-        check=choice("recipe", RECIPES),
         group="model",
     )
-    sam: str | None = rare(
+    sam: str | None = cli.rare(
         "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
     )
-    port: int = flag("Port; 0: any free port.", 7860, within=(0, 65_535), group="serving")
-    max_megabytes: float = rare("Largest upload, in megabytes.", 20, within=(0.01, 2000), group="serving")
-    max_megapixels: float = rare("Largest picture, in megapixels.", 25, within=(0.01, 120), group="serving")
-    max_seconds: float = rare(
-        "Time limit of one request in seconds, without waiting time.", 300, within=(0.1, 86_400), group="serving"
+    port: cli.Port = cli.flag("cli.Port; 0: any free port.", 7860, group="serving")
+    max_megabytes: Megabytes = cli.rare("Largest upload, in megabytes.", 20, group="serving")
+    max_megapixels: Megapixels = cli.rare("Largest picture, in megapixels.", 25, group="serving")
+    max_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = cli.rare(
+        "Time limit of one request in seconds, without waiting time.", 300, group="serving"
     )
 
 
-@command(only=("device", "precision"))
+@cli.command(only=("device", "precision"))
 def serve(flags: ServeFlags, options: Options) -> int:
     """Serve a web page that finds named things in pictures.
 
@@ -67,10 +74,10 @@ def serve(flags: ServeFlags, options: Options) -> int:
     check_installed("web", "serve")
     if flags.sam is not None:
         check_installed("sam", "--sam")
-    models = pair_weights(flags.model or ["mini", "mini-vit"], flags.pretrained)
-    check_known(name for name, _ in models)
+    models = cli.pair_weights(flags.model or ["mini", "mini-vit"], flags.pretrained)
+    cli.check_known(name for name, _ in models)
     auth = None if flags.auth_env is None else user_in(flags.auth_env)
-    use_threads(flags.threads)
+    cli.use_threads(flags.threads)
     from cliploc.web.find import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads
 
@@ -85,6 +92,7 @@ def serve(flags: ServeFlags, options: Options) -> int:
         flags.max_seconds,
         flags.recipe,
         flags.sam,
+        flags.queue,
     )
     warn_of_strangers(terminal, flags, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
@@ -93,7 +101,6 @@ def serve(flags: ServeFlags, options: Options) -> int:
         flags.host,
         flags.port,
         auth=auth,
-        queue=flags.queue,
         max_bytes=round(flags.max_megabytes * 1e6),
         allow_hosts=flags.allow_host or (),
         debug=flags.debug,

@@ -15,14 +15,14 @@ from PIL import Image
 from cliploc.document import to_document
 from cliploc.draw.comparison import ModelResults, draw_comparison
 from cliploc.draw.label_maps import label_legend, label_picture
-from cliploc.draw.overlay import draw_overlay, fit_within, scaled
+from cliploc.draw.overlay import MAX_SIDE, draw_overlay, fit_within, scaled
 from cliploc.find.recipes import Recipe
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.images.rle import Rle, encode
 from cliploc.localization import Localization
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.web.service import title_of
-from cliploc.web.settings import FILE_SIDE, KEYS, Settings, recipe_in
+from cliploc.web.settings import KEYS, Settings, recipe_in
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
 
@@ -48,7 +48,7 @@ def write_files(
 ) -> list[Path]:
     """Writes overlays, heatmaps (npy, 16-bit grey), boxes in all formats, masks, results.json, a zip (first).
 
-    Overlays and heatmaps have at most `FILE_SIDE` pixels, boxes and masks are those of the photograph.
+    Overlays and heatmaps have at most `MAX_SIDE` pixels, boxes and masks are those of the photograph.
     """
     paths: list[Path] = []
 
@@ -59,10 +59,12 @@ def write_files(
     for method, result in results.items():
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
         stem = _plain(Path(result.source).stem) + behind
-        overlay(result, settings).save(file(f"{stem}_overlay.png"))
+        small = scaled(result, fit_within(result.image.size, MAX_SIDE))
+        overlay = draw_overlay(small, opacity=settings.opacity, masks=settings.masks)
+        overlay.save(file(f"{stem}_overlay.png"))
         if settings.masks:
             label_picture(result.label_map(), len(result.names)).save(file(f"{stem}_labels.png"))
-        width, height = fit_within(result.image.size, FILE_SIDE)
+        width, height = fit_within(result.image.size, MAX_SIDE)
         heatmaps = np.lib.format.open_memmap(  # [P, H, W], written name by name
             file(f"{stem}_heatmaps.npy"), "w+", np.float32, (len(result.names), height, width)
         )
@@ -81,11 +83,10 @@ def write_files(
         )
         codes = {index: encode(mask) for index, mask in result.box_masks()} if settings.masks else {}
         masks = tuple(codes[index] for index in range(len(codes)))
-        # Those that need no folders, and no pictures beside their files.
-        for form in (export for export in exports if not export.folders and "picture_files" not in export.needs):
+        for form in (export for export in exports if not export.folders):
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            form.write_all(partial(_annotated, result, masks), export, part)
+            form.write(partial(_annotated, result, masks), export, part)
             for written in [part / name for name in form.files]:
                 written.rename(file(f"{written.stem}{behind}{written.suffix}"))
             part.rmdir()
@@ -106,12 +107,6 @@ def write_files(
             reporter.phase(f"packing {path.name}")
             archive.write(path, path.name)
     return [everything, *paths]
-
-
-def overlay(result: Localization, settings: Settings) -> Image.Image:
-    """The photograph with heat or masks, and boxes."""
-    small = scaled(result, fit_within(result.image.size, FILE_SIDE))
-    return draw_overlay(small, opacity=settings.opacity, masks=settings.masks)
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,19 +14,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from cliploc.find.memory import LruCache
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
-from cliploc.options import POLICIES, WAITING
+from cliploc.options import POLICIES
 from cliploc.web.answers import Answers
 from cliploc.web.guard import Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, listen, run, unknown
-from cliploc.web.service import SearchResult, Service
+from cliploc.web.service import Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
-from cliploc.web.uploads import MAX_AGE, Store, temporary_folder
+from cliploc.web.uploads import Store
 from cliploc.web.view import TEMPLATES, menu_of
 
-LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
 MAX_JSON = 256_000  # bytes of a request without files
 FORM_BYTES = 16_000  # of an upload besides the file itself
 SWEPT_SECONDS = 300.0  # time between two searches for what is old
@@ -37,16 +36,14 @@ def application(
     folder: Path,
     *,
     auth: tuple[str, str] | None = None,
-    queue: int = WAITING,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
     debug: bool = False,
 ) -> Gate:
     """Page and API as an ASGI application; `auth` None: everybody may ask."""
     examples = {photo.path.name: photo for photo in demo_photos()}
-    looks = LruCache[SearchResult](LOOK_BYTES, MAX_AGE)
     store = Store(folder, {name: photo.path for name, photo in examples.items()})
-    answers = Answers(service, looks, store, queue, debug)
+    answers = Answers(service, store, debug)
     text = TEMPLATES.render(
         "find.html",
         title="cliploc",
@@ -82,7 +79,7 @@ def application(
             while True:
                 await asyncio.sleep(SWEPT_SECONDS)
                 await asyncio.to_thread(store.sweep)
-                looks.forget_old()
+                answers.looks.forget_old()
                 service.pictures.forget_old()
 
         task = asyncio.create_task(sweep())
@@ -113,9 +110,13 @@ def serve(
     **options: Any,
 ) -> None:
     """Serves until it is interrupted, and ends the process then with exit code 0."""
-    with listen(host, port) as listening, temporary_folder() as folder, suppress(KeyboardInterrupt):
-        app = application(service, folder, hosts=Hosts(host, allow_hosts), **options)
-        run(app, host, listening, on_ready, service.runs.end)
+    with (
+        listen(host, port) as listening,
+        TemporaryDirectory(prefix="cliploc-serve-", ignore_cleanup_errors=True) as folder,
+        suppress(KeyboardInterrupt),
+    ):
+        app = application(service, Path(folder), hosts=Hosts(host, allow_hosts), **options)
+        run(app, host, listening, on_ready, service.end)
     with suppress(OSError):  # nobody reads it
         sys.stdout.flush()
     os._exit(0)  # a model that still computes, or loads, is not waited for

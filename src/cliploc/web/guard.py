@@ -1,9 +1,7 @@
 """The gate before an application: who may ask, by which host names, and how much; it adds headers to answers."""
 
 import base64
-import binascii
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -59,13 +57,8 @@ def _name(place: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """An address in its shortest form, IPv4 where IPv6 only maps it; a name in lower case."""
-    name = name.strip("[]").rstrip(".").lower()
-    try:
-        ip = ipaddress.ip_address(name)
-    except ValueError:
-        return name
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
+    """A name in lower case; of an address that IPv6 only maps, the one of IPv4."""
+    return name.strip("[]").rstrip(".").lower().removeprefix("::ffff:")
 
 
 class Gate:
@@ -89,7 +82,8 @@ class Gate:
         max_body: int = MAX_BODY,
         max_upload: int | None = None,
     ) -> None:
-        self._app, self._hosts, self._auth = app, hosts, None if auth is None else ":".join(auth).encode()
+        self._app, self._hosts = app, hosts
+        self._auth = None if auth is None else b"Basic " + base64.b64encode(":".join(auth).encode())
         self._max_body, self._max_upload = max_body, max_body if max_upload is None else max_upload
         self._headers = {
             "content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
@@ -117,7 +111,7 @@ class Gate:
     def _check(self, scope: Scope, headers: Headers) -> None:
         address = (scope.get("server") or ("",))[0] or ""
         self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
-        if self._auth is not None and not hmac.compare_digest(_user(headers.get("authorization", "")), self._auth):
+        if self._auth is not None and not hmac.compare_digest(headers.get("authorization", "").encode(), self._auth):
             raise RefusedError(401, "This server asks for a user and a password (Basic authentication).")
         if scope["method"] != "POST":
             return
@@ -129,15 +123,6 @@ class Gate:
         most = self._max_upload if upload else self._max_body
         if int(length) > most:
             raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {length}: send less")
-
-
-def _user(header: str) -> bytes:
-    """User and password of the header Authorization; nothing where it is another kind of it."""
-    kind, _, code = header.partition(" ")
-    try:
-        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        return b""
 
 
 def refused(refusal: RefusedError) -> JSONResponse:

@@ -1,21 +1,23 @@
-"""Work that takes long. Each piece runs in a thread of its own, so that the page can show its progress and stop it."""
+"""Work that takes long: a few pieces at once, the others in order; each tells how far it is, and can be stopped."""
 
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from cliploc.errors import UsageError
+from cliploc.support.process import give_back_memory
 from cliploc.support.reporter import Reporter
+from cliploc.web.guard import RefusedError
 
 T = TypeVar("T")
 Work = Callable[[Reporter], T]
-STOPPED = "Stopped, as you asked."
+AT_ONCE = 2  # while one has the model, another's picture is read, or its boxes are cut: docs/studies/cost.md
 MAX_SECONDS = 300.0  # time limit of a run
+STOPPED = "Stopped, as you asked."
 ENDING = "The server is shutting down: try again when it is back."
+QUEUE_FULL = "Too many requests are waiting: try again in a minute."
 
 
 class StoppedError(UsageError):
@@ -23,39 +25,31 @@ class StoppedError(UsageError):
 
 
 class Run(Generic[T]):
-    """One piece of work in a thread, that can be stopped: whatever it reports then raises `StoppedError`.
+    """One piece of work; once it is stopped, whatever it reports raises `StoppedError`."""
 
-    Work that computes long reports several times a second.
-    """
+    future: Future[T]
 
-    def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
+    def __init__(self, visitor: str, work: Work[T], seconds: float) -> None:
+        self.visitor = visitor
+        self.began: float | None = None  # None while it waits
         self.steps = 0, 0  # masked pictures that are done, and that are left
         self.bank = 0, 0  # the same of the names of the bank
-        self._seconds = seconds
-        self._until = time.monotonic() + seconds
-        self._stop = threading.Event()
-        self._outcome: Future[T] = Future()
-        threading.Thread(target=self._carry_out, args=(work,), name="cliploc-look", daemon=True).start()
+        self._work, self._seconds, self._stopped = work, seconds, False
 
     def stop(self) -> None:
         """Ends the work at its next step."""
-        self._stop.set()
+        self._stopped = True
 
-    def wait(self, seconds: float) -> bool:
-        """Waits for the end of the work, at most so long; returns whether it has ended."""
-        wait_for((self._outcome,), seconds)
-        return self._outcome.done()
-
-    def result(self) -> T:
-        """Waits for the work, and returns what it returned or raises what it raised."""
-        return self._outcome.result()
-
-    def _carry_out(self, work: Work[T]) -> None:
-        reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
+    def carry_out(self) -> T:
+        """Does the work."""
+        self.began = time.monotonic()
         try:
-            self._outcome.set_result(work(reporter))
-        except BaseException as error:
-            self._outcome.set_exception(error)
+            self._go_on()
+            return self._work(
+                Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
+            )
+        finally:
+            give_back_memory()
 
     def _count(self, done: int, left: int) -> None:
         self._go_on()
@@ -66,43 +60,47 @@ class Run(Generic[T]):
         self.bank = self.bank[0] + done, left
 
     def _go_on(self, *_: object) -> None:
-        if time.monotonic() > self._until:
+        if self._stopped:
+            raise StoppedError(STOPPED)
+        if time.monotonic() > (self.began or 0) + self._seconds:
             raise StoppedError(
                 f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
             )
-        if self._stop.is_set():
-            raise StoppedError(STOPPED)
 
 
 class Runs:
-    """The runs of all visitors; a run that nothing refers to any more is forgotten."""
+    """The runs of all visitors, in threads of their own, and those that wait."""
 
-    def __init__(self, seconds: float = MAX_SECONDS) -> None:
-        self._seconds = seconds
-        self._runs: WeakKeyDictionary[Run[Any], str] = WeakKeyDictionary()
+    def __init__(self, seconds: float = MAX_SECONDS, queue: int | None = None) -> None:
+        self._seconds, self._queue = seconds, queue
+        # No thread a request: the allocator has a heap for each, and cached features keep heaps from shrinking.
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="cliploc-run")
+        self._runs: list[Run[Any]] = []
         self._lock = threading.Lock()
         self._ended = False
 
-    def begin(self, visitor: str, work: Work[T], *, alone: bool = False) -> Run[T]:
-        """Starts a run for a visitor."""
-        if alone:
-            self.stop(visitor)
+    def begin(self, visitor: str, work: Work[T]) -> Run[T]:
+        """A run, which ends the visitor's others; "" is a visitor without any."""
+        self.stop(visitor)
+        run = Run(visitor, work, self._seconds)
         with self._lock:
             if self._ended:
                 raise StoppedError(ENDING)
-            run = Run(work, self._seconds)
-            self._runs[run] = visitor
+            if self._queue is not None and len(self._runs) >= self._queue + AT_ONCE:
+                raise RefusedError(503, QUEUE_FULL)
+            self._runs.append(run)
+            run.future = self._pool.submit(run.carry_out)
+        run.future.add_done_callback(lambda _: self._runs.remove(run))
         return run
 
-    def stop(self, visitor: str | None = None) -> None:
-        """Stops a visitor's runs, or all."""
-        with self._lock:
-            mine = [run for run, owner in self._runs.items() if visitor in (None, owner)]
-        for run in mine:
-            run.stop()
+    def stop(self, visitor: str) -> None:
+        """Stops a visitor's runs."""
+        for run in list(self._runs) if visitor else ():
+            if run.visitor == visitor:
+                run.stop()
 
     def end(self) -> None:
-        """Stops every run and refuses new ones, such as a queued one whose turn comes when another was stopped."""
-        with self._lock:
-            self._ended = True
-        self.stop()
+        """Stops every run and refuses new ones."""
+        self._ended = True
+        for run in list(self._runs):
+            run.stop()

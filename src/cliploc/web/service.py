@@ -2,9 +2,8 @@
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from cliploc.images.reading import Picture, load
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
-from cliploc.options import MIN_SCORE, RECIPES, SAM, UNREFINED, Options
+from cliploc.options import FOUND, MIN_SCORE, RECIPES, SAM, UNREFINED, WAITING, Options
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
@@ -32,11 +31,8 @@ from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in
 from cliploc.web.uploads import MAX_AGE
 
-STOP_SECONDS = 0.2  # between two looks whether a search was stopped; what computes ends at its next masked picture
 PIXEL_BYTES = 64 * 2**20  # of decoded photographs
 PAGE_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
-SEARCHES = 2  # at once: one's tower has all cores while the other's boxes, in Python, have one; docs/studies/cost.md
-MOST_MODELS = 2  # in memory at once; when another is loaded, the least recently used one is dropped
 
 
 @dataclass(frozen=True)
@@ -130,13 +126,11 @@ class SearchResult:
         )
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
-        """Each method with its threshold: that of the settings, or else the method's own."""
-        first = next(iter(self.results))
-        chosen = dict.fromkeys(self.results, settings.compare_threshold) | {first: settings.threshold}
-        return [
-            (method, self.defaults[method].threshold if tau is None else tau)  # type: ignore[misc]  # never "auto"
-            for method, tau in chosen.items()
-        ]
+        """Each method with its threshold: that of the settings for the first one, or else the method's own."""
+        chosen = {method: defaults.threshold for method, defaults in self.defaults.items()}
+        if settings.threshold is not None:
+            chosen[next(iter(self.results))] = settings.threshold
+        return list(chosen.items())  # type: ignore[arg-type]  # never "auto"
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
@@ -155,14 +149,6 @@ class SearchResult:
             results[method] = replace(cut, mask_source=source)
         return results
 
-    def unset(self, settings: Settings) -> Settings:
-        """The settings without values that are the methods' own, as a slider always has a value."""
-        first, second = self.defaults[next(iter(self.results))], self.defaults.get(next(iter(settings.compare), ""))
-        values = slider_values(first) | {"compare_threshold": None if second is None else second.threshold}
-        defaults = [name for name, value in values.items() if _near(getattr(settings, name), value)]
-        unset: dict[str, Any] = dict.fromkeys(defaults)
-        return replace(settings, **unset)
-
     def ran(self, settings: Settings) -> Recipe | None:
         """The recipe with the options that were set instead of its own; None where a method was chosen."""
         if self.recipe is None:
@@ -179,10 +165,6 @@ def slider_values(defaults: Options) -> dict[str, Any]:
     return values | ({"min_score": MIN_SCORE} if values["min_score"] == "auto" else {})
 
 
-def _near(value: float | None, default: float | None) -> bool:
-    return value is not None and default is not None and abs(value - default) < 1e-3
-
-
 class Service:
     """Loads models when they are first needed, and searches photographs, a few at once."""
 
@@ -195,6 +177,7 @@ class Service:
         max_seconds: float = MAX_SECONDS,
         recipe: str = "default",
         sam: str | None = None,
+        queue: int = WAITING,
     ) -> None:
         its = None if precision == "fp32" else precision
         self.offers = {offer.label: replace(offer, precision=its) for offer in offers}
@@ -206,17 +189,18 @@ class Service:
             self.mask_sources[f"{SAM}FOLDER"] = SamMasks(sam, device=device or "cpu")
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
-        # Also those that are being loaded; all localizers of a model share what this one embeds of the bank.
-        self._loaded: OrderedDict[str, Future[Localizer]] = OrderedDict()
+        self._loaded: dict[str, Future[Localizer]] = {}  # also those that are being loaded
         self._menus: dict[str, Menu] = {}
-        self.runs = Runs(max_seconds)
+        self.searches, self.redraws = Runs(max_seconds, queue), Runs(max_seconds, queue)
         self.memory = Memory(max_seconds=MAX_AGE)
         self.pictures = LruCache[Picture](PIXEL_BYTES, MAX_AGE)
         self._lock = threading.Lock()  # of `_loaded`; never held while a model is loaded
-        self._loaders = ThreadPoolExecutor(MOST_MODELS, thread_name_prefix="cliploc-load")
-        # In these threads alone: the allocator has a heap for each thread, and cached features would keep the heaps of
-        # many threads from shrinking.
-        self._models = ThreadPoolExecutor(SEARCHES, thread_name_prefix="cliploc-models")
+        self._loaders = ThreadPoolExecutor(thread_name_prefix="cliploc-load")
+
+    def end(self) -> None:
+        """Stops all searches, and refuses new ones."""
+        self.searches.end()
+        self.redraws.end()
 
     def offer(self, label: str) -> Offer:
         """The model with this text in the menu; "" for the first."""
@@ -229,30 +213,19 @@ class Service:
         """The model, now or once it is loaded, which happens once for all visitors and makes no other model wait."""
         offer = self.offer(label)
         with self._lock:
-            if offer.label not in self._loaded:
-                self._loaded[offer.label] = self._loaders.submit(self._load, offer)
-            self._loaded.move_to_end(offer.label)
-            return self._loaded[offer.label]
-
-    def _load(self, offer: Offer) -> Localizer:
-        try:
-            loaded = Localizer(offer.model, offer.pretrained, text_cache=False, memory=self.memory, **self._how)
-        except BaseException:
-            with self._lock:
-                del self._loaded[offer.label]  # the next visitor tries again
-            raise
-        with self._lock:
-            others = [label for label, model in self._loaded.items() if model.done()]
-            for label in others[: max(0, len(others) + 1 - MOST_MODELS)]:
-                del self._loaded[label]
-        return loaded
+            loading = self._loaded.get(offer.label)
+            if loading is None or (loading.done() and loading.exception()):  # after an error it is tried again
+                how = {"text_cache": False, "memory": self.memory, **self._how}
+                loading = self._loaders.submit(lambda: Localizer(offer.model, offer.pretrained, **how))
+                self._loaded[offer.label] = loading
+            return loading
 
     def backbone(self, label: str) -> Backbone:
         """The model; waits until it is loaded."""
         return self.load(label).result().backbone
 
     def menu(self, label: str) -> Menu:
-        """What can be chosen for a model; raises what `backbone` raises. It is kept though the model is dropped."""
+        """What can be chosen for a model; raises what `backbone` raises."""
         offer = self.offer(label)
         if offer.label not in self._menus:
             backbone = self.backbone(label)
@@ -286,7 +259,7 @@ class Service:
             threshold=rule.threshold,
             split_peaks=rule.split_peaks,
             min_score=rule.min_score,
-            min_presence=localizer.usual_min_presence,
+            min_presence=FOUND,
         )
 
     def look(
@@ -325,23 +298,14 @@ class Service:
         by_recipe = None if recipe is None else self.localizer(settings, settings.method or "", exemplars)
         by_name = self.localizer(settings, named[0], exemplars) if named else None
 
-        def compute() -> dict[str, Localization]:
-            localizations: dict[str, Localization] = {}
-            how: dict[str, Any] = {"reporter": reporter, "presence": True, "boxes": False}
-            if by_recipe is not None:
-                localizations[settings.method or ""] = next(by_recipe.stream([picture], settings.prompts, **how))
-            if by_name is not None:
-                localizations |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
-            return localizations
-
-        job = self._models.submit(compute)
-        try:
-            while not wait((job,), STOP_SECONDS).done:
-                reporter.phase("")  # raises where the search was stopped
-        finally:
-            job.cancel()
+        found: dict[str, Localization] = {}
+        how: dict[str, Any] = {"reporter": reporter, "presence": True, "boxes": False}
+        if by_recipe is not None:
+            found[settings.method or ""] = next(by_recipe.stream([picture], settings.prompts, **how))
+        if by_name is not None:
+            found |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
         image = smaller(picture.image, PAGE_SIDE)
-        results = {method: replace(result, image=image) for method, result in job.result().items()}
+        results = {method: replace(result, image=image) for method, result in found.items()}
         defaults = {method: self.defaults(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
         return SearchResult(path, settings, results, defaults, closed, offer, recipe, exemplar or "", self.mask_sources)

@@ -1,18 +1,15 @@
 """The settings of the page as one value: read from the page or a URL, written as a URL, Python lines and a command."""
 
-from __future__ import annotations
-
-import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.draw.overlay import MAX_SIDE, OPACITY, fit_within
+from cliploc.draw.overlay import OPACITY
 from cliploc.errors import UsageError
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.exemplars import Exemplar
@@ -24,20 +21,16 @@ MASKS_BY = ("heat", "grabcut", "sam")  # the last is that of the server, which m
 NONE = "none"  # no windows or no refinement, also if the recipe has some
 RECIPE = "recipe:"  # marks a recipe among methods: "recipe:fast"
 CUT = ("threshold", "split_peaks", "min_score", "min_presence")  # of boxes; each method has defaults of its own
-LIVE = (*CUT, "compare_threshold", "max_boxes", "opacity", "masks", "masks_by")  # no model runs for these
+LIVE = (*CUT, "max_boxes", "opacity", "masks", "masks_by")  # no model runs for these
 TEXTS = ("names", "model", "method", "resize", "exemplar_name", "exemplar_box")
-LISTS, SWITCHES = ("compare", "refine"), ("flip", "masks", "exemplar_text")
-NUMBERS = {**dict.fromkeys((*CUT, "compare_threshold", "opacity"), 1), "max_boxes": 1_000_000}  # up to which
+LISTS, SWITCHES = ("compare", "refine"), ("flip", "masks")
+NUMBERS = {**dict.fromkeys((*CUT, "opacity"), 1), "max_boxes": 1_000_000}  # up to which
 CHOICES = {"scales": SCALES, "windows": WINDOWS, "templates": tuple(TEMPLATE_SETS), "masks_by": MASKS_BY}
 KEYS = (*TEXTS, *LISTS, *SWITCHES, *NUMBERS, *CHOICES)  # what a visitor may set
 # Choices whose values are not their texts; visitors must not learn the server's folders.
 SPECIAL = {("windows", NONE): (), ("templates", "default"): None, ("masks_by", "sam"): f"{SAM}FOLDER"}
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
-MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
-MOST_MASKED = 100_000_000  # pixels × names × methods of masks, which have the photograph's own size
-MOST_WRITTEN = 50_000_000  # the same of heatmaps in files, which are at most `FILE_SIDE` pixels wide or high
-FILE_SIDE = MAX_SIDE
 MOST_LETTERS = 8_000  # of the text with all names
 MOST_FIELDS = 64  # of a link
 SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
@@ -51,23 +44,16 @@ class Settings(Options):
     model: str = ""  # the model's key in the menu; "" for the first
     # `method` may be a recipe, too: "recipe:fast"; None is the model's default
     compare: tuple[str, ...] = ()  # further methods beside it, any number; they run as published
-    compare_threshold: float | None = None  # threshold of the further methods; None for each method's own
     opacity: float = OPACITY  # of the hottest places, and of masks
     masks: bool = False  # whether masks are drawn instead of heat, and are among the downloads
     # the name that a second upload stands for; "" for the name of its file. If it is not among the names, it is added
     exemplar_name: str = ""
-    exemplar_box: str = ""  # the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it
-    exemplar_text: bool = False  # whether the name's text is used too
+    exemplar_box: str = ""  # the part of it that is used, "x0 y0 x1 y1" in pixels; "" for all of it
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The method and the further ones, each once."""
         return tuple(dict.fromkeys((self.method or "", *self.compare)))
-
-    @property
-    def masks_source(self) -> str | None:
-        """What draws the masks, as `Localizer` takes it, if masks are drawn, and not from the heat."""
-        return self.masks_by if self.masks and self.masks_by != "heat" else None
 
     @property
     def prompts(self) -> list[str]:
@@ -80,15 +66,12 @@ class Settings(Options):
             raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(names)}: leave some out")
         if files := [name for name in names if re.search(r"(^|[=|~])\s*@", name)]:  # as the command line has them
             raise UsageError(f"expected a name without @, got {short(files[0])}: the picture has a field of its own")
-        words = sum(1 + len(re.findall("[|~]", name)) for name in names)
-        if words > MOST_WORDS:
-            raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")
         return names
 
-    def with_exemplar(self, file: str | None) -> Settings:
+    def with_exemplar(self, file: str | None) -> Self:
         """A search's settings with this file as exemplar, its name filled in; None resets those of an exemplar."""
         if not file:
-            return replace(self, exemplar_name="", exemplar_box="", exemplar_text=False)
+            return replace(self, exemplar_name="", exemplar_box="")
         name = " ".join(self.exemplar_name.split()) or SIGNS.sub(" ", Path(file).stem).strip() or "exemplar"
         if SIGNS.search(name.replace(" ", "")):
             raise UsageError(f"expected a name for the exemplar without = | ~ @ , [ ], got {short(name)}")
@@ -98,37 +81,19 @@ class Settings(Options):
 
     def exemplar(self, image: Any) -> Exemplar:
         """This picture as an exemplar, with the name and box of these settings."""
-        box = None
-        if self.exemplar_box.strip():
-            with suppress(ValueError):
-                x0, y0, x1, y1 = (float(edge) for edge in self.exemplar_box.strip(" []()").split(","))
-                box = (x0, y0, x1, y1)
-            if box is None or not all(math.isfinite(edge) for edge in box):
-                raise UsageError(
-                    f"expected the exemplar's part as x0, y0, x1, y1 in pixels, got {short(self.exemplar_box)}"
-                )
-        return Exemplar(self.exemplar_name, image, box, self.exemplar_text)
-
-    def check_work(self, size: tuple[int, int], files: bool) -> None:
-        """Refuses more masks, or heatmaps in files, than one request may have of a picture of this width and height."""
-        width, height = size
-        file_width, file_height = fit_within(size, FILE_SIDE)
-        limits = [("masks", MOST_MASKED // (width * height))] if self.masks else []
-        limits += [("heatmaps", MOST_WRITTEN // (file_width * file_height))] if files else []
-        cells = len(self.prompts) * len(self.methods)
-        for what, most in limits:
-            if cells > most:
-                raise UsageError(
-                    f"expected {what} of at most {most} names × methods for a picture of {width}×{height} pixels, "
-                    f"got {cells}: leave some out, or make the picture smaller"
-                )
+        edges = re.split(r"[,\s]+", self.exemplar_box.strip(" []()")) if self.exemplar_box.strip() else []
+        try:
+            box: Any = tuple(float(edge) for edge in edges) or None
+        except ValueError:
+            box = self.exemplar_box
+        return Exemplar(self.exemplar_name, image, box)
 
     @property
-    def computed(self) -> Settings:
+    def computed(self) -> Self:
         """The settings with defaults for those that change only boxes and colours: equal if one model run is enough."""
         return replace(self.with_live(DEFAULTS), names="\n".join(self.prompts))
 
-    def with_live(self, other: Settings) -> Settings:
+    def with_live(self, other: Options) -> Self:
         """These settings, with the other's values for those that change only boxes and colours."""
         return replace(self, **{key: getattr(other, key) for key in LIVE})
 
@@ -171,9 +136,7 @@ def _parsed(key: str, value: Any) -> Any:
             raise UsageError(f"expected {key} as a list of names, got {short(value)}")
         return tuple(part for part in parts if part not in ("", NONE))
     if key in SWITCHES:
-        if str(value).lower() not in ("true", "false"):
-            raise UsageError(f"expected {key} as true or false, got {short(value)}")
-        return str(value).lower() == "true"
+        return choice(key, ("true", "false"))(str(value).lower()) == "true"
     if key in NUMBERS:
         share = number(key, 0, NUMBERS[key])(parse(float, value) if isinstance(value, str) else value)
         return float(share) if key != "max_boxes" else int(share) or None
@@ -225,50 +188,39 @@ def from_query(query: str) -> Settings:
 
 
 # -------------------------------------------------------------------------------------------------- to do it elsewhere
-def python_lines(
-    settings: Settings,
-    file: str,
-    model: Mapping[str, Any],
-    rules: Sequence[tuple[Mapping[str, Any], float]],
-    exemplar: str = "",
-) -> str:
+Rules = Sequence[tuple[Mapping[str, Any], float]]  # each method as `Localizer` takes it, and its threshold
+
+
+def python_lines(settings: Settings, file: str, model: Mapping[str, Any], rules: Rules, exemplar: str = "") -> str:
     """The lines of a Python script that gives the same heatmaps and boxes."""
     lines = ["import cliploc", *(["from cliploc.images.exemplars import Exemplar"] if exemplar else []), ""]
     shared = settings.arguments
-    shared |= {} if settings.masks_source is None else {"masks_by": settings.masks_source}
-    shared |= {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
-    for place, (method, threshold) in enumerate(rules):
-        of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
-        rest = {**method, "threshold": threshold, **shared}
-        arguments = ", ".join(f"{key}={value!r}" for key, value in rest.items())
-        name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
-        variable = "found" if place == 0 else "compared"
+    if settings.masks and settings.masks_by != "heat":
+        shared["masks_by"] = settings.masks_by
+    if exemplar:
+        shared["exemplars"] = [settings.exemplar(exemplar)]
+    for method, threshold in rules:
+        given = {**model, **method, "threshold": threshold, **shared}
+        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items() if value is not None)
         lines += [
-            f"{name} = cliploc.Localizer({of_model}, {arguments})",
-            f"{variable} = {name}({file!r}, {settings.prompts!r})",
-            f"print({variable}.boxes.xyxy, {variable}.heatmaps.shape)",
-            f"{variable}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
-            f".save({method.get('method', 'recipe') + '.png'!r})",
+            f"localizer = cliploc.Localizer({arguments})",
+            f"found = localizer({file!r}, {settings.prompts!r})",
+            "print(found.boxes.xyxy, found.heatmaps.shape)",
+            f"found.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
+            f".save({method.get('method', 'found') + '.png'!r})",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def command_lines(
-    settings: Settings,
-    file: str,
-    model: Mapping[str, Any],
-    rules: Sequence[tuple[Mapping[str, Any], float]],
-    exemplar: str = "",
-) -> str:
+def command_lines(settings: Settings, file: str, model: Mapping[str, Any], rules: Rules, exemplar: str = "") -> str:
     """One `cliploc localize` command for each method, with a folder of its own; arguments as for `python_lines`."""
     commands = []
-    for place, (method, threshold) in enumerate(rules):
+    masks = ["--masks", *words_of({"masks_by": settings.masks_by})] if settings.masks else []
+    for method, threshold in rules:
         options = [f"--prompt={_prompt(settings, name, exemplar)}" for name in settings.prompts]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
-        options += ["--masks"] if settings.masks else []
-        options += [] if settings.masks_source is None else [f"--masks-by={settings.masks_source}"]
-        options += ["--out=found" if place == 0 else f"--out=found-{method['method']}"]
+        options += [*masks, "--out=found" if len(rules) == 1 else f"--out=found-{method.get('method', 'recipe')}"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"
 
@@ -279,5 +231,4 @@ def _prompt(settings: Settings, name: str, exemplar: str) -> str:
         return name
     box = settings.exemplar(exemplar).box
     part = "" if box is None else f"[{','.join(f'{edge:g}' for edge in box)}]"
-    alone = "".join((settings.exemplar_name, *name.partition("~")[1:]))
-    return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{alone}=@{exemplar}{part}"
+    return f"{''.join((settings.exemplar_name, *name.partition('~')[1:]))}=@{exemplar}{part}"

@@ -23,7 +23,7 @@ TEMPLATES = Templates(HERE / "templates", HERE / "static")
 
 
 def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
-    """The menus for a model, and the values of all controls: those of an address that run on it, else its defaults."""
+    """The menus for a model, the values of all controls by an address, and the method's own of sliders without one."""
     problem = ""
     try:
         label, menu = service.offer(settings.model).label, service.menu(settings.model)
@@ -40,10 +40,7 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
         compare=tuple(name for name in settings.compare if name in menu.methods),
         refine=refine if refine or settings.refine == () else None,
     )
-    second = service.defaults(usable, usable.compare[0] if usable.compare else "").threshold
-    sliders = slider_values(service.defaults(usable, method)) | {"compare_threshold": second}
     values = usable.of_page()
-    values |= {name: value for name, value in sliders.items() if values[name] == ""}
     values |= {name: values[name].split(",") for name in LISTS}
     methods = [(name, find(name).title) for name in menu.methods]
     recipes = [(name, f"{name.replace(':', ': ')} – {_parts(recipe)}") for name, recipe in menu.recipes.items()]
@@ -53,7 +50,12 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     choices["masks_by"] = [(name, titles[name]) for name in sources]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.default)  # what runs by default comes first
-    return {"problem": problem, "choices": choices, "values": values}
+    return {
+        "problem": problem,
+        "choices": choices,
+        "values": values,
+        "own": slider_values(service.defaults(usable, method)),
+    }
 
 
 def _parts(recipe: Recipe) -> str:
@@ -73,22 +75,17 @@ def status(text: str, kind: str = "done") -> Status:
     return {"kind": kind, "text": text}
 
 
-def waiting(others: int) -> Status:
-    """The status line of a search that waits for its turn."""
-    return status(
-        f"Waiting for a turn with {count(others, 'other')} …" if others > 0 else "Waiting for a turn …", "busy"
-    )
-
-
-def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> Status:
-    """The status line of a search: masked photographs that are done and left, or names of the bank, once per model."""
+def searching(steps: tuple[int, int], bank: tuple[int, int], seconds: float | None) -> Status:
+    """The status line of a search: masked pictures, or names of the bank, done and left; None: it waits for a turn."""
+    if seconds is None:
+        return status("Waiting for a turn …", "busy")
     if bank[1]:
         text = f"Once for this model: {bank[0]:,} of {sum(bank):,} {BANK} done, {seconds:.0f} s"
         return status(text, "busy") | {"progress": bank[0] / sum(bank), "counted": BANK}
-    if not done:
+    if not steps[0]:
         return status("Searching …", "busy")
-    text = f"Searching: {done:,} of about {done + left:,} masked pictures done, {seconds:.0f} s"
-    return status(text, "busy") | {"progress": done / (done + left), "counted": "masked pictures"}
+    text = f"Searching: {steps[0]:,} of about {sum(steps):,} masked pictures done, {seconds:.0f} s"
+    return status(text, "busy") | {"progress": steps[0] / sum(steps), "counted": "masked pictures"}
 
 
 def summary(results: Mapping[str, Localization]) -> str:

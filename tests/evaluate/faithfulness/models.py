@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from cliploc.evaluate.tasks.faithfulness.judged import Judged, Measured, OtherMaps, Scorer
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.options import FaithfulnessOptions
-from cliploc.support.reporter import Reporter
 
 HW = (6, 8)
 
@@ -23,15 +22,14 @@ def picture(hw: tuple[int, int] = HW, seed: int = 1) -> Tensor:
     return torch.randn(1, 3, *hw, generator=torch.Generator().manual_seed(seed))
 
 
-def scorer(of: Tensor, **heard: Any) -> Scorer:
+def scorer(of: Tensor) -> Scorer:
     """The names are unit vectors, so that cosines are the logits themselves."""
-    return Scorer(lambda images: images.flatten(1) @ of.flatten(1).T, torch.eye(len(of)), 0.5, 7, Reporter(**heard))
+    return Scorer(lambda images: images.flatten(1) @ of.flatten(1).T, torch.eye(len(of)), 0.5, 7)
 
 
 def judged(heat: Tensor, images: Tensor, of: Tensor, target: int = 0, label: int | None = None, **more: Any) -> Judged:
-    options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline", "tolerance") if key in more})
-    of_scorer = scorer(of, **{key: more.pop(key) for key in ("masked",) if key in more})
-    return Judged(images, heat, target, label, of_scorer, lambda x: (x - 0.5) / 0.25, options, **more)
+    options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline") if key in more})
+    return Judged(images, heat, target, label, scorer(of), lambda x: (x - 0.5) / 0.25, options, **more)
 
 
 def measured(name: str, *of: Any, **more: Any) -> Measured:

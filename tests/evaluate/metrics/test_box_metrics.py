@@ -15,12 +15,10 @@ from cliploc.evaluate.metrics import (
     MaxBoxAcc,
     box_curve,
     boxes_on_map,
-    contour_boxes,
     largest_hits,
 )
-from cliploc.evaluate.metrics import _contours as contours
+from cliploc.evaluate.metrics.boxes_at_threshold import MeanBestIoU
 from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy, MaxBoxAccV2, packed_hits
-from cliploc.evaluate.metrics.mean_metrics import MeanBestIoU
 from tests.evaluate.metrics import literal
 
 NONE = Bootstrap(replicates=0)
@@ -36,19 +34,9 @@ def noisy(seed, smooth):
     return (heat / heat.max()).astype(np.float32)
 
 
-def assert_same_boxes(found, other):
-    """The same largest boxes, and at every cut the same boxes in any order."""
-    np.testing.assert_array_equal(found.largest, other.largest)
-    rows = [np.c_[one.cut, one.every] for one in (found, other)]
-    first, second = (one[np.lexsort(one.T)] for one in rows)
-    np.testing.assert_array_equal(first, second)
-    for one in (found, other):
-        assert (np.diff(one.cut) >= 0).all()
-
-
 def counted(metric, curve, label=None, predictions=None):
     """Counts a curve by the columns that would be stored of its map."""
-    every = {f"hits_every_{iou}": packed_hits(curve, iou / 100, "every") for iou in (30, 50, 70)}
+    every = {f"hits_every_{iou}": packed_hits(curve.best, iou / 100) for iou in (30, 50, 70)}
     metric.add(curve.image_id, largest_hits(curve) | every, label, predictions)
 
 
@@ -60,35 +48,16 @@ def at_all(values):
     return np.array([values[int(tau * (len(values) - 1))] for tau in TAUS])
 
 
-# ------------------------------------------------------------------------------------------------------------ contours
-@settings(max_examples=150)
-@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
-def test_contours_are_those_that_opencv_traces_one_by_one(levels):
-    between = np.random.default_rng(int(levels.sum())).random(levels.shape) * 0.99
-    found = contour_boxes(levels)
-    for heat in (levels.astype(float), levels + between):
-        assert_same_boxes(found, contour_boxes(levels, heat=heat))
-    for cut in range(int(levels.max()) + 1):
-        mask = (levels > cut).astype(np.uint8)
-        contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-        rectangles = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)] or [(0, 0, 0, 0)]
-        x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea)) if contours else (0, 0, 0, 0)
-        assert found.largest[cut].tolist() == [x, y, x + w, y + h]
-        assert sorted(map(tuple, found.every[found.cut == cut].tolist())) == sorted(rectangles)
-
-
-@pytest.mark.parametrize("smooth", [2, 5, 12, 40])
-def test_smooth_maps_are_read_off_their_peaks_with_the_same_outcome(smooth, monkeypatch):
-    heat = noisy(7, smooth)
-    levels = (heat * 255).astype(np.uint8)
-    plain = contour_boxes(levels)
-    if smooth > 2:  # the way for noisy maps must not be needed
-        monkeypatch.setattr(contours, "_regions", None)
-    quick = contour_boxes(levels, heat=heat)
-    assert_same_boxes(quick, plain)
-
-
 # ------------------------------------------------------------------------------------------------------ to the digit
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 4)))
+def test_few_levels_have_the_ious_of_the_literal_definition(levels):
+    heat = np.kron(levels, np.ones((40, 32), np.uint8))[:224, :224] / 5.1
+    curve = box_curve("a", heat, [(40, 32, 100, 90)])
+    for every, values in ((False, curve.largest), (True, curve.best)):
+        assert (at_all(values)[::20] == literal.ious(heat, [(40, 32, 100, 90)], every, TAUS[::20])).all()
+
+
 @pytest.mark.parametrize("smooth", [0, 1, 3, 12])
 def test_every_threshold_has_the_ious_of_the_literal_definition(smooth):
     heat = noisy(smooth, smooth)
@@ -216,12 +185,9 @@ def test_scores_are_shares_of_right_boxes_in_any_order(values, tau):
             counted(forth, rows[i], i % 2)
             counted(back, rows[~i], (len(rows) - 1 - i) % 2)
         assert forth.summarise(True, few) == back.summarise(True, few)
-    one, every, stated = MaxBoxAcc(), MaxBoxAcc(contours="every"), LocalizationAccuracy(tau)
+    stated = LocalizationAccuracy(tau)
     for curve in rows:
-        one.update(curve)
-        every.update(curve)
         counted(stated, curve)
-    assert (one.compute(NONE).curve <= every.compute(NONE).curve).all()  # more boxes, never worse
     assert values_of(stated)["gt_known"] == np.mean([c.largest[c.index(tau)] >= 0.5 for c in rows])
 
 

@@ -8,14 +8,13 @@ from hypothesis.extra import numpy as hnp
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, JudgedMap, PxAP
-from cliploc.evaluate.metrics.mean_metrics import (
+from cliploc.evaluate.metrics.boxes_at_threshold import MeanBestIoU, VLScoreRule
+from cliploc.evaluate.metrics.heat_on_object import (
     EnergyInBoxes,
     EnergyInMasks,
-    MeanBestIoU,
     PointingGame,
     RelevanceRank,
     RelevanceRankMasks,
-    VLScoreRule,
 )
 
 maps = hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1))

@@ -111,28 +111,25 @@ def test_the_maps_and_logits_of_a_closed_head(method: str, grid: tuple[int, int]
 
 
 @METHODS
-@pytest.mark.parametrize("unit", [False, True], ids=["free", "unit"])
 @pytest.mark.parametrize("start", ["random", "zero-shot"])
-def test_the_maps_and_logits_of_an_open_head(method: str, start: str, unit: bool) -> None:
-    trained = head(method, "open", start=start, unit_places=unit)
+def test_the_maps_and_logits_of_an_open_head(method: str, start: str) -> None:
+    trained = head(method, "open", start=start)
     features, text = seen(dense=start == "zero-shot"), texts()
     maps, logits = trained.maps(features), trained.logits(features, text)
     for b in range(2):
         expected = semantic_maps(trained, features.tokens[b].numpy(), features.attention[b].numpy())
         if features.dense is not None:
-            expected = expected + (1 if unit else 7) * features.dense[b].numpy()
-        if unit:
-            expected = expected / np.sqrt((expected**2).sum(axis=0))
+            expected = expected + 7 * features.dense[b].numpy()
         np.testing.assert_allclose(maps[b].numpy(), expected, rtol=1e-4, atol=1e-5)
         spoken = np.stack([(g[:, None, None] * expected).sum(axis=0) for g in text.numpy()])  # [classes, h, w]
         means = smoothed(trained, spoken).reshape(len(CLASSES), -1).mean(axis=1)
-        np.testing.assert_allclose(logits[b].numpy(), (7 if unit else 1) * means, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits[b].numpy(), means, rtol=1e-4, atol=1e-5)
 
 
 @METHODS
-@pytest.mark.parametrize(("kind", "unit"), [("closed", False), ("open", False), ("open", True)])
-def test_gradients(method: str, kind: str, unit: bool) -> None:
-    trained = head(method, kind, start="zero-shot", unit_places=unit).double().requires_grad_(True)
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_gradients(method: str, kind: str) -> None:
+    trained = head(method, kind, start="zero-shot").double().requires_grad_(True)
     features, text = seen(dense=kind == "open", grid=(3, 2)), None if kind == "closed" else texts().double()
     names, values = zip(*trained.named_parameters(), strict=True)
 

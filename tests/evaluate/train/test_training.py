@@ -27,7 +27,8 @@ from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.trainer import train
 from cliploc.evaluate.train.training_set import CROP, LabelledPictures, hold_out, read_csv, read_folder, view
 from cliploc.find.heads import HEADS, load_head
-from cliploc.find.prompts import embed, parse
+from cliploc.find.prompts import parse
+from cliploc.find.texts import embed
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, refused, succeeded
 from tests.evaluate.samples import wsol_folder
@@ -117,12 +118,12 @@ def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> Non
 def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
     backbone, pictures, out = tower("vit", GRID), read_folder(colours), tmp_path / "head.safetensors"
     train(backbone, pictures, out, quick(held_out=0))  # else parts would differ, too
-    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
-        train(backbone, pictures, out, quick(lr=0.5, held_out=0))
-    with pytest.raises(UsageError, match="other settings, pictures or weights: use --restart"):
-        train(backbone, replace(pictures, labels=pictures.labels[::-1]), out, quick(held_out=0))
-    train(backbone, pictures, out, quick(lr=0.5, held_out=0), restart=True)
-    assert load_head(out, backbone).config.training["lr"] == 0.5  # type: ignore[index]
+    for others, settings in ((pictures, {"lr": 0.5}), (replace(pictures, labels=pictures.labels[::-1]), {})):
+        with pytest.raises(UsageError, match="other settings, pictures or weights: delete it to start again"):
+            train(backbone, others, out, quick(held_out=0, **settings))
+    (tmp_path / "head.safetensors.training/checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(UsageError, match="cannot read the checkpoint"):
+        train(backbone, pictures, out, quick(held_out=0))
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -230,7 +231,7 @@ def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, t
     for broken in (tmp_path / "root" / "green").iterdir():
         broken.write_bytes(b"no picture")
     with pytest.raises(UsageError, match="read of at least two classes, got them of 1 of 4: check the files"):
-        train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
+        train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind))
 
 
 def test_progress_and_files_show_every_epoch(colours: Path, tmp_path: Path) -> None:
@@ -247,7 +248,6 @@ def test_progress_and_files_show_every_epoch(colours: Path, tmp_path: Path) -> N
     assert [one for one in events if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
     rows = list(csv.DictReader((tmp_path / "head.training/history.csv").open()))
     assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]
-    assert Image.open(tmp_path / "head.training/curves.png").width > 500
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -353,8 +353,6 @@ def test_every_epoch_and_every_seed_has_another_order(
 
 
 def test_the_learning_rate_falls(colours: Path, tmp_path: Path) -> None:
-    stepped = trained_on(colours, tmp_path / "a", epochs=5, schedule="step", step_epochs=2, lr=0.4, patience=9)
-    assert [epoch.lr for epoch in stepped.history] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004])
     cosine = trained_on(colours, tmp_path / "b", epochs=4, batch_size=18, lr=0.4, patience=9)  # a step an epoch
     expected = [0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2]
     assert [epoch.lr for epoch in cosine.history] == pytest.approx(expected)

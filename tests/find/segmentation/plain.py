@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.find import prompts
-from cliploc.towers.open_clip_vit import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipVit
 from tests.tiny import seeded
 
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)

@@ -49,18 +49,6 @@ def test_regions_of_colour_are_the_parts_of_a_picture():
     assert len({int(part[0, 0]) for part in parts}) == 4
 
 
-@pytest.mark.parametrize(("count", "parts"), [(2, [[0, 1], [2, 3]]), (4, [[0], [1], [2], [3]])])
-def test_colours_that_look_alike_become_one_region(count, parts):
-    """Green is nearer to yellow than to cyan, which it would not be if red and blue were swapped."""
-    pytest.importorskip("sklearn")
-    colours = np.array(
-        [(255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 255, 255) if count == 2 else (0, 0, 0)], np.uint8
-    )
-    regions = ColourRegions(count)(Image.fromarray(colours.repeat(160, axis=0)[None].repeat(40, axis=0)))
-    found = [np.unique(regions[:, 160 * part[0] : 160 * (part[-1] + 1)]).tolist() for part in parts]
-    assert sorted(number for numbers in found for number in numbers) == list(range(count))
-
-
 @pytest.mark.parametrize("size_wh", [(1, 1), (3, 200), (700, 5), (5, 5)])
 def test_any_picture_has_regions_of_colour(size_wh):
     pytest.importorskip("sklearn")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cliploc.find.lesson import Lesson, keep
+from cliploc.find.learnt import Lesson, keep
 from cliploc.images.geometry import Frame
 from cliploc.values import FloatArray
 

@@ -12,10 +12,9 @@ from cliploc.find.directions import (
     Pictures,
     Whitening,
     fit,
-    projected,
     stability,
 )
-from cliploc.find.lesson import keep, pooled
+from cliploc.find.learnt import keep, pooled, projected
 from tests.find.teaching.planted import CELLS, Planted, planted
 
 

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.find.learnt import drawn
-from cliploc.find.lesson import (
+from cliploc.find.learnt import (
     MOST_CELLS,
     MOST_CHANNELS,
     MOST_OF_PLACES,
+    drawn,
     keep,
     narrowed,
-    pooled,
     taught_features,
 )
 from cliploc.find.prepare import Request
@@ -78,9 +77,3 @@ def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:
     places = torch.nn.functional.normalize(wide.flatten(1), dim=0)
     before, after = places.T @ places, narrowed(places[:, None], MOST_CHANNELS)[:, 0].T
     assert float((after @ after.T - before).abs().mean()) < 0.06
-
-
-def test_pooling_keeps_the_mean() -> None:
-    maps = torch.arange(64.0).view(1, 8, 8)
-    assert float(pooled(maps, (4, 4)).mean()) == pytest.approx(31.5)
-    assert pooled(maps, (8, 8)) is maps

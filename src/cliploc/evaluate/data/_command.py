@@ -1,23 +1,18 @@
 """`cliploc datasets`: the registry, listed; or a folder, checked."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.text import Text
 
 from cliploc.cli.options import DrawnFlags, SampleFlags, WithJson, command, flag
-from cliploc.cli.output import DONE, MOST_PROBLEMS, SOME_FAILED, facts, print_result, say_next, title_row
-from cliploc.cli.terminal import Terminal, styled
+from cliploc.cli.output import DONE, SOME_FAILED
+from cliploc.cli.terminal import MOST_PROBLEMS, Terminal, facts, title_row
 from cliploc.errors import UsageError
 from cliploc.evaluate import data
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from cliploc.values import Dataset
 
 MOST_CLASSES = 20  # listed one by one; more are only counted
 
@@ -46,27 +41,27 @@ def datasets(flags: DatasetsFlags) -> int:
         return _describe(terminal, name) if name else _list(terminal)
     if not name:
         raise UsageError(f"expected the name of the dataset in {root}, got none: cliploc datasets NAME --root {root}")
-    dataset: Dataset | data.LabelledDataset
+    labelled = name in data.labelled_readers.names()
+    if labelled and (flags.subset is not None or flags.classes is not None):
+        raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
+    dataset: data.Dataset | data.LabelledDataset
     with terminal.progress(f"reading {name}"):
-        if labelled := name in data.labelled_readers.names():
-            if flags.subset is not None or flags.classes is not None:
-                raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
+        if labelled:
             dataset = data.open_labelled(name, root, flags.split, **DrawnFlags.chosen(flags))
-            counts = {"pictures": len(dataset), "classes": len(dataset.classes)}
+            pictures, of_samples = len(dataset), {"classes": len(dataset.classes)}
             rows = [("classes", f"{len(dataset.classes):,}, one for every pixel")]
         else:
             dataset = boxed = data.open_dataset(name, root, flags.split, **flags.chosen())
-            counts = {
-                "pictures": len({sample.path for sample in boxed.samples}),
-                "samples": len(boxed),
-                "classes": len({sample.label for sample in boxed.samples}),
-                "boxes": sum(len(sample.boxes_xyxy) for sample in boxed.samples),
-                "masks": sum(len(sample.masks) for sample in boxed.samples),
-            }
-            truths = " and ".join(f"{counts[key]:,} {key}" for key in ("boxes", "masks") if counts[key])
+            classes = len({sample.label for sample in boxed.samples})
+            boxes, masks = (
+                sum(map(len, of)) for of in zip(*((s.boxes_xyxy, s.masks) for s in boxed.samples), strict=True)
+            )
+            pictures = len({sample.path for sample in boxed.samples})
+            of_samples = {"samples": len(boxed), "classes": classes, "boxes": boxes, "masks": masks}
+            truths = " and ".join(f"{count:,} {of}" for of, count in (("boxes", boxes), ("masks", masks)) if count)
             rows = [
-                ("samples", f"{counts['samples']:,}: a class in a picture each, {truths} in all"),
-                ("classes", f"{counts['classes']:,} of {len(boxed.classes):,}"),
+                ("samples", f"{len(boxed):,}: a class in a picture each, {truths} in all"),
+                ("classes", f"{classes:,} of {len(boxed.classes):,}"),
                 *_classes(boxed, data.subsets.get(flags.subset).reasons if flags.subset else {}),
             ]
     kinds = Counter(problem.kind for problem in dataset.problems)
@@ -76,7 +71,8 @@ def datasets(flags: DatasetsFlags) -> int:
         "root": str(dataset.root),
         "split": dataset.split,
         "role": dataset.role,
-        **counts,
+        "pictures": pictures,
+        **of_samples,
         "problems": dict(kinds.most_common()),
         "named": [asdict(problem) for problem in dataset.problems],
     }
@@ -85,7 +81,7 @@ def datasets(flags: DatasetsFlags) -> int:
         ("dataset", name),
         ("folder", str(dataset.root)),
         ("split", f"{dataset.split}: {use}"),
-        ("pictures", f"{counts['pictures']:,}"),
+        ("pictures", f"{pictures:,}"),
         *rows,
         ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
     ]
@@ -95,15 +91,15 @@ def datasets(flags: DatasetsFlags) -> int:
         rows += [("", f"· {problem.source}: {problem.reason}") for problem in examples]
         if count > len(examples):
             rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
-    print_result(terminal, document, facts(rows), as_json=flags.as_json)
+    terminal.print_result(document, facts(rows), as_json=flags.as_json)
     split = () if flags.split is None else ("--split", flags.split)
     task = "segmentation" if labelled else "boxes"
     following = ("cliploc", "benchmark", task, "--dataset", name, "--root", root, *split, "--out", "results")
-    say_next(terminal, following, quiet=flags.as_json)
+    terminal.say_next(following, quiet=flags.as_json)
     return SOME_FAILED if kinds.keys() - data.BY_DESIGN else DONE
 
 
-def _classes(dataset: Dataset, reasons: dict[str, str]) -> Iterable[tuple[str, str]]:
+def _classes(dataset: data.Dataset, reasons: dict[str, str]) -> Iterable[tuple[str, str]]:
     """The samples of each class if there are few, those of a subset in its order and with its reasons."""
     counts = Counter(sample.label for sample in dataset.samples)
     places = {wnid: place for place, wnid in enumerate(reasons)}
@@ -120,28 +116,28 @@ def _describe(terminal: Terminal, name: str) -> int:
     rows = [("name", reader.name), ("what it is", f"{reader.title}: {reader.about}"), ("get it at", reader.source)]
     rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(reader.splits)]
     terminal.data(facts(rows))
-    terminal.data(styled("\nfiles below the root", "bold"))
+    terminal.data(Text("\nfiles below the root", "bold"))
     terminal.data(reader.layout)
-    terminal.data(styled(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
+    terminal.data(Text(f"\nto check a folder: cliploc datasets {reader.name} --root DIR", "dim"))
     return DONE
 
 
 def _list(terminal: Terminal) -> int:
-    _table(terminal, list(data.readers))
+    _table(terminal, data.readers)
     terminal.data("")
     terminal.data(facts(("subsets", f"{subset.name}: {subset.title}") for subset in data.subsets))
-    terminal.data(styled("\nwith a class for every pixel, for benchmark segmentation", "bold"))
-    _table(terminal, list(data.labelled_readers))
+    terminal.data(Text("\nwith a class for every pixel, for benchmark segmentation", "bold"))
+    _table(terminal, data.labelled_readers)
     line = "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder"
-    terminal.data(styled(line, "dim"))
+    terminal.data(Text(line, "dim"))
     return DONE
 
 
-def _table(terminal: Terminal, readers: Sequence[data.Reader | data.LabelledReader]) -> None:
-    rows: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is", "where to get it")]
-    narrow: list[Sequence[str | Text]] = [title_row("name", "splits", "about")]
+def _table(terminal: Terminal, readers: Iterable[data.Reader | data.LabelledReader]) -> None:
+    rows: list[Any] = [title_row("name", "splits: what for", "what it is", "where to get it")]
+    narrow: list[Any] = [title_row("name", "splits", "about")]
     for reader in readers:
-        splits = ", ".join(s.name if s.name == s.role else f"{s.name}: {s.role}" for s in reader.splits)
-        rows.append((reader.name, splits, f"{reader.title}: {reader.about}", reader.source))
-        narrow.append((reader.name, splits, f"{reader.title}: {reader.about}. Get it: {reader.source}"))
+        splits, what = ", ".join(f"{s.name}: {s.role}" for s in reader.splits), f"{reader.title}: {reader.about}"
+        rows.append((reader.name, splits, what, reader.source))
+        narrow.append((reader.name, splits, f"{what}. Get it: {reader.source}"))
     terminal.listing(rows, narrow)

@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
-from cliploc.evaluate.metrics._base import Bootstrap, BoxCurve, JudgedMap, Number, Score
+from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap, Number, Score
+from cliploc.evaluate.metrics._boxes import BoxCurve, Floats, level
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -29,7 +30,7 @@ class MaxBoxAccResult:
     accuracy: float
     threshold: float  # that τ; the smallest where several are best
     interval: base.Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
-    curve: base.Floats  # [1000], the accuracy at each τ of `TAUS`
+    curve: Floats  # [1000], the accuracy at each τ of `TAUS`
     per_class: Mapping[int, float]  # label → accuracy at `threshold`
 
 
@@ -37,8 +38,7 @@ class MaxBoxAccResult:
 class MaxBoxAcc(base.Metric):
     """MaxBoxAcc: the box of the largest contour has an IoU of at least 0.5 with any true box.
 
-    Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR. With "every", the best of
-    all contours' boxes counts.
+    Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR.
 
     Example:
         >>> metric = MaxBoxAcc()
@@ -59,18 +59,14 @@ class MaxBoxAcc(base.Metric):
         )
     }
 
-    def __init__(self, iou: float = 0.5, contours: Literal["largest", "every"] = "largest") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if not 0 < iou <= 1:
-            raise UsageError(f"expected an IoU above 0 and at most 1, got {iou}: 0.5 is usual")
-        self.iou, self.contours = iou, contours
         # Image → its map's highest level, its class, and at which levels its box is right: 32 bytes, enough for any τ.
         self._rows: dict[str, tuple[int, int | None, npt.NDArray[np.uint8]]] = {}
 
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
         """Counts one image."""
-        columns = {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve, self.iou, self.contours)}
-        self.add(curve.image_id, columns, label, None)
+        self.add(curve.image_id, largest_hits(curve), label, None)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the largest contour's box is right."""
@@ -89,17 +85,15 @@ class MaxBoxAcc(base.Metric):
         """The class of each image, in the order of `ids`."""
         return [self._rows[image_id][1] for image_id in self.ids]
 
-    def right_at(self, taus: Sequence[float] | base.Floats) -> Bools:
+    def right_at(self, taus: Sequence[float] | Floats) -> Bools:
         """Whether each image is right at each τ, `[n, T]`."""
         right, column = self.distinct(taus)
         return right[:, column]
 
-    def distinct(self, taus: Sequence[float] | base.Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
+    def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
         """As `right_at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`."""
         highest = sorted({row[0] for row in self._rows.values()})
-        cuts = np.array([[base.level(tau, high) for tau in taus] for high in highest], np.intp).reshape(
-            len(highest), -1
-        )
+        cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
         levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
         at = dict(zip(highest, levels, strict=True))
         right = np.zeros((len(self), levels.shape[1]), np.bool_)
@@ -118,7 +112,7 @@ class MaxBoxAcc(base.Metric):
         """The result so far, and the accuracy in each bootstrap replicate, `[r]`; None when there are no replicates."""
         n = base.check_any(len(self))
         right, column = self.distinct(base.TAUS)  # [n, U], [1000]
-        curve: base.Floats = (right.sum(axis=0) / n)[column]
+        curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
         replicates = bootstrap.replicated(right, lambda means: means.max(axis=1), self.ids)
         interval = None if replicates is None else bootstrap.quantiles(replicates)
@@ -141,12 +135,11 @@ class MaxBoxAcc(base.Metric):
 
 def largest_hits(curve: BoxCurve) -> dict[str, Any]:
     """The columns of `MaxBoxAcc` at IoU 0.5."""
-    return {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve, 0.5, "largest")}
+    return {"highest": len(curve.best) - 1, LARGEST_HITS: packed_hits(curve.largest, 0.5)}
 
 
-def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> bytes:
+def packed_hits(values: Floats, iou: float) -> bytes:
     """At which of its map's 256 levels the box is right, as bits; level 0 is the first byte's highest bit."""
-    values = curve.largest if contours == "largest" else curve.best
     right = np.zeros(LEVELS, np.bool_)
     right[: len(values)] = values >= iou
     return np.packbits(right).tobytes()
@@ -154,7 +147,7 @@ def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every
 
 def hit_at(packed: bytes, highest: int, tau: float) -> bool:
     """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level."""
-    place = base.level(tau, int(highest))
+    place = level(tau, int(highest))
     return bool(packed[place // 8] >> (7 - place % 8) & 1)
 
 
@@ -192,11 +185,11 @@ class MaxBoxAccV2(base.Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = {iou: MaxBoxAcc(iou, "every") for iou in IOUS}
+        self.parts = {iou: MaxBoxAcc() for iou in IOUS}
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the best box is right, for each IoU."""
-        hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every") for iou in IOUS}
+        hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve.best, iou) for iou in IOUS}
         return {"highest": len(judged.curve.best) - 1, **hits}
 
     def count(self, sample_id: str, columns: base.Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002

@@ -1,29 +1,24 @@
 """What the commands of all tasks share: the flags of `benchmark`, its plan and its run; what `evaluate` prints."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cliploc import methods
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.options import flag, rare
-from cliploc.cli.terminal import Terminal, grid
+from cliploc.cli.terminal import Terminal, grid, titled
 from cliploc.errors import UsageError
+from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.options import OF_LOCALIZATION, Options, parse_share
+from cliploc.runs.plan import Grid, ModelSetup, Setting
+from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
-
-if TYPE_CHECKING:
-    from cliploc.evaluate.tasks.evaluate import FolderResult
-    from cliploc.evaluate.tasks.segmentation.job import LabelsResult
-    from cliploc.evaluate.tasks.task import BenchmarkResult
-    from cliploc.find.recipes import Recipe
-    from cliploc.runs.plan import ModelSetup, Setting
 
 LISTS = ("model", "pretrained", "method", "method_options", "head", "templates", "threshold")  # options, as lists here
 NOT_MEASURED = (*LISTS, "text_cache", "masks_by")
@@ -100,7 +95,6 @@ def plan_of(
     check_dataset(flags.dataset, labelled=labelled)
     from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
     from cliploc.find import prompts
-    from cliploc.runs.plan import Grid, ModelSetup
 
     setups = [
         ModelSetup(
@@ -111,13 +105,13 @@ def plan_of(
         for words in flags.template or (templates,)
         for head in (None, *map(str, flags.head or []))
     ]
-    methods, recipes = _methods_of(named, setups)
+    chosen, recipes = _methods_of(named, setups)
     of_recipes = list(dict.fromkeys(recipe.method for recipe in recipes if recipe is not None))
-    of_methods = cli.options_of_methods(list(dict.fromkeys([*methods, *of_recipes])), flags.option)
+    of_methods = cli.options_of_methods(list(dict.fromkeys([*chosen, *of_recipes])), flags.option)
     if boxes is None:
         # Without --method, a method that does not run on another model is left out without a line.
         unfit = unfit_for_setup if named else lambda *of: None if unfit_for_setup(*of) is None else ""
-        expanded = Grid(setups, methods or of_recipes, lambda name: of_methods[name], baselines=baselines())
+        expanded = Grid(setups, chosen or of_recipes, lambda name: of_methods[name], baselines=baselines())
         return Plan(setups, *expanded.settings(unfit))
     setups = [
         setup if recipe is None else replace(setup, options=setup.options.but(recipe=None).filled(recipe.options))
@@ -125,15 +119,13 @@ def plan_of(
     ]
     expected = "expected --threshold from 0 to 1, or own"
     taus = [None if text == "own" else parse_share(text, expected) for text in boxes or ["own"]]
-    expanded = Grid(setups, methods, lambda name: of_methods[name], taus, baselines(), recipes)
+    expanded = Grid(setups, chosen, lambda name: of_methods[name], taus, baselines(), recipes)
     return Plan(setups, *expanded.settings(unfit_for_setup))
 
 
 def _methods_of(named: list[str], setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:
     """The named methods; without any, each setup's recipe, or the method of its trained head."""
     from cliploc.find.heads import read_config
-    from cliploc.find.recipes import recipe_of
-    from cliploc.methods import find
 
     recipe = setups[0].options.recipe  # that of all
     trained = {setup.head: read_config(setup.head).method for setup in setups if setup.head is not None}
@@ -146,7 +138,7 @@ def _methods_of(named: list[str], setups: Sequence[ModelSetup]) -> tuple[list[st
         each = (recipe_of(setup.model).method if setup.head is None else trained[setup.head] for setup in setups)
         return list(dict.fromkeys(each)), [None] * len(setups)
     for head, method in trained.items():
-        if method not in {find(name).name for name in named}:
+        if method not in {methods.find(name).name for name in named}:
             raise UsageError(
                 f"{head} is trained for {method}, not for {', '.join(named)}: add {method}, or leave --head out"
             )
@@ -156,7 +148,7 @@ def _methods_of(named: list[str], setups: Sequence[ModelSetup]) -> tuple[list[st
 def run_plan(
     flags: BenchmarkFlags,
     plan: Plan,
-    run: Callable[..., BenchmarkResult],
+    run: Callable[..., Any],  # → a `BenchmarkResult`
     open_pictures: Callable[..., Any],
     files: Sequence[str],
 ) -> int:
@@ -164,7 +156,6 @@ def run_plan(
     from cliploc.evaluate.tasks.page import write_report
     from cliploc.evaluate.tasks.task import EXPORTS
     from cliploc.runs.picture_files import files_of
-    from cliploc.runs.store import FILE
 
     selection, engine, terminal = flags.chosen(), flags.parsed(), Terminal()
     for line in plan.left_out:
@@ -173,7 +164,7 @@ def run_plan(
     with terminal.progress(f"reading {flags.dataset}") as reporter:
         dataset = open_pictures(flags.dataset, flags.root, flags.split, **selection)
         folder = output.writable(flags.out)
-        output.say_problems(terminal, dataset.problems, "report.html lists them")
+        terminal.say_problems(dataset.problems, "report.html lists them")
         inputs = {path for sample in dataset.samples for path in (sample.path, *files_of(sample))}
         inputs |= {*(flags.head or [])}
         if isinstance(flags, cli.SampleFlags) and flags.classes:
@@ -184,14 +175,12 @@ def run_plan(
         selection = {"classes_asked" if name == "classes" else name: value for name, value in selection.items()}
         silent = replace(reporter, failed=SILENT.failed)  # failures are printed at the end, with those of earlier runs
         result = run(dataset, plan.setups, plan.settings, folder, selection=selection, engine=engine, reporter=silent)
-    output.print_result(
-        terminal, result.document(), output.titled(result.table()), result.legend(), as_json=flags.as_json
-    )
+    terminal.print_result(result.document(), titled(result.table()), result.legend(), as_json=flags.as_json)
     with terminal.progress("writing the report"):  # after the table, which is printed even if the disk is full
         page = write_report(folder, pictures=not flags.no_pictures)
-    output.say_failures(terminal, result.failed)
+    terminal.say_failures(result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
-    output.say_next(terminal, ("open", page), quiet=flags.as_json)
+    terminal.say_next(("open", page), quiet=flags.as_json)
     lost = any(problem.kind in LOST for problem in dataset.problems)
     return output.SOME_FAILED if result.failed or lost else output.DONE
 
@@ -200,7 +189,7 @@ def check_dataset(name: str, *, labelled: bool = False) -> None:
     """Refuses an unknown dataset (`labelled`: of label maps) before torch is imported."""
     from cliploc.evaluate.data import labelled_readers, readers
 
-    (labelled_readers if labelled else readers).refuse_unknown(name)
+    (labelled_readers if labelled else readers).check_known(name)
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
@@ -210,10 +199,10 @@ class MapsFlags(cli.WithJson):
     maps: Path = flag("Folder of score maps, <image_id>.npy: floats in 0-1.", metavar="DIR")
 
 
-def print_folder(result: FolderResult | LabelsResult, document: Mapping[str, Any], *, as_json: bool) -> int:
-    """Prints the numbers, how many pictures were evaluated, and what was wrong with the others."""
+def print_folder(result: Any, document: Mapping[str, Any], *, as_json: bool) -> int:
+    """Prints the numbers of an `EvaluatedFolder`, how many pictures it has, and what was wrong with the others."""
     terminal = Terminal()
-    output.print_result(terminal, document, grid(result.lines()), as_json=as_json)
+    terminal.print_result(document, grid(result.lines()), as_json=as_json)
     counts = ", ".join(f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in result.counts().items())
     done = f"{result.evaluated} of {result.images} pictures evaluated"
     terminal.say(f"{done}{f'; {counts}' if counts else ''}", style="dim")

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import metrics
 from cliploc.evaluate.data import boxes_inside
 from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
-from cliploc.evaluate.metrics import Bootstrap, Convention, Metric, MetricSummary, check_header
-from cliploc.evaluate.tasks.judges import processes
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
@@ -50,21 +47,17 @@ def judged(
     judge: Callable[[S], J | Problem],
     leave_out: Callable[[Problem], None],
     reporter: Reporter,
-    workers: int = 1,  # processes; with several, `judge` is sent to them
 ) -> Iterator[tuple[S, J]]:
     """Each sample with what is judged of it, but for those with a problem."""
     reporter.phase("maps")
     reporter.start(len(samples), len(samples))
-    with ExitStack() as stack:
-        every: Iterator[J | Problem] = map(judge, samples)
-        if (count := min(workers, len(samples))) > 1:
-            every = stack.enter_context(processes(count)).map(judge, samples, chunksize=8)
-        for sample, outcome in zip(samples, every, strict=True):
-            reporter.images(1)
-            if isinstance(outcome, Problem):
-                leave_out(outcome)
-            else:
-                yield sample, outcome
+    for sample in samples:
+        outcome = judge(sample)
+        reporter.images(1)
+        if isinstance(outcome, Problem):
+            leave_out(outcome)
+        else:
+            yield sample, outcome
 
 
 @dataclass(frozen=True)
@@ -92,9 +85,9 @@ class EvaluatedFolder:
 class FolderResult(EvaluatedFolder):
     """The result for a folder of score maps."""
 
-    summaries: tuple[MetricSummary, ...]  # the summary of each metric
+    summaries: tuple[metrics.MetricSummary, ...]  # the summary of each metric
 
-    def document(self, convention: Convention) -> dict[str, Any]:
+    def document(self, convention: metrics.Convention) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
         numbers, facts, per_class = metrics.joined(self.summaries)
         return {
@@ -127,11 +120,10 @@ def evaluate_folder(
     maps: str | Path,
     metadata: str | Path,
     *,
-    convention: Convention = "wsoleval",
+    convention: metrics.Convention = "wsoleval",
     threshold: float | None = None,
     predictions: str | Path | None = None,
-    workers: int = 1,
-    bootstrap: Bootstrap = metrics.DEFAULT,
+    bootstrap: metrics.Bootstrap = metrics.DEFAULT,
     reporter: Reporter = SILENT,
 ) -> FolderResult:
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
@@ -152,7 +144,7 @@ def evaluate_folder(
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
     chosen, evaluated = _metrics(threshold), 0
     judge = partial(_judge_map, maps, convention, threshold)
-    for truth, columns in judged(truths, judge, leave_out, reporter, workers):
+    for truth, columns in judged(truths, judge, leave_out, reporter):
         evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
@@ -164,7 +156,7 @@ def evaluate_folder(
     return FolderResult(len(ids), evaluated, tuple(leave_out.problems), summaries)
 
 
-def _metrics(threshold: float | None) -> list[Metric]:
+def _metrics(threshold: float | None) -> list[metrics.Metric]:
     """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
     return [
         metric.at(threshold)
@@ -173,7 +165,7 @@ def _metrics(threshold: float | None) -> list[Metric]:
     ]
 
 
-def _judge_map(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
+def _judge_map(maps: Path, convention: metrics.Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
     """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
     try:
@@ -189,13 +181,13 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
         return Problem("map", truth.image_id, f"not enough memory for {path}: make the map smaller")
 
 
-def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
+def read_map(path: Path, convention: metrics.Convention) -> npt.NDArray[np.generic]:
     """Reads the array of a file; the header is checked before memory is allocated for the array."""
     if not path.is_file():
         raise InputError(f"expected a map at {path}, found none: make it, or leave the picture out")
     try:
         heat = np.load(path, mmap_mode="r", allow_pickle=False)
-        check_header(heat.shape, heat.dtype, convention)
+        metrics.check_header(heat.shape, heat.dtype, convention)
         return np.array(heat)
     except InputError:
         raise

@@ -1,13 +1,11 @@
-"""The figures of all reports as SVG pictures in the page's colours, one for light mode and one for dark mode."""
+"""The figures of all reports as SVG pictures on white."""
 
 import io
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from cliploc.draw import colours
-from cliploc.draw.html import DARK, LIGHT, data_uri
+from cliploc.draw.html import LIGHT, data_uri
 from cliploc.support.imports import install, not_installed
 
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.
@@ -16,15 +14,7 @@ DASHES = ((), (6, 2), (2, 2), (7, 2, 2, 2))
 MARKS = "osD^vPX"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A drawing as two SVG pictures; the page shows the one for the screen's mode."""
-
-    light: str  # the data URI in light colours
-    dark: str  # the data URI in dark colours
-    says: str  # the alternative text
-    width: int  # largest width in pixels of the page
-    height: int  # the height at that width
+Figure = dict[str, Any]  # as the macro `picture` shows it
 
 
 def look(index: int, ink: str = LIGHT["ink"]) -> tuple[str, tuple[int, ...], str]:
@@ -52,7 +42,6 @@ PIXELS = 90  # of the page per inch of a figure
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LIGHT["soft"],
-    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.labelcolor": LIGHT["ink"],
@@ -62,8 +51,6 @@ STYLE: dict[Any, Any] = {
     "font.size": 12.5,
     "grid.color": LIGHT["line"],
     "grid.linewidth": 0.8,
-    "hatch.linewidth": 0.7,
-    "savefig.facecolor": "none",
     "svg.fonttype": "none",
     "svg.hashsalt": "cliploc",
     "xtick.color": LIGHT["soft"],
@@ -74,13 +61,10 @@ STYLE: dict[Any, Any] = {
 
 
 def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) -> Figure:
-    """Draws one figure in light and in dark colours; `draw` uses the light ones."""
-    light = _svg(draw, inches)
-    # Dark colours take the place of the light ones: drawing it twice would take twice the time.
-    swapped = {LIGHT[name]: DARK[name] for name in ("ink", "soft", "line")}
-    dark = re.sub("|".join(swapped), lambda match: swapped[match.group()], light)
-    first, second = (data_uri(svg.encode(), "image/svg+xml") for svg in (light, dark))
-    return Figure(first, second, says, *(round(PIXELS * side) for side in inches))
+    """Draws one figure; `says` is its alternative text."""
+    width, height = (round(PIXELS * side) for side in inches)
+    uri = data_uri(_svg(draw, inches).encode(), "image/svg+xml")
+    return {"uri": uri, "width": width, "height": height, "alt": says}
 
 
 def _svg(draw: Callable[[Any], None], inches: tuple[float, float]) -> str:

@@ -94,7 +94,12 @@ class Judges:
     def submit(self, jobs: Sequence[MapsToJudge]) -> Future[list[JudgedMaps]]:
         """Has jobs judged; several at once, as each sending makes the thread of the model wait."""
         if self._pool is None:
-            self._pool = processes(self._count) if self._count else ThreadPoolExecutor(1)
+            spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+            self._pool = (
+                ProcessPoolExecutor(self._count, spawn, _start, (named_modules(),))
+                if self._count
+                else ThreadPoolExecutor(1)
+            )
         return self._pool.submit(judge_maps, jobs)
 
     def close(self) -> None:
@@ -105,11 +110,6 @@ class Judges:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Judges, (self._count,)  # another machine starts its own
-
-
-def processes(count: int) -> ProcessPoolExecutor:
-    """Judging processes; spawned, not forked: a fork of a process with threads can hang."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (named_modules(),))
 
 
 def _start(modules: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -17,14 +18,13 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images.reading import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import locked, write_output
-from cliploc.support.imports import install, not_installed
+from cliploc.values import Problem
 
 FILES = ("tables.csv", "tables.md", "report.html")
 TASKS = ("boxes", "segmentation", "faithfulness", "presence")
 TEMPLATES = Templates(*(Path(__file__).parent / task / "templates" for task in ("", *TASKS)))
 THUMB = 28  # side of the small maps in the rows of a benchmark
 MOST_LISTED = 200  # problems, and failures, that a page names
-Floats = npt.NDArray[np.float64]
 
 
 def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
@@ -32,13 +32,33 @@ def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
-def pandas() -> Any:
-    """The package pandas."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise not_installed(error, install("bench", "report", "pandas")) from error
-    return pandas
+class Failure(msgspec.Struct, frozen=True):
+    """A picture that a setting could not evaluate."""
+
+    sample: str
+    reason: str
+
+
+class ClassEntry(msgspec.Struct, frozen=True):
+    """A class in a manifest."""
+
+    name: str
+    wnid: str = ""
+
+
+class DatasetEntry(msgspec.Struct, frozen=True):
+    """The dataset in a manifest."""
+
+    name: str
+    split: str
+    samples: int
+    classes: list[ClassEntry]  # by label
+    root: str = "."
+    role: str = ""  # "tune" or "report"
+    subset: str | None = None
+    negatives: str = ""  # which absent names are asked
+    reasons: dict[str, str] = {}  # WordNet id → why the class is shown in detail
+    problems: list[Problem] = []
 
 
 @dataclass(frozen=True)
@@ -46,11 +66,9 @@ class SettingResult:
     """One model × method × prompt setting."""
 
     id: str  # its id in the manifest and the rows
-    label: str  # a short text that distinguishes it from the other settings of the run
     about: Mapping[str, Any]  # its entry in the manifest
     numbers: Mapping[str, Any]  # its entry in summary.json; empty where none of its pictures could be evaluated
     index: int  # its place, which determines its colour
-    curve: Floats | None = None  # [1000], MaxBoxAcc in percent at each τ of `TAUS`; None where no boxes were evaluated
 
     def number(self, key: str) -> float | None:
         """A number of summary.json, or None."""
@@ -67,26 +85,9 @@ class SettingResult:
         return (self.numbers.get("per_class") or {}).get(str(label)) or {}
 
     @property
-    def failed(self) -> list[Mapping[str, str]]:
-        """Its failures: sample and reason."""
-        failures: list[Mapping[str, str]] = self.numbers["failed"]
-        return failures
-
-    @property
-    def baseline(self) -> bool:
-        """Whether its boxes were made without a model."""
-        return bool(self.about.get("baseline"))
-
-    @property
-    def threshold(self) -> float | None:
-        """The τ of its boxes, hits and IoUs; None where each map has another."""
-        value = self.numbers.get("threshold", self.about.get("threshold"))
-        return float(value) if isinstance(value, int | float) else None
-
-    @property
-    def oracle(self) -> bool:
-        """Whether this τ was chosen on the same pictures."""
-        return bool(self.numbers.get("threshold_chosen_on_these_images"))
+    def failed(self) -> list[Failure]:
+        """Its failures."""
+        return msgspec.convert(self.numbers.get("failed", ()), list[Failure])
 
 
 @dataclass(frozen=True)
@@ -95,38 +96,33 @@ class TaskRun:
 
     folder: Path
     manifest: Mapping[str, Any]
-    settings: tuple[SettingResult, ...]  # of boxes as in the manifest, else the best first
-    unreadable: dict[str, str] = field(default_factory=dict, kw_only=True)  # photographs → why
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """Its entry in the manifest."""
-        entry: Mapping[str, Any] = self.manifest.get("dataset") or {}
-        return entry
+    settings: tuple[SettingResult, ...]  # the best first
+    dataset: DatasetEntry
+    unreadable: dict[str, str] = field(default_factory=dict)  # photographs → why
 
     @property
     def classes(self) -> list[str]:
         """Label → name."""
-        return [str(entry["name"]) for entry in self.dataset["classes"]]
+        return [entry.name for entry in self.dataset.classes]
 
     def title(self, task: str) -> str:
         """The title of its report."""
-        return f"{task}: {self.dataset['name']} {self.dataset['split']}, {self.dataset['samples']:,} pictures"
+        return f"{task}: {self.dataset.name} {self.dataset.split}, {self.dataset.samples:,} pictures"
 
     def facts(self, of_dataset: Mapping[str, str], of_protocol: Mapping[str, str]) -> dict[str, str]:
         """The facts at the head of the page."""
         return {
-            "dataset": f"{self.dataset['name']} {self.dataset['split']}",
-            "pictures": f"{self.dataset['samples']:,}",
+            "dataset": f"{self.dataset.name} {self.dataset.split}",
+            "pictures": f"{self.dataset.samples:,}",
             **of_dataset,
             "settings": f"{len(self.settings):,}",
             **of_protocol,
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
-    def read_rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """These columns of all rows, one after the other."""
-        return rows_in(self.folder, columns)
+    def read_rows(self, columns: Sequence[str], where: str = "1") -> Iterator[Row]:
+        """These columns of all rows, or of those with a condition of SQL, one after the other."""
+        return rows_in(self.folder, columns, where)
 
     def rows_of_samples(self, columns: Sequence[str], samples: Collection[str]) -> dict[tuple[str, str], Row]:
         """(sample, setting) → these columns of the rows of these samples that did not fail."""
@@ -137,22 +133,21 @@ class TaskRun:
     def photograph(self, path: str, size_wh: tuple[int, int]) -> Image.Image | None:
         """A small copy of a photograph; None if it cannot be read: then the page has the maps alone."""
         try:
-            return load(Path(str(self.dataset["root"])) / path).image.resize(size_wh)
+            return load(Path(self.dataset.root) / path).image.resize(size_wh)
         except InputError as error:
             self.unreadable[path] = str(error)
             return None
 
     def render(self, template: str, **values: Any) -> str:
         """The page; its end has problems of the dataset, failures of settings, and the manifest."""
-        problems = self.dataset.get("problems") or []
-        failures = [
-            (each.id, failure["sample"], failure["reason"]) for each in self.settings for failure in each.failed
-        ]
-        data = {key: value for key, value in self.dataset.items() if key not in ("classes", "reasons", "problems")}
+        problems = self.dataset.problems
+        failures = [(each.id, failure.sample, failure.reason) for each in self.settings for failure in each.failed]
+        hidden = ("classes", "reasons", "problems")
+        data = {key: value for key, value in self.manifest["dataset"].items() if key not in hidden}
         return TEMPLATES.render(
             template,
-            counted=dict(sorted(Counter(problem["kind"] for problem in problems).items())),
-            problems=[(problem["kind"], problem["source"], problem["reason"]) for problem in problems[:MOST_LISTED]],
+            counted=dict(sorted(Counter(problem.kind for problem in problems).items())),
+            problems=[(problem.kind, problem.source, problem.reason) for problem in problems[:MOST_LISTED]],
             failed=len(failures),
             failures=failures[:MOST_LISTED],
             unshown=self.unreadable,
@@ -161,24 +156,24 @@ class TaskRun:
         )
 
 
-def worth(value: float | None) -> float:
-    """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
-    return -math.inf if value is None else value
-
-
 def read_run(
     folder: Path,
     # of a setting, by the manifest and the setting's numbers; larger for better ones
-    best: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None] = lambda *_: None,
+    best: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None],
 ) -> TaskRun:
     """Reads a benchmark's folder."""
     with open_run(folder) as run:
         about, numbers = manifest_of(run), run.get("summary")
     if numbers is None:
         raise UsageError(f"expected a finished cliploc benchmark in {folder}, got a stopped one: run its command again")
-    ranked = sorted(about["settings"], key=lambda entry: -worth(best(about, numbers[entry["id"]])))
-    settings = [SettingResult(each["id"], each["id"], each, numbers[each["id"]], i) for i, each in enumerate(ranked)]
-    return TaskRun(folder, about, tuple(settings))
+
+    def worst_last(entry: Mapping[str, Any]) -> float:
+        value = best(about, numbers[entry["id"]])
+        return math.inf if value is None else -value  # 0 is a number, and a missing one is less than any
+
+    ranked = sorted(about["settings"], key=worst_last)
+    settings = [SettingResult(each["id"], each, numbers[each["id"]], i) for i, each in enumerate(ranked)]
+    return TaskRun(folder, about, tuple(settings), msgspec.convert(about["dataset"], DatasetEntry))
 
 
 def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:

@@ -1,11 +1,15 @@
 """The tables of all reports: on the page, as Markdown and CSV."""
 
+import csv
+import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cliploc.evaluate.metrics import all_numbers
-from cliploc.evaluate.tasks.report import SettingResult, TaskRun, pandas
+from cliploc.evaluate.tasks.report import SettingResult, TaskRun
+
+Interval = Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Cell:
 
     text: str
     value: float | None = None  # the value to sort by; None for text
-    ends: tuple[float, float] | None = None  # the 95 % interval
+    ends: str = ""  # of the 95 % interval
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,12 @@ class Table:
         return {title: max(values) for title, values in values_of.items() if values and title in best_of}
 
 
-def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
+def percent(value: float | None, ends: Interval = None) -> Cell:
     """A percentage with two decimals, as the field prints it; a dash for none."""
-    return decimal(value, 2, ends)
+    return decimal(value, 2, "" if ends is None else f"{ends[0]:.1f}–{ends[1]:.1f}")
 
 
-def decimal(value: float | None, decimals: int, ends: tuple[float, float] | None = None) -> Cell:
+def decimal(value: float | None, decimals: int, ends: str = "") -> Cell:
     """A number with so many decimals; a dash for none."""
     return Cell("–") if value is None else Cell(f"{value:.{decimals}f}", value, ends)
 
@@ -53,13 +57,12 @@ def counted(value: float | None) -> Cell:
     return Cell("–") if value is None else Cell(f"{value:,.0f}", value)
 
 
-def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
+def number_cell(value: float | None, ends: Interval = None) -> Cell:
     """A number with its interval, three decimals; tiny ones in powers of ten."""
     if value is None:
         return Cell("–")
     form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
-    interval = "" if ends is None else f" ({ends[0]:{form}}–{ends[1]:{form}})"
-    return Cell(f"{value:{form}}{interval}", value)
+    return Cell(f"{value:{form}}", value, "" if ends is None else f"{ends[0]:{form}}–{ends[1]:{form}}")
 
 
 def numbers_table(
@@ -67,18 +70,23 @@ def numbers_table(
     numbers: Mapping[str, tuple[str, str]],
     counts: Mapping[str, tuple[str, str]],
     notes: Sequence[str] = (),
+    *,
+    cell: Callable[[float | None, Interval], Cell] = number_cell,
+    words: Mapping[str, tuple[str, Callable[[SettingResult], str]]] = {},  # title → meaning, and the text of a setting
 ) -> Table:
-    """A row for each setting: its numbers with their intervals, and counts; key → title and meaning."""
+    """A row for each setting: words, its numbers with their intervals, and counts; key → title and meaning."""
     rows = [
         [
             Cell(setting.id),
-            *(number_cell(setting.number(key), setting.interval(key)) for key in numbers),
+            *(Cell(text_of(setting)) for _, text_of in words.values()),
+            *(cell(setting.number(key), setting.interval(key)) for key in numbers),
             *(counted(setting.number(key)) for key in counts),
         ]
         for setting in run.settings
     ]
-    columns = {"setting": "", **dict(numbers.values()), **dict(counts.values())}
-    return Table("All numbers, with 95 % intervals", columns, rows, {"setting"}, notes)
+    columns = {"setting": "", **{title: about for title, (about, _) in words.items()}}
+    columns |= {**dict(numbers.values()), **dict(counts.values())}
+    return Table("All numbers, with 95 % intervals", columns, rows, {"setting", *words}, notes)
 
 
 def numbers_csv(
@@ -96,7 +104,7 @@ def numbers_csv(
             row |= {key: setting.number(key), f"{key}_low": low, f"{key}_high": high}
         row |= {key: setting.numbers.get(key) for key in (*counts, "evaluated")}
         row |= {"failed": len(setting.failed), **more(setting)}
-        rows.append(row | {"dataset": run.dataset["name"], "split": run.dataset["split"]})
+        rows.append(row | {"dataset": run.dataset.name, "split": run.dataset.split})
     return csv_text(rows)
 
 
@@ -107,18 +115,15 @@ def to_markdown(title: str, tables: Sequence[Table]) -> str:
     for table in tables:
         rule = ["---" if title in table.words else "---:" for title in table.columns]
         lines += [f"## {table.title}", "", _pipe(table.columns), _pipe(rule)]
-        lines += [_pipe(map(_plain, row)) for row in table.rows]
+        lines += [
+            _pipe(_md(f"{cell.text} ({cell.ends})" if cell.ends else cell.text) for cell in row) for row in table.rows
+        ]
         lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
     return "\n".join(lines)
 
 
 def _pipe(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _plain(cell: Cell) -> str:
-    ends = "" if cell.ends is None else f" ({cell.ends[0]:.1f}–{cell.ends[1]:.1f})"
-    return _md(f"{cell.text}{ends}")
 
 
 def _md(text: str) -> str:
@@ -129,8 +134,9 @@ def _md(text: str) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with the columns that the first one has, but without empty ones; numbers are not rounded."""
-    columns = list(rows[0]) if rows else None
-    frame = pandas().DataFrame(list(rows), columns=columns, dtype=object).dropna(how="all")
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

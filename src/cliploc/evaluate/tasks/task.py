@@ -7,38 +7,53 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
+
+import msgspec
 
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
-from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, from_parquet, place_of, table_of, write_parquet
+from cliploc.evaluate.tasks.report import Failure
+from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
+from cliploc.runs import evaluation, picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.evaluation import PICTURE, Row, manifest_of, open_run, rows_in
-from cliploc.runs.picture_files import UNREAD, content_digest, stamp
-from cliploc.runs.plan import ModelSetup, Setting, shards_of
 from cliploc.runs.samples import LabelledPicture, PromptedPicture
-from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
+AnyDataset: TypeAlias = Dataset | LabelledDataset | PromptedDataset
 Manifest = Mapping[str, Any]
 Summary = dict[str, Any]
 COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
-LOCAL = ("root", "reasons", "problems")  # of a dataset's entry: where and why, on which no number depends
-SAMPLES = ("samples", "samples_sha256")
 OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What every row has: a picture, a setting, and whether it was evaluated."""
+
+    sample: str
+    setting: str
+    status: str
+    reason: str | None = None
+    path: str | None = None
+    blake2b: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was evaluated."""
+        return self.status == "ok"
 
 
 class Tally:
     """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
-    def add(self, row: Row) -> None:
+    def add(self, row: evaluation.Row) -> None:
         """Counts the row of a picture that did not fail."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
@@ -88,8 +103,8 @@ class BenchmarkResult:
         """Sample → why it is not in the numbers, of all settings."""
         failed: dict[str, str] = {}
         for numbers in self.summary.values():
-            for failure in numbers["failed"]:
-                failed.setdefault(failure["sample"], failure["reason"])
+            for failure in msgspec.convert(numbers["failed"], list[Failure]):
+                failed.setdefault(failure.sample, failure.reason)
         return failed
 
     def document(self) -> dict[str, Any]:
@@ -118,9 +133,9 @@ class BenchmarkResult:
 def run_task(
     task: BenchmarkTask,
     judge_of: JudgeOf,
-    dataset: Dataset | LabelledDataset | PromptedDataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
+    dataset: AnyDataset,
+    setups: Sequence[plan.ModelSetup],
+    settings: Sequence[plan.Setting],
     out: Path,
     *,
     shard_size: int,
@@ -134,7 +149,7 @@ def run_task(
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
     arrow()  # refused now, not after hours
     columns = task.columns()
-    shards = tuple(shards_of(dataset.samples, shard_size))
+    shards = tuple(plan.shards_of(dataset.samples, shard_size))
     make_worker = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups), tuple(settings))
     notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
     described = worker.describe()
@@ -144,12 +159,13 @@ def run_task(
         "cliploc_version": __version__,
         **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
         "dataset": dataset_entry(dataset, selection or {}),
-        "settings": {setting["id"]: setting for setting in described},
+        "settings": {setting.id: entry for setting, entry in zip(settings, described, strict=True)},
         "shard_size": shard_size,
         **(entries or {}),
     }
     notes.add(worker.notes)
-    with locked(out), disk_errors(out), _begun(out, task, manifest, folders) as run:
+    of_samples, local = samples_entry(dataset), local_entry(dataset, selection or {})
+    with locked(out), store.disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
         finished = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
         changed = {index: names for index in finished if (names := _changed(run, shards[index], stamps))}
@@ -163,7 +179,7 @@ def run_task(
             finished -= changed.keys()
         todo = [shard for shard in shards if shard.index not in finished]
         # Taken before any picture is read.
-        stamps = {sample.id: stamp(sample) for shard in todo for sample in shard.samples}
+        stamps = {sample.id: picture_files.stamp(sample) for shard in todo for sample in shard.samples}
         left = len(stamps)
         passes = len({setting.setup for setting in settings})  # how often each sample is looked at
         reporter.phase(phase)
@@ -172,19 +188,18 @@ def run_task(
 
         def save(part: Part) -> None:
             nonlocal done, left
-            rows, samples = from_parquet(part.content), shards[part.index].samples
-            digests = {row["sample"]: row["blake2b"] for row in rows}
+            samples, outcomes = shards[part.index].samples, msgspec.convert(part.content, list[Outcome])
+            digests = {outcome.sample: outcome.blake2b for outcome in outcomes}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
                 _forget(run, shards[part.index])  # a person may have deleted some of it
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(rows, columns))
+                run.insert("row", cells_of(part.content, columns))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
-            for sample, reason in dict.fromkeys(
-                (row["sample"], row["reason"]) for row in rows if row["status"] != "ok"
-            ):
+            failures = ((outcome.sample, outcome.reason) for outcome in outcomes if not outcome.ok)
+            for sample, reason in dict.fromkeys(failures):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
         run.begin_session()
@@ -193,24 +208,25 @@ def run_task(
             engine(todo, Ready(make_worker, worker), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, manifest_of(run), out, summary, notes.lines, every, done, bool(finished))
+        return BenchmarkResult(
+            task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, bool(finished)
+        )
 
 
-def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Sequence[str]) -> Store:
+def _begun(
+    out: Path, task: BenchmarkTask, manifest: Manifest, samples: Manifest, local: Manifest, folders: Sequence[str]
+) -> store.Store:
     """The file of a run: new, or of the same settings and samples."""
     taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
-    if taken and "manifest.json" not in taken and not (out / FILE).exists():  # with one: `open_run` refuses it
+    if taken and "manifest.json" not in taken and not (out / store.FILE).exists():  # with one: `open_run` refuses it
         raise UsageError(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    dataset = dict(manifest["dataset"])
-    local = {key: dataset.pop(key) for key in LOCAL if key in dataset}
-    samples = {key: dataset.pop(key) for key in SAMPLES}
-    run = open_run(out, (PICTURE, table_of(task.columns())))
+    run = evaluation.open_run(out, (evaluation.PICTURE, table_of(task.columns())))
     try:
         with run.transaction():
-            run.keep("manifest", {**manifest, "dataset": dataset})
+            run.keep("manifest", manifest)
             # Compared last: it follows from others, such as a limit.
             if run.get("samples", samples) != samples:
                 raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
@@ -221,30 +237,33 @@ def _begun(out: Path, task: BenchmarkTask, manifest: dict[str, Any], folders: Se
     return run
 
 
-def conclude(out: Path, run: Store, task: BenchmarkTask) -> dict[str, Summary]:
+def conclude(out: Path, run: store.Store, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
-    manifest = manifest_of(run)
+    manifest = evaluation.manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(rows_in(out, task.counted()), tallies)
+    summary = summed_up(evaluation.rows_in(out, task.counted()), tallies)
     run["summary"] = summary
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", rows_in(out), task.columns())
+    write_parquet(out / "rows.parquet", evaluation.rows_in(out), task.columns())
     return summary
 
 
-def summed_up(rows: Iterable[Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT) -> dict[str, Summary]:
+def summed_up(
+    rows: Iterable[evaluation.Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
+) -> dict[str, Summary]:
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
-    failed: dict[str, list[dict[str, str]]] = {name: [] for name in tallies}
+    failed: dict[str, list[dict[str, str | None]]] = {name: [] for name in tallies}
     evaluated = dict.fromkeys(tallies, 0)
     image_of: dict[str, str] = {}
     for row in rows:
-        image_of[row["sample"]] = row.get("path") or row["sample"]
-        if row["status"] != "ok":
-            failed[row["setting"]].append({"sample": row["sample"], "reason": row["reason"]})
+        outcome = msgspec.convert(row, Outcome)
+        image_of[outcome.sample] = outcome.path or outcome.sample
+        if outcome.ok:
+            evaluated[outcome.setting] += 1
+            tallies[outcome.setting].add(row)
         else:
-            evaluated[row["setting"]] += 1
-            tallies[row["setting"]].add(row)
+            failed[outcome.setting].append({"sample": outcome.sample, "reason": outcome.reason})
     bootstrap = replace(bootstrap, image_of=image_of)
     return {
         name: {
@@ -259,45 +278,50 @@ def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, 
     return {"schema_version": task.version, "settings": summary}
 
 
-def _forget(run: Store, shard: Shard) -> None:
+def _forget(run: store.Store, shard: Shard) -> None:
     for sample in shard.samples:
         run.write("DELETE FROM row WHERE sample = ?", sample.id)
         run.write("DELETE FROM picture WHERE sample = ?", sample.id)
 
 
-def _changed(run: Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
+def _changed(run: store.Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
     """The samples of a shard whose files were replaced since it was computed."""
     changed = []
     for sample in shard.samples:
         [(digest,)] = run.rows("SELECT blake2b FROM picture WHERE sample = ?", sample.id)
         # A disk that failed leaves the stamps as they are.
-        if (stamps[sample.id] != stamp(sample) or digest == UNREAD) and digest != content_digest(sample):
+        if (
+            stamps[sample.id] != picture_files.stamp(sample) or digest == picture_files.UNREAD
+        ) and digest != picture_files.content_digest(sample):
             changed.append(sample.id)
     return changed
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: Dataset | LabelledDataset | PromptedDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's entry in a manifest; `samples_sha256` covers all about its samples that the numbers depend on."""
+def dataset_entry(dataset: AnyDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's entry in a manifest, without its samples and what no number depends on."""
+    classes = [asdict(class_name) for class_name in dataset.classes]
+    return {
+        "name": dataset.name, "split": dataset.split, "role": dataset.role, **selection, "classes": classes
+    }  # fmt: skip
+
+
+def samples_entry(dataset: AnyDataset) -> dict[str, Any]:
+    """The number of samples, and a digest of all about them that the numbers depend on."""
     digest = hashlib.sha256()
     for sample in dataset.samples:
         digest.update(json.dumps(_identity(sample, dataset.root)).encode() + b"\n")
-    explained: dict[str, Any] = {}
-    if labels := {sample.label for sample in dataset.samples if isinstance(sample, Sample)}:  # none in label maps
-        # WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run.
-        reasons, present = subsets.get("ten-classes").reasons, {dataset.classes[label].wnid for label in labels}
-        wanted = selection.get("subset") == "ten-classes" or reasons.keys() <= present
-        explained["reasons"] = dict(reasons) if wanted else {}
+    return {"samples": len(dataset), "samples_sha256": digest.hexdigest()}
+
+
+def local_entry(dataset: AnyDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the dataset is, its problems, and why classes are shown in detail (WordNet id → reason)."""
+    reasons = dict(subsets.get("ten-classes").reasons)
+    present = {dataset.classes[sample.label].wnid for sample in dataset.samples if isinstance(sample, Sample)}
+    detailed = present and (selection.get("subset") == "ten-classes" or reasons.keys() <= present)
     return {
-        "name": dataset.name,
         "root": dataset.root.resolve(),
-        "split": dataset.split,
-        "role": dataset.role,
-        **selection,
-        "samples": len(dataset),
-        "samples_sha256": digest.hexdigest(),
-        "classes": [asdict(class_name) for class_name in dataset.classes],
-        **explained,
+        "reasons": reasons if detailed else {},
         "problems": [asdict(problem) for problem in dataset.problems],
     }
 

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -16,23 +17,21 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import Columns, as_parquet, sample_facts
-from cliploc.find import prompts
-from cliploc.find.prepare import Request
+from cliploc.evaluate.tasks.rows import Columns, rounded, sample_facts
+from cliploc.find import prepare, prompts
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.runs.engine import Part, Shard, collect_halved, failure_reason
-from cliploc.runs.evaluation import Row
-from cliploc.runs.picture_files import digested
-from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs import engine, evaluation, picture_files, plan
 from cliploc.runs.samples import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
 AHEAD = 2  # shards whose maps are judged while the model computes the next
 FAILURES = (ModelError, RuntimeError, MemoryError)
-Outcome: TypeAlias = dict[str, Row | str]  # of one picture: setting → the columns of its map, or why it failed
+Outcome: TypeAlias = dict[
+    str, evaluation.Row | str
+]  # of one picture: setting → the columns of its map, or why it failed
 Bools = npt.NDArray[np.bool_]
 
 
@@ -54,7 +53,7 @@ class Judge(ABC):
 
     note: str = ""  # a remark on the names that its model does not know
 
-    def __init__(self, setup: ModelSetup, settings: Sequence[Setting], built: Localizer | None) -> None:
+    def __init__(self, setup: plan.ModelSetup, settings: Sequence[plan.Setting], built: Localizer | None) -> None:
         self.setup, self.settings = setup, tuple(settings)
         self.methods = {setting.method: setting.options for setting in settings}
         options = setup.options.but(
@@ -72,36 +71,35 @@ class Judge(ABC):
             self.note = f"{name} does not know {len(unknown)} of {of}, such as {unknown[0]!r}: {so}"
 
     @abstractmethod
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
         """Judges any number of shards, in order."""
 
     @abstractmethod
-    def describe(self, setting: Setting) -> dict[str, Any]:
+    def describe(self, setting: plan.Setting) -> dict[str, Any]:
         """Everything that a setting's numbers depend on, besides the task's entries of the manifest."""
 
     def close(self) -> None:
         """Ends what the judge has started; most start nothing that outlives a stream."""
         return
 
-    def described(self, setting: Setting, only: Iterable[str] | None = None, **more: Any) -> dict[str, Any]:
+    def described(self, setting: plan.Setting, only: Iterable[str] | None = None, **more: Any) -> dict[str, Any]:
         """A setting's entry in the manifest: its localizer's description, or these keys of it, and how it was made."""
         facts = self.localizer.describe(setting.method, setting.options)
         if only is not None:
-            exemplars = ("exemplars",) if facts["exemplars"] else ()  # they change the names' embeddings
-            learnt = ("learnt",) if "learnt" in facts else ()
-            facts = {key: facts[key] for key in ("model", *only, *exemplars, *learnt)}
+            further = [key for key in ("exemplars", "learnt") if facts.get(key)]  # they change the names' embeddings
+            facts = {key: facts[key] for key in ("model", *only, *further)}
         return {"id": setting.id, **facts, **self.setup.described(), **more}
 
 
 # Makes the judge of a setup with some settings; takes a localizer whose tower may be used, or None if there is none.
-JudgeOf = Callable[[ModelSetup, Sequence[Setting], Localizer | None], Judge]
+JudgeOf = Callable[[plan.ModelSetup, Sequence[plan.Setting], Localizer | None], Judge]
 
 
 class PictureJudge(Judge):
-    """A judge of one picture after the other; the next one is decoded ahead of the model."""
+    """A judge of one picture after the other."""
 
     def read(self, sample: Any) -> Any:  # noqa: ARG002
-        """Reads a sample's files, in another thread."""
+        """Reads a sample's files."""
         return None
 
     @abstractmethod
@@ -113,41 +111,31 @@ class PictureJudge(Judge):
         """Method → its map."""
 
     @abstractmethod
-    def judge(self, seen: Any, setting: Setting, heat: Any, reporter: Reporter) -> Row:
+    def judge(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> evaluation.Row:
         """The columns of one map."""
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        with ThreadPoolExecutor(1, "cliploc-read") as pool:
-            for shard in shards:
-                notes: list[str] = []
-                quiet = Reporter(masked=reporter.masked, halved=collect_halved(notes))
-                outcomes = []
-                for sample, read in zip(shard.samples, self._ahead(pool, shard.samples), strict=True):
-                    outcomes.append(self._outcome(sample, read, notes, quiet))
-                    reporter.images(1)
-                yield JudgedShard(lambda outcomes=outcomes: outcomes, notes)  # type: ignore[misc]
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
+        for shard in shards:
+            notes: list[str] = []
+            quiet = Reporter(masked=reporter.masked, halved=engine.collect_halved(notes))
+            outcomes = []
+            for sample in shard.samples:
+                outcomes.append(self._outcome(sample, notes, quiet))
+                reporter.images(1)
+            yield JudgedShard(partial(list, outcomes), notes)
 
-    def _ahead(self, pool: ThreadPoolExecutor, samples: Sequence[Any]) -> Iterator[Future[Any]]:
-        """The samples being read, each one while the one before it is judged."""
-        waiting: Future[Any] | None = None
-        for following in (*samples, None):
-            started = None if following is None else pool.submit(self.read, following)
-            if waiting is not None:
-                yield waiting
-            waiting = started
-
-    def _outcome(self, sample: Any, read: Future[Any], notes: list[str], reporter: Reporter) -> Outcome:
+    def _outcome(self, sample: Any, notes: list[str], reporter: Reporter) -> Outcome:
         """The outcome of one picture."""
 
         def reason(error: Exception, what: str) -> str:
             if isinstance(error, InputError):
                 return str(error)
-            text = failure_reason(error)  # type: ignore[arg-type]
+            text = engine.failure_reason(error)  # type: ignore[arg-type]
             notes.append(f"{what} failed on {sample.id}: {text}")
             return text
 
         try:
-            seen = self.look(sample, read.result())
+            seen = self.look(sample, self.read(sample))
             maps = self._maps(seen, reporter)
         except (InputError, *FAILURES) as error:
             return dict.fromkeys((setting.id for setting in self.settings), reason(error, self.setup.model))
@@ -166,14 +154,14 @@ class PictureJudge(Judge):
         try:
             return dict(self.maps(seen, list(self.methods), reporter))
         except FAILURES as error:
-            failure_reason(error)  # raises the error if it is a bug
+            engine.failure_reason(error)  # raises the error if it is a bug
         # One failed, and with it all in its forward pass: run each alone.
         maps: dict[str, Any] = {}
         for method in self.methods:
             try:
                 maps |= self.maps(seen, [method], reporter)
             except FAILURES as error:
-                maps[method] = ModelError(failure_reason(error))
+                maps[method] = ModelError(engine.failure_reason(error))
         return maps
 
 
@@ -185,8 +173,8 @@ class EvaluationWorker:
         judge_of: JudgeOf,
         columns: Columns,
         root: Path,
-        setups: Sequence[ModelSetup],
-        settings: Sequence[Setting],
+        setups: Sequence[plan.ModelSetup],
+        settings: Sequence[plan.Setting],
     ) -> None:
         self._columns, self._root, self._settings = columns, root, tuple(settings)
         self.judges: list[Judge] = []
@@ -208,11 +196,11 @@ class EvaluationWorker:
         """Remarks on the names that models do not know."""
         return tuple(dict.fromkeys(judge.note for judge in self.judges if judge.note))
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        first, *copies = tee(digested(shards), 1 + len(self.judges))
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
+        first, *copies = tee(picture_files.digested(shards), 1 + len(self.judges))
         fed = [(shard for shard, _ in copy) for copy in copies]
         streams = [judge.stream(of_judge, reporter) for judge, of_judge in zip(self.judges, fed, strict=True)]
-        waiting: deque[tuple[int, list[Row], list[JudgedShard]]] = deque()
+        waiting: deque[tuple[int, list[evaluation.Row], list[JudgedShard]]] = deque()
         try:
             for shard, digests in first:
                 of_shard = zip(shard.samples, digests, strict=True)
@@ -230,9 +218,9 @@ class EvaluationWorker:
             for future in (future for _, _, judged in waiting for each in judged for future in each.futures):
                 future.cancel()
 
-    def _part(self, index: int, facts: list[Row], judged: list[JudgedShard]) -> Part:
+    def _part(self, index: int, facts: list[evaluation.Row], judged: list[JudgedShard]) -> engine.Part:
         """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
-        rows: list[Row] = []
+        rows: list[evaluation.Row] = []
         for of_sample, *outcomes in zip(facts, *(each.outcomes() for each in judged), strict=True):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:
@@ -240,7 +228,7 @@ class EvaluationWorker:
                 found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
                 rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
         notes = dict.fromkeys(note for each in judged for note in each.notes)
-        return Part(index, as_parquet(rows, self._columns), tuple(notes))
+        return engine.Part(index, rounded(rows, self._columns), tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the judges."""
@@ -285,7 +273,7 @@ class NameJudge(PictureJudge):
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
         self.note_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
-    def describe(self, setting: Setting) -> dict[str, Any]:
+    def describe(self, setting: plan.Setting) -> dict[str, Any]:
         return self.described(setting, threshold_given=setting.threshold is not None)
 
     def look(self, sample: PromptedPicture, read: None) -> Query:  # noqa: ARG002
@@ -295,7 +283,7 @@ class NameJudge(PictureJudge):
         """See `PictureJudge.maps`; the result of each method, None where no name is known."""
         if not seen.labels:
             return dict.fromkeys(methods)
-        request = Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])
+        request = prepare.Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])
         chosen = {name: self.methods[name] for name in methods}
         [result] = self.localizer.run([request], chosen, reporter=reporter, absent_maps=False, keep_maps=self.keep_maps)
         if result.error is not None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
-from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, say_next
-from cliploc.cli.terminal import Terminal, printable
+from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, printable
+from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
 from cliploc.options import Options, choice, words_of
@@ -35,7 +35,6 @@ class TrainFlags(WithThreads):
     features: Path | None = rare(
         "Folder for the tower's cached features.", None, metavar="DIR", none="beside --out", group="output"
     )
-    restart: bool = rare("Start again, although there is a checkpoint.", False, group="run")
 
 
 @command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
@@ -58,7 +57,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc.evaluate.train import trainer, training_set
-        from cliploc.find.devices import check_device
+        from cliploc.find.running import check_device
         from cliploc.towers import create
 
         use_threads(flags.threads)
@@ -79,7 +78,6 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             input_hw=(size, size) if isinstance(size, int) else size,
             templates=options.templates,
             pretrained=options.pretrained,
-            restart=flags.restart,
             reporter=replace(
                 reporter,
                 failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),
@@ -98,5 +96,5 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         )
         model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
-        say_next(terminal, (*LOCALIZE[:-1], name, *model, f"--head={out}"))
+        terminal.say_next((*LOCALIZE[:-1], name, *model, f"--head={out}"))
     return SOME_FAILED if trained.problems else DONE

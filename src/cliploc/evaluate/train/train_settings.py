@@ -1,7 +1,5 @@
 """The settings of a training, each once: its name, default, check, and help text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -28,64 +26,40 @@ class TrainOptions(ProtocolOptions):
     # Of each option: its facts in a line or two, then its texts.
     # fmt: off
     augmentations: Annotated[int, Meta(ge=0, le=1000)] = option(
-        0, group="training", usual=True,
-        help="Random crops and flips per picture, besides the plain one.",
+        0, group="training", usual=True, help="Random crops and flips per picture, besides the plain one.",
     )
     epochs: Annotated[int, Meta(ge=1, le=MOST)] = option(
-        None, group="training", usual=True, none=BY_METHOD,
-        help="Maximum number of epochs.",
+        None, group="training", usual=True, none=BY_METHOD, help="Maximum number of epochs.",
     )
     optimizer: Literal["adamw", "sgd"] = option(
-        None, group="training", usual=True, none=BY_METHOD,
-        help="Optimizer.",
+        None, group="training", usual=True, none=BY_METHOD, help="Optimizer.",
     )
     lr: Annotated[float, Meta(gt=0, le=1000)] = option(
-        None, group="training", usual=True, none=BY_METHOD,
-        help="Learning rate.",
+        None, group="training", usual=True, none=BY_METHOD, help="Learning rate.",
     )
     weight_decay: Annotated[float, Meta(ge=0, le=1000)] = option(
-        None, group="training", none=BY_METHOD,
-        help="Weight decay.",
-    )
-    schedule: Literal["cosine", "step"] = option(
-        "cosine", group="training",
-        help="Learning rate schedule: to zero, or to a tenth every --step-epochs.",
-    )
-    step_epochs: Annotated[int, Meta(ge=1, le=MOST)] = option(
-        5, group="training",
-        help="Epochs per step of the step schedule.",
+        None, group="training", none=BY_METHOD, help="Weight decay.",
     )
     batch_size: Annotated[int, Meta(ge=1, le=MOST)] = option(
-        64, group="training", usual=True,
-        help="Pictures per step, over all processes.",
+        64, group="training", usual=True, help="Pictures per step, over all processes.",
     )
     held_out: Annotated[float, Meta(ge=0, le=0.99)] = option(
-        0.1, group="training", usual=True,
-        help="Share held out for early stopping; 0: none.",
+        0.1, group="training", usual=True, help="Share held out for early stopping; 0: none.",
     )
     hold_out: Literal["pictures", "classes"] = option(
-        "pictures", group="training",
-        help="Hold out pictures of each class, or whole classes.",
+        "pictures", group="training", help="Hold out pictures of each class, or whole classes.",
     )
     patience: Annotated[int, Meta(ge=1, le=MOST)] = option(
-        5, group="training",
-        help="Early stopping: epochs without better accuracy on the held-out part.",
+        5, group="training", help="Early stopping: epochs without better accuracy on the held-out part.",
     )
     start: Literal["zero-shot", "random"] = option(
-        "zero-shot", group="training",
-        help="Initial weights of an open head: the tower's own, or random.",
-    )
-    unit_places: bool = option(
-        False, group="training",
-        help="Open head: normalise the features of each place, so that maps are cosines.",
+        "zero-shot", group="training", help="Initial weights of an open head: the tower's own, or random.",
     )
     experts: Annotated[int, Meta(ge=1, le=1024)] = option(
-        4, group="training",
-        help="Number of LCTR's kernels.",
+        4, group="training", help="Number of LCTR's kernels.",
     )
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = option(
-        0, group="training",
-        help="Random seed of initial weights, order and held-out part.",
+        0, group="training", help="Random seed of initial weights, order and held-out part.",
     )
     # fmt: on
 

@@ -3,13 +3,13 @@
 import csv
 import hashlib
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,7 @@ from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.find import prompts
 from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
-from cliploc.support.documents import DocumentError, parse_json
+from cliploc.find.texts import embed
 from cliploc.support.files import user_path, write_output
 from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
@@ -68,13 +68,12 @@ def train(
     input_hw: tuple[int, int] | None = None,
     templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
-    restart: bool = False,
     reporter: Reporter = SILENT,
 ) -> Trained:
     """Trains a head and saves it.
 
-    Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch, `history.csv` and `curves.png`.
-    Started again with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
+    Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch and `history.csv`. Started again
+    with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
     runs this function; only the main process writes.
 
     A class of which no picture can be read is left out, so the head does not know it. In training a picture counts once
@@ -121,7 +120,6 @@ def train(
         tower_kind=backbone.kind,
         weights=backbone.weights_id,
         start=settings.start,
-        unit_places=settings.unit_places,
         experts=settings.experts,
         pretrained=pretrained,
         templates=sentences,
@@ -136,8 +134,7 @@ def train(
     checkpoint = folder / "checkpoint.safetensors"
     identity = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
     digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
-    if not restart:
-        run.resume(checkpoint, digest)
+    run.resume(checkpoint, digest)
     reporter.phase("training")
     if first and (unread := [words[0] for words in classes if words not in pictures.classes]):
         reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
@@ -155,7 +152,6 @@ def train(
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
     if first:
-        draw_curves(folder, run.history, settings)
         save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -180,7 +176,7 @@ def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[st
             raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
         synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
     texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
-    return prompts.embed(texts, backbone.encode_text)
+    return embed(texts, backbone.encode_text)
 
 
 class _Training:
@@ -233,10 +229,7 @@ class _Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
         for step, batch in enumerate(batches):
             done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
-            if s.schedule == "cosine":
-                lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
-            else:
-                lr = s.lr * 0.1 ** (done // (s.step_epochs * self.steps_an_epoch))
+            lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad()
@@ -288,13 +281,11 @@ class _Training:
         """Writes a checkpoint: everything that the next epoch depends on."""
         tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
+        states: dict[int, dict[str, Tensor | None]] = self.optimizer.state_dict()["state"]
+        for index, state in states.items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
-        metadata = {
-            "digest": digest,
-            "history": json.dumps([asdict(epoch) for epoch in self.history]),
-            "best_epoch": str(self.best_epoch),
-        }
+        history = msgspec.json.encode(self.history).decode()
+        metadata = {"digest": digest, "history": history, "best_epoch": str(self.best_epoch)}
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         write_output(path, content, "--out")
 
@@ -304,37 +295,33 @@ class _Training:
             return
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
-        if metadata.get("digest") != digest:
-            raise UsageError(
-                f"{path.parent} holds a training with other settings, pictures or weights: "
-                f"use --restart to start again, or another --out"
-            )
-        try:
-            history = parse_json(metadata["history"], list[Epoch])
-            best = int(metadata["best_epoch"])
+            same, history = metadata["digest"] == digest, msgspec.json.decode(metadata["history"], type=list[Epoch])
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer.", tensors).items():
                 index, key = name.split(".", 1)
                 state.setdefault(int(index), {})[key] = tensor
             groups = self.optimizer.state_dict()["param_groups"]
-            self.head.load_state_dict(_under("head.", tensors))
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        except (DocumentError, KeyError, ValueError, RuntimeError) as error:
+            if same:
+                self.head.load_state_dict(_under("head.", tensors))
+                self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+                self.history, self.best_epoch = history, int(metadata["best_epoch"])
+                self.best_weights = _under("best.", tensors)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
-        self.history, self.best_epoch = [Epoch(**epoch) for epoch in history], best
-        self.best_weights = _under("best.", tensors)
+            raise UsageError(f"cannot read the checkpoint {path} ({reason}): delete it to start again") from None
+        if not same:
+            raise UsageError(
+                f"{path.parent} holds a training with other settings, pictures or weights: delete it to start again, "
+                "or choose another --out"
+            )
 
 
 def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-# ------------------------------------------------------------------------------------------------------------- reports
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Writes the table of epochs."""
     table = io.StringIO()
@@ -342,25 +329,3 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     writer.writeheader()
     writer.writerows(asdict(epoch) for epoch in history)
     write_output(folder / "history.csv", table.getvalue().encode(), "--out")
-
-
-def draw_curves(folder: Path, history: Sequence[Epoch], settings: TrainSettings) -> None:
-    """Draws loss and accuracy over epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    epochs = [epoch.epoch for epoch in history]
-    loss.plot(epochs, [epoch.loss for epoch in history], marker=".")
-    loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
-    accuracy.plot(epochs, [epoch.train_accuracy for epoch in history], marker=".", label="training")
-    if history[0].accuracy is not None:
-        label = f"held-out {settings.hold_out}"
-        accuracy.plot(epochs, [epoch.accuracy for epoch in history], marker=".", label=label)
-    accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    accuracy.legend()
-    for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    write_output(folder / "curves.png", image.getvalue(), "--out")

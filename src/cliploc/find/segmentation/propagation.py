@@ -1,13 +1,12 @@
 """TLP, PEARL's second part: cosines of all queries are spread over a coarse grid of the picture, up to its edges."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Blocks = Iterable[tuple[slice, Tensor]]  # of rows, with maps `[q, rows, W]` over them
-PixelMaps = Callable[[int, int], Blocks]  # queries from, to → their maps over the picture's pixels
+PixelMaps = Callable[[int, int], Tensor]  # queries from, to → their maps `[q, H, W]` over the picture's pixels
 
 # All constants are the authors'.
 GRID = 80  # about so many cells along each side
@@ -39,17 +38,13 @@ def propagated(over_pixels: PixelMaps, picture: Tensor, queries: Tensor, hw: tup
     at_once = max(1, values // (hw[0] * hw[1]))
     pooled = []
     for start in range(0, len(queries), at_once):
-        maps = torch.cat([block for _, block in over_pixels(start, min(start + at_once, len(queries)))], dim=1)
-        pooled.append(F.avg_pool2d(maps.float(), cell, cell))
+        pooled.append(F.avg_pool2d(over_pixels(start, min(start + at_once, len(queries))).float(), cell, cell))
     cosines = torch.cat(pooled)  # [Q, h, w]
     sized = F.interpolate(picture.float(), size=hw, mode="bilinear", align_corners=False)
     grey = torch.einsum("c,chw->hw", sized.new_tensor(LUMA), F.avg_pool2d(sized[0], cell, cell)).to(cosines)
     spread = solved(cosines, grey, alike(queries).to(cosines))
 
-    def over(start: int, end: int) -> Blocks:
-        yield slice(0, hw[0]), F.interpolate(spread[None, start:end], hw, mode="bilinear", align_corners=False)[0]
-
-    return over
+    return lambda start, end: F.interpolate(spread[None, start:end], hw, mode="bilinear", align_corners=False)[0]
 
 
 def alike(queries: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import or_
@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
 from cliploc.find.recipes import recipe_of
-from cliploc.find.segmentation.propagation import Blocks, PixelMaps, propagated
+from cliploc.find.running import torch_modes
+from cliploc.find.segmentation.propagation import PixelMaps, propagated
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.regions import Regions, region_source, voted
 from cliploc.find.tasks import Task
-from cliploc.find.threads import torch_modes
 from cliploc.images.geometry import window_starts
 from cliploc.methods import Context, find, fitting, min_max, raw_maps
 from cliploc.options import short
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
-BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
 Labels = npt.NDArray[np.int16]
 
 
@@ -305,24 +304,21 @@ class Segmenter:
             maps, low, spread = (maps - low) / spread, torch.zeros_like(low), torch.ones_like(spread)
         hw = (picture.height, picture.width)
         if not self._over_picture:
-            return partial(_blocks, maps, seen.sides(maps, hw))
+            return partial(_over_picture, maps, seen.sides(maps, hw))
         shrink = min(1.0, LONGEST / max(hw))
-        work_hw = hw if shrink == 1 else (max(1, round(hw[0] * shrink)), max(1, round(hw[1] * shrink)))
-        small = picture if shrink == 1 else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
+        work_hw = (max(1, round(hw[0] * shrink)), max(1, round(hw[1] * shrink)))
+        small = picture if work_hw == hw else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
         cell_h, cell_w = (
             max(1, round(self.backbone.stride * work / part)) for work, part in zip(work_hw, seen.hw, strict=True)
         )
         sides = seen.sides(maps, work_hw)
 
-        def over(start: int, end: int) -> Blocks:
-            values = maps.new_empty(end - start, *work_hw)
-            for rows, block in _blocks(maps, sides, start, end):
-                torch.div(block - low, spread, out=values[:, rows])  # in 0–1
+        def over(start: int, end: int) -> Tensor:
+            values = (_over_picture(maps, sides, start, end) - low) / spread  # in 0–1
             for step in self._over_picture:
                 values = step.function(pixels, values[None], (cell_h, cell_w))[0]
-            values = _resized(values * spread + low, hw)
-            return ((rows, values[:, rows]) for rows in _rows(hw[0], len(values) * hw[1], values.device))
+            return _resized(values * spread + low, hw)
 
         return over
 
@@ -358,27 +354,12 @@ class _Seen:
         return sides[0], sides[1]
 
 
-def _blocks(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) -> Blocks:
-    """The maps of some queries over the picture's pixels, of windows' maps `[W, Q, h, w]` and their `_Seen.sides`."""
+def _over_picture(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) -> Tensor:
+    """`[q, H, W]`: some queries' maps of windows `[W, Q, h, w]` over the picture, by their `_Seen.sides`."""
     down, across = sides
     h, w = maps.shape[-2:]
     selected = maps[:, start:end].reshape(down.shape[1] // h, across.shape[1] // w, -1, h, w)  # [tops, lefts, q, h, w]
-    wide = selected.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1) @ across.T  # [tops · h, q, W]
-    # In the order of the first pixel that they reach; so the places that a block of rows needs lie side by side.
-    reached = down > 0
-    order = reached.int().argmax(dim=0).argsort(stable=True)
-    down, reached, wide = down[:, order], reached[:, order], wide[order].flatten(1)
-    for rows in _rows(len(down), wide.shape[1], maps.device):
-        needed = reached[rows].any(dim=0).nonzero()
-        places = slice(int(needed[0]), int(needed[-1]) + 1)
-        block = down[rows, places] @ wide[places]
-        yield rows, block.view(len(block), end - start, -1).transpose(0, 1)
-
-
-def _rows(height: int, values: int, device: torch.device) -> Iterator[slice]:
-    """Blocks of rows that have so many values each; on another device than the processor all at once."""
-    step = max(1, BLOCK // values) if device.type == "cpu" else height
-    return (slice(start, min(start + step, height)) for start in range(0, height, step))
+    return down @ selected.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2) @ across.T
 
 
 def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
@@ -429,31 +410,17 @@ def candidates(cosines: Tensor, class_of: Tensor, protocol: Protocol) -> Tensor:
 def _best(
     over_pixels: PixelMaps, class_of: Tensor, hw: tuple[int, int], protocol: Protocol, remaining: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The best label `[H, W]` of those kept, and its probability among all queries, if the protocol asks for it."""
+    """The best label `[H, W]` of those remaining, and its probability among all queries."""
     at_once = max(1, VALUES // (hw[0] * hw[1]))
-    device = class_of.device
-    labels = torch.zeros(hw, dtype=torch.int64)
-    best, highest, total = (torch.full(hw, value) for value in (-math.inf, -math.inf, 0.0))
+    labels, best, total = torch.zeros(hw, dtype=torch.int64), torch.full(hw, -math.inf), torch.full(hw, -math.inf)
     for start in range(0, len(class_of), at_once):
-        end = min(start + at_once, len(class_of))
-        for rows, maps in over_pixels(start, end):
-            if maps.device != device:
-                device = maps.device
-                labels, best, highest, total, class_of = (
-                    tensor.to(device) for tensor in (labels, best, highest, total, class_of)
-                )
-            selected = class_of[start:end]
-            logits = protocol.logit_scale * maps  # [q, rows, W]
-            value, place = logits.max(dim=0)  # the first of equal ones
-            top = torch.maximum(highest[rows], value)
-            if remaining is not None:
-                left = ~remaining.to(device)[selected]  # [q]
-                value, place = logits.masked_fill(left[:, None, None], -math.inf).max(dim=0)
-            if protocol.background_threshold > 0:
-                total[rows] *= (highest[rows] - top).exp()
-                total[rows] += logits.sub_(top).exp_().sum(dim=0)
-            highest[rows] = top
-            better = value > best[rows]
-            labels[rows] = torch.where(better, selected[place], labels[rows])
-            best[rows] = torch.where(better, value, best[rows])
-    return labels, (best - highest).exp() / total
+        logits = protocol.logit_scale * over_pixels(start, min(start + at_once, len(class_of)))  # [q, H, W]
+        labels, best, total, class_of = (tensor.to(logits.device) for tensor in (labels, best, total, class_of))
+        total = torch.logaddexp(total, logits.logsumexp(dim=0).float())
+        owners = class_of[start : start + at_once]
+        if remaining is not None:
+            logits.masked_fill_(~remaining.to(logits.device)[owners][:, None, None], -math.inf)
+        value, place = logits.max(dim=0)  # the first of equal ones
+        labels = torch.where(value > best, owners[place], labels)
+        best = torch.maximum(best, value)
+    return labels, (best - total).exp()

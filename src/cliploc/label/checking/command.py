@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cliploc.cli.options import WithJson, WithThreads, command, flag, use_threads
-from cliploc.cli.output import DONE, SOME_FAILED, print_document, say_failures, say_next, titled, writable
-from cliploc.cli.terminal import Terminal
+from cliploc.cli.output import DONE, SOME_FAILED, print_document, writable
+from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import Options
 from cliploc.support.reporter import SILENT
 
@@ -59,7 +59,7 @@ def check(flags: CheckFlags, options: Options) -> int:
             if table:
                 terminal.listing(titled(table))
                 terminal.data("")
-    say_failures(terminal, checked.failed)
+    terminal.say_failures(checked.failed)
     terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
-    say_next(terminal, f"open {out / PAGE}", quiet=flags.as_json)
+    terminal.say_next(f"open {out / PAGE}", quiet=flags.as_json)
     return SOME_FAILED if checked.failed else DONE

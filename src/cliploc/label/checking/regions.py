@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.towers.tower import Backbone, Needs, Trace

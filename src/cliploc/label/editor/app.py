@@ -14,11 +14,11 @@ from starlette.routing import Route
 
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
-from cliploc.label.apply import ReviewedPicture, UnusableError
+from cliploc.label.corrections import ReviewedPicture, UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.editor.suggest import Suggester
-from cliploc.runs.labelling import StaleReviewError
+from cliploc.runs.label_store import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
 from cliploc.web.guard import POLICY, Gate, Hosts, RefusedError
 from cliploc.web.server import asset_routes, unknown

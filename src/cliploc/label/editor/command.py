@@ -3,8 +3,8 @@
 import contextlib
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, check_known, command, flag, use_threads
-from cliploc.cli.output import DONE, say_failures, say_next
+from cliploc.cli.options import Port, WithThreads, check_known, command, flag, use_threads
+from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.options import Options
 from cliploc.support.imports import check_installed
@@ -25,7 +25,7 @@ class ReviewFlags(WithThreads):
     out: Path | None = flag(
         "Folder for its corrections.", None, metavar="DIR", none="LABELS_review, or review in a check"
     )
-    port: int = flag("Port; 0: any free port.", PORT, within=(0, 65_535), group="serving")
+    port: Port = flag("Port; 0: any free port.", PORT, group="serving")
     model: str | None = flag(
         "The model that suggests boxes.", None, none="the model of the drafts", group="model", metavar="NAME"
     )
@@ -50,7 +50,7 @@ def review(flags: ReviewFlags, options: Options) -> int:
         from cliploc.label.editor.data_set import open_set
 
         opened = open_set(flags.source, flags.pictures, flags.out)
-    say_failures(terminal, opened.failed)
+    terminal.say_failures(opened.failed)
     serve_drafts(opened.out, flags.port, flags.model, flags.pretrained, options.device)
     return DONE
 
@@ -78,4 +78,4 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         step = f"{drafts}/corrected has the set as it was written last; the same command opens it again"
     else:
         step = f"the annotate command of {drafts} again, which learns from the corrections and exports them"
-    say_next(terminal, step)
+    terminal.say_next(step)

@@ -16,15 +16,15 @@ from msgspec import Struct
 from cliploc.errors import UsageError
 from cliploc.formats import Box, Edit, LabelSet, PictureEdits, Size
 from cliploc.formats.reading import FORMATS
-from cliploc.label.apply import SAME
 from cliploc.label.checking.job import KIND as CHECK
 from cliploc.label.checking.job import LEAST
 from cliploc.label.checking.job import VERSION as CHECK_VERSION
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, read_set
 from cliploc.label.checking.report import JSON
+from cliploc.label.corrections import SAME
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import AnnotatedFolder
-from cliploc.runs.labelling import Candidate, Found, LabellingRun
+from cliploc.runs.label_store import Candidate, Found, LabellingRun
 from cliploc.runs.picture_files import content_digest, stamp
 from cliploc.runs.store import FILE, Store, kind_of
 from cliploc.support.documents import read_json

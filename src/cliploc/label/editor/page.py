@@ -1,7 +1,7 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from cliploc.boxes.outlines import outlines
-from cliploc.draw.colours import as_hex, distinct_colours, text_colour
+from cliploc.draw.colours import as_hex, name_colour, text_colour
 from cliploc.draw.html import Templates, jpeg_uri
 from cliploc.errors import InputError
 from cliploc.formats import AnnotatedPicture
 from cliploc.images import rle
 from cliploc.images.reading import load
-from cliploc.runs.labelling import Correction, Saved
+from cliploc.runs.label_store import Correction, Saved
 from cliploc.support.files import write_atomic
 
 REVIEW_KIND = "cliploc review"
@@ -99,11 +99,9 @@ class ReviewPicture:
         }
 
 
-def facts(
-    labels: Iterable[Iterable[int]], names: Sequence[str], run: str, masks: bool, of_set: str | None = None
-) -> dict[str, Any]:
-    """What the editor knows of a run, with these labels of boxes in each picture; `of_set`: a data set's format."""
-    colours = distinct_colours(len(names), labels)
+def facts(names: Sequence[str], run: str, masks: bool, of_set: str | None = None) -> dict[str, Any]:
+    """What the editor knows of a run; `of_set`: a data set's format."""
+    colours = [name_colour(index) for index in range(len(names))]
     return {
         "kind": REVIEW_KIND,
         "run": run,
@@ -138,7 +136,7 @@ def write_review(
                 server=False,
                 shown=len(pictures),
                 total=total,
-                facts=facts((picture.correction.labels for picture in pictures), names, run, masks),
+                facts=facts(names, run, masks),
                 pictures=records(),
             )
 

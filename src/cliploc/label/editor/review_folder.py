@@ -15,18 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.formats import exports
+from cliploc.formats import ExportSettings, exports
 from cliploc.images.reading import load, picture_bytes
-from cliploc.label.apply import Corrections, ReviewedPicture, matched, review_of, save_reviewed
+from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
-from cliploc.label.results import AnnotatedFolder, Written, conclude, write_learnt
+from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
-from cliploc.runs.labelling import Generation, LabellingRun, check_revision
+from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import disk_errors
 from cliploc.support.files import locked
@@ -46,7 +47,7 @@ class ReviewFolder:
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
         self.of_set = "set" in self.settings  # whether the boxes are those of a data set
-        names = self._folder.pictures.keys() - {*run.store.get("left_out", ())}
+        names = self._folder.pictures.keys() - {*run.left_out}
         files = (PictureFile(name, self._folder.root / name) for name in names)
         self._folder.show([file for file in files if file.path.is_file()])
         self.pictures = self._folder.annotated()  # that are still there; a picture is known by its number
@@ -83,9 +84,8 @@ class ReviewFolder:
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
-        labels = ([label for label, *_ in entry["found"]] for entry in self._entries())
         of_set = self.settings["set"]["format"] if self.of_set else None
-        return facts(labels, self.names, self._folder.id, self.masks, of_set)
+        return facts(self.names, self._folder.id, self.masks, of_set)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
@@ -170,7 +170,7 @@ class ReviewFolder:
         `files`: those of a task, where they are known; a picture elsewhere may end with the name of one of the run.
         """
         with self.snapshot() as now:
-            read, _ = matched(tasks, now, [picture.id for picture in self.pictures])
+            read = matched(tasks, now, [picture.id for picture in self.pictures])
         known = {content_digest(PictureFile(str(file), file)) for file in files}
         for name in [*read.pictures] if known else ():
             if self._folder.pictures[name].checksum not in known:
@@ -185,15 +185,14 @@ class ReviewFolder:
         if self.of_set:
             with locked(self.out), disk_errors(self.out), self.snapshot() as now:
                 return write_corrected(now)
-        store = self.run.store
-        if (written := store.get("written")) is None:
+        if not self.run.exports:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with locked(self.out), disk_errors(self.out):
             self.weigh()  # the list shows what is exported
             files = [file for file in self._folder.found if file.path.is_file()]
-            folder = AnnotatedFolder(self.run, files, unreadable=store.get("unreadable", {}))
+            folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
-            result = conclude(folder, formats, Written(**written))
+            result = conclude(folder, formats, msgspec.convert(self.run.written, ExportSettings))
         return [file for names in result.files.values() for file in names]
 
 
@@ -221,7 +220,7 @@ class Learning:
     @property
     def _now(self) -> Generation:
         """What the drafts of now were made of."""
-        return [Generation(), *self._run.generations][-1]
+        return [Generation(), *self._run.taught_by][-1]
 
     @property
     def changed(self) -> frozenset[str]:

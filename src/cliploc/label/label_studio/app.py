@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,8 +13,7 @@ from starlette.routing import Route
 
 from cliploc.errors import CliplocError, UsageError
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.label_studio.labelling import read_labelling
-from cliploc.label.label_studio.predictor import Predictor, Task
+from cliploc.label.label_studio.predictor import Predictor, Task, read_labelling
 from cliploc.label.label_studio.task_pictures import short
 from cliploc.web.guard import Gate, Hosts, RefusedError
 
@@ -105,9 +103,6 @@ def application(
                 say(line)
         return JSONResponse({"status": "ok", "result": "; ".join(lines)}, 201)
 
-    async def nothing(_: Request) -> JSONResponse:
-        return JSONResponse({})
-
     async def versions(_: Request) -> JSONResponse:
         return JSONResponse({"versions": [await version()]})
 
@@ -123,41 +118,36 @@ def application(
         Route("/setup", setup, methods=["POST"]),
         Route("/predict", predict, methods=["POST"]),
         Route("/webhook", webhook, methods=["POST"]),
-        Route("/train", webhook, methods=["POST"]),
         Route("/versions", versions, methods=["GET", "POST"]),
-        Route("/metrics", nothing),
     ]
     app = Starlette(routes=routes, exception_handlers={CliplocError: wrong, RefusedError: wrong})
     return Gate(app, hosts, auth=auth, max_body=max_bytes)
 
 
 ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
-TRAIN = "START_TRAINING"
 
 
 class Event(Struct):
-    """The body of /webhook and /train, as far as it is used."""
+    """The body of /webhook, as far as it is used."""
 
-    action: str = TRAIN
+    action: str = ""
     task: Any = {}
     annotation: Any = None  # only `ANNOTATED` has one with its task; ANNOTATIONS_CREATED has lists of both
-    annotations: list[dict[str, Any]] = []  # of /train: annotated tasks
 
 
 def learn(folder: ReviewFolder, event: Event, predictor: Predictor) -> list[str]:
     """Takes an event, learns in the background if it is time; problems are only lines, as Label Studio waits."""
-    tasks, files, lines = event.annotations, list[Path](), list[str]()
-    if event.action in ANNOTATED and isinstance(event.task, dict):
-        files = predictor.files_of(event.task)
-        tasks = [{**event.task, "annotations": [event.annotation]}]
-    elif event.action != TRAIN:
-        return []
+    lines = list[str]()
     try:
-        read = folder.correct(tasks, files)
-        lines += [f"{name}: corrected" for name in read.pictures]
-        lines += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
-        if event.action == TRAIN:
+        if event.action in ANNOTATED and isinstance(event.task, dict):
+            task = {**event.task, "annotations": [event.annotation]}
+            read = folder.correct([task], predictor.files_of(event.task))
+            lines += [f"{name}: corrected" for name in read.pictures]
+            lines += [f"{short(name)}: nothing is learnt from it: {why}" for name, why in read.problems.items()]
+        elif event.action == "START_TRAINING":
             folder.learning.now()
+        else:
+            return []
     except CliplocError as error:
         lines.append(str(error))
     return [*lines, folder.learning.message()]

@@ -4,13 +4,13 @@ import contextlib
 import os
 from pathlib import Path
 
-from cliploc.cli.options import command, flag, use_threads
+from cliploc.cli.options import Port, command, flag, use_threads
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.options import Options
 from cliploc.support.imports import check_installed
-from cliploc.web.command import ServerFlags, user_in, warn_of_strangers
+from cliploc.web.command import Megabytes, Megapixels, ServerFlags, user_in, warn_of_strangers
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
 
@@ -28,16 +28,16 @@ class LabelStudioFlags(ServerFlags):
     learn: Path | None = flag(
         "The --out folder of `cliploc annotate` that annotations teach.", None, metavar="DIR", none="nothing is learnt"
     )
-    port: int = flag("Port; 0: any free port.", 9090, within=(0, 65_535), group="serving")
-    max_megabytes: float = flag("Largest file of a picture, in megabytes.", 20, within=(0.01, 2000), group="serving")
-    max_megapixels: float = flag("Largest picture, in megapixels.", 120, within=(0.01, 120), group="serving")
+    port: Port = flag("Port; 0: any free port.", 9090, group="serving")
+    max_megabytes: Megabytes = flag("Largest file of a picture, in megabytes.", 20, group="serving")
+    max_megapixels: Megapixels = flag("Largest picture, in megapixels.", 120, group="serving")
 
 
 @command()
 def label_studio(flags: LabelStudioFlags, options: Options) -> int:
     """Run an ML backend for Label Studio.
 
-    It answers with draft boxes, brushes or polygons. Needs cliploc[web].
+    It answers with draft boxes or polygons. Needs cliploc[web].
 
     Example: cliploc label-studio --pictures photos
     """

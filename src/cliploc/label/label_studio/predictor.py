@@ -1,29 +1,27 @@
-"""Makes predictions for Label Studio's tasks with one localizer, which embeds each name only once."""
+"""Predictions for Label Studio's tasks by one localizer, for the labels that a project's interface has."""
 
 import hashlib
 import json
+import re
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from msgspec import Struct
 from PIL import Image
 
 from cliploc import __version__
-from cliploc.boxes.outlines import outlines
+from cliploc.boxes.outlines import merged
 from cliploc.errors import InputError, UsageError
+from cliploc.find import memory, prepare, prompts
 from cliploc.find.learnt import load_learnt, misfit
-from cliploc.find.memory import Memory
-from cliploc.find.prepare import Request
-from cliploc.formats.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
+from cliploc.formats.labelstudio import KINDS, Kind, polygon_shape, rectangle_shape, region
 from cliploc.images.reading import load
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.label_studio.labelling import Control, Labelling
 from cliploc.label.label_studio.task_pictures import PictureSource, short
 from cliploc.label.results import LEARNT
 from cliploc.localization import Localization
@@ -32,9 +30,89 @@ from cliploc.options import Options
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 MOST_REASONS = 5  # names in the line that says why nothing was found
+TAGS = "RectangleLabels or PolygonLabels"
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
 
 
+# ------------------------------------------------------------------------------------------- the labelling interface
+@dataclass(frozen=True)
+class Control:
+    """A tag that has labels."""
+
+    kind: Kind  # what it draws, its tag in small letters
+    name: str  # its name
+    # the name of each picture's tag that it draws on → the key of the picture in a task's data
+    pictures: Mapping[str, str]
+    labels: Mapping[int, str]  # index of a name to look for → the label that a shape of it gets
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a project looks for."""
+
+    entries: tuple[str, ...]  # names to look for, with synonyms: "cat|kitten"
+    controls: tuple[Control, ...]  # the tags that take what is found
+
+
+def read_labelling(config: str) -> Labelling:
+    """Reads a labelling interface."""
+    try:
+        root = ET.fromstring(config)
+    except (ET.ParseError, ValueError) as error:
+        raise UsageError(f"expected the labelling interface as XML, got something else ({error})") from None
+    tags = [(tag.tag.lower(), tag) for tag in root.iter()]
+    images = {tag.get("name", ""): tag.get("value", "") for kind, tag in tags if kind == "image"}
+    words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
+    index: dict[str, int] = {}  # what a label is called → its place among them
+    controls: list[Control] = []
+    for kind, tag in ((kind, tag) for name, tag in tags for kind in KINDS if kind == name):
+        targets = [name.strip() for name in tag.get("toName", "").split(",")]
+        pictures = {to: _key(images[to], to) for to in targets if to in images}
+        name, to_name = tag.get("name", ""), short(tag.get("toName", ""))
+        if not pictures:
+            raise UsageError(f"expected {tag.tag} {short(name)!r} to name an Image in toName, got {to_name!r}")
+        labels: dict[int, str] = {}
+        for label in _labels(tag):
+            if names := _words(label):
+                words.setdefault(names[0], {}).update(dict.fromkeys(names))
+                place = index.setdefault(names[0], len(index))
+                labels[place] = label.get("alias") or label.get("value") or names[0]
+        controls.append(Control(kind, name, pictures, labels))
+    if not controls:
+        raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
+    if not words:
+        raise UsageError(f'expected labels such as <Label value="cat"/> in {TAGS}, found none: add some')
+    entries = tuple("|".join(sorted(some, key=lambda word: prompts.CONTRAST in word)) for some in words.values())
+    prompts.parse(entries)
+    return Labelling(entries, tuple(controls))
+
+
+def _labels(tag: ET.Element) -> Iterator[Mapping[str, str]]:
+    """The labels of a tag; one belongs to the nearest tag around it."""
+    for child in tag:
+        if child.tag.lower() == "label":
+            yield child.attrib
+        if child.tag.lower() not in KINDS:
+            yield from _labels(child)
+
+
+def _key(value: str, name: str) -> str:
+    """`$photo` → `photo`."""
+    if not re.fullmatch(r"\$\w[\w .-]*", value):
+        raise UsageError(
+            f"expected the value of Image {short(name)!r} as a variable such as $image, got {short(value)!r}"
+        )
+    return value[1:]
+
+
+def _words(label: Mapping[str, str]) -> list[str]:
+    """The words that a label is looked for by, each once, its value first."""
+    separators = (("value", r"\|"), ("alias", r"[|,]"), ("predicted_values", r"[|,]"))
+    words = [word for key, separator in separators for word in re.split(separator, label.get(key, ""))]
+    return list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
+
+
+# --------------------------------------------------------------------------------------------------------- predictions
 class Task(Struct):
     """A task as Label Studio sends it."""
 
@@ -58,7 +136,11 @@ class Predictor:
     def __init__(
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
     ) -> None:
-        self._options, self._pictures, self._max_pixels = options.but(memory=Memory(MEMORY)), pictures, max_pixels
+        self._options, self._pictures, self._max_pixels = (
+            options.but(memory=memory.Memory(MEMORY)),
+            pictures,
+            max_pixels,
+        )
         self._localizer = Localizer(**self._options.changed())
         self._learnt: str | None = None  # a digest of the lessons that it has
         self._drafts = drafts
@@ -81,9 +163,9 @@ class Predictor:
     @property
     def version(self) -> str:
         """For Label Studio: other settings or lessons have another version, so that it asks again."""
-        described = self._now().describe()
-        digest = hashlib.sha256(json.dumps(described, default=str, sort_keys=True).encode()).hexdigest()[:8]
-        return f"cliploc {__version__} {described['model']} {described['method']} {digest}"
+        now = self._now()
+        digest = hashlib.sha256(json.dumps(now.describe(), default=str, sort_keys=True).encode()).hexdigest()[:8]
+        return f"cliploc {__version__} {now.backbone.name} {now.method.name} {digest}"
 
     def _now(self) -> Localizer:
         """The localizer with the lessons of now, of the same model."""
@@ -127,14 +209,14 @@ class Predictor:
         errors: dict[int, str] = {}
         places: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
 
-        def requests() -> Iterator[Request]:
+        def requests() -> Iterator[prepare.Request]:
             for place, task in enumerate(tasks):
                 for key in keys:
                     if self._ended.is_set() or place in errors:
                         continue
                     name = _name(task, place)
                     try:
-                        request = Request((place, key), self._image(task, key), labelling.entries, name)
+                        request = prepare.Request((place, key), self._image(task, key), labelling.entries, name)
                     except InputError as error:
                         errors[place] = f"{name}: {error}"
                     else:
@@ -171,19 +253,15 @@ class Predictor:
         if not isinstance(address, str) or not address:
             raise InputError(f"expected the address of a picture in {key!r}, found none: check the task")
         with self._pictures.picture(address) as path:
-            return _loaded(path, self._max_pixels)
+            try:
+                return load(path, max_pixels=self._max_pixels).image
+            except InputError as error:  # a visitor must not learn where files lie on this machine
+                raise InputError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _name(task: Task, place: int) -> str:
     """A task in a message."""
     return f"task {short(str(place + 1 if task.id is None else task.id))}"
-
-
-def _loaded(path: Path, max_pixels: int) -> Image.Image:
-    try:
-        return load(path, max_pixels=max_pixels).image
-    except InputError as error:  # a visitor must not learn where files lie on this machine
-        raise InputError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _shapes(localization: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
@@ -194,13 +272,8 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
     def make(box: int) -> Iterator[dict[str, Any]]:
         if control.kind == "rectanglelabels":
             yield rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
-        elif control.kind == "polygonlabels":  # of its pieces, without holes, with as few corners as people can drag
-            far = max(1.0, COARSE * max(masks[box].shape))
-            for ring in (line for line in outlines(masks[box]) if not line.hole):
-                corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]  # [k, 2]
-                yield polygon_shape(np.asarray(corners if len(corners) >= 3 else ring.points, np.float32), size)
         elif masks[box].any():
-            yield brush_shape(masks[box])
+            yield polygon_shape(merged(masks[box], "edges", max(1.0, COARSE * max(masks[box].shape))), size)
 
     shapes: list[dict[str, Any]] = []
     for to, of_picture in control.pictures.items():

@@ -1,7 +1,5 @@
 """A task's picture, from itself, a folder, or the Label Studio named at the start, which alone gets the token."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import json
@@ -9,15 +7,15 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote
 
 from cliploc.errors import InputError, UsageError
 
-LOCAL_FILES = "/data/local-files/"
+LOCAL_FILES = "/data/local-files/?"
 STORED = ("/data/", "/storage-data/")  # where Label Studio serves pictures
 DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")  # a personal access token, which is exchanged for one that expires
@@ -35,7 +33,9 @@ class PictureSource:
         if folder is not None and not folder.is_dir():
             raise UsageError(f"expected --pictures as a folder, got {folder}: check the path")
         self._folder = None if folder is None else folder.resolve()
-        self._studio = None if url is None else _studio(url)
+        self._studio = None if url is None else url.rstrip("/")
+        if url is not None and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", url):
+            raise UsageError(f"expected --label-studio-url as an address such as http://localhost:8080, got {url!r}")
         self._token, self._max_bytes = token, max_bytes
         self._opener = urllib.request.build_opener(_NoRedirects)
 
@@ -63,10 +63,9 @@ class PictureSource:
 
     def local(self, address: str) -> Path | None:
         """The file below `folder` that an address leads to; None of other addresses."""
-        place = _split(address)
-        name = parse_qs(place.query).get("d", [""])[0] if place.path.endswith(LOCAL_FILES) else None
-        if not place.scheme and not place.netloc and name is None and not place.path.startswith("/"):
-            name = address  # a plain path below the folder
+        _, found, query = address.partition(LOCAL_FILES)
+        plain = address if "://" not in address and not address.startswith("/") else ""
+        name = parse_qs(query).get("d", [""])[0] if found else plain
         if not name or self._folder is None:
             return None
         try:
@@ -86,50 +85,43 @@ class PictureSource:
             most = self._max_bytes / 1e6
             raise InputError(f"{name}: more than {most:g} million bytes: make it smaller, or raise --max-megabytes")
 
-    # ---------------------------------------------------------------------------------------------- over the network
     def _fetched(self, address: str) -> bytes:
-        name, place, studio = short(address), _split(address), self._studio
+        name, studio = short(address), self._studio
         if studio is None:
             raise InputError(
                 f"{name}: not fetched: start with --pictures DIR for local files, or --label-studio-url for those that "
                 "Label Studio has"
             )
-        relative = not place.scheme and not place.netloc
-        if place.scheme not in ("", "http", "https") or not (relative or _origin(place) == _origin(studio)):
-            raise InputError(f"{name}: not fetched: only pictures from {studio.geturl()} are allowed")
-        base = studio.path.rstrip("/")
-        path = place.path if relative or not base else place.path.removeprefix(base)
-        plain = unquote(unquote(path))
-        if not plain.startswith(STORED) or {"..", "\\"} & {*re.split(r"/|(\\)", plain)}:
-            raise InputError(f"{name}: not fetched: Label Studio's pictures are below {' or '.join(STORED)}")
-        target = studio._replace(path=quote(base + path, AS_IS), query=quote(place.query, AS_IS), fragment="")
+        path = address.removeprefix(studio)
+        if not path.startswith(STORED) or re.search(r"\.\.|\\", unquote(unquote(path))):
+            raise InputError(
+                f"{name}: not fetched: only pictures of {studio}, below {' or '.join(STORED)}, are allowed"
+            )
         try:
-            content = self._read(urllib.request.Request(target.geturl(), headers=self._authorization(name, studio)))
+            content = self._read(f"{studio}{quote(path, AS_IS)}", headers=self._authorization(name, studio))
         except urllib.error.HTTPError as error:
             advice = ": check the token" if error.code in (401, 403) else ""
             reason = short(str(error.reason))
             raise InputError(f"{name}: Label Studio answered with {error.code} {reason}{advice}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = short(str(getattr(error, "reason", None) or error))
-            raise InputError(f"{name}: not fetched from {studio.geturl()}: {reason}") from None
+            raise InputError(f"{name}: not fetched from {studio}: {reason}") from None
         self._check_size(name, len(content))
         return content
 
-    def _read(self, request: urllib.request.Request) -> bytes:
+    def _read(self, url: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> bytes:
+        request = urllib.request.Request(url, body, dict(headers))
         with self._opener.open(request, timeout=SECONDS) as answer:
             content: bytes = answer.read(self._max_bytes + 1)
             return content
 
-    def _authorization(self, name: str, studio: SplitResult) -> dict[str, str]:
-        if not self._token:
-            return {}
-        if not JWT.fullmatch(self._token):
-            return {"Authorization": f"Token {self._token}"}
-        target = studio._replace(path=f"{studio.path.rstrip('/')}/api/token/refresh").geturl()
+    def _authorization(self, name: str, studio: str) -> dict[str, str]:
+        if not self._token or not JWT.fullmatch(self._token):
+            return {"Authorization": f"Token {self._token}"} if self._token else {}
         body = json.dumps({"refresh": self._token}).encode()
-        request = urllib.request.Request(target, body, {"Content-Type": "application/json"})
         try:
-            return {"Authorization": f"Bearer {json.loads(self._read(request))['access']}"}
+            answer = self._read(f"{studio}/api/token/refresh", body, {"Content-Type": "application/json"})
+            return {"Authorization": f"Bearer {json.loads(answer)['access']}"}
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
             raise InputError(
                 f"{name}: Label Studio rejected the personal access token ({short(str(error))}): create a new one"
@@ -141,33 +133,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """Returns None, which makes the redirect an `HTTPError`."""
-
-
-def _studio(url: str) -> SplitResult:
-    try:
-        place = urlsplit(url)
-        usable = place.scheme in ("http", "https") and bool(place.hostname) and place.username is None
-        usable = usable and not place.query and not place.fragment and (place.port is None or place.port > 0)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UsageError(f"expected --label-studio-url as an address such as http://localhost:8080, got {url!r}")
-    return place
-
-
-def _split(address: str) -> SplitResult:
-    try:
-        place = urlsplit(address)
-        _ = place.port, place.hostname
-    except ValueError:
-        raise InputError(f"{short(address)}: not an address: check the task") from None
-    return place
-
-
-def _origin(place: SplitResult) -> tuple[str, str | None, int | None, str | None]:
-    """Scheme, host and port; a name before the host makes it another's."""
-    port = place.port or {"http": 80, "https": 443}.get(place.scheme)
-    return place.scheme, place.hostname, port, place.username
 
 
 def short(text: str) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load, save
 
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson
 from cliploc.images.geometry import Frame
-from cliploc.runs.labelling import LabellingRun, Picture
+from cliploc.runs.label_store import LabellingRun, Picture
 
 TENSORS = ("heat", "places", "features", "embedding")
 TOGETHER = 500  # pictures of a query
@@ -29,11 +29,11 @@ def packed(lesson: Lesson) -> bytes:
 def unpacked(content: bytes) -> Lesson:
     """A lesson of such bytes."""
     tensors = load(content)
-    heat, places, features, embedding = (tensors[key] for key in TENSORS)
-    sizes = tensors["frame"].tolist()
-    frame = Frame(*((sizes[i], sizes[i + 1]) for i in range(0, 8, 2)))
-    names = tuple(tensors["names"].tolist())
-    return Lesson(names, heat, places, features, float(tensors["scale"]), embedding, frame)
+    heat, places, features, embedding, scale, names, sizes = (
+        tensors[key] for key in (*TENSORS, "scale", "names", "frame")
+    )
+    frame = Frame(*((*pair,) for pair in sizes.view(4, 2).tolist()))
+    return Lesson(tuple(names.tolist()), heat, places, features, float(scale), embedding, frame)
 
 
 def lessons_of(run: LabellingRun, pictures: Sequence[Picture]) -> list[Lesson]:

@@ -17,13 +17,11 @@ from cliploc.boxes.masks import box_masks
 from cliploc.boxes.reasons import boxes_of
 from cliploc.boxes.sides import moved, readings
 from cliploc.find.calibration import UNSURE
-from cliploc.find.directions import projected
-from cliploc.find.learnt import drawn
-from cliploc.find.lesson import Lesson
+from cliploc.find.learnt import Lesson, drawn, projected
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import lessons_of
-from cliploc.label.worker import LEAST_FIT, grouped
-from cliploc.runs.labelling import Candidate, LabellingRun, Picture, TaughtPicture
+from cliploc.label.worker import LEAST_FIT, candidates_of
+from cliploc.runs.label_store import Candidate, LabellingRun, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray, Floats
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ class Drawing:
 
     rule: BoxRule
     level: float | None  # τ of the step `level`; None without it
-    groups: str
     masks: bool
 
     @classmethod
@@ -48,14 +45,14 @@ class Drawing:
         """That of a run."""
         rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
         level = settings["teaching"]["level"]
-        return cls(rule, level, settings["groups"], bool(settings.get("masks", False)))
+        return cls(rule, level, bool(settings.get("masks", False)))
 
     def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
         """The boxes of a name's map `[H, W]`, best first."""
         every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
         likely = every.score >= LEAST_FIT
         likely[:1] = True
-        boxes = grouped(lesson.frame, heat, (every.xyxy[likely], every.score[likely]), p, self.rule, self.groups)
+        boxes = candidates_of(lesson.frame, heat, every.xyxy[likely], every.score[likely], p, self.rule)
         xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
         return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
 

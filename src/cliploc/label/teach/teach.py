@@ -31,16 +31,15 @@ from cliploc.find.directions import (
     share_of_text,
     stability,
 )
-from cliploc.find.learnt import HOLDS_FOR, Learnt, drawn
-from cliploc.find.lesson import Lesson, pooled
+from cliploc.find.learnt import HOLDS_FOR, Learnt, Lesson, drawn, pooled
 from cliploc.images.geometry import Frame
-from cliploc.label.draft_review import work_on
+from cliploc.label.draft_scores import work_on
 from cliploc.label.drafts import choose
 from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
-from cliploc.runs.labelling import Candidates, Generation, LabellingRun, Taught, TaughtPicture
+from cliploc.runs.label_store import Candidates, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.values import FloatArray, Floats
 
 VERSION = 7  # of what is taught and drawn
@@ -74,7 +73,7 @@ def teach(
 ) -> Generation:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
     school = School(folder)
-    of, before = school.stamp(), folder.run.generations[-1:]
+    of, before = school.stamp(), folder.run.taught_by[-1:]
     for last in before:
         undone = not again and len(folder.run.reviewed()) <= last.reviewed
         if undone if last.undone else last.of == of:

@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.methods import Context, Needs, saliency
-from cliploc.methods._infra.gradients import map_gradients
 
 BASELINE_KEY = "embedding of the empty picture"
-SAME_MASK = 2.0**-20  # masks that differ by less count as equal
 # Multiple of the model's temperature, at which a softmax over masked pictures gives a few channels nearly all weight.
 # It is the smallest at which the tuning pictures lose no box: docs/studies/performance.md, tools/score_cam_study.py.
 SOFTER = 4.0
@@ -28,52 +26,12 @@ masked_cam = partial(
 
 
 @dataclass(frozen=True)
-class Channels:
-    """Feature maps A_k of a picture: a CNN's channels, or the numbers of a ViT's patch tokens."""
-
-    key: Hashable  # cache key of these channels
-    maps: Tensor  # [B, C, h, w]
-    axes: Tensor | None = None  # [B, C, F] when the C maps are principal components of F feature maps; else None
-
-
-def channel_maps(ctx: Context, block: int = -1, components: int | None = None) -> Channels:
-    """Maps of a stage or block, once a context; `components`: principal ones, largest value positive."""
-    key = (block, components)
-    if key not in ctx.cache:
-        maps = ctx.trace.features[block]
-        ctx.cache[key] = Channels(key, maps) if components is None else _principal(key, maps.float(), components)
-    made: Channels = ctx.cache[key]
-    return made
-
-
-def _principal(key: Hashable, maps: Tensor, components: int) -> Channels:
-    """Maps `[B, F, h, w]` → their first components `[B, k, h, w]`, and the axes `[B, k, F]`."""
-    h, w = maps.shape[-2:]
-    places = maps.flatten(2).transpose(1, 2)  # [B, N, F]
-    places = places - places.mean(dim=1, keepdim=True)
-    u, s, axes = torch.linalg.svd(places, full_matrices=False)  # [B, N, r], [B, r], [B, r, F]
-    s = s.masked_fill(s <= s[:, :1] * max(places.shape[1:]) * torch.finfo(s.dtype).eps, 0)  # below the rank: rounding
-    directions = (u * s[:, None]).transpose(1, 2)[:, :components]  # [B, k, N]
-    axes = axes[:, :components] * (s[:, :components, None] > 0)
-    peak = directions.gather(2, directions.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
-    sign = torch.where(peak < 0, -1.0, 1.0)
-    return Channels(key, (sign * directions).reshape(len(maps), -1, h, w), sign * axes)
-
-
-def channel_gradients(ctx: Context, block: int, axes: Tensor | None) -> Tensor:
-    """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32."""
-    alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)), block)
-    return alpha if axes is None else torch.einsum("bpf,bkf->bpk", alpha, axes)
-
-
-@dataclass(frozen=True)
 class MaskedEmbeddings:
     """Embeddings of x ⊙ M_k for the channels that some method has used."""
 
     embeddings: Tensor  # [B, C, D] float32, unit norm; a constant channel has the baseline's
     baseline: Tensor  # [D] embedding of x_b, zeros in normalised space (the picture through an empty mask)
     alive: Tensor  # [B, C] bool, whether the channel varies over h×w; a constant one makes no mask
-    twin: Tensor  # [B, C] index of the first channel with the same mask; its own index if it is the first
     done: Tensor  # [B, C] whether the embedding was computed
 
     def scores(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,21 +42,17 @@ class MaskedEmbeddings:
         return torch.where(self.alive[:, None], scores, baseline), baseline
 
 
-def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None) -> MaskedEmbeddings:
-    """Runs the tower once for each different, `wanted` `[B, C]` mask: up(A_k) to the input, min–max."""
-    channels = channel_maps(ctx) if channels is None else channels
-    images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
-    key = ("masked embeddings", channels.key)
+def masked_embeddings(ctx: Context, block: int = -1, wanted: Tensor | None = None) -> MaskedEmbeddings:
+    """Runs the tower once for each `wanted` `[B, C]` channel of a stage or block: the mask is up(A_k), min–max."""
+    images, features = ctx.images, ctx.trace.features[block]  # [B, 3, H, W], [B, C, h, w]
+    key = ("masked embeddings", block)
     # Not in inference mode, even if the caller is: a caller in another mode may write to these tensors later.
     with torch.inference_mode(False), torch.no_grad():
         if key not in ctx.cache:
             ctx.cache[key] = _empty(ctx, features)
         masked: MaskedEmbeddings = ctx.cache[key]
         missing = masked.alive & ~masked.done
-        image, channel = (missing if wanted is None else missing & wanted).nonzero().unbind(1)  # [m]
-        pairs = torch.stack([image, masked.twin[image, channel]], dim=1)
-        pairs = torch.unique(pairs, dim=0)  # [n, 2]: image, channel
-        pairs = pairs[~masked.done[pairs[:, 0], pairs[:, 1]]]
+        pairs = (missing if wanted is None else missing & wanted).nonzero()  # [n, 2]: image, channel
         images = images.to(features.device).contiguous()  # a mask is multiplied with each channel
         buffer = images.new_empty(min(ctx.batch_size, len(pairs)), *images.shape[1:])  # [n, 3, H, W]
         left = len(pairs)
@@ -116,10 +70,6 @@ def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Te
             if ctx.progress is not None:
                 left -= len(chunk)
                 ctx.progress(len(chunk), left)
-        twins = masked.alive & ~masked.done & masked.done.gather(1, masked.twin)  # [B, C]
-        image, channel = twins.nonzero().unbind(1)
-        masked.embeddings[image, channel] = masked.embeddings[image, masked.twin[image, channel]]
-        masked.done[image, channel] = True
     return masked
 
 
@@ -132,19 +82,7 @@ def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
     rounding = 8 * torch.finfo(features.dtype).eps * flat.abs().amax(-1)
     alive = flat.amax(-1) - flat.amin(-1) > rounding  # [B, C]
     embeddings = baseline.expand(*alive.shape, -1).clone()  # [B, C, D]
-    order = torch.arange(flat.shape[1], device=flat.device)  # [C]
-    twins = []
-    for masks in (_unit(flat) / SAME_MASK).round():
-        _, group = torch.unique(masks, dim=0, return_inverse=True)  # [C]
-        first = torch.full_like(order, len(order)).scatter_reduce(0, group, order, "amin")
-        twins.append(first[group])
-    return MaskedEmbeddings(embeddings, baseline, alive, torch.stack(twins), done=~alive)
-
-
-def _unit(flat: Tensor) -> Tensor:
-    """Maps `[…, N]` min–max normalised; a constant one is all zero."""
-    low, high = torch.aminmax(flat, dim=-1, keepdim=True)
-    return (flat - low) / (high - low).clamp(min=torch.finfo(flat.dtype).tiny)
+    return MaskedEmbeddings(embeddings, baseline, alive, done=~alive)
 
 
 def perturbed_embeddings(

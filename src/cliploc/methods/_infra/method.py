@@ -11,8 +11,8 @@ import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ from cliploc.towers.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKi
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cliploc.towers._catalogue import ModelEntry
     from cliploc.towers.tower import Backbone, TransformerBackbone
 
 Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]
@@ -249,39 +250,18 @@ patch_cosines = functools.partial(saliency, family="attention", towers=("vit",),
 
 def names_in(spec: str) -> list[str]:
     """The method names that "+" joins."""
-    if not isinstance(spec, str):
-        raise UsageError(f"expected the name of a method, got {short(spec)}: write 'cam'")
-    if "," in spec:
-        joined = "+".join(name.strip() for name in spec.split(","))
-        raise UsageError(
-            f"expected one method, got several, {spec!r}: write {joined} for the mean of their maps, or ask for one "
-            "after the other"
-        )
-    return [name.strip() for name in spec.split("+")]
+    return [name.strip() for name in str(spec).split("+")]
 
 
-def refuse_unknown(spec: str) -> None:
+def check_method(spec: str) -> None:
     """Refuses unknown method names, as `find` does, without importing the methods."""
     for name in names_in(spec):
-        methods.refuse_unknown(name)
-
-
-class TowerFacts(Protocol):
-    """What decides which methods run on a model: a loaded one (`Backbone`) or a listed one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kind(self) -> TowerKind: ...
-
-    @property
-    def pooling(self) -> Pooling: ...
+        methods.check_known(name)
 
 
 def unfit_reason(
     method: Method,
-    tower: TowerFacts,
+    tower: Backbone | ModelEntry,
     options: Mapping[str, Any] | None = None,
     trained: Collection[str] = (),
     guided: bool = False,
@@ -300,7 +280,7 @@ def unfit_reason(
     return None
 
 
-def fitting(tower: TowerFacts, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
+def fitting(tower: Backbone | ModelEntry, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
     """The names of all methods that run on a tower; `trained` and `guided` as for `unfit_reason`."""
     reasons = {method.name: unfit_reason(method, tower, trained=trained, guided=guided) for method in methods}
     return tuple(name for name, reason in reasons.items() if reason is None)
@@ -361,13 +341,13 @@ def _converted(method: Method, option: str, value: Any) -> Any:
     parsed = value.item() if hasattr(value, "item") else value  # of NumPy
     if is_text and value.lower() == "none" and NoneType in get_args(kind):
         parsed = None
-    elif is_text and "a list" in _in_words(kind):
+    elif is_text and any(get_origin(part) is tuple for part in (kind, *get_args(kind))):
         parsed = [part for part in re.split(r"[,\s]+", value.strip("()[] ")) if part]
     try:
         return msgspec.convert(parsed, kind, strict=not is_text)
-    except msgspec.ValidationError:
-        expected = f"{method.name}'s option {option} to be {_in_words(kind)}"
-        raise UsageError(f"expected {expected}, got {short(value)}") from None
+    except msgspec.ValidationError as error:
+        what = str(error).removeprefix("Expected ")
+        raise UsageError(f"expected {method.name}'s option {option} as {what}, got {short(value)}") from None
 
 
 def _plain(kind: Any) -> bool:
@@ -375,21 +355,3 @@ def _plain(kind: Any) -> bool:
         return True
     arguments = [part for part in get_args(kind) if part is not Ellipsis and not isinstance(part, Meta)]
     return all(map(_plain, arguments)) if arguments else kind in (bool, int, float, str, NoneType)
-
-
-def _in_words(kind: Any) -> str:
-    """A type of an option in words."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        words, meta = _in_words(arguments[0]), arguments[1]
-        if meta.min_length is not None:
-            return words.replace("a list", f"a list of at least {meta.min_length}", 1)
-        limits = {">": meta.gt, "≥": meta.ge, "<": meta.lt, "≤": meta.le}
-        return f"{words} {' and '.join(f'{sign} {value}' for sign, value in limits.items() if value is not None)}"
-    if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, arguments))
-    if origin is tuple:
-        return f"a list, each item {_in_words(arguments[0])}"
-    if origin is Literal:
-        return " or ".join(map(str, arguments))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, "none")

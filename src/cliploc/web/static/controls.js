@@ -1,6 +1,7 @@
 // The settings: read from the page's controls, and set to what the server says of a model.
 
 const form = document.querySelector("#settings");
+let own = {};  // the method's own values of sliders, which are not sent: another method has others
 
 /** All settings, lists as names with commas. */
 export function settings() {
@@ -13,16 +14,16 @@ export function settings() {
       found[control.name] = control.value;
     }
   }
-  if (!oneCompared()) delete found.compare_threshold;  // its slider is hidden: each method has its own
+  for (const [name, value] of Object.entries(own)) if (Number(found[name]) === value) found[name] = "";
   return found;
 }
 
-/** Offers these choices, and sets these of the values, or all. */
-export function apply({ choices, values }, names = Object.keys(values)) {
+/** Offers these choices, and sets these of the values, or all; "" of a slider is the method's own value. */
+export function apply({ choices, values, own: ofMethod }, names = Object.keys(values)) {
+  own = Object.fromEntries(Object.entries(ofMethod).map(([name, value]) => [name, Number(value.toFixed(4))]));
   for (const name of ["method", "masks_by"]) fillMenu(form.elements.namedItem(name), choices[name]);
   for (const name of ["compare", "refine"]) fillBoxes(name, choices[name]);
-  for (const name of names) set(name, values[name]);
-  document.querySelector("#compare_threshold").hidden = !oneCompared();
+  for (const name of names) set(name, values[name] === "" ? own[name] ?? "" : values[name]);
 }
 
 /** Calls back when a slider is moved, and when an option is chosen. */
@@ -73,8 +74,4 @@ function fillBoxes(name, choices) {
 
 function boxes(name) {
   return [...form.querySelectorAll(`input[type=checkbox][name=${name}]`)];
-}
-
-function oneCompared() {
-  return boxes("compare").filter(box => box.checked).length === 1;
 }

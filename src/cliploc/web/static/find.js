@@ -4,8 +4,9 @@ import { Refusal, get, jsonOf, lastLine, post } from "./ask.js";
 import { apply, settings, watch } from "./controls.js";
 import { PictureField } from "./picture.js";
 
+const NO_PICTURE = "expected a picture, got none: drop one on the page or pick an example";
 const STOPPED = "Stopped, as you asked.";
-const OWN = ["threshold", "split_peaks", "min_score", "min_presence", "compare_threshold"];  // what a method has values of its own for
+const OWN = ["threshold", "split_peaks", "min_score", "min_presence"];  // what a method has values of its own for
 
 const at = selector => document.querySelector(selector);
 const page = at("#page"), status = at("#status"), results = at("#results"), files = at("#files");
@@ -65,7 +66,7 @@ async function search(signal, again = true) {
   const given = Object.fromEntries(Object.entries(pictures).map(([name, field]) => [name, field.given])), before = moves;
   const of = { name: pictures.picture.name.textContent, url: pictures.picture.url };
   try {
-    const answer = await asked({ search: true, ...given }, signal);
+    const answer = await asked(given, signal);
     for (const [name, id] of Object.entries(answer.ids)) {
       if (pictures[name].given === given[name]) pictures[name].known(id);
     }
@@ -97,6 +98,7 @@ async function alone(line, work) {
 
 async function find() {
   if (running) return;
+  if (!pictures.picture.given) return say({ kind: "problem", text: NO_PICTURE });
   if (page.dataset.state === "empty") page.dataset.state = "searching";
   const done = alone("Waiting for the model …", search);
   reveal();
@@ -118,7 +120,7 @@ async function adjust() {
   await adjusting;
   if (move !== moves) return;
   const of = shown;
-  adjusting = asked({ search: false }).then(answer => {
+  adjusting = asked({}).then(answer => {
     if (of === shown) show(answer);
     else adjust();  // it is of the search before
   }, sayProblem);
@@ -134,7 +136,7 @@ async function choose(name) {
     const menu = await get(`/api/menu?${new URLSearchParams(wanted)}`);
     if (choice !== chosen) return;  // another choice was made meanwhile
     if (menu.problem) throw new Refusal(422, menu.problem);
-    apply(menu, other ? ["method", "compare", "refine", ...OWN] : name === "compare" ? ["compare_threshold"] : OWN);
+    apply(menu, other ? ["method", "compare", "refine", ...OWN] : name === "compare" ? [] : OWN);
     await adjust();
   } catch (error) {
     sayProblem(error);

@@ -2,16 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
-from cliploc.cli.options import SampleFlags, command, flag, in_words, rare
-from cliploc.cli.output import first_failures
+from cliploc import methods
+from cliploc.cli.options import SampleFlags, Workers, command, flag, in_words, rare
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
-from cliploc.options import OF_LOCALIZATION, Options, choice
-
-if TYPE_CHECKING:
-    from cliploc.evaluate.metrics import Convention
+from cliploc.options import OF_LOCALIZATION, Options, Share, choice
 
 CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which takes time to import
 
@@ -19,7 +16,7 @@ CONVENTIONS = ("wsoleval", "exact")  # as in cliploc.evaluate.metrics, which tak
 class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithBaselines, commands.WithThresholds):
     """What `benchmark boxes` has."""
 
-    workers: int | None = rare("Processes that evaluate maps.", None, within=(1, 1024), none="cores - 1", group="run")
+    workers: Workers | None = rare("Processes that evaluate maps.", None, none="cores - 1", group="run")
     save_maps: bool = rare("Save score maps, in the format that `evaluate` reads.", False, group="output")
 
 
@@ -32,7 +29,6 @@ def benchmark(flags: BenchmarkFlags, options: Options) -> int:
 
     Example: cliploc benchmark boxes --dataset wsol --root data --method cam,layer_cam --out results
     """
-    from cliploc import methods
     from cliploc.evaluate.data import open_dataset
 
     baselines = tuple if flags.no_baselines else methods.baselines
@@ -54,13 +50,12 @@ class EvaluateFlags(commands.MapsFlags):
         "Box convention: as the WSOL evaluation, or exact.", "wsoleval", metavar="|".join(CONVENTIONS), group="boxes",
         check=choice("convention", CONVENTIONS),
     )  # fmt: skip
-    threshold: float | None = flag(
-        "Threshold of the metrics that need one.", None, within=(0, 1), none="the best on these pictures", group="boxes"
+    threshold: Share | None = flag(
+        "Threshold of the metrics that need one.", None, none="the best on these pictures", group="boxes"
     )
     predictions: Path | None = flag(
         "Lines image_id,class,class,... best first, for Top-1 and Top-5.", None, metavar="CSV"
     )
-    workers: int = rare("Number of processes.", 1, within=(1, 1024), group="run")
 
 
 @command()
@@ -71,10 +66,11 @@ def evaluate(flags: EvaluateFlags) -> int:
     """
     from cliploc.evaluate.tasks.evaluate import evaluate_folder
 
-    terminal, convention = Terminal(), cast("Convention", flags.convention)
-    with terminal.progress("reading metadata") as every, first_failures(terminal, every) as reporter:
+    terminal = Terminal()
+    convention: Any = flags.convention
+    with terminal.progress("reading metadata") as every, terminal.first_failures(every) as reporter:
         result = evaluate_folder(
             flags.maps, flags.metadata, convention=convention, threshold=flags.threshold,
-            predictions=flags.predictions, workers=flags.workers, reporter=reporter,
+            predictions=flags.predictions, reporter=reporter,
         )  # fmt: skip
     return commands.print_folder(result, result.document(convention), as_json=flags.as_json)

@@ -1,7 +1,5 @@
 """`run_benchmark`: a grid of settings on true boxes or masks, resumable; see docs/benchmark.md."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,28 +15,12 @@ import torch
 
 from cliploc.boxes import BoxRule
 from cliploc.evaluate.metrics import Bootstrap, Metric, all_metrics, all_numbers, joined
+from cliploc.evaluate.tasks import report, tables, task, worker
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
-from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.rows import box_columns
-from cliploc.evaluate.tasks.tables import percent
-from cliploc.evaluate.tasks.task import (
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    class_entries,
-    run_task,
-)
-from cliploc.evaluate.tasks.worker import FAILURES, Judge, JudgedShard, Outcome, thumb
-from cliploc.find import prompts
-from cliploc.find.heads import read_config
-from cliploc.find.prepare import Request, Result
+from cliploc.find import heads, prepare, prompts
 from cliploc.methods import find, fitting, unfit_reason
-from cliploc.runs.engine import Shard, failure_reason
-from cliploc.runs.evaluation import Row
-from cliploc.runs.plan import SHARD, ModelSetup, Setting, shard_size
+from cliploc.runs import engine, evaluation, plan
 from cliploc.support.reporter import Reporter, halved_note
 from cliploc.towers import models
 from cliploc.values import WSOL_SIDE, Dataset, FloatArray, Sample
@@ -47,7 +29,7 @@ TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
 
 
-def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
     """The table of settings, at most 80 columns wide if ids are short."""
     columns = {
         key: number
@@ -61,14 +43,14 @@ def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]
     for name, numbers in summary.items():
         cells = [name]
         for key, number in columns.items():
-            cells.append(percent(numbers.get(key)).text)
+            cells.append(tables.percent(numbers.get(key)).text)
             if number.threshold:
                 cells.append(f"{numbers[number.threshold]:g}" if number.threshold in numbers else "–")
         rows.append(tuple(cells))
     return rows
 
 
-def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
     lines = []
     if any("gt_known" in numbers for numbers in summary.values()):
         tune = not any(numbers.get("best_threshold_is_an_oracle") for numbers in summary.values())
@@ -77,10 +59,6 @@ def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
             "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
             f"MaxBoxAcc at the best τ of {kind}",
         ]
-    classified: dict[tuple[str, str], str] = {}
-    for name, numbers in summary.items():
-        classified.setdefault((percent(numbers.get("top1_cls")).text, percent(numbers.get("top5_cls")).text), name)
-    lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
     return lines
 
 
@@ -90,10 +68,10 @@ def summary_columns() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*always, *(column for metric in all_metrics() for column in metric.columns)]))
 
 
-TASK = BenchmarkTask(
+TASK = task.BenchmarkTask(
     "benchmark",
     2,
-    FILES,
+    report.FILES,
     box_columns,
     summary_columns,
     lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
@@ -104,30 +82,30 @@ TASK = BenchmarkTask(
 
 def run_benchmark(
     dataset: Dataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
+    setups: Sequence[plan.ModelSetup],
+    settings: Sequence[plan.Setting],
     out: Path,  # an empty folder, or the folder of a run with the same settings, which is resumed
     *,
     save_maps: bool = False,  # 200 kB for each sample and setting
     # processes that compare maps with boxes; None: one fewer than cores, at least one; 0: a thread of this process
     judges: int | None = None,
-    shard: int = SHARD,  # samples that are computed and written together; rounded to whole batches
-    **how: Unpack[How],
-) -> BenchmarkResult:
+    shard: int = plan.SHARD,  # samples that are computed and written together; rounded to whole batches
+    **how: Unpack[task.How],
+) -> task.BenchmarkResult:
     """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
     pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
-    judge_of = partial(BoxJudge, class_entries(dataset), pool, out / "maps" if save_maps else None)
-    size = shard_size(setups[0].options.batch_size, shard)  # all have the same batch size
-    return run_task(
+    judge_of = partial(BoxJudge, task.class_entries(dataset), pool, out / "maps" if save_maps else None)
+    size = plan.shard_size(setups[0].options.batch_size, shard)  # all have the same batch size
+    return task.run_task(
         TASK, judge_of, dataset, setups, settings, out,
         entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, **how,
     )  # fmt: skip
 
 
-def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
+def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
     """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
     chosen = find(method)
-    trained = set() if setup.head is None else {read_config(setup.head).method}
+    trained = set() if setup.head is None else {heads.read_config(setup.head).method}
     if trained and chosen.name not in trained:
         return ""
     if ":" in setup.model:  # from a hub or folder: its tower is known only when it is loaded
@@ -139,21 +117,6 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the judge
-@dataclass(frozen=True)
-class _Method:
-    """A method of a setup, and the settings that make boxes from its maps."""
-
-    name: str
-    settings: tuple[Setting, ...]
-    rules: tuple[BoxRule, ...]
-    default: BoxRule  # the localizer's
-
-    @property
-    def taus(self) -> list[float]:
-        """The threshold of each setting."""
-        return [float(rule.threshold) for rule in self.rules]
-
-
 @dataclass
 class _Judging:
     """One sample by some methods; the judging of its maps may be unfinished."""
@@ -161,12 +124,12 @@ class _Judging:
     sample: Sample
     ids: list[str]  # of the settings
     failure: str = ""
-    rows: list[Row] = field(default_factory=list)  # for each setting, the columns known so far
+    rows: list[evaluation.Row] = field(default_factory=list)  # for each setting, the columns known so far
     embedding: FloatArray | None = None  # [D]
     future: Future[list[JudgedMaps]] | None = None
     place: int = 0  # index in the future's results
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> worker.Outcome:
         """Setting → columns, or why it failed; waits for the judges."""
         judged = self.failure if self.future is None else self.future.result()[self.place]
         if isinstance(judged, str):
@@ -175,7 +138,7 @@ class _Judging:
         return {name: {**row, **of_tau} for name, row, of_tau in zip(self.ids, self.rows, columns, strict=True)}
 
 
-class BoxJudge(Judge):
+class BoxJudge(worker.Judge):
     """Makes boxes and predictions, batch by batch, while processes judge the maps of the batches before."""
 
     def __init__(
@@ -187,65 +150,63 @@ class BoxJudge(Judge):
     ) -> None:
         super().__init__(*of_setup)
         self._pool, self._folder = pool, maps
-        self._methods = [self._method(name, options) for name, options in self.methods.items()]
+        self._defaults = {method: self.localizer.box_rule_of(method, by) for method, by in self.methods.items()}
+        self._rules: dict[str, dict[str, BoxRule]] = {method: {} for method in self.methods}  # method → setting → rule
+        for setting in self.settings:
+            default = self._defaults[setting.method]
+            tau = default.threshold if setting.threshold is None else setting.threshold
+            self._rules[setting.method][setting.id] = replace(default, threshold=tau)
         self._classes = classes  # by label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
         self.note_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
-    def _method(self, name: str, options: Mapping[str, Any]) -> _Method:
-        settings = tuple(setting for setting in self.settings if setting.method == name)
-        default = self.localizer.box_rule_of(name, options)
-        taus = [default.threshold if setting.threshold is None else setting.threshold for setting in settings]
-        return _Method(name, settings, tuple(replace(default, threshold=tau) for tau in taus), default)
-
-    def describe(self, setting: Setting) -> dict[str, Any]:
-        [method] = [method for method in self._methods if method.name == setting.method]
+    def describe(self, setting: plan.Setting) -> dict[str, Any]:
         return self.described(
             setting,
-            baseline=find(method.name).family == "baseline",
-            threshold=method.taus[method.settings.index(setting)],
+            baseline=find(setting.method).family == "baseline",
+            threshold=self._rules[setting.method][setting.id].threshold,
             threshold_given=setting.threshold is not None,
         )
 
     def close(self) -> None:
         self._pool.close()
 
-    def stream(self, shards: Iterable[Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[worker.JudgedShard, None, None]:
         every, fed = tee(shards)
         notes: list[str] = []
-        results = self._results(fed, self._methods, reporter, notes)
+        results = self._results(fed, [*self.methods], reporter, notes)
         try:
             for shard in every:
                 judging: list[_Judging] = []
                 try:
-                    for one in self._judging(shard, results, self._methods):
+                    for one in self._judging(shard, results, [*self.methods]):
                         judging.append(one)
                         reporter.images(1)
                     self._predict(judging)
-                except FAILURES as error:
-                    failure_reason(error)  # raises the error if it is a bug
+                except worker.FAILURES as error:
+                    engine.failure_reason(error)  # raises the error if it is a bug
                     results.close()
                     reporter.images(len(shard.samples) - len(judging))
                     # A method failed, and so did all others in its forward pass: run each alone; only one is lost.
                     notes.clear()
-                    judging = [one for method in self._methods for one in self._alone(shard, method, reporter, notes)]
-                    results = self._results(copy(every), self._methods, reporter, notes)
+                    judging = [one for method in self.methods for one in self._alone(shard, method, reporter, notes)]
+                    results = self._results(copy(every), [*self.methods], reporter, notes)
                 futures = [one.future for one in judging if one.future is not None]
-                yield JudgedShard(partial(_outcomes, shard, judging), tuple(notes), futures)
+                yield worker.JudgedShard(partial(_outcomes, shard, judging), tuple(notes), futures)
                 notes.clear()
         finally:
             results.close()
 
     def _results(
-        self, shards: Iterable[Shard], methods: Sequence[_Method], reporter: Reporter, notes: list[str]
-    ) -> Generator[Result, None, None]:
+        self, shards: Iterable[engine.Shard], methods: Sequence[str], reporter: Reporter, notes: list[str]
+    ) -> Generator[prepare.Result, None, None]:
         """What the localizer finds in the samples of shards, one after the other; its remarks go to the notes."""
         samples = (sample for shard in shards for sample in shard.samples)
         return self.localizer.run(
-            (Request(sample.id, sample.path, [self._classes[sample.label]]) for sample in samples),
-            {method.name: self.methods[method.name] for method in methods},
+            (prepare.Request(sample.id, sample.path, [self._classes[sample.label]]) for sample in samples),
+            {method: self.methods[method] for method in methods},
             reporter=Reporter(
                 masked=reporter.masked,
                 bank=reporter.bank,
@@ -254,13 +215,13 @@ class BoxJudge(Judge):
         )
 
     def _judging(
-        self, shard: Shard, results: Iterator[Result], methods: Sequence[_Method]
+        self, shard: engine.Shard, results: Iterator[prepare.Result], methods: Sequence[str]
     ) -> Generator[_Judging, None, None]:
         """Takes a shard's results and sends their maps to the judges."""
         jobs: list[tuple[_Judging, MapsToJudge]] = []
         for sample, result in zip(shard.samples, results, strict=False):  # those of the shards after it follow
             assert result.id == sample.id, f"expected {sample.id}, got {result.id}"
-            one = _Judging(sample, [setting.id for method in methods for setting in method.settings])
+            one = _Judging(sample, [name for method in methods for name in self._rules[method]])
             if result.error is not None:
                 one.failure = str(result.error)
             else:
@@ -272,7 +233,7 @@ class BoxJudge(Judge):
                 jobs.clear()
             yield one
 
-    def _alone(self, shard: Shard, method: _Method, reporter: Reporter, notes: list[str]) -> list[_Judging]:
+    def _alone(self, shard: engine.Shard, method: str, reporter: Reporter, notes: list[str]) -> list[_Judging]:
         """A shard by one method, which may be the one that failed."""
         of_method: list[str] = []
         results = self._results([shard], [method], reporter, of_method)
@@ -281,25 +242,25 @@ class BoxJudge(Judge):
             self._predict(judging)
             notes += of_method
             return judging
-        except FAILURES as error:
-            reason, ids = failure_reason(error), [setting.id for setting in method.settings]
+        except worker.FAILURES as error:
+            reason, ids = engine.failure_reason(error), [*self._rules[method]]
             count, first = len(shard.samples), shard.samples[0].id
             notes.append(f"{', '.join(ids)} failed on the {count} samples from {first} on: {reason}")
             return [_Judging(sample, ids, reason) for sample in shard.samples]
         finally:
             results.close()
 
-    def _job(self, one: _Judging, result: Result, methods: Sequence[_Method]) -> MapsToJudge:
+    def _job(self, one: _Judging, result: prepare.Result, methods: Sequence[str]) -> MapsToJudge:
         """The maps to judge of a sample; adds the columns that are known before."""
         sample, maps, files = one.sample, [], []
         one.embedding = next(iter(result.found.values())).embedding
         for method in methods:
-            localization = result.found[method.name]
+            localization, rules = result.found[method], self._rules[method]
             maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
-            small = thumb(localization.maps[0])
+            small = worker.thumb(maps[-1])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
-            for rule in method.rules:
-                boxes = localization.boxes if rule == method.default else localization.boxes_by(rule)
+            for rule in rules.values():
+                boxes = localization.boxes if rule == self._defaults[method] else localization.boxes_by(rule)
                 one.rows.append(
                     {
                         "score": float(localization.scores[0]),
@@ -311,9 +272,10 @@ class BoxJudge(Judge):
                     }
                 )
             # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
-            folders = [] if self._folder is None else [self._folder / setting.id for setting in method.settings]
+            folders = [] if self._folder is None else [self._folder / name for name in rules]
             files.append([folder / f"{sample.id}.npy" for folder in folders])
-        return MapsToJudge(sample, np.stack(maps), [method.taus for method in methods], files)
+        taus = [[float(rule.threshold) for rule in self._rules[method].values()] for method in methods]
+        return MapsToJudge(sample, np.stack(maps), taus, files)
 
     def _predict(self, judging: Sequence[_Judging]) -> None:
         """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
@@ -329,16 +291,16 @@ class BoxJudge(Judge):
                 row |= {"predictions": labels or None, "prediction_scores": values}
 
 
-def _outcomes(shard: Shard, judging: Sequence[_Judging]) -> list[Outcome]:
+def _outcomes(shard: engine.Shard, judging: Sequence[_Judging]) -> list[worker.Outcome]:
     """The outcome of each sample of a shard, which may stand several times among those that are judged."""
-    merged: dict[str, Outcome] = {sample.id: {} for sample in shard.samples}
+    merged: dict[str, worker.Outcome] = {sample.id: {} for sample in shard.samples}
     for one in judging:
         merged[one.sample.id] |= one.outcome()
     return list(merged.values())
 
 
 # ---------------------------------------------------------------------------------------------------------- the numbers
-class BoxTally(Tally):
+class BoxTally(task.Tally):
     """Counts the rows of one setting with all metrics, which `cliploc evaluate` uses too."""
 
     def __init__(self, threshold: float, may_tune: bool) -> None:
@@ -347,14 +309,14 @@ class BoxTally(Tally):
             metric.at(threshold if metric.needs_threshold else None) for metric in all_metrics()
         ]
 
-    def add(self, row: Row) -> None:
+    def add(self, row: evaluation.Row) -> None:
         # A plugin's metric that was added during the run would have counted only a part of the samples.
         self.metrics = [metric for metric in self.metrics if metric.columns.keys() <= row.keys()]
         for metric in self.metrics:
             if all(row[column] is not None for column in metric.columns):
                 metric.add(row["sample"], row, row["label"], row["predictions"])
 
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """Shares in percent; docs/benchmark.md explains the keys."""
         numbers, facts, per_class = joined(
             metric.summarise(self.may_tune, bootstrap) for metric in self.metrics if len(metric)

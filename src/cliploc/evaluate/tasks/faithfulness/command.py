@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from cliploc.cli import output
 from cliploc.cli.options import Flags, SampleFlags, command, flag, rare
-from cliploc.cli.output import DONE, SOME_FAILED, first_failures, print_result
 from cliploc.cli.terminal import Terminal, grid
 from cliploc.evaluate.tasks import commands
 from cliploc.options import FaithfulnessOptions, Options, parse_list
@@ -30,7 +30,7 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
 
     names = [name for text in texts or () for name in parse_list(text)]
     for name in names:
-        faithfulness_metrics.refuse_unknown(name)
+        faithfulness_metrics.check_known(name)
     return names or list(METRICS)
 
 
@@ -83,11 +83,11 @@ def evaluate(flags: EvaluateFlags, options: Options, protocol: FaithfulnessOptio
     terminal = Terminal()
     with (
         terminal.progress(f"reading {flags.dataset}") as every,
-        first_failures(terminal, every) as reporter,
+        terminal.first_failures(every) as reporter,
     ):
         opened = open_dataset(flags.dataset, flags.root, flags.split, **flags.chosen())
         result = evaluate_maps(flags.maps, opened, options, metrics=names, protocol=protocol, reporter=reporter)
     summary = result.summary
-    print_result(terminal, result.document(), grid(result.lines()), as_json=flags.as_json)
+    terminal.print_result(result.document(), grid(result.lines()), as_json=flags.as_json)
     terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")
-    return SOME_FAILED if summary["failed"] else DONE
+    return output.SOME_FAILED if summary["failed"] else output.DONE

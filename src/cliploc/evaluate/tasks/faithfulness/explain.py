@@ -1,30 +1,15 @@
 """`cliploc explain`: whether the maps of one picture show what the model uses."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any
 
-from cliploc.cli.options import (
-    AS_PUBLISHED,
-    MethodFlags,
-    WithJson,
-    WithThreads,
-    check_known,
-    check_words,
-    command,
-    flag,
-    method_names,
-    options_of_methods,
-    rare,
-    read_names,
-    use_threads,
-)
-from cliploc.cli.output import DONE, json_text, print_document, say_next, title_row, writable, write
-from cliploc.cli.terminal import Terminal, printable
+from cliploc.cli import options as cli
+from cliploc.cli import output
+from cliploc.cli.options import flag, rare
+from cliploc.cli.terminal import Terminal, title_row
 from cliploc.errors import UsageError
-from cliploc.evaluate.tasks.faithfulness.command import BASELINES
+from cliploc.evaluate.tasks.faithfulness.command import BASELINES, METRICS
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.support.files import Inputs, locked
 
@@ -39,7 +24,7 @@ OF_BOXES = (
 )  # fmt: skip
 
 
-class ExplainFlags(MethodFlags, WithThreads, WithJson):
+class ExplainFlags(cli.MethodFlags, cli.WithThreads, cli.WithJson):
     """What `explain` has besides options of `Localizer` and of protocols."""
 
     photo: str = flag("One picture file.", metavar="PICTURE", positional=True)
@@ -57,18 +42,17 @@ class ExplainFlags(MethodFlags, WithThreads, WithJson):
     out: Path = flag("Folder for explain.html and explain.json.", Path("explain-out"), metavar="DIR", group="output")
 
 
-@command(leave_out=(*NOT_TAKEN, *OF_BOXES, "target"), defaults={"steps": STEPS}, without=AS_PUBLISHED)
+@cli.command(leave_out=(*NOT_TAKEN, *OF_BOXES, "target"), defaults={"steps": STEPS}, without=cli.AS_PUBLISHED)
 def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOptions) -> int:
     """Measure whether the maps of one picture are faithful.
 
     The page shows the maps, curves of deletion and insertion, and the score of the hot region alone, beside
     those of two baselines. Scores are probabilities over all names of --prompt and --among; for a single name,
-    its cosine. --steps 224 is what papers report; it takes eight times as long as 28. CLIP models also tell which words
-    of a name the match used.
+    its cosine. --steps 224 is what papers report; it takes eight times as long as 28.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam
     """
-    check_known([], method_names(flags.method))
+    cli.check_known([], cli.method_names(flags.method))
     from cliploc.find import prompts
     from cliploc.find.recipes import recipe_of
     from cliploc.images.reading import load
@@ -77,51 +61,52 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     photo, prompt, among = flags.photo, flags.prompt, flags.among
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
-    specs = method_names(flags.method) or [recipe_of(options.model).method]
-    of_methods = options_of_methods(specs, flags.option)
-    of_methods |= {name: {} for name in BASELINES if name not in specs and not flags.no_baselines}
-    titles = {name: find(name, options.ensemble).title for name in of_methods}
-    more = list(dict.fromkeys(read_names(None, among) if among else []))
-    check_words([*prompt, *more], "explain")
+    methods = cli.options_of_methods(cli.method_names(flags.method) or [recipe_of(options.model).method], flags.option)
+    methods |= {name: {} for name in BASELINES if name not in methods and not flags.no_baselines}
+    titles = {name: find(name, options.ensemble).title for name in methods}
+    more = list(dict.fromkeys(cli.read_names(among)[0] if among else []))
+    cli.check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names
     labels = prompts.parse(more, contrasts=False).names if more else ()
     names = [*prompt, *(entry for entry, label in zip(more, labels, strict=True) if label not in explained)]
-    folder = writable(flags.out)
+    folder = output.writable(flags.out)
     Inputs([photo, *([among] if among else [])]).check_outputs([folder / PAGE, folder / RESULTS], [])
     picture, terminal = load(photo).image, Terminal()
     start = time.perf_counter()
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.tasks.faithfulness import explanation
+        from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+        from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+        from cliploc.localizer import Localizer
 
-        use_threads(flags.threads)
-        measurer = explanation.measurer_of(options, names, of_methods, faithfulness)
-        for reading in measurer.localizer.readings(prompt):
+        cli.use_threads(flags.threads)
+        method, method_options = next(iter(methods.items()))
+        chosen = options.but(method=method, method_options=method_options, resize="squash", min_presence=0)
+        localizer = Localizer(**chosen.changed())
+        measurer = Faithfulness(localizer, names, chosen_metrics(METRICS), methods, faithfulness)
+        for reading in localizer.readings(prompt):
             terminal.say(reading, style="yellow")
         reporter.phase("explain")
         reporter.start(len(prompt) * len(titles), len(prompt) * len(titles))
         results = list(explanation.explained(measurer, prompt, photo, picture, reporter))
         document = explanation.document_of(measurer, photo, results, SCHEMA_VERSION)
         title = f"What the model uses: {Path(photo).name}"
-        page = explanation.page_of(title, picture, results, titles, document, faithfulness)
-        write(folder / PAGE, page.encode())
-        write(folder / RESULTS, json_text(document).encode())
+        page = explanation.page_of(title, picture, results, titles, measurer, document)
+        output.write(folder / PAGE, page.encode())
+        output.write(folder / RESULTS, output.json_text(document).encode())
     if flags.as_json:
-        print_document(document)
+        output.print_document(document)
     else:
         headings = explanation.HEADINGS
         rows: list[Any] = [
-            (result.name, one.method, *(f"{one.numbers[key]:.3f}" for key in headings))
+            (result.name, method, *(f"{one.numbers[key]:.3f}" for key in headings))
             for result in results
-            for one in result.maps
+            for method, one in result.maps.items()
         ]
         short = [heading.replace(" region", "").replace("region ", "") for heading in headings.values()]
-        wide, narrow = ([title_row("name", "method", *titles), *rows] for titles in (headings.values(), short))
+        wide, narrow = ([title_row("name", "method", *of), *rows] for of in (headings.values(), short))
         terminal.listing(wide, narrow)
-        for result in results:
-            if result.words is not None:
-                text = "  ".join(f"{word} {share:.2f}" for word, share in result.words if share)
-                terminal.data(printable(f"words used for {result.name}: {text or 'none raises the score'}"))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
-    say_next(terminal, ("open", folder / PAGE), quiet=flags.as_json)
-    return DONE
+    terminal.say_next(("open", folder / PAGE), quiet=flags.as_json)
+    return output.DONE

@@ -6,23 +6,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from cliploc.boxes import hot_levels
+from cliploc.draw import overlay
 from cliploc.draw.html import embedded
-from cliploc.draw.overlay import LINE_COLOUR, fit_within, outline, paint_map
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.evaluate.tasks.faithfulness.command import METRICS
-from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
-from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
-from cliploc.evaluate.tasks.faithfulness.page import Line, draw_curves
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
+from cliploc.evaluate.tasks.faithfulness.page import draw_curves
 from cliploc.evaluate.tasks.figures import legend
 from cliploc.evaluate.tasks.report import TEMPLATES
 from cliploc.evaluate.tasks.tables import Cell, Table, number_cell
-from cliploc.localizer import Localizer
-from cliploc.options import FaithfulnessOptions, Options
+from cliploc.find.threads import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 
-SIDE, DENSE = 600, 2  # longer side in pixels of a picture with its map, and how many are one of the page
+SIDE = 600  # longer side in pixels of a picture with its map
 HEADINGS = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
@@ -37,7 +38,6 @@ AXES = {"deletion": "share of pixels removed", "insertion": "share of pixels sho
 class ExplainedMap:
     """What one method's map of a name shows."""
 
-    method: str
     heat: FloatArray  # [H, W] in 0–1 over the picture
     level: float  # of the heat above which its region is marked
     threshold: float | str
@@ -52,8 +52,7 @@ class ExplainedName:
     name: str
     probability: float | None  # None for a single name
     cosine: float
-    words: Sequence[tuple[str, float]] | None  # shares of the words in the match, where the text tower has them
-    maps: Sequence[ExplainedMap]
+    maps: Mapping[str, ExplainedMap]  # of each method
 
     def document(self) -> dict[str, Any]:
         """As explain.json has it."""
@@ -61,43 +60,45 @@ class ExplainedName:
             "name": self.name,
             "probability": self.probability,
             "cosine": self.cosine,
-            "words": None if self.words is None else [{"word": word, "share": share} for word, share in self.words],
             "methods": {
-                one.method: {**one.numbers, "threshold": one.threshold, "curves": one.curves} for one in self.maps
+                method: {**one.numbers, "threshold": one.threshold, "curves": one.curves}
+                for method, one in self.maps.items()
             },
         }
-
-
-def measurer_of(
-    options: Options, names: Sequence[str], methods: Mapping[str, dict[str, Any]], protocol: FaithfulnessOptions
-) -> Faithfulness:
-    """What measures the maps of these methods; the softmax is over the names."""
-    method, method_options = next(iter(methods.items()))
-    chosen = options.but(method=method, method_options=method_options, resize="squash", min_presence=0)
-    return Faithfulness(Localizer(**chosen.changed()), names, chosen_metrics(METRICS), methods, protocol)
 
 
 def explained(
     measurer: Faithfulness, names: Sequence[str], photo: str, picture: Image.Image, reporter: Reporter
 ) -> Iterator[ExplainedName]:
     """What the maps of each name show; of a single name by its cosine, as there is no softmax."""
-    by_cosine = len(measurer.known) < 2
-    end, place = ("_cosine", 1) if by_cosine else ("", 0)  # of numbers and of a region's scores
     for name in names:
         seen = measurer.see(photo, picture, target=name)
-        maps = []
+        maps = {}
         for method, heat in measurer.maps(seen, reporter=reporter).items():
-            measured = measurer.measure_map(seen, heat, reporter=reporter)
-            threshold = measurer.localizer.box_rule_of(method, measurer.methods[method]).threshold
-            region = measurer.region(seen, heat, threshold)
-            numbers = {key: measured.values[f"{key}{end}"] for key in METRICS}
-            of_region = (region.share, region.only[place], region.without[place])
-            numbers |= dict(zip(("share", "only_region", "without_region"), of_region, strict=True))
-            curves = {key: list(measured.curves[f"{key}{end}"]) for key in METRICS}
-            maps.append(ExplainedMap(method, heat, region.level, threshold, numbers, curves))
+            maps[method] = _map(measurer, seen, method, heat, reporter)
             reporter.images(1)
-        probability = None if by_cosine else seen.probability
-        yield ExplainedName(name, probability, seen.cosine, measurer.localizer.word_shares(picture, name), maps)
+        probability = seen.probability if len(measurer.known) > 1 else None
+        yield ExplainedName(name, probability, seen.cosine, maps)
+
+
+def _map(measurer: Faithfulness, seen: SeenPicture, method: str, heat: FloatArray, reporter: Reporter) -> ExplainedMap:
+    """Numbers and curves of a map, and the scores of its hot region alone and of the picture without it."""
+    by_cosine = len(measurer.known) < 2
+    threshold = measurer.localizer.box_rule_of(method, measurer.methods[method]).threshold
+    level = float(hot_levels(heat[None], threshold)[0])
+    measured = measurer.measure_map(seen, heat, reporter=reporter)
+    with torch_modes(measurer.backbone.device):
+        marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
+        removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
+        fill = base.fill_of(measurer.options.baseline or "zero", seen.images, measurer.backbone.normalize)
+        pictures = torch.where(removed, fill, seen.images)
+        scores = measurer.scorer()(2, lambda first, last: pictures[first:last], seen.target)
+    only, without = (scores.cosine if by_cosine else scores.probability).tolist()
+    key_of = {key: f"{key}_cosine" if by_cosine else key for key in METRICS}
+    numbers = {key: measured.values[measured_key] for key, measured_key in key_of.items()}
+    numbers |= {"share": float(marked.float().mean()), "only_region": only, "without_region": without}
+    curves = {key: list(measured.curves[measured_key]) for key, measured_key in key_of.items()}
+    return ExplainedMap(heat, level, threshold, numbers, curves)
 
 
 def document_of(measurer: Faithfulness, photo: str, names: Sequence[ExplainedName], version: int) -> dict[str, Any]:
@@ -119,22 +120,22 @@ def page_of(
     photograph: Image.Image,
     names: Sequence[ExplainedName],
     titles: Mapping[str, str],  # method → its title
+    measurer: Faithfulness,
     document: Mapping[str, Any],  # as explain.json has it
-    protocol: FaithfulnessOptions,
 ) -> str:
     """The page as HTML."""
-    small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE))
-    score = "cosine" if names[0].probability is None else "probability"
+    small = photograph.convert("RGB").resize(overlay.fit_within(photograph.size, SIDE))
+    score, protocol = "cosine" if names[0].probability is None else "probability", measurer.options
     return TEMPLATES.render(
         "explain.html",
         title=title,
         photograph=embedded(small, "the picture", quality=85),
         names=[_part_of(name, small, score, titles) for name in names],
         about={
-            "model": document["model"],
-            "names": f"{document['among']:,}",
+            "model": measurer.backbone.name,
+            "names": f"{len(measurer.known):,}",
             "score": score,
-            "steps": f"{protocol.steps or 224}",
+            "steps": f"{protocol.steps or base.STEPS}",
             "baseline": protocol.baseline or "zero; blur for insertion",
         },
         score=score,
@@ -146,27 +147,27 @@ def page_of(
 def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mapping[str, str]) -> dict[str, Any]:
     """The part of the page for a name."""
     figures, rows = [], []
-    for one in name.maps:
-        heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[one.method]
+    for method, one in name.maps.items():
+        heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[method]
         drawn = small.copy()
-        paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        outline(drawn, heat, one.level, LINE_COLOUR, DENSE)
+        overlay.paint_map(drawn, (heat * 255).round().astype(np.uint8))
+        overlay.outline(drawn, heat, one.level, overlay.LINE_COLOUR)
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
-    scores = [value for one in name.maps for curve in one.curves.values() for value in curve if value is not None]
+    scores = [
+        value for one in name.maps.values() for curve in one.curves.values() for value in curve if value is not None
+    ]
     ends = (0.0, 1.0) if score == "probability" else (min(scores), max(scores))
     curves = []
     for which, axis in AXES.items():
-        lines = [Line(titles[one.method], one.curves[which]) for one in name.maps]
+        lines = {titles[method]: one.curves[which] for method, one in name.maps.items()}
         curves.append((which, draw_curves(lines, which, axis, score=score, ends=ends)))
-    words = [[Cell(word), number_cell(share)] for word, share in name.words or ()]
     value = name.cosine if name.probability is None else name.probability
     return {
         "name": name.name,
         "about": f"{score} of the picture: {value:.3f}",
         "figures": figures,
         "curves": curves,
-        "legend": legend(enumerate(titles[one.method] for one in name.maps)),
+        "legend": legend(enumerate(titles[method] for method in name.maps)),
         "table": Table(f"Numbers of {name.name}", dict.fromkeys(("method", *HEADINGS.values()), ""), rows, {"method"}),
-        "words": Table(f"Words of {name.name}", {"word": "", "share": ""}, words, {"word"}),
     }

@@ -6,27 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.evaluate.metrics import DEFAULT, Bootstrap, checked_map, ratio
+from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
+from cliploc.evaluate.tasks import task
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
+from cliploc.evaluate.tasks.faithfulness.judged import Axis, Number
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import number_cell
-from cliploc.evaluate.tasks.task import (
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    class_entries,
-    run_task,
-    summed_up,
-)
 from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
@@ -46,7 +37,6 @@ IDENTITY = (
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip
-Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, visible
 
 
 # ------------------------------------------------------------------------------------------------------------ the task
@@ -59,23 +49,56 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _table(summary: Mapping[str, Summary], manifest: Manifest) -> list[tuple[str, ...]]:
-    titles = {key: number["title"] for key, number in manifest["numbers"].items() if number["visible"]}
-    rows = ((name, *(number_cell(of.get(key)).text for key in titles)) for name, of in summary.items())
-    return [("setting", *titles.values()), *rows]
+class Measures(msgspec.Struct, frozen=True):
+    """What a run measures: these entries of its manifest."""
+
+    numbers: dict[str, Number]  # key → what it is
+    curves: dict[str, Axis]
+    protocol: FaithfulnessOptions
+
+    @classmethod
+    def of(cls, metrics: Sequence[str], options: FaithfulnessOptions) -> "Measures":
+        """By these metrics."""
+        chosen = chosen_metrics(metrics)
+        numbers = {key: number for metric in chosen for key, number in metric.numbers.items()}
+        return cls(numbers, {name: axis for metric in chosen for name, axis in metric.curves.items()}, options)
+
+    @classmethod
+    def in_(cls, manifest: task.Manifest) -> "Measures":
+        """Those of a run."""
+        return msgspec.convert(manifest, cls)
+
+    @property
+    def visible(self) -> dict[str, Number]:
+        """The numbers that the terminal shows."""
+        return {key: number for key, number in self.numbers.items() if number.visible}
 
 
-def _legend(_: Mapping[str, Summary], manifest: Manifest) -> list[str]:
-    return [f"{number['title']}: {number['about']}" for number in manifest["numbers"].values() if number["visible"]]
+class MeasuredMap(msgspec.Struct, frozen=True):
+    """The columns of a row that the numbers need."""
+
+    sample: str
+    values: dict[str, float | None]
+    curves: dict[str, list[float | None]]
 
 
-TASK = BenchmarkTask(
+def _table(summary: Mapping[str, task.Summary], manifest: task.Manifest) -> list[tuple[str, ...]]:
+    shown = Measures.in_(manifest).visible
+    rows = ((name, *(number_cell(of.get(key)).text for key in shown)) for name, of in summary.items())
+    return [("setting", *(number.title for number in shown.values())), *rows]
+
+
+def _legend(_: Mapping[str, task.Summary], manifest: task.Manifest) -> list[str]:
+    return [f"{number.title}: {number.about}" for number in Measures.in_(manifest).visible.values()]
+
+
+TASK = task.BenchmarkTask(
     "faithfulness",
     VERSION,
     FILES,
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
-    lambda _, run: ValueTally(list(run["numbers"])),
+    lambda _, run: ValueTally([*Measures.in_(run).numbers]),
     _table,
     _legend,
 )
@@ -90,18 +113,12 @@ def run_faithfulness(
     metrics: Sequence[str],
     options: FaithfulnessOptions,
     shard: int = SHARD,
-    **how: Unpack[How],
-) -> BenchmarkResult:
+    **how: Unpack[task.How],
+) -> task.BenchmarkResult:
     """Measures every setting on a dataset; see `run_benchmark`."""
-    judge_of = partial(FaithfulnessJudge, class_entries(dataset), metrics, options)
-    axes = (axis for metric in chosen_metrics(metrics) for axis in metric.curves.items())
-    entries = {
-        "metrics": list(metrics),
-        "protocol": asdict(options),
-        "numbers": numbers_of(metrics),
-        "curves": {name: asdict(axis) for name, axis in axes},
-    }
-    return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+    judge_of = partial(FaithfulnessJudge, task.class_entries(dataset), metrics, options)
+    entries = {"metrics": list(metrics), **msgspec.to_builtins(Measures.of(metrics, options))}
+    return task.run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
@@ -141,75 +158,48 @@ class FaithfulnessJudge(PictureJudge):
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-class ValueTally(Tally):
+class ValueTally(task.Tally):
     """Counts the rows of one setting, for these numbers."""
 
     def __init__(self, numbers: Sequence[str]) -> None:
         self._numbers = numbers
-        self._rows: dict[str, tuple[dict[str, float | None], dict[str, list[float | None]]]] = {}
+        self._rows: dict[str, MeasuredMap] = {}
 
     def add(self, row: Row) -> None:
-        self._rows[row["sample"]] = dict(row["values"]), dict(row["curves"])
+        measured = msgspec.convert(row, MeasuredMap)
+        self._rows[measured.sample] = measured
 
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """The mean of each number, `confidence_95`, mean `curves`, and `measured` where pictures lack a number."""
-        samples = sorted(self._rows)  # the order of the parts must not matter
-        means: Summary = {}
+        rows = [self._rows[sample] for sample in sorted(self._rows)]  # the order of the parts must not matter
+        means: task.Summary = {}
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            known = {sample: value for sample in samples if (value := self._rows[sample][0].get(key)) is not None}
-            values = np.array(list(known.values()), np.float64)
-            means[key] = float(values.mean()) if known else None
-            if (interval := bootstrap.of_mean(values, list(known))) is not None:
+            known = {row.sample: value for row in rows if (value := row.values.get(key)) is not None}
+            numbers = np.array(list(known.values()), np.float64)
+            means[key] = float(numbers.mean()) if known else None
+            if (interval := bootstrap.of_mean(numbers, list(known))) is not None:
                 ends[key] = list(interval)
-            if len(known) < len(samples):
+            if len(known) < len(rows):
                 measured[key] = len(known)
-        curves = mean_curves({sample: self._rows[sample][1] for sample in samples}, bootstrap)
+        curves: dict[str, list[Sequence[float | None]]] = {}
+        for name, curve in (curve for row in rows for curve in row.curves.items()):
+            curves.setdefault(name, []).append(curve)
         return {
             **means,
             "confidence_95": ends,
-            "curves": curves,
+            "curves": {name: {"mean": mean_curve(of_name)} for name, of_name in curves.items()},
             **({"measured": measured} if measured else {}),
             **counts,
         }
 
 
-def mean_curves(
-    curves: Mapping[str, Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap = DEFAULT
-) -> dict[str, dict[str, list[float | None]]]:
-    """The mean of each curve over samples, with the ends of its interval at each place; None where there is none."""
-    made = {}
-    for name in dict.fromkeys(key for by_name in curves.values() for key in by_name):
-        samples = [sample for sample, by_name in curves.items() if name in by_name]
-        rows = np.array([curves[sample][name] for sample in samples], np.float64)  # [n, T]; None is NaN
-        scored: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
-        known = np.isfinite(rows[:, scored])
-        both = np.concatenate([np.nan_to_num(rows[:, scored]), known], axis=1)  # [n, 2T]: scores, and whether they are
-        made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), scored)}
-        replicates = bootstrap.replicated(both, _of_known, samples)
-        if replicates is not None and scored.any():
-            tail = (1 - bootstrap.confidence) / 2
-            low, high = np.nanquantile(replicates, [tail, 1 - tail], axis=0)
-            made[name] |= {"low": _listed(low, scored), "high": _listed(high, scored)}
-    return made
-
-
-def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """`[…, 2T]`, means with 0 for unknown scores beside shares of known ones → `[…, T]`; NaN if none is known."""
-    return ratio(*np.split(np.asarray(means, np.float64), 2, axis=-1))
-
-
-def _listed(values: npt.NDArray[Any], scored: npt.NDArray[np.bool_]) -> list[float | None]:
-    """The values at the places where there are some; None elsewhere."""
-    listed = np.full(len(scored), None, object)
-    listed[scored] = values.tolist()
-    return list(listed)
-
-
-def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the numbers of these metrics are, for manifests and tables: key → title, about, best, visible."""
-    return {key: asdict(number) for metric in chosen_metrics(metrics) for key, number in metric.numbers.items()}
+def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """The mean score at each place; None where no curve has one."""
+    scores = np.array(curves, np.float64)  # [n, T]; None is NaN
+    means = ratio(np.nansum(scores, axis=0), np.isfinite(scores).sum(axis=0))
+    return [score if np.isfinite(score) else None for score in means.tolist()]
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools
@@ -217,30 +207,25 @@ def numbers_of(metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
 class MapsResult:
     """The numbers of a folder of maps."""
 
-    summary: Summary  # as in a benchmark's summary.json, of one setting
-    numbers: Numbers  # what its numbers are
+    summary: task.Summary  # as in a benchmark's summary.json, of one setting
+    measures: Measures
     model: str  # that scored the pictures
-    protocol: FaithfulnessOptions  # the options
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate faithfulness --json` prints it."""
-        return {
-            "schema_version": VERSION,
-            "model": self.model,
-            "protocol": asdict(self.protocol),
-            "settings": {MAPS: self.summary},
-        }
+        protocol = asdict(self.measures.protocol)
+        return {"schema_version": VERSION, "model": self.model, "protocol": protocol, "settings": {MAPS: self.summary}}
 
     def lines(self) -> list[tuple[str, str, str]]:
         """A row for each number: title, mean, 95 % interval."""
         ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
         return [
             (
-                number["title"],
+                number.title,
                 number_cell(self.summary[key]).text,
                 "–".join(number_cell(end).text for end in ends.get(key, ())),
             )
-            for key, number in self.numbers.items()
+            for key, number in self.measures.numbers.items()
         ]
 
 
@@ -255,7 +240,7 @@ def evaluate_maps(
 ) -> MapsResult:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
     maps = folder_of("maps", maps)
-    chosen, entries = chosen_metrics(metrics, with_method=False), class_entries(dataset)
+    chosen, entries = chosen_metrics(metrics, with_method=False), task.class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
     localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).changed())
     measurer = Faithfulness(localizer, entries, chosen, {}, protocol)
@@ -264,22 +249,20 @@ def evaluate_maps(
     quiet = Reporter(masked=reporter.masked, halved=reporter.halved)
     rows: list[Row] = []
     for sample in dataset.samples:
-        row: Row = {"sample": sample.id, "setting": MAPS, "status": "failed"}
+        row: Row = {"sample": sample.id, "setting": MAPS}
         try:
             heat = checked_map(read_map(maps / f"{sample.id}.npy", "exact"), "exact")
             seen = measurer.see(sample.id, sample.path, entries[sample.label])
             measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=quiet)
             row |= {"status": "ok", "values": measured.values, "curves": measured.curves}
-        except InputError as error:
-            row["reason"] = str(error)
-            reporter.failed(sample.id, error)
-        except FAILURES as error:
-            row["reason"] = failure_reason(error)
-            reporter.failed(sample.id, ModelError(f"{sample.id}: {row['reason']}"))
+        except (InputError, *FAILURES) as error:
+            reason = str(error) if isinstance(error, InputError) else f"{sample.id}: {failure_reason(error)}"
+            row |= {"status": "failed", "reason": reason}
+            reporter.failed(sample.id, InputError(reason))
         rows.append(row)
         reporter.images(1)
-    numbers = numbers_of(metrics)
-    summary = summed_up(rows, {MAPS: ValueTally(list(numbers))})[MAPS]
+    measures = Measures.of(metrics, protocol)
+    summary = task.summed_up(rows, {MAPS: ValueTally([*measures.numbers])})[MAPS]
     if not summary["evaluated"]:
         raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
-    return MapsResult(summary, numbers, localizer.backbone.name, protocol)
+    return MapsResult(summary, measures, localizer.backbone.name)

@@ -4,9 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,22 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError
+from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric as faithfulness_metric
 from cliploc.options import FaithfulnessOptions
 from cliploc.support.process import in_halves
 from cliploc.support.reporter import SILENT, Reporter
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
-INPAINT_RADIUS = 3  # pixels
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
 R = TypeVar("R")
 Normalize = Callable[[Tensor], Tensor]  # RGB in 0–1 → normalised
-Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what replaces it, `[1 or n, 3, H, W]`
 Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
 
 
 @dataclass(frozen=True)
-class FaithfulNumber:
+class Number:
     """One number that a metric reports: the mean over pictures."""
 
     title: str  # heading of its column
@@ -56,13 +54,17 @@ class Measured:
 
 
 # ------------------------------------------------------------------------------------------- scores of changed pictures
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """The model's scores of n pictures."""
 
     probability: Tensor  # [n] softmax over all names, of the name in question
     cosine: Tensor  # [n] with the name in question
     first: Tensor  # [n] index of the name that fits best
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of these pictures, one after the other."""
+    return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
 
 
 class Scorer:
@@ -81,15 +83,15 @@ class Scorer:
 
     def __call__(self, count: int, make: Make, target: int) -> Scores:
         """Scores `count` pictures, made a batch at a time."""
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        parts = []
         with torch.no_grad():
             for start in range(0, count, self._batch_size):
                 end = min(start + self._batch_size, count)
-                cosines = self._cosines(make(start, end))
+                cosines = self._cosines(make(start, end)).cpu()
                 probabilities = (self._logit_scale * cosines).softmax(dim=-1)
-                parts.append((probabilities[:, target].cpu(), cosines[:, target].cpu(), cosines.argmax(dim=-1).cpu()))
+                parts.append(Scores(probabilities[:, target], cosines[:, target], cosines.argmax(dim=-1)))
                 self._reporter.masked(end - start, count - end)
-        return Scores(*(torch.cat(series) for series in zip(*parts, strict=True)))
+        return joined(parts)
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits `[n, K]` of pictures `[n, 3, H, W]` normalised, for metrics of other packages."""
@@ -123,23 +125,14 @@ def blurred(images: Tensor) -> Tensor:
     return F.conv2d(images, kernel.expand(3, 1, -1, -1), padding=BLUR_SIDE // 2, groups=3)
 
 
-def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
-    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur, mean, noise, inpaint (Telea 2004)."""
-    if kind == "inpaint":
-        return lambda removed: _inpainted(images, removed, normalize)
-    shape = (1, 3, *images.shape[-2:])
-    if kind == "zero":
-        made = torch.zeros_like(images)
-    elif kind == "black":
-        made = normalize(images.new_zeros(shape, dtype=torch.float32)).to(images)
-    elif kind == "blur":
-        made = blurred(images)
-    elif kind == "mean":
-        made = images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
-    else:  # noise
-        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-        made = normalize(drawn.to(images.device)).to(images)
-    return lambda _: made
+def fill_of(kind: str, images: Tensor, normalize: Normalize) -> Tensor:
+    """What replaces pixels of `[1, 3, H, W]`: zero (RISE), black (Chefer), blur or mean."""
+    if kind == "blur":
+        return blurred(images)
+    if kind == "mean":
+        return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
+    zero = torch.zeros_like(images)
+    return zero if kind == "zero" else normalize(zero.float()).to(images)
 
 
 def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
@@ -150,17 +143,6 @@ def in_8_bits(images: Tensor, normalize: Normalize) -> npt.NDArray[np.uint8]:
     )
     pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
-    """The picture with its removed pixels inpainted; grey where all pixels are removed."""
-    picture, made = in_8_bits(images, normalize), []
-    for mask in removed[:, 0].cpu().numpy():
-        filled: npt.NDArray[Any] = np.full_like(picture, 128)
-        if not mask.all():
-            filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
-        made.append(torch.from_numpy(filled).permute(2, 0, 1))
-    return normalize(torch.stack(made).to(images.device).float() / 255).to(images)
 
 
 # ---------------------------------------------------------------------------------------------- the picture and its map
@@ -252,11 +234,11 @@ class Judged:
 
     def _without(self, counts: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
         limits = torch.tensor(counts, device=self.order.device)
-        fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
+        fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize))
 
         def make(first: int, last: int) -> Tensor:
             removed = removed_at(limits[first:last, None, None, None])  # [n, 1, H, W]
-            return torch.where(removed, fill(removed), self.images)
+            return torch.where(removed, fill, self.images)
 
         return make
 
@@ -272,7 +254,7 @@ class FaithfulnessMetric(ABC):
     name: ClassVar[str]  # as the registry has it
     position: ClassVar[int] = 100  # its place wherever metrics are listed
     paper: ClassVar[str]  # authors and year
-    numbers: ClassVar[Mapping[str, FaithfulNumber]]  # key → what it is
+    numbers: ClassVar[Mapping[str, Number]]  # key → what it is
     curves: ClassVar[Mapping[str, Axis]] = {}  # name → its horizontal axis; the report draws them
     needs_method: ClassVar[bool] = False  # whether it needs other maps by the same method
 
@@ -300,7 +282,6 @@ def spearman(a: Tensor, b: Tensor) -> float | None:
 
     def ranks(values: Tensor) -> Tensor:  # [n] float64
         _, inverse, times = np.unique(values.flatten().cpu().numpy(), return_inverse=True, return_counts=True)
-        last = np.cumsum(times)
-        return torch.from_numpy((last - (times + 1) / 2)[inverse.reshape(-1)])
+        return torch.from_numpy((np.cumsum(times) - (times + 1) / 2)[inverse.reshape(-1)])
 
     return pearson(ranks(a), ranks(b))

@@ -1,13 +1,11 @@
 """`Faithfulness`: measures the maps of several methods, by one model's scores among many names."""
 
-from __future__ import annotations
-
 import copy
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from cliploc.boxes import hot_levels
-from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.evaluate.tasks.faithfulness.judged import (
-    PUBLISHED,
-    FaithfulnessMetric,
-    Judged,
-    Measured,
-    OtherMaps,
-    Scorer,
-    fill_of,
-    in_8_bits,
-)
+from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.find import prompts
 from cliploc.find.prepare import Request
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
@@ -54,16 +42,6 @@ class SeenPicture:
     probability: float  # softmax over all names, of the name
     cosine: float  # of picture and name
     shared: dict[Any, Any] = field(default_factory=dict)  # results that do not depend on the map, for all its maps
-
-
-@dataclass(frozen=True)
-class Region:
-    """The scores of the region that a map marks."""
-
-    level: float  # the heat above which a pixel is marked
-    share: float  # share of the picture that is marked
-    only: tuple[float, float]  # probability and cosine of the name with the rest of the picture removed
-    without: tuple[float, float]  # the same with the region removed
 
 
 class Faithfulness:
@@ -90,9 +68,9 @@ class Faithfulness:
         self,
         localizer: Localizer,
         names: Sequence[str],
-        metrics: Sequence[FaithfulnessMetric],
+        metrics: Sequence[base.FaithfulnessMetric],
         methods: Mapping[str, Mapping[str, Any]],
-        options: FaithfulnessOptions = PUBLISHED,
+        options: FaithfulnessOptions = base.PUBLISHED,
     ) -> None:
         self.localizer, self.metrics, self.methods, self.options = localizer, tuple(metrics), dict(methods), options
         self.backbone: Backbone = localizer.backbone
@@ -113,10 +91,11 @@ class Faithfulness:
         self._embeddings = localizer.embed_names(self.known)  # [K, D]
         self._random: dict[float, Localizer] = {}
 
-    def _scorer(self, reporter: Reporter) -> Scorer:
+    def scorer(self, reporter: Reporter = SILENT) -> base.Scorer:
+        """What scores changed pictures by one of the known names."""
         flow = self.localizer.flow
         encode = flow.masked.encode or self.backbone.encode_image
-        return Scorer(encode, self._embeddings, self.backbone.logit_scale, flow.options.batch_size, reporter)
+        return base.Scorer(encode, self._embeddings, self.backbone.logit_scale, flow.options.batch_size, reporter)
 
     # -------------------------------------------------------------------------------------------------------- a picture
     def see(self, sample: str, picture: ImageLike, name: str | None = None, target: str | None = None) -> SeenPicture:
@@ -165,83 +144,55 @@ class Faithfulness:
         return {method: np.stack([result[method].maps_over_picture(hw)[0] for result in results]) for method in chosen}
 
     # ---------------------------------------------------------------------------------------------------------- numbers
-    def measure(
-        self, seen: SeenPicture, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
-    ) -> dict[str, Measured]:
-        """The numbers and curves of each method's map (None: all); what the maps share is cached in `seen`."""
-        maps = self.maps(seen, methods, reporter)
+    def measure(self, seen: SeenPicture, reporter: Reporter = SILENT) -> dict[str, base.Measured]:
+        """The numbers and curves of each method's map; what the maps share is cached in `seen`."""
         return {
-            name: self.measure_map(seen, heat, self.others(seen, name, reporter, methods), reporter)
-            for name, heat in maps.items()
+            name: self.measure_map(seen, heat, self.others(seen, name, reporter), reporter)
+            for name, heat in self.maps(seen, reporter=reporter).items()
         }
 
     def measure_map(
-        self, seen: SeenPicture, heat: FloatArray, others: OtherMaps | None = None, reporter: Reporter = SILENT
-    ) -> Measured:
+        self, seen: SeenPicture, heat: FloatArray, others: base.OtherMaps | None = None, reporter: Reporter = SILENT
+    ) -> base.Measured:
         """Numbers and curves of any tool's map `[h, w]`; `others`: further maps by its method."""
         with torch_modes(self.backbone.device):
             size = (seen.images.shape[-2], seen.images.shape[-1])
             warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
             if warmth.shape != size:
                 warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-            judged = Judged(
-                seen.images, warmth, seen.target, seen.label, self._scorer(reporter), self.backbone.normalize,
+            judged = base.Judged(
+                seen.images, warmth, seen.target, seen.label, self.scorer(reporter), self.backbone.normalize,
                 self.options, seen.shared, others, zlib.crc32(seen.id.encode()),
             )  # fmt: skip
             values: dict[str, float | None] = {}
             curves: dict[str, Sequence[float | None]] = {}
             for metric in self.metrics:
                 measured = metric.measure(judged)
-                if wrong := [
-                    value for value in measured.values.values() if not (value is None or math.isfinite(value))
-                ]:
+                if wrong := [one for one in measured.values.values() if one is not None and not math.isfinite(one)]:
                     got = f"got {wrong[0]}: correct it"
                     raise UsageError(f"expected a number of each map, or None, from the metric {metric.name}, {got}")
                 values |= measured.values
                 curves |= measured.curves
-            return Measured(values, curves)
-
-    def region(self, seen: SeenPicture, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
-        """Scores of the places hotter than this share of the maximum alone, and of the picture without."""
-        with torch_modes(self.backbone.device):
-            level = float(hot_levels(heat[None], threshold)[0])
-            marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
-            removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
-            kind = self.options.baseline or "zero"
-            filled = fill_of(kind, seen.images, self.backbone.normalize, zlib.crc32(seen.id.encode()))(removed)
-            pictures = torch.where(removed, filled, seen.images)
-            scores = self._scorer(SILENT)(2, lambda first, last: pictures[first:last], seen.target)
-            only, without = zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True)
-            return Region(level, float(marked.float().mean()), only, without)
+            return base.Measured(values, curves)
 
     # ------------------------------------------------------------------------------------------------------- other maps
-    def others(
-        self, seen: SeenPicture, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
-    ) -> OtherMaps:
-        """Further maps of a picture by one method, in one forward pass for all methods of `beside` (None: all)."""
+    def others(self, seen: SeenPicture, method: str, reporter: Reporter = SILENT) -> base.OtherMaps:
+        """Further maps of a picture by one method; where they can, all methods share the forward pass."""
         name = self.known[seen.target]
 
-        def heat(
-            share: float, name: str, methods: Sequence[str] | None, images: Tensor | None = None
-        ) -> dict[str, FloatArray]:
+        def shared(key: object, share: float = 0, name: str = name, images: Tensor | None = None) -> Tensor:
+            if key not in seen.shared:
+                seen.shared[key] = heat(None, share, name, images)
+            return torch.from_numpy(seen.shared[key][method]).to(seen.images.device)  # [n, H, W]
+
+        def heat(only: Sequence[str] | None, share: float, name: str, images: Tensor | None) -> dict[str, FloatArray]:
             pictures = [seen.picture]
             if images is not None:
-                pictures = [Image.fromarray(in_8_bits(image[None], self.backbone.normalize)) for image in images]
-            return self._maps(self._randomised(share), pictures, name, seen.images, methods, reporter)
+                pictures = [Image.fromarray(base.in_8_bits(image[None], self.backbone.normalize)) for image in images]
+            return self._maps(self._randomised(share), pictures, name, seen.images, only, reporter)
 
-        def shared(key: object, share: float = 0, name: str = name, images: Tensor | None = None) -> Tensor:
-            """The method's maps among those of all methods, which share a forward pass; alone where another fails."""
-            if key not in seen.shared:
-                try:
-                    seen.shared[key] = heat(share, name, beside, images)
-                except (ModelError, RuntimeError, MemoryError):
-                    seen.shared[key] = {}  # each method then runs alone, so the one that failed is known
-            maps = seen.shared[key]
-            found = maps[method] if method in maps else heat(share, name, [method], images)[method]
-            return torch.from_numpy(found).to(seen.images.device)  # [n, H, W]
-
-        return OtherMaps(
-            of_picture=lambda images: torch.from_numpy(heat(0, name, [method], images)[method][0]).to(images.device),
+        return base.OtherMaps(
+            of_picture=lambda images: torch.from_numpy(heat([method], 0, name, images)[method][0]).to(images.device),
             of_other_name=lambda: shared(("maps", seen.second), name=self.known[seen.second])[0],
             of_random_tower=lambda share: shared(("random tower", share, seen.target), share)[0],
             of_pictures=lambda key, images: shared((key, seen.target), images=images),
@@ -269,7 +220,7 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     copied = copy.deepcopy(backbone)
     named = copied.named_parameters()
     tensors = [tensor for name, tensor in named if not name.startswith("text.") and tensor.numel() > 1]
-    with _Uses(tensors) as uses:
+    with _Uses() as uses:
         copied.encode_image(torch.zeros(1, 3, *copied.input_hw, dtype=torch.float32))
     # A module lists its own parameters, such as a ViT's projection, before those of its parts. Unused ones come last.
     from_top = sorted(tensors, key=lambda tensor: uses.place.get(id(tensor), -1), reverse=True)
@@ -277,30 +228,28 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in tensors:
-            if id(tensor) not in chosen:
-                continue
-            flat = tensor.detach().flatten().cpu()
-            tensor.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(tensor))
+            if id(tensor) in chosen:
+                flat = tensor.detach().flatten().cpu()
+                tensor.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(tensor))
     return copied
 
 
 class _Uses(TorchFunctionMode):
-    """While it is entered, `place` records in which order torch's functions use tensors first: by id."""
+    """While it is entered, `place` records in which order torch's functions use parameters first: by id."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._known = {id(tensor) for tensor in tensors}
         self.place: dict[int, int] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls the function, and records the tensors that it is given."""
+        """Calls the function, and records the parameters that it is given."""
         result = func(*args, **(kwargs or {}))
         # Not where the result is a fact like a tensor's dtype.
         if isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size):
             for argument in (*args, *(kwargs or {}).values()):
                 for each in argument if isinstance(argument, tuple | list) else (argument,):
-                    if id(each) in self._known:
+                    if isinstance(each, nn.Parameter):
                         self.place.setdefault(id(each), len(self.place))
         return result

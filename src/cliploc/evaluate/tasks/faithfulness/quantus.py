@@ -10,15 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.tasks.faithfulness.judged import (
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    Scorer,
-    in_8_bits,
-)
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.images.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
@@ -100,7 +92,7 @@ def explain(
         text_cache=False, memory=None,
     )  # fmt: skip
     images = torch.from_numpy(np.asarray(inputs, np.float32))
-    pictures = [Image.fromarray(in_8_bits(image[None], model.backbone.normalize)) for image in images]
+    pictures = [Image.fromarray(base.in_8_bits(image[None], model.backbone.normalize)) for image in images]
     names = [[model.names[int(target)]] for target in np.asarray(targets)]
     results = Localizer(**options.changed()).compare(pictures, names, {method: method_options or {}})
     hw = (images.shape[-2], images.shape[-1])
@@ -111,7 +103,7 @@ def explain(
 class _Scored(nn.Module):
     """What scores a judged picture, as a classifier."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: base.Scorer) -> None:
         super().__init__()
         self.logits = scorer.logits
         self.eval()
@@ -128,7 +120,7 @@ def quantus_metric(
     *,
     best: Literal["low", "high", ""] = "",
     needs_method: bool = False,
-) -> type[FaithfulnessMetric]:
+) -> type[base.FaithfulnessMetric]:
     """Registers a metric of Quantus for `benchmark faithfulness --metric KEY`, in a module given by `--import`.
 
     It gets one picture at a time, as the tower sees it, with the map in 0–1 and the model's probabilities.
@@ -148,7 +140,7 @@ def quantus_metric(
         'gini'
     """
 
-    def measure(self: FaithfulnessMetric, judged: Judged) -> Measured:  # noqa: ARG001
+    def measure(self: base.FaithfulnessMetric, judged: base.Judged) -> base.Measured:  # noqa: ARG001
         def explained(model: Any, inputs: Any, targets: Any, **_: Any) -> FloatArray:  # noqa: ARG001
             assert judged.others is not None
             changed = torch.as_tensor(np.asarray(inputs)).to(judged.images)
@@ -163,10 +155,10 @@ def quantus_metric(
         values = np.asarray(measured, np.float64).ravel()
         if len(values) != 1:
             raise UsageError(f"expected one number for a picture from {key}, got {len(values)}: set return_aggregate")
-        return Measured({key: float(values[0]) if np.isfinite(values[0]) else None})
+        return base.Measured({key: float(values[0]) if np.isfinite(values[0]) else None})
 
     members = {
         "__doc__": about, "name": key, "paper": "Hedström et al. 2023, Quantus, JMLR", "needs_method": needs_method,
-        "numbers": {key: FaithfulNumber(title, about, best)}, "measure": measure,
+        "numbers": {key: base.Number(title, about, best)}, "measure": measure,
     }  # fmt: skip
-    return faithfulness_metric(type(key, (FaithfulnessMetric,), members))
+    return base.faithfulness_metric(type(key, (base.FaithfulnessMetric,), members))

@@ -1,6 +1,5 @@
 """`run_presence`: are names found only where they are, are scores chances; see docs/presence.md."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,33 +11,17 @@ import numpy.typing as npt
 
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
-from cliploc.evaluate.tasks.presence.page import FILES, LOSSES, NUMBERS, things_text
+from cliploc.evaluate.tasks import report, tables, task, worker
+from cliploc.evaluate.tasks.presence.page import NUMBERS
 from cliploc.evaluate.tasks.rows import OF_PICTURE
-from cliploc.evaluate.tasks.tables import number_cell
-from cliploc.evaluate.tasks.task import (
-    COUNTED,
-    BenchmarkResult,
-    BenchmarkTask,
-    How,
-    Manifest,
-    Summary,
-    Tally,
-    class_entries,
-    run_task,
-)
-from cliploc.evaluate.tasks.worker import NameJudge, Query, right_boxes
 from cliploc.find.calibration import reliability
-from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
-from cliploc.runs.evaluation import Row
-from cliploc.runs.plan import ModelSetup, Setting
+from cliploc.runs import evaluation, plan
 from cliploc.support.reporter import Reporter
-from cliploc.values import GOOD_IOU
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
 OF_KNOWN = ("there", "verdicts", "presence", "box_labels", "boxes", "box_scores", "box_right")  # lists of a row
-TOUCHES = 0.1  # least IoU of a proposal that is of the thing, with other edges
 BINS = 10  # of the expected calibration error
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -52,37 +35,26 @@ COLUMNS = {
     # Of each box.
     "box_labels": "int32[]", "boxes": "box[]", "box_scores": "float[]", "box_right": "bool[]",
     "true_labels": "int32[]", "true_boxes": "box[]",
-    "things": "text[]",  # of each true box one of `LOSSES`
 }  # fmt: skip
 
 
-def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
     rows = [("setting", *(title for title, _ in NUMBERS.values()))]
     return rows + [
-        (name, *(number_cell(numbers.get(key)).text for key in NUMBERS)) for name, numbers in summary.items()
+        (name, *(tables.number_cell(numbers.get(key)).text for key in NUMBERS)) for name, numbers in summary.items()
     ]
 
 
-def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
-    lines = [f"{title}: {about}" for title, about in NUMBERS.values()]
-    for name, numbers in summary.items():
-        if "names" in numbers:
-            lines.append(
-                f"{name}: {numbers['names']:,} names asked, {numbers['names_there']:,} there; "
-                f"{numbers['boxes']:,} boxes, {numbers['right_boxes']:,} right; "
-                f"{numbers['unknown']:,} further names that the model does not know, {numbers['unknown_there']:,} there"
-            )
-            counted = ", ".join(f"{title} {things_text(numbers, key)}" for key, (title, _) in LOSSES.items())
-            lines.append(f"{name}: of {sum(numbers['things'].values()):,} true boxes: {counted}")
-    return lines
+def _legend(*_: Any) -> list[str]:
+    return [f"{title}: {about}" for title, about in NUMBERS.values()]
 
 
-TASK = BenchmarkTask(
+TASK = task.BenchmarkTask(
     "presence",
     VERSION,
-    FILES,
+    report.FILES,
     lambda: COLUMNS,
-    lambda: (*COUNTED, *PresenceRow.__struct_fields__[1:]),
+    lambda: (*task.COUNTED, *PresenceRow.__struct_fields__[1:]),
     lambda *_: PresenceTally(),
     _table,
     _legend,
@@ -91,31 +63,36 @@ TASK = BenchmarkTask(
 
 def run_presence(
     dataset: PromptedDataset,
-    setups: Sequence[ModelSetup],
-    settings: Sequence[Setting],
+    setups: Sequence[plan.ModelSetup],
+    settings: Sequence[plan.Setting],
     out: Path,
     *,
     shard: int = SHARD,
-    **how: Unpack[How],
-) -> BenchmarkResult:
+    **how: Unpack[task.How],
+) -> task.BenchmarkResult:
     """Asks every picture for the names chosen for it; see `run_benchmark`."""
-    judge_of = partial(PresenceJudge, class_entries(dataset))
-    return run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
+    judge_of = partial(PresenceJudge, task.class_entries(dataset))
+    return task.run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
-class PresenceJudge(NameJudge):
+class PresenceJudge(worker.NameJudge):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(self, seen: Query, setting: Setting, heat: Localization | None, reporter: Reporter) -> Row:  # noqa: ARG002
+    def judge(
+        self,
+        seen: worker.Query,
+        setting: plan.Setting,  # noqa: ARG002
+        heat: Localization | None,
+        reporter: Reporter,  # noqa: ARG002
+    ) -> evaluation.Row:
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}
         true = [(label, box) for label in sample.labels for box in sample.truth.get(label, np.zeros((0, 4))).tolist()]
         row |= {"true_labels": [label for label, _ in true], "true_boxes": [box for _, box in true]}
-        things = ["unknown" for label in unknown for _ in sample.truth.get(label, ())]
         if heat is None:
-            return row | {key: [] for key in OF_KNOWN} | {"things": things}
+            return row | {key: [] for key in OF_KNOWN}
         boxes = heat.boxes if heat.judged is None else heat.judged.candidates
         scale = np.array([*heat.image.size] * 2) / np.array([*sample.size_wh] * 2)
         truth = seen.truth(heat.image.size)
@@ -127,24 +104,8 @@ class PresenceJudge(NameJudge):
             "box_labels": [seen.labels[p] for p in boxes.label.tolist()],
             "boxes": (boxes.xyxy / scale).astype(np.float32).tolist(),
             "box_scores": boxes.score.tolist(),
-            "box_right": right_boxes(boxes, truth).tolist(),
-            "things": things + self._things(heat, truth),
+            "box_right": worker.right_boxes(boxes, truth).tolist(),
         }
-
-    def _things(self, heat: Localization, truth: Mapping[int, npt.NDArray[Any]]) -> list[str]:
-        """Whether each true box is found, or where it is lost, one of `LOSSES`."""
-        proposed, things = heat.boxes if heat.judged is None else heat.judged.candidates, []
-        for p, true in truth.items():
-            if heat.presence is not None and heat.presence[p] < self.localizer.flow.min_presence:
-                things += ["presence"] * len(true)
-                continue
-            every, left = (
-                iou_matrix(true, np.concatenate([boxes.xyxy[boxes.label == p], np.zeros((1, 4))])).max(axis=1)
-                for boxes in (proposed, heat.boxes)
-            )
-            lost = np.select([every < TOUCHES, every < GOOD_IOU], ["missed", "edges"], "score")
-            things += np.where(left >= GOOD_IOU, "found", lost).tolist()
-        return things
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
@@ -162,7 +123,6 @@ class PresenceRow(msgspec.Struct, frozen=True):
     box_right: list[bool]
     true_labels: list[int]
     true_boxes: list[list[float]]
-    things: list[str]
 
     def counts(self) -> Floats:
         """`[5]` names that are there and found, absent and found, there and not, absent and not; unsure ones."""
@@ -172,15 +132,16 @@ class PresenceRow(msgspec.Struct, frozen=True):
         return np.array([pair.sum() for pair in pairs], np.float64)
 
 
-class PresenceTally(Tally):
+class PresenceTally(task.Tally):
     """Counts the rows of one setting."""
 
     def __init__(self) -> None:
         self._pictures: dict[str, PresenceRow] = {}
         self._coco = CocoAP()
 
-    def add(self, row: Row) -> None:
-        picture = self._pictures[row["sample"]] = msgspec.convert(row, PresenceRow)
+    def add(self, row: evaluation.Row) -> None:
+        picture = msgspec.convert(row, PresenceRow)
+        self._pictures[picture.sample] = picture
         found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
         boxes, truth = (np.array(corners).reshape(-1, 4) for corners in (picture.boxes, picture.true_boxes))
         scores = np.array(picture.box_scores)
@@ -188,7 +149,7 @@ class PresenceTally(Tally):
             of_name = found == label
             self._coco.add(picture.sample, label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
 
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""
         # the order of the parts must not matter
         pictures = [self._pictures[sample] for sample in sorted(self._pictures)]
@@ -197,22 +158,15 @@ class PresenceTally(Tally):
         of_names = np.stack([picture.counts() for picture in pictures])  # [n, 5]
         of_boxes = [np.array(picture.box_scores, np.float64) for picture in pictures]
         numbers: dict[str, float | None] = {}
-        ends: dict[str, list[float]] = {}
+        drawn: dict[str, Floats | None] = {}  # each number in each replicate
         for key, share in SHARES.items():
             value = share(of_names.mean(axis=0)[None])[0]
             numbers[key] = float(value) if np.isfinite(value) else None
-            _add_interval(ends, key, bootstrap.replicated(of_names, share), bootstrap)
+            drawn[key] = bootstrap.replicated(of_names, share)
         right_of = [np.array(picture.box_right, bool) for picture in pictures]
         owner = np.repeat(np.arange(len(pictures)), [len(each) for each in of_boxes])
         scores, right = np.concatenate(of_boxes), np.concatenate(right_of)
-        numbers["average_precision"] = average_precision(scores, right) if right.any() else None
-        numbers["calibration_error"] = reliability(scores, right, BINS) if len(scores) else None
-        drawn = bootstrap.replicated(np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner))
-        _add_interval(ends, "average_precision", drawn, bootstrap)
-        coco, coco_ends = self._coco.compute(bootstrap)
-        numbers["ap50"] = coco.get("ap50")
-        if pair := coco_ends.get("ap50"):
-            ends["ap50"] = list(pair)
+        error = reliability(scores, right, BINS) if len(scores) else None
         # [n, 11]: of each picture and bin Σ score − Σ right, and the number of its boxes
         gaps = np.stack(
             [
@@ -220,14 +174,24 @@ class PresenceTally(Tally):
                 for each, true in zip(of_boxes, right_of, strict=True)
             ]
         )
-        if (errors := bootstrap.replicated(gaps, _error)) is not None and numbers["calibration_error"] is not None:
+        if (errors := bootstrap.replicated(gaps, _error)) is not None and error is not None:
             # It cannot be negative, so it is greater in a drawn set: this bias is taken off.
-            errors = (errors - np.nanmean(errors) + numbers["calibration_error"]).clip(0, 1)
-        _add_interval(ends, "calibration_error", errors, bootstrap)
+            errors = (errors - np.nanmean(errors) + error).clip(0, 1)
+        coco, coco_ends = self._coco.compute(bootstrap)
+        precision = bootstrap.replicated(
+            np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner)
+        )
+        drawn |= {"average_precision": precision, "calibration_error": errors}
+        intervals = {key: _interval(values, bootstrap) for key, values in drawn.items()} | {
+            "ap50": coco_ends.get("ap50")
+        }
         present_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
-            "confidence_95": ends,
+            "average_precision": average_precision(scores, right) if right.any() else None,
+            "calibration_error": error,
+            "ap50": coco.get("ap50"),
+            "confidence_95": {key: list(ends) for key, ends in intervals.items() if ends is not None},
             "names": present_found + absent_found + missed + absent,
             "names_there": present_found + missed,
             "unknown": sum(len(picture.unknown) for picture in pictures),
@@ -239,7 +203,6 @@ class PresenceTally(Tally):
                 for one in (_bin_of(scores) == i for i in range(BINS))
                 if one.any()
             ],
-            "things": dict.fromkeys(LOSSES, 0) | Counter(thing for picture in pictures for thing in picture.things),
             **counts,
         }
 
@@ -290,8 +253,7 @@ def _weighted_precision(
     return precision
 
 
-def _add_interval(ends: dict[str, list[float]], key: str, drawn: Floats | None, bootstrap: Bootstrap) -> None:
-    """Adds the interval of the replicates in which there is such a number."""
+def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float] | None:
+    """The interval of the replicates in which there is such a number."""
     finite = None if drawn is None else drawn[np.isfinite(drawn)]
-    if finite is not None and len(finite):
-        ends[key] = list(bootstrap.quantiles(finite))
+    return bootstrap.quantiles(finite) if finite is not None and len(finite) else None

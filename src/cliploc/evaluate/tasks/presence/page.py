@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploc.draw.html import LIGHT
-from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
-from cliploc.evaluate.tasks.report import SettingResult, read_run, write_files
-from cliploc.evaluate.tasks.tables import Cell, Table, csv_text, numbers_csv, numbers_table, to_markdown
+import msgspec
 
-FILES = ("tables.csv", "tables.md", "reliability.csv", "report.html")
+from cliploc.draw.html import LIGHT
+from cliploc.evaluate.tasks import figures, report, tables
+
 NUMBERS = {  # key → title and meaning
     "recall": ("recall", "share of the names that are there that are found"),
     "precision": ("precision", "share of the names found that are there"),
@@ -23,14 +22,6 @@ NUMBERS = {  # key → title and meaning
         "average precision of all proposed boxes by score; its recall is of the right ones among them",
     ),
     "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
-}
-LOSSES = {  # what becomes of a true box, in the order in which it is asked
-    "unknown": ("unknown name", "the model does not know the name"),
-    "presence": ("presence", "the name's presence is below the minimum"),
-    "missed": ("missed", "no box that was proposed for the name has IoU ≥ 0.1 with it"),
-    "edges": ("edges", "the best box that was proposed has IoU ≥ 0.1, and below 0.5"),
-    "score": ("score", "a box with IoU ≥ 0.5 was proposed, and left out for its score"),
-    "found": ("found", "a box of the result has IoU ≥ 0.5 with it"),
 }
 COUNTS = {
     "names": "names asked that the model knows",
@@ -47,65 +38,46 @@ NEGATIVES = {
 }
 
 
+class Bin(msgspec.Struct, frozen=True):
+    """A range of scores in summary.json."""
+
+    boxes: int
+    score: float  # their mean
+    right: float  # the share that is right
+
+
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
-    run = read_run(folder, lambda _, numbers: numbers.get("mcc"))
-    title, columns = run.title("Presence"), {"setting": "", **dict(LOSSES.values())}
-    rows = [
-        [Cell(setting.id), *(Cell(things_text(setting.numbers, key)) for key in LOSSES)] for setting in run.settings
-    ]
-    things = Table("Where true boxes are lost", columns, rows, {"setting"})
-    table = numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
-    measured = [setting for setting in run.settings if setting.numbers.get("reliability")]
+    run = report.read_run(folder, lambda _, numbers: numbers.get("mcc"))
+    title = run.title("Presence")
+    table = tables.numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
+    bins = {
+        setting.index: msgspec.convert(setting.numbers["reliability"], list[Bin])
+        for setting in run.settings
+        if setting.numbers.get("reliability")
+    }
     text = "on the dashed line, a score is the chance that a box is right"
     page = run.render(
         "presence.html",
         title=title,
-        about=run.facts({"absent names": NEGATIVES.get(run.dataset["negatives"], "")}, {}),
+        about=run.facts({"absent names": NEGATIVES.get(run.dataset.negatives, "")}, {}),
         table=table,
         numbers=list(NUMBERS.values()),
-        things=things,
-        losses=list(LOSSES.values()),
-        curves=[(text, _reliability(measured))] if measured else [],
-        legend=legend((setting.index, setting.label) for setting in run.settings),
+        curves=[(text, _reliability(bins))] if bins else [],
+        legend=figures.legend((setting.index, setting.id) for setting in run.settings),
     )
 
-    def things_columns(setting: SettingResult) -> dict[str, Any]:
-        return {f"things_{key}": (setting.numbers.get("things") or {}).get(key) for key in LOSSES}
-
-    # A row for each setting and bin of scores.
-    bins = [{"setting": setting.id, **each} for setting in measured for each in setting.numbers["reliability"]]
-    texts = (
-        numbers_csv(run, NUMBERS, COUNTS, things_columns),
-        to_markdown(title, [table, things]),
-        csv_text(bins or [dict.fromkeys(("setting", "boxes", "score", "right"))]),
-        page,
-    )
-    return write_files(folder, texts, FILES)
+    csv = tables.numbers_csv(run, NUMBERS, COUNTS)
+    return report.write_files(folder, (csv, tables.to_markdown(title, [table]), page))
 
 
-def things_text(numbers: Mapping[str, Any], key: str) -> str:
-    """The share of true boxes with an outcome, and their number."""
-    things = numbers.get("things")
-    if not things or not sum(things.values()):
-        return "–"
-    return f"{100 * things[key] / sum(things.values()):.1f} % ({things[key]:,})"
-
-
-def _reliability(measured: Sequence[SettingResult]) -> Figure:
-    """Draws the share of right boxes at each score; on the diagonal, scores are chances."""
+def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> figures.Figure:
+    """Draws the share of right boxes at each score, index of a setting → bins; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
-        for setting in measured:
-            bins = setting.numbers["reliability"]
-            x, y = ([each[key] for each in bins] for key in ("score", "right"))
-            plot(axes, setting.index, x, y, marked=True)
+        for index, bins in bins_of.items():
+            figures.plot(axes, index, [each.score for each in bins], [each.right for each in bins], marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
-    text = "; ".join(
-        f"{setting.label}: "
-        + ", ".join(f"{each['score']:.2f} {each['right']:.2f}" for each in setting.numbers["reliability"])
-        for setting in measured
-    )
-    return figure(draw, f"Reliability: score and share of right boxes. {text}", (5.8, 4.0))
+    return figures.figure(draw, "Reliability: score and share of right boxes", (5.8, 4.0))

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from cliploc.cli.options import WithJson, command, flag, rare
-from cliploc.cli.output import first_failures
 from cliploc.cli.terminal import Terminal
 from cliploc.evaluate.tasks import commands
 from cliploc.options import Options, SegmentationOptions
@@ -57,7 +56,7 @@ def evaluate(flags: EvaluateFlags) -> int:
     from cliploc.evaluate.tasks.segmentation.job import evaluate_labels
 
     terminal = Terminal()
-    with terminal.progress("reading label maps") as every, first_failures(terminal, every) as reporter:
+    with terminal.progress("reading label maps") as every, terminal.first_failures(every) as reporter:
         result = evaluate_labels(
             flags.predictions, dataset=flags.dataset, root=flags.root, split=flags.split, truth=flags.truth,
             class_list=flags.class_list, reporter=reporter,

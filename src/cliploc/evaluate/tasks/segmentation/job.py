@@ -1,24 +1,21 @@
 """`run_segmentation`: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import IGNORE, LabelFile, LabelledDataset, open_labelled
-from cliploc.evaluate.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
-from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, LeftOut, folder_of, judged
+from cliploc.evaluate import data, metrics
+from cliploc.evaluate.tasks import evaluate, task
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
-from cliploc.evaluate.tasks.task import BenchmarkResult, BenchmarkTask, How, Manifest, Summary, Tally, run_task
 from cliploc.evaluate.tasks.worker import PictureJudge
 from cliploc.find import prompts
 from cliploc.find.segmentation.protocol import Protocol, classes_of
@@ -28,7 +25,7 @@ from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import ClassName, Problem
+from cliploc.values import IGNORE, ClassName, Problem
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
@@ -36,7 +33,6 @@ NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", 
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 SUFFIX = ".png"  # of label maps made by other tools
-OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
@@ -55,21 +51,21 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _table(summary: Mapping[str, Summary], _: Manifest) -> list[tuple[str, ...]]:
+def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
     titles = {**NUMBERS, "mean_average_precision": "mAP"}
     keys = [key for key in titles if any(numbers.get(key) is not None for numbers in summary.values())]
     rows = [("setting", *(titles[key] for key in keys))]
     return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
 
 
-def _legend(summary: Mapping[str, Summary], _: Manifest) -> list[str]:
+def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
     lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
     if known := {numbers["known_classes"] for numbers in summary.values() if "known_classes" in numbers}:
         lines.append(f"mIoU known: over the {', '.join(map(str, sorted(known)))} classes that the model knows")
     return lines
 
 
-TASK = BenchmarkTask(
+TASK = task.BenchmarkTask(
     "segmentation",
     VERSION,
     FILES,
@@ -82,18 +78,18 @@ TASK = BenchmarkTask(
 
 
 def run_segmentation(
-    dataset: LabelledDataset,
+    dataset: data.LabelledDataset,
     setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
     *,
     protocol: Protocol,
     shard: int = SHARD,
-    **how: Unpack[How],
-) -> BenchmarkResult:
+    **how: Unpack[task.How],
+) -> task.BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
     judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": protocol.describe()}
-    return run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+    return task.run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
@@ -153,7 +149,7 @@ class LabelMapJudge(PictureJudge):
         labelled: dict[str, _Labelled] = {}
         for name, heat in self.segmenter.heat_maps(seen.picture, seen.sample.name, methods, reporter).items():
             # Against the one-hot mask.
-            precision = average_precision(
+            precision = metrics.average_precision(
                 np.stack([1 - heat[counted], heat[counted]]), np.stack([true == 0, true != 0])
             )
             labelled[name] = (heat > heat.mean()).astype(np.int16), precision
@@ -161,7 +157,7 @@ class LabelMapJudge(PictureJudge):
 
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
-        pairs = pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
+        pairs = metrics.pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         return {
             "true": pairs.true.tolist(),
             "predicted": pairs.predicted.tolist(),
@@ -181,20 +177,31 @@ def preview(labels: npt.NDArray[Any]) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
-class PixelTally(Tally):
+class _Pairs(msgspec.Struct, frozen=True):
+    """The columns of a row that the numbers need."""
+
+    sample: str
+    true: list[int]
+    predicted: list[int]
+    pixels: list[int]
+    average_precision: float | None
+
+
+class PixelTally(task.Tally):
     """Counts the rows of one setting; `known` as in `numbers_of`."""
 
     def __init__(self, names: Sequence[str], known: Sequence[int] | None) -> None:
-        self._names, self._known, self._metric = names, known, MeanIoU(len(names))
+        self._names, self._known, self._metric = names, known, metrics.MeanIoU(len(names))
         self._precisions: list[float] = []
 
     def add(self, row: Row) -> None:
-        pairs = (np.array(row[key], kind) for key, kind in (("true", "i2"), ("predicted", "i2"), ("pixels", "i8")))
-        self._metric.restore(row["sample"], PixelPairs(*pairs))
-        if row["average_precision"] is not None:
-            self._precisions.append(row["average_precision"])
+        read = msgspec.convert(row, _Pairs)
+        true, predicted = np.array(read.true, np.int16), np.array(read.predicted, np.int16)
+        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, np.array(read.pixels, np.int64)))
+        if read.average_precision is not None:
+            self._precisions.append(read.average_precision)
 
-    def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:
+    def summary(self, counts: Mapping[str, int], bootstrap: metrics.Bootstrap) -> task.Summary:
         if not len(self._metric):
             return dict(counts)
         numbers = numbers_of(self._metric.compute(bootstrap), self._names, self._known, self._precisions)
@@ -202,11 +209,11 @@ class PixelTally(Tally):
 
 
 def numbers_of(
-    result: MeanIoUResult,
+    result: metrics.MeanIoUResult,
     names: Sequence[str],
     known: Sequence[int] | None = None,  # labels that the model can predict; None: all
     precisions: Sequence[float] = (),  # average precision of each picture, where each has one object
-) -> Summary:
+) -> task.Summary:
     """The numbers in percent (None: there is none), `per_class`, `confused`, and `miou_known` of known classes."""
     confusion = result.confusion
     true = confusion[:-1].sum(axis=1)
@@ -250,10 +257,10 @@ def _percent(share: Any) -> float | None:
 
 # --------------------------------------------------------------------------------------- label maps made by other tools
 @dataclass(frozen=True)
-class LabelsResult(EvaluatedFolder):
+class LabelsResult(evaluate.EvaluatedFolder):
     """The result for a folder of label maps."""
 
-    numbers: Summary  # see `numbers_of`
+    numbers: task.Summary  # see `numbers_of`
 
     def document(self) -> dict[str, Any]:
         """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
@@ -272,13 +279,14 @@ class LabelsResult(EvaluatedFolder):
 
 def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
     """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
-    paths = sorted(folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
+    paths = sorted(evaluate.folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
     classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
     if not paths:
         raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
     ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
     return classes, [
-        LabelledPicture(picture_id, path, (0, 0), LabelFile(path)) for picture_id, path in zip(ids, paths, strict=True)
+        LabelledPicture(picture_id, path, (0, 0), data.LabelFile(path))
+        for picture_id, path in zip(ids, paths, strict=True)
     ]
 
 
@@ -293,16 +301,10 @@ def evaluate_labels(
     reporter: Reporter = SILENT,
 ) -> LabelsResult:
     """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
-    leave_out, predictions = LeftOut(reporter), folder_of("label maps", predictions)
-    for place in (predictions, *([Path(truth)] if truth is not None else [])):
-        if place.name == OBJECTS:
-            raise UsageError(
-                f"expected label maps of classes, got {place}, whose values are numbers of objects: "
-                f"use {place.with_name('SegmentationClass')}"
-            )
+    leave_out, predictions = evaluate.LeftOut(reporter), evaluate.folder_of("label maps", predictions)
     samples: Sequence[LabelledPicture]
     if dataset is not None and root is not None and truth is None:
-        labelled = open_labelled(dataset, root, split)
+        labelled = data.open_labelled(dataset, root, split)
         classes, samples = labelled.classes, labelled.samples
         if any(sample.name is not None for sample in samples):
             raise UsageError(
@@ -321,17 +323,17 @@ def evaluate_labels(
     for name in sorted(present - known):
         leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
 
-    def pairs_of(picture: LabelledPicture) -> PixelPairs | Problem:
+    def pairs_of(picture: LabelledPicture) -> metrics.PixelPairs | Problem:
         path = predictions / f"{picture.id}{SUFFIX}"
         if not path.is_file():
             return Problem("prediction", picture.id, f"expected a label map at {path}, found none: not in the numbers")
         try:
-            return pixel_pairs(picture.id, read_labels(path), picture.truth.read(), len(classes))
+            return metrics.pixel_pairs(picture.id, read_labels(path), picture.truth.read(), len(classes))
         except InputError as error:
             return Problem("prediction", picture.id, str(error))
 
-    metric = MeanIoU(len(classes))
-    for sample, pairs in judged(samples, pairs_of, leave_out, reporter):
+    metric = metrics.MeanIoU(len(classes))
+    for sample, pairs in evaluate.judged(samples, pairs_of, leave_out, reporter):
         metric.restore(sample.id, pairs)
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")

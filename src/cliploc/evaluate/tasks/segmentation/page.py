@@ -1,10 +1,11 @@
 """Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -20,45 +21,73 @@ NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_averag
 EXAMPLES = 6  # pictures, spread over the set
 MOST_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
+FACTS = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
+
+
+class _Example(msgspec.Struct, frozen=True):
+    """The columns of a row that an example needs."""
+
+    path: str
+    preview: bytes
+    true_preview: bytes
+    width: int
+    height: int
+
+
+class _Confused(msgspec.Struct, frozen=True):
+    """Pixels of a class that are called another."""
+
+    true: int
+    predicted: int
+    pixels: int
+    share: float | None
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, lambda _, numbers: numbers.get("miou"))
-    classes = [str(entry["name"]) for entry in run.dataset["classes"]]  # label → name
     tables = [_numbers(run)]
     if run.settings:
         columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
         rows = []
-        for label, name in enumerate(classes):
-            of_class = [(setting.numbers.get("per_class") or {}).get(str(label)) or {} for setting in run.settings]
+        for label, name in enumerate(run.classes):
+            of_class = [setting.of_class(label) for setting in run.settings]
             if pixels := max(numbers.get("pixels", 0) for numbers in of_class):  # it is in the true maps
                 rows.append([Cell(name), counted(pixels), *(percent(numbers.get("iou")) for numbers in of_class)])
         tables.append(Table("IoU of each class", columns, rows, {"class"}))
-    confused = None  # the pairs of classes with the most wrong pixels, by the best setting
-    if confusing := next((setting for setting in run.settings if setting.numbers.get("confused")), None):
-        rows = []
-        for pair in confusing.numbers["confused"]:
-            names = (Cell(classes[pair["true"]]), Cell(classes[pair["predicted"]]))
-            rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
-        columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
-        confused = Table(f"What {confusing.id} confuses most", columns, rows, {"is", "called"})
     title, protocol = run.title("Segmentation"), run.manifest.get("protocol") or {}
-    facts = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
-    of_protocol = {key.replace("_", " "): f"{protocol[key]}" for key in facts if key in protocol}
     page = run.render(
         "segmentation.html",
         title=title,
-        about=run.facts({"classes": f"{len(classes):,}"}, of_protocol),
+        about=run.facts(
+            {"classes": f"{len(run.classes):,}"},
+            {key.replace("_", " "): f"{protocol[key]}" for key in FACTS if key in protocol},
+        ),
         numbers=tables[0],
         per_class=tables[1:],
-        confused=confused,
-        examples=_examples(run, classes, pictures),
+        confused=_confusions(run),
+        examples=_examples(run, pictures),
     )
     csv = numbers_csv(
         run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
     )
     return write_files(folder, (csv, to_markdown(title, tables), page))
+
+
+def _confusions(run: TaskRun) -> Table | None:
+    """The pairs of classes with the most wrong pixels, by the best setting."""
+    for setting in run.settings:
+        if pairs := msgspec.convert(setting.numbers.get("confused") or [], list[_Confused]):
+            rows = [
+                [
+                    Cell(run.classes[pair.true]), Cell(run.classes[pair.predicted]), counted(pair.pixels),
+                    percent(pair.share),
+                ]
+                for pair in pairs
+            ]  # fmt: skip
+            columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
+            return Table(f"What {setting.id} confuses most", columns, rows, {"is", "called"})
+    return None
 
 
 def _numbers(run: TaskRun) -> Table:
@@ -85,24 +114,26 @@ def _numbers(run: TaskRun) -> Table:
     return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
 
 
-def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict[str, Any]]:
+def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
-    rows_of = run.read_rows(["sample", "setting", "status"])
-    done = (row["sample"] for row in rows_of if row["status"] == "ok" and row["setting"] in visible)
-    samples = list(dict.fromkeys(done))
+    done: dict[str, None] = {}  # in order
+    for sample, setting, status in map(dict.values, run.read_rows(["sample", "setting", "status"])):
+        if status == "ok" and setting in visible:
+            done[sample] = None
+    samples = list(done)
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    columns = ["path", "preview", "true_preview", "width", "height"]
-    rows = run.rows_of_samples(columns, chosen)
+    rows = run.rows_of_samples(_Example.__struct_fields__, chosen)
     made = []
     for sample in chosen:
-        present = [(name, rows[sample, name]) for name in visible if (sample, name) in rows]
-        first = present[0][1]
-        maps = {"true": _labels(first["true_preview"]), **{name: _labels(row["preview"]) for name, row in present}}
-        colours = example_colours(maps.values(), ignored_label(len(classes)))
-        size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = run.photograph(first["path"], size) if pictures else None
+        of_sample = {name: rows[sample, name] for name in visible if (sample, name) in rows}
+        present = {name: msgspec.convert(row, _Example) for name, row in of_sample.items()}
+        first = next(iter(present.values()))
+        maps = {"true": _labels(first.true_preview), **{name: _labels(row.preview) for name, row in present.items()}}
+        colours = example_colours(maps.values(), ignored_label(len(run.classes)))
+        size = fit_within((first.width, first.height), SIDE)
+        photograph = run.photograph(first.path, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
         for label, colour in colours.items():
@@ -110,7 +141,7 @@ def _examples(run: TaskRun, classes: Sequence[str], pictures: bool) -> list[dict
         for name, label_map in maps.items():
             drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
             figures.append((name, embedded(drawn, f"{sample}: {name}", quality=85)))
-        legend = [(classes[label], colour) for label, colour in colours.items() if label < len(classes)]
+        legend = [(run.classes[label], colour) for label, colour in colours.items() if label < len(run.classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
 

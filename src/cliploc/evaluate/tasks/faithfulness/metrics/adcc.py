@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured, pearson
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 
-@faithfulness_metric
-class Adcc(FaithfulnessMetric):
+@base.faithfulness_metric
+class Adcc(base.FaithfulnessMetric):
     """3 / (1/coherency + 1/(1 − complexity) + 1/(1 − average drop)), of each picture.
 
     The average drop is that of `average_drop`. Complexity is the mean heat. Coherency is (1 + ρ)/2, with ρ the
@@ -19,19 +18,19 @@ class Adcc(FaithfulnessMetric):
     position = 7
     paper = "Poppi et al. 2021, Revisiting The Evaluation of Class Activation Mapping for Explainability, CVPRW"
     numbers: ClassVar = {
-        "adcc": FaithfulNumber("ADCC ↑", "harmonic mean of coherency, 1 − complexity and 1 − average drop", "high"),
-        "coherency": FaithfulNumber(
+        "adcc": base.Number("ADCC ↑", "harmonic mean of coherency, 1 − complexity and 1 − average drop", "high"),
+        "coherency": base.Number(
             "coherency ↑", "correlation with the map of the masked picture, in 0–1", "high", False
         ),
-        "complexity": FaithfulNumber("complexity ↓", "mean heat", "low", False),
+        "complexity": base.Number("complexity ↓", "mean heat", "low", False),
     }
     needs_method = True
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         assert judged.others is not None
-        correlation = pearson(judged.heat, judged.others.of_picture(judged.images * judged.heat))
+        correlation = base.pearson(judged.heat, judged.others.of_picture(judged.images * judged.heat))
         coherency = 0.5 if correlation is None else (1 + correlation) / 2
         complexity = float(judged.heat.mean())
         parts = [coherency, 1 - complexity, 1 - judged.drop]
         value = 0.0 if min(parts) <= 0 else 3 / sum(1 / part for part in parts)
-        return Measured({"adcc": value, "coherency": coherency, "complexity": complexity})
+        return base.Measured({"adcc": value, "coherency": coherency, "complexity": complexity})

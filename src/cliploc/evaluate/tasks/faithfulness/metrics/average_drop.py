@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 
-@faithfulness_metric
-class AverageDrop(FaithfulnessMetric):
+@base.faithfulness_metric
+class AverageDrop(base.FaithfulnessMetric):
     """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
 
     Normalised values are multiplied with heat in 0–1. The paper gives a percentage, we a share. A name that fits so
@@ -18,8 +17,8 @@ class AverageDrop(FaithfulnessMetric):
     position = 5
     paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
     numbers: ClassVar = {
-        "average_drop": FaithfulNumber("average drop ↓", "probability lost when the map masks the picture", "low")
+        "average_drop": base.Number("average drop ↓", "probability lost when the map masks the picture", "low")
     }
 
-    def measure(self, judged: Judged) -> Measured:
-        return Measured({"average_drop": judged.drop})
+    def measure(self, judged: base.Judged) -> base.Measured:
+        return base.Measured({"average_drop": judged.drop})

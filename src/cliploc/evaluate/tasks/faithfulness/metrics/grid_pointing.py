@@ -11,16 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.images.demo import demo_photos
 from cliploc.images.reading import load
 
 CELLS = 2  # along each side
 
 
-@faithfulness_metric
-class GridPointing(FaithfulnessMetric):
+@base.faithfulness_metric
+class GridPointing(base.FaithfulnessMetric):
     """The share of the heat that lies in the picture's own cell of a 2×2 grid; a blind map has 0.25.
 
     The other three cells show photographs of the package: those whose cosine with the name is lowest. The paper fills
@@ -33,17 +32,17 @@ class GridPointing(FaithfulnessMetric):
     position = 24
     paper = "Rao et al. 2022, Towards Better Understanding Attribution Methods, CVPR"
     numbers: ClassVar = {
-        "grid_pointing": FaithfulNumber("grid pointing ↑", "share of the heat in the own cell of a 2×2 grid", "high")
+        "grid_pointing": base.Number("grid pointing ↑", "share of the heat in the own cell of a 2×2 grid", "high")
     }
     needs_method = True
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         assert judged.others is not None
         place = random.Random(judged.seed).randrange(CELLS**2)
         grid = judged.once(("grid", judged.target), lambda: grid_with(judged, place))  # [1, 3, H, W]
         heat = judged.others.of_pictures("grid map", grid)[0].double()
         total = float(heat.sum())
-        return Measured({"grid_pointing": float(heat[cells(*heat.shape)[place]].sum()) / total if total else None})
+        return base.Measured({"grid_pointing": float(heat[cells(*heat.shape)[place]].sum()) / total if total else None})
 
 
 def cells(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -52,7 +51,7 @@ def cells(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(slice(*rows), slice(*columns)) for rows in pairwise(down) for columns in pairwise(across)]
 
 
-def grid_with(judged: Judged, place: int) -> Tensor:
+def grid_with(judged: base.Judged, place: int) -> Tensor:
     """A grid `[1, 3, H, W]` with the picture in one cell; elsewhere the photographs that fit the name least."""
     size = (judged.images.shape[-2], judged.images.shape[-1])
     photos = judged.normalize(photographs(*size).to(judged.images.device)).to(judged.images)

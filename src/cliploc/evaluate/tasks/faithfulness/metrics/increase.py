@@ -2,20 +2,19 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 
-@faithfulness_metric
-class Increase(FaithfulnessMetric):
+@base.faithfulness_metric
+class Increase(base.FaithfulnessMetric):
     """1 where Y < O, else 0, with Y and O of `average_drop`. The paper gives a percentage of pictures, we a share."""
 
     name = "increase"
     position = 6
     paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
     numbers: ClassVar = {
-        "increase": FaithfulNumber("increase ↑", "pictures that score higher when the map masks them", "high")
+        "increase": base.Number("increase ↑", "pictures that score higher when the map masks them", "high")
     }
 
-    def measure(self, judged: Judged) -> Measured:
-        return Measured({"increase": float(judged.masked.probability > judged.original.probability)})
+    def measure(self, judged: base.Judged) -> base.Measured:
+        return base.Measured({"increase": float(judged.masked.probability > judged.original.probability)})

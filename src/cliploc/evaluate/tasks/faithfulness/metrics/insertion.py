@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulNumber, Judged, Make, Scores
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.evaluate.tasks.faithfulness.metrics.deletion import Deletion
 
+AXIS = base.Axis("share of pixels shown")
 
-@faithfulness_metric
+
+@base.faithfulness_metric
 class Insertion(Deletion):
     """The area under the score of a blurred picture while its hottest pixels are uncovered; RISE's protocol.
 
@@ -19,14 +20,16 @@ class Insertion(Deletion):
     name = "insertion"
     position = 2
     numbers: ClassVar = {
-        "insertion": FaithfulNumber(
+        "insertion": base.Number(
             "insertion ↑", "area under the probability while the hottest pixels are added", "high"
         ),
-        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same for the cosine alone", "high", False),
+        "insertion_cosine": base.Number("insertion, cosine ↑", "the same for the cosine alone", "high", False),
     }
-    curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
+    curves: ClassVar = {"insertion": AXIS, "insertion_cosine": AXIS}
     fill = "blur"
 
-    def ways(self, judged: Judged, fill: str) -> tuple[tuple[Scores, Scores], Callable[[Sequence[int], str], Make]]:
+    def ways(
+        self, judged: base.Judged, fill: str
+    ) -> tuple[base.Scores, base.Scores, Callable[[Sequence[int], str], base.Make]]:
         """The same from none of the picture to the whole of it."""
-        return (judged.empty(fill), judged.original), judged.keeping
+        return judged.empty(fill), judged.original, judged.keeping

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric, FaithfulNumber, Judged, Measured, spearman
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 
-@faithfulness_metric
-class Names(FaithfulnessMetric):
+@base.faithfulness_metric
+class Names(base.FaithfulnessMetric):
     """The rank correlation of the map with the map of the name that fits the picture second best.
 
     It is a sanity check, not a score: similar names may well have similar maps. But a map that is the same for all
@@ -17,9 +16,9 @@ class Names(FaithfulnessMetric):
     name = "names"
     position = 11
     paper = "Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS"
-    numbers: ClassVar = {"names": FaithfulNumber("other name", "rank correlation with the map of the second-best name")}
+    numbers: ClassVar = {"names": base.Number("other name", "rank correlation with the map of the second-best name")}
     needs_method = True
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         assert judged.others is not None
-        return Measured({"names": spearman(judged.heat, judged.others.of_other_name())})
+        return base.Measured({"names": base.spearman(judged.heat, judged.others.of_other_name())})

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulNumber, Judged, Make
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.evaluate.tasks.faithfulness.metrics.positive import TENTHS, Positive
 
 
-@faithfulness_metric
+@base.faithfulness_metric
 class Negative(Positive):
     """The area under the zero-shot top-1 accuracy when the coldest 10, 20 … 90 % of the pixels are black.
 
@@ -18,12 +17,12 @@ class Negative(Positive):
     name = "negative"
     position = 4
     numbers: ClassVar = {
-        "negative": FaithfulNumber(
+        "negative": base.Number(
             "negative ↑", "area under the top-1 accuracy while the coldest pixels are removed", "high"
         )
     }
-    curves: ClassVar = {"negative": Axis("share of pixels removed", TENTHS)}
+    curves: ClassVar = {"negative": base.Axis("share of pixels removed", TENTHS)}
 
-    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+    def without(self, judged: base.Judged, gone: Sequence[int], fill: str) -> base.Make:
         """Makes pictures, each without so many of its coldest pixels."""
         return judged.keeping([judged.pixels - pixels for pixels in gone], fill)

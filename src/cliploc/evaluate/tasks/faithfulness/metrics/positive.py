@@ -3,22 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Make,
-    Measured,
-    area,
-)
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
-@faithfulness_metric
-class Positive(FaithfulnessMetric):
+@base.faithfulness_metric
+class Positive(base.FaithfulnessMetric):
     """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
 
     Black is zero before normalisation. The prediction is compared with the true name, or, where that is not known, with
@@ -30,18 +21,18 @@ class Positive(FaithfulnessMetric):
     position = 3
     paper = "Chefer et al. 2021, Transformer Interpretability Beyond Attention Visualization, CVPR"
     numbers: ClassVar = {
-        "positive": FaithfulNumber(
+        "positive": base.Number(
             "positive ↓", "area under the top-1 accuracy while the hottest pixels are removed", "low"
         )
     }
-    curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
+    curves: ClassVar = {"positive": base.Axis("share of pixels removed", TENTHS)}
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         gone = [int(judged.pixels * share) for share in TENTHS]
         scores = judged.scores(len(gone), self.without(judged, gone, judged.options.baseline or "black"))
         right = (scores.first == judged.meant).float().tolist()
-        return Measured({self.name: area(right)}, {self.name: right})
+        return base.Measured({self.name: base.area(right)}, {self.name: right})
 
-    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+    def without(self, judged: base.Judged, gone: Sequence[int], fill: str) -> base.Make:
         """Makes pictures, each without so many of its hottest pixels."""
         return judged.removing(gone, fill)

@@ -2,21 +2,13 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness.judged import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    spearman,
-)
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 
 
-@faithfulness_metric
-class Randomisation(FaithfulnessMetric):
+@base.faithfulness_metric
+class Randomisation(base.FaithfulnessMetric):
     """The rank correlation of the map with the same method's map when weights are random, from the top down.
 
     The paper's cascading randomisation, from the output down: the last quarter of the image tower's weight tensors, the
@@ -29,12 +21,12 @@ class Randomisation(FaithfulnessMetric):
     position = 12
     paper = "Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS"
     numbers: ClassVar = {
-        "randomisation": FaithfulNumber("random tower", "rank correlation with the map of a random tower")
+        "randomisation": base.Number("random tower", "rank correlation with the map of a random tower")
     }
-    curves: ClassVar = {"randomisation": Axis("share of the weights that are random", SHARES)}
+    curves: ClassVar = {"randomisation": base.Axis("share of the weights that are random", SHARES)}
     needs_method = True
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         assert judged.others is not None
-        likeness = [spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
-        return Measured({"randomisation": likeness[-1]}, {"randomisation": likeness})
+        likeness = [base.spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
+        return base.Measured({"randomisation": likeness[-1]}, {"randomisation": likeness})

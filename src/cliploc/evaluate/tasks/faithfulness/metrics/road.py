@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.evaluate.tasks.faithfulness.judged import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured
-from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric
+from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values
@@ -15,8 +14,8 @@ DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of a pixel's neighbours
 SHARES = (0.2, 0.4, 0.6, 0.8)
 
 
-@faithfulness_metric
-class Road(FaithfulnessMetric):
+@base.faithfulness_metric
+class Road(base.FaithfulnessMetric):
     """(least − most)/2: the mean probability without the coldest 20, 40, 60, 80 %, minus that without the hottest.
 
     Removed pixels are noisy linear imputations (`imputed`). The paper takes the accuracy over a set. As in
@@ -28,16 +27,16 @@ class Road(FaithfulnessMetric):
     position = 8
     paper = "Rong et al. 2022, A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML"
     numbers: ClassVar = {
-        "road": FaithfulNumber(
+        "road": base.Number(
             "ROAD ↑", "probability without the coldest pixels minus without the hottest, divided by 2", "high"
         )
     }
     curves: ClassVar = {
-        "road_most": Axis("share of the hottest pixels removed", SHARES),
-        "road_least": Axis("share of the coldest pixels removed", SHARES),
+        "road_most": base.Axis("share of the hottest pixels removed", SHARES),
+        "road_least": base.Axis("share of the coldest pixels removed", SHARES),
     }
 
-    def measure(self, judged: Judged) -> Measured:
+    def measure(self, judged: base.Judged) -> base.Measured:
         hottest = [judged.order < int(judged.pixels * share) for share in SHARES]
         coldest = [judged.order >= judged.pixels - int(judged.pixels * share) for share in SHARES]
         removed = [*hottest, *coldest]
@@ -47,7 +46,7 @@ class Road(FaithfulnessMetric):
 
         scores = judged.scores(len(removed), make).probability
         most, least = scores[: len(SHARES)], scores[len(SHARES) :]
-        return Measured(
+        return base.Measured(
             {"road": float(least.mean() - most.mean()) / 2},
             {"road_most": most.tolist(), "road_least": least.tolist()},
         )

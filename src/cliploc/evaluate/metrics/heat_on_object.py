@@ -1,13 +1,13 @@
-"""Metrics that are the mean of one number for each image: pointing game, energy, relevance rank, and IoU at one τ."""
+"""How much of the heat lies on the object, the mean over images: pointing game, energy, relevance rank."""
 
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.evaluate.metrics import _base as base
 from cliploc.evaluate.metrics._base import JudgedMap, Number
+from cliploc.evaluate.metrics._boxes import checked_map
 from cliploc.values import FloatArray
 
 TOLERANCE = 15  # pixels beside a box, of the pointing game
@@ -36,7 +36,7 @@ class PointingGame(base.MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat, boxes = base.checked_map(judged.heat, "exact"), judged.boxes
+        heat, boxes = checked_map(judged.heat, "exact"), judged.boxes
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:]) - 1  # of the pixels that a box touches
         outside = np.maximum(np.maximum(first - (x, y), (x, y) - last), 0)  # [m, 2]
@@ -63,7 +63,7 @@ class EnergyInBoxes(base.MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat = base.checked_map(judged.heat, "exact").astype(np.float64)
+        heat = checked_map(judged.heat, "exact").astype(np.float64)
         return share_inside(heat, judged.inside)
 
 
@@ -88,7 +88,7 @@ class EnergyInMasks(base.MeanMetric):
     numbers: ClassVar = {"energy_in_masks": Number("Energy in masks", "the share of the map's sum on the object")}
 
     def value_of(self, judged: JudgedMap) -> float:
-        heat = base.checked_map(judged.heat, "exact").astype(np.float64)
+        heat = checked_map(judged.heat, "exact").astype(np.float64)
         mask, outside = base.checked_masks(judged)
         return share_inside(np.where(mask | outside, heat, 0), mask)
 
@@ -120,7 +120,7 @@ class RelevanceRank(base.MeanMetric):
     }
 
     def value_of(self, judged: JudgedMap) -> float:
-        return rank_accuracy(base.checked_map(judged.heat, "exact"), judged.inside)
+        return rank_accuracy(checked_map(judged.heat, "exact"), judged.inside)
 
 
 @base.metric
@@ -144,7 +144,7 @@ class RelevanceRankMasks(base.MeanMetric):
     def value_of(self, judged: JudgedMap) -> float:
         mask, outside = base.checked_masks(judged)
         counted = mask | outside
-        return rank_accuracy(base.checked_map(judged.heat, "exact")[counted], mask[counted])
+        return rank_accuracy(checked_map(judged.heat, "exact")[counted], mask[counted])
 
 
 def rank_accuracy(heat: FloatArray, inside: npt.NDArray[np.bool_]) -> float:
@@ -156,53 +156,3 @@ def rank_accuracy(heat: FloatArray, inside: npt.NDArray[np.bool_]) -> float:
     above, tied = heat > last, heat == last
     hits = (above & inside).sum() + (count - above.sum()) * (tied & inside).sum() / tied.sum()
     return float(hits) / count
-
-
-@base.metric
-class MeanBestIoU(base.MeanMetric):
-    """The IoU of the best of all contours' boxes at a given τ, averaged over images."""
-
-    name = "mean_best_iou"
-    position = 70
-    column = "best_iou"
-    needs_threshold = True
-    numbers: ClassVar = {"mean_best_iou": Number("Mean best IoU", "of the best of all contours' boxes at τ")}
-
-    def value_of(self, judged: JudgedMap) -> float:
-        assert self.threshold is not None
-        return float(judged.curve.best[judged.curve.index(self.threshold)])
-
-
-@base.metric
-class VLScoreRule(base.MeanMetric):
-    """VL-Score's own rule: right if any predicted box has an IoU of at least 0.5 with any true box.
-
-    Gao & Wang 2022. Boxes are those of 4-connected regions above τ·max that cover at least 0.1 % of the map. The rule
-    is more lenient than MaxBoxAcc, which takes one box: report both.
-
-    Example:
-        >>> heat = np.zeros((32, 32))
-        >>> heat[4:12, 4:12] = 1
-        >>> VLScoreRule(0.6).value_of(JudgedMap("a", heat, np.array([[4, 4, 12, 12]]), (32, 32)))
-        1.0
-    """
-
-    name = "vl_score_rule"
-    position = 40
-    column = "vl_hit"
-    column_type = "bool"
-    needs_threshold = True
-    numbers: ClassVar = {
-        "vl_score_rule": Number(
-            "VL-Score's rule", "any of the predicted boxes has IoU ≥ 0.5 with any true box: more lenient"
-        )
-    }
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__(threshold)
-        self._rule = BoxRule(threshold, min_area=0.001, nms_iou=None, connectivity=4)
-
-    def value_of(self, judged: JudgedMap) -> float:
-        heat = base.checked_map(judged.heat, "exact").astype(np.float32)
-        predicted = boxes_from_maps(heat[None], self._rule).xyxy
-        return float(base.iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)

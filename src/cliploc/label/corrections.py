@@ -1,12 +1,10 @@
-"""What people changed, taken into a run: boxes of the editor, of its page in a file, and corrected sets."""
-
-from __future__ import annotations
+"""What people changed, taken into a run: boxes of the editor, and corrected sets."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,28 +13,15 @@ from msgspec import Meta, Struct
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
-from cliploc.formats.yolo import CLASS_LISTS
-from cliploc.images import rle
+from cliploc.images import geometry, rle
 from cliploc.images.polygons import draw_all, outlines_of
-from cliploc.label.drafts import choose, correction_of_drafts
-from cliploc.runs.labelling import Candidates, Correction
-from cliploc.support.documents import convert, read_json
+from cliploc.label.results import AnnotatedFolder
+from cliploc.runs.label_store import Candidates, Correction
 
-if TYPE_CHECKING:
-    from cliploc.label.results import AnnotatedFolder
-
-FORMATS = f"what review.html saves, {reading.FORMATS}"
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 Size: TypeAlias = tuple[int, int]  # width, height
 SAME = 0.01  # pixels; coordinates are stored in hundredths
 MOVED = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
-# Source of the mask of a corrected box → its text.
-SOURCES = {
-    "set": "from the set",
-    "draft": "from the draft with the same box",
-    "inside": "from drafts of the label inside the box",
-    "box": "the whole box, because no draft of the label has pixels there",
-}
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
 Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
@@ -44,6 +29,15 @@ Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the out
 
 class UnusableError(ValueError):
     """Why a picture's boxes cannot be taken."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What a corrected set has for the pictures of a run."""
+
+    form: str  # the format that was read
+    pictures: dict[str, Correction]  # picture → its corrected boxes
+    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
 
 
 class ReviewedBox(Struct, forbid_unknown_fields=True):
@@ -66,62 +60,11 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     answered: list[Count] = []  # numbers of suspects of a checked set that the person has judged
 
 
-class SavedReview(Struct):
-    """What review.html saves."""
-
-    kind: Literal["cliploc review"]
-    run: str
-    pictures: dict[str, ReviewedPicture]
-
-
-def is_review(path: Path) -> bool:
-    """Whether a file is read as what review.html saved: it is not in a format of another tool."""
-    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml", ".csv") or path.name.lower() in CLASS_LISTS:
-        return False
-    try:
-        read = read_json(path)
-    except (OSError, ValueError):
-        return True
-    return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
-
-
-def apply_review(folder: AnnotatedFolder, path: Path) -> dict[str, str]:
-    """Takes the pictures that a person edited in review.html. Returns why others are left as they are."""
-    try:
-        review = convert(read_json(path), SavedReview)
-    except FileNotFoundError:
-        raise UsageError(f"expected corrected boxes in {path}, found no such file: check the path") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"expected {FORMATS}; {path} has other content or cannot be read ({error}): save it again, or unpack it"
-        ) from None
-    if review.run != folder.id:
-        raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
-    problems = dict[str, str]()
-    with folder.run.store.transaction():
-        for name, page in review.pictures.items():
-            picture = folder.pictures.get(name)
-            if picture is None or picture.error is not None:
-                raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
-            file, dash, _ = (page.drawn or "").partition("-")  # a page need not have it
-            if dash and file != picture.checksum[: len(file)]:
-                problems[name] = "its file was another one when it was reviewed: review it again"
-                continue
-            try:
-                correction = review_of(folder, name, page)
-            except UnusableError as error:
-                raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
-            folder.run.save(picture, page.status, correction)
-    return problems
-
-
-def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, list[str]]:
+def apply_corrections(folder: AnnotatedFolder, path: Path) -> tuple[Corrections, str]:
     """Takes a corrected set, and says what it held."""
-    read, sources = matched(path, folder, [picture.id for picture in folder.annotated()])
+    read = matched(path, folder, [picture.id for picture in folder.annotated()])
     save_reviewed(folder, read.pictures)
-    parts = [f"{sources[key]:,} {words}" for key, words in SOURCES.items() if sources.get(key)]
-    lines = [f"masks of corrected boxes: {'; '.join(parts)}"] if parts else []
-    return read, [*lines, f"{read.form}: {len(read.pictures):,} of {len(folder.found):,} pictures corrected"]
+    return read, f"{read.form}: {len(read.pictures):,} of {len(folder.found):,} pictures corrected"
 
 
 def save_reviewed(folder: AnnotatedFolder, corrections: Mapping[str, Correction]) -> None:
@@ -133,47 +76,37 @@ def save_reviewed(folder: AnnotatedFolder, corrections: Mapping[str, Correction]
 
 def matched(
     source: Path | Sequence[Mapping[str, Any]], folder: AnnotatedFolder, pictures: Iterable[str]
-) -> tuple[Corrections, Counter[str]]:
-    """A corrected set or annotated tasks, for these pictures of a run, and where its masks are from."""
+) -> Corrections:
+    """A corrected set or annotated tasks, for these pictures of a run."""
     texts = prompts.parse(folder.labels)
     # Also as it was typed: "cat|kitten" is a label's value in Label Studio, too.
     every = zip(texts.names, texts.synonyms, folder.labels, strict=True)
     words = [(name, *synonyms, typed) for name, synonyms, typed in every]
     sizes = {name: folder.pictures[name].size_wh for name in pictures}
     read = read_corrections(source, sizes, words, [folder.out / "yolo", folder.out / "voc"], folder.masks)
-    sources: Counter[str] = Counter()
-    if folder.masks:
-        for name, correction in read.pictures.items():
-            read.pictures[name], of_picture = with_masks(correction, folder.drafts(name, unsure=True))
-            sources += of_picture
-    return read, sources
+    for name, correction in read.pictures.items() if folder.masks else ():
+        read.pictures[name] = with_masks(correction, folder.drafts(name, unsure=True))
+    return read
 
 
-def with_masks(correction: Correction, found: Candidates) -> tuple[Correction, Counter[str]]:
-    """The correction with a mask for every box, and the number of masks from each source."""
-    hw, sources = (found.size_wh[1], found.size_wh[0]), Counter[str]()
-    masks, of_drafts = list(correction.masks or [None] * len(correction.boxes)), found.masks or ()
-    for label in sorted(set(correction.labels)):
-        of_label = np.flatnonzero(found.labels == label).tolist()
-        inside: rle.BoolArray | None = None  # [H, W], the pixels of all drafts of the label
-        for place in (i for i, number in enumerate(correction.labels) if number == label):
-            box = correction.boxes[place]
-            near = np.flatnonzero((np.abs(found.xyxy[of_label] - box) <= MOVED).all(axis=1))
-            if masks[place] is not None:
-                source = "set"
-            elif len(near):
-                source, masks[place] = "draft", of_drafts[of_label[near[0]]]
-            else:
-                if inside is None:
-                    counts = [rle.counts_of({"size": hw, "counts": of_drafts[i]}) for i in of_label]
-                    inside = rle.of_runs(rle.united(counts)).reshape(hw[::-1]).T if counts else np.zeros(hw, bool)
-                (rows, columns) = window = _window(box, hw)
-                source, part = "inside", inside[window]
-                if not part.any():
-                    source, part = "box", np.ones_like(part)
-                masks[place] = rle.compressed(rle.placed(part, columns.start, rows.start, hw))
-            sources[source] += 1
-    return replace(correction, masks=masks), sources
+def with_masks(correction: Correction, found: Candidates) -> Correction:
+    """The correction with a mask for every box: its own, that of the nearest draft inside it, or all of the box."""
+    hw, masks = (found.size_wh[1], found.size_wh[0]), [*(correction.masks or [None] * len(correction.boxes))]
+    for i, (box, label) in enumerate(zip(correction.boxes, correction.labels, strict=True)):
+        if masks[i] is not None:
+            continue
+        (rows, columns) = window = _window(box, hw)
+        part = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+        overlaps = geometry.iou_matrix([box], found.xyxy)[0] * (found.labels == label)
+        if found.masks and overlaps.max(initial=0) > 0:
+            best = int(overlaps.argmax())
+            if np.abs(found.xyxy[best] - box).max() <= MOVED:
+                masks[i] = found.masks[best]
+                continue
+            draft = rle.decode({"size": hw, "counts": found.masks[best]})[window]
+            part = draft if draft.any() else part
+        masks[i] = rle.compressed(rle.placed(part, columns.start, rows.start, hw))
+    return replace(correction, masks=masks)
 
 
 def _window(box: Sequence[float], hw: tuple[int, int]) -> tuple[slice, slice]:
@@ -188,15 +121,6 @@ def _window(box: Sequence[float], hw: tuple[int, int]) -> tuple[slice, slice]:
 
 
 # ---------------------------------------------------------------------------------------------- sets of other tools
-@dataclass(frozen=True)
-class Corrections:
-    """What a corrected set has for the pictures of a run."""
-
-    form: str  # the format that was read
-    pictures: dict[str, Correction]  # picture → its corrected boxes
-    problems: dict[str, str]  # picture, as the set names it → why it was left as it is
-
-
 def read_corrections(
     source: Path | Sequence[Mapping[str, Any]],  # a corrected set, or tasks as Label Studio's JSON has them
     sizes: Mapping[str, Size],  # of the run's pictures, upright
@@ -205,7 +129,7 @@ def read_corrections(
     masks: bool = False,  # whether masks are read, and polygons as masks; else only boxes are taken
 ) -> Corrections:
     """Reads a corrected set."""
-    read = reading.read_labels(source, FORMATS) if isinstance(source, Path) else _of_tasks(source)
+    read = reading.read_labels(source, reading.FORMATS) if isinstance(source, Path) else _of_tasks(source)
     find = reading.PictureFinder(sizes, read.listed, {k: v for folder in lists for k, v in read_list(folder).items()})
     known = _label_index(labels)
     corrections, problems, named = dict[str, Correction](), dict[str, str](), Counter[str]()
@@ -304,9 +228,10 @@ def correction_of(boxes: Sequence[ReviewedBox], found: Candidates, labels: int) 
 
 def review_of(folder: AnnotatedFolder, picture: str, saved: ReviewedPicture) -> Correction | None:
     """The boxes after a person saved a picture, None: its drafts."""
-    found, boxes = folder.candidates(picture), saved.boxes
-    drafts = correction_of_drafts(found, choose(found, folder.rule, folder.prior).visible(folder.rule.unsure))
-    if saved.drawn not in (None, folder.drawn(picture, folder.saved(picture).generation)):
+    now = folder.view(picture)
+    found, boxes = now.found, saved.boxes
+    drafts = now.of_drafts()
+    if saved.drawn not in (None, folder.drawn(picture, now.saved.generation)):
         # They were made from earlier drafts: each gets the number of the draft that is the same now, if there is.
         left, boxes = list(range(len(found.labels))), []
         for box in saved.boxes:

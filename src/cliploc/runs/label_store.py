@@ -4,26 +4,23 @@ A picture's boxes have generations: 0 are the model's candidates, 1 and more tho
 person's. Numbers of taught boxes follow the model's, so that a number says which draft a person's box was made from.
 """
 
-from __future__ import annotations
-
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.runs.store import FILE, Store
+from cliploc.errors import InputError, UsageError
+from cliploc.runs.store import FILE, Entry, Store
 from cliploc.values import Floats
 
-KIND, VERSION = "annotate", 1
+KIND, VERSION = "annotate", 2
 CACHED = 64  # pictures whose candidates are in memory
 PERSON = -1  # the generation of a person's boxes
 TABLES = (
@@ -59,8 +56,7 @@ TABLES = (
     presence TEXT NOT NULL,                 -- JSON object: label that is taught, its chance
     PRIMARY KEY (picture, generation)) WITHOUT ROWID""",
     "CREATE TABLE learnt (generation INTEGER PRIMARY KEY, content BLOB NOT NULL)",  # learnt.safetensors
-    "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL, "
-    "digest TEXT NOT NULL)",  # nobody would see a flipped bit in what teaching reads
+    "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL)",
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
@@ -190,7 +186,7 @@ class Candidates:
     untaught: int = 0  # number of the model's own boxes; those of taught labels follow
 
     @classmethod
-    def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Candidates:
+    def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Self:
         """Of these boxes."""
         return cls(
             size_wh,
@@ -204,14 +200,14 @@ class Candidates:
             untaught=len(boxes),
         )
 
-    def with_taught(self, taught: TaughtPicture) -> Candidates:
+    def with_taught(self, taught: TaughtPicture) -> Self:
         """With the boxes of taught labels behind the others."""
         more = Candidates.of(self.size_wh, self.presence, taught.boxes, self.masks is not None)
         columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in OF_EACH}
         masks = None if self.masks is None or more.masks is None else (*self.masks, *more.masks)
         return replace(self, **columns, masks=masks, taught=taught.presence)
 
-    def take(self, numbers: Sequence[int]) -> Candidates:
+    def take(self, numbers: Sequence[int]) -> Self:
         """These boxes alone, in this order."""
         ids = np.array(numbers, np.int64)
         columns: dict[str, Any] = {name: getattr(self, name)[ids] for name in OF_EACH}
@@ -225,6 +221,21 @@ class StaleReviewError(ValueError):
 class LabellingRun:
     """The store of a labelling run. Threads may share it, and any number of processes may have it open."""
 
+    root = Entry(str, "")  # the folder of its pictures
+    drafts: Entry[dict[str, Any]] = Entry(dict[str, Any], {})  # `cliploc.label.drafts.DraftRule`
+    # `cliploc.formats.ExportSettings` of the last call
+    written: Entry[dict[str, Any]] = Entry(dict[str, Any], {})
+    visible = Entry(str, "")  # a digest of the pictures that exports show
+    exports: Entry[dict[str, int]] = Entry(dict[str, int], {})  # export → the count of changes when it was written
+    files: Entry[list[str]] = Entry(list[str], [])  # that it writes besides its store
+    left_out: Entry[list[str]] = Entry(list[str], [])  # pictures of earlier calls that the last one left out
+    unreadable: Entry[dict[str, str]] = Entry(dict[str, str], {})  # picture → why it could not be read by the last call
+    # A number that grows with every write that changes what exports hold.
+    changes = Entry(int, 0)
+    generation = Entry(int, 0)  # the last one that was taught
+    # What the taught boxes of now were made of, last, and those before, where a person can go back to them.
+    taught_by: Entry[list[Generation]] = Entry(list[Generation], [])
+
     def __init__(self, store: Store) -> None:
         self.store, self.out = store, store.path.parent
         self.names: tuple[str, ...] = tuple(store["names"])
@@ -233,22 +244,18 @@ class LabellingRun:
         self.candidates = lru_cache(CACHED)(self._read_candidates)
 
     @classmethod
-    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> LabellingRun:
+    def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> Self:
         """The run in a folder, made if there is none, with these entries of the table `run`.
 
         One with other settings is refused, but names may follow those that it has.
         """
-        _check_version(out)
         store = Store(out / FILE, KIND, VERSION, TABLES)
         try:
             with store.transaction():
-                before = store.get("settings", {})
-                count = len(before.get("labels", ()))
-                if before and before["labels"] == list(settings["labels"][:count]):
-                    store["settings"] = {**before, "labels": settings["labels"]}
+                before = store.get("settings", {}).get("labels", [])
+                if before and before == list(settings["labels"][: len(before)]):
+                    store["settings"] = {**store["settings"], "labels": settings["labels"]}
                 store.keep("settings", settings)
-                if not before:
-                    store["changes"], store["generation"] = 0, 0
                 store["names"] = list(names)
                 run = cls(store)
                 run.change(**values)
@@ -258,48 +265,38 @@ class LabellingRun:
         return run
 
     @classmethod
-    def open(cls, out: Path) -> LabellingRun:
+    def open(cls, out: Path) -> Self:
         """The run in a folder; one that cannot be written is opened to be read."""
-        _check_version(out)
         store = Store(out / FILE, KIND, VERSION)
-        if store.get("root") is None:  # killed as it was made
+        if store.get("settings") is None:  # killed as it was made
             store.close()
             raise UsageError(f"expected a run in {out}, which was only begun: run its `cliploc annotate` again")
         return cls(store)
 
     @contextmanager
-    def snapshot(self) -> Iterator[LabellingRun]:
+    def snapshot(self) -> Iterator[Self]:
         """The run as it is now, however others go on writing."""
         with self.store.snapshot() as store:
-            yield LabellingRun(store)
+            yield type(self)(store)
 
     def close(self) -> None:
         """Closes the file."""
         self.store.close()
 
-    def __enter__(self) -> LabellingRun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     # ------------------------------------------------------------------------------------------------------- changes
-    @property
-    def changes(self) -> int:
-        """A number that grows with every write that changes what exports hold."""
-        return int(self.store["changes"])
-
-    def _count(self) -> None:
-        self.store["changes"] = self.changes + 1
-
     def change(self, **values: Any) -> None:
         """Sets entries of the table `run` that exports depend on."""
         with self.store.transaction():
             before = [self.store.get(key) for key in values]
             for key, value in values.items():
                 self.store[key] = value
-            if [self.store.get(key) for key in values] != before:  # as JSON has them
-                self._count()
+            self.changes += [self.store.get(key) for key in values] != before  # as JSON has them
 
     # ------------------------------------------------------------------------------------------------------- pictures
     def add(self, found: Sequence[Found], stamps: Mapping[str, str]) -> None:
@@ -322,11 +319,11 @@ class LabellingRun:
                 )  # fmt: skip
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
-                    self.store.insert("features", [(number, one.features, _checksum(one.features))])
+                    self.store.insert("features", [(number, one.features)])
                 if earlier and earlier[1] == one.checksum:
                     self._take_over(earlier[0], number)
                 self.remove([""])
-            self._count()
+            self.changes += 1
 
     def _take_over(self, earlier: int, now: int) -> None:
         """Gives what a person did with a picture to the row that replaces it, with the numbers of the same drafts."""
@@ -341,25 +338,19 @@ class LabellingRun:
             "UPDATE picture SET (status, corrected, revision) = "
             "(SELECT status, corrected, revision FROM picture WHERE id = ?1) WHERE id = ?2", earlier, now,
         )  # fmt: skip
-        self.store.write("DELETE FROM run WHERE key = 'taught'")  # it had boxes of such names
+        self.store.write("DELETE FROM run WHERE key = 'taught_by'")  # it had boxes of such names
 
     def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
         """Id of a picture → what teaching reads of it, for some that have it."""
         marks = ", ".join("?" * len(pictures))
-        rows = self.store.rows(f"SELECT picture, content, digest FROM features WHERE picture IN ({marks})", *pictures)
-        if any(_checksum(content) != checksum for _, content, checksum in rows):
-            raise UsageError(
-                f"what {self.store.path} keeps to learn from is damaged: annotate the pictures into another --out, and "
-                "--apply the exports there"
-            )
-        return {picture: content for picture, content, _ in rows}
+        return dict(self.store.rows(f"SELECT picture, content FROM features WHERE picture IN ({marks})", *pictures))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes pictures with all that belongs to them."""
         with self.store.transaction():
             for name in names:
                 self.store.write("DELETE FROM picture WHERE name = ?", name)
-            self._count()
+            self.changes += 1
 
     def stamped(self) -> dict[str, tuple[str, str, bool]]:
         """Picture → its stamp, its checksum and whether it has results."""
@@ -492,18 +483,13 @@ class LabellingRun:
                         for number, (label, box, draft, mask) in enumerate(boxes)
                     ),
                 )
-            self._count()
+            self.changes += 1
         return before.revision + 1
 
     # ------------------------------------------------------------------------------------------------------- teaching
-    @property
-    def generations(self) -> list[Generation]:
-        """What the taught boxes of now were made of, last, and those before, where a person can go back to them."""
-        return msgspec.convert(self.store.get("taught", []), list[Generation])
-
     def learnt(self) -> bytes | None:
         """The content of learnt.safetensors; None where nothing is learnt."""
-        number = self.generations[-1].number if self.generations else 0
+        number = self.taught_by[-1].number if self.taught_by else 0
         row = self.store.row("SELECT content FROM learnt WHERE generation = ?", number)
         return None if row is None else bytes(row[0])
 
@@ -513,8 +499,8 @@ class LabellingRun:
         Where it changed the drafts of pictures, those of before are kept.
         """
         with self.store.transaction():
-            before = self.generations[-1:] or [Generation()]
-            number = int(self.store["generation"]) + 1
+            before = self.taught_by[-1:] or [Generation()]
+            number = self.generation + 1
             self._drop()
             self.store.write(f"UPDATE picture SET generation = 0 WHERE {UNTOUCHED}")
             untouched = {row[0] for row in self.store.rows(f"SELECT id FROM picture WHERE {UNTOUCHED}")}
@@ -530,22 +516,22 @@ class LabellingRun:
             if learnt is not None:
                 self.store.insert("learnt", [(number, learnt)])
             made = msgspec.structs.replace(made, number=number)
-            self.store["generation"] = number
-            self.store["taught"] = msgspec.to_builtins([*(before if made.changed else []), made])
-            self._count()
+            self.generation = number
+            self.taught_by = [*(before if made.changed else []), made]
+            self.changes += 1
 
     def undo(self, finished: int) -> None:
         """Goes back to the generation before, but for pictures that a person has touched since."""
         with self.store.transaction():
-            *earlier_ones, now = self.generations
+            *earlier_ones, now = self.taught_by
             if not earlier_ones:  # another editor went back meanwhile
                 return
             earlier = "(SELECT max(t.generation) FROM taught t WHERE t.picture = picture.id AND t.generation < ?)"
             self.store.write(f"UPDATE picture SET generation = coalesce({earlier}, 0) WHERE {UNTOUCHED}", now.number)
             self._drop()
             back = msgspec.structs.replace(earlier_ones[0], of=now.of, reviewed=finished, undone=True, changed=[])
-            self.store["taught"] = msgspec.to_builtins([back])
-            self._count()
+            self.taught_by = [back]
+            self.changes += 1
 
     def _drop(self) -> None:
         """Drops the taught boxes that no picture has any more."""
@@ -553,18 +539,6 @@ class LabellingRun:
         gone += " WHERE t.generation != p.generation"
         self.store.write(f"DELETE FROM box WHERE (picture, generation) IN ({gone})")
         self.store.write(f"DELETE FROM taught WHERE (picture, generation) IN ({gone})")
-
-    # -------------------------------------------------------------------------------------------------------- exports
-    @property
-    def exports(self) -> dict[str, int]:
-        """Export → the count of changes when it was written."""
-        written: dict[str, int] = self.store.get("exports", {})
-        return written
-
-    def exported(self, export: str, changes: int) -> None:
-        """Notes that an export was written when the count of changes was this."""
-        with self.store.transaction():
-            self.store["exports"] = {**self.exports, export: changes}
 
 
 @dataclass(frozen=True)
@@ -579,22 +553,12 @@ class Earlier:
 
 def settled_in(out: Path) -> Earlier:
     """What an earlier call settled for those that follow, if there was one."""
-    _check_version(out)
     if not (out / FILE).is_file():
         return Earlier()
-    with Store(out / FILE, KIND, VERSION, TABLES) as store:
+    with Store(out / FILE, KIND, VERSION) as store:
         settings = store.get("settings", {})
-        about = settings.get("min_presence"), store.get("files", []), store.get("image_url")
-        return Earlier(*about, settings.get("labels", []))
-
-
-def files_of_run(out: Path) -> frozenset[str]:
-    """What the run in a folder writes besides its store; nothing where it cannot be read."""
-    try:
-        with Store(out / FILE, KIND, VERSION) as store:
-            return frozenset(store.get("files", ()))
-    except CliplocError:
-        return frozenset()
+        url = store.get("written", {}).get("image_url")
+        return Earlier(settings.get("min_presence"), store.get("files", []), url, settings.get("labels", []))
 
 
 def check_revision(revision: int, seen: int) -> None:
@@ -605,17 +569,6 @@ def check_revision(revision: int, seen: int) -> None:
 
 def _gone(picture: Picture) -> InputError:
     return InputError(f"{picture.name} was annotated again meanwhile: open the folder again")
-
-
-def _check_version(out: Path) -> None:
-    if not (out / FILE).exists() and (out / "manifest.json").exists() and (out / "parts").is_dir():
-        raise UsageError(
-            f"{out} was made by cliploc 0.2: its exports hold its boxes; --apply them to a new run in another --out"
-        )
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _json(value: Any) -> str:

@@ -23,7 +23,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from cliploc.towers._cnn import ConvolutionalBackbone
-from cliploc.towers._open_clip_parts import OpenClipParts, Tokenizer, adapter
+from cliploc.towers._open_clip_towers import OpenClipParts, Tokenizer
 from cliploc.towers._timm_vit import TimmBlock, first_tokens, rotation
 from cliploc.towers._transformer import QueryPool, TransformerBackbone, on_grid
 from cliploc.towers.tower import Pooling, split_heads
@@ -62,7 +62,6 @@ ATTENTIONS = (Attention, EvaAttention, AttentionRope)
 POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg": "global average"}
 
 
-@adapter
 class TimmVit(TransformerBackbone):
     """SigLIP 1 and 2 (pool, no class token), EVA-CLIP, PE, ViTamin, MobileCLIP-B and -L; any input size."""
 
@@ -124,7 +123,6 @@ class TimmVit(TransformerBackbone):
 
 
 # --------------------------------------------------------------------------------------------------------------- CNNs
-@adapter
 class TimmCnn(ConvolutionalBackbone):
     """ConvNeXt-CLIP and MobileCLIP's FastViTs (attention not accessible); stage −1 is the last before the mean."""
 
