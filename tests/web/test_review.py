@@ -856,51 +856,6 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         assert "expected a label of this run, got 'person'" in page.locator("#suggest-said").inner_text()
 
 
-@on_a_desk
-def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, photos, tmp_path):
-    before = coco(out, "dogs.jpg")
-    editor = Editor(context, (out / "review.html").as_uri())
-    page = editor.page
-    assert "kept in this browser only" in page.locator("header").inner_text()
-    editor.open("dogs.jpg")
-    editor.drag((20, 20), (100, 80))
-    editor.saved()
-    page.locator("#boxes .away").first.click()
-    editor.key("r")
-    editor.open(ODD)
-    editor.pick(page.locator("#boxes .kind").first, "dog")
-    editor.saved()
-    page.reload()
-    editor.ready()
-    assert (page.locator("#name").inner_text(), editor.labels) == (ODD, ["dog"])
-    annotate(photos, LABELS, out, min_score=1.0, **OPTIONS)  # the box of ODD was made from a draft that is gone
-    page.reload()
-    editor.ready()
-    editor.open(ODD)
-    assert editor.labels == ["dog"]
-    editor.open("dogs.jpg")
-    assert len(editor.boxes) == 1
-    assert page.get_by_role("radio", name="reviewed", exact=True).is_checked()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save review").click()
-    file = tmp_path / download.value.suggested_filename
-    download.value.save_as(file)
-    assert file.name == "review.json"
-    result = annotate(photos, LABELS, out, decisions=file, **OPTIONS)
-    assert (result.corrected, result.reviewed, result.computed) == (2, 1, 0)
-    assert (len(before), len(coco(out, "dogs.jpg"))) == (1, 1)
-    assert coco(out, "dogs.jpg")[0][1] == pytest.approx([20, 20, 80, 60], abs=4)
-    assert [label for label, _ in coco(out, ODD)] == [2]
-
-    # The page written anew shows the corrected boxes, and not what the browser kept for the page before.
-    page.goto("about:blank")
-    page.goto((out / "review.html").as_uri())
-    editor.ready()
-    editor.open("dogs.jpg")
-    assert editor.boxes[0] == pytest.approx([20, 20, 80, 60], abs=4)
-    assert page.locator("#dropped li").count() == 1
-    assert editor.console == []
-    assert {url.split(":")[0] for url in editor.requested} <= {"file", "data", "blob", "about"}
 
 
 LEARNT = (

@@ -1,6 +1,6 @@
 "use strict";
 // The review editor. Boxes are drawn, moved and resized by Annotorious; what they mean, their history, the list of
-// pictures and the saving are here. `store` is the only part that differs between a server and a file.
+// pictures and the saving are here.
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id), editor = document.querySelector(".editor");
@@ -61,60 +61,7 @@ class ServerStore {
   }
 }
 
-/** The pictures in this file; what a person does is kept by the browser until it is saved as a file. */
-class FileStore {
-  #key = `cliploc-review:${data.run}`;
-  #lost = new Map();  // what the browser could not keep
-  constructor() {
-    addEventListener("beforeunload", (event) => { if (this.#lost.size) event.preventDefault(); });
-  }
-  /** What is kept, without what a newer page has already. */
-  kept() {
-    let all = {};
-    try { all = JSON.parse(localStorage.getItem(this.#key)) || {}; } catch { /* nothing is kept */ }
-    // Another folder with the same labels has the same run: a picture of the same name there is another file. What pages
-    // of earlier versions kept does not say of which file it is.
-    const file = (drawn) => drawn?.includes("-") ? drawn.split("-")[0] : null;
-    const pictures = new Map(data.pictures.map((one) => [one.name, one]));
-    const holds = ([name, {base, drawn}]) => pictures.get(name)?.revision === base &&
-      [null, file(pictures.get(name).drawn)].includes(file(drawn));
-    return {...Object.fromEntries(Object.entries(all).filter(holds)),
-      ...Object.fromEntries(this.#lost)};
-  }
-  async entries() {
-    const kept = this.kept();
-    return data.pictures.map((one) => entryOf({...one, ...kept[one.name]}));
-  }
-  async state(index) {
-    const {image, ...own} = data.pictures[index];
-    return clone({...own, ...this.kept()[own.name]});
-  }
-  image(index) { return data.pictures[index].image; }
-  thumbnail(index) { return data.pictures[index].image; }
-  async save(index, saved) {
-    const {name, revision: base} = data.pictures[index], all = this.kept();
-    if ((all[name]?.revision ?? base) !== saved.revision) throw new Conflict("saved elsewhere");
-    const revision = saved.revision + 1;
-    all[name] = {...saved, revision, base};
-    try {
-      localStorage.setItem(this.#key, JSON.stringify(all));
-      this.#lost.delete(name);
-    } catch {
-      this.#lost.set(name, all[name]);
-      tell("This browser cannot keep more: save the review now, before you close the page.");
-    }
-    return revision;
-  }
-  /** The file for `--apply`. */
-  document() {
-    const pictures = {};
-    for (const [name, {revision, status, boxes, drawn}] of Object.entries(this.kept())) pictures[name] = {revision, status, boxes, drawn};
-    return {kind: data.kind, schema_version: 1, run: data.run, pictures};
-  }
-  forget() { this.#lost.clear(); }
-}
-
-const store = data.server ? new ServerStore() : new FileStore();
+const store = new ServerStore();
 
 function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
@@ -220,7 +167,7 @@ async function save(picture) {
       }
       picture.sent.clear();
       entries[picture.index].revision = picture.revision;
-      saved(data.server ? "Saved" : "Kept in this browser");
+      saved("Saved");
     } catch (error) {
       picture.saving = false;
       picture.unsaved = true;
@@ -250,7 +197,7 @@ async function reload(picture, state) {
   tell(`${state.name} was saved in another tab or window in the meantime. The page now shows that version; your last change was not saved.`);
   if (current === picture) await open(picture.index, true);
 }
-addEventListener("beforeunload", (event) => { if (pending.size && data.server) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); });
 
 function undo() { if (dropIsLast) takeBackShown(); else step(current.steps, current.undone); }
 function redo() { step(current.undone, current.steps); }
@@ -1000,14 +947,14 @@ function showList(on) {
 let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
 let dropIsLast = false;    // whether nothing was changed since, so that Undo takes it back
 const DROPPED = `cliploc-dropped:${data.folder}`;
-/** Keeps what can be taken back; of a server also over a reload. */
+/** Keeps what can be taken back, also over a reload. */
 function keepDropped(done) {
   droppedShown = done;
   dropIsLast &&= done.length > 0;
   drawUndo();
   $("take-back").hidden = !done.length;
   try {
-    if (data.server) sessionStorage.setItem(DROPPED, JSON.stringify(done));
+    sessionStorage.setItem(DROPPED, JSON.stringify(done));
   } catch { sessionStorage.removeItem(DROPPED); }  // too much
 }
 async function dropShown() {
@@ -1196,7 +1143,6 @@ function endHeat() {
   heat?.canvas.remove();
   heat = null;
   $("stage").classList.remove("heated");
-  if (!data.server) return;
   $("tau-part").hidden = $("suggest-end").hidden = true;
   $("suggest-said").textContent = "";
 }
@@ -1224,13 +1170,6 @@ press("toggle-list", () => showList(!editor.classList.contains("open")));
 press("drop-shown", dropShown);
 press("take-back", takeBackShown);
 press("suggest-end", endHeat);
-press("save", () => {
-  const link = element("a", {href: URL.createObjectURL(new Blob([JSON.stringify(store.document(), null, 1)], {type: "application/json"})), download: "review.json"});
-  link.click();
-  URL.revokeObjectURL(link.href);
-  store.forget();
-  saved("Saved as review.json");
-});
 press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
@@ -1353,7 +1292,7 @@ addEventListener("change", () => {
     editor.inert = true;
     return;
   }
-  if (data.server) keepDropped(JSON.parse(sessionStorage.getItem(DROPPED)) ?? []);
+  keepDropped(JSON.parse(sessionStorage.getItem(DROPPED)) ?? []);
   filter();
   const asked = Number(location.hash.slice(1) || -1);
   if (!entries.length) return tell("There are no pictures to review.");
