@@ -499,7 +499,7 @@ $("canvas").addEventListener("pointerdown", (event) => {
     if (selected.size > MOST_HANDLES) select([]);  // Annotorious does not know of it
     else if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
     const layer = annotator.element.querySelector("svg");
-    layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
+    if (event.isTrusted) layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
     // A finger that taps the next corner of a polygon has not moved there.
     if (event.pointerType === "touch") layer.dispatchEvent(new PointerEvent("pointermove", event));
   }
