@@ -330,19 +330,19 @@ def batches(
 
 def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with one list of names for all or one for each; its id is its number."""
-    names = prompts.named(names)
-    prompts.check_list(names)
+    lists: Any = prompts.named(names)
+    prompts.check_list(lists)
     images = pictures_in(images)
-    if not names or isinstance(names[0], str):
+    if not lists or isinstance(lists[0], str):
         for number, image in enumerate(images):
-            yield Request(number, image, names)  # type: ignore[arg-type]
+            yield Request(number, image, lists)
         return
-    if isinstance(images, Sequence) and len(images) != len(names):
-        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    if isinstance(images, Sequence) and len(images) != len(lists):
+        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(lists)} lists")
     number = -1
     for number, image in enumerate(images):
-        if number >= len(names):
-            raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
-        yield Request(number, image, names[number])
-    if number + 1 < len(names):
-        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
+        if number >= len(lists):
+            raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and more pictures")
+        yield Request(number, image, lists[number])
+    if number + 1 < len(lists):
+        raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and {number + 1} pictures")

@@ -299,8 +299,8 @@ class Labels:
         if not {*names} <= place.keys():
             return self
         order = [place.pop(name) for name in names] + [*place.values()]
-        entries, thresholds = (tuple(some[i] for i in order) for some in (self.entries, self.thresholds))
-        return replace(self, entries=entries, thresholds=thresholds)
+        thresholds = tuple(self.thresholds[i] for i in order)
+        return replace(self, entries=tuple(self.entries[i] for i in order), thresholds=thresholds)
 
 
 def read_labels(path: str | Path) -> Labels:
