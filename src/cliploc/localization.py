@@ -20,7 +20,8 @@ from cliploc.images.geometry import Frame
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
-from cliploc.options import number, short
+from cliploc.options import Colormap, number, short
+from cliploc.support.imports import check_installed
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -228,6 +229,24 @@ class Localization:
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
         )
 
+    def to_dataframe(self) -> Any:
+        """Boxes as a pandas table: a row each with `source`, `label`, `score`, `presence`, `x0`, `y0`, `x1`, `y1`.
+
+        Example:
+            >>> import pandas
+            >>> from cliploc import Localizer
+            >>> found = Localizer()(["cat.jpg", "dogs.jpg"], ["cat", "dog"])
+            >>> pandas.concat([one.to_dataframe() for one in found]).groupby("label").score.max()
+        """
+        check_installed("bench", "to_dataframe", "pandas")
+        import pandas
+
+        corners = pandas.DataFrame(self.boxes.xyxy, columns=["x0", "y0", "x1", "y1"])
+        labels = self.boxes.label.tolist()
+        presence = [self.presence_of(label) for label in labels]
+        about = {"source": self.source, "label": [self.names[label] for label in labels], "score": self.boxes.score}
+        return corners.assign(**about, presence=presence)[[*about, "presence", *corners.columns]]
+
     def overlay(
         self,
         names: Sequence[str] | None = None,
@@ -236,6 +255,7 @@ class Localization:
         boxes: bool = True,
         caption: bool = True,
         masks: bool = False,
+        colormap: Colormap = "viridis",
     ) -> Image.Image:
         """The picture with heatmap, masks and boxes.
 
@@ -246,13 +266,15 @@ class Localization:
             boxes: whether boxes with their labels are drawn.
             caption: whether method, model and threshold are written in a corner.
             masks: whether the mask of each box is drawn, with its outline, in the colour of its name.
+            colormap: the colours of a single name's heat.
 
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
         from cliploc.draw.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
-        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
+        strength = OPACITY if opacity is None else opacity
+        return draw_overlay(self, names, strength, heatmap, boxes, caption, masks, colormap)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, of names from the same minimum of presence on."""

@@ -177,3 +177,16 @@ def test_a_figure_in_python_takes_pictures_from_anywhere(mini):
     options = {"layer_cam": {"stages": (-1, -2)}}
     other = localizer.compare_figure(CAT, ["cat"], options)
     assert np.asarray(other).tobytes() != np.asarray(localizer.compare_figure(CAT, ["cat"], ["layer_cam"])).tobytes()
+
+
+def test_drawings_for_papers_by_the_command_line(tmp_path):
+    asked = (CAT, "-p", "cat", "--figures", "svg", "--colormap", "plasma")
+    for words, file in (
+        (("localize", *asked, "--recipe", "fast", "--out", tmp_path / "a"), tmp_path / "a" / "cat_overlay.svg"),
+        (("compare", *asked, "--method", "cam", "--out", tmp_path / "b"), tmp_path / "b" / "cat-compare.svg"),
+    ):
+        assert cliploc_(*words).code == 0
+        text = file.read_text()
+        assert "its maximum" in text
+        assert ">cat 0." in text
+    assert "'jet'" in refused("localize", CAT, "-p", "cat", "--colormap", "jet", "--out", tmp_path)

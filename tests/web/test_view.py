@@ -104,7 +104,7 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
     other = service.look(str(CAT), replace(settings, exemplar_box=""), look, exemplar=str(hostile))
     assert other is not look
     page = Reader(view.results_html(look.cut(look.settings), 0.5))
-    assert "presence is not calibrated where pictures stand for a name: <b>cup" in page.text
+    assert "presence is not calibrated where pictures or embeddings stand for a name: <b>cup" in page.text
     assert [image["alt"].count("<b>cup") for image in page.all("img")] == [1]
     assert service.look(str(CAT), Settings(names="cat", method="cam"), look).exemplar == ""
 

@@ -136,7 +136,7 @@ class Flow:
         if not batch:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
-        raws = [looks.Raw(task, [[] for _ in batch]) for task in tasks]
+        raws = [looks.Raw(task) for task in tasks]
         with torch_modes(self.backbone.device):
             if presence.bank is not None:
                 presence.bank.embed(run.reporter.bank)
@@ -189,7 +189,7 @@ class Flow:
             rule = task.box_rule if run.boxes else None
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
-            remarks = dict.fromkeys([*self.texts.remarks(item.texts), *maps.notes[b]])
+            remarks = dict.fromkeys(self.texts.remarks(item.texts))
             finished = self.steps.finished(b, maps, task, weighed.wanted[b], reasons, rule, run.keep_maps)
             result = Localization(
                 source=item.picture.source,
