@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from cliploc.towers import create
+from tests.commands import CAT, cliploc_
 from tests.towers.small_clip import save_folder, small_clip
 
 
@@ -25,3 +26,14 @@ def test_a_text_tower_is_the_same_in_files_of_other_forms_and_beside_other_image
     assert one.text_id == same.text_id == tuned.text_id
     quick = model(tmp_path / "d", 5, "st", quick_gelu=True)  # the same tensors
     assert len({quick.weights_id, quick.text_id, one.weights_id, one.text_id}) == 4
+
+
+def test_comparison_names_are_embedded_and_announced_once_for_a_text_tower(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
+    announced = []
+    for folder, seed, form in (("a", 5, "pt"), ("b", 6, "st")):
+        model(tmp_path / folder, seed, form)
+        ran = cliploc_("localize", CAT, "-p", "cat", "--model", f"local-dir:{tmp_path / folder}", "--json")
+        assert ran.code == 0, ran.err
+        announced.append("comparison names, once for this text tower" in ran.err)
+    assert announced == [True, False]
