@@ -396,11 +396,11 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     flags = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
     succeeded("benchmark", "boxes", *flags, "--save-maps")
     numbers = json.loads((out / "summary.json").read_text())["settings"]
-    beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
-    assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
-    assert numbers["mini_ts-cam_head"]["evaluated"] == 3
+    beside = {"mini_centre_box", "mini_centre_gaussian"}  # of the tower without the head
+    assert set(numbers) == {"mini_cam", "mini_ts_cam_head", *beside}
+    assert numbers["mini_ts_cam_head"]["evaluated"] == 3
     localizer = Localizer("mini", head=mini_head, min_presence=0, text_cache=False)
-    saved = np.load(out / "maps/mini_ts-cam_head/val/000.jpg.npy")
+    saved = np.load(out / "maps/mini_ts_cam_head/val/000.jpg.npy")
     np.testing.assert_allclose(saved, localizer(root / "val/000.jpg", ["red"]).maps[0], atol=1e-3)
     reason = refused("benchmark", "boxes", *flags, "--method", "cam")
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in reason
