@@ -65,7 +65,7 @@ def test_lines_say_what_json_says(compared, tmp_path):
     boxes = [box for one in picture["results"] for name in one["names"] for box in name["boxes"]]
     shown = [line for line in rest if "box" in line]
     for line, box in zip(shown, boxes, strict=True):
-        assert line.endswith(f"score {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
+        assert line.endswith(f"uncalibrated {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
     assert rest[0].split()[:3] == ["cam", "cat", "found"]
     assert "3 of 6 maps have boxes" in text.err
     assert f"sheets and results.json in {tmp_path}" in text.err

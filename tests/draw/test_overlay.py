@@ -149,6 +149,8 @@ def test_the_thing_can_be_seen_under_the_hottest_heat_and_heat_sets_the_opacity(
 def test_method_model_and_threshold_are_written_on_the_picture(build: Build) -> None:
     result = build(size_wh=(400, 300), hot=[None])
     said = replace(result, method="CAM", model="mini", threshold=0.4)
+    assert run_line(said) == "CAM · mini · τ 0.40 · scores uncalibrated"
+    said = replace(said, calibrated=np.array([True]))
     assert run_line(said) == "CAM · mini · τ 0.40"
     assert run_line(replace(said, threshold="auto")) == "CAM · mini · τ auto"
     assert run_line(result) == ""

@@ -12,11 +12,10 @@ from typing import Any
 from rich.text import Text
 
 import cliploc
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.photos import PhotoRun, rows_of, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options
 
 LISTS = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # of its own form; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"

@@ -50,7 +50,7 @@ def read(folder: Path, described: Path) -> LabelSet:
 
 def rewrite(names: Mapping[int, str], text: Path, edits: formats.Edits) -> bytes:
     """A picture's text after edits: only lines of changed boxes are other ones."""
-    numbers = {name: number for number, name in reversed(names.items())}
+    numbers = {name: number for number, name in reversed([*names.items()])}
     [(picture, of_picture)] = edits.items()
     lines, kept, place = read_bytes(text).decode("utf-8-sig").splitlines(keepends=True), list[str](), -1
 

@@ -147,7 +147,7 @@ class AnnotatedFolder:
         """Shows these pictures of a run, however they were found: sorted as ids in exports count."""
         self.run, self.out, self.root = run, run.out, Path(run.root)
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
-        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.prompts.Labels.entries`
+        self.labels: tuple[str, ...] = run.entries  # as `cliploc.find.prompts.Labels.entries`
         self.names = run.names
         self.rule = msgspec.convert(run.drafts, DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
@@ -157,7 +157,7 @@ class AnnotatedFolder:
     def at(self, run: LabellingRun) -> Self:
         """The same pictures in another state of the run, with the rule of that."""
         if run.names != self.names:
-            raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
+            raise InputError(f"names of the run in {self.out} were changed meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
         other.run, other.rule = run, msgspec.convert(run.drafts, DraftRule)
@@ -166,7 +166,7 @@ class AnnotatedFolder:
     @property
     def id(self) -> str:
         """The id of its names and settings."""
-        return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.settings, self.names]).encode()).hexdigest()[:16]
 
     @property
     def masks(self) -> bool:
