@@ -78,13 +78,16 @@ def move(page, slider, value):
 def test_two_names_a_threshold_and_a_file(page, address):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat\ndog")
-    page.locator("#results figure").nth(2).wait_for()
-    assert page.locator("#results figure").count() == 3  # cat, dog, both
+    page.locator("#results .stage").wait_for()
+    assert page.locator("#results figure").count() == 1
     assert "1 of 2 names found" in page.locator("#status").inner_text()
+    playwright.expect(page.locator(".heat[data-name='0']")).to_be_visible()  # of the one that is found
+    playwright.expect(page.locator(".absences")).to_have_text("Not found: dog")
+    unfold(page, "Scores and boxes")
     rows = page.locator("#results tbody tr").all_inner_texts()
     assert "✓ found" in rows[0]
     assert "✗ not found" in rows[1]
-    alt = page.locator("#results img").first.get_attribute("alt")
+    alt = page.locator("#results .heat").first.get_attribute("alt")
     assert re.search(r"cat\.jpg with the heatmap for “cat”: box from \d+", alt)
     move(page, "#threshold", "0.8")
     move(page, "#min_presence", "0")
@@ -101,7 +104,7 @@ def test_two_names_a_threshold_and_a_file(page, address):
     assert found["file"] == "cat.jpg"
     assert json.loads(page.locator("#json").input_value()) == [found]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    unfold(page, "JSON, Python, command line and link")
+    unfold(page, "The same again")
     page.get_by_role("button", name="Copy JSON").click()
     playwright.expect(page.locator("[data-copies=json]")).to_have_text("Copied")
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == [found]
@@ -206,7 +209,7 @@ def test_what_is_moved_during_a_search_counts_after_it(page, address):
     page.wait_for_url(re.compile("names=dog&threshold=0.9"))
     held[0].continue_()
     page.wait_for_url(re.compile("names=cat&threshold=0.9"))
-    unfold(page, "Model, method and options")
+    unfold(page, "Technical options")
     page.get_by_label("LayerCAM", exact=True).check()
     page.get_by_text("Press Find to search with these settings").wait_for()
     playwright.expect(threshold).to_have_value("0.9")
@@ -230,7 +233,7 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     open_page(page, address)
     choose(page, DEMO / "dogs.jpg")
     page.locator("#names").fill("boat")
-    unfold(page, "A picture as prompt")
+    unfold(page, "Find more like a thing")
     choose(page, DEMO / "cat.jpg", "#exemplar")
     page.locator("[name=exemplar_name]").fill("pet")
     page.locator("[name=exemplar_box]").fill("40, 30, 200, 220")
@@ -238,9 +241,9 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     page.locator("#results figure").nth(2).wait_for()
     assert page.locator("#results figcaption b").all_inner_texts() == ["boat", "pet", "All names"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unfold(page, "JSON, Python, command line and link")
+    unfold(page, "The same again")
     assert "pet=@cat.jpg[40,30,200,220]" in page.locator("#command").input_value()
-    unfold(page, "JSON, Python, command line and link")
+    unfold(page, "The same again")
     shoot(page, f"prompt-{width}", height=1064)
     context.close()
 
@@ -279,7 +282,7 @@ def test_an_address_opens_its_settings_and_two_methods(page, address):
     shoot(page, "compare-1440")
     choose(page, DEMO / "cat.jpg")  # the chosen method's own threshold belongs to what it will find
     before = boxes(page)
-    unfold(page, "Model, method and options")
+    unfold(page, "Technical options")
     page.locator("[name=method]").select_option("score_cam")
     page.get_by_text("Press Find to search with these settings").wait_for()
     assert boxes(page) == before
@@ -368,7 +371,7 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat, dog")
     page.locator("#results figure").nth(2).wait_for()
-    for name in ("Model, method and options", "Downloads", "JSON, Python, command line and link"):
+    for name in ("Technical options", "Downloads", "The same again"):
         unfold(page, name)
     page.locator("#make").wait_for()
     assert page.evaluate(FAINT) == []
