@@ -58,7 +58,9 @@ function show({ status: said, figures, json, python, command, address, given }, 
   if (figures !== undefined) shown = { ...of, given };
   say(said);
   if (figures === undefined) return;
+  const unfolded = results.querySelector("details")?.open;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
+  results.querySelector("details").open = unfolded;
   stage(results);
   page.dataset.state = "found";
   files.replaceChildren();

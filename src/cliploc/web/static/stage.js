@@ -12,8 +12,10 @@ export function stage(results) {
     const found = new Set([...one.querySelectorAll(".box:not(.unsure)")].map(box => box.dataset.name));
     let pinned = found.size === 1 ? [...found][0] : "";  // of a single name the heat shows at once
     show(one, pinned);
-    const nameOf = event => event.target.closest("[data-name]")?.dataset.name;
-    for (const kind of ["pointerover", "focusin"]) one.addEventListener(kind, event => show(one, nameOf(event) ?? pinned));
+    const nameOf = event => event.target.closest("button[data-name]")?.dataset.name;
+    for (const kind of ["pointermove", "focusin"]) {
+      one.addEventListener(kind, event => show(one, nameOf(event) ?? boxAt(one.querySelector(".canvas"), event) ?? pinned));
+    }
     for (const kind of ["pointerleave", "focusout"]) one.addEventListener(kind, () => show(one, pinned));
     one.addEventListener("click", event => {
       const name = nameOf(event);
@@ -42,6 +44,16 @@ function place(where) {
     box.classList.toggle("high", top < 6);  // its label stands inside
     box.classList.toggle("right", left > 60);  // and ends where the box does
   }
+}
+
+// The name of the smallest box at the pointer, which may be in several.
+function boxAt(canvas, { clientX, clientY }) {
+  const within = [];
+  for (const box of canvas.querySelectorAll(".box")) {
+    const { left, top, right, bottom, width, height } = box.getBoundingClientRect();
+    if (left <= clientX && clientX <= right && top <= clientY && clientY <= bottom) within.push([width * height, box.dataset.name]);
+  }
+  return within.sort(([a], [b]) => a - b)[0]?.[1];
 }
 
 function show(one, name) {
