@@ -117,7 +117,7 @@ def results_html(
         [_figure_of_name(results[method], small[method], index, opacity, titles[method], masks) for method in results]
         for index in figures
     ]
-    if several:
+    if several and len(names) > 1:
         groups.insert(0, [_figure_of_all(small[method], opacity, titles[method], masks) for method in results])
     return TEMPLATES.render(
         "results.html",

@@ -83,22 +83,33 @@ export function drawn(field, input) {
   frame.hidden = true;
   image.parentElement.append(frame);
   image.draggable = false;
-  let start = null;
+  let start = null, box = null;  // shares of the picture's sides
   const at = event => {
     const { left, top, width, height } = image.getBoundingClientRect();
     const inside = (value, size) => Math.min(Math.max(value / size, 0), 1);
     return [inside(event.clientX - left, width), inside(event.clientY - top, height)];
   };
+  const place = () => {
+    frame.hidden = !box;
+    if (!box) return;
+    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = image, [x0, y0, x1, y1] = box, px = value => `${value}px`;
+    Object.assign(frame.style, { left: px(offsetLeft + x0 * offsetWidth), top: px(offsetTop + y0 * offsetHeight),
+      width: px((x1 - x0) * offsetWidth), height: px((y1 - y0) * offsetHeight) });
+  };
+  const set = edges => {
+    box = edges;
+    const { naturalWidth, naturalHeight } = image;
+    input.value = edges?.map((edge, side) => Math.round(edge * (side % 2 ? naturalHeight : naturalWidth))).join(" ") ?? "";
+    place();
+  };
   image.addEventListener("pointerdown", event => { start = at(event); image.setPointerCapture(event.pointerId); event.preventDefault(); });
   image.addEventListener("pointermove", event => {
     if (!start) return;
-    const [x, y] = at(event), [x0, x1] = [start[0], x].sort((a, b) => a - b), [y0, y1] = [start[1], y].sort((a, b) => a - b);
-    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = image, px = value => `${value}px`;
-    Object.assign(frame.style, { left: px(offsetLeft + x0 * offsetWidth), top: px(offsetTop + y0 * offsetHeight),
-      width: px((x1 - x0) * offsetWidth), height: px((y1 - y0) * offsetHeight) });
-    frame.hidden = false;
-    input.value = [x0 * image.naturalWidth, y0 * image.naturalHeight, x1 * image.naturalWidth, y1 * image.naturalHeight].map(Math.round).join(" ");
+    const [x, y] = at(event);
+    set([Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)]);
   });
   for (const kind of ["pointerup", "pointercancel"]) image.addEventListener(kind, () => (start = null));
-  image.addEventListener("load", () => { frame.hidden = true; input.value = ""; });  // another picture
+  image.addEventListener("load", () => set(null));  // another picture
+  input.addEventListener("input", () => { box = null; place(); });
+  new ResizeObserver(place).observe(image);
 }
