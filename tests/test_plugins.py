@@ -63,7 +63,7 @@ def run(site: Path, *words: object, cwd: Path | None = None) -> Outcome:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder for packages that holds one with a thing of each kind."""
-    files = {"method.py": METHOD, "metric.py": METRIC, "writer.py": EXPORT, "model.py": MODEL, "data.py": DATASET}
+    files = {**OF_DOCUMENT, "model.py": MODEL, "data.py": DATASET}
     project = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
     assert (project["name"], project["version"]) == ("nice-things", "1.2")
     points = {
@@ -118,10 +118,18 @@ def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that
     done = run(site, "--import", "mine", *words, cwd=tmp_path)
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
-    assert set(summary) == {"mini_plain-sum", "mini_cam"}
+    assert set(summary) == {"mini_plain_sum", "mini_cam"}
     assert all(0 < one[share] < 100 for one in summary.values() for share in ("hot_share", "my_share"))
     # Gone on with where neither is there: the run's other numbers still are.
     write_report(tmp_path / "out")
+
+
+def test_an_installed_faithfulness_metric_is_measured(site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 1)
+    words = ("benchmark", "faithfulness", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
+    done = run(site, *words, "--metric", "top_half", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert 0 < json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]["top_half"] < 1
 
 
 def judged(*words: str) -> Outcome:
@@ -171,6 +179,14 @@ def test_a_plugin_that_fails_is_named_as_the_place(site):
     assert done.err == (
         "cliploc: an error in the module nice_things.method (KeyError: -1): run it again with --debug, and correct it\n"
     )
+
+
+@pytest.mark.parametrize(("option", "code"), [("power", 0), ("depth", 2)])
+def test_needs_are_of_the_methods_options_with_its_defaults(option, code, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD.replace("needs=Needs(", f"needs=lambda {option}: Needs("))
+    done = run(tmp_path, "--import", "mine", "localize", CAT, "-p", "cat", "--method", "plain_sum", "--json")
+    assert done.code == code, done.err
+    assert code == 0 or "expected needs of its options, power, got one of depth" in done.err
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])

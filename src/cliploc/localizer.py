@@ -16,7 +16,7 @@ from cliploc.find import calibration, heads, identity, inside, prompts, running,
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
@@ -72,6 +72,8 @@ class Localizer:
     def __init__(
         self, model: str | Backbone = "mini", pretrained: str | None = None, method: str | None = None, **options: Any
     ) -> None:
+        if hasattr(model, "visual") and not hasattr(model, "pooling"):  # a model of open_clip
+            model = towers.adapt(model)
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
         self.recipe, found_method, head_file = tasks.what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
@@ -121,7 +123,7 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
-    def __call__(self, images: ImageLike, names: Sequence[str]) -> Localization: ...
+    def __call__(self, images: ImageLike, names: Sought) -> Localization: ...
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...], names: Names) -> list[Localization]: ...
     def __call__(
@@ -130,8 +132,9 @@ class Localizer:
         """Locates every name in every picture.
 
         Args:
-            images: a path, PIL image or array, or a list of them.
-            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast.
+            images: a path, PIL image, array `[H, W, 3]` or tensor `[3, H, W]`, or a list of them.
+            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast. In
+                place of texts embeddings of your own, a mapping `{name: [D]}` or an array or tensor `[P, D]`.
 
         Returns:
             One `Localization`, or a list of them in the pictures' order.
@@ -182,7 +185,7 @@ class Localizer:
         """
         return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
 
-    def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
+    def compare_figure(self, image: ImageLike, names: Sought, methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
 
         Arguments and errors are those of `compare`. For several models on one sheet, use `cliploc compare`.
@@ -192,11 +195,13 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
+        names = prompts.named(names)
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         comparison.check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
-            return comparison.draw_comparison([comparison.ModelResults(self.backbone.name, next(results))], titles)
+            found = comparison.ModelResults(self.backbone.name, next(results))
+            return comparison.draw_comparison([found], titles).image()
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
@@ -267,7 +272,7 @@ class Localizer:
         return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
 
     # ---------------------------------------------------------------------------------------------- ask about it
-    def embed_names(self, names: Sequence[str]) -> Tensor:
+    def embed_names(self, names: Sought) -> Tensor:
         """The text embeddings of the names.
 
         Args:
@@ -281,11 +286,12 @@ class Localizer:
     def trace(
         self,
         image: ImageLike,
-        names: Sequence[str],
+        names: Sought,
         method: str | None = None,
         method_options: Mapping[str, Any] | None = None,
         *,
         needs: Needs | None = None,
+        graph: bool = False,
     ) -> inside.Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
@@ -296,6 +302,7 @@ class Localizer:
             method_options: of that method.
             needs: what is kept besides what the method reads; None: all that a ViT has, of a CNN the last and the
                 middle stage. Attention of all blocks takes L·H·T² numbers: 8 MB for ViT-B-16 at 224 pixels.
+            graph: whether gradients can be taken of all that was traced, as far back as `images`.
 
         Returns:
             An `Inside`; docs/internals.md has its shapes.
@@ -311,7 +318,7 @@ class Localizer:
         with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
-            return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs)
+            return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
@@ -360,7 +367,7 @@ class Localizer:
             return self._flow, self._task, self.options.method_options
         return self.flow, self.flow.tasks.make(method, options or {}), options or {}
 
-    def _prepared(self, flow: Flow, image: ImageLike, names: Sequence[str]) -> Prepared:
+    def _prepared(self, flow: Flow, image: ImageLike, names: Sought) -> Prepared:
         request = Request(0, image, names)
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 

@@ -52,6 +52,8 @@ LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Colormap = Literal["viridis", "plasma", "inferno", "magma", "cividis", "turbo"]  # of heat; all but the last perceptual
+FigureKind = Literal["jpg", "png", "svg", "pdf"]  # of a drawing's file
 Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -200,10 +202,10 @@ def _parse_share(text: str) -> tuple[str, float | str]:
     return name, 1.0 if share == "all" else parse(Share, share)
 
 
-def _parse_percent(text: str) -> float | str:
-    """A share, as 5% or 0.05."""
-    value: float | str = parse(float, text.removesuffix("%"))
-    return value / 100 if isinstance(value, float) and text.endswith("%") else value
+def _parse_rename(text: str) -> tuple[str, str]:
+    """Two names, as old=new."""
+    old, _, new = (part.strip() for part in text.partition("="))
+    return old, new
 
 
 def _one_method(names: Sequence[str]) -> str:
@@ -451,9 +453,8 @@ class Options(Checked):
     min_score: ShareOrAuto | None = option(
         None, group="boxes", none=_of_recipe("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
-        about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
-        "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
-        "box is unsure, or without a second look not found.",
+        about="Recipes use auto. A score is a chance only where it was fitted; see docs/presence.md. With a number, a "
+        "name without such a box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
         None, group="boxes", none=f"{FOUND:g}",
@@ -464,7 +465,7 @@ class Options(Checked):
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
@@ -652,11 +653,27 @@ class AnnotateOptions(ProtocolOptions):
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
+    rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
+        factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,
+        text="=".join, flags=("--rename",), repeat=True, gather=dict,
+        help="Call a name of the run otherwise, or merge it with another; repeatable. What people did stays.",
+    )
+    remove: Sequence[str] = option(
+        (), group="input", metavar="NAME", repeat=True,
+        help="Remove a name of the run with its boxes, also those that people drew; repeatable.",
+    )
+    as_typed: bool = option(
+        False, group="input", help="Take names as they are typed, also where the model has a similar word only.",
+    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
+    reviewed: bool = option(False, group="output", usual=True, help="Export only the pictures that were reviewed.")
+    val: Annotated[float, Meta(ge=0, lt=1)] = option(
+        0.0, group="output", metavar="0-1", help="Share of the pictures for validation, in YOLO's and VOC's splits.",
+    )
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )

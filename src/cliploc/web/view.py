@@ -206,6 +206,9 @@ def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
         "verdict": result.verdict(index),
         "cosine": result.scores[index],
         "presence": result.presence_text(index),
-        "boxes": list(zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)),
+        "boxes": [
+            (xyxy, result.score_text(index, score))
+            for xyxy, score in zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
+        ],
         "reason": result.reasons[index],
     }
