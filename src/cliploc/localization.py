@@ -20,7 +20,7 @@ from cliploc.images.geometry import Frame
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
-from cliploc.options import number, short
+from cliploc.options import Colormap, number, short
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ class Localization:
         boxes: bool = True,
         caption: bool = True,
         masks: bool = False,
+        colormap: Colormap = "viridis",
     ) -> Image.Image:
         """The picture with heatmap, masks and boxes.
 
@@ -235,13 +236,15 @@ class Localization:
             boxes: whether boxes with their labels are drawn.
             caption: whether method, model and threshold are written in a corner.
             masks: whether the mask of each box is drawn, with its outline, in the colour of its name.
+            colormap: the colours of a single name's heat.
 
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
         from cliploc.draw.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
-        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
+        strength = OPACITY if opacity is None else opacity
+        return draw_overlay(self, names, strength, heatmap, boxes, caption, masks, colormap)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, of names from the same minimum of presence on."""

@@ -207,7 +207,7 @@ class Localizer:
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
-            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
+            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles).image()
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any

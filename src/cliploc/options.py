@@ -52,6 +52,8 @@ LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Colormap = Literal["viridis", "plasma", "inferno", "magma", "cividis", "turbo"]  # of heat; all but the last perceptual
+FigureKind = Literal["jpg", "png", "svg", "pdf"]  # of a drawing's file
 Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -204,10 +206,10 @@ def _parse_share(text: str) -> tuple[str, float | str]:
     return name, 1.0 if share == "all" else parse(Share, share)
 
 
-def _parse_percent(text: str) -> float | str:
-    """A share, as 5% or 0.05."""
-    value: float | str = parse(float, text.removesuffix("%"))
-    return value / 100 if isinstance(value, float) and text.endswith("%") else value
+def _parse_rename(text: str) -> tuple[str, str]:
+    """Two names, as old=new."""
+    old, _, new = (part.strip() for part in text.partition("="))
+    return old, new
 
 
 def _one_method(names: Sequence[str]) -> str:
@@ -666,11 +668,27 @@ class AnnotateOptions(ProtocolOptions):
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
+    rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
+        factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,
+        text="=".join, flags=("--rename",), repeat=True, gather=dict,
+        help="Call a name of the run otherwise, or merge it with another; repeatable. What people did stays.",
+    )
+    remove: Sequence[str] = option(
+        (), group="input", metavar="NAME", repeat=True,
+        help="Remove a name of the run with its boxes, also those that people drew; repeatable.",
+    )
+    as_typed: bool = option(
+        False, group="input", help="Take names as they are typed, also where the model has a similar word only.",
+    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
+    reviewed: bool = option(False, group="output", usual=True, help="Export only the pictures that were reviewed.")
+    val: Annotated[float, Meta(ge=0, lt=1)] = option(
+        0.0, group="output", metavar="0-1", help="Share of the pictures for validation, in YOLO's and VOC's splits.",
+    )
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )

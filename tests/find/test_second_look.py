@@ -185,7 +185,7 @@ def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least()
 
 
 # -------------------------------------------------------------------------------------------------------- verdicts
-FIT = OF_BOX.index("fit")
+FIT = OF_BOX.index("map_score")
 
 
 def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
@@ -223,7 +223,7 @@ def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
     np.testing.assert_allclose(judged.presence, 1 / (1 + np.exp([-2.0, 2, 9])), rtol=1e-5)
     np.testing.assert_allclose(judged.boxes.score, [0.9, 0.3], atol=1e-5)  # best first
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)  # without what no setting would keep
-    assert len(judged.candidates) == len(judged.fit) == 4
+    assert len(judged.candidates) == len(judged.map_scores) == 4
     gone = look(rivals, FOUND_AND_RULED_OUT, least=0.5).judge(SCORED, REASONS, BoxRule())
     assert gone.reasons[1] == "not in the picture: presence 0.05 is below 0.5"
     assert gone.unsure.label.tolist() == []
@@ -278,8 +278,8 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
     assert len(every) > 1
     np.testing.assert_array_equal(best.xyxy, every.xyxy)
-    between = float(found.judged.fit[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
-    assert found.judged.fit[0] < between < found.boxes.score[0]
+    between = float(found.judged.map_scores[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
+    assert found.judged.map_scores[0] < between < found.boxes.score[0]
     assert len(found.boxes_by(dataclasses.replace(localizer.box_rule, min_score=between))) == 1
     other = localizer_of("mini", threshold=0.8, max_boxes=1, min_score=between)(CAT, names)
     np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)

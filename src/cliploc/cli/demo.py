@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, printable, writable
 from cliploc.cli.terminal import Terminal, title_row
 from cliploc.options import Options
-from cliploc.support.files import Inputs, locked, write_atomic
+from cliploc.support.files import Inputs, locked, write_bytes
 
 if TYPE_CHECKING:
     from cliploc.images.demo import DemoPhoto
@@ -35,13 +34,13 @@ class DemoFlags(cli.WithThreads):
 @cli.command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(flags: DemoFlags, options: Options) -> int:
     """Try cliploc on the pictures that it includes."""
-    from cliploc.draw.overlay import panels
+    from cliploc.draw.overlay import sheet
     from cliploc.images.demo import demo_photos
     from cliploc.localizer import Localizer
 
     folder, photos = writable(flags.out), list(demo_photos())
-    sheets = [folder / f"{photo.path.stem}.jpg" for photo in photos]
-    Inputs(photo.path for photo in photos).check_outputs(sheets)
+    files = [folder / f"{photo.path.stem}.jpg" for photo in photos]
+    Inputs(photo.path for photo in photos).check_outputs(files)
     terminal = Terminal()
     rows: list[_Row] = []
     with locked(folder), terminal.progress(f"loading {options.model}") as reporter:
@@ -50,9 +49,9 @@ def demo(flags: DemoFlags, options: Options) -> int:
         results = localizer.stream([photo.path for photo in photos], [photo.ask for photo in photos])
         reporter.phase(localizer.method.name)
         reporter.start(len(photos), len(photos))
-        for photo, sheet, result in zip(photos, sheets, results, strict=False):
+        for photo, file, result in zip(photos, files, results, strict=False):
             rows += _rows(photo, result)
-            write_atomic(sheet, partial(panels(result).save, format="JPEG", quality=90))
+            write_bytes(file, sheet(result).file("jpg"))
             reporter.images(1)
     terminal.listing(
         [title_row("picture", "name", "found", "score", "best box", "IoU"), *(row.cells() for row in rows)]

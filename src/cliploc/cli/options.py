@@ -206,6 +206,13 @@ class PhotoFlags(WithThreads, WithJson):
         return [*(self.prompt or ()), *names], background
 
 
+class DrawingFlags(Flags):
+    """How results are drawn."""
+
+    colormap: core.Colormap = rare("Colours of the heat.", "viridis", group="output")
+    figures: core.FigureKind = rare("Files of the drawings; svg and pdf for papers.", "jpg", group="output")
+
+
 class ModelFlags(Flags):
     """Of commands that take several models."""
 

@@ -51,7 +51,7 @@ def examples_in(localization: Localization, names: Sequence[str], truth: Mapping
     """The examples of one picture; `truth`: place among the names → true boxes `[m, 4]`, of those that are there."""
     assert localization.second_look is not None
     assert localization.judged is not None
-    boxes = replace(localization.judged.candidates, score=localization.judged.fit)
+    boxes = replace(localization.judged.candidates, score=localization.judged.map_scores)
     features = localization.second_look.features(boxes)
     present = np.array([p in truth for p in range(len(names))], bool)
     labels, best = best_of_names(features, boxes.label)

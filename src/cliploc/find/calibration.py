@@ -33,14 +33,14 @@ UNSURE = 0.05  # a name with a lower chance is not even unsure
 # in the best of the whole picture and its windows, or regions of it, and in the whole picture.
 OF_NAME = ("best_view", "whole")
 # Of a box, besides:
-#   fit: the logit of its map's own score (`boxes.quality`)
+#   map_score: the logit of its map's score (`boxes.score`)
 #   area: the logarithm of its share of the picture
 #   inside: how far the name lies above its rivals in what the tower reads inside the box
 #   behind: `inside` minus that of the name's best box in the picture
 #   bank_mean, bank_related: how far the name lies above its rivals in the bank's other texts, as if each was a picture:
 #       the mean, and that of the tenth where it lies highest. Some names fit many pictures a little, others few.
 #   inside_rank: the logarithm of the name's rank among its rivals inside the box
-OF_BOX = (*OF_NAME, "fit", "area", "inside", "behind", "bank_mean", "bank_related", "inside_rank")
+OF_BOX = (*OF_NAME, "map_score", "area", "inside", "behind", "bank_mean", "bank_related", "inside_rank")
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,18 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from itertools import count
 from operator import or_
 
 import numpy as np
 from torch import Tensor
 
 from cliploc.boxes.masks import MaskSource
-from cliploc.errors import ModelError
 from cliploc.find import looks
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
-from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
+from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
-from cliploc.find.running import Progress, computed_ahead, torch_modes
+from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
@@ -105,24 +103,15 @@ class Flow:
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
-        # Few pictures are read ahead, as a full batch of them is with the tower already.
-        with (
-            self.preparation.batches(requests, run.on_error, DECODERS) as gathered,
-            closing(computed_ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart)) as ahead,
-        ):
-            for batch, weighed in ahead:
-                places = count()  # of the pictures that could be read, in the batch
-                for item in batch:
-                    if isinstance(weighed, ModelError) and isinstance(item, Prepared):
-                        item = Unreadable.by(item, weighed)
-                    if isinstance(item, Unreadable):
-                        run.reporter.failed(item.source, item.error)
-                        yield Result(item.id, error=item.error)
-                        continue
-                    assert isinstance(weighed, Weighed)
-                    b, by_task = next(places), zip(tasks.items(), weighed.by_task, strict=True)
-                    found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
-                    yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
+        with closing(self.preparation.computed(requests, compute, run.on_error, run.reporter, apart)) as pictures:
+            for item, weighed, b in pictures:
+                if isinstance(item, Unreadable):
+                    yield Result(item.id, error=item.error)
+                    continue
+                assert weighed is not None
+                by_task = zip(tasks.items(), weighed.by_task, strict=True)
+                found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
+                yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
 
     def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
         """What the steps and a second look read of a look's trace."""

@@ -225,13 +225,14 @@ class Labels:
         """The label of each entry."""
         return parse(self.entries).names
 
-    def after(self, earlier: Sequence[str]) -> Self:
-        """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
-        if not {*earlier} <= {*self.entries}:
+    def after(self, names: Sequence[str]) -> Self:
+        """With the names of an earlier call first, if it has them all: they keep their numbers in exports."""
+        place = {name: number for number, name in enumerate(self.names)}
+        if not {*names} <= place.keys():
             return self
-        thresholds = dict(zip(self.entries, self.thresholds, strict=True))
-        entries = tuple(dict.fromkeys([*earlier, *self.entries]))
-        return replace(self, entries=entries, thresholds=tuple(thresholds[entry] for entry in entries))
+        order = [place.pop(name) for name in names] + [*place.values()]
+        entries, thresholds = (tuple(some[i] for i in order) for some in (self.entries, self.thresholds))
+        return replace(self, entries=entries, thresholds=thresholds)
 
 
 def read_labels(path: str | Path) -> Labels:

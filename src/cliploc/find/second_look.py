@@ -1,11 +1,9 @@
 """What the tower reads inside each box, against a bank of other names → chances of boxes and names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +34,10 @@ class Judgement(NamedTuple):
     presence: FloatArray  # [P] the chance that a name is in the picture
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
     candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
-    fit: FloatArray  # [n] the scores of their maps
+    map_scores: FloatArray  # [n] before the second look
     contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
 
-    def scaled(self, ratio: npt.NDArray[np.float32]) -> Judgement:
+    def scaled(self, ratio: npt.NDArray[np.float32]) -> Self:
         """For a copy of the picture of another size."""
         boxes, unsure = (replace(boxes, xyxy=boxes.xyxy * ratio) for boxes in (self.boxes, self.unsure))
         return self._replace(boxes=boxes, unsure=unsure)

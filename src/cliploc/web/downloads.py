@@ -95,7 +95,7 @@ def write_files(
         reporter.phase("writing the comparison")
         titles = {method: title_of(method, result) for method, result in results.items()}
         sheet = draw_comparison([ModelResults(model, results)], titles)
-        sheet.save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
+        sheet.image().save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
     if settings.masks:
         legend = json.dumps(label_legend(first.names), ensure_ascii=False, indent=1)
         file("labels.json").write_text(legend, encoding="utf-8")

@@ -173,9 +173,9 @@ def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[CheckedS
         run.store.write("DELETE FROM suspect")
         for name, suspects in of_picture.items():
             rows = []
-            for number, one in enumerate(sorted(suspects, key=lambda one: -one.chance)):
-                content = msgspec.json.encode(one).decode()
-                rows.append((name, number, content, one.chance, before.get((name, content), 0)))
+            for number, suspect in enumerate(sorted(suspects, key=lambda one: -one.chance)):
+                content = msgspec.json.encode(suspect).decode()
+                rows.append((name, number, content, suspect.chance, before.get((name, content), 0)))
             run.store.insert("suspect", rows)
 
 

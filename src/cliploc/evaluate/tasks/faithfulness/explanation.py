@@ -11,6 +11,7 @@ from PIL import Image
 
 from cliploc.boxes import hot_levels
 from cliploc.draw import overlay
+from cliploc.draw.colours import heat_colours
 from cliploc.draw.html import embedded
 from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.evaluate.tasks.faithfulness.command import METRICS
@@ -151,7 +152,7 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[method]
         drawn = small.copy()
         overlay.paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        overlay.outline(drawn, heat, one.level, overlay.LINE_COLOUR)
+        overlay.outline(drawn, heat, one.level, heat_colours()[-1])
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
     scores = [
