@@ -35,7 +35,7 @@ from cliploc.registry import Registry
 from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
 
-State = Literal["draft", "reviewed", "unsure", "skipped"]  # of a picture, as a person set it
+State = Literal["draft", "reviewed", "later", "skipped"]  # of a picture, as a person set it
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ TABLES = (
     notes TEXT NOT NULL,                    -- JSON list
     presence TEXT,                          -- JSON object: name as it was looked for, its chance; null: unknown
     generation INTEGER NOT NULL DEFAULT 0,  -- of its taught boxes; 0: none
-    status TEXT NOT NULL DEFAULT 'none',    -- none, reviewed, unsure or skipped, as a person set it
+    status TEXT NOT NULL DEFAULT 'none',    -- none, reviewed, later or skipped, as a person set it
     corrected INTEGER NOT NULL DEFAULT 0,   -- 1: a person's boxes hold, also where there are none
     revision INTEGER NOT NULL DEFAULT 0)    -- a person's saves""",
     "CREATE INDEX picture_status ON picture (status, corrected)",

@@ -223,7 +223,8 @@ def _edits(folder: AnnotatedFolder, one: LabelledFile) -> PictureEdits | None:
     """What was changed of a picture's boxes; None: nothing."""
     if one.id not in folder.pictures:
         return None
-    found, now = folder.candidates(one.id), folder.view(one.id).boxes()
+    view = folder.view(one.id)
+    found, now = view.found, view.boxes()
     drafts = now.drafts or []
     edits: dict[int, Edit | None] = {place: None for place in range(len(one.boxes)) if place not in drafts}
     added = list[tuple[str, Box]]()
