@@ -59,7 +59,8 @@ class Splits:
         for i, name in enumerate(self.pictures):
             chosen, generation = choose(self.candidates[i], self.rule, prior), self.generations[i]
             states = Saved(generation=generation), Saved("reviewed", 1, self.truth[i], generation)
-            before, after = (look_at(View(self.candidates[i], chosen, one, False), len(self.names)) for one in states)
+            views = (View(self.candidates[i], chosen, one, False) for one in states)
+            before, after = (look_at(now, now, len(self.names)) for now in views)
             known[name] = after if i in seen else before
             every.append(after)
         return known, every

@@ -50,9 +50,8 @@ def test_only_what_was_reviewed_in_random_order_since_the_drafts_were_drawn_coun
         sample = Sample({name: look(name in done) for name in names})
         assert (len(sample.seen), len(sample.known), len(sample.rest)) == (seen, known, 20 - seen - known)
         assert bool(sample.counts(["a"])) == (seen >= 10)
-    taught = {name: look(i < 14, 0 if i < 4 else 1) for i, name in enumerate(names)}
-    sample = Sample(taught)
-    assert (len(sample.seen), len(sample.known), len(sample.rest)) == (10, 4, 6)
+    sample = Sample({name: look(i < 14, 0 if i < 4 else 1) for i, name in enumerate(names)})
+    assert (len(sample.seen), len(sample.counted), len(sample.rest)) == (10, 14, 6)
     assert sample.counts(["a"])["a"].things.count == pytest.approx(20)
 
 

@@ -141,14 +141,14 @@ class Look:
     drafts: Sequence[Draft]
 
 
-def look_at(now: View, names: int) -> Look:
-    """Looks at a picture."""
+def look_at(now: View, plain: View, names: int) -> Look:
+    """Looks at a picture; what it is expected to have is said by `plain`, without what was taught meanwhile."""
     true, expected = np.zeros((2, names)), np.zeros((2, names))
     np.add.at(true[0], now.boxes().labels, 1)
     true[1] = true[0] > 0
-    ids = np.array([*now.chosen.drafts, *now.chosen.unsure], np.int64)
-    np.add.at(expected[0], now.found.labels[ids], now.chosen.scores[ids])
-    np.maximum.at(expected[1], now.found.labels[ids], now.chosen.scores[ids])
+    ids = np.array([*plain.chosen.drafts, *plain.chosen.unsure], np.int64)
+    np.add.at(expected[0], plain.found.labels[ids], plain.chosen.scores[ids])
+    np.maximum.at(expected[1], plain.found.labels[ids], plain.chosen.scores[ids])
     found, drafts = now.drafts(), list[Draft]()
     for label in np.unique(found.labels).tolist():
         mine = np.flatnonzero(found.labels == label)
@@ -163,26 +163,29 @@ class Sample:
     """The pictures of a folder that were reviewed in random order, and those that nobody has reviewed."""
 
     def __init__(self, looks: Mapping[str, Look], order: Sequence[str] | None = None) -> None:
-        """Of these pictures. What is taught later draws other drafts: then only what is reviewed after it counts."""
+        """Of these pictures. `seen`: with drafts as others have them, not those of before something was taught."""
         order = sorted(looks, key=order_of) if order is None else order
         now = {one.drawn for one in looks.values() if not one.reviewed}
         fresh = [name for name in order if not looks[name].reviewed or looks[name].drawn in now]
-        chosen = [*takewhile(lambda name: looks[name].reviewed, fresh)]
-        self.seen = [looks[name] for name in chosen]
-        self.known = [one for name, one in looks.items() if one.reviewed and name not in {*chosen}]  # in another order
+        self.seen, self.counted = (
+            [looks[name] for name in takewhile(lambda name: looks[name].reviewed, some)] for some in (fresh, order)
+        )
+        self.known = [looks[name] for name in order[len(self.counted) :] if looks[name].reviewed]  # in another order
         self.rest = [one for one in looks.values() if not one.reviewed]
 
     def counts(self, names: Sequence[str]) -> dict[str, NameCount]:
         """How many things of each name there are, and in how many pictures; of none where too little is known."""
-        if len(self.seen) < FEWEST:
+        if len(self.counted) < FEWEST:
             return {}
-        true, expected = (np.array([getattr(one, key) for one in self.seen]) for key in ("true", "expected"))
+        true, expected = (np.array([getattr(one, key) for one in self.counted]) for key in ("true", "expected"))
         rest = np.array([one.expected for one in self.rest]).reshape(-1, 2, len(names))  # [m, 2, P]
         known = sum((one.true for one in self.known), np.zeros((2, len(names))))
         counts = {}
         for p, name in enumerate(names):
             found = [total(true[:, k, p], expected[:, k, p], rest[:, k, p]) for k in (0, 1)]
-            counts[name] = NameCount(*(Estimate(one.count + known[k, p], one.error) for k, one in enumerate(found)))
+            counts[name] = NameCount(
+                *(Estimate(one.count + float(known[k, p]), one.error) for k, one in enumerate(found))
+            )
         return counts
 
     def no_look(self, most: float, labels: Sequence[int]) -> NoLook | None:

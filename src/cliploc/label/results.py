@@ -274,17 +274,23 @@ class AnnotatedFolder:
         named = {name: score for name, score in zip(self.names, each, strict=True) if score.drafts or score.boxes}
         return {"": every, **named} if pairs else {}
 
+    def look(self, name: str, now: View) -> Look:
+        """What a picture says of others."""
+        plain = now
+        if now.found.taught:
+            found = self.candidates(name, taught=False)
+            plain = replace(now, found=found, chosen=choose(found, self.rule, self.prior))
+        return look_at(now, plain, len(self.names))
+
     def keep_promise(self, most: float) -> list[str]:
         """Leaves the drafts that need no look, as reviewed pictures promise; what is to be said of it."""
-        views = ((file.id, self.view(file.id)) for file in self.annotated())
-        sample = Sample({name: look_at(now, len(self.names)) for name, now in views})
+        sample = Sample({file.id: self.look(file.id, self.view(file.id)) for file in self.annotated()})
         found = sample.no_look(most, range(len(self.names)))
         if found is None:
             drafts = sum(len(one.drafts) for one in sample.seen)
-            return [
-                f"no draft can be trusted at {most:.0%}: {len(sample.seen)} pictures were reviewed in random order, "
-                f"with {drafts} drafts, and it needs {fewest(most)}, nearly all right: `cliploc review`, order: random"
-            ]
+            reviewed = f"{len(sample.seen)} pictures with {drafts} drafts were reviewed in random order"
+            needed = f"it needs {fewest(most)} drafts, nearly all right: go on in `cliploc review`, order: random"
+            return [f"no draft can be trusted at {most:.0%}: {reviewed} since drafts were last drawn; {needed}"]
         self.rule = replace(self.rule, min_score=float(np.float32(found.score)))
         each = {name: sample.no_look(most, [label]) for label, name in enumerate(self.names)}
         shares = {"all names": found, **({} if len(each) == 1 else each)}
@@ -364,7 +370,7 @@ def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], comp
     looks = dict[str, Look]()
     for file in folder.annotated():
         now = folder.view(file.id)
-        looks[file.id] = look_at(now, len(folder.names))
+        looks[file.id] = folder.look(file.id, now)
         labels = Counter(folder.names[label] for label in now.boxes().labels)
         boxes.update(labels)
         with_label.update(labels.keys())
