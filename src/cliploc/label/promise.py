@@ -80,7 +80,7 @@ def quantile(freedom: int) -> float:
     """Student's t for SURE on two sides (Cornish and Fisher)."""
     z = NormalDist().inv_cdf((1 + SURE) / 2)
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return float(z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
 def no_look(seen: Sequence[Draft], rest: Floats, most: float) -> NoLook | None:

@@ -254,7 +254,7 @@ class AnnotatedFolder:
             chosen.margin,
             chosen.presence[boxes.labels].astype(np.float32),
             _rle(boxes.size_wh, boxes.masks),
-            "draft" if now.saved.status == "none" else now.saved.status,  # type: ignore[arg-type]
+            "draft" if now.saved.status == "none" else now.saved.status,
         )
 
     def _reviewed(self) -> list[tuple[str, View]]:
