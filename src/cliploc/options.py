@@ -202,6 +202,12 @@ def _parse_share(text: str) -> tuple[str, float | str]:
     return name, 1.0 if share == "all" else parse(Share, share)
 
 
+def _parse_percent(text: str) -> float | str:
+    """A share, as 5% or 0.05."""
+    value: float | str = parse(float, text.removesuffix("%"))
+    return value / 100 if isinstance(value, float) and text.endswith("%") else value
+
+
 def _parse_rename(text: str) -> tuple[str, str]:
     """Two names, as old=new."""
     old, _, new = (part.strip() for part in text.partition("="))
@@ -652,6 +658,11 @@ class AnnotateOptions(ProtocolOptions):
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
+    )
+    max_false: PositiveShare | None = option(
+        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
+        help="Leave only drafts that need no look: no larger share (5% or 0.05) of them is wrong, 95 % sure.",
+        about="By pictures reviewed in random order: docs/annotate.md.",
     )
     rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
         factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,
