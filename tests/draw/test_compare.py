@@ -90,9 +90,9 @@ def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: B
 def test_a_caption_says_what_was_found_or_why_not(build: Build) -> None:
     boxes = [(0, (80, 50, 240, 150), 0.9), (0, (1, 2, 30, 40), 0.5)]
     found = build(boxes=boxes)
-    assert cell_caption(found, 0) == "found · 2 boxes, best 0.90"
-    named = replace(found, method="CAM", model="mini", threshold=0.3)
-    assert cell_caption(named, 0) == "found · 2 boxes, best 0.90 · τ 0.30"
+    assert cell_caption(found, 0) == "found · 2 boxes"
+    chances = replace(found, calibrated=np.array([True]), threshold=0.3)
+    assert cell_caption(chances, 0) == "found · 2 boxes, best 0.90 · τ 0.30"
     absent = replace(build(found=(False,)), maps=np.zeros((1, 64, 64), np.float32))
     assert cell_caption(absent, 0) == "not found · not in the picture"
 

@@ -66,8 +66,8 @@ def judged_here(monkeypatch):
         yield
 
 
-def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), data=None, **options):
-    settings, _ = Grid(setups, methods, thresholds=thresholds).settings(unfit_for_setup)
+def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), data=None, **options):
+    settings, _ = Grid(setups, methods).settings(unfit_for_setup)
     return run_benchmark(data or dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
 
 
@@ -106,7 +106,7 @@ def test_the_numbers_are_those_of_evaluate_on_the_saved_maps_to_the_digit(root, 
             assert numbers["confidence_95"]["max_box_acc_v2"] == found["confidence_95"]["max_box_acc_v2"]
         assert numbers["max_box_acc"] == numbers["gt_known_oracle"]
     assert 0 < plain.summary["mini_cam"]["gt_known"] <= 100
-    assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer-cam"]["max_box_acc_v2"]
+    assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer_cam"]["max_box_acc_v2"]
 
 
 def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
@@ -124,7 +124,7 @@ def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
         np.testing.assert_allclose(row["boxes"], found.boxes.xyxy * stretch, rtol=1e-4, atol=0.05)
         np.testing.assert_allclose(row["box_scores"], found.boxes.score, rtol=1e-4)
         assert row["score"] == pytest.approx(float(found.scores[0]), abs=1e-5)
-        assert row["presence"] == pytest.approx(float(found.presence[0]), abs=1e-4)
+        assert row["presence"] == pytest.approx(found.presence_of(0), abs=1e-4)
         ranked = [one.name for one in localizer_.classify(sample.path, names)]
         assert [names[label] for label in row["predictions"]] == ranked
         assert (row["width"], row["height"], row["n_boxes"]) == (*sample.size_wh, len(sample.boxes_xyxy))
@@ -151,20 +151,36 @@ def test_names_that_the_model_does_not_know_are_never_predicted(root, tmp_path, 
     assert (numbers["top5_cls"], numbers["with_predictions"]) == (None, 3 if known else 0)
 
 
-def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypatch):
+def test_methods_of_several_options_and_thresholds_share_a_forward_pass(root, tmp_path, monkeypatch):
     passes = []
     plain = Flow.compute
     monkeypatch.setattr(Flow, "compute", lambda *a, **k: passes.append(len(a[1])) or plain(*a, **k))
-    setups = (SETUP, changed("name-only", templates=("{}",)))
-    result = run(root, tmp_path, setups=setups, thresholds=(0.2, None, 0.6))
+    methods = ("grad_cam", "grad_cam(block=-2)", "grad_cam(threshold=0.6)")
+    result = run(root, tmp_path, methods, setups=(SETUP, changed("name-only", templates=("{}",))))
     assert sum(passes) == 2 * COUNT
-    assert len(result.summary) == 12
-    assert result.summary["mini_cam_default_0.2"]["threshold"] == 0.2
-    assert result.summary["mini_cam_default_own"]["threshold"] == 0.3
-    for name in ("mini_cam_default_0.2", "mini_cam_default_0.6"):
-        assert result.summary[name]["max_box_acc"] == result.summary["mini_cam_default_own"]["max_box_acc"]
-    ious = [result.summary[f"mini_cam_default_{tau}"]["mean_best_iou"] for tau in ("0.2", "own", "0.6")]
-    assert len(set(ious)) == 3
+    first, other, higher = (f"mini_grad_cam{words}" for words in ("", "-block=-2", "-threshold=0.6"))
+    assert [*result.summary] == [one + words for words in ("", "_name-only") for one in (first, other, higher)]
+    numbers = result.summary
+    assert [numbers[name]["threshold"] for name in (first, other, higher)] == [0.1, 0.1, 0.6]
+    energies = [numbers[name]["energy_in_boxes"] for name in (first, other, higher)]
+    assert energies[0] == energies[2] != energies[1]
+    assert numbers[higher]["mean_best_iou"] != numbers[first]["mean_best_iou"]
+    assert [one["options"]["block"] for one in result.manifest["settings"]][:3] == [-1, -2, -1]
+
+
+def test_settings_that_are_added_are_computed_alone(root, plain, tmp_path, monkeypatch):
+    out, computed, compute = shutil.copytree(plain.out, tmp_path / "out"), [], Localizer.run
+    monkeypatch.setattr(Localizer, "run", lambda *a, **k: computed.append([*a[2]]) or compute(*a, **k))
+    more = run(root, out, ("xgrad_cam", "cam"), save_maps=True)
+    assert computed == [["xgrad_cam"]]
+    assert more.resumed
+    fresh = run(root, tmp_path / "fresh", ("cam", "layer_cam", "xgrad_cam"), save_maps=True)
+    assert more.summary == fresh.summary
+    assert list(rows_in(out)) == list(rows_in(fresh.out))
+    with sqlite3.connect(out / FILE) as opened:
+        opened.execute("DELETE FROM row WHERE setting = 'mini_layer_cam' AND sample = 'val/001.jpg'")
+    with pytest.raises(UsageError, match="mini_layer_cam is not finished: repeat its command"):
+        run(root, out, ("cam",), save_maps=True)
 
 
 def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tmp_path, plain):
@@ -255,8 +271,8 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
-        ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
+        ({"setups": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
+        ({"setups": (changed(threshold=0.4),)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
     ],
 )
 def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change, said):
@@ -345,7 +361,7 @@ def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp
 
     monkeypatch.setattr(tasks, "find", spoilt)
     result = run(root, tmp_path)
-    lost = {one["sample"] for one in result.summary["mini_layer-cam"]["failed"]}
+    lost = {one["sample"] for one in result.summary["mini_layer_cam"]["failed"]}
     assert lost == {"val/000.jpg"}  # the others of its batch are done alone
     assert "gave a map that is not a number" in result.failed["val/000.jpg"]
     assert result.summary["mini_cam"] == plain.summary["mini_cam"]
@@ -362,11 +378,12 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
         changed(model="ViT-B-32", pretrained="openai"),
         changed(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     ]
-    settings, left_out = Grid(setups, ["cam", "gem"], thresholds=[None, 0.5]).settings(unfit_for_setup)
+    settings, left_out = Grid(setups, ["cam", "gem", "cam(threshold=0.5)"]).settings(unfit_for_setup)
     ids = [one.id for one in settings]
-    assert len(set(ids)) == len(ids) == 8
-    assert "RN50_cam_a-photo-of-a_own" in ids
-    assert "ViT-B-32_laion2b-s34b-b79k_gem_default_0.5" in ids
+    assert len(set(ids)) == len(ids) == 6
+    assert "RN50_openai_cam_a-photo-of-a" in ids
+    assert "mini_cam-threshold=0.5" in ids
+    assert "ViT-B-32_laion2b_s34b_b79k_gem" in ids
     assert left_out[0].startswith("gem does not work on mini, a cnn tower")
     with pytest.raises(UsageError, match="gem does not work on mini"):
         Grid(setups[:1], ["gem"]).settings(unfit_for_setup)
@@ -418,7 +435,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
     assert lines[0].split() == titles
-    ids = ["mini_cam", "mini_layer-cam", "mini_centre-box", "mini_centre-gaussian"]
+    ids = ["mini_cam", "mini_layer_cam", "mini_centre_box", "mini_centre_gaussian"]
     assert [line.split()[0] for line in lines[1:5]] == ids
     assert all(len(line) <= 80 for line in lines)
     assert f"{COUNT} of {COUNT} samples × 4 settings done" in result.err
@@ -439,7 +456,6 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert "resumed" in again.err
     assert "next:" not in again.err
     assert "flip: false there, true asked for" in refused(*arguments, "--out", tmp_path, "--flip")
-    assert "settings.mini_centre-box: only there" in refused(*arguments, "--out", tmp_path, "--no-baselines")
 
 
 @pytest.mark.usefixtures("judged_here")
@@ -454,23 +470,21 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     assert result.code == 1, result.err
     assert "failed: val/005.jpg: " in result.err
     evaluated = {name: one["evaluated"] for name, one in json.loads(result.out)["settings"].items()}
-    assert evaluated == {"mini_cam": 7, "mini_layer-cam": 7}
+    assert evaluated == {"mini_cam": 7, "mini_layer_cam": 7}
     (broken / "val/005.jpg").unlink()
     result = cliploc_(*arguments, "--out", tmp_path / "other")
     assert result.code == 1, result.err
     assert "missing picture: val/005.jpg: " in result.err
 
 
-def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_same_passes():
+def test_baselines_stand_once_for_each_model_out_of_the_same_passes():
     setups = [SETUP, replace(SETUP, prompts="other"), ModelSetup(SETUP.options.but(model="mini-vit"))]
-    given = Grid(setups, ["maskclip", "cam", "centre_box"], thresholds=[0.3, 0.6], baselines=baselines())
+    given = Grid(setups, ["maskclip", "cam", "centre_box"], baselines=baselines())
     settings, _ = given.settings(unfit_for_setup)
     plain, _ = replace(given, baselines=()).settings(unfit_for_setup)
     added = [one for one in settings if one not in plain]
-    expected = [(0, "centre_gaussian", None), (2, "centre_gaussian", None)]
-    assert [(one.setup, one.method, one.threshold) for one in added] == expected
+    assert [(one.setup, one.method) for one in added] == [(0, "centre_gaussian"), (2, "centre_gaussian")]
     assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
-    assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
     with_head = replace(SETUP, options=SETUP.options.but(head="head.safetensors"))  # is only for the head's method
     settings, _ = Grid([with_head, SETUP], ["cam"], baselines=["centre_box"]).settings(lambda *_: None)
     assert [(one.setup, one.method) for one in settings] == [(0, "cam"), (1, "cam"), (1, "centre_box")]

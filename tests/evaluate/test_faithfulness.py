@@ -34,7 +34,7 @@ def test_the_folder_and_the_contract(done):
     """summary.json → settings → setting → deletion, insertion, in 0–1; a random map and a Gaussian beside."""
     out, outcome = done
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["settings"]) == ["mini_cam", "mini_layer-cam", "mini_centre-gaussian", "mini_random"]
+    assert list(summary["settings"]) == ["mini_cam", "mini_layer_cam", "mini_centre_gaussian", "mini_random"]
     for one in summary["settings"].values():
         assert 0 <= one["deletion"] <= 1
         assert 0 <= one["insertion"] <= 1
@@ -69,7 +69,7 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
 
 def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
     out = shutil.copytree(done[0], tmp_path / "out")
-    pairs = [{"mini_cam", "mini_centre-gaussian"}, {"mini_layer-cam", "mini_random"}]
+    pairs = [{"mini_cam", "mini_centre_gaussian"}, {"mini_layer_cam", "mini_random"}]
     with open_run(out) as run:
         manifest = run["manifest"]
         for name, setting in manifest["settings"].items():
@@ -96,7 +96,7 @@ def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeyp
     ours = document_of(*asked)["settings"]["maps"]
     out = tmp_path / "out"
     assert cliploc_(*RUN[:-1], "centre_gaussian", "--root", root, "--out", out, "--no-baselines").code == 0
-    theirs = json.loads((out / "summary.json").read_text())["settings"]["mini_centre-gaussian"]
+    theirs = json.loads((out / "summary.json").read_text())["settings"]["mini_centre_gaussian"]
     for key in ("deletion", "insertion", "deletion_cosine"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
     (folder / "val/000.jpg.npy").unlink()

@@ -19,7 +19,8 @@ START = {
 REFUSED_BY_BENCHMARK = [
     ("boxes", "--method gem", "gem does not work on mini"),
     ("boxes", "--method cam -o temperature=1", "none of cam has this option"),
-    ("boxes", "--threshold 1.5", "expected --threshold from 0 to 1, or own, got 1.5"),
+    ("boxes", "--threshold 1.5", "expected --threshold"),
+    ("boxes", "--method cam(threshold=2)", "expected the threshold of cam from 0 to 1, got 2"),
     ("boxes", "--engine slurm", "expected --engine to be one of local, ray, got 'slurm'"),
     ("boxes", "--pretrained a --pretrained b", "expected --pretrained once, or for each of 1 models, got 2"),
     ("boxes", "--limit 0", "expected --limit, a whole number from 1 to"),
@@ -30,7 +31,6 @@ REFUSED_BY_BENCHMARK = [
     ("faithfulness", "--resize crop", "No such option: --resize"),
     ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),
     ("presence", "--negatives hard", "expected --negatives"),
-    ("presence", "--method cam --threshold 0.2 --threshold 0.4", "expected each method once"),
 ]
 REFUSED_BY_EVALUATE = [
     ("boxes", "expected --maps, got none: cliploc evaluate boxes --maps maps"),

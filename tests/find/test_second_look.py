@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
+from cliploc.cli.photos import rows_of
+from cliploc.document import to_document
+from cliploc.draw.overlay import run_line
 from cliploc.errors import InputError
 from cliploc.find import prompts
 from cliploc.find.calibration import (
@@ -24,6 +27,7 @@ from cliploc.find.calibration import (
     reliability,
 )
 from cliploc.find.presence import RELATED_SHARE, Bank, BankCosines, Rivals, in_bank
+from cliploc.find.recipes import settings_of
 from cliploc.find.second_look import SecondLook, best_of_names, mean_in, regions_of
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
@@ -201,7 +205,13 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan), "min_presence": least}
+    rest = {
+        "contrasts": [()] * 3,
+        "learnt": (),
+        "alike": np.full(3, np.nan),
+        "min_presence": least,
+        "rule": "calibrated",
+    }
     return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
 
 
@@ -305,6 +315,37 @@ def test_a_second_look_runs_on_every_kind_of_tower(kind, photo, backbones):
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
+@pytest.mark.parametrize(
+    ("how", "calibrated"),
+    [
+        ({"recipe": "fast"}, True),
+        ({"recipe": "fast", "threshold": 0.4}, False),
+        ({"method": "cam"}, False),
+        ({"method": "grad_cam", "second_look": True}, False),
+    ],
+)
+def test_a_score_is_a_chance_only_where_it_was_fitted(how, calibrated):
+    """To this model, method and settings; elsewhere no line, sheet or document calls it one."""
+    found = localizer_of("mini", **how)(CAT, ["cat"])
+    assert found.is_calibrated(0) == calibrated
+    [name] = to_document([found], [], {})["pictures"][0]["names"]
+    assert name["calibrated"] == calibrated
+    [(_, _, line), *_] = rows_of(found)
+    assert line.startswith("score " if calibrated else "uncalibrated ")
+    assert ("scores uncalibrated" in run_line(found)) != calibrated
+    moved = found.by(dataclasses.replace(found.rule, threshold=0.3), 0.0)
+    assert not moved.is_calibrated(0)
+
+
+def test_a_calibration_holds_for_what_it_was_fitted_with(tmp_path):
+    how = {"method": "layer_cam", "second_look": True}
+    settings = settings_of("layer_cam", localizer_of("mini", **how).options)
+    dataclasses.replace(package_calibration("mini"), settings=settings).save(tmp_path / "own.json")
+    for other, calibrated in (({}, True), ({"flip": True}, False)):
+        localizer = localizer_of("mini", **how, **other, calibration=tmp_path / "own.json")
+        assert localizer.flow.is_calibrated("layer_cam") == calibrated
+
+
 def test_a_calibration_is_a_file(tmp_path):
     path, own = tmp_path / "calibration.json", package_calibration("mini")
     own.save(path)

@@ -409,7 +409,9 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         assert [label for label, _ in boxes] == [label for label, _ in wanted]
         np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
     rows = [line.split(",") for line in (out / "boxes.csv").read_text().splitlines()]
-    assert {(row[2], row[-1]) for row in rows if row[0] in expected} == {("1.0", "1.0")}  # a person has seen them
+    assert {(row[2], *row[-2:]) for row in rows if row[0] in expected} == {
+        ("1.0", "1.0", "reviewed")
+    }  # a person has seen them
     scores = json.loads((out / "summary.json").read_text())["draft_scores"]
     drafts = sum(len(before[name]) for name in expected)
     # Of each picture one has gone, and one has come.

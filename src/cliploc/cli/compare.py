@@ -12,11 +12,10 @@ from typing import Any
 from rich.text import Text
 
 import cliploc
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.photos import PhotoRun, rows_of, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options
 
 LISTS = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # of its own form; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
@@ -35,8 +34,8 @@ class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags, cli.DrawingF
 def compare(flags: CompareFlags, options: Options) -> int:
     """Compare methods, with one sheet per picture.
 
-    A sheet has one row per method and one column per name. Each method runs as published,
-    without refinement unless you give --refine.
+    A sheet has a drawing for each name by each method, which runs as published, without
+    refinement unless you give --refine.
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
@@ -82,8 +81,8 @@ def compare(flags: CompareFlags, options: Options) -> int:
                     run.fail(path, errors[0])
                     continue
                 found = zip(missing_of.items(), results, strict=True)
-                of_models = [ModelResults(label, one.found, missing) for (label, missing), one in found]
-                _take(run, path, of_models, titles, flags)
+                compared = [ModelResults(label, one.found, missing) for (label, missing), one in found]
+                _take(run, path, compared, titles, flags)
         finally:  # also when interrupted: what is done is not lost
             fitting = {label: _fitting(of_methods, missing) for label, missing in missing_of.items()}
             run.keep({"names": names, "methods": titles, **_settings(models, fitting)})

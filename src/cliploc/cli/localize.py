@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import cliploc
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, rows_of, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options, words_of
+from cliploc.options import words_of
 from cliploc.support.files import DEMO
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB

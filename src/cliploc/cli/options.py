@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform, 
 import typer
 from msgspec import Meta
 
+from cliploc import Options, UsageError
 from cliploc import options as core
 from cliploc.cli.commands import section
-from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
-from cliploc.options import Group, Option, Options, flags_of, option_of, text_of
+from cliploc.options import Group, Option, flags_of, option_of, text_of
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
@@ -197,7 +198,9 @@ class PhotoFlags(WithThreads, WithJson):
         flags=("--prompt", "-p"),
     )
     labels: Path | None = flag(
-        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE|imagenet"
+        "A file with more names, one per line: cat|kitten; or background: lawn; or FILE.safetensors of embeddings.",
+        None,
+        metavar="FILE|imagenet",
     )
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -298,6 +301,8 @@ def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
 
     if labels is None or str(labels) == "imagenet":
         return [one.name for one in prompts.imagenet_classes()] if labels else [], []
+    if Path(labels).suffix == ".safetensors":
+        return list(prompts.read_embeddings(labels)), []
     read = prompts.read_labels(labels)
     for entry, threshold in zip(read.entries, read.thresholds, strict=True):
         if threshold is not None:
@@ -358,8 +363,9 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
 
 
 def method_names(texts: Sequence[str] | None) -> list[str]:
-    """Methods of one or several `--method NAME,NAME`; none where it is not given."""
-    names = [name for text in texts or () for name in core.parse_list(text)]
+    """Methods of one or several `--method NAME,NAME(KEY=VALUE)`; none where it is not given."""
+    parts = (part.strip() for text in texts or () for part in re.split(r",(?![^()]*\))", text))
+    names = [name for name in parts if name]
     if texts and not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
     return names
@@ -375,7 +381,7 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str] | None) -> d
         key, text = core.parse_pair(pair)
         having = [
             name for name, method in found.items()
-            if key.startswith(f"{name}.") or any(key in (one, one.partition(".")[2]) for one in method.options)
+            if key.startswith(f"{method.name}.") or any(key in (one, one.partition(".")[2]) for one in method.options)
         ]  # fmt: skip
         if not having:
             raise UsageError(f"--option {pair}: none of {', '.join(methods)} has this option: see `cliploc methods`")

@@ -13,13 +13,13 @@ from typing import Any
 from rich.text import Text
 
 import cliploc
+from cliploc import CliplocError, Reporter
 from cliploc.cli import output
 from cliploc.cli.output import printable, write
 from cliploc.cli.terminal import Terminal, grid
-from cliploc.errors import CliplocError
 from cliploc.options import OPTIONS
 from cliploc.support.files import DEMO, Inputs, demo_names, locked
-from cliploc.support.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -232,7 +232,7 @@ def rows_of(result: cliploc.Localization) -> Iterator[Sequence[str | Text]]:
         boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
-            f"score {score:.2f}  box {output.box_text(xyxy)}"
+            f"{result.score_text(index, score)}  box {output.box_text(xyxy)}"
             for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:

@@ -95,14 +95,19 @@ class DrawnBox:
 
     xyxy: tuple[float, float, float, float]  # pixels of the picture
     name: str
-    score: float
+    score: float | None  # where it is a chance
     colour: Colour
     sure: bool = True  # else it is dashed
 
     @property
     def text(self) -> str:
         """Its label."""
-        return f"{clean(self.name)}{'' if self.sure else '?'} {self.score:.2f}"
+        return f"{clean(self.name)}{'' if self.sure else '?'}{self.chance}"
+
+    @property
+    def chance(self) -> str:
+        """The score as it is drawn."""
+        return "" if self.score is None else f" {self.score:.2f}"
 
 
 def paint_boxes(image: Image.Image, boxes: Sequence[DrawnBox]) -> list[Rectangle]:
@@ -113,7 +118,7 @@ def paint_boxes(image: Image.Image, boxes: Sequence[DrawnBox]) -> list[Rectangle
         draw_box(image, rectangle, box.colour, line, dash=0 if box.sure else 4 * line)
     plates = Plates(image, text_size(image.size))
     for box, rectangle in zip(boxes, rectangles, strict=True):
-        plates.add(rectangle, box.name + ("" if box.sure else "?"), f" {box.score:.2f}", box.colour, line)
+        plates.add(rectangle, box.name + ("" if box.sure else "?"), box.chance, box.colour, line)
     return plates.taken
 
 

@@ -29,7 +29,7 @@ LINE_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178),
 )  # fmt: skip
 
-COLOURED = (0.2, 0.97)  # the part of a colour map that heat has: its dark end would look like shadow
+COLOURED = (0.2, 0.85)  # of a colour map: its dark end would look like shadow, its light end like fur
 HEAT_RAMP = (0.1, 0.9)  # heat at which the colour starts to cover the picture, and at which it covers most
 VEIL: Colour = (40, 40, 40)  # of where it is cold, which is dimmed, so that heat is seen on every background
 VEIL_OPACITY = 0.5

@@ -88,7 +88,7 @@ def cell_caption(result: Localization, index: int) -> str:
     scores = result.boxes.score[result.boxes.label == index]
     if not result.found[index]:
         return " · ".join([result.verdict(index), *filter(None, [result.reasons[index]])])
-    best = f", best {float(scores.max()):.2f}" if len(scores) else ""
+    best = f", best {float(scores.max()):.2f}" if len(scores) and result.is_calibrated(index) else ""
     threshold = overlay.run_line(replace(result, method="", model=""))
     return " · ".join(filter(None, ["found", count(len(scores), "box", "boxes") + best, threshold]))
 

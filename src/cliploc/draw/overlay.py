@@ -112,12 +112,13 @@ def file_name(result: Localization) -> str:
 
 
 def run_line(result: Localization) -> str:
-    """Method, model, threshold, and whether presence is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
+    """Method, model, threshold, and what is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
     words = [result.method, result.model]
     if result.threshold is not None:
         words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
-    if result.presence_rule == "bank":
-        words.append("presence uncalibrated")
+    guessed = {"presence": result.presence_rule == "bank", "scores": result.calibrated is None}
+    if result.method and any(guessed.values()):
+        words.append(f"{' and '.join(what for what, guess in guessed.items() if guess)} uncalibrated")
     return " · ".join(filter(None, words))
 
 
@@ -205,8 +206,9 @@ def boxes_to_draw(result: Localization, colours: Mapping[int, Colour]) -> list[c
     for i in order:
         label, score = int(boxes.label[i]), float(boxes.score[i])
         if label in colours and (score >= FAINT or (i < sure and label not in seen)):
-            box = captions.DrawnBox(tuple(boxes.xyxy[i].tolist()), result.names[label], score, colours[label], i < sure)
-            drawn.append(box)
+            chance = score if result.is_calibrated(label) else None
+            xyxy = tuple(boxes.xyxy[i].tolist())
+            drawn.append(captions.DrawnBox(xyxy, result.names[label], chance, colours[label], i < sure))
             seen.add(label)
     return drawn
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cliploc.draw import captions
-from cliploc.draw.colours import INK, PAPER, Colour, heat_colours
+from cliploc.draw.colours import INK, PAPER, Colour, heat_colours, text_colour
 from cliploc.images.reading import picture_bytes
 from cliploc.options import Colormap, FigureKind
 
@@ -70,7 +70,9 @@ class Sheet:
         top = sheet.height - GAP - foot
         write(below, GAP, top, INK)
         if self.colormap is not None:
-            bar = Image.fromarray(np.uint8([heat_colours(self.colormap)])).resize(BAR, Image.Resampling.BILINEAR)
+            bar = Image.fromarray(np.array([heat_colours(self.colormap)], np.uint8)).resize(
+                BAR, Image.Resampling.BILINEAR
+            )
             at = sheet.height - GAP - LINE_HEIGHT + 4
             sheet.paste(bar, (GAP + 20, at))
             write(["0"], GAP, at - 4, GREY)
@@ -127,7 +129,7 @@ class Sheet:
                         style = "-" if box.sure else "--"
                         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=ink, lw=line, ls=style))
                     plate = {"facecolor": colour, "edgecolor": "black", "linewidth": 0.3, "pad": 1}
-                    ink = np.divide(captions.text_colour(box.colour), 255)
+                    ink = np.divide(text_colour(box.colour), 255)
                     axis.text(x0, max(y0, 0.06 * high), box.text, fontsize=5, color=ink, va="bottom", bbox=plate)
             if self.colormap is not None:
                 table = LinearSegmentedColormap.from_list(self.colormap, np.divide(heat_colours(self.colormap), 255))

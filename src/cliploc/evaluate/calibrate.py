@@ -15,6 +15,7 @@ from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks import task, worker
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, fit_logistic, reliability
+from cliploc.find.recipes import settings_of
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -176,7 +177,9 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     ]
     reporter.phase("fit")
     about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
-    return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+    result = fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+    settings = settings_of(localizer.method.name, localizer.options)
+    return replace(result, calibration=replace(result.calibration, settings=settings))
 
 
 def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:

@@ -65,6 +65,8 @@ class Calibration:
     first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
     models: tuple[str, ...]  # the names of the models that it was fitted on
     about: str  # on what it was fitted, in a line
+    # of views and boxes with which it was fitted (`recipes.settings_of`); None: those of the model's recipes
+    settings: Mapping[str, Any] | None = None
     # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it
     lifts: Mapping[str, float] = field(default_factory=dict)
 
@@ -80,9 +82,7 @@ class Calibration:
     def document(self) -> dict[str, Any]:
         """As it is written, and part of a run's identity."""
         facts = {"kind": KIND, "version": VERSION, **asdict(self)}
-        if not self.lifts:
-            del facts["lifts"]  # so that runs begun before there were any are still the same
-        return facts
+        return {key: value for key, value in facts.items() if key != "settings" or value is not None}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""

@@ -38,6 +38,7 @@ def known_names(flow: Flow, names: Sequence[str], top_k: int) -> Sequence[str]:
         raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
     if isinstance(names, str) and names == "imagenet":
         names = [known.name for known in prompts.imagenet_classes()]
+    names = prompts.named(names)
     reasons = flow.texts.unknown_reasons(prompts.parse(names, contrasts=False))
     if all(reasons):
         raise UsageError(f"expected a name that {flow.backbone.name} knows: {reasons[0]}")

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,7 +30,8 @@ from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 T = TypeVar("T")
 OnError = Literal["raise", "skip"]
-Names = Sequence[str] | Sequence[Sequence[str]]
+Sought = Sequence[str] | Mapping[str, Any] | Tensor | npt.NDArray[Any]  # names, or embeddings of one's own
+Names = Sought | Sequence[Sought]
 _check_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
@@ -41,7 +43,7 @@ class Request:
 
     id: Hashable  # the caller's own; the result carries it
     image: ImageLike  # a path, a PIL image or an array
-    names: Sequence[str]  # what to look for ("cat|kitten": synonyms)
+    names: Sought  # what to look for ("cat|kitten": synonyms)
     source: str | None = None  # the picture's name in errors and results; None: its path, or "image" with its id
 
 
@@ -71,7 +73,7 @@ class RunOptions:
         presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
             calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
         boxes: whether results have boxes; False leaves them to `Localization.by`.
-        lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+        lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
     """
 
     reporter: Reporter = SILENT
@@ -328,18 +330,19 @@ def batches(
 
 def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with one list of names for all or one for each; its id is its number."""
-    prompts.check_list(names)
+    lists: Any = prompts.named(names)
+    prompts.check_list(lists)
     images = pictures_in(images)
-    if not names or isinstance(names[0], str):
+    if not lists or isinstance(lists[0], str):
         for number, image in enumerate(images):
-            yield Request(number, image, names)  # type: ignore[arg-type]
+            yield Request(number, image, lists)
         return
-    if isinstance(images, Sequence) and len(images) != len(names):
-        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    if isinstance(images, Sequence) and len(images) != len(lists):
+        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(lists)} lists")
     number = -1
     for number, image in enumerate(images):
-        if number >= len(names):
-            raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
-        yield Request(number, image, names[number])
-    if number + 1 < len(names):
-        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
+        if number >= len(lists):
+            raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and more pictures")
+        yield Request(number, image, lists[number])
+    if number + 1 < len(lists):
+        raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and {number + 1} pictures")

@@ -18,6 +18,7 @@ from cliploc.boxes.score import high_enough
 from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, logit
 from cliploc.find.presence import Rivals
 from cliploc.images.geometry import Frame
+from cliploc.localization import PresenceRule
 from cliploc.values import Boxes, FloatArray, Floats
 
 REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
@@ -57,6 +58,13 @@ class SecondLook:
     learnt: Sequence[int]  # names whose maps are drawn by what was learnt: their boxes are judged by the map
     alike: Floats  # [P] see `Texts.learnt_presence`
     min_presence: float  # from which a name is found
+    rule: PresenceRule  # whether the chances are fitted to the model
+
+    def calibrated(self) -> npt.NDArray[np.bool_]:
+        """`[P]`, the names whose boxes are judged by what they show, and not by their maps alone."""
+        calibrated = self.competes.copy()
+        calibrated[list(self.learnt)] = False
+        return calibrated
 
     @property
     def size(self) -> int:
@@ -85,7 +93,7 @@ class SecondLook:
             if contrasted[p]:
                 why_not[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
             elif presence[p] < self.min_presence:
-                why = absence(float(presence[p]), self.min_presence)
+                why = absence(float(presence[p]), self.min_presence, self.rule)
                 why_not[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
                 why_not[p] = f"{NO_SCORE} {rule.min_score:g} or more"
@@ -105,7 +113,7 @@ class SecondLook:
         """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""
         passes, first = self._passes(), self.calibration.first(self.of_names)
         return [
-            absence(float(chance), self.min_presence) if reason is None and not passing else reason
+            absence(float(chance), self.min_presence, self.rule) if reason is None and not passing else reason
             for reason, passing, chance in zip(reasons, passes, first, strict=True)
         ]
 

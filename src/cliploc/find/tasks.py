@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -125,6 +125,8 @@ class TaskMaker:
     def _rule_of(self, method: Method) -> BoxRule:
         """The box rule; by default with the method's threshold, adapted to the refinements."""
         threshold = method.threshold
+        if method.threshold_preset:
+            return replace(BoxRule.of(self._options, threshold), threshold=threshold)
         for step in self._steps if method.reads_picture else ():
             threshold = step.threshold(self._backbone, threshold)
         return BoxRule.of(self._options, threshold)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -34,8 +34,6 @@ from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.support.documents import read_text
 from cliploc.values import FloatArray
-
-State = Literal["draft", "reviewed", "later", "skipped"]  # of a picture, as a person set it
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +54,7 @@ class AnnotatedPicture:
     # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
-    state: State = "draft"
+    state: str = "draft"  # or as a person set it: reviewed, unsure, skipped
 
     def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""

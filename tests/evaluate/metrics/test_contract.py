@@ -131,6 +131,6 @@ def test_the_summary_has_every_number_of_every_metric():
 
 def test_metrics_of_masks_are_left_out_without_masks():
     sample = Sample("a", Path("a.png"), 0, (224, 224), judged(0).true_xyxy)
-    [[row]] = judge_sample(sample, judged(0).heat[None], [[TAU]])
+    [row] = judge_sample(sample, judged(0).heat[None], [TAU])
     assert "iou" in row
     assert "pxap" not in row

@@ -29,7 +29,7 @@ class MaxBoxAccResult:
     # at the τ that is best for all of them together – an oracle, chosen on the images it is reported on
     accuracy: float
     threshold: float  # that τ; the smallest where several are best
-    interval: base.Interval  # confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate
+    interval: base.Interval  # confidence interval of `accuracy`; see `Bootstrap.around`
     curve: Floats  # [1000], the accuracy at each τ of `TAUS`
     per_class: Mapping[int, float]  # label → accuracy at `threshold`
 
@@ -115,7 +115,7 @@ class MaxBoxAcc(base.Metric):
         curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
         replicates = bootstrap.replicated(right, lambda means: means.max(axis=1), self.ids)
-        interval = None if replicates is None else bootstrap.quantiles(replicates)
+        interval = None if replicates is None else bootstrap.around(float(curve[best]), replicates, self.ids)
         per_class = base.by_class(self.labels, right[:, column[best]])
         return MaxBoxAccResult(n, float(curve[best]), float(base.TAUS[best]), interval, curve, per_class), replicates
 
@@ -206,8 +206,9 @@ class MaxBoxAccV2(base.Metric):
             for iou, part in zip(IOUS, results, strict=True)
         }
         # Each replicate draws the same images at every IoU, so the mean over IoUs is a mean within the replicate.
-        interval = bootstrap.quantiles(np.mean(replicates, axis=0)) if replicates[0] is not None else None
-        accuracy = float(np.mean([part.accuracy for part in results]))
+        accuracy, interval = float(np.mean([part.accuracy for part in results])), None
+        if replicates[0] is not None:
+            interval = bootstrap.around(accuracy, np.mean(replicates, axis=0), self.parts[IOUS[0]].ids)
         scores[self.name] = Score(accuracy, interval, "their mean")
         per_class = {
             label: {self.name: float(np.mean([part.per_class[label] for part in results]))}

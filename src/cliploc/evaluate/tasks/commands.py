@@ -13,18 +13,18 @@ from cliploc.cli.options import flag, rare
 from cliploc.cli.terminal import Terminal, grid, titled
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe, recipe_of
-from cliploc.options import OF_LOCALIZATION, Options, parse_share
+from cliploc.options import OF_LOCALIZATION, Options
 from cliploc.runs.plan import Grid, ModelSetup, Setting
 from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
-LISTS = ("model", "pretrained", "method", "method_options", "head", "templates", "threshold")  # options, as lists here
+LISTS = ("model", "pretrained", "method", "method_options", "head", "templates")  # options, as lists here
 NOT_MEASURED = (*LISTS, "text_cache", "masks_by")
 OF_BOXES = (
-    "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
-    "second_look", "calibration",
+    "recipe", "threshold", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence",
+    "min_score", "second_look", "calibration",
 )  # fmt: skip
 # Problems of a dataset that are failures of a run on it.
 LOST = ("missing picture", "broken picture", "missing mask", "broken mask")
@@ -57,14 +57,6 @@ class WithBaselines(cli.Flags):
     no_baselines: bool = rare("Leave out the two baselines without a model: box and Gaussian.", False, group="method")
 
 
-class WithThresholds(cli.Flags):
-    """Of tasks with boxes."""
-
-    threshold: list[str] | None = flag(
-        "One box setting each.", None, metavar="0-1|own", none="each method's own", group="boxes"
-    )
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a benchmark measures."""
@@ -84,11 +76,11 @@ def plan_of(
     options: Options,
     baselines: Callable[[], Sequence[str]] = tuple,
     *,
-    boxes: Sequence[str] | None = None,  # the thresholds of a task with boxes, which recipes are for; None: without
+    recipes: bool = False,  # whether the task is of boxes, which recipes are for
     labelled: bool = False,
     templates: str | None = None,
 ) -> Plan:
-    """Models × prompts × trained heads × methods × thresholds; unknown names are refused before torch is imported."""
+    """Models × prompts × trained heads × methods; unknown names are refused before torch is imported."""
     check_installed("bench", "benchmark")
     named = cli.method_names(flags.method)
     cli.check_known(flags.model or [], named)
@@ -96,31 +88,28 @@ def plan_of(
     from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
     from cliploc.find import prompts
 
+    default = templates or "default"
     setups = [
         ModelSetup(
             options.but(model=model, pretrained=weights, templates=prompts.resolve_templates(words), head=head),
-            prompts=words or "default",
+            words or default,
         )
         for model, weights in cli.pair_weights(flags.model or ["mini"], flags.pretrained)
         for words in flags.template or (templates,)
         for head in (None, *map(str, flags.head or []))
     ]
-    chosen, recipes = _methods_of(named, setups)
-    of_recipes = list(dict.fromkeys(recipe.method for recipe in recipes if recipe is not None))
-    of_methods = cli.options_of_methods(list(dict.fromkeys([*chosen, *of_recipes])), flags.option)
-    if boxes is None:
+    chosen, of_setups = _methods_of(named, setups)
+    of_recipes = list(dict.fromkeys(recipe.method for recipe in of_setups if recipe is not None))
+    options_of = cli.options_of_methods(list(dict.fromkeys([*chosen, *of_recipes])), flags.option).__getitem__
+    if not recipes:
         # Without --method, a method that does not run on another model is left out without a line.
         unfit = unfit_for_setup if named else lambda *of: None if unfit_for_setup(*of) is None else ""
-        expanded = Grid(setups, chosen or of_recipes, lambda name: of_methods[name], baselines=baselines())
-        return Plan(setups, *expanded.settings(unfit))
+        return Plan(setups, *Grid(setups, chosen or of_recipes, options_of, baselines(), (), default).settings(unfit))
     setups = [
         setup if recipe is None else replace(setup, options=setup.options.but(recipe=None).filled(recipe.options))
-        for setup, recipe in zip(setups, recipes, strict=True)
+        for setup, recipe in zip(setups, of_setups, strict=True)
     ]
-    expected = "expected --threshold from 0 to 1, or own"
-    taus = [None if text == "own" else parse_share(text, expected) for text in boxes or ["own"]]
-    expanded = Grid(setups, chosen, lambda name: of_methods[name], taus, baselines(), recipes)
-    return Plan(setups, *expanded.settings(unfit_for_setup))
+    return Plan(setups, *Grid(setups, chosen, options_of, baselines(), of_setups, default).settings(unfit_for_setup))
 
 
 def _methods_of(named: list[str], setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:

@@ -15,7 +15,7 @@ from cliploc.evaluate import metrics
 from cliploc.evaluate.data import boxes_inside
 from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Problem
+from cliploc.values import Dataset, DatasetSplit, Problem
 
 Columns = dict[str, Any]
 S = TypeVar("S")
@@ -118,7 +118,7 @@ def ends_text(interval: metrics.Interval) -> str:
 
 def evaluate_folder(
     maps: str | Path,
-    metadata: str | Path,
+    truth: str | Path | Dataset,
     *,
     convention: metrics.Convention = "wsoleval",
     threshold: float | None = None,
@@ -126,8 +126,34 @@ def evaluate_folder(
     bootstrap: metrics.Bootstrap = metrics.DEFAULT,
     reporter: Reporter = SILENT,
 ) -> FolderResult:
-    """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata; no threshold: the best on these images."""
+    """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata or a dataset; no threshold: the best of these."""
     leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
+    if isinstance(truth, DatasetSplit):
+        ids = [sample.id for sample in truth.samples]
+        truths = [
+            Truth(one.id, one.label, one.size_wh, tuple(map(tuple, one.boxes_xyxy.tolist()))) for one in truth.samples
+        ]
+    else:
+        ids, truths = _of_metadata(maps, truth, leave_out)
+    ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
+    for image_id in sorted(ranked.keys() - set(ids)):
+        leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
+    chosen, evaluated = _metrics(threshold), 0
+    judge = partial(_judge_map, maps, convention, threshold)
+    for one, columns in judged(truths, judge, leave_out, reporter):
+        evaluated += 1
+        if predictions is not None and one.image_id not in ranked:
+            leave_out(Problem("prediction", one.image_id, "no line in the predictions: not in the Top-k numbers"))
+        for metric in chosen:
+            metric.add(one.image_id, columns, one.label, ranked.get(one.image_id))
+    if not evaluated:
+        raise UsageError(f"none of {len(ids)} pictures could be evaluated: check {maps} and their true boxes")
+    summaries = tuple(metric.summarise(False, bootstrap) for metric in chosen)
+    return FolderResult(len(ids), evaluated, tuple(leave_out.problems), summaries)
+
+
+def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[list[str], list[Truth]]:
+    """All ids, and the true boxes; also of maps that have none."""
     ids, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
@@ -136,24 +162,10 @@ def evaluate_folder(
             leave_out(Problem("metadata", truth.image_id, reason))
         if boxes:
             truths.append(replace(truth, xyxy=tuple(boxes)))
-    ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
     known = {f"{image_id}.npy" for image_id in ids}
     for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
-    for image_id in sorted(ranked.keys() - set(ids)):
-        leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
-    chosen, evaluated = _metrics(threshold), 0
-    judge = partial(_judge_map, maps, convention, threshold)
-    for truth, columns in judged(truths, judge, leave_out, reporter):
-        evaluated += 1
-        if predictions is not None and truth.image_id not in ranked:
-            leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
-        for metric in chosen:
-            metric.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
-    if not evaluated:
-        raise UsageError(f"none of {len(ids)} pictures could be evaluated: check {maps} and {metadata}")
-    summaries = tuple(metric.summarise(False, bootstrap) for metric in chosen)
-    return FolderResult(len(ids), evaluated, tuple(leave_out.problems), summaries)
+    return ids, truths
 
 
 def _metrics(threshold: float | None) -> list[metrics.Metric]:

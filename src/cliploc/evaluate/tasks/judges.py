@@ -24,29 +24,29 @@ from cliploc.registry import import_modules, named_modules
 from cliploc.runs.evaluation import Row
 from cliploc.values import WSOL_SIDE, FloatArray, Sample
 
-JudgedMaps: TypeAlias = list[list[Row]] | str  # the columns of each map and threshold, or why there are none
+JudgedMaps: TypeAlias = list[Row] | str  # the columns of each map, or why there are none
 
 
 @dataclass(frozen=True)
 class MapsToJudge:
-    """A job for a judge: one sample's maps, with the thresholds and files of each."""
+    """A job for a judge: one sample's maps, with the threshold and the file of each."""
 
     sample: Sample
     maps: FloatArray  # [S, 224, 224]
-    thresholds: list[list[float]]
-    files: list[list[Path]]  # that the maps are saved in
+    thresholds: list[float]
+    files: list[Path]  # that the maps are saved in; empty to save none
 
 
 def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
     """Saves and judges the maps of each job."""
     results: list[JudgedMaps] = []
     for job in jobs:
-        for heat, paths in zip(job.maps, job.files, strict=True):
-            for path in paths:  # for `cliploc evaluate`; as float32, so that it gives exactly the same numbers
-                path.parent.mkdir(parents=True, exist_ok=True)
-                content = io.BytesIO()
-                np.save(content, heat)  # not into the file: numpy would not report a full disk
-                path.write_bytes(content.getbuffer())
+        for heat, path in zip(job.maps, job.files, strict=False):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = io.BytesIO()
+            # float64, as the original WSOL evaluation wants it; not into the file: numpy would not report a full disk
+            np.save(content, heat.astype(np.float64))
+            path.write_bytes(content.getbuffer())
         try:
             results.append(judge_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:
@@ -57,15 +57,16 @@ def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
 def judge_sample(
     sample: Sample,
     maps: FloatArray,  # [S, 224, 224] in 0–1 over the picture
-    thresholds: Sequence[Sequence[float]],  # for each map, the τ of every setting that uses it
-) -> list[list[Row]]:
-    """Compares one sample's maps with its truth: for each map and each of its τ, the columns that depend on the map."""
+    thresholds: Sequence[float],  # τ of each
+) -> list[Row]:
+    """Compares one sample's maps with its truth: for each, the columns that depend on the map."""
     if not len(sample.boxes_xyxy) and not sample.masks:
         raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
     mask, ignore = read_masks(sample)
     return [
-        list(judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), taus))
-        for heat, taus in zip(maps, thresholds, strict=True)
+        row
+        for heat, tau in zip(maps, thresholds, strict=True)
+        for row in judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), [tau])
     ]
 
 

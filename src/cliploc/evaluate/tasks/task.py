@@ -150,8 +150,9 @@ def run_task(
     arrow()  # refused now, not after hours
     columns = task.columns()
     shards = tuple(plan.shards_of(dataset.samples, shard_size))
-    make_worker = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups), tuple(settings))
-    notes, worker = Notes(reporter), make_worker()  # refuses what cannot be used before anything is written
+    worker_of = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups))
+    # Refuses what cannot be used before anything is written.
+    notes, worker = Notes(reporter), worker_of(tuple(settings))
     described = worker.describe()
     manifest = {
         "schema_version": task.version,
@@ -167,23 +168,29 @@ def run_task(
     of_samples, local = samples_entry(dataset), local_entry(dataset, selection or {})
     with locked(out), store.disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
         stamps = dict(run.rows("SELECT sample, stamp FROM picture"))
-        finished = {shard.index for shard in shards if all(sample.id in stamps for sample in shard.samples)}
-        changed = {index: names for index in finished if (names := _changed(run, shards[index], stamps))}
+        resumed = bool(stamps)
+        changed = {shard.index: names for shard in shards if (names := _changed(run, shard, stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
+            if others := run["manifest"]["settings"].keys() - {setting.id for setting in settings}:
+                raise UsageError(f"{out}: replaced since they were computed: {pictures}: also name {', '.join(others)}")
             again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
             notes.add([f"replaced since they were computed: {pictures}; {again}"])
             with run.transaction():
                 for index in changed:
-                    _forget(run, shards[index])
-            finished -= changed.keys()
-        todo = [shard for shard in shards if shard.index not in finished]
+                    _forget(run, shards[index], [setting.id for setting in settings])
+        todo = _todo(run, shards, settings)
+        pending = [sample for group in todo.values() for shard in group for sample in shard.samples]
+        left = len(pending)
         # Taken before any picture is read.
-        stamps = {sample.id: picture_files.stamp(sample) for shard in todo for sample in shard.samples}
-        left = len(stamps)
-        passes = len({setting.setup for setting in settings})  # how often each sample is looked at
+        stamps |= {sample.id: picture_files.stamp(sample) for sample in pending}
+
+        def passes(chosen: Sequence[int], samples: int) -> int:
+            return samples * len({settings[i].setup for i in chosen})  # each setup looks at each sample once
+
         reporter.phase(phase)
-        reporter.start(passes * left, passes * len(dataset.samples))
+        looks = sum(passes(chosen, len(shard.samples)) for chosen, group in todo.items() for shard in group)
+        reporter.start(looks, passes(range(len(settings)), len(dataset.samples)))
         done = 0
 
         def save(part: Part) -> None:
@@ -192,7 +199,7 @@ def run_task(
             digests = {outcome.sample: outcome.blake2b for outcome in outcomes}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
-                _forget(run, shards[part.index])  # a person may have deleted some of it
+                _forget(run, shards[part.index], {outcome.setting for outcome in outcomes})
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
                 run.insert("row", cells_of(part.content, columns))
             done, left = done + 1, left - len(samples)
@@ -205,12 +212,12 @@ def run_task(
         run.begin_session()
         every = len(dataset.samples)
         with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
-            engine(todo, Ready(make_worker, worker), save, reporter)
+            for chosen, group in todo.items():
+                ready = worker if len(chosen) == len(settings) else None
+                engine(group, Ready(partial(worker_of, tuple(settings[i] for i in chosen)), ready), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(
-            task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, bool(finished)
-        )
+        return BenchmarkResult(task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, resumed)
 
 
 def _begun(
@@ -223,14 +230,22 @@ def _begun(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run = evaluation.open_run(out, (evaluation.PICTURE, table_of(task.columns())))
+    run, asked_for = evaluation.open_run(out, (evaluation.PICTURE, table_of(task.columns()))), {*manifest["settings"]}
     try:
         with run.transaction():
+            if stored := run.get("manifest"):  # settings are added to those of before
+                before, asked = stored["settings"], manifest["settings"]
+                run["manifest"] = {**stored, "settings": {**asked, **before}}
+                manifest = {**manifest, "settings": {**before, **asked}}
             run.keep("manifest", manifest)
             # Compared last: it follows from others, such as a limit.
             if run.get("samples", samples) != samples:
                 raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
             run["samples"], run["here"] = samples, local
+            for name in manifest["settings"].keys() - asked_for:
+                [(count,)] = run.rows("SELECT count(*) FROM row WHERE setting = ?", name)
+                if count < samples["samples"]:
+                    raise UsageError(f"{out}: {name} is not finished: repeat its command, then add others")
     except BaseException:
         run.close()
         raise
@@ -278,16 +293,32 @@ def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, 
     return {"schema_version": task.version, "settings": summary}
 
 
-def _forget(run: store.Store, shard: Shard) -> None:
+def _todo(
+    run: store.Store, shards: Sequence[Shard], settings: Sequence[plan.Setting]
+) -> dict[tuple[int, ...], list[Shard]]:
+    """Places of settings → the shards that lack their rows; most often all settings, or those that are new."""
+    done: dict[str, set[str]] = {}
+    for sample, setting in run.rows("SELECT sample, row.setting FROM row JOIN picture USING (sample)"):
+        done.setdefault(sample, set()).add(setting)
+    todo: dict[tuple[int, ...], list[Shard]] = {}
+    for shard in shards:
+        in_all = set.intersection(*(done.get(sample.id, set()) for sample in shard.samples))
+        if lacking := tuple(i for i, setting in enumerate(settings) if setting.id not in in_all):
+            todo.setdefault(lacking, []).append(shard)
+    return todo
+
+
+def _forget(run: store.Store, shard: Shard, settings: Iterable[str]) -> None:
     for sample in shard.samples:
-        run.write("DELETE FROM row WHERE sample = ?", sample.id)
         run.write("DELETE FROM picture WHERE sample = ?", sample.id)
+        for setting in settings:
+            run.write("DELETE FROM row WHERE sample = ? AND setting = ?", sample.id, setting)
 
 
 def _changed(run: store.Store, shard: Shard, stamps: Mapping[str, str]) -> list[str]:
-    """The samples of a shard whose files were replaced since it was computed."""
+    """The samples of a finished shard whose files were replaced since it was computed."""
     changed = []
-    for sample in shard.samples:
+    for sample in shard.samples if all(sample.id in stamps for sample in shard.samples) else ():
         [(digest,)] = run.rows("SELECT blake2b FROM picture WHERE sample = ?", sample.id)
         # A disk that failed leaves the stamps as they are.
         if (

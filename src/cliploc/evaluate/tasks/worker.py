@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import InputError, ModelError
 from cliploc.evaluate.tasks.report import THUMB
 from cliploc.evaluate.tasks.rows import Columns, rounded, sample_facts
 from cliploc.find import prepare, prompts
@@ -60,7 +60,6 @@ class Judge(ABC):
             model=setup.options.model if built is None else built.backbone,
             method=settings[0].method,
             method_options=settings[0].options,
-            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.changed())
 
@@ -264,17 +263,13 @@ class NameJudge(PictureJudge):
 
     def __init__(self, classes: Sequence[str], *of_setup: Any) -> None:
         super().__init__(*of_setup)
-        if len(self.methods) < len(self.settings):
-            raise UsageError("expected each method once in a setup, got one with two thresholds: use one --threshold")
-        if (tau := self.settings[0].threshold) is not None:
-            self.localizer = Localizer(**self.localizer.options.but(threshold=tau).changed())
         self._classes = classes
         reasons = self.localizer.unknown_names(classes)
         self.unknown = {label for label, name in enumerate(prompts.parse(classes).names) if name in reasons}
         self.note_unknown([*reasons], f"{len(classes)} names", "they are counted, but not in the numbers")
 
     def describe(self, setting: plan.Setting) -> dict[str, Any]:
-        return self.described(setting, threshold_given=setting.threshold is not None)
+        return self.described(setting)
 
     def look(self, sample: PromptedPicture, read: None) -> Query:  # noqa: ARG002
         return Query(sample, [label for label in sample.labels if label not in self.unknown])

@@ -1,6 +1,7 @@
 """Ensembles of methods: "gem+legrad" is a `Method` whose map is the mean of both maps, from one forward pass."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import Any, Literal
@@ -9,17 +10,18 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import ModelError, UsageError
-from cliploc.methods import Context, Method, Needs, methods
+from cliploc.methods import Context, Method, Needs, methods, resolve_options
 from cliploc.methods._infra.maps import min_max, on_finest
-from cliploc.methods._infra.method import names_in
+from cliploc.methods._infra.method import parse_spec
+from cliploc.options import parse_share
 
 EnsembleRule = Literal["minmax", "rank"]
 
 
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """A method, or an ensemble by "+": towers of all, mean threshold, maps by "minmax" or "rank", then the mean."""
-    names = names_in(spec)
-    members = tuple(methods.get(name) for name in names)
+    members = tuple(_with_options(methods.get(name), texts) for name, texts in parse_spec(spec))
+    names = [member.name for member in members]
     if len(members) == 1:
         return members[0]
     for name in names:
@@ -53,6 +55,24 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         reads_picture=any(m.reads_picture for m in members),
         members=members,
         poolings=frozenset.intersection(*(m.poolings for m in members)),
+        preset={f"{m.name}.{option}": value for m in members for option, value in m.preset.items()},
+        threshold_preset=any(m.threshold_preset for m in members),
+    )
+
+
+def _with_options(method: Method, texts: Mapping[str, str]) -> Method:
+    """A method with the options that stand in its name; `threshold` is the τ of its boxes."""
+    if not texts:
+        return method
+    options, tau = dict(texts), method.threshold
+    if text := options.pop("threshold", None):
+        tau = parse_share(text, f"expected the threshold of {method.name} from 0 to 1")
+    return replace(
+        method,
+        title=f"{method.title} ({', '.join(f'{key}={value}' for key, value in texts.items())})",
+        threshold=tau,
+        threshold_preset=text is not None,
+        preset=resolve_options(method, options),
     )
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, tee
+from itertools import tee
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -112,7 +112,7 @@ def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
         return None
     model = models.get(setup.model.replace("/", "-"))
     guided = setup.options.guide is not None
-    reason = unfit_reason(chosen, model, trained=trained, guided=guided)
+    reason = unfit_reason(chosen, model, chosen.preset, trained, guided)
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
@@ -134,8 +134,7 @@ class _Judging:
         judged = self.failure if self.future is None else self.future.result()[self.place]
         if isinstance(judged, str):
             return dict.fromkeys(self.ids, judged)
-        columns = chain.from_iterable(judged)
-        return {name: {**row, **of_tau} for name, row, of_tau in zip(self.ids, self.rows, columns, strict=True)}
+        return {name: {**row, **of_map} for name, row, of_map in zip(self.ids, self.rows, judged, strict=True)}
 
 
 class BoxJudge(worker.Judge):
@@ -150,25 +149,22 @@ class BoxJudge(worker.Judge):
     ) -> None:
         super().__init__(*of_setup)
         self._pool, self._folder = pool, maps
-        self._defaults = {method: self.localizer.box_rule_of(method, by) for method, by in self.methods.items()}
-        self._rules: dict[str, dict[str, BoxRule]] = {method: {} for method in self.methods}  # method → setting → rule
-        for setting in self.settings:
-            default = self._defaults[setting.method]
-            tau = default.threshold if setting.threshold is None else setting.threshold
-            self._rules[setting.method][setting.id] = replace(default, threshold=tau)
+        self._of = {setting.method: setting for setting in self.settings}
+        self._rules = {name: self._rule(setting) for name, setting in self._of.items()}
         self._classes = classes  # by label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self._unknown = torch.tensor([label in unknown for label in prompts.parse(classes).names])
         self.note_unknown([*unknown], f"{len(classes)} classes", "it never predicts them")
 
+    def _rule(self, setting: plan.Setting) -> BoxRule:
+        """How a method's maps become boxes; a baseline's always at its own threshold."""
+        rule, method = self.localizer.box_rule_of(setting.method, setting.options), find(setting.method)
+        return replace(rule, threshold=method.threshold) if method.family == "baseline" else rule
+
     def describe(self, setting: plan.Setting) -> dict[str, Any]:
-        return self.described(
-            setting,
-            baseline=find(setting.method).family == "baseline",
-            threshold=self._rules[setting.method][setting.id].threshold,
-            threshold_given=setting.threshold is not None,
-        )
+        baseline = find(setting.method).family == "baseline"
+        return self.described(setting, baseline=baseline, threshold=self._rules[setting.method].threshold)
 
     def close(self) -> None:
         self._pool.close()
@@ -221,7 +217,7 @@ class BoxJudge(worker.Judge):
         jobs: list[tuple[_Judging, MapsToJudge]] = []
         for sample, result in zip(shard.samples, results, strict=False):  # those of the shards after it follow
             assert result.id == sample.id, f"expected {sample.id}, got {result.id}"
-            one = _Judging(sample, [name for method in methods for name in self._rules[method]])
+            one = _Judging(sample, [self._of[method].id for method in methods])
             if result.error is not None:
                 one.failure = str(result.error)
             else:
@@ -243,38 +239,34 @@ class BoxJudge(worker.Judge):
             notes += of_method
             return judging
         except worker.FAILURES as error:
-            reason, ids = engine.failure_reason(error), [*self._rules[method]]
-            count, first = len(shard.samples), shard.samples[0].id
-            notes.append(f"{', '.join(ids)} failed on the {count} samples from {first} on: {reason}")
-            return [_Judging(sample, ids, reason) for sample in shard.samples]
+            reason, name = engine.failure_reason(error), self._of[method].id
+            notes.append(f"{name} failed on the {len(shard.samples)} samples from {shard.samples[0].id} on: {reason}")
+            return [_Judging(sample, [name], reason) for sample in shard.samples]
         finally:
             results.close()
 
     def _job(self, one: _Judging, result: prepare.Result, methods: Sequence[str]) -> MapsToJudge:
         """The maps to judge of a sample; adds the columns that are known before."""
-        sample, maps, files = one.sample, [], []
+        sample, maps = one.sample, []
         one.embedding = next(iter(result.found.values())).embedding
         for method in methods:
-            localization, rules = result.found[method], self._rules[method]
+            localization, rule = result.found[method], self._rules[method]
             maps.append(localization.maps_over_picture((WSOL_SIDE, WSOL_SIDE))[0])
-            small = worker.thumb(maps[-1])
             original, of_file = (np.array([*wh] * 2) for wh in (sample.size_wh, localization.image.size))
-            for rule in rules.values():
-                boxes = localization.boxes if rule == self._defaults[method] else localization.boxes_by(rule)
-                one.rows.append(
-                    {
-                        "score": float(localization.scores[0]),
-                        "presence": localization.presence_of(0),
-                        "found": len(boxes) > 0,
-                        "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
-                        "box_scores": boxes.score.tolist(),
-                        "thumb": small,
-                    }
-                )
-            # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
-            folders = [] if self._folder is None else [self._folder / name for name in rules]
-            files.append([folder / f"{sample.id}.npy" for folder in folders])
-        taus = [[float(rule.threshold) for rule in self._rules[method].values()] for method in methods]
+            boxes = localization.boxes if find(method).family != "baseline" else localization.boxes_by(rule)
+            one.rows.append(
+                {
+                    "score": float(localization.scores[0]),
+                    "presence": localization.presence_of(0),
+                    "found": len(boxes) > 0,
+                    "boxes": (boxes.xyxy * original / of_file).astype(np.float32).tolist(),
+                    "box_scores": boxes.score.tolist(),
+                    "thumb": worker.thumb(maps[-1]),
+                }
+            )
+        taus, folder = [float(self._rules[method].threshold) for method in methods], self._folder
+        # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
+        files = [] if folder is None else [folder / self._of[method].id / f"{sample.id}.npy" for method in methods]
         return MapsToJudge(sample, np.stack(maps), taus, files)
 
     def _predict(self, judging: Sequence[_Judging]) -> None:

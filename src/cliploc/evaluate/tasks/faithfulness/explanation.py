@@ -20,7 +20,7 @@ from cliploc.evaluate.tasks.faithfulness.page import draw_curves
 from cliploc.evaluate.tasks.figures import legend
 from cliploc.evaluate.tasks.report import TEMPLATES
 from cliploc.evaluate.tasks.tables import Cell, Table, number_cell
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 

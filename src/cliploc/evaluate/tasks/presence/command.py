@@ -9,7 +9,7 @@ from cliploc.options import Options, choice
 NEGATIVES = ("random", "popular", "confusable", "all")  # as in cliploc.evaluate.data, which takes time to import
 
 
-class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithThresholds):
+class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags):
     """What `benchmark presence` has."""
 
     negatives: str = flag(
@@ -27,12 +27,12 @@ class BenchmarkFlags(commands.BenchmarkFlags, SampleFlags, commands.WithThreshol
 def benchmark(flags: BenchmarkFlags, options: Options) -> int:
     """Measure which of many names are found in a picture.
 
-    All combinations of models, methods, prompts and thresholds are measured. If the run is stopped, the same command
+    All combinations of models, methods and prompts are measured. If the run is stopped, the same command
     resumes it.
 
     Example: cliploc benchmark presence --dataset coco --root data --negatives confusable --out results
     """
-    plan = commands.plan_of(flags, options, boxes=flags.threshold or ["own"])
+    plan = commands.plan_of(flags, options, recipes=True)
     from cliploc.evaluate.data import open_prompted
     from cliploc.evaluate.tasks.presence import job
 

@@ -12,11 +12,11 @@ from PIL import Image
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.evaluate.tasks.report import TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
+from cliploc.evaluate.tasks.segmentation.job import NUMBERS
+from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, numbers_table, percent, to_markdown
 from cliploc.formats.voc import palette
 from cliploc.images.reading import small_png
 
-NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 MOST_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
@@ -45,7 +45,9 @@ class _Confused(msgspec.Struct, frozen=True):
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, lambda _, numbers: numbers.get("miou"))
-    tables = [_numbers(run)]
+    refinements = ("refinements", lambda setting: ", ".join(setting.about.get("refine") or []) or "–")
+    counts, words = {"evaluated": ("pictures", "")}, {"steps": refinements}
+    tables = [numbers_table(run, NUMBERS, counts, cell=percent, words=words)]
     if run.settings:
         columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
         rows = []
@@ -67,9 +69,8 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         confused=_confusions(run),
         examples=_examples(run, pictures),
     )
-    csv = numbers_csv(
-        run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
-    )
+    first, *others = NUMBERS
+    csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.get("refine") or [])})
     return write_files(folder, (csv, to_markdown(title, tables), page))
 
 
@@ -87,30 +88,6 @@ def _confusions(run: TaskRun) -> Table | None:
             columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
             return Table(f"What {setting.id} confuses most", columns, rows, {"is", "called"})
     return None
-
-
-def _numbers(run: TaskRun) -> Table:
-    columns = {
-        "setting": "",
-        "steps": "refinements",
-        "mIoU": "mean over classes of Σ intersection / Σ union over the whole set",
-        "mIoU known": "over the classes that the model knows",
-        "mAcc": "mean over classes of Σ intersection / Σ true pixels",
-        "pixel acc": "share of pixels with the right label",
-        "mAP": "mean average precision of the maps; ImageNet-Segmentation only",
-        "pictures": "",
-    }
-    rows = [
-        [
-            Cell(setting.id),
-            Cell(", ".join(setting.about.get("refine") or []) or "–"),
-            percent(setting.number("miou"), setting.interval("miou")),
-            *(percent(setting.number(key)) for key in NUMBERS[1:]),
-            counted(setting.numbers["evaluated"]),
-        ]
-        for setting in run.settings
-    ]
-    return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
 
 
 def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
