@@ -44,6 +44,11 @@ class ReviewFolder:
 
     def __init__(self, run: LabellingRun) -> None:
         self.run, self.out = run, run.out
+        self._load()
+
+    def _load(self) -> None:
+        """Reads what does not change while its names are the same."""
+        run = self.run
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
@@ -185,6 +190,20 @@ class ReviewFolder:
         self.learning.consider()
         return read
 
+    def rename(self, name: str, to: str | None) -> None:
+        """Calls a label otherwise, which joins one of that name, or removes it with its boxes (None)."""
+        if self.learning.working:
+            raise UsageError("it is learning right now: wait until it has learnt")
+        if to is None and self.of_set:  # boxes are known by their places among those of the set
+            raise UsageError("expected another name: boxes of a data set are dropped in its pictures")
+        if to is None:
+            self.run.remove_name(name)
+        elif not to.strip() or not to.isprintable():
+            raise UsageError(f"expected a name, got {to!r}")
+        elif to.strip() != name:
+            self.run.rename(name, to.strip())
+        self._load()
+
     def write_exports(self) -> list[str]:
         """Writes the files of the run again, or the corrected set, with the boxes that hold now → their names."""
         if self.of_set:
@@ -221,6 +240,11 @@ class Learning:
     def possible(self) -> bool:
         """Whether this run can be taught."""
         return "teaching" in self._folder.settings and self._folder.writable
+
+    @property
+    def working(self) -> bool:
+        """Whether it learns right now."""
+        return self._thread is not None
 
     @property
     def _now(self) -> Generation:

@@ -779,6 +779,24 @@ function pick(label) {
   $("picker").close();
   picked(label);
 }
+const highlighted = () => $("picker-names").querySelector("[aria-selected=true]")?.dataset.label;
+/** Gives the highlighted label another name in all pictures, or removes it: the page is loaded again. */
+async function renameLabel(to) {
+  const name = labelName(highlighted());
+  if (to === undefined || to === name) return;
+  try {
+    await allSaved();
+    await store.post("/names", {name, to});
+    location.reload();
+  } catch (error) {
+    $("picker").close();
+    tell(error.message);
+  }
+}
+async function allSaved() {
+  while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
+  if (pending.size) throw new Error("some changes are not saved yet");
+}
 $("picker-search").addEventListener("input", drawPicker);
 $("picker").addEventListener("keydown", (event) => {
   const options = [...$("picker-names").children], at = options.findIndex((one) => one.ariaSelected === "true");
@@ -1174,8 +1192,7 @@ press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
   try {
-    while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
-    if (pending.size) throw new Error("some changes are not saved yet");
+    await allSaved();
     const {files, folder} = await store.post("/exports");
     saved(`Written to ${folder}: ${files.join(", ")}`);
   } catch (error) { saved(`Not written: ${error.message}`, true); }
@@ -1185,6 +1202,12 @@ $("suggest")?.addEventListener("submit", (event) => { event.preventDefault(); sh
 $("tau")?.addEventListener("input", () => { if (heat) paintHeat(); });
 press("active", () => pickLabel((label) => setActive(label)));
 press("labels", toggleLabels);
+press("rename", () => {
+  if (highlighted()) renameLabel(prompt(`“${labelName(highlighted())}” in all pictures; the name of another label joins both:`, labelName(highlighted()))?.trim() || undefined);
+});
+press("remove-name", () => {
+  if (highlighted() && confirm(`Remove “${labelName(highlighted())}” with its boxes in all pictures, also those that you drew? This cannot be undone.`)) renameLabel(null);
+});
 for (const id of ["by-label", "by-status", "by-size", "order"]) $(id).addEventListener("change", filter);
 for (const id of ["score-from", "score-to"]) $(id).addEventListener("input", filter);
 for (const radio of document.getElementsByName("status")) radio.addEventListener("change", () => setStatus(radio.value));
