@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from cliploc.evaluate.metrics import Bootstrap, Floats
+from cliploc.evaluate.metrics import Bootstrap
+from cliploc.values import Floats
 
 
 @dataclass(frozen=True)
