@@ -45,7 +45,7 @@ class Table:
 
 def percent(value: float | None, ends: Interval = None) -> Cell:
     """A percentage with two decimals, as the field prints it; a dash for none."""
-    return decimal(value, 2, "" if ends is None else f"{ends[0]:.1f}–{ends[1]:.1f}")
+    return decimal(value, 2, _ends(ends, ".1f"))
 
 
 def decimal(value: float | None, decimals: int, ends: str = "") -> Cell:
@@ -63,7 +63,12 @@ def number_cell(value: float | None, ends: Interval = None) -> Cell:
     if value is None:
         return Cell("–")
     form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
-    return Cell(f"{value:{form}}", value, "" if ends is None else f"{ends[0]:{form}}–{ends[1]:{form}}")
+    return Cell(f"{value:{form}}", value, _ends(ends, form))
+
+
+def _ends(ends: Interval, form: str) -> str:
+    """The ends of an interval; with "to" where a dash would look like a second minus."""
+    return "" if ends is None else f"{ends[0]:{form}}{'–' if ends[0] >= 0 else ' to '}{ends[1]:{form}}"
 
 
 def numbers_table(
