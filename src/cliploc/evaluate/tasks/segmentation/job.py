@@ -13,7 +13,7 @@ from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import data, metrics
-from cliploc.evaluate.tasks import evaluate, task
+from cliploc.evaluate.tasks import evaluate, paired, task
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.worker import PictureJudge
@@ -80,6 +80,8 @@ TASK = task.BenchmarkTask(
     lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
     _table,
     _legend,
+    lambda _: NUMBERS,
+    percent,
 )
 
 
@@ -209,13 +211,28 @@ class PixelTally(task.Tally):
     def __init__(self, names: Sequence[str], known: Sequence[int] | None) -> None:
         self._names, self._known, self._metric = names, known, metrics.MeanIoU(len(names))
         self._precisions: list[float] = []
+        self._pixels: dict[str, npt.NDArray[np.float64]] = {}  # sample → [2K] of intersections, and of unions
 
     def add(self, row: Row) -> None:
         read = msgspec.convert(row, _Pairs)
         true, predicted = np.array(read.true, np.int16), np.array(read.predicted, np.int16)
-        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, np.array(read.pixels, np.int64)))
+        pixels = np.array(read.pixels, np.int64)
+        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, pixels))
+        count, same, known = partial(np.bincount, minlength=len(self._names)), true == predicted, true >= 0
+        common = count(true[same], pixels[same])
+        either = count(predicted, pixels) + count(true[known], pixels[known]) - common
+        self._pixels[read.sample] = np.concatenate([common, either])
         if read.average_precision is not None:
             self._precisions.append(read.average_precision)
+
+    def per_picture(self) -> paired.PerPicture | None:
+        def miou(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            common, either = np.split(np.asarray(means, np.float64), 2, axis=1)
+            return np.asarray(np.nanmean(metrics.ratio(common, either), axis=1))
+
+        samples = sorted(self._pixels)
+        values = np.array([self._pixels[sample] for sample in samples]).reshape(len(samples), 2 * len(self._names))
+        return paired.PerPicture("miou", samples, values, miou, 100)
 
     def summary(self, counts: Mapping[str, int], bootstrap: metrics.Bootstrap) -> task.Summary:
         if not len(self._metric):
