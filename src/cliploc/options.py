@@ -93,11 +93,8 @@ def _in_words(kind: Any, metavar: str) -> str:
     if base is bool:
         return " as True or False"
     if base is float:
-        return (
-            f" above {meta.gt:g} and at most {meta.le:g}"
-            if meta.gt is not None
-            else f" from {meta.ge:g} to {meta.le:g}"
-        )
+        low = f" from {meta.ge:g}" if meta.gt is None else f" above {meta.gt:g}"
+        return low + (f" to {meta.le:g}" if meta.lt is None else f" to below {meta.lt:g}")
     if base is int:
         return f", a whole number from {meta.ge} to {meta.le:,}"
     if base is Sequence:
