@@ -161,7 +161,7 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
     flags = ("--model", "mini", "--method", "cam", "--save-maps")
     assert benchmark(root, tmp_path / "out", *flags).code == 0
-    maps = tmp_path / "out/maps/mini_cam_name-only"
+    maps = tmp_path / "out/maps/mini_cam"
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
     assert before.keys() == {"000.png", "001.png"}
     ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
