@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
     assert "mIoU" in ran.out
     assert "2 of 2 samples × 2 settings done" in ran.err
     settings = json.loads((out / "summary.json").read_text())["settings"]
-    assert list(settings) == ["mini-vit_maskclip", "mini-vit_clearclip"]
+    assert list(settings) == ["mini-vit_maskclip_name-only", "mini-vit_clearclip_name-only"]
     dataset, protocol = open_labelled("coco_object", root), json.loads((out / "manifest.json").read_text())["protocol"]
     assert (protocol["short_side"], protocol["window"], protocol["logit_scale"]) == (64, 64, 40)
     asked = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
         metric = MeanIoU(81)
         for one in dataset.samples:
             metric.update(one.id, segmenter.label_maps(one.picture())[method], one.truth.read())
-        found, expected = settings[f"mini-vit_{method}"], metric.compute()
+        found, expected = settings[f"mini-vit_{method}_name-only"], metric.compute()
         assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
         assert found["mean_accuracy"] == pytest.approx(100 * expected.mean_accuracy, abs=1e-9)
         assert found["pixel_accuracy"] == pytest.approx(100 * expected.pixel_accuracy, abs=1e-9)
@@ -85,8 +85,8 @@ def test_the_report_has_numbers_classes_and_examples(done):
         assert said in page
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))
-    assert {row["setting"] for row in rows} == {"mini-vit_maskclip", "mini-vit_clearclip"}
-    assert "mini-vit_maskclip" in (out / "tables.md").read_text()
+    assert {row["setting"] for row in rows} == {"mini-vit_maskclip_name-only", "mini-vit_clearclip_name-only"}
+    assert "mini-vit_maskclip_name-only" in (out / "tables.md").read_text()
     before = page
     write_report(out)
     assert (out / "report.html").read_text() == before
@@ -161,10 +161,10 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
     flags = ("--model", "mini", "--method", "cam", "--save-maps")
     assert benchmark(root, tmp_path / "out", *flags).code == 0
-    maps = tmp_path / "out/maps/mini_cam"
+    maps = tmp_path / "out/maps/mini_cam_name-only"
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
     assert before.keys() == {"000.png", "001.png"}
-    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam_name-only"]
     theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
     assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
     sample = ("--dataset", "coco_object", "--root", root, "--sample", "1")
