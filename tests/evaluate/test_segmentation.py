@@ -161,10 +161,10 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
     flags = ("--model", "mini", "--method", "cam", "--save-maps")
     assert benchmark(root, tmp_path / "out", *flags).code == 0
-    maps = tmp_path / "out/maps/mini_cam"
+    maps = tmp_path / "out/maps/mini_cam_name-only"
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
     assert before.keys() == {"000.png", "001.png"}
-    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam_name-only"]
     theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
     assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
     sample = ("--dataset", "coco_object", "--root", root, "--sample", "1")
