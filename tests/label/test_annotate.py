@@ -238,6 +238,13 @@ def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     assert [name for name, _ in boxes["cat turned, 猫.png"]] == [name for name, _ in boxes["cat.png"]]
 
 
+def test_a_named_method_compares_names_with_a_bank(folder, tmp_path):
+    named = {"recipe": None, "method": "cam", "min_presence": None}  # without a second look
+    options = {"formats": ["csv"], **OPTIONS, **named}
+    result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
+    assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
+
+
 def blobs(*centres: tuple[int, int, float], floor: float = 0.0) -> np.ndarray:
     y, x = np.mgrid[:60, :100]
     heat = np.zeros((60, 100), np.float32)
