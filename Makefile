@@ -52,7 +52,7 @@ test-kernels: $(READY)
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
 # command. Without starlette, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
 LOWEST := .venv-lowest
-LOWEST_TESTS := $(filter-out tests/test_bench.py,$(wildcard tests/test_*.py)) tests/cli tests/towers tests/draw
+LOWEST_TESTS := $(wildcard tests/test_*.py) tests/cli tests/towers tests/draw
 NEEDS_KORNIA := --deselect tests/cli/test_cli.py::test_options_reach_the_localizer
 
 test-lowest: $(LOWEST)/.ready

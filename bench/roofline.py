@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.keep import headed, keep, precisions
@@ -41,7 +42,6 @@ from bench.vit_methods import machine
 from cliploc import towers
 from cliploc.methods import Context
 from cliploc.methods._infra.masked import masked_embeddings
-from cliploc.towers._layers import linear
 from cliploc.towers.tower import Backbone, Needs
 
 aten = torch.ops.aten
@@ -80,7 +80,7 @@ class Products(TorchDispatchMode):
             flops = 2.0 * result.numel() * args[1][0].numel()
         elif func in (aten.mm.default, aten.bmm.default):
             flops = 2.0 * result.numel() * args[0].shape[-1]
-        elif func in (aten.addmm.default, aten.baddbmm.default, aten.mkldnn_linear.default):
+        elif func in (aten.addmm.default, aten.baddbmm.default):
             flops = 2.0 * result.numel() * args[1].shape[-1]
         elif func is aten._scaled_dot_product_flash_attention_for_cpu.default:
             flops = 4.0 * args[0].numel() * args[1].shape[-2]

@@ -143,19 +143,6 @@ def test_the_zoos_source_names_every_model(library: Any, tmp_path: Path) -> None
         assert (tmp_path / one["base_filename"]).exists()
 
 
-def test_fiftyone_itself_loads_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fo = pytest.importorskip("fiftyone")
-    import shutil
-
-    import fiftyone.zoo as foz
-
-    monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path))
-    shutil.copytree(SOURCE, tmp_path / "cliploc/cliploc")  # where it unpacks the source of this name
-    assert "cliploc-mini" in foz.list_zoo_models()
-    model = foz.load_zoo_model("cliploc-mini", classes=["cat"], method="cam", min_presence=0)
-    assert isinstance(model.predict(picture()), fo.Detections)
-
-
 def test_autodistill_gets_the_localizers_boxes(library: Any, tmp_path: Path) -> None:
     autodistill, backbone = library("autodistill"), tower("gap_cnn")
     ontology = autodistill.CaptionOntology({NAMES[0]: "scarlet", NAMES[1]: "azure"})

@@ -3,12 +3,9 @@
 import copy
 import itertools
 import math
-import os
 import pickle
-import pwd
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -20,16 +17,15 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
-from cliploc.find.memory import Memory, cache_folder
+from cliploc.find.memory import Memory
 from cliploc.find.prepare import DECODERS, Prepared
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
-from cliploc.methods import methods
 from cliploc.methods.cam import cam
 from cliploc.options import POLICIES
 from cliploc.support.reporter import Reporter
 from cliploc.towers.tower import Needs
-from tests.commands import CAT, Outcome, cliploc_, create_once, elsewhere
+from tests.commands import CAT, create_once
 from tests.tiny import KINDS, context, default_dtype, give_function, tower
 from tests.tolerances import STRETCHED, assert_rounded, terms_of
 
@@ -144,18 +140,6 @@ def test_the_minimum_area_is_a_share_of_the_picture_not_of_its_padding(backbones
     assert iou_matrix(found.boxes.xyxy, [[48, 0, 96, 32]]).max() > 0.5
 
 
-def test_to_supervision(backbones):
-    found = build(backbones["gap_cnn"])(WIDE, ["blue", "red"])
-    detections = found.to_supervision()
-    np.testing.assert_array_equal(detections.xyxy, found.boxes.xyxy)
-    np.testing.assert_array_equal(detections.confidence, found.boxes.score)
-    assert detections.class_id.tolist() == [0, 1]
-    assert detections.data["class_name"].tolist() == ["blue", "red"]
-    detections.xyxy[:] = 0
-    assert found.boxes.xyxy.max() > 0
-    assert len(build(backbones["gap_cnn"])(SQUARE, ["red"]).to_supervision()) == 0
-
-
 # ------------------------------------------------------------------------------------------------------------ batches
 @pytest.mark.parametrize("views", [{"scales": (1, 1.5)}, {"windows": (1, 2), "refine": ["affinity"]}], ids=str)
 @pytest.mark.parametrize(("kind", "policy"), list(zip(KINDS, POLICIES, strict=True)))
@@ -190,17 +174,6 @@ def test_pictures_of_the_inputs_own_shape_are_aligned_at_every_scale():
     localizer = build(backbone, resize="crop", scales=(1, 1.3))
     fits, other = photo((48, 40), red=(4, 4, 16, 16)), photo((64, 40), red=(20, 4, 32, 16))
     same(localizer([fits, other], ["red"])[0], localizer(fits, ["red"]))
-
-
-def test_results_of_one_batch_share_no_memory_and_keep_none(backbones):
-    results = build(backbones["gap_cnn"])(PHOTOS, ["red", "blue"])
-    untouched = [result.maps.copy() for result in results]
-    results[1].maps[:] = 7
-    for i in (0, 2, 3, 4):
-        np.testing.assert_array_equal(results[i].maps, untouched[i])
-    for result in results:
-        owner = result.maps.base
-        assert owner is None or owner.untyped_storage().nbytes() <= result.maps.nbytes
 
 
 # ------------------------------------------------------------------------------------------------- scales and flips
@@ -306,26 +279,6 @@ def test_background_is_subtracted_and_may_win(backbones):
     assert mostly_red.found[0]
 
 
-def test_calibrated_towers_say_absent_and_leave_scores_of_boxes_as_they_are(gap):
-    gap.presence = lambda cosine: torch.sigmoid(10 * (cosine + 0.3))
-    localizer = build(gap, min_presence=0.4)
-    picture = photo((64, 96), red=(16, 40, 40, 64))
-    found = localizer(picture, ["red", "something"])
-    assert found.presence == pytest.approx(1 / (1 + np.exp(-10 * (found.scores + 0.3))), abs=1e-5)
-    assert 0.4 < found.presence[0] < 0.99
-    gap.presence = lambda cosine: torch.full_like(cosine, 0.9)
-    surer = localizer(picture, ["red"])
-    assert_rounded(found.boxes.score[found.boxes.label == 0], surer.boxes.score, TERMS, STRETCHED)
-    gap.presence = lambda cosine: torch.sigmoid(10 * (cosine + 0.3))
-    strict = build(gap, min_presence=0.99)(TALL, ["red"])
-    assert strict.reasons == (f"not in the picture: presence {strict.presence[0]:.2f} is below 0.99",)
-    assert len(strict.boxes) == 0
-    loose = build(gap, min_presence=0)(TALL, ["red"])
-    assert loose.found[0]
-    assert loose.by(loose.rule, 0.99).reasons == strict.reasons
-    assert loose.by(loose.rule, float(loose.presence[0])).found[0], "a presence that is just enough"
-
-
 def test_unknown_names_are_told_and_the_others_found(gap):
     gap.unknown_reason = lambda word: f"{word!r} means nothing to it" if word.startswith("zork") else None
     localizer = build(gap)
@@ -379,26 +332,6 @@ def test_a_map_that_is_no_number_is_named_with_its_prompt_and_picture(backbones,
     give_function(localizer, broken)
     with pytest.raises(ModelError, match=r"gap_cnn in float32 gave a map .* for image 1, prompt 'blue': use a higher"):
         localizer([TALL, WIDE], ["red", "green", "blue"])
-
-
-@pytest.mark.parametrize("method", ["cam", "grad_cam", "one that does not guard against them"])
-def test_weights_that_require_gradients_change_nothing(method):
-    backbone = tower("attention_pool_cnn", (8, 8))
-    localizer = build(backbone, method=method if method in methods.names() else "cam")
-    if method not in methods.names():
-        give_function(localizer, lambda ctx: torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text))
-    expected = localizer(WIDE, ["red"])
-    backbone.requires_grad_(True)
-    same(localizer(WIDE, ["red"]), expected)
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in backbone.parameters())
-
-
-def test_the_global_random_state_is_untouched(backbones):
-    torch.manual_seed(5)
-    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
-    build(backbones["gap_cnn"], flip=True)(PHOTOS, ["red", "a name without a colour"])
-    assert torch.equal(torch.get_rng_state(), before)
-    np.testing.assert_array_equal(np.random.get_state()[1], before_numpy)
 
 
 OPTIONS = [  # values out of range are in tests/test_config.py
@@ -550,13 +483,6 @@ def test_what_comes_before_an_error_is_yielded_whatever_the_batch_size(backbones
     wrong(localizer.classify_stream(broken, ["red", "blue"]), InputError)
 
 
-def test_names_stay_with_their_pictures_when_one_is_broken(backbones, tmp_path):
-    names = [["red"], ["blue"], ["green"]]
-    results = list(build(backbones["gap_cnn"]).stream([TALL, tmp_path / "no.png", SQUARE], names, on_error="skip"))
-    assert [result.names for result in results] == [("red",), ("green",)]
-    assert results[1].found[0]
-
-
 def test_a_stream_reads_only_a_few_pictures_ahead(backbones):
     taken = 0
 
@@ -632,14 +558,16 @@ def test_batches_too_large_for_the_memory_are_done_in_halves_and_the_next_ones_t
 
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])
 def test_maps_of_absent_names_can_be_left_out_and_the_others_are_the_same(gap, options):
-    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
-    localizer = build(gap, min_presence=0.5, **options)
-    whole = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"]))
-    some = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"], absent_maps=False))
+    names = ["red", "green", "blue"]
+    presence = [one.presence for one in build(gap, min_presence=1e-9, **options)(PHOTOS, names)]
+    least = float(np.median(presence))
+    localizer = build(gap, min_presence=least, **options)
+    whole = list(localizer.compare(PHOTOS, names, ["cam", "grad_cam"]))
+    some = list(localizer.compare(PHOTOS, names, ["cam", "grad_cam"], absent_maps=False))
     absent = 0
     for one, other in zip(whole, some, strict=True):
         for method in ("cam", "grad_cam"):
-            all_maps, maps, found = one[method].maps, other[method].maps, one[method].presence >= 0.5
+            all_maps, maps, found = one[method].maps, other[method].maps, one[method].presence >= least
             assert_rounded(maps[found], all_maps[found], TERMS, STRETCHED)
             assert not maps[~found].any()
             assert other[method].reasons == one[method].reasons
@@ -657,15 +585,6 @@ def test_a_result_holds_the_pictures_embedding_and_names_can_be_compared_with_it
     assert_rounded(names[[2, 1]].numpy() @ found.embedding, found.scores, TERMS, 1)
     with pytest.raises(UsageError, match="got an empty one"):
         localizer.embed_names(["red", ""])
-
-
-def test_other_boxes_out_of_the_same_maps(backbones):
-    names = ["red", "blue"]
-    low, high = (build(backbones["gap_cnn"], threshold=tau, resize="pad")(WIDE, names) for tau in (0.2, 0.8))
-    other = low.boxes_by(replace(build(backbones["gap_cnn"]).box_rule, threshold=0.8))
-    np.testing.assert_array_equal(other.xyxy, high.boxes.xyxy)
-    np.testing.assert_array_equal(other.score, high.boxes.score)
-    assert (other.xyxy != low.boxes.xyxy).any()
 
 
 @pytest.mark.parametrize("second_look", [False, True])
@@ -698,22 +617,6 @@ MODES = {
 }
 
 
-def test_names_are_first_embedded_outside_the_programs_modes(monkeypatch):
-    backbone, modes = create_once("mini"), set()
-    encode = backbone.encode_text
-
-    def watched(sentences):
-        modes.add((torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
-        return encode(sentences)
-
-    monkeypatch.setattr(backbone, "encode_text", watched)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        localizer = Localizer(backbone, background=["sofa"], text_cache=False)
-        localizer.unknown_names(["cat~dog"])
-        localizer(np.zeros((8, 8, 3), np.uint8), ["cup"])  # the bank, too
-    assert modes == {(False, False, False)}
-
-
 @pytest.mark.parametrize("model", ["mini", "mini-vit"])
 def test_modes_that_the_program_set_change_nothing(model):
     names, picture = ["cat", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
@@ -743,24 +646,6 @@ def test_a_copy_is_the_same_with_a_model_and_a_memory_of_its_own(copied):
     assert (other.options.memory.max_bytes, localizer.options.memory.max_bytes) == (2**20, 2**20)
 
 
-def maps_after_a_fork(path: str) -> int:
-    torch.set_num_threads(4)
-    localizer = Localizer("mini", method="grad_cam", text_cache=False)
-    before = localizer(path, ["cat"])
-    child = os.fork()
-    if child == 0:
-        after = localizer(path, ["cat"])
-        other = Localizer("mini-vit", recipe="fast", text_cache=False)(path, ["cat"])
-        os._exit(0 if abs(after.maps - before.maps).max() < 1e-4 and len(other.boxes) else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_process_computes_too():
-    """The threads of its parent are not there; torch would wait for them for ever."""
-    assert elsewhere(maps_after_a_fork, str(CAT)) == 0
-
-
 def test_threads_that_share_a_localizer_see_what_one_sees():
     localizer = Localizer(create_once("mini"), method="grad_cam", text_cache=False, memory=Memory())
     pictures = [np.asarray(Image.open(CAT).resize((80 + i, 60))) for i in range(4)]
@@ -771,23 +656,3 @@ def test_threads_that_share_a_localizer_see_what_one_sees():
             found = pool.map(lambda i: shared(pictures[i], ["cat", f"thing {i}"]), range(4))
             for one, other in zip(found, expected, strict=True):
                 same(one, other)
-
-
-def without_a_home(path: str) -> tuple[object, bool, list[Outcome]]:
-    def nobody(uid: int) -> None:
-        raise KeyError("getpwuid(): uid not found")
-
-    for variable in ("HOME", "XDG_CACHE_HOME", "CLIPLOC_CACHE"):
-        os.environ.pop(variable, None)
-    pwd.getpwuid = nobody  # in a process of its own
-    found = bool(Localizer(recipe="fast")(path, ["cat"]).found[0])
-    asked = ("localize", path, "-p", "cat")
-    # RN50 is looked for in ~/.cache/clip.
-    return cache_folder(), found, [cliploc_(*asked, "--recipe", "fast"), cliploc_(*asked, "--model", "RN50")]
-
-
-def test_a_user_without_a_home():
-    """As in a container started with a number for the user."""
-    folder, found, outcomes = elsewhere(without_a_home, str(CAT))
-    assert (folder, found, [one.code for one in outcomes]) == (None, True, [0, 2]), outcomes
-    assert not any("Traceback" in one.err for one in outcomes)

@@ -1,7 +1,6 @@
 """Things of other packages: found by entry points or named by `--import`, listed and run like our own."""
 
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -13,11 +12,9 @@ import pytest
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import JudgedMap, MeanMetric
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.methods import saliency
 from cliploc.registry import named_modules
-from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
-from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process, refused
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, refused
 from tests.evaluate.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -66,7 +63,7 @@ def run(site: Path, *words: object, cwd: Path | None = None) -> Outcome:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder for packages that holds one with a thing of each kind."""
-    files = {"method.py": METHOD, "metric.py": METRIC, "writer.py": EXPORT, "model.py": MODEL, "data.py": DATASET}
+    files = {**OF_DOCUMENT, "model.py": MODEL, "data.py": DATASET}
     project = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
     assert (project["name"], project["version"]) == ("nice-things", "1.2")
     points = {
@@ -103,14 +100,6 @@ def test_an_installed_method_and_model_locate(site):
     assert json.loads(done.out)["pictures"][0]["names"][0]["found"]
 
 
-def test_they_are_there_for_a_user(site):
-    """The other tests are quicker: their processes have imported torch already."""
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = process("methods", env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    assert "plain_sum" in {line.split(" ")[0] for line in done.stdout.splitlines()}
-
-
 def test_an_installed_export_is_written(site, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n")
     (tmp_path / "photos").mkdir()
@@ -135,19 +124,17 @@ def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that
     write_report(tmp_path / "out")
 
 
+def test_an_installed_faithfulness_metric_is_measured(site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 1)
+    words = ("benchmark", "faithfulness", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
+    done = run(site, *words, "--metric", "top_half", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert 0 < json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]["top_half"] < 1
+
+
 def judged(*words: str) -> Outcome:
     with judged_here():
         return cliploc_(*words)
-
-
-def test_a_run_is_not_resumed_with_a_metric_that_came_later(site, tmp_path):
-    root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
-    words = (*words, "--out", tmp_path / "out")
-    assert judged(*map(str, words)).code == 0
-    done = elsewhere(judged, *map(str, words), path=[site])
-    assert done.code == 2
-    assert "a run with other settings (plugins: only asked for)" in done.err
 
 
 def test_a_run_is_not_resumed_with_an_edited_method(site, tmp_path):
@@ -194,11 +181,12 @@ def test_a_plugin_that_fails_is_named_as_the_place(site):
     )
 
 
-@pytest.mark.parametrize("wrong", [{"name": "my_cam++"}, {"name": ""}, {"towers": "cnn"}])
-def test_a_method_that_could_not_be_asked_for_is_refused(wrong):
-    about = {"name": "my_cam", "title": "", "paper": "", "family": "activation", "towers": ["cnn"], "threshold": 0.3}
-    with pytest.raises((ValueError, TypeError), match="expected"):
-        saliency(**{**about, "needs": Needs(), **wrong})(lambda ctx: ctx.text)
+@pytest.mark.parametrize(("option", "code"), [("power", 0), ("depth", 2)])
+def test_needs_are_of_the_methods_options_with_its_defaults(option, code, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD.replace("needs=Needs(", f"needs=lambda {option}: Needs("))
+    done = run(tmp_path, "--import", "mine", "localize", CAT, "-p", "cat", "--method", "plain_sum", "--json")
+    assert done.code == code, done.err
+    assert code == 0 or "expected needs of its options, power, got one of depth" in done.err
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
@@ -228,17 +216,12 @@ def test_a_plugin_cannot_take_the_place_of_our_own(site):
     assert "the module sly_things.method cannot be imported (ValueError: method 'cam' is registered twice" in done.err
 
 
-def test_a_plugin_is_not_imported_where_it_is_not_needed(site):
-    install(site, "slow_things", {"method.py": "raise ImportError\n"}, {"cliploc.methods": {"x": "slow_things.method"}})
-    done = run(site, "localize", CAT, "-p", "cat", "--method", "cam")
-    assert (done.code, done.err.count("slow")) == (0, 0), done.err
-
-
 # ---------------------------------------------------------------------------------------------------------- --import
-@pytest.mark.parametrize("words", [("--import", "mine", "localize"), ("localize", "--import=mine")])
-def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
+def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path):
     (tmp_path / "mine.py").write_text(METHOD.replace('"plain_sum"', '"mine_sum"'))
-    done = run(tmp_path / "nothing", *words, CAT, "-p", "cat", "--method", "mine_sum", cwd=tmp_path)
+    done = run(
+        tmp_path / "nothing", "--import", "mine", "localize", CAT, "-p", "cat", "--method", "mine_sum", cwd=tmp_path
+    )
     assert done.code == 0, done.err
     assert "cat" in done.out
 
@@ -254,6 +237,5 @@ def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
 def test_import_of_what_is_not_there_or_is_broken_is_one_line(tmp_path, monkeypatch, name, said):
     (tmp_path / "breaks.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for words in (("--import", name, "methods"), ("methods", "--import", name)):
-        assert said in refused(*words)
+    assert said in refused("--import", name, "methods")
     assert name not in named_modules()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +95,6 @@ def test_the_tables_of_documents_are_the_registries() -> None:
         files = ", ".join(f"`{name}`" for name in (*one.files, *(f"{folder}/" for folder in one.folders)))
         rows.append(f"| `{one.name}` | {files} | {one.about} |")
     assert table_of("docs/annotate.md", "exports") == "\n".join(rows)
-
-
-def test_the_demo_installs_cliploc_alone_and_tests_the_rest_in_the_same_place(tmp_path: Path) -> None:
-    def commands(target: str) -> str:
-        asked = ["make", "--dry-run", "--directory", str(ROOT), target, f"VENV={tmp_path}"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-
-    demo = commands("demo")
-    assert re.findall(r"pip install .*", demo) == ["pip install --quiet --disable-pip-version-check --editable ."]
-    (tmp_path / ".runs").touch()
-    assert "pip install" not in commands("demo")
-    assert "'.[dev]'" in commands("test")
 
 
 def test_the_page_of_figures_names_every_set_and_what_it_names_is_there() -> None:

@@ -19,7 +19,9 @@ from PIL import Image
 
 from cliploc import Localizer
 from cliploc.cli.terminal import Terminal
-from cliploc.draw.overlay import Panel, draw_names, file_name, scaled, sheet_of
+from cliploc.draw.colours import COLORMAP
+from cliploc.draw.overlay import drawn_parts, file_name, scaled
+from cliploc.draw.sheet import Panel, Sheet
 from cliploc.errors import UsageError
 from cliploc.images.demo import DemoPhoto, demo_photos
 from cliploc.images.geometry import iou_matrix
@@ -108,10 +110,10 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
     file = file_name(first)
     cells = [Panel(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
-        picture = draw_names(scaled(result, shown_wh), [0])
-        cells.append(Panel(picture, title, lines.get(title, "")))
+        picture, boxes = drawn_parts(scaled(result, shown_wh), [0])
+        cells.append(Panel(picture, title, lines.get(title, ""), None, boxes))
     models = dict.fromkeys(result.model for result in results.values())
-    return sheet_of(cells, COLUMNS, next(iter(models)) if len(models) == 1 else "")
+    return Sheet(cells, COLUMNS, next(iter(models)) if len(models) == 1 else "", COLORMAP).image()
 
 
 def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[str] = (), command: str = "") -> None:

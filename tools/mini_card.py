@@ -182,11 +182,8 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
         for lexicon in (True, False)
     }
     located, tau = max_box_acc(cam_maps(mini, paths, texts[labels]), truths)
-    present = mini.presence(images @ texts.T) >= 0.5  # [n, 1000]
-    own = torch.zeros_like(present)
-    own[torch.arange(len(labels)), labels] = True
     words = everyday_words(mini.text)
-    held, text = facts["presence_held_out"], facts["text"]
+    text = facts["text"]
 
     def accuracies(by: str, entries: Sequence[str]) -> str:
         asked = class_texts(mini, entries)
@@ -205,9 +202,7 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
 | | ilsvrc_val_dev | imagenet_one_per_class |
 |---|---|---|
 {accuracy}
-| CAM at 224, GT-known (MaxBoxAcc V1, IoU 0.5), best τ on this split, an oracle | {located:.3f} at τ {tau:.2f} | no boxes |
-| class names said to be present, of those that are | {float(present[own].float().mean()):.3f} | – |
-| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | – |""",
+| CAM at 224, GT-known (MaxBoxAcc V1, IoU 0.5), best τ on this split, an oracle | {located:.3f} at τ {tau:.2f} | no boxes |""",
         (STUDY, "left-out classes"): f"""
 | | ilsvrc_val_dev | imagenet_one_per_class |
 |---|---|---|
@@ -217,15 +212,6 @@ def tables(data: Path) -> dict[tuple[Path, str], str]:
 Everyday words (tests/towers/everyday_words.csv): {len(words["right"])} of {len(words["right"]) + len(words["wrong"])} rank a class of
 theirs first; wrong: {wrong}. {len(words["unknown"])} of {len(words["unknown"]) + len(words["not unknown"])} words without anything like
 them in ImageNet are said to be unknown; not: {odd}. {len(words["everyday"])} more are everyday names now.""",
-        (STUDY, "presence"): f"""
-| | |
-|---|---|
-| found, of the picture's own class name | {held["recall_class_names"]:.3f} |
-| found, of the wider names above it ("dog", "vehicle") | {held["recall_wider_names"]:.3f} |
-| found, of absent names | {held["false_positives"]:.3f} |
-| – class names / wider names | {held["false_positives_class_names"]:.3f} / {held["false_positives_wider_names"]:.3f} |
-
-presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}), on {held["pictures"]} pictures.""",
         (STUDY, "constants"): f"""
 | constant | value | chosen on |
 |---|---|---|

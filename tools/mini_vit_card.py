@@ -262,15 +262,12 @@ def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
             f"| top-1 / top-5 of 1,000 classes, {by} | {own_1:.3f} / {own_5:.3f} | {taught_1:.3f} / {taught_5:.3f} |"
         )
     same = float(((teacher @ texts.T).argmax(dim=1) == (images @ texts.T).argmax(dim=1)).float().mean())
-    present = model.presence(images @ texts.T) >= 0.5  # [n, 1000]
-    own = torch.zeros_like(present)
-    own[torch.arange(len(labels)), labels] = True
     wanted = texts[labels]
     some = SLOW_PICTURES
     guide = towers.create_guide(GUIDE)
     at224, at448 = (localisation(model, guide, fast_rows(), paths, wanted, truths, side, work) for side in (224, 448))
     masked = localisation(model, guide, SLOW, paths[:some], wanted[:some], truths[:some], 224, work)
-    held, agreed = facts["presence_held_out"], facts["agreement_held_out"]
+    agreed = facts["agreement_held_out"]
 
     fast = sorted(fast_rows(), key=lambda row: -at224[row.label].best)
     rows = "\n".join(line(row, at224, at448) for row in fast)
@@ -288,9 +285,7 @@ def tables(data: Path, work: Path) -> dict[tuple[Path, str], str]:
 |---|---|---|
 {chr(10).join(named)}
 | the same at 448, by WordNet's first words | {large[0]:.3f} / {large[1]:.3f} | |
-| the same first class as the teacher | {same:.3f} | |
-| class names said to be present, of those that are | {float(present[own].float().mean()):.3f} | |
-| class names said to be present, of the 999 others | {float(present[~own].float().mean()):.3f} | |""",
+| the same first class as the teacher | {same:.3f} | |""",
         (STUDY, "methods"): f"""
 {head} 448: best |
 |---|---|---|---|---|
@@ -310,14 +305,6 @@ its embedding {agreed["cosine"]:.3f}.""",
 | `--method` | ms | × forward pass |
 |---|---|---|
 {costs(model, guide, [*(row for row in fast_rows() if row not in TUNED), *SLOW], paths[0], wanted[:1, None])}""",
-        (STUDY, "presence"): f"""
-| | |
-|---|---|
-| found, of the picture's own class name | {held["recall_class_names"]:.3f} |
-| found, of the wider names above it ("dog", "vehicle") | {held["recall_wider_names"]:.3f} |
-| found, of absent names | {held["false_positives"]:.3f} |
-
-presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}), on {held["pictures"]} pictures.""",
     }
 
 

@@ -43,7 +43,7 @@ MODELS = ("mini", "mini-vit")
 REPORTED = ("coco_dev", "ilsvrc_val_report")
 SETS = {"coco_tune": 1.0, "ilsvrc_val_dev": 2.0, "tuning": 2.0}  # set → how much a name that is there counts
 OTHERS = 20
-FIT = OF_BOX.index("fit")
+FIT = OF_BOX.index("map_score")
 FOLDS, NAME_FOLDS = 8, 4
 # Features that are left out together.
 BANK, INSIDE = ("bank_mean", "bank_related"), ("inside", "behind", "inside_rank")

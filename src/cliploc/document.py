@@ -136,6 +136,7 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "score": _number(result.scores[index], 4),
         "presence": None if presence is None else round(presence, 4),
         "presence_rule": None if presence is None else result.presence_rule,
+        "calibrated": result.is_calibrated(index),
         "boxes": _boxes(boxes, index),
         "unsure_boxes": _boxes(result.unsure, index),
     }

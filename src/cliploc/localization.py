@@ -20,7 +20,8 @@ from cliploc.images.geometry import Frame
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
-from cliploc.options import number, short
+from cliploc.options import Colormap, number, short
+from cliploc.support.imports import check_installed
 from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Localization:
         reasons: for each name, why it was not found, or is unsure; None when it was found.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
         frame: how the picture lies in what the maps are over.
-        boxes: the boxes of the names found, best first within each name. After a second look a score is the estimated
-            chance that the box has IoU ≥ 0.5 with a thing of that name; without one, that chance if the name is there.
+        boxes: the boxes of the names found, best first within each name. Where `calibrated`, a score is the estimated
+            chance that the box has IoU ≥ 0.5 with a thing of that name; else it only ranks boxes.
         notes: remarks on the picture ("animated: the first is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None if it was not
             computed.
@@ -60,6 +61,8 @@ class Localization:
         presence_rule: "calibrated" if the chance is fitted to the model, or "bank": uncalibrated, by comparison with a
             bank of other names; None if there is none.
         judged: what a second look says, also of boxes that are left out; None without one.
+        calibrated: `[P]` bool, whether the scores of a name's boxes are chances that were fitted to this model, method
+            and settings; None: of no name.
         second_look: what judges other boxes of the same picture; None without a second look, or without maps.
         sides: `[P, LENGTH]` how the sides of boxes are moved, as corrections have taught it (see
             `cliploc.boxes.sides`); None where no name was learnt.
@@ -85,6 +88,7 @@ class Localization:
     rule: BoxRule | None = None
     presence_rule: PresenceRule | None = None
     judged: Judgement | None = None
+    calibrated: npt.NDArray[np.bool_] | None = None
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
     mask_source: MaskSource | None = None
@@ -105,6 +109,14 @@ class Localization:
         if self.found[index]:
             return "found"
         return "unsure" if self.judged is not None and (self.judged.unsure.label == index).any() else "not found"
+
+    def is_calibrated(self, index: int) -> bool:
+        """Whether the scores of a name's boxes are chances."""
+        return self.calibrated is not None and bool(self.calibrated[index])
+
+    def score_text(self, index: int, score: float) -> str:
+        """The score of a name's box in words: "score 0.93", a chance, or "uncalibrated 0.93"."""
+        return f"{'score' if self.is_calibrated(index) else 'uncalibrated'} {score:.2f}"
 
     def presence_of(self, index: int) -> float | None:
         """A name's presence; None where there is none, as of a name that the model does not know."""
@@ -217,6 +229,24 @@ class Localization:
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
         )
 
+    def to_dataframe(self) -> Any:
+        """Boxes as a pandas table: a row each with `source`, `label`, `score`, `presence`, `x0`, `y0`, `x1`, `y1`.
+
+        Example:
+            >>> import pandas
+            >>> from cliploc import Localizer
+            >>> found = Localizer()(["cat.jpg", "dogs.jpg"], ["cat", "dog"])
+            >>> pandas.concat([one.to_dataframe() for one in found]).groupby("label").score.max()
+        """
+        check_installed("bench", "to_dataframe", "pandas")
+        import pandas
+
+        corners = pandas.DataFrame(self.boxes.xyxy, columns=["x0", "y0", "x1", "y1"])
+        labels = self.boxes.label.tolist()
+        presence = [self.presence_of(label) for label in labels]
+        about = {"source": self.source, "label": [self.names[label] for label in labels], "score": self.boxes.score}
+        return corners.assign(**about, presence=presence)[[*about, "presence", *corners.columns]]
+
     def overlay(
         self,
         names: Sequence[str] | None = None,
@@ -225,6 +255,7 @@ class Localization:
         boxes: bool = True,
         caption: bool = True,
         masks: bool = False,
+        colormap: Colormap = "viridis",
     ) -> Image.Image:
         """The picture with heatmap, masks and boxes.
 
@@ -235,13 +266,15 @@ class Localization:
             boxes: whether boxes with their labels are drawn.
             caption: whether method, model and threshold are written in a corner.
             masks: whether the mask of each box is drawn, with its outline, in the colour of its name.
+            colormap: the colours of a single name's heat.
 
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
         from cliploc.draw.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
-        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
+        strength = OPACITY if opacity is None else opacity
+        return draw_overlay(self, names, strength, heatmap, boxes, caption, masks, colormap)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule extracts from the same maps, of names from the same minimum of presence on."""

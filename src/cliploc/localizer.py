@@ -9,28 +9,17 @@ from typing import Any, Literal, overload
 from PIL import Image
 from torch import Tensor
 
-from cliploc import towers
-from cliploc.boxes import BoxRule
-from cliploc.boxes.masks import mask_source
-from cliploc.draw.comparison import ModelResults, check_cells, draw_comparison
-from cliploc.errors import UsageError
-from cliploc.find import prompts, running
-from cliploc.find.calibration import load_calibration, package_calibration
+from cliploc import Localization, Options, UsageError, towers
+from cliploc.boxes import BoxRule, masks
+from cliploc.draw import comparison
+from cliploc.find import calibration, heads, identity, inside, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.heads import load_head
-from cliploc.find.identity import described
-from cliploc.find.inside import Inside, look_inside
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
-from cliploc.find.running import torch_modes
-from cliploc.find.tasks import Task, what_runs
-from cliploc.find.texts import Texts, read_exemplars
 from cliploc.images.reading import ImageLike
-from cliploc.localization import Localization
 from cliploc.methods import resolve_options
-from cliploc.options import Options
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
@@ -83,8 +72,10 @@ class Localizer:
     def __init__(
         self, model: str | Backbone = "mini", pretrained: str | None = None, method: str | None = None, **options: Any
     ) -> None:
+        if hasattr(model, "visual") and not hasattr(model, "pooling"):  # a model of open_clip
+            model = towers.adapt(model)
         chosen = self._chosen = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        self.recipe, found_method, head_file = what_runs(chosen)
+        self.recipe, found_method, head_file = tasks.what_runs(chosen)
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(found_method, chosen.method_options)
         self.templates = prompts.resolve_templates(chosen.templates)
@@ -93,21 +84,21 @@ class Localizer:
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
             towers.check_guide(chosen.guide)
-        crops = read_exemplars(chosen.exemplars)
+        crops = texts.read_exemplars(chosen.exemplars)
         if isinstance(model, str):
             model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
         self.guide = towers.create_guide(guide, device) if isinstance(guide, str) else guide
-        self.mask_source = mask_source(chosen.masks_by, device)
+        self.mask_source = masks.mask_source(chosen.masks_by, device)
         encoder = MaskedEncoder.of(self.backbone, chosen.masked_precision)
         self.masked_precision = encoder.precision
-        head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        self._texts = Texts.of(self.backbone, self.templates, chosen, crops)
+        head = None if head_file is None else (head_file, heads.load_head(head_file, self.backbone))
+        self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
         bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
-        self.calibration = package_calibration(name) if file is None else load_calibration(file)
+        self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
 
         def flow_of(options: Options) -> Flow:
             return Flow(
@@ -132,7 +123,7 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
-    def __call__(self, images: ImageLike, names: Sequence[str]) -> Localization: ...
+    def __call__(self, images: ImageLike, names: Sought) -> Localization: ...
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...], names: Names) -> list[Localization]: ...
     def __call__(
@@ -141,8 +132,9 @@ class Localizer:
         """Locates every name in every picture.
 
         Args:
-            images: a path, PIL image or array, or a list of them.
-            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast.
+            images: a path, PIL image, array `[H, W, 3]` or tensor `[3, H, W]`, or a list of them.
+            names: one list for all pictures, or one list for each. "cat|kitten": synonyms; "cat~dog": a contrast. In
+                place of texts embeddings of your own, a mapping `{name: [D]}` or an array or tensor `[P, D]`.
 
         Returns:
             One `Localization`, or a list of them in the pictures' order.
@@ -193,7 +185,7 @@ class Localizer:
         """
         return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
 
-    def compare_figure(self, image: ImageLike, names: Sequence[str], methods: Methods) -> Image.Image:
+    def compare_figure(self, image: ImageLike, names: Sought, methods: Methods) -> Image.Image:
         """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
 
         Arguments and errors are those of `compare`. For several models on one sheet, use `cliploc compare`.
@@ -203,11 +195,13 @@ class Localizer:
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
+        names = prompts.named(names)
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        check_cells(len(titles), len(names))
+        comparison.check_cells(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
-            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
+            found = comparison.ModelResults(self.backbone.name, next(results))
+            return comparison.draw_comparison([found], titles).image()
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
@@ -278,7 +272,7 @@ class Localizer:
         return classifications(self.flow, requests_of(images, known), top_k, on_error, reporter)
 
     # ---------------------------------------------------------------------------------------------- ask about it
-    def embed_names(self, names: Sequence[str]) -> Tensor:
+    def embed_names(self, names: Sought) -> Tensor:
         """The text embeddings of the names.
 
         Args:
@@ -292,12 +286,13 @@ class Localizer:
     def trace(
         self,
         image: ImageLike,
-        names: Sequence[str],
+        names: Sought,
         method: str | None = None,
         method_options: Mapping[str, Any] | None = None,
         *,
         needs: Needs | None = None,
-    ) -> Inside:
+        graph: bool = False,
+    ) -> inside.Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
         Args:
@@ -307,6 +302,7 @@ class Localizer:
             method_options: of that method.
             needs: what is kept besides what the method reads; None: all that a ViT has, of a CNN the last and the
                 middle stage. Attention of all blocks takes L·H·T² numbers: 8 MB for ViT-B-16 at 224 pixels.
+            graph: whether gradients can be taken of all that was traced, as far back as `images`.
 
         Returns:
             An `Inside`; docs/internals.md has its shapes.
@@ -319,10 +315,10 @@ class Localizer:
         """
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        with torch_modes(self.backbone.device):
+        with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             item = self._prepared(flow, image, names)
-            return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
+            return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""
@@ -346,13 +342,13 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        identity = described(flow, task, method_options)
+        about = identity.described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
-            return identity
+            return about
         if task.refined:  # a map that is the same for every picture stays as it is
-            learnt.check({**identity, "teaching": flow.steps.teaching(task)})
-        return {**identity, "learnt": learnt.digest()}
+            learnt.check({**about, "teaching": flow.steps.teaching(task)})
+        return {**about, "learnt": learnt.digest()}
 
     def _check_learnt(self, methods: Methods | None = None) -> None:
         """Refuses a file of what was learnt that does not hold for these methods; None: for the localizer's."""
@@ -363,13 +359,15 @@ class Localizer:
         for method in methods or ():
             self.describe(method, methods[method] if isinstance(methods, Mapping) else None)
 
-    def _resolved(self, method: str | None, options: Mapping[str, Any] | None) -> tuple[Flow, Task, Mapping[str, Any]]:
+    def _resolved(
+        self, method: str | None, options: Mapping[str, Any] | None
+    ) -> tuple[Flow, tasks.Task, Mapping[str, Any]]:
         """A method's flow, task and options; None: the localizer's."""
         if method is None:
             return self._flow, self._task, self.options.method_options
         return self.flow, self.flow.tasks.make(method, options or {}), options or {}
 
-    def _prepared(self, flow: Flow, image: ImageLike, names: Sequence[str]) -> Prepared:
+    def _prepared(self, flow: Flow, image: ImageLike, names: Sought) -> Prepared:
         request = Request(0, image, names)
         return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 

@@ -52,6 +52,8 @@ LARGEST_MAXIMUM = 2**16  # in help; a larger one is no limit that a person meets
 Resize = Literal["squash", "crop", "pad"]
 RecipeName = Literal["default", "fast"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Colormap = Literal["viridis", "plasma", "inferno", "magma", "cividis", "turbo"]  # of heat; all but the last perceptual
+FigureKind = Literal["jpg", "png", "svg", "pdf"]  # of a drawing's file
 Baseline = Literal["zero", "black", "blur", "mean"]  # what replaces removed pixels
 POLICIES, RECIPES, PRECISIONS, BASELINES = map(get_args, (Resize, RecipeName, Precision, Baseline))
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -116,10 +118,6 @@ def _plain(value: Any) -> Any:
 
 def check_value(name: str, kind: Any, value: Any, none: str = "", metavar: str = "a text") -> Any:
     """A value of a type, which msgspec checks; sequences become tuples. `none`: what None means.
-
-    Example:
-        >>> check_value("flip", bool | None, None), check_value("scales", Scales, [1, 2])
-        (None, (1.0, 2.0))
 
     Raises:
         UsageError: "expected NAME from 0 to 1, got 2", say.
@@ -204,10 +202,10 @@ def _parse_share(text: str) -> tuple[str, float | str]:
     return name, 1.0 if share == "all" else parse(Share, share)
 
 
-def _parse_percent(text: str) -> float | str:
-    """A share, as 5% or 0.05."""
-    value: float | str = parse(float, text.removesuffix("%"))
-    return value / 100 if isinstance(value, float) and text.endswith("%") else value
+def _parse_rename(text: str) -> tuple[str, str]:
+    """Two names, as old=new."""
+    old, _, new = (part.strip() for part in text.partition("="))
+    return old, new
 
 
 def _one_method(names: Sequence[str]) -> str:
@@ -220,12 +218,7 @@ def _one_method(names: Sequence[str]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value as the command line takes it; the reverse of parsing.
-
-    Example:
-        >>> text_of(0.25), text_of((1.0, 1.5)), text_of("pad")
-        ('0.25', '1,1.5', 'pad')
-    """
+    """A value as the command line takes it; the reverse of parsing."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return ",".join(map(text_of, value)) if isinstance(value, list | tuple) else str(value)
@@ -460,9 +453,8 @@ class Options(Checked):
     min_score: ShareOrAuto | None = option(
         None, group="boxes", none=_of_recipe("0"),
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
-        about="Recipes use auto. With a second look, a score is the estimated chance that the box is right; without "
-        "one, that chance if its name is in the picture; see docs/mini.md. With a number, a name without such a "
-        "box is unsure, or without a second look not found.",
+        about="Recipes use auto. A score is a chance only where it was fitted; see docs/presence.md. With a number, a "
+        "name without such a box is unsure, or without a second look not found.",
     )
     min_presence: Share | None = option(
         None, group="boxes", none=f"{FOUND:g}",
@@ -473,7 +465,7 @@ class Options(Checked):
     second_look: bool | None = option(
         None, group="boxes", flags=("--second-look/--no-second-look",), none=_of_recipe("no"),
         help="Judge each box by what the model reads inside it.",
-        about="It costs no further forward pass. Scores are then chances. See docs/presence.md.",
+        about="It costs no further forward pass. See docs/presence.md.",
     )
     calibration: str | os.PathLike[str] | None = option(
         None, group="boxes", metavar="FILE", none="the package's",
@@ -540,12 +532,7 @@ class Options(Checked):
         return replace(self, **values)
 
     def filled(self, recipe: Mapping[str, Any]) -> Options:
-        """The same options, with a recipe's values for those that were not given, and no refinement if it has none.
-
-        Example:
-            >>> Options(flip=True).filled({"scales": (1, 2)}).scales
-            (1.0, 2.0)
-        """
+        """The same options, with a recipe's values for those that were not given, and no refinement if it has none."""
         values = {**UNREFINED, **recipe}
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
@@ -666,11 +653,27 @@ class AnnotateOptions(ProtocolOptions):
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
     )
+    rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
+        factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,
+        text="=".join, flags=("--rename",), repeat=True, gather=dict,
+        help="Call a name of the run otherwise, or merge it with another; repeatable. What people did stays.",
+    )
+    remove: Sequence[str] = option(
+        (), group="input", metavar="NAME", repeat=True,
+        help="Remove a name of the run with its boxes, also those that people drew; repeatable.",
+    )
+    as_typed: bool = option(
+        False, group="input", help="Take names as they are typed, also where the model has a similar word only.",
+    )
     masks: bool = option(
         False, group="output", usual=True, help="Also write the mask of each box, in formats that support it.",
         about="See docs/masks.md. With `masks_by` among the options each box always has it.",
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
+    reviewed: bool = option(False, group="output", usual=True, help="Export only the pictures that were reviewed.")
+    val: Annotated[float, Meta(ge=0, lt=1)] = option(
+        0.0, group="output", metavar="0-1", help="Share of the pictures for validation, in YOLO's and VOC's splits.",
+    )
     copy: bool = option(
         False, group="output", help="Copy the pictures into formats that include them, instead of linking.",
     )
@@ -705,24 +708,14 @@ OF_LOCALIZATION = {**BENCHMARK.changed(), "resize": "squash"}  # in a benchmark 
 
 # ---------------------------------------------------------------------------------------------------- the command line
 def flags_of(name: str) -> tuple[str, ...]:
-    """The names of an option on the command line, the longest first.
-
-    Example:
-        >>> flags_of("min_area"), flags_of("method_options"), flags_of("text_cache")
-        (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
-    """
+    """The names of an option on the command line, the longest first."""
     dashed = name.replace("_", "-")
     both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name, None) is True else f"--{dashed}"
     return OPTIONS[name].flags if name in OPTIONS and OPTIONS[name].flags else (both,)
 
 
 def words_of(values: Mapping[str, Any]) -> list[str]:
-    """Options as a command line has them; None is left out.
-
-    Example:
-        >>> words_of({"flip": True, "scales": (1.0, 1.5), "method": "cam", "method_options": {"block": -1}})
-        ['--flip', '--scales=1,1.5', '--method=cam', '--option=block=-1']
-    """
+    """Options as a command line has them; None is left out."""
     words = []
     for name, value in values.items():
         facts, flag = OPTIONS[name], flags_of(name)[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from cliploc import options as config
 from cliploc import towers
 from cliploc.options import FaithfulnessOptions, Options, SegmentationOptions, option_of
-from tests.commands import CAT, Outcome, cliploc_, nobody, process, refused_in_one_line
+from tests.commands import CAT, Outcome, cliploc_, nobody, refused_in_one_line
 from tests.images.test_images import OTHERS, REFUSED
 
 
@@ -175,12 +175,3 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
     for command in (["localize", CAT, "-p", "cat"], ["demo"]):
         with nobody():
             refused_in_one_line([*command, "--out", open_folder], f"{open_folder}: Permission denied")
-
-
-def test_as_a_process_of_its_own(tmp_path):
-    broken = tmp_path / "empty.jpg"
-    broken.touch()
-    result = process("localize", CAT, broken, "-p", "cat", "--json", "--recipe", "fast")
-    assert result.returncode == 1
-    assert len(json.loads(result.stdout)["pictures"]) == len(json.loads(result.stdout)["failures"]) == 1
-    assert len(lines(result.stderr)) == 2

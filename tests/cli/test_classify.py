@@ -2,14 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
 
-from cliploc import towers
 from cliploc.find import prompts
-from cliploc.localizer import Localizer, classifier
-from cliploc.support.reporter import Reporter
+from cliploc.localizer import Localizer
 from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused_in_one_line
 from tests.tiny import tower
 
@@ -92,56 +88,6 @@ def test_class_and_template_files(command, tmp_path):
     assert settings["templates"] == ["a photo of a {}.", "the {}.", "itap of a {}."]
     assert (settings["precision"], settings["text_cache"]) == ("bf16", False)
     assert document["pictures"][0]["names"][0]["name"] == "cat"
-
-
-def test_auto_precision_says_what_it_found(monkeypatch):
-    monkeypatch.setattr("cliploc.towers._layers.native_bf16", lambda device: True)
-    monkeypatch.setattr("tests.commands.create_once", towers.create)
-    document = document_of("classify", CAT, "-p", "cat", "--precision", "auto")
-    assert document["settings"]["precision"] == "bf16"
-
-
-def test_a_stream_goes_on_after_a_bad_photo_and_raises_without_a_listener(tmp_path):
-    localizer = classifier("mini", device="cpu")
-    failed: list[str] = []
-    reporter = Reporter(failed=lambda source, _: failed.append(source))
-    photos = [tmp_path / "no.jpg", COFFEE]
-    found = list(localizer.classify_stream(photos, ["cat", "cup"], 1, on_error="skip", reporter=reporter))
-    assert failed == [str(tmp_path / "no.jpg")]
-    assert [(one.picture.source, one.names[0].name) for one in found] == [(str(COFFEE), "cup")]
-    with pytest.raises(Exception, match="no such file"):
-        list(localizer.classify_stream([tmp_path / "no.jpg"], ["cat"]))
-
-
-def test_a_batch_is_halved_and_a_photo_for_which_the_model_gives_no_number_fails_alone(monkeypatch):
-    localizer = classifier(model="mini")
-    encode, dark, sizes = localizer.backbone.encode_image, np.zeros((64, 48, 3), np.uint8), []
-
-    def encoded(inputs):
-        sizes.append(len(inputs))
-        if len(inputs) > 2:
-            raise MemoryError
-        bad = torch.tensor([len(image.unique()) <= 3 for image in inputs])  # of one colour
-        return encode(inputs).masked_fill(bad[:, None], torch.nan)
-
-    monkeypatch.setattr(localizer.backbone, "encode_image", encoded)
-    failed = []
-    told = Reporter(failed=lambda name, error: failed.append(f"{error}"))
-    found = [*localizer.classify_stream([CAT, dark, COFFEE], ["cat", "cup"], on_error="skip", reporter=told)]
-    assert [one.names[0].name for one in found] == ["cat", "cup"]
-    assert sizes[:2] == [3, 2]
-    [said] = failed
-    assert said.startswith("image 1: mini in ")
-
-
-def test_a_tower_without_cam_is_classified_all_the_same(monkeypatch):
-    """`classify` needs no saliency method, so that one that fits only CNNs must not stand in its way."""
-    vit = tower("vit")
-    monkeypatch.setattr("cliploc.towers.create", lambda *arguments, **options: vit)
-    localizer = classifier("any", device="cpu")
-    assert "vit" in localizer.method.towers
-    found = localizer.classify(CAT, ["red", "green"])
-    assert sum(one.probability for one in found) == pytest.approx(1, abs=1e-5)
 
 
 def test_pictures_are_fitted_in_the_models_own_way_unless_one_says_how(monkeypatch):

@@ -65,7 +65,7 @@ def test_lines_say_what_json_says(compared, tmp_path):
     boxes = [box for one in picture["results"] for name in one["names"] for box in name["boxes"]]
     shown = [line for line in rest if "box" in line]
     for line, box in zip(shown, boxes, strict=True):
-        assert line.endswith(f"score {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
+        assert line.endswith(f"uncalibrated {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
     assert rest[0].split()[:3] == ["cam", "cat", "found"]
     assert "3 of 6 maps have boxes" in text.err
     assert f"sheets and results.json in {tmp_path}" in text.err
@@ -177,3 +177,16 @@ def test_a_figure_in_python_takes_pictures_from_anywhere(mini):
     options = {"layer_cam": {"stages": (-1, -2)}}
     other = localizer.compare_figure(CAT, ["cat"], options)
     assert np.asarray(other).tobytes() != np.asarray(localizer.compare_figure(CAT, ["cat"], ["layer_cam"])).tobytes()
+
+
+def test_drawings_for_papers_by_the_command_line(tmp_path):
+    asked = (CAT, "-p", "cat", "--figures", "svg", "--colormap", "plasma")
+    for words, file in (
+        (("localize", *asked, "--recipe", "fast", "--out", tmp_path / "a"), tmp_path / "a" / "cat_overlay.svg"),
+        (("compare", *asked, "--method", "cam", "--out", tmp_path / "b"), tmp_path / "b" / "cat-compare.svg"),
+    ):
+        assert cliploc_(*words).code == 0
+        text = file.read_text()
+        assert "its maximum" in text
+        assert ">cat 0." in text
+    assert "'jet'" in refused("localize", CAT, "-p", "cat", "--colormap", "jet", "--out", tmp_path)

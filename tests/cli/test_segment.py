@@ -7,8 +7,6 @@ import pytest
 from PIL import Image
 
 from cliploc.draw.colours import NAME_COLOURS
-from cliploc.draw.label_maps import draw_segments
-from cliploc.errors import ModelError
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.reading import load
@@ -69,21 +67,6 @@ def test_lines_have_the_share_of_each_name_and_a_bad_photo_does_not_end_the_run(
     assert list(tmp_path.iterdir()) == [thin]
 
 
-def test_a_picture_for_which_the_model_gives_no_number_does_not_end_the_run(monkeypatch):
-    forward, calls = Segmenter._forward, []
-
-    def spoilt(*of, **more):
-        calls.append(0)
-        if len(calls) == 1:
-            raise ModelError("mini gave a map that is not a number")
-        return forward(*of, **more)
-
-    monkeypatch.setattr(Segmenter, "_forward", spoilt)
-    result = cliploc_("segment", CAT, COFFEE, *NAMES, "--window", "0", *FAST)
-    assert (result.code, "1 of 2 pictures done" in result.err) == (1, True)
-    assert f"failed: {CAT}: mini gave a map that is not a number" in result.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -108,11 +91,3 @@ def test_names_that_the_model_does_not_know_are_said():
     document = json.loads(result.out)
     assert list(document["settings"]["unknown"]) == ["qwxz"]
     assert [one["share"] for one in document["pictures"][0]["names"]] == [0, 1, 0]
-
-
-@pytest.mark.parametrize("size_wh", [(1, 1), (3, 200), (700, 5), (1700, 40)])
-def test_any_photo_is_drawn(size_wh):
-    labels = np.arange(size_wh[0] * size_wh[1]).reshape(size_wh[::-1]) % 14
-    drawn = draw_segments(Image.new("RGB", size_wh), labels, [f"name {i}" * 9 for i in range(16)], "run " * 90)
-    assert drawn.width >= 320
-    assert max(drawn.size) <= 3000

@@ -12,7 +12,7 @@ from cliploc.draw.colours import (
     PAPER,
     text_colour,
 )
-from cliploc.evaluate.tasks.segmentation.page import example_colours
+from cliploc.evaluate.tasks.segmentation.page import class_colours
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).
 TO_CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
@@ -54,8 +54,10 @@ def test_text_on_every_colour_can_be_read() -> None:
         assert abs(light[0] - light[1]) > 0.35
 
 
-def test_labels_of_an_example_that_have_no_colour_left_are_black():
-    of_map = np.repeat(np.arange(12), np.arange(12, 0, -1))  # of label 0 the most pixels; 11 counts for nothing
-    colours = example_colours([of_map, np.array([10] * 20)], ignored=11)
-    assert list(colours) == [*range(9), 10, 9]
-    assert list(colours.values()) == [*NAME_COLOURS, INK]
+@pytest.mark.parametrize("count", [21, 150, 847])
+def test_each_class_has_its_own_colour_and_the_background_is_black(count: int) -> None:
+    names = [f"class {number}" for number in range(count)]
+    colours = class_colours(names)[:count]
+    assert len(np.unique(colours, axis=0)) == count
+    assert colours.any(axis=1).all()
+    assert class_colours(["background", *names])[:2].tolist() == [[0, 0, 0], [128, 0, 0]]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.draw import comparison, overlay
+from cliploc.draw import comparison, sheet
 from cliploc.draw.comparison import MOST_CELLS, ModelResults, cell_caption, check_cells, draw_comparison
-from cliploc.draw.overlay import Panel
 from cliploc.errors import UsageError
 from tests.draw.conftest import Build
 
@@ -24,39 +23,32 @@ def one_model(result, number: int, model: str = "mini", missing: tuple[str, ...]
     return ModelResults(model, results, {name: f"{name} does not work on {model}" for name in missing})
 
 
-@pytest.fixture
-def cells(monkeypatch: pytest.MonkeyPatch) -> list[Panel]:
-    """The cells of each sheet that is drawn."""
-    drawn: list[Panel] = []
-    sheet_of = overlay.sheet_of
-    monkeypatch.setattr(overlay, "sheet_of", lambda cells, *more: drawn.extend(cells) or sheet_of(cells, *more))
-    return drawn
-
-
 @pytest.mark.parametrize(("number", "names"), [(1, NAMES[:1]), (1, NAMES), (3, NAMES), (7, NAMES[:1]), (20, NAMES)])
 @pytest.mark.parametrize("size_wh", [(640, 400), (300, 900), (40, 30), (2000, 100)], ids=str)
 def test_each_method_and_name_has_a_cell_of_the_pictures_shape(
-    build: Build, cells: list[Panel], number: int, size_wh: tuple[int, int], names: tuple[str, ...]
+    build: Build, number: int, size_wh: tuple[int, int], names: tuple[str, ...]
 ) -> None:
-    sheet = draw_comparison([one_model(build(size_wh, names), number)], titles(number))
+    drawn = draw_comparison([one_model(build(size_wh, names), number)], titles(number))
+    cells = drawn.panels
     assert [cell.title for cell in cells] == [f"Method {i}" for i in range(number) for _ in names]
     [(width, height)] = {cell.image.size for cell in cells}
-    assert 160 <= max(width, height) <= overlay.CELL_SIDES[1]
+    assert 160 <= max(width, height) <= sheet.CELL_SIDES[1]
     assert width / height == pytest.approx(size_wh[0] / size_wh[1], rel=0.2)
-    assert sheet.width <= overlay.MAX_SIDE
+    assert drawn.image().width <= sheet.MAX_SIDE
 
 
 def test_a_sheet_of_the_most_cells_is_drawn_and_one_more_is_refused(build: Build) -> None:
     names = tuple(f"name {i}" for i in range(MOST_CELLS // 20))
     result = build((64, 48), names, colour=RED)
-    assert max(draw_comparison([one_model(result, 20)], titles(20)).size) < 8000
+    assert max(draw_comparison([one_model(result, 20)], titles(20)).image().size) < 8000
     with pytest.raises(UsageError, match=r"at most 400 cells .* got 21 × 20 × 1 = 420: ask for fewer"):
         check_cells(21, len(names), 1)
 
 
-def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(build: Build, cells: list[Panel]) -> None:
+def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(build: Build) -> None:
     result = build(names=("cat", "dog"))
-    draw_comparison([one_model(result, 2), one_model(result, 2, "mini-vit", missing=("m1",))], titles(2))
+    models = [one_model(result, 2), one_model(result, 2, "mini-vit", missing=("m1",))]
+    cells = draw_comparison(models, titles(2)).panels
     assert [cell.title for cell in cells[::2]] == [f"Method {i} · {m}" for i in (0, 1) for m in ("mini", "mini-vit")]
     assert [cell.line.split(":")[0] for cell in cells[:6]] == ["cat", "dog"] * 3
     for cell in cells[6:]:
@@ -98,8 +90,18 @@ def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: B
 def test_a_caption_says_what_was_found_or_why_not(build: Build) -> None:
     boxes = [(0, (80, 50, 240, 150), 0.9), (0, (1, 2, 30, 40), 0.5)]
     found = build(boxes=boxes)
-    assert cell_caption(found, 0) == "found · 2 boxes, best 0.90"
-    named = replace(found, method="CAM", model="mini", threshold=0.3)
-    assert cell_caption(named, 0) == "found · 2 boxes, best 0.90 · τ 0.30"
+    assert cell_caption(found, 0) == "found · 2 boxes"
+    chances = replace(found, calibrated=np.array([True]), threshold=0.3)
+    assert cell_caption(chances, 0) == "found · 2 boxes, best 0.90 · τ 0.30"
     absent = replace(build(found=(False,)), maps=np.zeros((1, 64, 64), np.float32))
     assert cell_caption(absent, 0) == "not found · not in the picture"
+
+
+def test_a_note_of_one_method_has_its_name_and_rows_are_filled(build: Build) -> None:
+    plain = replace(build(), notes=("animated: the first is used",))
+    noted = replace(plain, notes=(*plain.notes, "2000 random masks"))
+    results = ModelResults("mini", {"m0": plain, "m1": noted})
+    note = draw_comparison([results], titles(2)).note
+    assert "· animated: the first is used · Method 1: 2000 random masks ·" in note
+    assert sheet.grid_of((300, 300), 6)[0] == 3
+    assert sheet.grid_of((300, 300), 9)[0] in (3, 5)

@@ -1,26 +1,29 @@
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cliploc.draw import captions
-from cliploc.draw.colours import VEIL_OPACITY, name_colour
+from cliploc.draw.colours import VEIL_OPACITY, heat_colours, name_colour
 from cliploc.draw.label_maps import label_picture
 from cliploc.draw.overlay import (
-    MAX_SIDE,
     MOST_PANELS,
     OPACITY,
     _paneled,
+    boxes_to_draw,
     draw_overlay,
-    panels,
     run_line,
     scaled,
+    sheet,
     verdict,
 )
+from cliploc.draw.sheet import MAX_SIDE
 from cliploc.errors import UsageError
 from cliploc.find.second_look import Judgement
 from cliploc.localization import Localization
+from cliploc.options import Colormap
 
 from .conftest import Build
 
@@ -52,7 +55,7 @@ def test_a_box_is_drawn_along_its_edge_and_leaves_the_rest(build: Build) -> None
     assert (picture[:, 99] == 255).all()
 
 
-def test_the_cold_is_dimmed_and_the_hottest_are_yellow(build: Build) -> None:
+def test_the_cold_is_dimmed_and_the_hottest_are_coloured(build: Build) -> None:
     cold = build(hot=[None])
     assert not changed(draw_overlay(cold), cold.image).any(), "a map without heat leaves every pixel"
     picture = draw_overlay(build(colour=(90, 90, 90)))
@@ -63,10 +66,9 @@ def test_the_cold_is_dimmed_and_the_hottest_are_yellow(build: Build) -> None:
     assert not after[160:].any()
     assert not after[:, :65].any()
     assert not after[:, 255:].any()
-    red, green, blue = np.asarray(picture)[100, 160].astype(int)
-    assert red > 150
-    assert green > 150
-    assert blue < green - 20
+    hottest = np.asarray(picture)[100, 160].astype(int)
+    assert hottest.max() > 140
+    assert hottest.max() - hottest.min() > 50
 
 
 @pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
@@ -136,17 +138,19 @@ def test_the_thing_can_be_seen_under_the_hottest_heat_and_heat_sets_the_opacity(
     drawn = np.asarray(draw_overlay(replace(slope(build), image=Image.fromarray(stripes))), dtype=int)
     contrast = np.abs(drawn[1::2] - drawn[::2]).mean((0, 2)) / 255  # of each column
     assert contrast.min() >= min(1 - OPACITY, 1 - VEIL_OPACITY) - 0.01 >= 0.49
-    blue = drawn[..., 2].astype(float)
+    coloured = drawn.max(-1) - drawn.min(-1)
     for rows in (slice(0, None, 2), slice(1, None, 2)):
-        red_over_blue = (drawn[rows, :, 0] - blue[rows]).mean(0)
-        assert red_over_blue[0] == pytest.approx(0, abs=1)
-        assert red_over_blue[160] > 40
-        assert red_over_blue[-1] > 40
+        of_column = coloured[rows].mean(0)
+        assert of_column[0] <= 1
+        assert of_column[160] > 20
+        assert of_column[-1] > 40
 
 
 def test_method_model_and_threshold_are_written_on_the_picture(build: Build) -> None:
     result = build(size_wh=(400, 300), hot=[None])
     said = replace(result, method="CAM", model="mini", threshold=0.4)
+    assert run_line(said) == "CAM · mini · τ 0.40 · scores uncalibrated"
+    said = replace(said, calibrated=np.array([True]))
     assert run_line(said) == "CAM · mini · τ 0.40"
     assert run_line(replace(said, threshold="auto")) == "CAM · mini · τ auto"
     assert run_line(result) == ""
@@ -155,7 +159,7 @@ def test_method_model_and_threshold_are_written_on_the_picture(build: Build) -> 
     assert len(ys) > 500
     assert max(ys) - min(ys) < 40, "a small band"
     assert min(ys) == 0 or max(ys) == 299
-    assert panels(said).height > panels(result).height, "sheets say it below"
+    assert sheet(said).image().height > sheet(result).image().height, "sheets say it below"
 
 
 def test_a_choice_of_names_draws_only_them(build: Build) -> None:
@@ -172,7 +176,7 @@ def test_the_result_itself_is_never_drawn_on(build: Build) -> None:
     before = np.asarray(result.image).copy()
     for options in ({}, {"heatmap": False}, {"boxes": False}, {"heatmap": False, "boxes": False}):
         assert draw_overlay(result, **options) is not result.image
-    panels(result)
+    sheet(result).image()
     assert (np.asarray(result.image) == before).all()
 
 
@@ -195,7 +199,7 @@ def test_labels_stay_inside_and_off_each_other() -> None:
 def test_any_letters_can_be_drawn(build: Build, name: str) -> None:
     result = build(names=(name, "cat"), hot=[None, None], boxes=[(0, (80, 50, 240, 150), 0.9)])
     assert changed(draw_overlay(result), result.image)[50, 90]
-    panels(result)
+    sheet(result).image()
 
 
 @pytest.mark.parametrize("size_wh", [(8, 8), (600, 12), (12, 600), (4000, 3000), (1, 1)])
@@ -206,25 +210,25 @@ def test_sizes_from_one_pixel_to_twelve_million(build: Build, size_wh: tuple[int
     picture = draw_overlay(result)
     assert picture.size == size_wh
     assert changed(picture, result.image).any()
-    sheet = panels(result)
-    assert max(sheet.size) <= 1700
-    assert min(sheet.size) >= 64, "large enough for captions"
+    drawn = sheet(result).image()
+    assert max(drawn.size) <= 1700
+    assert min(drawn.size) >= 64, "large enough for captions"
 
 
 def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: Build) -> None:
     names = ("cat", "dog", "bird")
     blue, box = (10, 120, 200), (0, (160, 100, 480, 300), 1)
     result = build((640, 400), names, hot=[None] * 3, found=[True, False, False], boxes=[box], colour=blue)
-    sheet = np.asarray(panels(result))
-    is_blue = (sheet == blue).all(-1)
+    drawn = np.asarray(sheet(result).image())
+    is_blue = (drawn == blue).all(-1)
     rows, columns = (np.flatnonzero(is_blue.mean(axis) > 0.2) for axis in (1, 0))
     bands = [np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1) for lines in (rows, columns)]
     filled = [is_blue[np.ix_(y, x)].mean() > 0.8 for y in bands[0] for x in bands[1]]
     assert sum(filled) == 5, "photograph, three names, all together"
-    orange = (sheet == name_colour(0)).all(-1)
+    orange = (drawn == name_colour(0)).all(-1)
     assert orange.sum() > 500, "boxes of all names in the names' colours"
-    one = np.asarray(panels(replace(result, names=names[:1], boxes=replace(result.boxes, names=names[:1]))))
-    assert one.size < sheet.size
+    one = np.asarray(sheet(replace(result, names=names[:1], boxes=replace(result.boxes, names=names[:1]))).image())
+    assert one.size < drawn.size
 
 
 @pytest.mark.parametrize("found", [0, 1, 45, 1000])
@@ -235,11 +239,11 @@ def test_of_a_thousand_names_the_best_found_have_a_panel(build: Build, found: in
     there = [i >= 1000 - found for i in range(1000)]
     result = build(names=names, hot=[None] * 1000, boxes=boxes, found=there)
     assert _paneled(result) == [999 - i for i in range(min(found, MOST_PANELS))]
-    sheet = panels(result)
-    assert max(sheet.size) < 65_500
+    drawn = sheet(result).image()
+    assert max(drawn.size) < 65_500
     if found == 1:
-        assert (np.asarray(sheet) == name_colour(999)).all(-1).sum() < 20, "no colour for a box that is white"
-    assert sheet.width <= MAX_SIDE
+        assert (np.asarray(drawn) == name_colour(999)).all(-1).sum() < 20, "no colour for a box that is white"
+    assert drawn.width <= MAX_SIDE
     few = build(names=names[:MOST_PANELS], hot=[None] * MOST_PANELS, boxes=[], found=[False] * MOST_PANELS)
     assert _paneled(few) == list(range(MOST_PANELS))
 
@@ -259,9 +263,36 @@ def test_a_verdict_has_what_was_decided_by(build: Build) -> None:
     assert verdict(result, 1) == "not found · cosine 0.250 · not in the picture"
 
 
+def test_faint_boxes_are_drawn_only_where_a_name_has_no_better_one(build: Build) -> None:
+    boxes = [(0, (10, 10, 90, 90), 0.9), (0, (200, 10, 300, 90), 0.02), (1, (100, 100, 180, 190), 0.01)]
+    result = build(names=("cat", "dog"), hot=[None] * 2, boxes=boxes)
+    assert [box.score for box in boxes_to_draw(result, {0: (1, 2, 3), 1: (4, 5, 6)})] == pytest.approx([0.9, 0.01])
+
+
+@pytest.mark.parametrize("colormap", get_args(Colormap))
+def test_heat_has_the_colours_of_the_map_that_is_asked_for(build: Build, colormap: Colormap) -> None:
+    hot = np.asarray(draw_overlay(build(colour=(0, 0, 0)), opacity=1.0, colormap=colormap))[100, 160]
+    assert tuple(hot) == heat_colours(colormap)[-1]
+    lightness = np.array(heat_colours(colormap)) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0).all() or colormap == "turbo", "what is hotter is lighter, in grey print too"
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_for_papers_letters_and_boxes_are_no_pixels_and_a_bar_tells_the_heat(build: Build, kind: str) -> None:
+    result = build(names=("cat", "dog"), hot=[None] * 2, boxes=[(0, (80, 50, 240, 150), 0.93)], found=[True, False])
+    content = sheet(result).file(kind)
+    assert sheet(result).file(kind) == content
+    if kind == "svg":
+        for text in (b">cat 0.93<", b">dog<", b"its maximum", b"not found"):
+            assert text in content
+    assert sheet(result, masks=True).colormap is None
+
+
 def test_wrong_options_are_refused_in_a_line(build: Build) -> None:
     with pytest.raises(UsageError, match=r"opacity from 0 to 1, got 1\.5"):
         draw_overlay(build(), opacity=1.5)
+    with pytest.raises(UsageError, match="colormap to be one of viridis"):
+        draw_overlay(build(), colormap="jet")
     with pytest.raises(UsageError, match="'dog' was not asked for, only cat"):
         draw_overlay(build(), ["dog"])
     with pytest.raises(UsageError, match="expected a list of names, got the single text 'cat'"):
@@ -299,7 +330,7 @@ def test_masks_stand_in_the_place_of_heat_unless_both_are_asked_for(build):
     assert alone == draw_overlay(result, masks=True, heatmap=False)
     assert alone != draw_overlay(result, masks=True, heatmap=True)
     assert draw_overlay(result) == draw_overlay(result, heatmap=True)
-    assert panels(result, masks=True) != panels(result)
+    assert sheet(result, masks=True).image() != sheet(result).image()
     without = masked(build, hot=(None, None))
     assert draw_overlay(without, masks=True) == draw_overlay(without, heatmap=False)
 

@@ -88,6 +88,7 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     width, height = found.image.size
     setup, setting = as_setting(localizer)
     judge = ExamplesJudge(classes, setup, [setting], None)
+    assert judge.localizer.options.text_cache  # names are embedded once for all benchmarks
 
     def row(labels, truth, size):
         seen = judge.look(PromptedPicture("cat.jpg", CAT, size, labels, truth), None)

@@ -14,11 +14,11 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.segmentation.job import COLUMNS, VERSION, evaluate_labels
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, run_segmentation
 from cliploc.find.segmentation.protocol import protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.evaluation import open_run, rows_in
 from tests.commands import cliploc_, document_of, succeeded
 from tests.evaluate.data import labelled
 
@@ -81,7 +81,7 @@ def test_rows_hold_what_the_schema_says_and_little_else(done):
 def test_the_report_has_numbers_classes_and_examples(done):
     out = done[0]
     page = (out / "report.html").read_text()
-    for said in ("All numbers, in percent", "IoU of each class", "spread over the set"):
+    for said in ("All numbers, with 95 % intervals", "IoU of each class", "spread over the set"):
         assert said in page
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))
@@ -158,42 +158,46 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
     assert f"{100 * expected.miou:.2f} %" in ran.out
 
 
-def saved(labels, mode, path):
-    """A label map as tools save it."""
-    if mode == "I;16":
-        Image.fromarray(labels.astype(np.uint16)).save(path)
-    elif mode == "palette":
-        picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
-        picture.putdata(labels.ravel().tolist())
-        picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
-        picture.save(path)
-    elif mode == "4 bits":
-        picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
-        picture.putdata(labels.ravel().tolist())
-        picture.putpalette([0, 0, 0, 128, 0, 0] * 8)  # two labels of one colour
-        picture.save(path, bits=4)
-    else:
-        Image.fromarray(labels.astype(np.uint8)).save(path)
+def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
+    flags = ("--model", "mini", "--method", "cam", "--save-maps")
+    assert benchmark(root, tmp_path / "out", *flags).code == 0
+    maps = tmp_path / "out/maps/mini_cam"
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    assert before.keys() == {"000.png", "001.png"}
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
+    assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
+    with open_run(tmp_path / "out") as run, run.transaction():  # as a run that was stopped in between leaves it
+        run.write("DELETE FROM picture WHERE sample = ?", "001")
+        run.write("DELETE FROM row WHERE sample = ?", "001")
+    (maps / "001.png").unlink()
+    assert benchmark(root, tmp_path / "out", *flags).code == 0
+    assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
+    with pytest.raises(UsageError, match="expected a set with label maps for --save-maps, got coco_object"):
+        run_segmentation(
+            open_labelled("coco_object", root), (), (), tmp_path, protocol=protocol_of("imagenet_seg"), save_maps=True
+        )
 
 
-@pytest.mark.parametrize("mode", ["L", "I;16", "palette", "4 bits"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "P"])
 def test_label_maps_as_tools_save_them(mode, tmp_path):
     """16 bits and palettes, whose colours play no part; in 16 bits 255 is no class either."""
-    random = np.random.default_rng(0)
-    (tmp_path / "truth").mkdir()
-    (tmp_path / "said").mkdir()
+    random, metric = np.random.default_rng(0), MeanIoU(16)
+    for folder in ("truth", "predicted"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(16)))
-    metric = MeanIoU(16)
-    for name in ("a", "b"):
-        truth, said = random.integers(0, 16, (2, 20, 30))
-        if mode != "4 bits":
-            truth[:5] = 255
-        saved(truth, mode, tmp_path / "truth" / f"{name}.png")
-        saved(said, mode, tmp_path / "said" / f"{name}.png")
-        metric.update(name, said, truth)
-    found = evaluate_labels(tmp_path / "said", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
+    truth, labels = random.integers(0, 16, (2, 20, 30))
+    truth[:5] = 255
+    for folder, values in (("truth", truth), ("predicted", labels)):
+        picture = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.uint8))
+        if mode == "P":
+            picture = picture.convert("P")
+            picture.putdata(values.ravel().tolist())
+            picture.putpalette([0, 0, 0, 128, 0, 0] * 128)  # labels of one colour
+        picture.save(tmp_path / folder / "a.png")
+    metric.update("a", labels, truth)
+    found = evaluate_labels(tmp_path / "predicted", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
     assert found.problems == ()
-    assert found.document()["schema_version"] == VERSION
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 

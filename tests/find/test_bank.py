@@ -86,7 +86,7 @@ def test_a_named_method_says_absent_by_the_first_look(gap, windows):
     assert found.presence_rule == "bank"
     bar = float(found.presence.max()) + 0.01
     strict = build(gap, min_presence=bar, windows=windows)(TALL, ["red", "something"])
-    assert f"presence {strict.presence[1]:.2f} is below" in strict.reasons[1]
+    assert f"presence {strict.presence[1]:.2f} (uncalibrated) is below" in strict.reasons[1]
     every = build(gap, min_presence=1e-6, windows=windows)(TALL, ["red", "something"])
     assert every.by(every.rule, bar).reasons[0] == strict.reasons[0]
     assert not strict.found.any()
@@ -145,7 +145,7 @@ def test_what_is_printed_and_written_says_uncalibrated(gap):
     said = f"{found.presence[0]:.2f} uncalibrated"
     assert found.presence_text(0) == said
     assert f"presence {said}" in verdict(found, 0)
-    assert run_line(found).endswith("presence uncalibrated")
+    assert run_line(found).endswith("presence and scores uncalibrated")
     assert f"presence {said}" in str(next(rows_of(found))[2])
     [name] = json.loads(json.dumps(to_document([found], [], {})))["pictures"][0]["names"]
     assert name["presence_rule"] == "bank"

@@ -76,7 +76,7 @@ def test_a_worse_box_is_no_find_where_the_best_fits_the_contrast(backbones):
     look, p = found.second_look, [0, 0]
     boxes = Boxes(np.array([GREEN, RED], np.float32), np.array([0.9, 0.1], np.float32), np.array(p), found.names)
     assert look.contrast_fits(boxes).tolist() == [True, False]
-    weights = tuple(float(one == "fit") for one in OF_BOX)  # the map's own score
+    weights = tuple(float(one == "map_score") for one in OF_BOX)  # the map's own score
     right = replace(look.calibration.right, bias=0.0, weights=weights)
     look = replace(look, calibration=replace(look.calibration, right=right))
     for min_score, kept in (("auto", 0), (0.05, 1)):

@@ -198,7 +198,7 @@ def test_the_score_of_a_learnt_box_is_that_of_its_map_times_the_presence(runs: A
     judged = found.judged
     assert {*judged.candidates.label.tolist()} == {0, 1}
     there = np.array([found.presence[0], 1.0])[judged.candidates.label]
-    np.testing.assert_allclose(judged.candidates.score, judged.fit * there, rtol=1e-5)
+    np.testing.assert_allclose(judged.candidates.score, judged.map_scores * there, rtol=1e-5)
 
 
 def test_a_new_folder_gets_drafts_of_what_another_has_taught(runs: Any, photos: Path, tmp_path: Path) -> None:

@@ -182,13 +182,12 @@ def test_where_texts_lie(
 
 
 def asked_for(source: str | None, names: list[str], **options: Any) -> tuple[Any, list[str]]:
-    """Scores by a new tower with weights of this id, and the sentences that it embedded."""
+    """Scores by a new tower with weights of this file, and the sentences that it embedded."""
     backbone: Any = tower("attention_pool_cnn")
     asked: list[str] = []
     encode = backbone.encode_text
     backbone.encode_text = lambda sentences: (asked.extend(sentences), encode(sentences))[1]
-    if source:
-        backbone.loaded_from(Path("weights.pt"), source)
+    backbone.weights_file = Path(source) if source else None
     found = Localizer(backbone, min_presence=0, second_look=False, **options)(WIDE, names)  # else a bank too
     return found.scores, asked
 
@@ -198,11 +197,11 @@ def test_a_second_localizer_asks_the_text_tower_for_what_is_new_only(
 ) -> None:
     first, asked = asked_for("weights", ["cat|kitten", "red"])
     assert asked == ["a photo of a cat.", "a photo of a kitten.", "a photo of a red."]
-    again, asked = asked_for("weights", ["red", "cat|kitten", "drum"])
+    again, asked = asked_for("the same in another file", ["red", "cat|kitten", "drum"])
     assert asked == ["a photo of a drum."]
     assert again[[1, 0]] == pytest.approx(first, abs=1e-6)
     assert asked_for("weights", ["red"], templates=["{}"])[1] == ["red"]
-    others: list[tuple[str | None, dict[str, Any]]] = [("other", {}), (None, {}), ("weights", {"text_cache": False})]
+    others: list[tuple[str | None, dict[str, Any]]] = [(None, {}), ("weights", {"text_cache": False})]
     for source, options in others:
         assert asked_for(source, ["red"], **options)[1] == ["a photo of a red."]
     files = [*folder.rglob("*.safetensors")]

@@ -14,7 +14,7 @@ from cliploc.towers import create
 
 ROOT = Path(__file__).parents[2]
 CAT = str(ROOT / "src/cliploc/demo_photos/cat.jpg")
-WIFE = "mini reads 'my wife' as 'wife', a kind of 'woman'"
+WIFE = "mini reads 'my wife' as 'woman'"
 
 
 @pytest.fixture(scope="module")

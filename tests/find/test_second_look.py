@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
+from cliploc.cli.photos import rows_of
+from cliploc.document import to_document
+from cliploc.draw.overlay import run_line
 from cliploc.errors import InputError
 from cliploc.find import prompts
 from cliploc.find.calibration import (
@@ -24,6 +27,7 @@ from cliploc.find.calibration import (
     reliability,
 )
 from cliploc.find.presence import RELATED_SHARE, Bank, BankCosines, Rivals, in_bank
+from cliploc.find.recipes import settings_of
 from cliploc.find.second_look import SecondLook, best_of_names, mean_in, regions_of
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
@@ -185,7 +189,7 @@ def test_the_best_of_a_name_is_taken_feature_by_feature_and_of_ranks_the_least()
 
 
 # -------------------------------------------------------------------------------------------------------- verdicts
-FIT = OF_BOX.index("fit")
+FIT = OF_BOX.index("map_score")
 
 
 def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
@@ -201,7 +205,13 @@ def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan), "min_presence": least}
+    rest = {
+        "contrasts": [()] * 3,
+        "learnt": (),
+        "alike": np.full(3, np.nan),
+        "min_presence": least,
+        "rule": "calibrated",
+    }
     return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
 
 
@@ -223,7 +233,7 @@ def test_a_name_is_found_unsure_or_ruled_out_by_its_chance(rivals):
     np.testing.assert_allclose(judged.presence, 1 / (1 + np.exp([-2.0, 2, 9])), rtol=1e-5)
     np.testing.assert_allclose(judged.boxes.score, [0.9, 0.3], atol=1e-5)  # best first
     np.testing.assert_allclose(judged.unsure.score, [0.6], atol=1e-5)  # without what no setting would keep
-    assert len(judged.candidates) == len(judged.fit) == 4
+    assert len(judged.candidates) == len(judged.map_scores) == 4
     gone = look(rivals, FOUND_AND_RULED_OUT, least=0.5).judge(SCORED, REASONS, BoxRule())
     assert gone.reasons[1] == "not in the picture: presence 0.05 is below 0.5"
     assert gone.unsure.label.tolist() == []
@@ -278,8 +288,8 @@ def test_other_settings_judge_the_same_boxes_without_the_model():
     every, best = (found.by(dataclasses.replace(rule, max_boxes=most), 0).judged.candidates for most in (None, 1))
     assert len(every) > 1
     np.testing.assert_array_equal(best.xyxy, every.xyxy)
-    between = float(found.judged.fit[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
-    assert found.judged.fit[0] < between < found.boxes.score[0]
+    between = float(found.judged.map_scores[0] + found.boxes.score[0]) / 2  # a minimum is one of chances, not of fits
+    assert found.judged.map_scores[0] < between < found.boxes.score[0]
     assert len(found.boxes_by(dataclasses.replace(localizer.box_rule, min_score=between))) == 1
     other = localizer_of("mini", threshold=0.8, max_boxes=1, min_score=between)(CAT, names)
     np.testing.assert_array_equal(found.by(other.rule, 0.32).judged.candidates.xyxy, other.judged.candidates.xyxy)
@@ -305,6 +315,37 @@ def test_a_second_look_runs_on_every_kind_of_tower(kind, photo, backbones):
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
+@pytest.mark.parametrize(
+    ("how", "calibrated"),
+    [
+        ({"recipe": "fast"}, True),
+        ({"recipe": "fast", "threshold": 0.4}, False),
+        ({"method": "cam"}, False),
+        ({"method": "grad_cam", "second_look": True}, False),
+    ],
+)
+def test_a_score_is_a_chance_only_where_it_was_fitted(how, calibrated):
+    """To this model, method and settings; elsewhere no line, sheet or document calls it one."""
+    found = localizer_of("mini", **how)(CAT, ["cat"])
+    assert found.is_calibrated(0) == calibrated
+    [name] = to_document([found], [], {})["pictures"][0]["names"]
+    assert name["calibrated"] == calibrated
+    [(_, _, line), *_] = rows_of(found)
+    assert line.startswith("score " if calibrated else "uncalibrated ")
+    assert ("scores uncalibrated" in run_line(found)) != calibrated
+    moved = found.by(dataclasses.replace(found.rule, threshold=0.3), 0.0)
+    assert not moved.is_calibrated(0)
+
+
+def test_a_calibration_holds_for_what_it_was_fitted_with(tmp_path):
+    how = {"method": "layer_cam", "second_look": True}
+    settings = settings_of("layer_cam", localizer_of("mini", **how).options)
+    dataclasses.replace(package_calibration("mini"), settings=settings).save(tmp_path / "own.json")
+    for other, calibrated in (({}, True), ({"flip": True}, False)):
+        localizer = localizer_of("mini", **how, **other, calibration=tmp_path / "own.json")
+        assert localizer.flow.is_calibrated("layer_cam") == calibrated
+
+
 def test_a_calibration_is_a_file(tmp_path):
     path, own = tmp_path / "calibration.json", package_calibration("mini")
     own.save(path)

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames
+from cliploc.formats import AnnotatedPicture, ExportSettings, FileNames, pictures_of
 from cliploc.images.reading import load
 from tests.label.annotated import annotated, written
 
@@ -274,3 +274,50 @@ def test_voc_boxes_of_the_last_half_pixel_stay_in_the_picture(pictures, tmp_path
     (root,) = written("voc", [sliver], SETTINGS, tmp_path / "out")
     box = ET.parse(root / "Annotations" / "a.xml").getroot().find("object/bndbox")
     assert [int(one.text) for one in box] == [40, 30, 40, 30]
+
+
+# ------------------------------------------------------------------------------------------------------- splits, states
+@pytest.fixture
+def ten(tmp_path) -> list[AnnotatedPicture]:
+    """Ten pictures, of which every second is reviewed."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 30)).save(path)
+    states = ("draft", "reviewed")
+    return [
+        annotated(f"{n % 3}/a{n}.png", path, (40, 30), [[1, 2, 20, 25]], number=n + 1, state=states[n % 2])
+        for n in range(10)
+    ]
+
+
+def test_a_share_of_the_pictures_is_for_validation_and_the_same_every_time(ten, tmp_path):
+    split = dataclasses.replace(SETTINGS, val=0.3)
+    (root,) = written("yolo", ten, split, tmp_path / "out")
+    data = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    files = {part: sorted(one.name for one in (root / data[part]).iterdir()) for part in ("train", "val")}
+    assert (len(files["train"]), len(files["val"])) == (7, 3)
+    assert not set(files["train"]) & set(files["val"])
+    texts = {part: sorted(f"{one.stem}.png" for one in (root / "labels" / part).iterdir()) for part in files}
+    assert texts == files
+    of_file = listed(root)
+    assert sorted(of_file) == sorted(files["train"] + files["val"])
+    (voc,) = written("voc", ten, split, tmp_path / "voc")
+    for part, names in files.items():
+        ids = (voc / "ImageSets/Main" / f"{part}.txt").read_text().split()
+        assert {listed(voc)[f"{one}.png"] for one in ids} == {of_file[name] for name in names}
+    (again,) = written("yolo", ten[::-1], split, tmp_path / "again")
+    assert {listed(again)[one.name] for one in (again / "images/val").iterdir()} == {of_file[n] for n in files["val"]}
+    (one,) = written("yolo", ten[:1], split, tmp_path / "one")
+    assert "val: images\n" in (one / "data.yaml").read_text(encoding="utf-8"), "of one picture nothing can be held out"
+
+
+def test_a_picture_has_its_state_and_those_not_reviewed_can_be_left_out(ten, tmp_path):
+    for reviewed in (False, True):
+        chosen = dataclasses.replace(SETTINGS, reviewed=reviewed)
+        pictures = [*pictures_of(lambda: ten, chosen)()]
+        assert len(pictures) == (5 if reviewed else 10)
+        (coco,) = written("coco", pictures, chosen, tmp_path / f"coco{reviewed}")
+        (table,) = written("csv", pictures, chosen, tmp_path / f"csv{reviewed}")
+        states = {one.name: one.state for one in pictures}
+        assert {one["file_name"]: one["state"] for one in json.loads(coco.read_text())["images"]} == states
+        with table.open(newline="") as file:
+            assert {line["path"]: line["state"] for line in csv.DictReader(file)} == states

@@ -98,7 +98,10 @@ def test_an_exemplar_is_found_by_its_name_as_it_was_asked_for(given, asked):
     """Names are compared as `prompts.parse` leaves them; a name that nobody reads would be a silent text."""
     localizer = Localizer(tower("gap_cnn", GRID), method="cam", exemplars=[Exemplar(given, noise(0))])
     torch.testing.assert_close(localizer.embed_names([asked])[0], embedding_of(localizer, noise(0)))
-    assert "presence is not calibrated where pictures stand for a name: two words" in localizer(noise(1), [asked]).notes
+    assert (
+        "presence is not calibrated where pictures or embeddings stand for a name: two words"
+        in localizer(noise(1), [asked]).notes
+    )
 
 
 def test_what_cannot_be_used_is_refused():
@@ -123,7 +126,7 @@ def test_presence_is_not_asked_of_exemplars(with_text):
     assert found.reasons[0] is None or "presence" not in found.reasons[0]
     assert found.reasons[1] is not None
     assert found.presence[0] == 1
-    assert "presence is not calibrated where pictures stand for a name: zyxwv" in found.notes
+    assert "presence is not calibrated where pictures or embeddings stand for a name: zyxwv" in found.notes
     assert localizer.unknown_names(["zyxwv"]) == {}
 
 

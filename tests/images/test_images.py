@@ -175,8 +175,8 @@ def test_arrays(array):
         (np.full((9, 9), 1.5), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
         (np.zeros((1, 1), np.uint8), "image: 1×1 pixels, expected at least 8×8: use a larger picture"),
         (
-            torch.zeros(3, 9, 9),
-            "image: expected a path, a PIL image or a numpy array, got Tensor: make it an array [H, W, 3] of uint8",
+            torch.zeros(5, 9, 9),
+            "image: expected a tensor [3, H, W], got one of shape [5, 9, 9]: convert it",
         ),
     ],
 )

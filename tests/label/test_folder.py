@@ -15,6 +15,7 @@ from cliploc.formats import exports
 from cliploc.label import results as annotation_results
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Correction, Found, LabellingRun
 from cliploc.runs.picture_files import UNREAD
 from cliploc.runs.store import FILE
@@ -75,10 +76,11 @@ def test_other_settings_are_refused_with_what_differs(copy):
     pictures, out = copy
     before = content(out)
     for labels, options, message in (
-        (LABELS, {"flip": True}, "flip: false there, true asked for"),
-        (["cat", "bee", "fox"], {}, r'\(labels: \["dog"\] there, \["fox"\] asked for\)'),
+        (LABELS, {"flip": True}, "holds a run with other settings .*flip: false there, true asked for"),
+        (["cat", "bee", "fox"], {}, "also has dog: name all that it has, or --remove or --rename some"),
+        (LABELS, {"rename": {"dgo": "hound"}}, "unknown name of the run 'dgo': did you mean dog"),
     ):
-        with pytest.raises(UsageError, match=f"holds a run with other settings .*{message}"):
+        with pytest.raises(UsageError, match=message):
             annotate(pictures, labels, out, **OPTIONS, **options)
     assert content(out) == before
 
@@ -95,7 +97,7 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
     with ReviewFolder.opened(out) as opened:
         with pytest.raises(KeyboardInterrupt):
             annotate(pictures, ["owl", *LABELS], out, reporter=Reporter(note=message.append, images=stop), **OPTIONS)
-        with pytest.raises(InputError, match=r"names were added .*: open the folder again"):
+        with pytest.raises(InputError, match=r"names of the run .* were changed .*: open the folder again"):
             opened.entries()
     with ReviewFolder.opened(out) as opened:  # the pictures that are not computed again are there, too
         assert [entry["status"] for entry in opened.entries()] == ["reviewed", "reviewed", "none"]
@@ -111,6 +113,60 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
     correct(fresh, {"cat.png": replace(box, drafts=[2]), "bee.png": None})  # of owl there is a better one than 1
     annotate(pictures, names, fresh, **OPTIONS)
     assert content(out) == content(fresh)
+
+
+DRAWN = Correction([[3.0, 4.0, 30.0, 40.0], [5.0, 6.0, 20.0, 20.0], [9.0, 9.0, 20.0, 20.0]], [0, 1, 2])
+
+
+def test_a_name_is_called_otherwise_and_what_people_did_stays(copy, tmp_path):
+    pictures, out = copy
+    correct(out, {"cat.png": DRAWN, "bee.png": None})
+    labels, how = ["cat", "hound", "bee"], {"formats": ["coco", "csv"], "rename": {"dog": "hound"}}
+    for computed in (3, 0):  # the other word is looked for; the second time it is called so already
+        result = annotate(pictures, labels, out, **OPTIONS, **how)
+        assert (result.computed, result.boxes.keys(), result.notes) == (computed, {*labels}, ())
+    fresh = annotate(pictures, labels, tmp_path / "fresh", formats=["coco", "csv"], **OPTIONS).out
+    correct(fresh, {"cat.png": DRAWN, "bee.png": None})
+    annotate(pictures, labels, fresh, **OPTIONS)
+    assert content(out) == content(fresh)
+
+
+def test_two_names_become_one_and_a_name_goes(copy, tmp_path):
+    pictures, out = copy
+    other = shutil.copytree(out, tmp_path / "other")
+    for folder in (out, other):
+        correct(folder, {"cat.png": replace(DRAWN, drafts=[None, 1, None])})
+    drafts = rows(out, "dogs.png")
+    result = annotate(pictures, ["cat", "bee"], out, rename={"dog": "cat"}, **OPTIONS)
+    assert (result.computed, corrections(out)["pictures"]["cat.png"]["labels"]) == (0, [0, 0, 1])
+    assert rows(out, "dogs.png") == [("cat" if name == "dog" else name, *box) for name, *box in drafts]
+    origin = rows(other, "cat.png")[1]
+    result = annotate(pictures, ["cat", "dog"], other, remove=["bee"], **OPTIONS)
+    assert (result.computed, result.notes) == (0, ("bee: removed, with 1 boxes of reviewed pictures",))
+    assert rows(other, "dogs.png") == [box for box in drafts if box[0] != "bee"]
+    held_now = corrections(other)["pictures"]["cat.png"]
+    assert held_now["boxes"] == DRAWN.boxes[:2]
+    place = held_now["drafts"][1]  # of the draft that it was made from
+    assert place is None if origin[0] == "bee" else rows(other, "cat.png")[place] == origin
+    with ReviewFolder.opened(other) as opened:
+        assert opened.names == ("cat", "dog")
+        assert all(opened.state(number)["drafts"] for number in range(3))
+
+
+def rows(out: Path, picture: str) -> list[tuple]:
+    """Name and box of each candidate of a picture, in order of their numbers."""
+    with LabellingRun.open(out) as run:
+        found = run.candidates(run.pictures()[picture])
+    return [(run.names[label], *box) for label, box in zip(found.labels, found.xyxy.tolist(), strict=True)]
+
+
+def test_a_misspelt_name_is_asked_about_before_the_run(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(AnnotateWorker, "doubts", lambda _, names: [f"no {name}: did you mean cat?" for name in names])
+    with pytest.raises(UsageError, match=r"no caat: did you mean cat\? Correct the name, or give --as-typed"):
+        annotate(photos, ["caat"], tmp_path, **OPTIONS)
+    assert not list(tmp_path.iterdir())
+    for as_typed in (True, False):  # a name that the run has is not asked about again
+        annotate(photos, ["caat"], tmp_path, as_typed=as_typed, **OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json"])

@@ -19,7 +19,6 @@ from cliploc.label.corrections import ReviewedBox, ReviewedPicture, correction_o
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.worker import AnnotateWorker
-from cliploc.runs.engine import run_here
 from cliploc.runs.label_store import Candidate, Candidates, Correction, Found
 from tests.label.labelled import correct, corrections, held, save_boxes
 from tests.tiny import tower
@@ -179,23 +178,14 @@ def test_unsure_boxes_are_shown_apart_and_their_pictures_come_early(root, tmp_pa
 
 def test_a_larger_folder_of_several_names_has_the_same_drafts_and_what_is_known_of_it_moves_them(tmp_path):
     names = [f"common {number:02}" for number in range(FEWEST)]
-    root, out, complete = photos(tmp_path / "photos", *names), tmp_path / "out", tmp_path / "whole"
-    result = annotate(root, LABELS, complete, **OPTIONS)
+    root, out = photos(tmp_path / "photos", *names), tmp_path / "out"
+    result = annotate(root, LABELS, out, **OPTIONS)
     assert (sum(result.boxes.values()), result.unsure["red"]) == (0, FEWEST), "as with one picture"
-    result = annotate(root, LABELS, complete, share={"red": 1}, **OPTIONS)
-    scores = [score for *_, score in drafts(complete, f"{names[0]}.png")]
+    result = annotate(root, LABELS, out, share={"red": 1}, **OPTIONS)
+    scores = [score for *_, score in drafts(out, f"{names[0]}.png")]
     assert (len(scores), result.computed) == (3, 0)
     assert min(scores) > 0.6, "most of what was missing of the presence is made up for"
 
-    def stopping(shards: Any, make_worker: Any, on_part: Any, reporter: Any) -> None:
-        run_here(shards[3:], make_worker, on_part, reporter)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        annotate(root, LABELS, out, engine=stopping, share={"red": 1}, **OPTIONS)
-    annotate(root, LABELS, out, share={"red": 1}, **OPTIONS)
-    mine, theirs = files(out), files(complete)
-    assert {name: mine[name] == theirs[name] for name in mine} == dict.fromkeys(mine, True)
     with ReviewFolder.opened(out) as folder:
         np.testing.assert_allclose([one["score"] for one in folder.state(0)["drafts"]], scores, atol=1e-3)
 
@@ -243,6 +233,20 @@ def test_a_run_in_the_folder_of_its_pictures_does_not_take_what_it_wrote(root: P
         assert annotate(where, LABELS, root, **{**OPTIONS, "formats": ["yolo", "voc"]}).pictures == 3
     with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, whose exports are overwritten"):
         annotate(root, LABELS, root, decisions=root, **OPTIONS)  # its XML would be found in voc/
+
+
+def test_only_reviewed_pictures_are_exported_and_split(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    annotate(root, LABELS, out, **OPTIONS)
+    correct(out, {"a.png": Correction([BOXES[0]], [0]), "c.png": None})
+    annotate(root, LABELS, out, reviewed=True, val=0.5, **{**OPTIONS, "formats": ["coco", "yolo"]})
+    images = json.loads((out / "coco.json").read_text())["images"]
+    assert [(one["file_name"], one["state"]) for one in images] == [("a.png", "reviewed"), ("c.png", "reviewed")]
+    texts = sorted(path.relative_to(out / "yolo/labels").as_posix() for path in (out / "yolo/labels").rglob("*.txt"))
+    assert [Path(text).parent.name for text in texts] == ["train", "val"]
+    with ReviewFolder.opened(out) as folder:  # the editor writes the same again
+        folder.write_exports()
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
 
 
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cliploc.find.heads import read_config
 from cliploc.find.learnt import load_learnt
 from cliploc.images.reading import load
 from cliploc.label.corrections import read_corrections
-from cliploc.towers._checkpoints import read_checkpoint
+from cliploc.towers._weights import read_checkpoint
 from tests.evaluate.data import folders, labelled
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import CliplocWarning, ModelError, UsageError
 from cliploc.towers import create
-from cliploc.towers._checkpoints import Checkpoint
+from cliploc.towers._weights import Checkpoint
 from cliploc.towers.dinotxt import DinoTxt, Family, with_weights
 from cliploc.towers.tower import Needs
 from tests.methods.vits import ours
@@ -161,7 +161,7 @@ class Plain(nn.Module):
 
 
 def tiny(family: Family) -> DinoTxt:
-    return with_weights(Checkpoint(Path("tiny.pth"), "0", checkpoint(family)), family)
+    return with_weights(Checkpoint(Path("tiny.pth"), checkpoint(family)), family)
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

@@ -133,9 +133,8 @@ def test_a_wide_name_is_seen_in_each_thing_of_its_kind(backbone):
     for box in ((130, 148, 223, 260), (200, 285, 286, 422)):
         x = torch.tensor(np.asarray(photo.crop(box).resize((224, 224)))).permute(2, 0, 1)[None] / 255
         head = backbone.encode_image(backbone.normalize(x))[0]
-        assert backbone.presence(head @ dog) > 0.9
-        assert backbone.presence(head @ cat) < 0.5
-        assert backbone.presence(head @ vehicle) < 0.5
+        assert head @ dog > 0.1
+        assert max(head @ cat, head @ vehicle) < 0.05
 
 
 @pytest.mark.parametrize("output_stride", [32, 16])

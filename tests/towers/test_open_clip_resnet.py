@@ -51,6 +51,14 @@ def test_equals_open_clip(name, model):
     assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape[-2:] == (side // 32, side // 32)
 
 
+def test_texts_take_no_more_of_the_context_than_the_longest_needs(backbone):
+    lengths = []
+    transformer = backbone.text.model.transformer
+    with transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1])):
+        backbone.encode_text(["a cat", "red"])
+    assert lengths == [4]  # with what begins and ends a text
+
+
 def at_other_size(visual, features):
     """open_clip's pool on a grid it was not built for: its positions resized by timm, an implementation not ours."""
     pool = copy.deepcopy(visual.attnpool)

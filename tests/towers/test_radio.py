@@ -121,7 +121,7 @@ class TestTower(PlainTowerContract):
     @classmethod
     def backbone(cls, tmp_path_factory: pytest.TempPathFactory) -> Radio:
         backbone: Any = create("c-radio-clip", str(saved(tmp_path_factory.mktemp("radio"), plain(), "_heads.clip")))
-        backbone.loaded_from(None, "")  # of its values, which the tests change
+        backbone.weights_file = None  # its values are not those of the file, as the tests change them
         backbone.input_hw = (GRID * PATCH, GRID * PATCH)
         return backbone
 

@@ -114,7 +114,7 @@ class TestTower(PlainTowerContract):
     @classmethod
     def backbone(cls, tmp_path_factory: pytest.TempPathFactory) -> Tips:
         backbone: Any = create("tipsv2", saved(tmp_path_factory.mktemp("tips"), plain()))
-        backbone.loaded_from(None, "")  # of its values, which the tests change
+        backbone.weights_file = None  # its values are not those of the file, as the tests change them
         backbone.input_hw = (GRID * PATCH, GRID * PATCH)
         return backbone
 

@@ -6,9 +6,7 @@ import io
 import json
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -54,45 +52,7 @@ def refusal(address: str, path: str, wish: object) -> tuple[int, str]:
     return (422, status["text"]) if status.get("kind") == "problem" else (code, lines[-1].get("error", ""))
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[tuple[str, list[object]]]:
-    """A server of somebody else's, and who came to it."""
-    came: list[object] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(0.05)
-        ended = threading.Event()
-
-        def accept() -> None:
-            while not ended.is_set():
-                try:
-                    connection, peer = listening.accept()
-                except TimeoutError:
-                    continue
-                came.append(peer)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
-                connection.close()
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/secret.jpg", came
-        time.sleep(0.2)  # whoever still comes
-        ended.set()
-        thread.join()
-
-
 # --------------------------------------------------------------------------------------------- files and addresses
-def test_no_address_is_fetched_wherever_it_stands(address, elsewhere):
-    url, came = elsewhere
-    known = {**KNOWN, "exemplar": "bee.jpg"}
-    for field in (*known, "settings", "photo", "url", "path"):
-        for harm in (url, {"path": url, "url": url}, [url]):
-            for path in PATHS:
-                if not (field == "names" and harm == url):
-                    assert post_json(address, {**known, field: harm}, path)[0] in (404, 422)
-    assert get(f"{address}/api/menu?model={url}&picture={url}")[0] == 200
-    for path in (f"files/{url}", f"examples/{url}", f"proxy={url}"):
-        assert get(f"{address}/{path}")[0] == 404
-    assert came == []
 
 
 @pytest.mark.parametrize(
@@ -162,21 +122,6 @@ def test_what_is_no_form_is_refused(address):
         code, document = ask(address, body, content_type=FORM)
         assert code == 422, document
         check_refusal(document["error"], names)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "code"),
-    [
-        ("GET", "/config", 404),
-        ("POST", "/gradio_api/upload", 404),
-        ("POST", "/", 405),
-        *(("GET", path, 405) for path in PATHS),
-        *((method, path, 405) for method in ("DELETE", "PUT", "OPTIONS", "PROPFIND") for path in ("/", *PATHS)),
-    ],
-)
-def test_there_is_no_other_address(address, method, path, code):
-    body = b"{}" if method == "POST" else None
-    assert get(address + path, method, body, content_type=JSON)[0] == code
 
 
 # ------------------------------------------------------------------------------------------------- settings and names

@@ -94,7 +94,7 @@ def test_a_refit_is_undone_and_stays_so_until_more_is_reviewed(job, out, truth):
         review(address, truth, 0, 1, 2)
         learnt(address)
         remaining = pictures(address)[3]["boxes"]
-        assert sent(f"{address}/pictures/3", {"revision": 0, "status": "unsure", "boxes": remaining})[0] == 200
+        assert sent(f"{address}/pictures/3", {"revision": 0, "status": "later", "boxes": remaining})[0] == 200
         with_drafts = pictures(address)[3]
     with served(out) as address:
         assert learnt(address)["undo"], "a restart knows what it was before"

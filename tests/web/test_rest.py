@@ -99,13 +99,6 @@ def test_the_names_of_pictures_are_no_paths(address, folder):
         assert stored.read_bytes() == CAT
 
 
-def test_an_id_ends_with_its_file(address, folder):
-    ids = post(address, ("picture", "a", CAT), names="cat", recipe="fast")[1]["ids"]
-    (folder / ids["picture"] / "a").unlink()
-    code, document = post_json(address, {"names": "cat", **ids})
-    assert (code, "upload it" in document["error"]) == (404, True)
-
-
 def test_a_model_that_loads_makes_nobody_wait_who_asks_for_another(tmp_path, monkeypatch):
     create, begun, go_on = towers.create, threading.Event(), threading.Event()
 

@@ -25,7 +25,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.corrections import ReviewedPicture, review_of
 from cliploc.label.editor import review_folder
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import Suggester, options_of
+from cliploc.label.editor.suggest import FLAT, Suggester, options_of, valley
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import LabellingRun
 from cliploc.support.files import locked
@@ -232,7 +232,7 @@ def test_two_editors_and_annotate_share_a_folder(done, out):
 
 def test_an_editor_that_is_open_while_names_are_added_is_told(done, out, address):
     annotate(done[0], [*LABELS, "green"], out, masks=True, **OPTIONS)
-    for path, body in (("", None), ("/1", None), ("/1", saved(status="unsure"))):
+    for path, body in (("", None), ("/1", None), ("/1", saved(status="later"))):
         status, error_text = sent(f"{address}/pictures{path}", body)
         assert (status, "open the folder again" in error_text["error"]) == (409, True)
     assert sent(f"{address}/exports", {})[0] == 409
@@ -348,6 +348,18 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
         assert 0 <= y0 <= y < y1 <= 40
         region = rle.decode({"size": [40, 60], "counts": answer["mask"]})
         assert (region[y, x], region.any(axis=0).sum() <= x1 - x0) == (True, True)
+
+
+def test_a_box_is_split_where_its_heat_is_least(address):
+    profile = np.concatenate([np.linspace(0, 1, 30), np.linspace(1, 0.2, 20), np.linspace(0.2, 0.8, 30), np.zeros(20)])
+    depth, place = valley(profile)
+    assert (depth, place) == (pytest.approx(0.25, abs=0.02), pytest.approx(0.5, abs=0.02))
+    assert valley(np.ones(50))[0] > FLAT
+    assert valley(np.ones(1)) == (1.0, 0.5)
+    status, cut = sent(f"{address}/pictures/0/suggestion", {"name": "red", "split": [10, 5, 40, 15]})
+    assert status == 200
+    low, high = ((10, 40), (5, 15))[cut["axis"]]
+    assert low < cut["line"] < high
 
 
 @pytest.mark.parametrize("size", [(9, 9), (60, 40)])

@@ -13,14 +13,13 @@ import pytest
 from PIL import Image
 
 from cliploc import towers
-from cliploc.boxes.masks import GrabCutMasks
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.recipes import recipe_of
 from cliploc.images import rle
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
 from cliploc.web import downloads, view
-from cliploc.web.service import Offer, Service, smaller, with_heads
+from cliploc.web.service import Offer, Service, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_, localizer_of
 from tests.tiny import write_head
@@ -178,25 +177,6 @@ def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch)
     service.look(CAT, Settings(names="cat"))  # another visitor
 
 
-def test_any_number_of_methods_out_of_one_pass(service):
-    asked = ("cam", "layer_cam", "xgrad_cam", "grad_cam_pp", "cam")
-    settings = Settings(names="cat, dog", method="grad_cam", compare=asked)
-    look = service.look(CAT, settings)
-    assert list(look.results) == ["grad_cam", "cam", "layer_cam", "xgrad_cam", "grad_cam_pp"]
-    found = look.cut(settings)
-    for method, one in found.items():
-        wanted = localizer_of("mini", method=method)(CAT, ["cat", "dog"])
-        np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
-        np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
-    assert dict(look.rules(settings)) == {method: one.threshold for method, one in look.defaults.items()}
-    taus = dict(look.rules(replace(settings, threshold=0.1)))
-    assert taus == {method: one.threshold for method, one in look.defaults.items()} | {"grad_cam": 0.1}
-    lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
-    assert lines.count("cliploc.Localizer(") == 5
-    again = service.look(CAT, replace(settings, compare=asked[:2]), look)
-    assert list(again.results) == ["grad_cam", "cam", "layer_cam"]
-
-
 def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(service, monkeypatch):
     methods = service.menu("mini").methods
     names = ", ".join(f"n{i}" for i in range(MOST_CELLS // len(methods) + 1))
@@ -271,20 +251,6 @@ def test_files_with_masks(look, tmp_path):
     assert b"<mask " in paths["cvat.xml"].read_bytes()
     heat, masks = (view.results_html(found, 0.5, masks=chosen) for chosen in (False, True))
     assert ["with the masks for" in one for one in (heat, masks)] == [False, True]
-
-
-def test_masks_by_grabcut_are_those_of_the_localizer_at_every_size(look):
-    settings = Settings(names="cat, dog", masks=True, masks_by="grabcut")
-    heat = look.cut(Settings())["cam"]
-    [cut] = look.cut(settings)["cam"].masks.of_boxes
-    assert (dict(GrabCutMasks().box_masks(heat))[0] == cut).all()
-    assert (heat.masks.of_boxes[0] != cut).any()
-    small = replace(look.results["cam"], image=smaller(look.results["cam"].image, 150))
-    slim = replace(look, results={"cam": small}).cut(settings)
-    assert (slim["cam"].masks.of_boxes[0] ^ cut).mean() < 0.05
-    assert "with the masks for" in view.results_html(slim, 0.5, masks=True)
-    with pytest.raises(UsageError, match="expected masks_by to be one of heat, grabcut on this server, got sam"):
-        look.cut(replace(settings, masks_by="sam:FOLDER"))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def test_nothing_that_is_typed_or_named_becomes_markup(hostile, methods):
 def test_the_table_says_what_was_found_and_where(hostile):
     page = Reader(view.results_html({"cam": hostile}, 0.5))
     words = re.sub(r"\s+", " ", page.text)
-    assert f"{IMAGE} ✓ found 0.250 0.90 80 50 240 150 (0.90)1 2 3 4 (0.50)" in words  # a line break between them
+    boxes = "80 50 240 150 (uncalibrated 0.90)1 2 3 4 (uncalibrated 0.50)"  # a line break between them
+    assert f"{IMAGE} ✓ found 0.250 0.90 {boxes}" in words
     assert f"{TEMPLATE} ✗ not found 0.250 0.10 {IMAGE}" in words
     assert len(page.all("img")) == 4  # each name, and all together
     assert "method" not in words
@@ -103,7 +104,7 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
     other = service.look(str(CAT), replace(settings, exemplar_box=""), look, exemplar=str(hostile))
     assert other is not look
     page = Reader(view.results_html(look.cut(look.settings), 0.5))
-    assert "presence is not calibrated where pictures stand for a name: <b>cup" in page.text
+    assert "presence is not calibrated where pictures or embeddings stand for a name: <b>cup" in page.text
     assert [image["alt"].count("<b>cup") for image in page.all("img")] == [1]
     assert service.look(str(CAT), Settings(names="cat", method="cam"), look).exemplar == ""
 

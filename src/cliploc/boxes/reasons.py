@@ -62,9 +62,15 @@ def boxes_and_reasons(
     return boxes, tuple(of_rule[p in low] if boxless[p] else reason for p, reason in enumerate(reasons))
 
 
-def absence(presence: float, least: float) -> str:
-    """Why a name whose presence score is below the least is not found."""
-    return f"not in the picture: presence {rounded_below(presence, least)} is below {least:g}"
+def absence(presence: float, least: float, rule: str | None) -> str:
+    """Why a name whose presence is below the least is not found; the rule is that of `Localization.presence_rule`."""
+    guess = " (uncalibrated)" if rule == "bank" else ""
+    return f"not in the picture: presence {rounded_below(presence, least)}{guess} is below {least:g}"
+
+
+def _edges(rule: BoxRule) -> BoxRule:
+    """A rule without what chooses among its boxes."""
+    return replace(rule, max_boxes=None, min_score=0.0)
 
 
 def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localization:
@@ -76,14 +82,16 @@ def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localiz
     reasons = [None if again else why for why, again in zip(result.reasons, reopened, strict=True)]
     every, second = rule, result.second_look
     if second is not None:
-        every, second = replace(rule, max_boxes=None, min_score=0.0), replace(second, min_presence=min_presence)
+        every, second = _edges(rule), replace(second, min_presence=min_presence)
         reasons = second.absences(reasons)
     elif result.presence is not None:
         for p, score in enumerate(result.presence.tolist()):
             if reasons[p] is None and score < min_presence:
-                reasons[p] = absence(score, min_presence)
+                reasons[p] = absence(score, min_presence, result.presence_rule)
     boxes, why_not = boxes_and_reasons(result.frame, result.maps, reasons, result.names, every, result.sides)
+    same = result.rule is not None and _edges(rule) == _edges(result.rule)
     made = replace(result, threshold=rule.threshold, rule=rule, second_look=second)
+    made = made if same else replace(made, calibrated=None)  # chances were fitted to boxes of the other rule
     if second is not None:
         return made.judged_by(second.judge(boxes, why_not, rule))
     return replace(made, boxes=boxes, found=np.array([why is None for why in why_not]), reasons=why_not)

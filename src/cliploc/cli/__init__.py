@@ -10,15 +10,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from itertools import islice
 from typing import Annotated
 
 import typer
 
-from cliploc import __version__
+from cliploc import CliplocError, CliplocWarning, __version__
 from cliploc.cli.commands import NAMES, CommandGroup
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, OutputError, complain, write_out
-from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules, plugin_in
 from cliploc.support.imports import NO_ROOM_TO_LOAD
 from cliploc.support.process import out_of_memory, wait_passively
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "_CLIPLOC_COMPLETE" in os.environ:  # shell completion: `cliploc --install-completion`
             app(prog_name="cliploc")
         wait_passively()
-    words = _imports_first(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)
     try:
@@ -100,21 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OutputError):
             _drop_output()
         return NOTHING_DONE
-
-
-def _imports_first(words: Sequence[str]) -> list[str]:
-    """Moves `--import MODULE` before the command, where the parser expects it; users write it after the command too."""
-    imports: list[str] = []
-    others: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word == "--":  # no options follow
-            others += [word, *left]
-        elif word == "--import":
-            imports += [word, *islice(left, 1)]
-        else:
-            (imports if word.startswith("--import=") else others).append(word)
-    return imports + others
 
 
 def _drop_output() -> None:

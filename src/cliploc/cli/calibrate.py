@@ -5,11 +5,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.terminal import Terminal, titled
-from cliploc.errors import UsageError
-from cliploc.options import Options, words_of
+from cliploc.options import words_of
 from cliploc.runs.samples import PromptedDataset
 from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs

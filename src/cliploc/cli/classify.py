@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.photos import PhotoRun, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "resize", "device", "precision", "batch_size", "text_cache")
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 import cliploc
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.photos import PhotoRun, rows_of, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options
 
 LISTS = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # of its own form; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 OfMethods = Mapping[str, Mapping[str, Any]]  # method → its options
 
 
-class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags):
+class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags, cli.DrawingFlags):
     """What `compare` has besides options of `Localizer`."""
 
     out: Path = cli.flag(
@@ -34,8 +34,8 @@ class CompareFlags(cli.PhotoFlags, cli.MethodFlags, cli.ModelFlags):
 def compare(flags: CompareFlags, options: Options) -> int:
     """Compare methods, with one sheet per picture.
 
-    A sheet has one row per method and one column per name. Each method runs as published,
-    without refinement unless you give --refine.
+    A sheet has a drawing for each name by each method, which runs as published, without
+    refinement unless you give --refine.
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
@@ -81,7 +81,8 @@ def compare(flags: CompareFlags, options: Options) -> int:
                     run.fail(path, errors[0])
                     continue
                 found = zip(missing_of.items(), results, strict=True)
-                _take(run, path, [ModelResults(label, one.found, missing) for (label, missing), one in found], titles)
+                compared = [ModelResults(label, one.found, missing) for (label, missing), one in found]
+                _take(run, path, compared, titles, flags)
         finally:  # also when interrupted: what is done is not lost
             fitting = {label: _fitting(of_methods, missing) for label, missing in missing_of.items()}
             run.keep({"names": names, "methods": titles, **_settings(models, fitting)})
@@ -89,7 +90,7 @@ def compare(flags: CompareFlags, options: Options) -> int:
     return run.end(f", {sum(found_names)} of {len(found_names)} maps have boxes", "sheets")
 
 
-def _take(run: PhotoRun, source: str, models: Sequence[Any], titles: Mapping[str, str]) -> None:
+def _take(run: PhotoRun, source: str, models: Sequence[Any], titles: Mapping[str, str], flags: CompareFlags) -> None:
     """One picture is done, by all models; methods and their titles in the order of the rows."""
     from cliploc.document import compared_record
     from cliploc.draw.comparison import draw_comparison
@@ -105,8 +106,9 @@ def _take(run: PhotoRun, source: str, models: Sequence[Any], titles: Mapping[str
                     yield [*(start if len(models) > 1 else start[1:]), *line]
 
     record = compared_record(models, titles)
-    name = run.names.of(source, "-compare")
-    run.draw(source, record, "figure", name, lambda: draw_comparison(models, titles), what="its sheet")
+    name = run.names.of(source, "-compare", ".png" if flags.figures == "jpg" else f".{flags.figures}")
+    draw = partial(draw_comparison, models, titles, flags.colormap)
+    run.draw(source, record, "figure", name, draw, what="its sheet")
     run.done(source, record, rows())
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
+from cliploc import ModelError, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal, facts, grid, title_row
-from cliploc.errors import ModelError, UsageError
 from cliploc.options import RECIPES
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
-
-    from cliploc.registry import Registry
-    from cliploc.towers import ModelEntry
+from cliploc.registry import Registry
 
 T = TypeVar("T")
 
@@ -67,7 +63,7 @@ def models(flags: ModelsFlags) -> int:
 
     terminal = Terminal()
 
-    def runs(model: ModelEntry) -> tuple[str, ...]:
+    def runs(model: Any) -> tuple[str, ...]:
         return fitting(model, guided=True) if model.usable else ()
 
     exact = [entry for entry in chosen if entry.name == wanted]
@@ -77,15 +73,14 @@ def models(flags: ModelsFlags) -> int:
         if others := [entry.name for entry in chosen if entry is not model]:
             terminal.data(facts([("", ""), ("see also", " · ".join(others))]))
         return DONE
-    titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
-    rows: list[Sequence[str | Text]] = [titles]
-    narrow: list[Sequence[str | Text]] = [title_row("name", "tower", "parameters", "weights")]
+    rows: list[Sequence[str | Text]] = [
+        title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
+    ]
     for m in chosen:
         size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
         number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
-        tags = f"{len(m.weights)} tags" if len(m.weights) > 1 else "".join(m.weights)
         rows.append((m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about, " · ".join(m.weights) or "–"))
-        narrow.append((m.name, m.kind, size, tags or "–"))
+    narrow = [(row[0], row[1], row[3], row[7]) for row in rows]
     terminal.listing(rows, narrow)
     terminal.data("")
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
@@ -119,7 +114,7 @@ def _download(name: str, pretrained: str | None) -> int:
     return DONE
 
 
-def _about_model(model: ModelEntry, methods: Sequence[str]) -> RenderableType:
+def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
     from cliploc.find.recipes import recipe_of
 
     size = "those of its file"

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 
 import cliploc
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, rows_of, settings_of
-from cliploc.errors import UsageError
-from cliploc.options import Options, words_of
+from cliploc.options import words_of
 from cliploc.support.files import DEMO
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
-class LocalizeFlags(cli.PhotoFlags):
+class LocalizeFlags(cli.PhotoFlags, cli.DrawingFlags):
     """What `localize` has besides the options of `Localizer`."""
 
     out: Path | None = cli.flag(
@@ -73,7 +73,7 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
                 absent_maps=flags.save_maps or (out is not None and _all_are_drawn(names)),
                 keep_maps=out is not None or masks,
             ):
-                _take(run, result, masks=masks, save_maps=flags.save_maps)
+                _take(run, result, flags, masks=masks)
         finally:  # also when interrupted: what is done is not lost
             if out is not None and masks:
                 from cliploc.draw.label_maps import label_legend
@@ -101,7 +101,7 @@ def _all_are_drawn(names: list[str]) -> bool:
     return len(names) <= MOST_PANELS
 
 
-def _take(run: PhotoRun, result: cliploc.Localization, *, masks: bool, save_maps: bool) -> None:
+def _take(run: PhotoRun, result: cliploc.Localization, flags: LocalizeFlags, *, masks: bool) -> None:
     """One picture is done."""
     from cliploc.document import to_document
 
@@ -109,14 +109,16 @@ def _take(run: PhotoRun, result: cliploc.Localization, *, masks: bool, save_maps
     if run.folder is not None:
         from cliploc.draw import overlay
 
-        draw = partial(overlay.panels if len(result.names) > 1 else overlay.draw_overlay, result)
+        alone = len(result.names) == 1 and flags.figures in ("jpg", "png")  # at the picture's own size
+        draw = partial(overlay.draw_overlay if alone else overlay.sheet, result, colormap=flags.colormap)
         source, wh = result.source, result.image.size
-        run.draw(source, record, "overlay", run.names.drawing(source, "_overlay", wh), draw, what="its overlay")
+        name = run.names.drawing(source, "_overlay", wh, flags.figures)
+        run.draw(source, record, "overlay", name, draw, what="its overlay")
         if masks:
-            name = run.names.drawing(source, "_masks", wh)
+            name = run.names.drawing(source, "_masks", wh, flags.figures)
             run.draw(source, record, "masks", name, partial(draw, masks=True), what="its masks")
             run.write_labels(source, record, result.label_map(), len(result.names))
-        if save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
+        if flags.save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np
 
             from cliploc.values import WSOL_SIDE

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform, 
 import typer
 from msgspec import Meta
 
+from cliploc import Options, UsageError
 from cliploc import options as core
 from cliploc.cli.commands import section
-from cliploc.errors import UsageError
 from cliploc.images.exemplars import split_entries
-from cliploc.options import Group, Option, Options, flags_of, option_of, text_of
+from cliploc.options import Group, Option, flags_of, option_of, text_of
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
 
@@ -198,13 +198,22 @@ class PhotoFlags(WithThreads, WithJson):
         flags=("--prompt", "-p"),
     )
     labels: Path | None = flag(
-        "A file with more names, one per line: cat|kitten; or background: lawn.", None, metavar="FILE|imagenet"
+        "A file with more names, one per line: cat|kitten; or background: lawn; or FILE.safetensors of embeddings.",
+        None,
+        metavar="FILE|imagenet",
     )
 
     def names(self) -> tuple[list[str], list[str]]:
         """The names asked for, and the background names of the file."""
         names, background = read_names(self.labels)
         return [*(self.prompt or ()), *names], background
+
+
+class DrawingFlags(Flags):
+    """How results are drawn."""
+
+    colormap: core.Colormap = rare("Colours of the heat.", "viridis", group="output")
+    figures: core.FigureKind = rare("Files of the drawings; svg and pdf for papers.", "jpg", group="output")
 
 
 class ModelFlags(Flags):
@@ -292,6 +301,8 @@ def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
 
     if labels is None or str(labels) == "imagenet":
         return [one.name for one in prompts.imagenet_classes()] if labels else [], []
+    if Path(labels).suffix == ".safetensors":
+        return list(prompts.read_embeddings(labels)), []
     read = prompts.read_labels(labels)
     for entry, threshold in zip(read.entries, read.thresholds, strict=True):
         if threshold is not None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cliploc.errors import CliplocError, UsageError
+from cliploc import CliplocError, UsageError
 from cliploc.support.files import write_output
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141

@@ -13,13 +13,13 @@ from typing import Any
 from rich.text import Text
 
 import cliploc
+from cliploc import CliplocError, Reporter
 from cliploc.cli import output
 from cliploc.cli.output import printable, write
 from cliploc.cli.terminal import Terminal, grid
-from cliploc.errors import CliplocError
 from cliploc.options import OPTIONS
 from cliploc.support.files import DEMO, Inputs, demo_names, locked
-from cliploc.support.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -180,9 +180,9 @@ class ResultNames:
         """The name, such as `cat_labels.png`; for a second picture of that stem `cat_labels-2.png`."""
         return self._free(f"{_plain(_file_of(source).stem)}{end}", suffix)
 
-    def drawing(self, source: str, end: str, wh: tuple[int, int]) -> str:
+    def drawing(self, source: str, end: str, wh: tuple[int, int], kind: str = "jpg") -> str:
         """The same for a drawing of the picture's size, such as `cat_overlay.jpg`."""
-        return self.of(source, end, ".jpg" if max(wh) <= JPEG_MAX_SIDE else ".png")
+        return self.of(source, end, f".{kind}" if max(wh) <= JPEG_MAX_SIDE or kind != "jpg" else ".png")
 
     def heatmap(self, name: str, photo: str) -> str:
         """The map of a name in a picture, such as `maps/cat/cat.jpg.npy`; the picture's folders are kept."""
@@ -216,13 +216,12 @@ def _plain(text: str) -> str:
     return text.encode()[:200].decode(errors="ignore")
 
 
-def encoded(image: Any, name: str) -> bytes:
-    """A picture as the content of a file of this name."""
-    from cliploc.images.reading import picture_bytes
+def encoded(drawn: Any, name: str) -> bytes:
+    """A drawing as the content of a file of this name."""
+    from cliploc.draw.sheet import Sheet, raster
 
-    if name.endswith(".jpg"):
-        return picture_bytes(image, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters stay crisp
-    return picture_bytes(image, "PNG")
+    kind: Any = name.rpartition(".")[2]
+    return drawn.file(kind) if isinstance(drawn, Sheet) else raster(drawn, kind)
 
 
 # ------------------------------------------------------------------------------------------------ printed and recorded
@@ -233,7 +232,7 @@ def rows_of(result: cliploc.Localization) -> Iterator[Sequence[str | Text]]:
         boxes = result.boxes if is_found else result.unsure
         boxes = boxes.where(boxes.label == index)
         lines = [
-            f"score {score:.2f}  box {output.box_text(xyxy)}"
+            f"{result.score_text(index, score)}  box {output.box_text(xyxy)}"
             for xyxy, score in zip(boxes.xyxy, boxes.score, strict=True)
         ]
         if is_found:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import cliploc
+from cliploc import InputError, ModelError, Options, Reporter, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import json_text, write
 from cliploc.cli.photos import LEGEND, RESULTS, PhotoRun, settings_of
-from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.options import Options, SegmentationOptions
+from cliploc.options import SegmentationOptions
 from cliploc.support.files import picture_path
 
 OF_SEGMENTER = (
@@ -105,7 +105,7 @@ def _loaded(options: Options, protocol: Any) -> tuple[cliploc.Localizer, Any]:
     return localizer, segmenter
 
 
-def _segment(run: PhotoRun, segmenter: Any, names: Sequence[str], reporter: cliploc.Reporter, *, rle: bool) -> None:
+def _segment(run: PhotoRun, segmenter: Any, names: Sequence[str], reporter: Reporter, *, rle: bool) -> None:
     """Each picture, one after the other."""
     from cliploc.document import segmented_record
     from cliploc.draw.label_maps import draw_segments

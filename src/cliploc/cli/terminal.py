@@ -16,9 +16,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cliploc import CliplocError, Reporter
 from cliploc.cli.output import print_document, printable, write_out
-from cliploc.errors import CliplocError
-from cliploc.support.reporter import BANK, Reporter, halved_note
+from cliploc.support.reporter import BANK, halved_note
 
 GAP = 2  # columns between those of a table
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut

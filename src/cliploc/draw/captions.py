@@ -3,7 +3,8 @@
 import importlib.util
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -86,6 +87,39 @@ def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:
     x0, y0, x1, y1 = (round(float(value)) for value in xyxy)
     x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
     return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box as it is drawn."""
+
+    xyxy: tuple[float, float, float, float]  # pixels of the picture
+    name: str
+    score: float | None  # where it is a chance
+    colour: Colour
+    sure: bool = True  # else it is dashed
+
+    @property
+    def text(self) -> str:
+        """Its label."""
+        return f"{clean(self.name)}{'' if self.sure else '?'}{self.chance}"
+
+    @property
+    def chance(self) -> str:
+        """The score as it is drawn."""
+        return "" if self.score is None else f" {self.score:.2f}"
+
+
+def paint_boxes(image: Image.Image, boxes: Sequence[DrawnBox]) -> list[Rectangle]:
+    """Draws boxes, the first on top, with their labels, whose places are returned."""
+    line = line_width(image.size)
+    rectangles = [to_rectangle(box.xyxy, image.size) for box in boxes]
+    for box, rectangle in reversed([*zip(boxes, rectangles, strict=True)]):
+        draw_box(image, rectangle, box.colour, line, dash=0 if box.sure else 4 * line)
+    plates = Plates(image, text_size(image.size))
+    for box, rectangle in zip(boxes, rectangles, strict=True):
+        plates.add(rectangle, box.name + ("" if box.sure else "?"), box.chance, box.colour, line)
+    return plates.taken
 
 
 def draw_box(image: Image.Image, rectangle: Rectangle, colour: Colour, width: int, dash: int = 0) -> None:

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+
+from cliploc.options import Colormap
 
 Colour = tuple[int, int, int]
 Cover = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # of each level of heat: colours [256, 3], opacity [256]
 
+COLORMAP: Colormap = "viridis"  # seen on fur, flowers and wood, as few things are blue-green
 INK: Colour = (17, 17, 17)
 PAPER: Colour = (255, 255, 255)
 
@@ -25,24 +29,30 @@ LINE_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178),
 )  # fmt: skip
 
-# Eleven colours of matplotlib's `inferno` (CC0) from 30 % to 97 %: lightness rises evenly, so that it looks the same to
-# colour-blind people and in grey print. The dark end is left out: heat must not look like shadow.
-HEAT: tuple[Colour, ...] = (
-    (106, 23, 110), (133, 33, 107), (162, 43, 98), (188, 55, 84), (211, 71, 67), (230, 93, 47),
-    (243, 120, 25), (251, 150, 6), (251, 184, 29), (245, 217, 73), (243, 246, 138),
-)  # fmt: skip
+COLOURED = (0.2, 0.85)  # of a colour map: its dark end would look like shadow, its light end like fur
 HEAT_RAMP = (0.1, 0.9)  # heat at which the colour starts to cover the picture, and at which it covers most
 VEIL: Colour = (40, 40, 40)  # of where it is cold, which is dimmed, so that heat is seen on every background
 VEIL_OPACITY = 0.5
 
 
 @lru_cache(maxsize=64)
-def heat_cover(opacity: float, colours: tuple[Colour, ...] = HEAT) -> Cover:
+def heat_colours(colormap: Colormap = COLORMAP) -> tuple[Colour, ...]:
+    """Eleven colours, from the least heat to the most."""
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], getattr(cv2, f"COLORMAP_{colormap.upper()}"))[
+        :, 0, ::-1
+    ]
+    red, green, blue = table[(255 * np.linspace(*COLOURED, 11)).round().astype(int)].T.tolist()
+    return tuple(zip(red, green, blue, strict=True))
+
+
+@lru_cache(maxsize=64)
+def heat_cover(opacity: float, colours: tuple[Colour, ...] | None = None) -> Cover:
     """What is laid on a picture: a veil and the heat's colours, from cold to hot.
 
     A dark veil where it is cold, which fades as the heat rises, and over it the heat's colour, whose opacity rises
     with it to `opacity`.
     """
+    colours = heat_colours() if colours is None else colours
     heat = np.arange(256, dtype=np.float32) / 255
     start, stop = HEAT_RAMP
     rise = ((heat - start) / (stop - start)).clip(0, 1)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from PIL import Image, ImageDraw
 
 from cliploc.draw import overlay
-from cliploc.draw.colours import INK, PAPER
+from cliploc.draw.colours import COLORMAP, INK, PAPER
 from cliploc.draw.html import count
+from cliploc.draw.sheet import Panel, Sheet, grid_of
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
+from cliploc.options import Colormap
 
 MOST_CELLS = 400  # of a sheet; nobody reads a larger one
 EMPTY = (238, 238, 238)
@@ -25,41 +27,49 @@ class ModelResults:
     missing: Mapping[str, str] = field(default_factory=dict)  # method → why it has no result on this model
 
 
-def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str]) -> Image.Image:
+def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], colormap: Colormap = COLORMAP) -> Sheet:
     """A sheet for a picture: methods × names by model, `titles` in the order of the rows; a cell's heat, boxes, peak.
 
     Where there is room, several methods share a row.
     """
     first = next(result for model in models for result in model.results.values())
     columns = len(models) * len(first.names)
-    columns, size_wh = overlay.grid_of(first.image.size, len(titles) * columns, columns)
+    columns, size_wh = grid_of(first.image.size, len(titles) * columns, columns)
     cells = [
         cell for method, title in titles.items() for model in models
-        for cell in _cells(model, method, title, size_wh, first.names, len(models) > 1)
+        for cell in _cells(model, method, title, size_wh, first.names, len(models) > 1, colormap)
     ]  # fmt: skip
-    notes = dict.fromkeys(note for model in models for result in model.results.values() for note in result.notes)
+    results = [(method, result) for model in models for method, result in model.results.items()]
+    shared = [note for note in first.notes if all(note in result.notes for _, result in results)]
+    own = [f"{titles[method]}: {note}" for method, result in results for note in result.notes if note not in shared]
     width, height = first.image.size
     names = ", ".join(model.model for model in models)
-    about = [overlay.file_name(first), f"{width}×{height}", names, *notes, LEGEND]
-    return overlay.sheet_of(cells, columns, " · ".join(about))
+    about = [overlay.file_name(first), f"{width}×{height}", names, *dict.fromkeys([*shared, *own]), LEGEND]
+    return Sheet(cells, columns, " · ".join(about), colormap)
 
 
 def _cells(
-    model: ModelResults, method: str, title: str, size_wh: tuple[int, int], names: Sequence[str], several: bool
-) -> list[overlay.Panel]:
+    model: ModelResults,
+    method: str,
+    title: str,
+    size_wh: tuple[int, int],
+    names: Sequence[str],
+    several: bool,
+    colormap: Colormap,
+) -> list[Panel]:
     """A cell for each name; empty ones with the reason where the method has no result on the model."""
     title = f"{title} · {model.model}" if several else title
     result = model.results.get(method)
     if result is None:
         reason = model.missing.get(method, "no result")
-        return [overlay.Panel(Image.new("RGB", size_wh, EMPTY), title, reason) for _ in names]
+        return [Panel(Image.new("RGB", size_wh, EMPTY), title, reason) for _ in names]
     small = overlay.scaled(result, size_wh)
     cells = []
     for index, name in enumerate(names):
-        picture = overlay.draw_names(small, [index])
+        picture, boxes = overlay.drawn_parts(small, [index], colormap=colormap)
         _ring(picture, small.peak(index))
         caption = cell_caption(result, index)
-        cells.append(overlay.Panel(picture, title, f"{name}: {caption}" if len(names) > 1 else caption))
+        cells.append(Panel(picture, title, f"{name}: {caption}" if len(names) > 1 else caption, None, boxes))
     return cells
 
 
@@ -78,7 +88,7 @@ def cell_caption(result: Localization, index: int) -> str:
     scores = result.boxes.score[result.boxes.label == index]
     if not result.found[index]:
         return " · ".join([result.verdict(index), *filter(None, [result.reasons[index]])])
-    best = f", best {float(scores.max()):.2f}" if len(scores) else ""
+    best = f", best {float(scores.max()):.2f}" if len(scores) and result.is_calibrated(index) else ""
     threshold = overlay.run_line(replace(result, method="", model=""))
     return " · ".join(filter(None, ["found", count(len(scores), "box", "boxes") + best, threshold]))
 

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -31,10 +31,6 @@ class Templates:
     def render(self, template: str, **values: Any) -> str:
         """Returns a template filled with these values."""
         return self._environment.get_template(template).render(values)
-
-    def render_to(self, file: IO[str], template: str, **values: Any) -> None:
-        """Writes a filled template piece by piece, so that values given as iterators need not be in memory at once."""
-        file.writelines(self._environment.get_template(template).generate(values))
 
     def asset(self, name: str) -> str:
         """Returns a style sheet or script unchanged."""

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 
 from cliploc.draw import captions
 from cliploc.draw.colours import INK, PAPER, Colour, as_hex, name_colour
-from cliploc.draw.overlay import MAX_SIDE, fit_within
+from cliploc.draw.overlay import fit_within
+from cliploc.draw.sheet import MAX_SIDE
 
 MOST = 255  # names that a palette can hold, besides the background
 OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct

@@ -1,7 +1,7 @@
 """Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +11,18 @@ from cliploc.boxes import hot_levels
 from cliploc.boxes.masks import ResizedMasks
 from cliploc.boxes.outlines import outlines
 from cliploc.draw import captions
-from cliploc.draw.colours import INK, PAPER, Colour, Cover, heat_cover, name_colour
+from cliploc.draw.colours import COLORMAP, INK, Colour, Cover, heat_colours, heat_cover, name_colour
+from cliploc.draw.sheet import Panel, Sheet, grid_of
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
-from cliploc.options import Share, check_value
+from cliploc.options import Colormap, Share, check_value
 from cliploc.values import FloatArray
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
-MAX_SIDE = 1600  # of a sheet of panels
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
-CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
 BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
-LINE_COLOUR: Colour = (252, 168, 13)  # of a single name's line at the threshold: in the palette of the heat
+FAINT = 0.05  # boxes that score less are drawn only where a name has no better one
 
 
 def draw_overlay(
@@ -34,22 +33,26 @@ def draw_overlay(
     boxes: bool = True,
     caption: bool = True,
     masks: bool = False,
+    colormap: Colormap = COLORMAP,
 ) -> Image.Image:
     """Heat as a shade and a line at τ, masks and boxes, at the picture's size; several names by colours."""
     check_value("opacity", Share, opacity)
+    check_value("colormap", Colormap, colormap)
     if isinstance(names, str):  # which Python reads as a list of letters
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     if unknown := [name for name in names or () if name not in result.names]:
         raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
-    return draw_names(result, indices, opacity, heatmap=heatmap, boxes=boxes, caption=caption, masks=masks)
+    return draw_names(
+        result, indices, opacity, heatmap=heatmap, boxes=boxes, caption=caption, masks=masks, colormap=colormap
+    )
 
 
-def panels(result: Localization, masks: bool = False) -> Image.Image:
-    """A sheet for a picture: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; 1,600 pixels wide."""
+def sheet(result: Localization, masks: bool = False, colormap: Colormap = COLORMAP) -> Sheet:
+    """A picture's sheet: photograph, a panel a name (the best `MOST_PANELS`), last all boxes; of one name its panel."""
     chosen = _paneled(result)
-    together = len(chosen) > 1 and bool(result.found.any())
-    columns, cell_wh = grid_of(result.image.size, 1 + len(chosen) + together)
+    single, together = len(result.names) == 1, len(chosen) > 1 and bool(result.found.any())
+    columns, cell_wh = grid_of(result.image.size, (not single) + len(chosen) + together)
     small = scaled(result, cell_wh)
     width, height = result.image.size
     file = file_name(result)
@@ -58,13 +61,26 @@ def panels(result: Localization, masks: bool = False) -> Image.Image:
     left_out = [] if len(chosen) == total else [some if found else f"none of {total} names found"]
     cells = [Panel(small.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
+        drawn, boxes = drawn_parts(small, [index], masks, colormap=colormap)
         chip = name_colour(index) if together else None
-        drawn = draw_names(small, [index], masks=masks)
-        cells.append(Panel(drawn, result.names[index], verdict(result, index), chip))
+        cells.append(Panel(drawn, result.names[index], verdict(result, index), chip, boxes))
     if together:
-        everything = draw_names(small, chosen, heatmap=False, masks=masks)
-        cells.append(Panel(everything, "all names" if not left_out else "these names", f"{found} of {total} found"))
-    return sheet_of(cells, columns, run_line(result))
+        drawn, boxes = drawn_parts(small, chosen, masks, False, colormap)
+        title = "all names" if not left_out else "these names"
+        cells.append(Panel(drawn, title, f"{found} of {total} found", None, boxes))
+    return Sheet(cells[single:], columns, run_line(result), None if masks or not chosen else colormap)
+
+
+def drawn_parts(
+    result: Localization,
+    indices: Sequence[int],
+    masks: bool = False,
+    heatmap: bool | None = None,
+    colormap: Colormap = COLORMAP,
+) -> tuple[Image.Image, list[captions.DrawnBox]]:
+    """A picture with heat or masks of some names, and their boxes."""
+    drawn = draw_names(result, indices, heatmap=heatmap, boxes=False, masks=masks, colormap=colormap)
+    return drawn, boxes_to_draw(result, box_colours(indices, masks))
 
 
 def _paneled(result: Localization) -> list[int]:
@@ -96,12 +112,13 @@ def file_name(result: Localization) -> str:
 
 
 def run_line(result: Localization) -> str:
-    """Method, model, threshold, and whether presence is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
+    """Method, model, threshold, and what is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
     words = [result.method, result.model]
     if result.threshold is not None:
         words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
-    if result.presence_rule == "bank":
-        words.append("presence uncalibrated")
+    guessed = {"presence": result.presence_rule == "bank", "scores": result.calibrated is None}
+    if result.method and any(guessed.values()):
+        words.append(f"{' and '.join(what for what, guess in guessed.items() if guess)} uncalibrated")
     return " · ".join(filter(None, words))
 
 
@@ -149,6 +166,7 @@ def draw_names(
     boxes: bool = True,
     caption: bool = False,
     masks: bool = False,
+    colormap: Colormap = COLORMAP,
 ) -> Image.Image:
     """Like `draw_overlay`, for the names with these indices."""
     image = result.image.convert("RGB")  # a copy
@@ -157,14 +175,15 @@ def draw_names(
         shown = [i for i in indices if single or result.found[i]]
         heats = {i: _heat(result, i) for i in shown}
         strength = opacity / 2 if single and not result.found[shown[0]] else opacity
-        covers = [heat_cover(strength) if single else heat_cover(strength, (name_colour(i),)) for i in shown]
+        of_heat = heat_colours(colormap)
+        covers = [heat_cover(strength, of_heat if single else (name_colour(i),)) for i in shown]
         _paint(image, [_levels(heat) for heat in heats.values()], covers)
         for i, heat in heats.items():
-            outline(image, heat, _level(result, i), LINE_COLOUR if single else name_colour(i))
-    colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
+            outline(image, heat, _level(result, i), of_heat[-1] if single else name_colour(i))
+    colours = box_colours(indices, masks)
     if masks:
         _paint_masks(image, result, colours, opacity)
-    taken = paint_boxes(image, result, colours) if boxes else []
+    taken = captions.paint_boxes(image, boxes_to_draw(result, colours)) if boxes else []
     if caption and (run := run_line(result)):
         name = [result.names[i] + ("" if result.found[i] else f": {result.verdict(i)}") for i in indices if single]
         plates = captions.Plates(image, max(10, round(0.8 * captions.text_size(image.size))))
@@ -173,21 +192,25 @@ def draw_names(
     return image
 
 
-def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> list[captions.Rectangle]:
-    """Draws the boxes of these names (index → colour), best on top, unsure ones dashed; returns where labels are."""
-    line = captions.line_width(image.size)
-    boxes = result.visible_boxes
-    order = [i for i in range(len(boxes)) if int(boxes.label[i]) in colours]
-    order.sort(key=lambda i: -float(boxes.score[i]))
-    rectangles = {i: captions.to_rectangle(boxes.xyxy[i], image.size) for i in order}
-    for i in reversed(order):
-        dash = 0 if i < len(result.boxes) else 4 * line
-        captions.draw_box(image, rectangles[i], colours[int(boxes.label[i])], line, dash=dash)
-    plates = captions.Plates(image, captions.text_size(image.size))
+def box_colours(indices: Sequence[int], masks: bool) -> dict[int, Colour]:
+    """The colour of each name's boxes: white beside heat of a single name, else the name's."""
+    return {i: BOX_COLOUR if len(indices) == 1 and not masks else name_colour(i) for i in indices}
+
+
+def boxes_to_draw(result: Localization, colours: Mapping[int, Colour]) -> list[captions.DrawnBox]:
+    """The boxes of these names (index → colour), best first; faint ones only if they are the best of a name found."""
+    boxes, sure = result.visible_boxes, len(result.boxes)
+    order = sorted(range(len(boxes)), key=lambda i: -float(boxes.score[i]))
+    seen = set[int]()
+    drawn = []
     for i in order:
-        label, doubt = int(boxes.label[i]), "" if i < len(result.boxes) else "?"
-        plates.add(rectangles[i], result.names[label] + doubt, f" {boxes.score[i]:.2f}", colours[label], line)
-    return plates.taken
+        label, score = int(boxes.label[i]), float(boxes.score[i])
+        if label in colours and (score >= FAINT or (i < sure and label not in seen)):
+            chance = score if result.is_calibrated(label) else None
+            xyxy = tuple(boxes.xyxy[i].tolist())
+            drawn.append(captions.DrawnBox(xyxy, result.names[label], chance, colours[label], i < sure))
+            seen.add(label)
+    return drawn
 
 
 def _heat(result: Localization, index: int) -> FloatArray:
@@ -263,76 +286,3 @@ def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int,
             image.paste(colour, mask=shade)
             shapes.append((colour, mask))
     _draw_rings(image, shapes)
-
-
-# ------------------------------------------------------------------------------------------------------- the sheet
-@dataclass(frozen=True)
-class Panel:
-    """A picture with its caption: a title, optionally after a square of its colour, and lines below."""
-
-    image: Image.Image
-    title: str
-    line: str
-    chip: Colour | None = None
-
-
-GAP = 16
-TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 22, 17, 21
-CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT  # of two lines
-MOST_LINES = 8
-GREY: Colour = (80, 80, 80)
-
-
-def grid_of(size_wh: tuple[int, int], count: int, unit: int = 1) -> tuple[int, tuple[int, int]]:
-    """The columns, a multiple of `unit`, and the picture size that show `count` panels largest on a sheet."""
-    width, height = size_wh
-    narrowest, longest = CELL_SIDES
-    best = (0.0, unit)
-    for columns in range(unit, count + 1, unit):
-        rows = -(-count // columns)
-        room_w = min(longest, (MAX_SIDE - GAP) / columns - GAP)
-        room_h = min(longest, (MAX_SIDE - GAP) / rows - GAP - CAPTION)
-        if room_w >= narrowest or columns == unit:
-            # Of equal sizes the one with fewer columns.
-            best = max(best, (min(room_w / width, room_h / height), columns), key=lambda layout: round(layout[0], 4))
-    scale, columns = best
-    scale = max(scale, 160 / max(size_wh))  # with many names the sheet becomes longer, so that panels stay legible
-    return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
-
-
-def sheet_of(cells: Sequence[Panel], columns: int, run: str) -> Image.Image:
-    """The sheet: the cells in rows, and the text `run` below them."""
-    width, height = cells[0].image.size
-    cell_w = max(CELL_SIDES[0], width)
-    texts = [_wrapped(cell.line, cell_w) for cell in cells]
-    cell_h = height + CAPTION + max(0, max(map(len, texts)) - 2) * LINE_HEIGHT
-    rows = -(-len(cells) // columns)
-    sheet_w = GAP + columns * (cell_w + GAP)
-    below = _wrapped(run, sheet_w - 2 * GAP)
-    sheet_h = GAP + rows * (cell_h + GAP) + len(below) * LINE_HEIGHT + GAP * bool(below)
-    sheet = Image.new("RGB", (sheet_w, sheet_h), PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    def write(lines: Sequence[str], x: int, y: int, ink: Colour) -> None:
-        for row, words in enumerate(lines):
-            font = captions.font_for(words, LINE_SIZE)
-            draw.text((x, y + row * LINE_HEIGHT), words, fill=ink, font=font)
-
-    write(below, GAP, sheet_h - GAP - len(below) * LINE_HEIGHT, INK)
-    for number, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
-        x, y = GAP + number % columns * (cell_w + GAP), GAP + number // columns * (cell_h + GAP)
-        sheet.paste(cell.image, (x + (cell_w - width) // 2, y))
-        left, top = x, y + height + 8
-        if cell.chip:
-            draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
-            left += TITLE_SIZE + 4
-        title = captions.clean(cell.title)
-        font = captions.font_for(title, TITLE_SIZE)
-        draw.text((left, top), captions.shorten(title, font, cell_w + x - left), fill=INK, font=font)
-        write(lines, x, top + TITLE_SIZE + 8, GREY)
-    return sheet
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    text = captions.clean(text)
-    return captions.wrap(text, captions.font_for(text, LINE_SIZE), width, MOST_LINES)

@@ -15,6 +15,7 @@ from cliploc.evaluate.metrics import average_precision
 from cliploc.evaluate.tasks import task, worker
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.find.calibration import OF_BOX, OF_NAME, Calibration, fit_logistic, reliability
+from cliploc.find.recipes import settings_of
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -51,7 +52,7 @@ def examples_in(localization: Localization, names: Sequence[str], truth: Mapping
     """The examples of one picture; `truth`: place among the names → true boxes `[m, 4]`, of those that are there."""
     assert localization.second_look is not None
     assert localization.judged is not None
-    boxes = replace(localization.judged.candidates, score=localization.judged.fit)
+    boxes = replace(localization.judged.candidates, score=localization.judged.map_scores)
     features = localization.second_look.features(boxes)
     present = np.array([p in truth for p in range(len(names))], bool)
     labels, best = best_of_names(features, boxes.label)
@@ -176,7 +177,9 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     ]
     reporter.phase("fit")
     about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
-    return fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+    result = fitted(pictures, localizer.calibration, localizer.backbone.name, about)
+    settings = settings_of(localizer.method.name, localizer.options)
+    return replace(result, calibration=replace(result.calibration, settings=settings))
 
 
 def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:

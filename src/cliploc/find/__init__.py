@@ -4,9 +4,9 @@
 - `prepare`: what a caller asks for, and what comes back; pictures decoded and resized, ahead of the tower.
 - `texts`: names, and the pictures that stand for names, become embeddings, each once.
 - `tasks`: a method with its options, trained heads and box rule, checked against the tower.
-- `views`: looks (forward passes) and views; how their maps lie over the picture.
-- `presence`: which names are there, and why others are not; presence scores of uncalibrated models.
+- `looks`: forward passes of pictures and windows; how their maps lie over the picture.
+- `presence`: which names are there, and why others are not.
 - `steps`: refinements on the grid and over the picture.
-- `threads`: the next batch in another thread; torch's modes, which the caller may have set.
+- `running`: devices, torch's modes, and the next batch in another thread.
 - `inside`: tensors of one forward pass, for `Localizer.trace`.
 """

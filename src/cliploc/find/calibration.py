@@ -33,14 +33,14 @@ UNSURE = 0.05  # a name with a lower chance is not even unsure
 # in the best of the whole picture and its windows, or regions of it, and in the whole picture.
 OF_NAME = ("best_view", "whole")
 # Of a box, besides:
-#   fit: the logit of its map's own score (`boxes.quality`)
+#   map_score: the logit of its map's score (`boxes.score`)
 #   area: the logarithm of its share of the picture
 #   inside: how far the name lies above its rivals in what the tower reads inside the box
 #   behind: `inside` minus that of the name's best box in the picture
 #   bank_mean, bank_related: how far the name lies above its rivals in the bank's other texts, as if each was a picture:
 #       the mean, and that of the tenth where it lies highest. Some names fit many pictures a little, others few.
 #   inside_rank: the logarithm of the name's rank among its rivals inside the box
-OF_BOX = (*OF_NAME, "fit", "area", "inside", "behind", "bank_mean", "bank_related", "inside_rank")
+OF_BOX = (*OF_NAME, "map_score", "area", "inside", "behind", "bank_mean", "bank_related", "inside_rank")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Calibration:
     first: Logistic  # of a name without boxes: the same, from the picture and its windows alone
     models: tuple[str, ...]  # the names of the models that it was fitted on
     about: str  # on what it was fitted, in a line
+    # of views and boxes with which it was fitted (`recipes.settings_of`); None: those of the model's recipes
+    settings: Mapping[str, Any] | None = None
     # name → what is added to `best_view`, `whole` and `inside` of it and of names that the model reads as it
     lifts: Mapping[str, float] = field(default_factory=dict)
 
@@ -80,9 +82,7 @@ class Calibration:
     def document(self) -> dict[str, Any]:
         """As it is written, and part of a run's identity."""
         facts = {"kind": KIND, "version": VERSION, **asdict(self)}
-        if not self.lifts:
-            del facts["lifts"]  # so that runs begun before there were any are still the same
-        return facts
+        return {key: value for key, value in facts.items() if key != "settings" or value is not None}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as a small JSON file, which `--calibration` takes."""

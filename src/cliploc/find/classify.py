@@ -1,19 +1,17 @@
 """Zero-shot classification: which of some names fits each picture best."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 from torch import Tensor
 
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.find.flow import Flow
 from cliploc.find.looks import check_finite
-from cliploc.find.prepare import DECODERS, OnError, Prepared, Request, Unreadable, stacked
-from cliploc.find.running import computed_ahead, torch_modes
+from cliploc.find.prepare import OnError, Prepared, Request, Unreadable, stacked
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import Picture
 from cliploc.options import is_integer, short
 from cliploc.support.reporter import Reporter
@@ -40,6 +38,7 @@ def known_names(flow: Flow, names: Sequence[str], top_k: int) -> Sequence[str]:
         raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
     if isinstance(names, str) and names == "imagenet":
         names = [known.name for known in prompts.imagenet_classes()]
+    names = prompts.named(names)
     reasons = flow.texts.unknown_reasons(prompts.parse(names, contrasts=False))
     if all(reasons):
         raise UsageError(f"expected a name that {flow.backbone.name} knows: {reasons[0]}")
@@ -56,19 +55,10 @@ def classifications(
         ranked = _classified(flow, readable, top_k) if readable else None
         return lambda: ranked
 
-    with (
-        flow.preparation.batches(requests, on_error, DECODERS) as gathered,
-        closing(computed_ahead(gathered, work, reporter.masked, reporter.halved, on_error == "skip")) as ahead,
-    ):
-        for batch, ranked in ahead:
-            of_batch = iter(ranked if isinstance(ranked, list) else [])
-            for item in batch:
-                if isinstance(item, Prepared) and isinstance(ranked, ModelError):
-                    item = Unreadable.by(item, ranked)
-                if isinstance(item, Prepared):
-                    yield Classification(item.picture, next(of_batch))
-                else:
-                    reporter.failed(item.source, item.error)
+    with closing(flow.preparation.computed(requests, work, on_error, reporter, on_error == "skip")) as pictures:
+        for item, ranked, b in pictures:
+            if isinstance(item, Prepared) and ranked is not None:
+                yield Classification(item.picture, ranked[b])
 
 
 def _classified(flow: Flow, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:

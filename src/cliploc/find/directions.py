@@ -6,10 +6,9 @@ mean of the old one and of the projection on w, spread by affinity; they give th
 reviewed is clamped: hot is what lies in its boxes. No network is trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ CHANNELS = 32  # of the whitened features
 SHRINK = 1.0  # of the mean variance, added to each: rare directions are noise
 ROUNDS = 4
 HOT, COLD = 0.6, 0.2  # of maps in 0–1
-MIX = 0.5  # share of the map from the text, where the model knows the name and nothing is reviewed
-WANES = 40  # reviewed pictures that halve this share
+TEXT_SHARE = 0.5  # share of the map from the text, where the model knows the name and nothing is reviewed
+HALVED_AFTER = 40  # reviewed pictures that halve this share
 OTHERS = 3.0  # weight of all pictures together that are not reviewed, for each that is, of a name that is not known
 FEWEST_HOT, FEWEST_COLD = 0.002, 4  # weight of places, below which a picture says nothing
 GROUP, SPLITS = 20, 8  # pictures of a group whose halves are compared, and number of comparisons
@@ -41,7 +40,7 @@ class Whitening:
     matrix: Tensor  # [c, k]
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson]) -> Whitening:
+    def of(cls, lessons: Sequence[Lesson]) -> Self:
         """That of these pictures."""
         rng, some = np.random.default_rng(0), []
         for readings in (lesson.readings() for lesson in lessons):
@@ -58,7 +57,7 @@ class Whitening:
         """`[…, c]` → `[…, k]`."""
         return (readings - self.mean) @ self.matrix
 
-    def unwhitened(self, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
+    def unwhitened(self, directions: Sequence["Direction"]) -> tuple[Tensor, Tensor]:
         """Directions in the features themselves: weights `[P, c]` and bias `[P]`."""
         weights = torch.stack([self.matrix @ direction.w for direction in directions])
         return weights, torch.tensor([direction.bias for direction in directions]) - weights @ self.mean
@@ -74,7 +73,7 @@ class Pictures:
     grid: tuple[int, int]  # (h′, w′)
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], whitening: Whitening) -> Pictures:
+    def of(cls, lessons: Sequence[Lesson], whitening: Whitening) -> Self:
         """The lessons of pictures with the same grids, at least one."""
         grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
         places = (
@@ -84,7 +83,7 @@ class Pictures:
         whitened = torch.stack([whitening(lesson.readings()) for lesson in lessons])
         return cls(whitened, alike, total, grid)
 
-    def some(self, ids: Sequence[int]) -> Pictures:
+    def some(self, ids: Sequence[int]) -> Self:
         """Some of the pictures."""
         rows = list(ids)
         return replace(self, whitened=self.whitened[rows], alike=self.alike[rows], total=self.total[rows])
@@ -134,7 +133,7 @@ class Fitted:
 
 def share_of_text(reviewed: int, known: bool) -> float:
     """The share of the map from the text in the new one, after so many reviewed pictures."""
-    return MIX * WANES / (WANES + reviewed) if known else 0.0
+    return TEXT_SHARE * HALVED_AFTER / (HALVED_AFTER + reviewed) if known else 0.0
 
 
 def fit(

@@ -11,20 +11,18 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from itertools import count
 from operator import or_
 
 import numpy as np
 from torch import Tensor
 
 from cliploc.boxes.masks import MaskSource
-from cliploc.errors import ModelError
-from cliploc.find import looks
+from cliploc.find import looks, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
-from cliploc.find.prepare import DECODERS, Preparation, Prepared, Request, Result, RunOptions, Unreadable
+from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
-from cliploc.find.running import Progress, computed_ahead, torch_modes
+from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
@@ -105,24 +103,15 @@ class Flow:
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
-        # Few pictures are read ahead, as a full batch of them is with the tower already.
-        with (
-            self.preparation.batches(requests, run.on_error, DECODERS) as gathered,
-            closing(computed_ahead(gathered, compute, run.reporter.masked, run.reporter.halved, apart)) as ahead,
-        ):
-            for batch, weighed in ahead:
-                places = count()  # of the pictures that could be read, in the batch
-                for item in batch:
-                    if isinstance(weighed, ModelError) and isinstance(item, Prepared):
-                        item = Unreadable.by(item, weighed)
-                    if isinstance(item, Unreadable):
-                        run.reporter.failed(item.source, item.error)
-                        yield Result(item.id, error=item.error)
-                        continue
-                    assert isinstance(weighed, Weighed)
-                    b, by_task = next(places), zip(tasks.items(), weighed.by_task, strict=True)
-                    found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
-                    yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
+        with closing(self.preparation.computed(requests, compute, run.on_error, run.reporter, apart)) as pictures:
+            for item, weighed, b in pictures:
+                if isinstance(item, Unreadable):
+                    yield Result(item.id, error=item.error)
+                    continue
+                assert weighed is not None
+                by_task = zip(tasks.items(), weighed.by_task, strict=True)
+                found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
+                yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
 
     def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
         """What the steps and a second look read of a look's trace."""
@@ -147,7 +136,7 @@ class Flow:
         if not batch:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
-        raws = [looks.Raw(task, [[] for _ in batch]) for task in tasks]
+        raws = [looks.Raw(task) for task in tasks]
         with torch_modes(self.backbone.device):
             if presence.bank is not None:
                 presence.bank.embed(run.reporter.bank)
@@ -196,10 +185,11 @@ class Flow:
         with torch_modes(self.backbone.device):
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], maps.not_flat[b].tolist())
             second = self._second_look(b, weighed, maps)
+            chances = None if second is None or not self.is_calibrated(task.method.name) else second.calibrated()
             rule = task.box_rule if run.boxes else None
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
-            remarks = dict.fromkeys([*self.texts.remarks(item.texts), *maps.notes[b]])
+            remarks = dict.fromkeys(self.texts.remarks(item.texts))
             finished = self.steps.finished(b, maps, task, weighed.wanted[b], reasons, rule, run.keep_maps)
             result = Localization(
                 source=item.picture.source,
@@ -220,6 +210,7 @@ class Flow:
                 rule=task.box_rule,
                 presence_rule=evidence.rule,
                 second_look=second if run.keep_maps else None,
+                calibrated=chances,
                 sides=maps.sides(b),
                 mask_source=self.mask_source,
                 has_maps=run.keep_maps,
@@ -227,6 +218,14 @@ class Flow:
             if second is None or not run.boxes:
                 return result
             return result.judged_by(second.judge(finished.boxes, finished.reasons, task.box_rule))
+
+    def is_calibrated(self, method: str) -> bool:
+        """Whether the chances of a second look were fitted to this model, method and settings."""
+        if self.backbone.name not in self.calibration.models:
+            return False
+        fitted = self.calibration.settings
+        settings = recipes.settings_of(method, self.options)
+        return settings in (recipes.settings_of_recipes(self.backbone) if fitted is None else [fitted])
 
     def _second_look(self, b: int, weighed: Weighed, maps: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
@@ -238,4 +237,4 @@ class Flow:
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
         alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
         of_picture = (frame, weighed.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
-        return SecondLook(self.calibration, *of_picture, self.min_presence)
+        return SecondLook(self.calibration, *of_picture, self.min_presence, weighed.evidence.rule or "bank")

@@ -1,7 +1,8 @@
 """The tensors of one forward pass and of a method, for those who study models and methods."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
 from typing import TypeVar
@@ -16,7 +17,7 @@ from cliploc.find.running import torch_modes
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
-from cliploc.methods import Context, patches_of, raw_maps
+from cliploc.methods import Context, differentiable, leaf, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients
 from cliploc.towers.tower import (
     Backbone,
@@ -131,7 +132,14 @@ class Inside:
 
 
 def look_inside(
-    backbone: Backbone, texts: Texts, guide: Guide | None, task: Task, item: Prepared, needs: Needs | None
+    backbone: Backbone,
+    texts: Texts,
+    guide: Guide | None,
+    task: Task,
+    item: Prepared,
+    needs: Needs | None,
+    *,
+    graph: bool = False,
 ) -> Inside:
     """One pass of one picture that keeps `needs` (None: all of a ViT, two CNN stages), and the method's raw map."""
     everything = Needs(features=(-1, backbone.middle_stage))
@@ -140,8 +148,12 @@ def look_inside(
     wanted = reduce(or_, [task.needs, everything if needs is None else needs])
     pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
     images = backbone.normalize(pixels)
-    trace = backbone.trace(images, wanted)
     text = texts.embed(item.texts)  # [P, D]
+    with differentiable() if graph else nullcontext():
+        if graph:
+            wanted = replace(wanted, ends=()) | Needs(tokens=wanted.ends)  # the ends of blocks have graphs of their own
+            images, text = leaf(images), text.clone()
+        trace = (backbone.run if graph else backbone.trace)(images, wanted)
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
     context = Context(
         lambda: images,

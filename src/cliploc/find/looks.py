@@ -82,7 +82,6 @@ class Raw:
     """What one task makes of a batch; each look adds to it."""
 
     task: Task
-    notes: list[list[str]]  # for each picture, remarks of the method
     maps: list[LookMaps] = field(default_factory=list)
 
 
@@ -139,8 +138,7 @@ class Passes:
                 guide=None if self._guide is None else partial(_guided, self._guide, pixels, remembered),
             )
             for raw in raws:
-                noting = replace(context, note=partial(_note, [raw.notes[b] for b in look.owners]))
-                values = raw_maps(raw.task.method, noting, raw.task.options)  # [n, P, h, w]
+                values = raw_maps(raw.task.method, context, raw.task.options)  # [n, P, h, w]
                 check_finite(values.flatten(2), owners, "a map", self._backbone)
                 values = values.relu() if raw.task.method.relu else values
                 raw.maps.append((look, values.flip(-1) if look.flipped else values))
@@ -184,10 +182,6 @@ def _guided(guide: Guide, pixels: Callable[[], Tensor], remembered: Remembered) 
         remembered.shared, "guide", lambda: guide.features(pixels().contiguous()).to(pixels().device)
     )
     return features
-
-
-def _note(notes: list[list[str]], picture: int, remark: str) -> None:
-    notes[picture].append(remark)
 
 
 def check_finite(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:

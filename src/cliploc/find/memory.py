@@ -205,10 +205,10 @@ def cache_folder() -> Path | None:
 
 
 class TextCache:
-    """Embeddings of names for one model; damaged files and folders that cannot be written stop nothing."""
+    """Embeddings of names for one text tower; damaged files and folders that cannot be written stop nothing."""
 
-    def __init__(self, folder: Path, weights_id: str) -> None:
-        self.folder = folder / _digest([FORMAT, weights_id])[:32]
+    def __init__(self, folder: Path, text_id: str) -> None:
+        self.folder = folder / _digest([FORMAT, text_id])[:32]
 
     def _path(self, words: Sequence[str], templates: Sequence[str]) -> Path:
         return self.folder / f"{_digest([list(words), list(templates)])}.safetensors"
@@ -233,7 +233,7 @@ class TextCache:
 def cache_of(backbone: Backbone) -> TextCache | None:
     """The cache of a model; None for the quick models of the package, and weights in memory."""
     folder = None if backbone.weights_file is None else cache_folder()
-    return None if folder is None else TextCache(folder, backbone.weights_id)
+    return None if folder is None else TextCache(folder, backbone.text_id)
 
 
 def _digest(value: object) -> str:

@@ -1,7 +1,5 @@
 """What is asked for and what comes back; pictures decoded and resized to the model's input, gathered into batches."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections import deque
@@ -10,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Literal, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
 from cliploc.find.learnt import Lesson
+from cliploc.find.running import Progress, computed_ahead
 from cliploc.images.geometry import RESAMPLING, Frame
 from cliploc.images.reading import ImageLike, Picture, load, pictures_in
 from cliploc.localization import Localization
@@ -28,8 +28,10 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 
+T = TypeVar("T")
 OnError = Literal["raise", "skip"]
-Names = Sequence[str] | Sequence[Sequence[str]]
+Sought = Sequence[str] | Mapping[str, Any] | Tensor | npt.NDArray[Any]  # names, or embeddings of one's own
+Names = Sought | Sequence[Sought]
 _check_on_error = choice("on_error", get_args(OnError))
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
@@ -41,7 +43,7 @@ class Request:
 
     id: Hashable  # the caller's own; the result carries it
     image: ImageLike  # a path, a PIL image or an array
-    names: Sequence[str]  # what to look for ("cat|kitten": synonyms)
+    names: Sought  # what to look for ("cat|kitten": synonyms)
     source: str | None = None  # the picture's name in errors and results; None: its path, or "image" with its id
 
 
@@ -71,7 +73,7 @@ class RunOptions:
         presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
             calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
         boxes: whether results have boxes; False leaves them to `Localization.by`.
-        lessons: whether results have what `cliploc.find.lesson` needs of their pictures.
+        lessons: whether results have what `cliploc.find.learnt.Lesson` needs of their pictures.
     """
 
     reporter: Reporter = SILENT
@@ -126,7 +128,7 @@ class Unreadable:
     error: InputError
 
     @classmethod
-    def by(cls, item: Prepared, error: ModelError) -> Unreadable:
+    def by(cls, item: Prepared, error: ModelError) -> Self:
         """A picture for which the model gave no number."""
         source = item.picture.source
         return cls(item.id, source, InputError(f"{source}: {error}"))
@@ -178,27 +180,42 @@ class Preparation:
         except InputError:
             return ((),) * len(self._windows), "too narrow for windows: it is seen as a whole only"
 
-    def batches(
-        self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
-    ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
-        """Batches of prepared pictures, some read ahead; leaving the context ends the threads, also after an error."""
-        ahead = self._batch_size + DECODERS if ahead is None else ahead
-        return closing(batches(self.stream(requests, ahead, on_error), self._batch_size))
+    def computed(
+        self,
+        requests: Iterable[Request],
+        work: Callable[[Sequence[Prepared | Unreadable], Progress], Callable[[], T]],
+        on_error: OnError,
+        reporter: Reporter,
+        apart: bool,
+    ) -> Generator[tuple[Prepared | Unreadable, T | None, int], None, None]:
+        """Each picture, what is made of its batch, and its number among the batch's readable ones; tells failures."""
+        with (
+            closing(batches(self.stream(requests, on_error), self._batch_size)) as gathered,
+            closing(computed_ahead(gathered, work, reporter.masked, reporter.halved, apart)) as ahead,
+        ):
+            for batch, made in ahead:
+                places = itertools.count()
+                for item in batch:
+                    if isinstance(made, ModelError) and isinstance(item, Prepared):
+                        item = Unreadable.by(item, made)
+                    if isinstance(item, Unreadable) or isinstance(made, ModelError):
+                        assert isinstance(item, Unreadable)
+                        reporter.failed(item.source, item.error)
+                        yield item, None, -1
+                    else:
+                        yield item, made, next(places)
 
-    def stream(
-        self, requests: Iterable[Request], ahead: int, on_error: OnError
-    ) -> Generator[Prepared | Unreadable, None, None]:
-        """Reads pictures in order, `ahead` of them before the caller takes them."""
+    def stream(self, requests: Iterable[Request], on_error: OnError) -> Generator[Prepared | Unreadable, None, None]:
+        """Reads pictures in order, `DECODERS` of them ahead: a full batch is with the tower already."""
         _check_on_error(on_error)
         jobs = self._jobs(requests)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[Request | None, str, Callable[[], Prepared]]] = deque()
         try:
             while True:
-                taken = list(itertools.islice(jobs, ahead - len(waiting)))
-                alone = not waiting and len(taken) == 1 < ahead  # nothing is done beside it, so it needs no thread
+                taken = list(itertools.islice(jobs, DECODERS - len(waiting)))
                 for request, source, prepare in taken:
-                    waiting.append((request, source, prepare if alone else pool.submit(prepare).result))
+                    waiting.append((request, source, pool.submit(prepare).result))
                 if not waiting:
                     return
                 request, source, prepared = waiting.popleft()
@@ -313,18 +330,19 @@ def batches(
 
 def requests_of(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with one list of names for all or one for each; its id is its number."""
-    prompts.check_list(names)
+    lists: Any = prompts.named(names)
+    prompts.check_list(lists)
     images = pictures_in(images)
-    if not names or isinstance(names[0], str):
+    if not lists or isinstance(lists[0], str):
         for number, image in enumerate(images):
-            yield Request(number, image, names)  # type: ignore[arg-type]
+            yield Request(number, image, lists)
         return
-    if isinstance(images, Sequence) and len(images) != len(names):
-        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+    if isinstance(images, Sequence) and len(images) != len(lists):
+        raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(lists)} lists")
     number = -1
     for number, image in enumerate(images):
-        if number >= len(names):
-            raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and more pictures")
-        yield Request(number, image, names[number])
-    if number + 1 < len(names):
-        raise UsageError(f"expected a list of names for each picture, got {len(names)} lists and {number + 1} pictures")
+        if number >= len(lists):
+            raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and more pictures")
+        yield Request(number, image, lists[number])
+    if number + 1 < len(lists):
+        raise UsageError(f"expected a list of names for each picture, got {len(lists)} lists and {number + 1} pictures")

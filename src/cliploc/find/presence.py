@@ -229,8 +229,12 @@ class Presence:
             passes, alike = torch.from_numpy(seen).to(scores.device), learnt >= min(UNSURE, self.min_presence)
             low = (presence < 1) & ~torch.where(unknown, alike, passes | alike)
         absences = self._absences(batch, embedding, scores, presence, low)
-        rule: PresenceRule = "calibrated" if self.texts.backbone.name in self.calibration.models else "bank"
-        return Evidence(scores, presence, absences, rule, compared)
+        return Evidence(scores, presence, absences, self.rule, compared)
+
+    @property
+    def rule(self) -> PresenceRule:
+        """Whether the chances are fitted to the model."""
+        return "calibrated" if self.texts.backbone.name in self.calibration.models else "bank"
 
     def _compared(
         self, batch: Sequence[Prepared], embedding: Tensor, windows: Sequence[Tensor]
@@ -272,7 +276,7 @@ class Presence:
         if presence is not None and low is not None:
             values = presence.tolist()
             for b, p in low.nonzero().tolist():
-                absences[b][p] = absences[b][p] or absence(values[b][p], self.min_presence)
+                absences[b][p] = absences[b][p] or absence(values[b][p], self.min_presence, self.rule)
         return [tuple(of_picture) for of_picture in absences]
 
 

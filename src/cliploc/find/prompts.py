@@ -6,13 +6,16 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from cliploc.errors import CliplocWarning, UsageError
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import CliplocWarning, UsageError, first_line
 from cliploc.options import parse_share
 from cliploc.support.documents import read_text
 from cliploc.support.files import user_path
@@ -45,6 +48,63 @@ TEMPLATE_SETS = {
 }
 
 
+class Embedded(str):
+    """A name with an embedding `[D]` of the user's own: a learnt prompt, a direction; it equals no other text."""
+
+    embedding: npt.NDArray[np.float32]
+
+    def __new__(cls, name: str, embedding: Any) -> Self:
+        """An embedding `[D]`, an array or a tensor."""
+        made = super().__new__(cls, name)
+        made.embedding = _array(embedding)
+        if made.embedding.ndim != 1 or not np.isfinite(made.embedding).all() or not made.embedding.any():
+            shape = list(made.embedding.shape)
+            raise UsageError(f"expected an embedding [D] of finite numbers for {name!r}, got one of shape {shape}")
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Embedded) and hash(self) == hash(other)
+
+    def __hash__(self) -> int:
+        return hash((str(self), self.embedding.tobytes()))
+
+    def __reduce__(self) -> Any:
+        return Embedded, (str(self), self.embedding)
+
+
+def _array(values: Any) -> npt.NDArray[np.float32]:
+    """Numbers of an array or of a tensor, which may be on a GPU or have a graph."""
+    return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values, np.float32)
+
+
+def named(names: Any) -> Any:
+    """Embeddings in place of names, `{name: [D]}` or `[P, D]`, as a list; a list of texts as it is."""
+    if isinstance(names, Mapping):
+        return [Embedded(name, embedding) for name, embedding in names.items()]
+    if not hasattr(names, "ndim"):
+        return names
+    if names.ndim != 2:
+        raise UsageError(f"expected embeddings [P, D] in place of names, got shape {list(names.shape)}")
+    return [Embedded(f"text {number}", row) for number, row in enumerate(_array(names), start=1)]
+
+
+def read_embeddings(path: str | Path) -> list[Embedded]:
+    """The tensors of a safetensors file as names with embeddings: each is one `[D]`, or several `[P, D]`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(user_path(path))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"expected a safetensors file of embeddings, got {path} ({first_line(error)})") from None
+    found = []
+    for name, rows in tensors.items():
+        several = rows.ndim == 2 and len(rows) > 1
+        parts = rows if rows.ndim == 2 else [rows]
+        found += [Embedded(f"{name} {i}" if several else name, row) for i, row in enumerate(parts, start=1)]
+    return found
+
+
 def check_list(names: object) -> None:
     """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters."""
     if isinstance(names, str):
@@ -53,11 +113,17 @@ def check_list(names: object) -> None:
         raise UsageError(f"expected a list of names, got {type(names).__name__}: write them as ['cat', 'dog']")
 
 
-def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
+def parse(names: Any, templates: Sequence[str] | str | None = None, *, contrasts: bool = True) -> TextSet:
     """A `TextSet` of names as typed, "helmet|hard hat~bare head|hair": synonyms, then a contrast; and templates."""
+    names = named(names)
     check_list(names)
-    synonyms, against = [], []
+    synonyms: list[tuple[str, ...]] = []
+    against: list[tuple[str, ...]] = []
     for entry in names:
+        if isinstance(entry, Embedded):
+            synonyms.append((entry,))
+            against.append(())
+            continue
         if not isinstance(entry, str):
             raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
         if entry.count(CONTRAST) > 1:
@@ -72,7 +138,9 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None, *,
         spoken = set(map(str.casefold, name))
         if both := [word for word in against[-1] if word.casefold() in spoken]:
             raise UsageError(f"expected another contrast than the name, got {both[0][:40]!r} as both: leave one out")
-    labels = tuple(CONTRAST.join(side[0] for side in sides if side) for sides in zip(synonyms, against, strict=True))
+    labels = tuple(
+        CONTRAST.join(str(side[0]) for side in sides if side) for sides in zip(synonyms, against, strict=True)
+    )
     for label, times in Counter(labels).items():
         if times > 1:
             raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
@@ -225,13 +293,14 @@ class Labels:
         """The label of each entry."""
         return parse(self.entries).names
 
-    def after(self, earlier: Sequence[str]) -> Self:
-        """With the entries of an earlier call first, if it has them all: names keep their numbers in exports."""
-        if not {*earlier} <= {*self.entries}:
+    def after(self, names: Sequence[str]) -> Self:
+        """With the names of an earlier call first, if it has them all: they keep their numbers in exports."""
+        place = {name: number for number, name in enumerate(self.names)}
+        if not {*names} <= place.keys():
             return self
-        thresholds = dict(zip(self.entries, self.thresholds, strict=True))
-        entries = tuple(dict.fromkeys([*earlier, *self.entries]))
-        return replace(self, entries=entries, thresholds=tuple(thresholds[entry] for entry in entries))
+        order = [place.pop(name) for name in names] + [*place.values()]
+        thresholds = tuple(self.thresholds[i] for i in order)
+        return replace(self, entries=tuple(self.entries[i] for i in order), thresholds=thresholds)
 
 
 def read_labels(path: str | Path) -> Labels:

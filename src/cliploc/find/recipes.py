@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cliploc import towers
-from cliploc.options import RECIPES, choice, words_of
+from cliploc.options import RECIPES, Options, choice, words_of
 
 if TYPE_CHECKING:
     from cliploc.towers.tower import Backbone
@@ -78,6 +78,25 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
     # dino.txt trains the mean of the patches against texts, so the patches are read as they leave its head.
     "vit with class token and mean": _windowed(READ_BY_PATCHES, "patch_tokens"),
 }
+
+
+# What the scores of boxes depend on, besides the model and the method.
+_OF_BOXES = (
+    "refine", "scales", "windows", "flip", "resize", "image_size", "threshold", "components", "min_area", "nms_iou",
+    "split_peaks",
+)  # fmt: skip
+
+
+def settings_of(method: str, options: Options) -> dict[str, Any]:
+    """What scores of boxes are calibrated for, besides the model."""
+    values = {name: getattr(options, name) for name in _OF_BOXES}
+    return {"method": method} | {key: list(one) if isinstance(one, tuple) else one for key, one in values.items()}
+
+
+def settings_of_recipes(model: str | Backbone) -> list[dict[str, Any]]:
+    """Those of a model's recipes."""
+    recipes = (recipe_of(model, name) for name in RECIPES)
+    return [settings_of(recipe.method, Options().filled(recipe.options)) for recipe in recipes]
 
 
 def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:

@@ -141,6 +141,8 @@ def computed_ahead(
     done alone, and the error is the result of those that fail, until so many failed that nothing seems to work.
     """
     error: Exception | None = None  # of the batch that could not be taken
+    now: _Batch[S, T] | None = None
+    following: _Batch[S, T] | None = None
 
     def taken() -> _Batch[S, T] | None:
         nonlocal error
@@ -165,7 +167,6 @@ def computed_ahead(
 
     pool = ThreadPoolExecutor(1, "cliploc-tower")
     now, worked, failures = taken(), False, 0
-    following: _Batch[S, T] | None = None
     try:
         while now is not None:
             if now.job is not None:  # the thread is busy: time to wait for the next batch

@@ -1,11 +1,9 @@
 """What the tower reads inside each box, against a bank of other names → chances of boxes and names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from cliploc.boxes.score import high_enough
 from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, logit
 from cliploc.find.presence import Rivals
 from cliploc.images.geometry import Frame
+from cliploc.localization import PresenceRule
 from cliploc.values import Boxes, FloatArray, Floats
 
 REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
@@ -36,10 +35,10 @@ class Judgement(NamedTuple):
     presence: FloatArray  # [P] the chance that a name is in the picture
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
     candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
-    fit: FloatArray  # [n] the scores of their maps
+    map_scores: FloatArray  # [n] before the second look
     contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
 
-    def scaled(self, ratio: npt.NDArray[np.float32]) -> Judgement:
+    def scaled(self, ratio: npt.NDArray[np.float32]) -> Self:
         """For a copy of the picture of another size."""
         boxes, unsure = (replace(boxes, xyxy=boxes.xyxy * ratio) for boxes in (self.boxes, self.unsure))
         return self._replace(boxes=boxes, unsure=unsure)
@@ -59,6 +58,13 @@ class SecondLook:
     learnt: Sequence[int]  # names whose maps are drawn by what was learnt: their boxes are judged by the map
     alike: Floats  # [P] see `Texts.learnt_presence`
     min_presence: float  # from which a name is found
+    rule: PresenceRule  # whether the chances are fitted to the model
+
+    def calibrated(self) -> npt.NDArray[np.bool_]:
+        """`[P]`, the names whose boxes are judged by what they show, and not by their maps alone."""
+        calibrated = self.competes.copy()
+        calibrated[list(self.learnt)] = False
+        return calibrated
 
     @property
     def size(self) -> int:
@@ -87,7 +93,7 @@ class SecondLook:
             if contrasted[p]:
                 why_not[p] = f"{self.contrasts[p][0]!r} fits better inside its boxes"
             elif presence[p] < self.min_presence:
-                why = absence(float(presence[p]), self.min_presence)
+                why = absence(float(presence[p]), self.min_presence, self.rule)
                 why_not[p] = why.removeprefix("not in the picture: ") if doubted[p] else why
             elif p not in every.label[high]:
                 why_not[p] = f"{NO_SCORE} {rule.min_score:g} or more"
@@ -107,7 +113,7 @@ class SecondLook:
         """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""
         passes, first = self._passes(), self.calibration.first(self.of_names)
         return [
-            absence(float(chance), self.min_presence) if reason is None and not passing else reason
+            absence(float(chance), self.min_presence, self.rule) if reason is None and not passing else reason
             for reason, passing, chance in zip(reasons, passes, first, strict=True)
         ]
 

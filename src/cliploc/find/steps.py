@@ -32,7 +32,6 @@ class TaskMaps:
 
     joined: looks.Joined  # computes the maps, in 0–1 over the first scale's input
     not_flat: Tensor  # [B, P] bool, whether any view's map is not constant
-    notes: list[list[str]]  # for each picture, remarks of the method
 
     def sides(self, b: int) -> FloatArray | None:
         """How the sides of the boxes of a picture's names are moved; None where no name was learnt."""
@@ -138,7 +137,7 @@ class Steps:
         varied = looks.not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
             of_picture[[*picture.rows]] = True
-        return TaskMaps(joined, varied, raw.notes)
+        return TaskMaps(joined, varied)
 
     def _redrawn(
         self,

@@ -93,6 +93,8 @@ class Texts:
             return torch.stack(rows)
 
     def _reads_text(self, words: tuple[str, ...]) -> bool:
+        if isinstance(words[0], prompts.Embedded):
+            return False
         crops = self._exemplars.get(words[0])
         if crops:
             return crops[0].exemplar.with_text and self._known_words(words)[1] is None
@@ -111,8 +113,13 @@ class Texts:
         return {p: (row, 0.0 if pictured[p] else self.learnt.share[row]) for p, row in rows.items() if row is not None}
 
     def _of_pictures(self, words: tuple[str, ...]) -> Tensor | None:
-        """`[D]` the sum of the embeddings of the pictures that stand for a name; None where none do."""
+        """`[D]` the sum of the embeddings that stand for a name, of pictures or its own; None where none do."""
         name, row = words[0], self.learnt_row(words)
+        if isinstance(name, prompts.Embedded):
+            if (size := self.backbone.embedding_size) != len(name.embedding):
+                got = f"{len(name.embedding)} for {str(name)!r}"
+                raise UsageError(f"expected embeddings of {size} numbers, as {self.backbone.name} has, got {got}")
+            return torch.from_numpy(name.embedding).to(self.backbone.device)
         if name not in self._exemplars:
             if self.learnt is None or row is None or not self.by_exemplars(words):
                 return None
@@ -122,8 +129,8 @@ class Texts:
         return self._pictured[name]
 
     def by_exemplars(self, words: tuple[str, ...]) -> bool:
-        """Whether pictures stand for a name, so that no presence score is calibrated for it."""
-        if words[0] in self._exemplars:
+        """Whether pictures or an embedding stand for a name, so that no presence score is calibrated for it."""
+        if isinstance(words[0], prompts.Embedded) or words[0] in self._exemplars:
             return True
         row = self.learnt_row(words)
         if self.learnt is None or row is None:
@@ -152,7 +159,9 @@ class Texts:
         if learnt:
             notes.append(f"presence is not known of names that were learnt without text: {', '.join(learnt)}")
         if others:
-            notes.append(f"presence is not calibrated where pictures stand for a name: {', '.join(others)}")
+            notes.append(
+                f"presence is not calibrated where pictures or embeddings stand for a name: {', '.join(others)}"
+            )
         return tuple(notes)
 
     def _tells_presence(self, words: tuple[str, ...]) -> bool:
@@ -183,7 +192,7 @@ class Texts:
 
     def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
         """`[P, D]` unit norm of names by their words."""
-        if len(self._embeddings) > MOST_NAMES:
+        if len(self._embeddings) > MOST_NAMES + len(synonyms):
             self._embeddings = {}
         known, embeddings = [self._known_words(words)[0] for words in synonyms], self._embeddings
         new = []

@@ -5,6 +5,7 @@ its test. `cliploc.formats.reading.read_labels` reads any of them.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -53,6 +54,7 @@ class AnnotatedPicture:
     # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
+    state: str = "draft"  # or as a person set it: reviewed, unsure, skipped
 
     def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""
@@ -65,6 +67,7 @@ class AnnotatedPicture:
         )
 
 
+Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
 Size: TypeAlias = tuple[int, int]  # width and height
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; right and bottom edges exclusive
 
@@ -154,6 +157,8 @@ class ExportSettings:
     image_url: str  # prefix of a picture's path, for a tool that loads pictures by address (Label Studio)
     masks: bool = False  # whether masks are written; then every box of the pictures has one
     copies: bool = False  # whether a format that comes with the pictures has copies of them; otherwise it links to them
+    reviewed: bool = False  # whether only pictures that a person has reviewed are written; see `pictures_of`
+    val: float = 0.0  # share of the pictures for validation, in formats that split them (YOLO, VOC)
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -170,6 +175,18 @@ def polygon_runs(polygons_or_runs: object, size_wh: Size) -> Counts:
     """The runs of polygons in pixels, or of a list of run lengths, as COCO has them."""
     outlines = polygons.outlines_of(polygons_or_runs, size_wh)
     return rle.united([polygons.runs(outline, size_wh[::-1]) for outline in outlines])
+
+
+def pictures_of(pictures: Pictures, settings: ExportSettings) -> Pictures:
+    """The pictures that these settings want: all, or those that a person has reviewed."""
+    return (lambda: (one for one in pictures() if one.state == "reviewed")) if settings.reviewed else pictures
+
+
+def validation(pictures: Pictures, share: float) -> frozenset[str]:
+    """The names of the pictures for validation: drawn by their names, so that the same are drawn every time."""
+    names = sorted((hashlib.blake2b(one.name.encode(), digest_size=8).digest(), one.name) for one in pictures())
+    count = min(max(1, round(share * len(names))), len(names) - 1) if share > 0 else 0
+    return frozenset(name for _, name in names[: max(0, count)])
 
 
 def json_list(file: IO[str], items: Iterable[Any]) -> None:
@@ -194,9 +211,6 @@ def rows(picture: AnnotatedPicture) -> Iterator[tuple[list[float], float, int]]:
     """Yields the box, score and label of each box of a picture."""
     for box, score, label in zip(picture.xyxy.astype(float).tolist(), picture.score, picture.label, strict=True):
         yield box, float(score), int(label)
-
-
-Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
 
 
 class Export(ABC):

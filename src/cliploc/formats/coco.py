@@ -178,7 +178,7 @@ class Coco(formats.Export):
     """COCO's JSON format, one file."""
 
     name = "coco"
-    about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` on each; ids from 1"
+    about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` of boxes, `state` of pictures"
     files = ("coco.json",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
@@ -188,7 +188,8 @@ class Coco(formats.Export):
         def images() -> Iterator[dict[str, Any]]:
             for picture in pictures():
                 width, height = picture.size_wh
-                yield {"id": picture.number, "file_name": picture.name, "width": width, "height": height}
+                image = {"id": picture.number, "file_name": picture.name, "width": width, "height": height}
+                yield {**image, "state": picture.state}
 
         def annotations() -> Iterator[dict[str, Any]]:
             next_id = 1

@@ -13,7 +13,7 @@ from cliploc.support.documents import read_bytes, read_text
 from cliploc.support.files import write_atomic
 
 EDGES = ("x0", "y0", "x1", "y1")
-HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
+HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty", "state")
 
 
 def read(path: Path) -> LabelSet:
@@ -96,7 +96,7 @@ class BoxTable(formats.Export):
     """A CSV table of boxes."""
 
     name = "csv"
-    about = "`path,label,score,x0,y0,x1,y1,width,height,certainty`; edges in pixels, right and bottom exclusive"
+    about = "`path,label,score,x0,y0,x1,y1,width,height,certainty,state`; edges in pixels, right and bottom exclusive"
     files = ("boxes.csv",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
@@ -112,8 +112,10 @@ class BoxTable(formats.Export):
                     for (box, score, label), certain in zip(formats.rows(picture), known, strict=True):
                         edges = [f"{value:.2f}" for value in box]
                         name = settings.names[label]
-                        writer.writerow([picture.name, name, number(score), *edges, *picture.size_wh, certain])
+                        writer.writerow(
+                            [picture.name, name, number(score), *edges, *picture.size_wh, certain, picture.state]
+                        )
                     if not len(picture.xyxy):
-                        writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, ""])
+                        writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, "", picture.state])
 
         write_atomic(folder / self.files[0], fill)

@@ -1,5 +1,6 @@
 """Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,6 @@ from cliploc.support.files import write_atomic_folder
 MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
-SUBSET = "trainval.txt"  # drafts are not split into training and validation
 
 
 VOID = 255  # in PNGs of 8 bits, pixels that are no object's
@@ -218,9 +218,14 @@ class Voc(formats.Export):
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
                     _write_masks(picture, *masks)
                 path.write_text(xml, encoding="utf-8")
-            for one_set in sets:
-                ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
-                (target / "ImageSets" / one_set / SUBSET).write_text(ids, encoding="utf-8")
+            val = formats.validation(pictures, settings.val)
+            subsets = {"trainval": [*dict(listed)]}
+            if val:
+                for subset, inside in (("train", False), ("val", True)):
+                    subsets[subset] = [file for file, name in listed if (name in val) == inside]
+            for one_set, (subset, files) in itertools.product(sets, subsets.items()):
+                ids = "".join(f"{Path(file).stem}\n" for file in files)
+                (target / "ImageSets" / one_set / f"{subset}.txt").write_text(ids, encoding="utf-8")
             # Colons separate the fields of a line.
             labels = ["background", *(name.replace(":", "_") for name in settings.names)]
             legend = zip(labels, palette(len(labels)).tolist(), strict=True)

@@ -50,7 +50,7 @@ def read(folder: Path, described: Path) -> LabelSet:
 
 def rewrite(names: Mapping[int, str], text: Path, edits: formats.Edits) -> bytes:
     """A picture's text after edits: only lines of changed boxes are other ones."""
-    numbers = {name: number for number, name in reversed(names.items())}
+    numbers = {name: number for number, name in reversed([*names.items()])}
     [(picture, of_picture)] = edits.items()
     lines, kept, place = read_bytes(text).decode("utf-8-sig").splitlines(keepends=True), list[str](), -1
 
@@ -146,8 +146,11 @@ class Yolo(formats.Export):
             listed = []
             (target / "images").mkdir()
             (target / "labels").mkdir()
+            val = formats.validation(pictures, settings.val)
             for picture in pictures():
-                image, text = names_of_files.of(picture, f"images/*{formats.file_suffix(picture)}", "labels/*.txt")
+                part = "" if not val else "val/" if picture.name in val else "train/"
+                suffix = formats.file_suffix(picture)
+                image, text = names_of_files.of(picture, f"images/{part}*{suffix}", f"labels/{part}*.txt")
                 formats.write_picture(picture, image, settings.copies)
                 listed.append((image.name, picture.name))
                 lines: Iterable[str] = map(_outline, picture.label, picture.masks)
@@ -159,7 +162,8 @@ class Yolo(formats.Export):
             # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
             names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))
             path = json.dumps(str((folder / self.folders[0]).absolute()), ensure_ascii=False)
-            data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"
+            train, held_out = ("images/train", "images/val") if val else ("images", "images")
+            data = f"path: {path}\ntrain: {train}\nval: {held_out}\nnc: {len(settings.names)}\nnames:\n{names}"
             (target / "data.yaml").write_text(data, encoding="utf-8")
             formats.write_list(target, listed)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from cliploc.errors import InputError, UsageError
 from cliploc.support.files import picture_path
 from cliploc.support.imports import install, not_installed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 120_000_000
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
@@ -54,7 +57,7 @@ class Picture:
         return digest.digest()
 
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", Picture]
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", "Tensor", Picture]
 
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
@@ -63,11 +66,18 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
         # With its channels first it is one picture, too, which is refused, and not three or four of greys.
         single = images.ndim < 3 or (images.ndim == 3 and not {3, 4}.isdisjoint((images.shape[0], images.shape[-1])))
         return [images] if single else images
+    if _is_tensor(images):
+        return [images] if images.ndim < 4 else images
     return [images] if isinstance(images, str) or not isinstance(images, Iterable) else images
 
 
+def _is_tensor(image: Any) -> TypeGuard["Tensor"]:
+    """Whether something is a tensor of torch, which is not imported for that."""
+    return type(image).__module__.partition(".")[0] == "torch" and hasattr(image, "detach")
+
+
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Path, PIL image or array `[H, W(, 3 | 4)]` (uint8, or 0–1) → upright RGB on white; nothing given is changed."""
+    """Path, PIL image, array `[H, W(, 3 | 4)]` or tensor `[3, H, W]` (uint8, or 0–1) → upright RGB on white."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, Image.Image):
@@ -75,11 +85,12 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
         return _upright_rgb(image, source)
     if isinstance(image, np.ndarray):
         return load(_from_array(image, source), source, max_pixels)
-    if hasattr(image, "__array__"):  # a tensor: neither the order of its channels nor its range is known
-        raise InputError(
-            f"{source}: expected a path, a PIL image or a numpy array, got {type(image).__name__}: make it an array "
-            "[H, W, 3] of uint8"
-        )
+    if _is_tensor(image):
+        array = image.detach().cpu().numpy()
+        if array.ndim != 3 or array.shape[0] not in (1, 3, 4):
+            raise InputError(f"{source}: expected a tensor [3, H, W], got one of shape {list(array.shape)}: convert it")
+        channels = np.moveaxis(array, 0, -1)
+        return load(channels[..., 0] if channels.shape[-1] == 1 else channels, source, max_pixels)
     if not isinstance(image, str | os.PathLike):
         raise UsageError(f"expected a path, a PIL image or a numpy array, got {type(image).__name__}")
     with open_picture(image, max_pixels) as opened:

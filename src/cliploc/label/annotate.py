@@ -84,7 +84,8 @@ def annotate(
         labels_file, labels = None, labels if isinstance(labels, Labels) else labels_of(labels)
     target = user_path(out)
     earlier = label_store.settled_in(target)  # by an earlier call
-    labels = labels.after(earlier.labels)
+    before = earlier.renamed(flags.rename, flags.remove)
+    labels = labels.after(before)
     masks = flags.masks or options.masks_by != "heat"
     _check_flags(flags, labels, formats, masks)
     found = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
@@ -97,6 +98,9 @@ def annotate(
     least = min((presence for presence in (*presences, earlier.least) if presence is not None), default=None)
     make_worker = partial(AnnotateWorker, labels, options, least, masks, flags.teach)
     worker = make_worker()  # refuses what cannot be used before anything is written
+    added = [entry for entry, name in zip(labels.entries, labels.names, strict=True) if name not in earlier.names]
+    if not flags.as_typed and (doubts := worker.doubts(added)):
+        raise UsageError(f"{' '.join(doubts)} Correct the name, or give --as-typed")
     notes = Notes(reporter)
     notes.add([*worker.notes, *filter(None, [found.skipped_note()])])
     rule = drafts.DraftRule(
@@ -123,15 +127,15 @@ def annotate(
         )
     image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
     made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
-    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy)
+    written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy, flags.reviewed, flags.val)
     settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
     with (
         locked(target),
         store.disk_errors(target),
-        label_store.LabellingRun.make(target, labels.names, settings, **settled) as run,
+        _opened(target, labels, settings, settled, flags, notes) as run,
     ):
         run.files = sorted({*earlier.files, *files})
-        work = _Work(run, notes, reporter, flags)
+        work = _Work(run, notes, reporter, flags, [name for name in labels.names if before and name not in before])
         folder = work.annotate(
             found,
             corrected,
@@ -185,10 +189,38 @@ def _image_url(root: Path) -> str:
     return IMAGE_URL + (f"{quote(name)}/" if name else "")
 
 
+def _opened(
+    out: Path,
+    labels: Labels,
+    settings: Mapping[str, Any],
+    settled: Mapping[str, Any],
+    flags: AnnotateOptions,
+    notes: Notes,
+) -> label_store.LabellingRun:
+    """The run with the names that are wanted; what people did with others is called otherwise, or goes."""
+    if flags.rename or flags.remove:
+        with label_store.LabellingRun.open(out) as run:
+            for old, new in flags.rename.items():
+                if old in run.names:
+                    run.rename(old, new)
+            for name in flags.remove:
+                drawn = run.remove_name(name) if name in run.names else 0
+                notes.add([f"{name}: removed, with {drawn:,} boxes of reviewed pictures"] if drawn else [])
+    return label_store.LabellingRun.make(out, labels.names, settings, **settled)
+
+
 class _Work:
     """Annotates the pictures of a call that are not annotated yet."""
 
-    def __init__(self, run: label_store.LabellingRun, notes: Notes, reporter: Reporter, flags: AnnotateOptions) -> None:
+    def __init__(
+        self,
+        run: label_store.LabellingRun,
+        notes: Notes,
+        reporter: Reporter,
+        flags: AnnotateOptions,
+        added: Sequence[str],  # names that the run did not have
+    ) -> None:
+        self._added_names = added
         self._run, self._notes, self._reporter, self._flags = run, notes, reporter, flags
         self._stamps: dict[str, str] = {}
         self._added = self.computed = 0  # number of pictures: all, and those with results
@@ -207,7 +239,7 @@ class _Work:
         stamped = run.stamped()
         outdated = run.outdated()
         done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry} - outdated
-        if seen := [file.id for file in files if file.id in outdated & run.reviewed()]:
+        if self._added_names and (seen := [file.id for file in files if file.id in outdated & run.reviewed()]):
             stays = f"{pictures_in_words(seen)}; what is reviewed stays: look there again"
             self._notes.add([f"reviewed before names were added: {stays}"])
         todo = [file for file in files if file.id not in done]

@@ -54,7 +54,7 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     """A picture as the editor saves it, and the revision that the person saw."""
 
     revision: Count
-    status: Literal["none", "reviewed", "unsure", "skipped"]
+    status: Literal["none", "reviewed", "later", "skipped"]
     boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
     answered: list[Count] = []  # numbers of suspects of a checked set that the person has judged

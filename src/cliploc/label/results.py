@@ -16,7 +16,7 @@ import numpy as np
 from cliploc.draw.html import count
 from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
-from cliploc.formats import AnnotatedPicture, Export, ExportSettings
+from cliploc.formats import AnnotatedPicture, Export, ExportSettings, pictures_of
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import LabelScore, score_drafts
 from cliploc.label.drafts import Chosen, DraftRule, Prior, choose
@@ -147,7 +147,7 @@ class AnnotatedFolder:
         """Shows these pictures of a run, however they were found: sorted as ids in exports count."""
         self.run, self.out, self.root = run, run.out, Path(run.root)
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
-        self.labels: tuple[str, ...] = tuple(self.settings["labels"])  # as `cliploc.find.prompts.Labels.entries`
+        self.labels: tuple[str, ...] = run.entries  # as `cliploc.find.prompts.Labels.entries`
         self.names = run.names
         self.rule = msgspec.convert(run.drafts, DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
@@ -157,7 +157,7 @@ class AnnotatedFolder:
     def at(self, run: LabellingRun) -> Self:
         """The same pictures in another state of the run, with the rule of that."""
         if run.names != self.names:
-            raise InputError(f"names were added to the run in {self.out} meanwhile: open the folder again")
+            raise InputError(f"names of the run in {self.out} were changed meanwhile: open the folder again")
         _ = self.prior  # what is known of the folder is that of now
         other = copy.copy(self)
         other.run, other.rule = run, msgspec.convert(run.drafts, DraftRule)
@@ -166,7 +166,7 @@ class AnnotatedFolder:
     @property
     def id(self) -> str:
         """The id of its names and settings."""
-        return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.settings, self.names]).encode()).hexdigest()[:16]
 
     @property
     def masks(self) -> bool:
@@ -273,6 +273,7 @@ class AnnotatedFolder:
             chosen.margin,
             chosen.presence[boxes.labels].astype(np.float32),
             _rle(boxes.size_wh, boxes.masks),
+            "draft" if now.saved.status == "none" else now.saved.status,
         )
 
     def _reviewed(self) -> list[tuple[str, View]]:
@@ -342,7 +343,7 @@ def conclude(
         for form in formats:
             if state.exports[form.name] != changes or not all((out / output).exists() for output in form.outputs):
                 reporter.phase(f"writing {form.name}")
-                form.write(now.exported, settings, out)
+                form.write(pictures_of(now.exported, settings), settings, out)
                 run.exports = {**run.exports, form.name: changes}
         result = _counted(now, {form.name: form.outputs for form in formats}, computed)
         write_learnt(out, state.learnt())

@@ -1,6 +1,6 @@
 """The worker of an annotation: it computes all candidates for drafts of each picture."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import tee
 from typing import Any
@@ -70,6 +70,12 @@ class AnnotateWorker:
         plain = [entry for entry in labels.entries if "," not in entry]
         readings = self.localizer.readings(plain) if plain else ()
         self.notes = (*(f"{reason}; {name!r} gets {gets}" for name, reason in unknown.items()), *readings)
+
+    def doubts(self, entries: Sequence[str]) -> list[str]:
+        """What the model says of names that seem to be misspelt."""
+        unknown = self.localizer.unknown_names(entries).values() if entries else ()
+        readings = self.localizer.readings(entries) if entries else ()
+        return [line for line in (*unknown, *readings) if "did you mean" in line]
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
@@ -157,7 +163,7 @@ class AnnotateWorker:
         """The candidates with the scores of their maps, and whether each seems to contain several things."""
         judged, every = result.judged, result.boxes
         if judged is not None:
-            every = replace(judged.candidates, score=judged.fit)
+            every = replace(judged.candidates, score=judged.map_scores)
         boxes: list[Candidate] = []
         for p in np.unique(every.label).tolist():
             of_name, rule = every.where(every.label == p), self.localizer.box_rule

@@ -4,7 +4,7 @@ A picture's boxes have generations: 0 are the model's candidates, 1 and more tho
 person's. Numbers of taught boxes follow the model's, so that a number says which draft a person's box was made from.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, UnknownNameError, UsageError
 from cliploc.runs.store import FILE, Entry, Store
 from cliploc.values import Floats
 
@@ -32,9 +32,9 @@ TABLES = (
     width INTEGER, height INTEGER,          -- of the upright picture
     error TEXT,                             -- why it has no results
     notes TEXT NOT NULL,                    -- JSON list
-    presence TEXT,                          -- JSON list: the chance of each label; null where the model knows none
+    presence TEXT,                          -- JSON object: name as it was looked for, its chance; null: unknown
     generation INTEGER NOT NULL DEFAULT 0,  -- of its taught boxes; 0: none
-    status TEXT NOT NULL DEFAULT 'none',    -- none, reviewed, unsure or skipped, as a person set it
+    status TEXT NOT NULL DEFAULT 'none',    -- none, reviewed, later or skipped, as a person set it
     corrected INTEGER NOT NULL DEFAULT 0,   -- 1: a person's boxes hold, also where there are none
     revision INTEGER NOT NULL DEFAULT 0)    -- a person's saves""",
     "CREATE INDEX picture_status ON picture (status, corrected)",
@@ -238,8 +238,12 @@ class LabellingRun:
 
     def __init__(self, store: Store) -> None:
         self.store, self.out = store, store.path.parent
-        self.names: tuple[str, ...] = tuple(store["names"])
-        self.settings: Mapping[str, Any] = store["settings"]
+        self._open()
+
+    def _open(self) -> None:
+        self.settings: Mapping[str, Any] = self.store.get("settings")
+        self.names: tuple[str, ...] = tuple(self.store.get("names"))
+        self.entries: tuple[str, ...] = tuple(self.settings.get("labels", ()))  # what is looked for, by name
         self._label = {name: label for label, name in enumerate(self.names)}
         self.candidates = lru_cache(CACHED)(self._read_candidates)
 
@@ -247,14 +251,17 @@ class LabellingRun:
     def make(cls, out: Path, names: Sequence[str], settings: Mapping[str, Any], **values: Any) -> Self:
         """The run in a folder, made if there is none, with these entries of the table `run`.
 
-        One with other settings is refused, but names may follow those that it has.
+        One with other settings is refused, but names may follow those that it has, and be looked for by other words.
         """
         store = Store(out / FILE, KIND, VERSION, TABLES)
         try:
             with store.transaction():
-                before = store.get("settings", {}).get("labels", [])
-                if before and before == list(settings["labels"][: len(before)]):
-                    store["settings"] = {**store["settings"], "labels": settings["labels"]}
+                if missing := [name for name in store.get("names", []) if name not in names]:
+                    raise UsageError(
+                        f"{out} also has {', '.join(missing)}: name all that it has, or --remove or --rename some"
+                    )
+                if before := store.get("settings"):
+                    store["settings"] = {**before, "labels": settings.get("labels", [])}
                 store.keep("settings", settings)
                 store["names"] = list(names)
                 run = cls(store)
@@ -315,7 +322,8 @@ class LabellingRun:
                     "INSERT INTO picture (name, checksum, stamp, width, height, error, notes, presence) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     one.picture, one.checksum, stamps[one.picture], one.width, one.height, one.error,
-                    _json(one.notes), None if one.presence is None else _json(one.presence),
+                    _json(one.notes),
+                    None if one.presence is None else _json(dict(zip(self.entries, one.presence, strict=True))),
                 )  # fmt: skip
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
@@ -358,9 +366,11 @@ class LabellingRun:
         return {name: (stamp, checksum, bool(done)) for name, stamp, checksum, done in rows}
 
     def outdated(self) -> frozenset[str]:
-        """Pictures with results of fewer names than the run has now."""
-        query = "SELECT name FROM picture WHERE error IS NULL AND json_array_length(presence) < ?"
-        return frozenset(name for (name,) in self.store.rows(query, len(self.names)))
+        """Pictures in which something that the run looks for now was not looked for."""
+        marks = ", ".join("?" * len(self.entries))
+        seen = f"(SELECT count(*) FROM json_each(presence) WHERE key IN ({marks}))"
+        query = f"SELECT name FROM picture WHERE error IS NULL AND {seen} < ?"
+        return frozenset(name for (name,) in self.store.rows(query, *self.entries, len(self.entries)))
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Notes stamps of files whose content is as it was."""
@@ -371,12 +381,92 @@ class LabellingRun:
     def pictures(self) -> dict[str, Picture]:
         """All pictures by name."""
         rows = self.store.rows("SELECT id, name, checksum, error, width, height, presence FROM picture ORDER BY id")
-        found, count = {}, len(self.names)
+        found = {}
         for number, name, checksum, error, *size_wh, presence in rows:
-            known = [] if presence is None else _read(presence, list[float | None])[:count]
-            chances = np.array(known + [0.0] * (count - len(known)), np.float64)  # 0 of names that were added since
+            known = {} if presence is None else _read(presence, dict[str, float | None])
+            chances = np.array([known.get(entry, 0.0) for entry in self.entries], np.float64)  # 0: not looked for yet
             found[name] = Picture(number, name, checksum, error, (size_wh[0] or 0, size_wh[1] or 0), chances)
         return found
+
+    # ---------------------------------------------------------------------------------------------------------- names
+    def rename(self, name: str, to: str) -> None:
+        """Calls a name otherwise; where the run has the other, the two become one. All boxes stay."""
+        place = self._place(name)
+        with self.store.transaction():
+            self._forget_taught(lambda key: to if key == name else key)
+            self.store.write("UPDATE box SET label = ? WHERE label = ?", to, name)
+            if to in self.names:
+                one, other = self.entries[place], self.entries[self.names.index(to)]
+                for number, text in self.store.rows("SELECT id, presence FROM picture WHERE presence IS NOT NULL"):
+                    chances = _read(text, dict[str, float | None])
+                    chances[other] = max((chances.get(one), chances.get(other)), key=lambda chance: chance or 0.0)
+                    self.store.write("UPDATE picture SET presence = ? WHERE id = ?", _json(chances), number)
+                self._take_out(place)
+            else:
+                self.store["names"] = [to if known == name else known for known in self.names]
+            self.changes += 1
+        self._open()
+
+    def remove_name(self, name: str) -> int:
+        """Removes a name with its boxes, also those that people drew → their number."""
+        place = self._place(name)
+        with self.store.transaction():
+            self._forget_taught(lambda key: None if key == name else key)
+            [(drawn,)] = self.store.rows(f"SELECT count(*) FROM box WHERE label = ? AND generation = {PERSON}", name)
+            self.store.write("DELETE FROM box WHERE label = ?", name)
+            self._number_again()
+            self._take_out(place)
+            self.changes += 1
+        self._open()
+        return int(drawn)
+
+    def _place(self, name: str) -> int:
+        if name not in self._label:
+            raise UnknownNameError("name of the run", name, self.names)
+        if len(self.names) == 1:
+            raise UsageError(f"{name} is the only name of {self.out}: make a new run")
+        return self._label[name]
+
+    def _take_out(self, place: int) -> None:
+        """Takes a name out of what stands by name."""
+
+        def without(values: Sequence[Any]) -> list[Any]:
+            return [*values[:place], *values[place + 1 :]]
+
+        self.store["names"] = without(self.names)
+        self.store["settings"] = {**self.settings, "labels": without(self.entries)}
+        self.drafts = {**self.drafts, **{key: without(self.drafts.get(key, ())) for key in ("thresholds", "shares")}}
+
+    def _number_again(self) -> None:
+        """Numbers drafts without gaps, as others refer to them by their places."""
+        self.store.write(
+            "CREATE TEMP TABLE moved AS SELECT picture, generation, number, row_number() OVER "
+            "(PARTITION BY picture, generation ORDER BY number) - 1 + (generation > 0) * (SELECT count(*) FROM box b "
+            "WHERE b.picture = box.picture AND b.generation = 0) AS place FROM box WHERE generation >= 0"
+        )
+        self.store.write(
+            "UPDATE box SET draft = (SELECT place FROM moved m JOIN picture p ON p.id = m.picture WHERE m.picture = "
+            f"box.picture AND m.number = draft AND m.generation IN (0, p.generation)) WHERE generation = {PERSON}"
+        )
+        same = "m.picture = box.picture AND m.generation = box.generation AND m.number = box.number"
+        self.store.write(f"UPDATE box SET number = -1 - (SELECT place FROM moved m WHERE {same}) WHERE generation >= 0")
+        self.store.write("UPDATE box SET number = -1 - number WHERE generation >= 0")
+        self.store.write("DROP TABLE moved")
+
+    def _forget_taught(self, name: Callable[[str], str | None]) -> None:
+        """Goes back to what the model found; drafts that people have seen stay, with other names, None: none."""
+        self.store.write(f"UPDATE picture SET generation = 0 WHERE {UNTOUCHED}")
+        self._drop()
+        for picture, generation, text in self.store.rows("SELECT picture, generation, presence FROM taught"):
+            chances = {new: chance for key, chance in _read(text, dict[str, float]).items() if (new := name(key))}
+            self.store.write(
+                "UPDATE taught SET presence = ? WHERE picture = ? AND generation = ?",
+                _json(chances),
+                picture,
+                generation,
+            )
+        self.store.write("DELETE FROM learnt")
+        self.taught_by = []
 
     # ---------------------------------------------------------------------------------------------------------- boxes
     def _read_candidates(self, picture: Picture) -> Candidates:
@@ -548,7 +638,14 @@ class Earlier:
     least: float | None = None  # minimum presence
     files: Sequence[str] = ()  # that the run writes besides its store
     image_url: str | None = None
-    labels: Sequence[str] = ()  # its entries of labels
+    names: Sequence[str] = ()
+
+    def renamed(self, rename: Mapping[str, str], remove: Sequence[str]) -> list[str]:
+        """Its names, some called otherwise and some removed; a command that is given again changes nothing more."""
+        for old, new in rename.items():
+            if not {old, new} & {*self.names}:
+                raise UnknownNameError("name of the run", old, self.names)
+        return list(dict.fromkeys(rename.get(name, name) for name in self.names if name not in remove))
 
 
 def settled_in(out: Path) -> Earlier:
@@ -558,7 +655,7 @@ def settled_in(out: Path) -> Earlier:
     with Store(out / FILE, KIND, VERSION) as store:
         settings = store.get("settings", {})
         url = store.get("written", {}).get("image_url")
-        return Earlier(settings.get("min_presence"), store.get("files", []), url, settings.get("labels", []))
+        return Earlier(settings.get("min_presence"), store.get("files", []), url, store.get("names", []))
 
 
 def check_revision(revision: int, seen: int) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from cliploc.towers._guides import create_guide
     from cliploc.towers._layers import precision_name, resolve_precision
+    from cliploc.towers.open_clip import adapt
 
 __getattr__ = on_first_use(
     __name__,
@@ -31,5 +32,6 @@ __getattr__ = on_first_use(
         "cliploc.towers._backbone": ["Backbone"],
         "cliploc.towers._guides": ["create_guide"],
         "cliploc.towers._layers": ["precision_name", "resolve_precision"],
+        "cliploc.towers.open_clip": ["adapt"],
     },
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cliploc.errors import ModelError, first_line
-from cliploc.towers.tower import DenseReading, Needs, Pooling, TowerKind, Trace, tensors_digest
+from cliploc.towers.tower import DenseReading, Needs, Pooling, TowerKind, Trace, fingerprint, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
 
@@ -42,14 +42,13 @@ class Backbone(nn.Module, ABC):
     # user built. Text embeddings are cached on disk only for weights from a file.
     weights_file: Path | None = None
     channels_last: bool = False  # whether its first layers compute with the channels last in memory
-    calibration: tuple[float, float] | None = None  # scale and bias of `presence`; None: the model is not calibrated
     text: nn.Module  # sentences → `[n, D]` float32, unit norm
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self._weights_source = ""
+        self._fingerprint: bytes | None = None  # of weights of a file, which do not change
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
@@ -101,16 +100,11 @@ class Backbone(nn.Module, ABC):
             part.to(dtype)
         return self
 
-    def loaded_from(self, file: Path, source: str) -> None:
-        """Records that all weights are a file's, unchanged; `source`: all that determines the model."""
-        self.weights_file, self._weights_source = file, source
-
     @property
     def weights_id(self) -> str:
         """SHA-256 of all that its answers depend on: weights, their precision, how pixels become its input.
 
-        It tells models apart in the identity of runs, in trained heads and in caches on disk. Weights of a file are
-        identified by its checksum, others by their values, which may take as long as reading them.
+        It tells models apart in the identity of runs and in trained heads.
         """
         facts = {
             "mean": self.mean.flatten().tolist(),
@@ -119,9 +113,16 @@ class Backbone(nn.Module, ABC):
             "logit scale": self.logit_scale,
             "precision": str(self.dtype),
         }
-        digest = hashlib.sha256(json.dumps(facts).encode())
-        digest.update(self._weights_source.encode() or tensors_digest(self.state_dict()))
-        return digest.hexdigest()
+        if self.weights_file is None:
+            content = tensors_digest(self.state_dict())
+        else:
+            content = self._fingerprint = self._fingerprint or fingerprint(self)
+        return hashlib.sha256(json.dumps(facts).encode() + content).hexdigest()
+
+    @property
+    def text_id(self) -> str:
+        """SHA-256 of all that embeddings of texts depend on; it tells text towers apart in caches on disk."""
+        return fingerprint(self.text).hex() if hasattr(self, "text") else self.weights_id
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
@@ -162,14 +163,3 @@ class Backbone(nn.Module, ABC):
     def remark(self, word: str) -> str | None:  # noqa: ARG002
         """How this model reads a name that it does not read as it stands, in one line; else None."""
         return None
-
-    def presence(self, cosine: Tensor) -> Tensor | None:
-        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
-
-        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
-        probability: how many of the names above it are in the picture depends on how many were searched.
-        """
-        if self.calibration is None:
-            return None
-        scale, bias = self.calibration
-        return torch.sigmoid(scale * cosine + bias)

@@ -16,9 +16,8 @@ from cliploc.towers._catalogue import (
     guides,
     in_catalogue,
 )
-from cliploc.towers._checkpoints import read_checkpoint
-from cliploc.towers._weights import timm_file
-from cliploc.towers.tower import Backbone, Guide, Needs, tensors_digest
+from cliploc.towers._weights import read_checkpoint, timm_file
+from cliploc.towers.tower import Backbone, Guide, Needs, fingerprint
 
 
 class BackboneGuide:
@@ -45,8 +44,9 @@ class TimmGuide:
     Or the queries plus keys of a ViT's last block, as CorrCLIP takes them of DINO.
     """
 
-    def __init__(self, name: str, module: Any, weights_id: str, device: str, *, queries_keys: bool) -> None:
-        self.name, self.weights_id, self._device = name, weights_id, torch.device(device)
+    def __init__(self, name: str, module: Any, device: str, *, queries_keys: bool) -> None:
+        self.name, self._device = name, torch.device(device)
+        self.weights_id = fingerprint(module).hex()
         self._module: Any = module.eval().requires_grad_(False).to(self._device)
         config: dict[str, Any] = self._module.pretrained_cfg
         self._mean, self._std = (
@@ -59,7 +59,7 @@ class TimmGuide:
                 raise UsageError(f"{name} has no queries and keys to read: leave {QUERIES_KEYS} out")
             self._before, self._last = len(module.blocks) - 2, module.blocks[-1]
             self.name = QUERIES_KEYS + name
-            self.weights_id = hashlib.sha256(f"{weights_id} queries and keys".encode()).hexdigest()
+            self.weights_id = hashlib.sha256(f"{self.weights_id} queries and keys".encode()).hexdigest()
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -111,8 +111,7 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
     except (AttributeError, KeyError, IndexError):
         raise UsageError(f"{name} of timm has no feature maps: choose another guide, such as dinov2-s") from None
     if weights == "random":
-        digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict())).hexdigest()
-        return TimmGuide(name, module, digest, device, queries_keys=queries_keys)
+        return TimmGuide(name, module, device, queries_keys=queries_keys)
     repository = "" if published is None else published.hf_hub_id or ""
     checkpoint = read_checkpoint(user_path(weights) if weights else timm_file(name, repository))
     try:
@@ -124,5 +123,4 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
             f"{checkpoint.path} does not hold the weights of the guide {name}, as it lacks {missing[0]}: give the file "
             f"of https://huggingface.co/{repository or 'timm'} after {name}@"
         )
-    digest = hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest()
-    return TimmGuide(name, module, digest, device, queries_keys=queries_keys)
+    return TimmGuide(name, module, device, queries_keys=queries_keys)

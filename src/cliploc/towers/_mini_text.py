@@ -247,10 +247,11 @@ class MiniTextTower(nn.Module):
         if not reading.others:
             return f"{model} reads English nouns, and finds none in {_quoted(text)}"
         likeness = self._likeness(reading.others)  # [N]
-        if not reading.outside and float(likeness.max()) >= self.facts.min_cosine:
+        if not reading.outside and float(likeness.max()) >= self.facts.min_cosine and not self._misread(text, reading):
             return None
-        hint = self._meant(reading)
-        if not hint and (near := self._nearest(likeness, NEAR)):
+        meant = self._meant(reading)
+        hint = f"did you mean {_quoted(meant)}?" if meant else ""
+        if not hint and (near := self._nearest(text, likeness, NEAR)):
             hint = f"nearest that it knows: {_listed(near)};"
         return f"{model} does not know {_quoted(text)}: {hint} {READS_ALL}".replace(":  ", ": ")
 
@@ -265,32 +266,45 @@ class MiniTextTower(nn.Module):
             likeness = self._likeness(reading.others)  # [N]
             if reading.outside or float(likeness.max()) < self.facts.min_cosine:
                 return None
-            near = self._nearest(likeness, self.facts.min_cosine)
-            like = f"what resembles {_listed(near)}" if near else "what its parts resemble"
-            return f"{model} has no word {_quoted(text)}: {self._meant(reading) or f'it is read as {like}'}"
+            if self._misread(text, reading):
+                return None
+            return self._instead(model, text, self._nearest(text, likeness, self.facts.min_cosine))
         used, row = " ".join(reading.used), reading.known[-1][0]
         head = next((form for form in _singulars(reading.used[-1]) if form in self._words), reading.used[-1])
         anchor = self._read_as.get(head)
         if row < self._first_everyday and not self.is_node[row]:
             likeness = self.rows @ self.embed_readings([reading])[0]
-            if near := self._nearest(likeness, self.facts.min_cosine):
-                return f"{model} reads {_quoted(text)} as what resembles {_listed(near)}"
+            if near := self._nearest(text, likeness, self.facts.min_cosine):
+                return self._instead(model, text, near)
         if anchor is None and _without_articles(used.split()) == _without_articles(normalise(text).split()):
             return None
         return f"{model} reads {_quoted(text)} as {_quoted(anchor or used)}"
 
+    @staticmethod
+    def _instead(model: str, text: str, near: Sequence[str]) -> str:
+        like = f"what resembles {_listed(near)}" if near else "what its parts resemble"
+        return f"{model} does not know {_quoted(text)}: it looks for {like} instead"
+
     def _meant(self, reading: Reading) -> str:
-        """A question after the word of the lexicon that a misspelt name may stand for; empty where there is none."""
+        """The word of the lexicon that a misspelt name may stand for; empty where there is none."""
         wrong = " ".join(reading.others)[:40]
         if reading.outside or len(wrong) < 5:
             return ""
         # Few letters of a word are wrong, and the first one seldom: this leaves some hundred words to compare.
         near = [word for word in self._words if abs(len(word) - len(wrong)) <= 2 and word[0] == wrong[0]]
         best = difflib.get_close_matches(wrong, [word for word in near if word not in self._read_as], 1, ALIKE)
-        return f"did you mean {_quoted(best[0])}?" if best else ""
+        return best[0] if best and _spelling(best[0]) != _spelling(wrong) else ""
 
-    def _nearest(self, likeness: Tensor, least: float) -> tuple[str, ...]:
-        """The shortest names of the nodes that a text is most like, with at least this cosine; `[N]`."""
+    def _misread(self, text: str, reading: Reading) -> bool:
+        """Whether a misspelt name is read as another thing than the one that was meant."""
+        meant = self._meant(reading)
+        if not meant:
+            return False
+        row, of_meant = self([text, meant])
+        return float(row @ of_meant) < self.facts.min_cosine
+
+    def _nearest(self, text: str, likeness: Tensor, least: float) -> tuple[str, ...]:
+        """The shortest names of the nodes that a text is most like, with at least this cosine `[N]`; not itself."""
         order = likeness.argsort(descending=True, stable=True)[: 10 * NEAREST].tolist()
         near = [node for node in order if likeness[node] >= least]
         only = self.word_senses[:, 1] < 0  # [W]
@@ -303,7 +317,11 @@ class MiniTextTower(nn.Module):
             if node not in names or len(self._lexicon[row]) < len(names[node]):
                 names[node] = self._lexicon[row]
         names.update(enumerate(self._names, start))
-        return tuple(dict.fromkeys(names[node] for node in near if node in names))[:NEAREST]
+        of_spelling: dict[str, str] = {}  # "cell phone" and "cellphone" are one
+        for name in (names[node] for node in near if node in names):
+            of_spelling.setdefault(_spelling(name), name)
+        of_spelling.pop(_spelling(text), None)
+        return tuple(of_spelling.values())[:NEAREST]
 
     def embed_readings(self, readings: Sequence[Reading]) -> Tensor:
         """The embeddings of texts by their readings: `[n, 1280]`, unit norm."""
@@ -440,6 +458,10 @@ def _without_picture_words(words: list[str]) -> list[str]:
     ]
     words = words[max((start for start in starts if start < len(words)), default=0) :]
     return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
+
+
+def _spelling(name: str) -> str:
+    return name.replace(" ", "").replace("-", "").removesuffix("s")
 
 
 def _singulars(phrase: str) -> list[str]:

@@ -96,7 +96,7 @@ class OpenClipBlock(BlockAdapter):
 
 
 class OpenClipText(nn.Module):
-    """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`; the model loses its own."""
+    """The text tower: sentences → unit-norm embeddings, as by open_clip's `encode_text`; the model loses its own."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -106,9 +106,29 @@ class OpenClipText(nn.Module):
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
-        device = self.model.logit_scale.device
-        tokens = self.tokenizer(list(texts)).to(device)  # [n, context length]
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        tokens = self.token_ids(texts).to(self.model.logit_scale.device)
+        part = getattr(self.model, "text", self.model)
+        pool: Any
+        end: Any
+        pool, end = (getattr(part, f"text_{name}", getattr(part, name, None)) for name in ("pool_type", "eos_id"))
+        masks_padding = getattr(part, "use_pad_mask", False)
+        full = getattr(part, "attn_mask", None) is None or getattr(part, "cls_emb", None) is not None or masks_padding
+        if full or pool not in ("argmax", "eos"):
+            return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        # Tokens attend to those before them only: what fills the context after the longest text changes nothing.
+        ends = (tokens if pool == "argmax" else tokens.eq(end).int()).argmax(dim=1)
+        length = int(ends.max()) + 1
+        dtype = part.transformer.get_cast_dtype()
+        x = part.token_embedding(tokens[:, :length]).to(dtype) + part.positional_embedding[:length].to(dtype)
+        x = part.transformer(x, attn_mask=part.attn_mask[:length, :length])
+        x, project = part.ln_final(x)[torch.arange(len(x)), ends], part.text_projection
+        if project is not None:
+            x = project(x) if isinstance(project, nn.Linear) else x @ project
+        return F.normalize(x.float(), dim=-1)
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """`[n, context length]`."""
+        return self.tokenizer(list(texts))
 
 
 # ------------------------------------------------------------------------------------------------------------ ResNets

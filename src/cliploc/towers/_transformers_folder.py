@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from logging import CRITICAL
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, ModelError, first_line
 from cliploc.support.documents import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
-from cliploc.towers._checkpoints import blob_sha256, verify
 from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone
 from cliploc.towers.tower import join_heads, split_heads
@@ -84,15 +82,6 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def _identity(folder: Path, weights: Sequence[Path]) -> str:
-    """SHA-256 of all that outputs depend on; weights in the hub's cache must be what their names say."""
-    digest = hashlib.sha256()
-    for path in (folder / CONFIG, *(folder / name for name in TOKENIZERS), *weights):
-        if path in weights or path.is_file():
-            digest.update(f"{path.name} {verify(path, blob_sha256(path))} ".encode())
-    return digest.hexdigest()
-
-
 # ----------------------------------------------------------------------------------------------- opened by transformers
 def from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     """What a class of transformers reads in a folder: no code in it is run, nothing is asked or printed."""
@@ -134,14 +123,13 @@ def open_folder(folder: Path, label: str, device: str, precision: str) -> Transf
         import transformers
     except ImportError as error:
         raise not_installed(error, install("sam", f"{label}, a folder of transformers,"), ModelError) from error
-    identity = _identity(folder, files)
     model_class, processor_class = (getattr(transformers, name) for name in CLASSES[kind])
     model = model_from_pretrained(model_class, folder, dtype=torch.float32)
     tokenizer = from_pretrained(transformers.AutoTokenizer, folder)
     stated = any((folder / name).is_file() for name in PROCESSORS)
     processor = from_pretrained(processor_class, folder) if stated else processor_class()
     backbone = TransformersVit(model, tokenizer, processor, label)
-    backbone.loaded_from(files[0], f"transformers {transformers.__version__} {identity}")
+    backbone.weights_file = files[0]
     return backbone.convert(dtype).to(device)
 
 
@@ -261,12 +249,16 @@ class TransformersText(nn.Module):
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         kind = self.model.config.model_type
-        padding = True if kind == "chinese_clip" else "max_length"
+        padding = "max_length" if kind.startswith("siglip") else True  # SigLIP reads what fills a text
         read = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=self.most, return_tensors="pt")
-        names = ("input_ids",) if kind.startswith("siglip") else ("input_ids", "attention_mask")  # it reads the padding
+        names = ("input_ids",) if kind.startswith("siglip") else ("input_ids", "attention_mask")
         return {name: read[name].to(self.model.logit_scale.device) for name in names}
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         return F.normalize(self.model.get_text_features(**self._tokens(texts)).pooler_output.float(), dim=-1)
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """`[n, T]`."""
+        return self._tokens(texts)["input_ids"]

@@ -4,7 +4,6 @@ docs/dinotxt.md has the sources of the names and sizes of its tensors.
 """
 
 import functools
-import hashlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,10 @@ from torch.nn import functional as F
 from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
-from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation, size, sizes
 from cliploc.towers._transformer import TransformerBackbone
+from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Pooling, join_heads, split_heads
 from cliploc.values import ResizePolicy
 
@@ -85,12 +84,16 @@ class DinoTxtText(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         backbone = self.backbone
-        tokens = self.tokenizer(list(texts)).to(backbone.positional_embedding.device)  # [n, T]
+        tokens = self.token_ids(texts).to(backbone.positional_embedding.device)
         x = backbone.token_embedding(tokens) + backbone.positional_embedding[: tokens.shape[1]]  # [n, T, d]
         for block in backbone.blocks:
             x = block(x)
         x = backbone.ln_final(x)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]  # [n, d]
         return F.normalize(self.head.linear_projection(x).float(), dim=-1)
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """`[n, T]`."""
+        return self.tokenizer(list(texts))
 
 
 # -------------------------------------------------------------------------------------------------------- image tower
@@ -191,10 +194,8 @@ def read_weights(path: Path) -> Checkpoint:
     if not files:
         raise MissingWeightsError(f"expected dino.txt's weights in {path}, found none: put its files there")
     tensors: dict[str, Tensor] = {}
-    digest = hashlib.sha256()
     for file in files:
         checkpoint = read_checkpoint(file)
-        digest.update(checkpoint.sha256.encode())
         complete = any(name.startswith(("visual_model.", TEXT)) for name in checkpoint.tensors)
         prefix = "" if complete else next((part for marker, part in PARTS if marker in checkpoint.tensors), None)
         if prefix is None:
@@ -211,7 +212,7 @@ def read_weights(path: Path) -> Checkpoint:
             f"{path} lacks dino.txt's {' and '.join(missing)}: give a folder with the files of all parts, the image "
             "tower's own file among them"
         )
-    return Checkpoint(path, digest.hexdigest(), tensors)
+    return Checkpoint(path, tensors)
 
 
 def renamed(tensors: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
@@ -273,7 +274,7 @@ def _build(family: Family, pretrained: str | None, device: str, precision: str) 
     weights = read_weights(user_path(pretrained))
     with torch.random.fork_rng(devices=[]):
         backbone = with_weights(weights, family)
-    backbone.loaded_from(weights.path, f"dino.txt {family} {weights.sha256} timm {timm.__version__}")
+    backbone.weights_file = weights.path
     return backbone.convert(dtype).to(device)
 
 

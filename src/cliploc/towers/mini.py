@@ -176,7 +176,6 @@ class Mini(ConvolutionalBackbone):
         self.pool_layer = GlobalAveragePool(tensors["mean_feature"])
         self.text = MiniTextTower.load(WEIGHTS)
         self.logit_scale = facts.logit_scale
-        self.calibration = facts.presence.scale, facts.presence.bias  # by tools/build_mini.py
 
     @classmethod
     def bundled(cls) -> Self:

@@ -73,7 +73,6 @@ class MiniVit(TransformerBackbone):
         self.stem, self.net, self.ln_post, self.text = stem, net, net.ln_post, text
         self.embedding_size = net.projection.out_features
         self.logit_scale = facts.logit_scale
-        self.calibration = facts.presence.scale, facts.presence.bias  # by tools/build_mini_vit.py
 
     @classmethod
     def bundled(cls) -> Self:

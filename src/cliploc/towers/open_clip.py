@@ -1,8 +1,8 @@
 """Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags."""
 
 import contextlib
+import copy
 import functools
-import hashlib
 import logging
 import re
 import warnings
@@ -20,12 +20,12 @@ from torch import nn
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError, first_line
 from cliploc.support.files import user_path
 from cliploc.support.imports import not_installed
-from cliploc.towers import _checkpoints, _weights
+from cliploc.towers import _weights
 from cliploc.towers._catalogue import ModelEntry, Structure, models
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._open_clip_timm import TimmCnn, TimmVit
 from cliploc.towers._open_clip_towers import OpenClipResNet, OpenClipVit, published_preprocessing
-from cliploc.towers._transformers_folder import TOKENIZERS, model_type, open_folder, supported_type
+from cliploc.towers._transformers_folder import model_type, open_folder, supported_type, weights_in
 from cliploc.towers.tower import Backbone, Pooling, TowerKind
 
 ADAPTERS: tuple[Any, ...] = (OpenClipResNet, OpenClipVit, TimmVit, TimmCnn)  # the first that supports a tower
@@ -34,6 +34,7 @@ UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: w
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 CANNOT_BUILD = (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError)  # what open_clip raises
 UNKNOWN = "unknown"
+CLIPS_WORDS = 49_408  # of its tokenizer
 # Licences of the weights, by the repository that open_clip fetches them from. Sources are the model cards on Hugging
 # Face, or timm's configurations of the same weights; what neither states is left out. Two exceptions: for OpenAI's
 # weights, OpenAI's repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their current
@@ -68,7 +69,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     """Builds the model, loads its weights, and wraps it in the adapter made for its image tower."""
     dtype = resolve_precision(precision, device)
     # Before the model, so that missing files are reported at once.
-    checkpoint = _checkpoints.read_checkpoint(plan.weights()) if plan.weights else None
+    checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
     quick_gelu = plan.quick_gelu or (checkpoint is not None and checkpoint.from_openai)
     if checkpoint and plan.quick_twin and not quick_gelu:
         warnings.warn(
@@ -101,30 +102,14 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
                 f"open_clip cannot build {plan.label} ({first_line(error)}): choose another model"
             ) from error
     _adapter(model, plan.label)  # before the weights: a tower without an adapter needs none
-    source: tuple[Path, str] | None = None
+    file = None
     if checkpoint:
-        _checkpoints.load_into(model, checkpoint, plan.config)
-        gelu = "quick-gelu" if quick_gelu else "gelu"
-        architecture = _architecture(plan.config)
-        source = checkpoint.path, f"{architecture} {gelu} {checkpoint.sha256} open_clip {open_clip.__version__}"
+        _weights.load_into(model, checkpoint, plan.config)
+        file = checkpoint.path
         del checkpoint  # the weights are in the model now: once in memory is enough
     backbone = wrap(model, tokenizer, plan.label, dtype)
-    if source:
-        backbone.loaded_from(*source)
+    backbone.weights_file = file
     return backbone.to(device)
-
-
-def _architecture(config: str) -> str:
-    """What tells architectures apart: open_clip's name; of a folder what its files say, as they may be edited."""
-    source, colon, folder = config.partition(":")
-    if not colon:
-        return config
-    digest = hashlib.sha256()
-    for name in (_weights.CONFIG, *TOKENIZERS):
-        path = Path(folder, name)
-        if path.is_file():
-            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
-    return f"{source} {digest.hexdigest()}"
 
 
 def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
@@ -137,6 +122,31 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
                 child.to(dtype)
             part.to(dtype)
     return _adapter(model, label)(model, tokenizer, label, copied=False).convert(dtype)
+
+
+def adapt(model: Any, tokenizer: Any = None, name: str = "model in memory") -> Backbone:
+    """A `Backbone` of an open_clip model in memory, which stays as it is; it may be fine-tuned.
+
+    Args:
+        tokenizer: that of `open_clip.get_tokenizer`; None: CLIP's own.
+        name: its name in results and errors.
+
+    Raises:
+        UsageError: no model of open_clip, or one whose tokenizer is not CLIP's.
+        ModelError: an image tower that is not supported.
+
+    Example:
+        >>> import open_clip
+        >>> adapt(open_clip.create_model("ViT-S-32-alt")).kind
+        'vit'
+    """
+    text = getattr(model, "text", model)
+    if not (hasattr(model, "visual") and hasattr(text, "context_length") and hasattr(text, "vocab_size")):
+        raise UsageError(f"expected a model of open_clip, got {type(model).__name__}: name one of `cliploc models`")
+    if tokenizer is None and text.vocab_size != CLIPS_WORDS:
+        raise UsageError(f"expected a tokenizer for {text.vocab_size:,} words: cliploc.towers.adapt(model, tokenizer)")
+    tokenizer = tokenizer or open_clip.SimpleTokenizer(context_length=text.context_length)
+    return wrap(copy.deepcopy(model), tokenizer, name, next(model.parameters()).dtype)
 
 
 def _adapter(model: Any, label: str) -> Any:
@@ -240,7 +250,7 @@ def _file_and_tag(pretrained: str) -> tuple[Path | None, str]:
 
 def _is_path(pretrained: str) -> bool:
     path = Path(pretrained)
-    return path.suffix in _checkpoints.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
+    return path.suffix in _weights.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
 
 
 def _preprocessing(name: str, tag: str) -> dict[str, Any]:
@@ -279,6 +289,8 @@ def build_source(source: str, rest: str, pretrained: str | None, device: str, pr
         tokenizer_name = label if source == "hf-hub" else config
         plan = Plan(label, config, tokenizer_name, lambda: _weights.folder_checkpoint(folder))
         return build(plan, device, precision)
+    for path in weights_in(folder):
+        _weights.check_cached(path)
     return open_folder(folder, label, device, precision)
 
 

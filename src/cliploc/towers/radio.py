@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import timm
 import torch
 from msgspec import Meta, Struct
 from torch import Tensor, nn
@@ -21,10 +20,10 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import create, register_model
-from cliploc.towers._checkpoints import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size
 from cliploc.towers._transformer import TransformerBackbone
+from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Backbone
 from cliploc.values import ResizePolicy
 
@@ -180,7 +179,7 @@ def _read(weights: Checkpoint, settings: RadioSettings, head: str, precision: st
     )
     backbone = Radio(model, text, f"c-radio-{head}:{path.name}", mean, std)
     backbone.logit_scale = tower.logit_scale
-    backbone.loaded_from(path, f"c-radio {head} {weights.sha256} {tower.weights_id} timm {timm.__version__}")
+    backbone.weights_file = path
     return backbone
 
 

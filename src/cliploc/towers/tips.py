@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import timm
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from tokenizers import Tokenizer
@@ -13,10 +12,10 @@ from torch.nn import functional as F
 from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
-from cliploc.towers._checkpoints import load_exactly, read_checkpoint
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size, sizes
 from cliploc.towers._transformer import TransformerBackbone
+from cliploc.towers._weights import load_exactly, read_checkpoint
 from cliploc.values import Interpolation, ResizePolicy
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -52,9 +51,8 @@ class TipsText(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         weight = self.token_embedding.weight
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch([text.lower() for text in texts])]
-        longest = max(1, *(len(row) for row in rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=weight.device)  # [n, T]
+        ids = self.token_ids(texts).to(weight.device)
+        longest = ids.shape[1]
         empty = ids == 0
         empty[:, 0] = False  # a text without tokens is one that fills
         time = torch.arange(longest, device=weight.device)[:, None]
@@ -68,6 +66,12 @@ class TipsText(nn.Module):
             x = block(x, attn_mask=mask)
         x = self.ln_final(x).float().masked_fill(empty[..., None], 0)
         return F.normalize(x.sum(dim=1), dim=-1)  # of the same direction as the mean
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """`[n, T]`, filled with 0."""
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch([text.lower() for text in texts])]
+        longest = max(1, *(len(row) for row in rows))
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 class Tips(TransformerBackbone):
@@ -91,7 +95,7 @@ class Tips(TransformerBackbone):
         return self.image.norm(tokens[:, 0]), None
 
     @property
-    def last_norm(self) -> nn.LayerNorm:
+    def last_norm(self) -> nn.LayerNorm | nn.Identity:
         return self.image.norm
 
     def read_normed(self, normed: Tensor) -> Tensor:
@@ -122,14 +126,14 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     tokenizer.enable_truncation(CONTEXT)
     with torch.random.fork_rng(devices=[]):
         image, text = (
-            PlainVit(image_tensors, heads_of(image_tensors["norm.weight"].numel())),
+            PlainVit(image_tensors, heads_of(size(image_tensors, "norm.weight"))),
             TipsText(text_tensors, tokenizer),
         )
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
     load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
     backbone = Tips(image, text, f"tipsv2:{folder.name}")
     backbone.logit_scale = 1 / float(weights.tensors.get("temperature", torch.tensor(TEMPERATURE)))
-    backbone.loaded_from(weights.path, f"tipsv2 {weights.sha256} {tokenizer.to_str()} timm {timm.__version__}")
+    backbone.weights_file = weights.path
     return backbone.convert(dtype).to(device)
 
 

@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.support.imports import on_first_use
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from cliploc.towers._backbone import Backbone as Backbone
     from cliploc.towers._transformer import TransformerBackbone as TransformerBackbone
@@ -29,7 +29,10 @@ __getattr__ = on_first_use(  # with torch
 TowerKind = Literal["cnn", "vit"]
 Pooling = Literal["class token", "attention", "global average", "class token and mean"]
 PositionRule = Literal["antialiased", "dino"]
+All = Literal["all"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
+SPELLED = ("A photo of two cats, it's 1_2.", "Größe – 猫!")  # texts whose tokens tell tokenizers apart
+UNTOLD = ("training", "name_or_path")  # settings of modules that change no result
 MIXTURE = 0  # in `Needs.features` of a CNN: no stage, but the tower's own linear reading of several stages
 
 
@@ -53,11 +56,11 @@ class Needs:
     # Feature maps. CNN: the output of that stage, or `MIXTURE`. ViT: the patch tokens that enter that block.
     features: tuple[int, ...] = ()
     # ViT only: all tokens that leave these blocks; "all" for every block.
-    tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
+    tokens: tuple[int | Fraction, ...] | All = ()
     # ViT only: post-softmax attention of these blocks; "all" for every block.
-    attention: tuple[int | Fraction, ...] | Literal["all"] = ()
+    attention: tuple[int | Fraction, ...] | All = ()
     # ViT only: queries, keys and values of these blocks; "all" for every block.
-    projections: tuple[int, ...] | Literal["all"] = ()
+    projections: tuple[int, ...] | All = ()
     ends: tuple[int, ...] = ()  # ViT only: the `BlockEnd` of these blocks
     dense: int = 0  # ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer
     guide: bool = False  # whether the features of a `Guide` are read, which no trace holds
@@ -217,4 +220,17 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+def fingerprint(module: nn.Module) -> bytes:
+    """SHA-256 of what a module computes with, on any device: its tensors, its parts, their settings, and its tokens."""
+    digest = hashlib.sha256(tensors_digest(module.state_dict()))
+    for name, part in module.named_modules():
+        if hasattr(part, "token_ids"):
+            digest.update(repr(part.token_ids(SPELLED).tolist()).encode())
+        settings = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str)}
+        told = sorted((key, value) for key, value in settings.items() if key[0] != "_" and key not in UNTOLD)
+        if name:  # what the module itself holds are its name and other things that are no weights
+            digest.update(f"{name} {type(part).__qualname__} {told}".encode())
     return digest.digest()

@@ -23,11 +23,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from cliploc.errors import CliplocError, UsageError
+from cliploc import CliplocError, Localization, Reporter, UsageError
 from cliploc.find.memory import LruCache
-from cliploc.localization import Localization
 from cliploc.support.process import out_of_memory
-from cliploc.support.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.guard import RefusedError
 from cliploc.web.runs import Run, StoppedError

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from cliploc import Options, UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal
-from cliploc.errors import UsageError
-from cliploc.options import WAITING, Options, RecipeName
+from cliploc.options import WAITING, RecipeName
 from cliploc.support.imports import check_installed
 
 Queue = Annotated[int, Meta(ge=1, le=400)]

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc import Localization, Reporter
 from cliploc.document import to_document
 from cliploc.draw.comparison import ModelResults, draw_comparison
 from cliploc.draw.label_maps import label_legend, label_picture
-from cliploc.draw.overlay import MAX_SIDE, draw_overlay, fit_within, scaled
+from cliploc.draw.overlay import draw_overlay, fit_within, scaled
+from cliploc.draw.sheet import MAX_SIDE
 from cliploc.find.recipes import Recipe
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.images.rle import Rle, encode
-from cliploc.localization import Localization
-from cliploc.support.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT
 from cliploc.web.service import title_of
 from cliploc.web.settings import KEYS, Settings, recipe_in
 
@@ -95,7 +96,7 @@ def write_files(
         reporter.phase("writing the comparison")
         titles = {method: title_of(method, result) for method, result in results.items()}
         sheet = draw_comparison([ModelResults(model, results)], titles)
-        sheet.save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
+        sheet.image().save(file(f"{_plain(Path(first.source).stem)}_compare.png"))
     if settings.masks:
         legend = json.dumps(label_legend(first.names), ensure_ascii=False, indent=1)
         file("labels.json").write_text(legend, encoding="utf-8")

@@ -62,25 +62,16 @@ def _plain(name: str) -> str:
 
 
 class Gate:
-    """An ASGI application that wraps another: it checks host, page, password and length of a request.
-
-    Args:
-        app: what answers.
-        hosts: the server's host names.
-        policy: the content security policy.
-        auth: user and password; None: everybody may ask.
-        max_body: bytes of a request's body.
-        max_upload: bytes of a form with files; None: as `max_body`.
-    """
+    """An ASGI application that wraps another: it checks host, page, password and length of a request."""
 
     def __init__(
         self,
         app: ASGIApp,
         hosts: Hosts,
         policy: str = POLICY,
-        auth: tuple[str, str] | None = None,
+        auth: tuple[str, str] | None = None,  # user and password; None: everybody may ask
         max_body: int = MAX_BODY,
-        max_upload: int | None = None,
+        max_upload: int | None = None,  # bytes of a form with files; None: as `max_body`
     ) -> None:
         self._app, self._hosts = app, hosts
         self._auth = None if auth is None else b"Basic " + base64.b64encode(":".join(auth).encode())

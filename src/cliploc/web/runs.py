@@ -6,9 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from cliploc.errors import UsageError
+from cliploc import Reporter, UsageError
 from cliploc.support.process import give_back_memory
-from cliploc.support.reporter import Reporter
 from cliploc.web.guard import RefusedError
 
 T = TypeVar("T")

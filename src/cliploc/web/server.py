@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from cliploc import UsageError
 from cliploc.draw.colours import NAME_COLOURS, as_hex
 from cliploc.draw.html import TEMPLATES, Templates
-from cliploc.errors import UsageError
 
 TYPES = {"css": "text/css", "js": "text/javascript"}
 BASE = "base.css"  # every page's

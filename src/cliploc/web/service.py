@@ -11,21 +11,19 @@ from typing import Any
 
 from PIL import Image
 
+from cliploc import InputError, Localization, Localizer, Memory, Options, Reporter, UsageError
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
-from cliploc.errors import InputError, UsageError
 from cliploc.find.heads import read_config
-from cliploc.find.memory import LruCache, Memory
+from cliploc.find.memory import LruCache
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, load
-from cliploc.localization import Localization
-from cliploc.localizer import Localizer
 from cliploc.methods import find, fitting
-from cliploc.options import FOUND, MIN_SCORE, RECIPES, SAM, UNREFINED, WAITING, Options
+from cliploc.options import FOUND, MIN_SCORE, RECIPES, SAM, UNREFINED, WAITING
 from cliploc.refine import refinements, resolve_refinements
-from cliploc.support.reporter import SILENT, Reporter
+from cliploc.support.reporter import SILENT
 from cliploc.towers.tower import Backbone
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in

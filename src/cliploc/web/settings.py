@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
+from cliploc import Options, UsageError
 from cliploc.draw.overlay import OPACITY
-from cliploc.errors import UsageError
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.exemplars import Exemplar
-from cliploc.options import OPTIONS, RECIPES, SAM, Options, choice, number, parse, parse_list, short, words_of
+from cliploc.options import OPTIONS, RECIPES, SAM, choice, number, parse, parse_list, short, words_of
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window

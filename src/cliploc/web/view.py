@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cliploc import CliplocError, Localization
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.html import Templates, count, embedded
 from cliploc.draw.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
-from cliploc.errors import CliplocError
 from cliploc.find.recipes import Recipe
-from cliploc.localization import Localization
 from cliploc.methods import find
 from cliploc.support.reporter import BANK
 from cliploc.web.service import PAGE_SIDE, Service, slider_values, title_of
@@ -163,6 +162,9 @@ def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
         "verdict": result.verdict(index),
         "cosine": result.scores[index],
         "presence": result.presence_text(index),
-        "boxes": list(zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)),
+        "boxes": [
+            (xyxy, result.score_text(index, score))
+            for xyxy, score in zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
+        ],
         "reason": result.reasons[index],
     }

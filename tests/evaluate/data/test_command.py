@@ -63,16 +63,6 @@ def test_problems_are_1_and_counted_by_kind(tmp_path):
     assert unannotated == [f"more/{i}.jpg" for i in range(5)]
 
 
-def test_options_select(tmp_path):
-    root = folders.folder(tmp_path)
-    names = folders.lines(tmp_path / "names.txt", ["# pets", "dog", ""])
-    for classes in ("dog", str(names), "dog, kitten"):
-        facts = json.loads(cliploc_("datasets", "folder", "--root", root, "--classes", classes, "--json").out)
-        assert facts["classes"] == (2 if "kitten" in classes else 1)
-    facts = json.loads(cliploc_("datasets", "folder", "--root", root, "--split", "tune", "--limit", "1", "--json").out)
-    assert (facts["samples"], facts["role"]) == (1, "tune")
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

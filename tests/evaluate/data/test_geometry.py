@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -81,44 +81,3 @@ def test_masks_do_not_turn(tmp_path):
     folders.picture(root / "OpenImages/test/0bt_c3/0a51958f.jpg", orientation=3)
     assert folders.named("openimages30k", root) == [("turned picture", "test/0bt_c3/0a51958f.jpg")]
     assert len(open_dataset("openimages30k", root)) == 1
-
-
-def annotate(name, root, left, top, right, bottom):
-    """Writes that the pixels left … right − 1, top … bottom − 1 are a thing, as each format writes it."""
-    if name == "voc":  # first and last pixel, counted from 1
-        path = root / "VOCdevkit/VOC2012/Annotations/2008_000002.xml"
-        folders.xml(path, (50, 40), [("dog", (left + 1, top + 1, right, bottom), 0)])
-    elif name == "coco":
-        thing = {**folders.COCO["annotations"][0], "bbox": [left, top, right - left, bottom - top]}
-        folders.coco(root, {**folders.COCO, "annotations": [thing]})
-    elif name == "cub":
-        numbers = (1, float(left), float(top), float(right - left), float(bottom - top))
-        path = root / "CUB_200_2011/bounding_boxes.txt"
-        folders.lines(path, [numbers, *path.read_text().splitlines()[1:]], " ")
-    elif name == "folder":
-        folders.lines(root / "boxes.csv", ["path,label,x0,y0,x1,y1", f"a.jpg,cat,{left},{top},{right},{bottom}"])
-    elif name == "ilsvrc":  # edges, as the WSOL evaluation takes them
-        path = root / "Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml"
-        folders.xml(path, (500, 375), [("n01751748", (left, top, right, bottom), 0)])
-    elif name == "imagenetv2":
-        rows = {"val2/0/a31041fd.jpeg": (0, (50, 40), [(left, top, right, bottom)])}
-        folders.metadata(root / "metadata/ILSVRC/val", rows)
-    else:
-        rows = {"val/a.JPEG": (0, (50, 40), [(left, top, right, bottom)])}
-        folders.metadata(root / "metadata", rows)
-
-
-@pytest.mark.parametrize("name", ["voc", "coco", "cub", "folder", "ilsvrc", "imagenetv2", "wsol"])
-def test_a_box_holds_just_the_pixels_that_the_format_means(name, tmp_path):
-    root = folders.make(name, tmp_path)
-
-    @settings(max_examples=20, deadline=None)
-    @given(st.data())
-    def run(data):
-        left, top = data.draw(st.integers(0, 49)), data.draw(st.integers(0, 39))
-        right, bottom = data.draw(st.integers(left + 1, 50)), data.draw(st.integers(top + 1, 40))
-        annotate(name, root, left, top, right, bottom)
-        sample = open_dataset(name, root, limit=1).samples[0]
-        assert sample.boxes_xyxy.tolist() == [[left, top, right, bottom]]
-
-    run()

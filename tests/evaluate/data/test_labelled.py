@@ -1,8 +1,6 @@
 """The readers of segmentation sets: published layouts, labels as mmsegmentation takes them, every kind of problem."""
 
-import builtins
 import json
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import _samples, labelled_readers, open_labelled
+from cliploc.evaluate.data import labelled_readers, open_labelled
 from cliploc.images.polygons import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
 from tests.evaluate.data import labelled
@@ -116,32 +114,6 @@ def test_a_picture_without_a_name_is_left_out_of_imagenet_segmentation(tmp_path)
     dataset = open_labelled("imagenet_seg", labelled.imagenet_seg(tmp_path))
     assert dataset.samples[0].name == "tabby cat|tabby"
     assert [one.kind for one in dataset.problems] == ["label mismatch"] * 2
-
-
-def test_without_h5py_one_line_says_so(tmp_path, monkeypatch):
-    pytest.importorskip("h5py")
-    labelled.imagenet_seg(tmp_path)
-    importing = builtins.__import__
-
-    def without(name, *args):
-        if name == "h5py":
-            raise ImportError(name)
-        return importing(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"needs h5py: pip install 'cliploc\[segmentation\]'"):
-        open_labelled("imagenet_seg", tmp_path)
-
-
-def test_a_limit_opens_only_its_pictures(tmp_path):
-    root = labelled.voc(tmp_path)
-    with mock.patch.object(_samples, "picture_header", wraps=_samples.picture_header) as read:
-        [one] = open_labelled("voc21", root, limit=1).samples
-    assert [call.args[0] for call in read.call_args_list] == [one.path, *one.truth.files]
-    drawn = open_labelled("voc21", root, sample=1, seed=3).samples
-    assert drawn == open_labelled("voc21", root, sample=1, seed=3).samples
-    with pytest.raises(UsageError, match="found none"):
-        open_labelled("cityscapes", root)
 
 
 # ------------------------------------------------------------------------------------------------------- damaged files

@@ -68,6 +68,12 @@ def test_a_folder_without_its_files_is_one_line(name, tmp_path):
     [
         ("cub", CUB + "bounding_boxes.txt", "3 0.0 4.0 50.0 36.0\n", "", "empty annotation"),
         ("imagenetv2", V2 + "class_labels.txt", "1/c6006866.jpeg,1", "1/c6006866.jpeg,0", "label mismatch"),
+        ("wsol", "metadata/image_sizes.txt", "val/a.JPEG,50,40\n", "", "metadata"),
+        ("wsol", "metadata/class_labels.txt", "val/a.JPEG,0", "val/a.JPEG,2", "label mismatch"),
+        ("wsol", "metadata/image_ids.txt", "val/a.JPEG\n", "val/a.JPEG\nval/a.JPEG\n", "metadata"),
+        ("wsol", "metadata/localization.txt", "5,6,30,39", "5,6,30,43", "box outside"),  # clipped
+        ("wsol", "metadata/localization.txt", "5,6,30,39", "51,6,60,39", "box outside, empty annotation"),
+        ("wsol", "metadata/localization.txt", "5,6,30,39", "30,6,5,39", "broken box, empty annotation"),
         ("coco", COCO, '"category_id": 72', '"category_id": 9', "label mismatch"),
         ("coco", COCO, '"image_id": 139, "category_id": 72', '"image_id": 9, "category_id": 72', "metadata"),
         ("coco", COCO, "[5.5, 6.25, 20.0, 30.5]", "[5, 5, -2, 8]", "broken box, empty annotation"),
@@ -106,31 +112,6 @@ def test_wsol_keeps_numbers_and_original_sizes(tmp_path):
     assert dataset.classes[0].synonyms == ("tench", "Tinca tinca")
     assert dataset.classes[1] == dataclasses.replace(dataset.classes[1], name="my thing", wnid="")
     assert open_dataset("wsol", tmp_path, "tune").role == "tune"
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "problem", "reason", "left"),
-    [
-        ("image_sizes", "val/a.JPEG,50,40\n", "", ("metadata", "val/a.JPEG"), "not in image_sizes.txt", 2),
-        ("class_labels", "val/a.JPEG,0", "val/a.JPEG,2", ("label mismatch", "val/a.JPEG"), "0–1, got 2", 2),
-        ("image_ids", "val/a.JPEG\n", "val/a.JPEG\nval/a.JPEG\n", ("metadata", "val/a.JPEG"), "counted once", 3),
-        ("localization", "5,6,30,39", "5,6,30,43", ("box outside", "val/a.JPEG"), "partly outside", 3),
-        ("localization", "5,6,30,39", "51,6,60,39", ("box outside", "val/a.JPEG"), "is outside the picture", 2),
-        ("localization", "5,6,30,39", "30,6,5,39", ("broken box", "val/a.JPEG"), "not a box with x0 < x1", 2),
-    ],
-)
-def test_wsol_names_what_is_wrong(file, old, new, problem, reason, left, tmp_path):
-    root = folders.wsol(tmp_path)
-    replace(root / f"metadata/{file}.txt", old, new)
-    dataset = open_dataset("wsol", root)
-    first = dataset.problems[0]
-    assert (first.kind, first.source) == problem
-    assert reason in first.reason
-    assert len(dataset) == left
-    if left == 3 and "partly" in reason:
-        assert boxes(dataset)["val/a.JPEG"] == [[5, 6, 30, 40]]  # clipped
-    kinds = [one.kind for one in dataset.problems]
-    assert kinds[1:] == (["empty annotation"] if left == 2 and problem[0].endswith(("outside", "box")) else [])
 
 
 @pytest.mark.parametrize("layout", ["flat", "by class", "Kaggle's"])
@@ -204,18 +185,6 @@ def test_imagenetv2_other_names_without_the_mapping_say_what_to_do(tmp_path):
     root = folders.imagenetv2(tmp_path, "hash", "number")
     with pytest.raises(UsageError, match=r"3 missing picture; .*put mapping\.txt beside the boxes"):
         open_dataset("imagenetv2", root)
-
-
-@pytest.mark.parametrize("pictures", ["number", "hash"])
-def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
-    root = folders.imagenetv2(tmp_path, pictures)
-    for file in (root / "metadata/ILSVRC/val").iterdir():
-        file.unlink()
-    folders.lines(root / "mapping.txt", [f"{a}, {b}" for a, b in folders.HASHES.items()])
-    rows = ["image_id,x0,y0,x1,y1", "0/0.jpeg,1,2,50,40", "0/0.jpeg,3,4,5,6", "1/0.jpeg,0,0,9,9"]
-    folders.lines(root / "ImageNetV2_boxes.txt", rows)
-    released = {"val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]], "val2/1/0.jpeg": [[0, 0, 9, 9]]}
-    assert boxes(open_dataset("imagenetv2", root)) == released
 
 
 def test_cub_width_and_height_become_edges(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset, readers, subsets
-from cliploc.find.prompts import imagenet_classes
+from cliploc.evaluate.data.wsol import imagenet_class_names
 from tests.evaluate.data import folders
 
 DEV = Path(__file__).parents[3] / "../shared/data/ilsvrc_val_dev"
@@ -81,7 +81,8 @@ def test_a_selection_that_cannot_be_made_is_one_line(selection, root):
         open_dataset("folder", root, **selection)
 
 
-def test_test_sets_may_not_tune():
+def test_the_ten_classes_are_ilsvrcs_and_test_sets_may_not_tune():
+    assert len(subsets.get("ten-classes").labels(imagenet_class_names(), "ilsvrc")) == 10
     roles = {f"{one.name} {split.name}": split.role for one in readers for split in one.splits}
     reported = {"ilsvrc val", "cub test", "openimages30k test", "voc val", "voc test", "coco val2017"}
     assert {name for name, role in roles.items() if role == "report"} >= {*reported, "wsol report", "folder report"}
@@ -91,19 +92,12 @@ def test_test_sets_may_not_tune():
             assert len(line) < 80
 
 
-def test_the_ten_classes_are_ilsvrcs_and_say_why():
-    (ten,) = (one for one in subsets if one.name == "ten-classes")
-    known = {one.wnid for one in imagenet_classes()}
-    assert len(ten.reasons) == 10
-    assert set(ten.reasons) <= known
-
-
 @needs_dev
 def test_the_development_set():
     dataset = open_dataset("wsol", DEV)
     assert (len(dataset), len(dataset.classes), len(dataset.problems)) == (677, 1000, 0)
     assert sum(len(one.boxes_xyxy) for one in dataset.samples) == 994
-    assert [one.wnid for one in dataset.classes] == [one.wnid for one in imagenet_classes()]
+    assert [one.wnid for one in dataset.classes] == [one.wnid for one in imagenet_class_names()]
     first = dataset.samples[0]
     assert (first.id, first.size_wh) == ("val/ILSVRC2012_val_00000355.JPEG", (333, 500))
     np.testing.assert_array_equal(first.boxes_xyxy, [[76, 135, 292, 473]])

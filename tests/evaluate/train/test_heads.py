@@ -16,7 +16,7 @@ from scipy.signal import correlate2d
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import ModelError
 from cliploc.find.heads import (
     HEADS,
     SAME_TOWER,
@@ -224,14 +224,6 @@ def test_names_and_synonyms_mean_a_class() -> None:
     classes = (("crane", "bird"), ("bird",))
     trained = TsCamHead(dataclasses.replace(config("ts_cam", "closed"), classes=classes))
     assert trained.class_of(("bird",)) == 1, "a name wins over another class's synonym"
-
-
-def test_a_closed_head_without_words_says_so() -> None:
-    backbone = tiny()
-    trained = trained_on(backbone, "ts_cam", "closed")
-    ctx = dataclasses.replace(ctx_for(backbone, "ts_cam", {"head": trained}, [("red",)]), words=())
-    with pytest.raises(UsageError, match="expected the prompts' words for a closed head"):
-        trained.semantics(ctx)
 
 
 # ----------------------------------------------------------------------------------------------------- saved and loaded

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cliploc.errors import UsageError
+from cliploc.evaluate.data import _samples
 from cliploc.evaluate.data._base import (
     BY_DESIGN,
     Candidate,
@@ -15,27 +16,15 @@ from cliploc.evaluate.data._base import (
     Problems,
     Reader,
     Split,
-    labelled_reader,
     labelled_readers,
     reader,
     readers,
 )
 from cliploc.evaluate.data._labelled import LabelFile, check_map
-from cliploc.evaluate.data._samples import (
-    NEGATIVES,
-    Checker,
-    Draw,
-    Subset,
-    boxes_inside,
-    labels_of,
-    nothing_usable,
-    prompted_pictures,
-    subsets,
-)
-from cliploc.formats import Box
+from cliploc.evaluate.data._samples import Draw, boxes_inside, subsets
 from cliploc.runs.samples import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
-from cliploc.values import IGNORE, Dataset, Role
+from cliploc.values import Dataset, Role
 
 F = TypeVar("F")
 
@@ -71,11 +60,15 @@ def open_dataset(
     root, part, problems, annotations = _read(readers.get(name), root, split)
     candidates = annotations.candidates
     if chosen is not None or classes is not None:
-        labels = chosen.labels(annotations.classes, name) if chosen else labels_of(classes or (), annotations.classes)
+        labels = (
+            chosen.labels(annotations.classes, name)
+            if chosen
+            else _samples.labels_of(classes or (), annotations.classes)
+        )
         candidates = [candidate for candidate in candidates if candidate.label in labels]
-    samples = draw.of(candidates, Checker(problems, len(annotations.classes)).sample)
+    samples = draw.of(candidates, _samples.Checker(problems, len(annotations.classes)).sample)
     if not samples:
-        raise nothing_usable(name, root, problems, "no sample has one of the classes")
+        raise _samples.nothing_usable(name, root, problems, "no sample has one of the classes")
     # A name is not absent because none of its boxes can be used.
     used = {(sample.path, sample.label) for sample in samples}
     unclear = annotations.unclear.union((candidate.path, candidate.label) for candidate in candidates).difference(used)
@@ -99,9 +92,9 @@ def open_labelled(
     """
     draw = Draw(limit, sample, seed)
     root, part, problems, (classes, pictures) = _read(labelled_readers.get(name), root, split)
-    samples = draw.of(pictures, partial(check_map, Checker(problems)))
+    samples = draw.of(pictures, partial(check_map, _samples.Checker(problems)))
     if not samples:
-        raise nothing_usable(name, root, problems, "it has none")
+        raise _samples.nothing_usable(name, root, problems, "it has none")
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems))
 
 
@@ -134,7 +127,7 @@ def open_prompted(
     dataset = open_dataset(name, root, split, subset=subset, classes=classes)
     every = subset is None and classes is None
     names = range(len(dataset.classes)) if every else {sample.label for sample in dataset.samples}
-    return prompted_pictures(dataset, negatives, names, draw)
+    return _samples.prompted_pictures(dataset, negatives, names, draw)
 
 
 def list_datasets(*, role: Role | None = None) -> list[str]:

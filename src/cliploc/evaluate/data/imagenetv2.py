@@ -2,23 +2,18 @@
 
 The pictures were released under two sets of names: first 0/0.jpeg … 0/9.jpeg, later 0/a31041fd….jpeg. WSOL metadata
 exist for both. Their mapping.txt relates the names, so that either metadata can be used with either pictures. Boxes are
-edges in original pixels, unchanged: in the released ImageNetV2_boxes.txt they reach 500, 375 on a 500×375 picture, in
-the metadata width − 1 and height − 1, so 499 and 374.
+edges in original pixels, unchanged: they reach width − 1 and height − 1.
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_rows, numbers, reader
-from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
-from cliploc.formats import Box
+from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_rows, needed_folder, reader
+from cliploc.evaluate.data.wsol import imagenet_class_names, metadata_folder, read_metadata
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
 METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
-BOXES = ("ImageNetV2_boxes.txt", "release/ImageNetV2_boxes.txt")
 MAPPING = "mapping.txt"
 
 
@@ -27,41 +22,28 @@ MAPPING = "mapping.txt"
     title="ImageNetV2 with WSOL boxes",
     about="10,000 new pictures of ILSVRC's 1,000 classes: to choose thresholds on",
     source="pictures: huggingface.co/datasets/vaishaal/ImageNetV2 (imagenetv2-threshold0.7.tar.gz); boxes: "
-    "github.com/clovaai/wsolevaluation (metadata/ILSVRC/val, or release/ImageNetV2_boxes.txt)",
+    "github.com/clovaai/wsolevaluation (metadata/ILSVRC/val)",
     splits=(Split("threshold0.7", "tune", "the pictures that at least 70 % of people would choose; the boxed ones"),),
     layout="""
 val2/0/0.jpeg or val2/0/a31041fd….jpeg   the pictures of either release; class
                                          folders 0 … 999 or WordNet ids
                                          (or imagenetv2-threshold0.7/,
                                          imagenetv2-threshold0.7-format-val/)
-and either
 metadata/ILSVRC/val/*.txt                the WSOL evaluation's metadata; with
                                          mapping.txt, of either naming
-or
-ImageNetV2_boxes.txt                     the released boxes; beside them
-                                         mapping.txt for the later pictures
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
     """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
     classes = imagenet_class_names()
     pictures = _pictures(root)
-    metadata = metadata_folder(root, METADATA)
-    release = next((root / place for place in BOXES if (root / place).is_file()), None)
-    truths: Iterable[Truth]
-    if metadata is not None:
-        truths = read_metadata(metadata, problems.append)[1]
-    elif release is not None:
-        truths = _of_release(release, problems)
-    else:
-        raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
-    beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
-    mapping = next((place for place in beside if place.is_file()), None)
-    rows = [] if mapping is None else csv_rows(mapping, 2)
+    metadata = metadata_folder(root, METADATA) or needed_folder(root, METADATA[:1], "metadata")
+    beside = (metadata / MAPPING, root / MAPPING)
+    rows = next((csv_rows(place, 2) for place in beside if place.is_file()), [])
     # Each picture's name → its name in the other release, in both directions.
     other = {a: b for row in rows for a, b in (row, reversed(row))}
     candidates = []
-    for truth in truths:
+    for truth in read_metadata(metadata, problems.append)[1]:
         name, label = truth.image_id.removeprefix("val2/"), truth.label
         folder, file = name.split("/")[0], name.split("/")[-1]
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
@@ -73,8 +55,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        size = truth.size_wh if all(truth.size_wh) else None
-        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, size, hint=hint))
+        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
     return Found(classes, candidates)
 
 
@@ -83,15 +64,3 @@ def _pictures(root: Path) -> Path:
         if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
             return root / place
     raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")
-
-
-def _of_release(path: Path, problems: Problems) -> Iterator[Truth]:
-    boxes: dict[str, list[Box]] = {}
-    for name, box in numbers(path, 4, float):
-        boxes.setdefault(name, []).append(cast(Box, box))
-    for name, of_name in boxes.items():
-        label = name.split("/")[0]
-        if label.isdecimal():
-            yield Truth(name, int(label), (0, 0), tuple(of_name))
-        else:
-            problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")

@@ -93,17 +93,15 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     for key, count in Counter(listed).items():
         if count > 1:
             refuse(key, f"{count} times in image_ids.txt: counted once")
-    files: tuple[tuple[str, Mapping[str, object]], ...]
-    files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
+    files: Mapping[str, Mapping[str, object]]
+    files = {"class_labels": labels, "image_sizes": sizes, "localization": boxes}
     ids = dict.fromkeys(listed)
-    for name, table_of in files:
-        for key in table_of:
-            if key not in ids:
-                refuse(key, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
+    for name, table_of in files.items():
+        for key in sorted(table_of.keys() - ids.keys()):
+            refuse(key, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
     truths = []
     for key in ids:
-        missing = [name for name, table_of in files if key not in table_of]
-        if missing:
+        if missing := [name for name, table_of in files.items() if key not in table_of]:
             refuse(key, f"not in {missing[0]}.txt: add its line")
         elif not base.safe_id(key):
             refuse(key, "expected an image id that stays inside the folder of maps: use a relative path")

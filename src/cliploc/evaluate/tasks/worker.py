@@ -60,7 +60,6 @@ class Judge(ABC):
             model=setup.options.model if built is None else built.backbone,
             method=settings[0].method,
             method_options=settings[0].options,
-            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.changed())
 

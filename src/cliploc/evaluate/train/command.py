@@ -6,38 +6,32 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliploc.cli.options import WithThreads, command, flag, rare, use_threads
-from cliploc.cli.output import DONE, LOCALIZE, SOME_FAILED, file_writable, printable
+from cliploc.cli import options as cli
+from cliploc.cli import output
+from cliploc.cli.options import flag, rare
 from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
-from cliploc.options import Options, choice, words_of
+from cliploc.options import Options, words_of
 from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
-READERS = ("imagefolder", "csv")
 
 
-class TrainFlags(WithThreads):
+class TrainFlags(cli.WithThreads):
     """What `train` has besides options of `Localizer`."""
 
     method: str = flag("The method whose layers are trained.", metavar="tscam|lctr", positional=True)
-    root: Path = flag("Folder of pictures, or a CSV file that lists them.", metavar="DIR|FILE")
+    root: Path = flag("Folder with one of pictures per class, or a CSV file of path,label.", metavar="DIR|FILE")
     out: Path = flag("Output file (safetensors).", metavar="FILE", group="output")
-    dataset: str = flag(
-        "One folder per class, or lines path,label.",
-        "imagefolder",
-        metavar="|".join(READERS),
-        check=choice("dataset", READERS),
-    )
     head: str = flag("Train for any name, or for these classes only.", "open", metavar="open|closed", group="training")
     features: Path | None = rare(
         "Folder for the tower's cached features.", None, metavar="DIR", none="beside --out", group="output"
     )
 
 
-@command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
+@cli.command(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
 def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model.
 
@@ -51,7 +45,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {flags.method!r}")
     out, size = flags.out, options.image_size
-    file_writable(out)
+    output.file_writable(out)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
@@ -60,10 +54,9 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         from cliploc.find.running import check_device
         from cliploc.towers import create
 
-        use_threads(flags.threads)
+        cli.use_threads(flags.threads)
         settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
-        read = training_set.read_folder if flags.dataset == "imagefolder" else training_set.read_csv
-        pictures = read(flags.root)
+        pictures = (training_set.read_csv if flags.root.is_file() else training_set.read_folder)(flags.root)
         device = check_device(options.device)
         if device == "cuda":  # with a GPU for each process, that of this one
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -87,8 +80,8 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     if first:
         best = trained.history[trained.best - 1]
         accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
-        terminal.data(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
-        left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
+        terminal.data(output.printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
+        left_out = f"; {len(trained.unread)} pictures left out" if trained.unread else ""
         terminal.say(
             f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
             f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
@@ -96,5 +89,5 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         )
         model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
         name = pictures.classes[0][0]  # a closed head knows no others
-        terminal.say_next((*LOCALIZE[:-1], name, *model, f"--head={out}"))
-    return SOME_FAILED if trained.problems else DONE
+        terminal.say_next((*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
+    return output.SOME_FAILED if trained.unread else output.DONE

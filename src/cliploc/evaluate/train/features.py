@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -70,41 +70,31 @@ class FeatureCache:
 
     def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
         """Computes missing features; each of several processes does its share."""
-        mine = self.parts[rank::processes]
-        missing = [key for key in mine if not self._path(*key).exists()]
+        missing = [key for key in self.parts[rank::processes] if not self._path(*key).exists()]
         if missing:
             count = sum(len(self._rows(part)) for _, part in missing)
             reporter.phase("features of the frozen tower")
             reporter.start(count, count)
         with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
-            for key in mine:
-                if key in missing:
-                    self._make(*key, pool, reporter)
-                elif key[0] == 0:
-                    for number in self._unread(key):
-                        path = self.pictures.paths[number]
-                        reporter.failed(str(path), InputError(f"{path} could not be read"))
+            for key in missing:
+                self._make(*key, pool, reporter)
 
     def _make(self, which: int, part: int, pool: ThreadPoolExecutor, reporter: Reporter) -> None:
-        def decoded(number: int) -> Pixels | InputError:
+        def decoded(number: int) -> Pixels | None:
             path, tower = self.pictures.paths[number], self.backbone
             try:
                 return view(path, number, which, tower.resize_policy, self.input_hw, tower.interpolation)
-            except InputError as error:
-                return error
+            except InputError:
+                return None
 
         made: list[dict[str, Tensor]] = []
         readable: list[bool] = []
-        rows = iter(zip(self._rows(part), pool.map(decoded, self._rows(part)), strict=True))
-        while chunk := list(itertools.islice(rows, self.batch_size)):
-            pixels = []
-            for number, read in chunk:
-                readable.append(not isinstance(read, InputError))
-                pixels.append(np.zeros((3, *self.input_hw), np.uint8) if isinstance(read, InputError) else read)
-                if isinstance(read, InputError) and which == 0:
-                    reporter.failed(str(self.pictures.paths[number]), read)
-                reporter.images(1)
-            made.append(_tensors(self._look(np.stack(pixels))))
+        blank = np.zeros((3, *self.input_hw), np.uint8)
+        decoding = pool.map(decoded, self._rows(part))
+        while chunk := list(itertools.islice(decoding, self.batch_size)):
+            readable += [pixels is not None for pixels in chunk]
+            made.append(_tensors(self._look(np.stack([blank if pixels is None else pixels for pixels in chunk]))))
+            reporter.images(len(chunk))
         tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
         write_output(self._path(which, part), save(tensors), "--features")
@@ -125,16 +115,13 @@ class FeatureCache:
 
     def usable(self) -> tuple[int, ...]:
         """The pictures that could be read, in all views."""
-        unread = {number for key in self.parts for number in self._unread(key)}
-        numbers = tuple(number for number in range(len(self.pictures)) if number not in unread)
-        if not numbers:
+        usable = set(range(len(self.pictures)))
+        for which, part in self.parts:
+            readable = self._load(self._path(which, part))["readable"].tolist()
+            usable -= {number for number, good in zip(self._rows(part), readable, strict=True) if not good}
+        if not usable:
             raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
-        return numbers
-
-    def _unread(self, key: tuple[int, int]) -> Iterable[int]:
-        """The pictures of a part that could not be read when it was made."""
-        readable = self._load(self._path(*key))["readable"].tolist()
-        return (number for number, good in zip(self._rows(key[1]), readable, strict=True) if not good)
+        return tuple(sorted(usable))
 
     def rows(self, numbers: Sequence[int], which: int, device: torch.device) -> Seen:
         """The features of some pictures in one view, float32."""

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import CliplocError, ModelError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.train.features import FeatureCache
 from cliploc.evaluate.train.train_settings import TrainSettings
 from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
@@ -55,7 +55,7 @@ class Trained:
     history: tuple[Epoch, ...]  # the numbers of all epochs
     best: int  # the epoch of the head: the best on the held-out part, or the last
     parts: PictureSplit  # the split of the pictures
-    problems: tuple[str, ...]  # a line for each picture that this process left out
+    unread: tuple[str, ...]  # the pictures that could not be read
 
 
 def train(
@@ -89,12 +89,6 @@ def train(
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
     accelerator = _accelerator(backbone)
     first = bool(accelerator.is_main_process)
-    problems: list[str] = []
-
-    def leave_out(picture: str, error: CliplocError) -> None:
-        problems.append(str(error))
-        reporter.failed(picture, error)
-
     cache = FeatureCache(
         user_path(features or out.parent / "features"),
         backbone,
@@ -103,9 +97,12 @@ def train(
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
     )
-    cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
+    cache.fill(reporter, int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()
+    unread = [str(pictures.paths[number]) for number in sorted({*range(len(pictures))}.difference(usable))]
+    for path in unread if first else ():
+        reporter.failed(path, InputError(f"{path} cannot be read as a picture"))
     classes, pictures = pictures.classes, only_usable_classes(pictures, usable)
     parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
@@ -136,8 +133,8 @@ def train(
     digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
     run.resume(checkpoint, digest)
     reporter.phase("training")
-    if first and (unread := [words[0] for words in classes if words not in pictures.classes]):
-        reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
+    if first and (lost := [words[0] for words in classes if words not in pictures.classes]):
+        reporter.note(f"left out, as none of their pictures can be read: {', '.join(lost)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
@@ -155,7 +152,7 @@ def train(
         save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
+    return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(unread))
 
 
 def _accelerator(backbone: Backbone) -> Any:

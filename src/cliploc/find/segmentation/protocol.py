@@ -3,12 +3,10 @@
 docs/segmentation.md explains each value, gives the sources, and has the options for the settings of the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
@@ -57,7 +55,7 @@ class Protocol:
     # one name, and everything above the map's mean is the object
     one_thing: bool = False
 
-    def but(self, options: SegmentationOptions) -> Protocol:
+    def but(self, options: SegmentationOptions) -> Self:
         """A copy with the values that the options give."""
         changes = options.changed()
         rules = [name for name in ("background_threshold", "area_threshold") if changes.get(name)]

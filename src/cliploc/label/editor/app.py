@@ -29,11 +29,12 @@ T = TypeVar("T")
 
 
 class SuggestionRequest(Struct, forbid_unknown_fields=True):
-    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
+    """What the editor asks the model: a name, the threshold and place of a click, or the box that is to be split."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
     at: tuple[float, float] | None = None
+    split: tuple[float, float, float, float] | None = None
 
 
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
@@ -78,6 +79,9 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         label = folder.label_of(wanted.name)
         with decoding:
             image = folder.upright(number)
+        if wanted.split is not None:
+            axis, line = suggester.cut(image, number, wanted.name, wanted.split)
+            return {"axis": axis, "line": line}
         if wanted.at is None:
             png, threshold, message = suggester.heat(image, number, wanted.name)
             return {"heat": data_uri(png, "image/png"), "threshold": threshold, "said": message}

@@ -173,9 +173,9 @@ def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[CheckedS
         run.store.write("DELETE FROM suspect")
         for name, suspects in of_picture.items():
             rows = []
-            for number, one in enumerate(sorted(suspects, key=lambda one: -one.chance)):
-                content = msgspec.json.encode(one).decode()
-                rows.append((name, number, content, one.chance, before.get((name, content), 0)))
+            for number, suspect in enumerate(sorted(suspects, key=lambda one: -one.chance)):
+                content = msgspec.json.encode(suspect).decode()
+                rows.append((name, number, content, suspect.chance, before.get((name, content), 0)))
             run.store.insert("suspect", rows)
 
 
@@ -223,7 +223,8 @@ def _edits(folder: AnnotatedFolder, one: LabelledFile) -> PictureEdits | None:
     """What was changed of a picture's boxes; None: nothing."""
     if one.id not in folder.pictures:
         return None
-    found, now = folder.candidates(one.id), folder.correction(one.id)
+    view = folder.view(one.id)
+    found, now = view.found, view.boxes()
     drafts = now.drafts or []
     edits: dict[int, Edit | None] = {place: None for place in range(len(one.boxes)) if place not in drafts}
     added = list[tuple[str, Box]]()

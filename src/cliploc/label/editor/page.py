@@ -1,7 +1,7 @@
 """The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,18 +11,12 @@ import numpy as np
 
 from cliploc.boxes.outlines import outlines
 from cliploc.draw.colours import as_hex, name_colour, text_colour
-from cliploc.draw.html import Templates, jpeg_uri
-from cliploc.errors import InputError
+from cliploc.draw.html import Templates
 from cliploc.formats import AnnotatedPicture
 from cliploc.images import rle
-from cliploc.images.reading import load
 from cliploc.runs.label_store import Correction, Saved
-from cliploc.support.files import write_atomic
 
-REVIEW_KIND = "cliploc review"
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
-SIDE = 640  # longest side of the pictures in the file
-JPEG_QUALITY = 78
 FINEST = 0.004  # of a mask's longer side: corners of its outline that are nearer to the line are left out
 SAME = 0.02  # pixels between boxes that are the same, as in the editor
 
@@ -99,12 +93,10 @@ class ReviewPicture:
         }
 
 
-def facts(names: Sequence[str], run: str, masks: bool, of_set: str | None = None) -> dict[str, Any]:
+def facts(names: Sequence[str], masks: bool, of_set: str | None = None) -> dict[str, Any]:
     """What the editor knows of a run; `of_set`: a data set's format."""
     colours = [name_colour(index) for index in range(len(names))]
     return {
-        "kind": REVIEW_KIND,
-        "run": run,
         "names": list(names),
         "colours": [as_hex(colour) for colour in colours],
         "inks": [as_hex(text_colour(colour)) for colour in colours],
@@ -113,48 +105,9 @@ def facts(names: Sequence[str], run: str, masks: bool, of_set: str | None = None
     }
 
 
-def write_review(
-    path: Path, pictures: Sequence[ReviewPicture], names: Sequence[str], run: str, total: int, masks: bool = False
-) -> None:
-    """Writes the editor with these pictures, in this order, as one file; `run` is the id of the boxes' run."""
-
-    def records() -> Iterator[dict[str, Any]]:
-        for picture in pictures:
-            try:
-                image = load(picture.drafts.path).image
-            except InputError:
-                continue  # the picture's own file can no longer be read
-            image.thumbnail((SIDE, SIDE))
-            yield {**picture.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            TEMPLATES.render_to(
-                file,
-                "review.html",
-                title="Review of draft boxes",
-                server=False,
-                shown=len(pictures),
-                total=total,
-                facts=facts(names, run, masks),
-                pictures=records(),
-            )
-
-    write_atomic(path, fill)
-
-
 def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
-    """The editor as a server gives it: without pictures, which it asks for."""
-    return TEMPLATES.render(
-        "review.html",
-        title="Review of draft boxes",
-        server=True,
-        writable=writable,
-        shown=total,
-        total=total,
-        facts=facts,
-        pictures=[],
-    )
+    """The editor's page; it asks the server for its pictures."""
+    return TEMPLATES.render("review.html", title="Review of boxes", writable=writable, total=total, facts=facts)
 
 
 def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]]:

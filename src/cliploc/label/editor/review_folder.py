@@ -85,7 +85,7 @@ class ReviewFolder:
     def facts(self) -> dict[str, Any]:
         """What the editor knows of the run."""
         of_set = self.settings["set"]["format"] if self.of_set else None
-        return facts(self.names, self._folder.id, self.masks, of_set)
+        return facts(self.names, self.masks, of_set)
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""

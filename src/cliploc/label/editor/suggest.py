@@ -13,11 +13,16 @@ from PIL import Image
 from cliploc.boxes import share_of_peak
 from cliploc.boxes.masks import name_mask
 from cliploc.errors import InputError
+from cliploc.formats import Box
 from cliploc.images.reading import picture_bytes
 from cliploc.images.rle import encode
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
+from cliploc.values import Floats
 
+MARGIN = 0.15  # of a box's side, in which it is not split
+FLAT = 0.95  # heat of a valley, as a share of the lower hill's, from which it is none
+HILL = 0.2  # of the highest one
 HEAT_SIDE = 480  # longest side of the heat that is shown
 # Options of the drafts that change what a suggestion shows. Weights are not among them: the model is loaded by name.
 OPTIONS = (
@@ -66,6 +71,18 @@ class Suggester:
         x, y, w, h, _ = stats[number].astype(float).tolist()
         return [x, y, x + w, y + h], encode(regions == number)["counts"]
 
+    def cut(self, image: Image.Image, picture: Hashable, name: str, xyxy: Box) -> tuple[int, float]:
+        """Where the heat in a box is least between two hot parts: the axis (0: x), and the place on it."""
+        localization = self._found(image, picture, name)
+        x0, y0, x1, y1 = np.clip(localization.frame.to_input(np.array([xyxy]))[0].round().astype(int), 0, None).tolist()
+        heat = localization.maps[0][y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        cuts = [valley(heat.mean(axis=1 - axis)) for axis in (0, 1)]  # of rows and of columns
+        depth, place, axis = min((*cuts[1 - axis], axis) for axis in (0, 1))
+        wide = xyxy[2] - xyxy[0] >= xyxy[3] - xyxy[1]
+        if depth > FLAT:  # there are no two parts
+            place, axis = 0.5, 1 - int(wide)
+        return axis, round(xyxy[axis] + place * (xyxy[axis + 2] - xyxy[axis]), 2)
+
     def _threshold(self, localization: Localization) -> float:
         """τ that the model's boxes have on this map, as a number."""
         x0, y0, x1, y1 = localization.frame.visible_xyxy
@@ -86,3 +103,14 @@ class Suggester:
     @cached_property
     def _localizer(self) -> Localizer:
         return Localizer(self._model, **self._options)
+
+
+def valley(profile: Floats) -> tuple[float, float]:
+    """The lowest valley of a profile: its heat as a share of the lower hill's beside it, and its place in 0–1."""
+    count = len(profile)
+    low, high = int(np.ceil(MARGIN * count)), int(np.floor((1 - MARGIN) * count))
+    if high - low < 1:
+        return 1.0, 0.5
+    hills = np.minimum(np.maximum.accumulate(profile), np.maximum.accumulate(profile[::-1])[::-1])
+    ratios = np.where(hills > HILL * profile.max(), profile / np.maximum(hills, 1e-9), 1.0)[low:high]
+    return float(ratios.min()), (low + int(ratios.argmin()) + 0.5) / count

@@ -1,18 +1,16 @@
 """Attention methods: choice of blocks, the embedding's attention, and fused rules of `DenseReading.rule`."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.methods import Blocks, Context, Needs, TrainedHead
-from cliploc.towers.tower import AttentionRule, DenseReading, Pooling
+from cliploc.towers.tower import All, AttentionRule, DenseReading, Pooling
 
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
 
 
-def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
+def last_blocks(blocks: Blocks) -> tuple[int, ...] | All:
     """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are."""
     return "all" if blocks == "all" else tuple(range(-1, -blocks - 1, -1))
 
@@ -93,7 +91,7 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         sources = {"q": q.float(), "k": k.float(), "v": v.float()}  # each [B, H, T, d/H]
-        gathered = [attend(sources[part], sources[part], sources["v"], scale, prior) for part in parts]
+        gathered = [attend(sources[part], sources[part], v.float(), scale, prior) for part in parts]
         return torch.stack(gathered).sum(dim=0)  # [B, H, T, d/H]
 
     return rule

@@ -20,7 +20,7 @@ from msgspec import Meta
 from cliploc.errors import UsageError
 from cliploc.options import parse_list, parse_pair, short
 from cliploc.registry import Registry, module_names
-from cliploc.towers.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
+from cliploc.towers.tower import All, BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ Family = Literal["activation", "gradient", "perturbation", "attention", "baselin
 Count = Annotated[int, Meta(ge=1)]
 FromEnd = Annotated[int, Meta(le=-1)]  # a stage or block: −1 is the last
 Stages = Annotated[tuple[FromEnd, ...], Meta(min_length=1)]
-Blocks = Count | Literal["all"]  # how many of the last blocks
+Blocks = Count | All  # how many of the last blocks
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -56,8 +56,6 @@ class Context:
     progress: Callable[[int, int], None] | None = None
     # What embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
     encode_masked: Callable[[Tensor], Tensor] | None = None
-    # Called with an image's place in the batch and a remark on its maps, such as how sure they are.
-    note: Callable[[int, str], None] | None = None
     # Results that depend on the images alone (masked embeddings), shared by all methods that run on this batch, and,
     # with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features of windows has one
     # of its own, for these windows.
@@ -214,7 +212,7 @@ def saliency(
 
     The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
     upsampling, and mapping back to the original picture. A flat map means "not found". The arguments are the attributes
-    of `Method`; `needs` is a function of the options only where it depends on them. Types of options may have ranges,
+    of `Method`; `needs` is a function of those options on which it depends. Types of options may have ranges,
     as `Annotated` and `msgspec.Meta` state them. `libra` is False for a gradient method that has rules of its own for
     the backward pass; any other gradient method on ViTs has the option of this name (`with_libra`).
     """
@@ -227,7 +225,7 @@ def saliency(
         if inspect.Parameter.empty in options.values():
             raise TypeError(f"method {name!r}: every option needs a default value")
         run: Callable[..., Any] = function
-        needs_of: Callable[..., Needs] = needs if callable(needs) else lambda **_: needs
+        needs_of = _by_options(name, needs, options) if callable(needs) else lambda **_: needs
         if libra and facts["family"] == "gradient" and "vit" in kinds:
             run, needs_of = with_libra(function, needs_of)
             options["libra"] = False
@@ -236,6 +234,18 @@ def saliency(
         return function
 
     return register
+
+
+def _by_options(name: str, needs: Callable[..., Needs], options: Mapping[str, Any]) -> Callable[..., Needs]:
+    """`needs` of the options that it takes, with the method's defaults for those that are not given."""
+    taken = {p.name: p.default for p in inspect.signature(needs).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    if wrong := [one for one, value in taken.items() if one not in options and value is inspect.Parameter.empty]:
+        raise TypeError(f"method {name!r}: expected needs of its options, {', '.join(options)}, got one of {wrong[0]}")
+
+    def of(**given: Any) -> Needs:
+        return needs(**{one: value for one, value in {**options, **given}.items() if one in taken})
+
+    return of
 
 
 def baselines() -> tuple[str, ...]:

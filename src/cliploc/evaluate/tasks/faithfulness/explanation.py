@@ -11,6 +11,7 @@ from PIL import Image
 
 from cliploc.boxes import hot_levels
 from cliploc.draw import overlay
+from cliploc.draw.colours import heat_colours
 from cliploc.draw.html import embedded
 from cliploc.evaluate.tasks.faithfulness import judged as base
 from cliploc.evaluate.tasks.faithfulness.command import METRICS
@@ -19,7 +20,7 @@ from cliploc.evaluate.tasks.faithfulness.page import draw_curves
 from cliploc.evaluate.tasks.figures import legend
 from cliploc.evaluate.tasks.report import TEMPLATES
 from cliploc.evaluate.tasks.tables import Cell, Table, number_cell
-from cliploc.find.threads import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 
@@ -151,7 +152,7 @@ def _part_of(name: ExplainedName, small: Image.Image, score: str, titles: Mappin
         heat, title = np.nan_to_num(one.heat).clip(0, 1), titles[method]
         drawn = small.copy()
         overlay.paint_map(drawn, (heat * 255).round().astype(np.uint8))
-        overlay.outline(drawn, heat, one.level, overlay.LINE_COLOUR)
+        overlay.outline(drawn, heat, one.level, heat_colours()[-1])
         figures.append((title, embedded(drawn, f"{name.name} by {title}", quality=85)))
         rows.append([Cell(title), *(number_cell(one.numbers[key]) for key in HEADINGS)])
     scores = [

@@ -250,7 +250,7 @@ def evaluate_maps(
     maps = folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), task.class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
-    localizer = Localizer(**options.but(resize="squash", method=None, text_cache=False).changed())
+    localizer = Localizer(**options.but(resize="squash", method=None).changed())
     measurer = Faithfulness(localizer, entries, chosen, {}, protocol)
     reporter.phase("maps")
     reporter.start(len(dataset), len(dataset))

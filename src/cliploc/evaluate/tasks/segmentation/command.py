@@ -13,8 +13,14 @@ TEMPLATES = "openai-80"  # as papers use
 OF_VIEWS = ("background", "image_size", "scales", "windows", "flip", "learnt")
 
 
+class BenchmarkFlags(commands.BenchmarkFlags):
+    """What `benchmark segmentation` has."""
+
+    save_maps: bool = rare("Save label maps, in the format that `evaluate` reads.", False, group="output")
+
+
 @command(leave_out=(*commands.NOT_MEASURED, *commands.OF_BOXES, *OF_VIEWS))
-def benchmark(flags: commands.BenchmarkFlags, options: Options, protocol: SegmentationOptions) -> int:
+def benchmark(flags: BenchmarkFlags, options: Options, protocol: SegmentationOptions) -> int:
     """Measure classes of pixels by true label maps (mIoU).
 
     All combinations of models, methods and prompts are measured. If the run is stopped, the same command resumes it.
@@ -26,7 +32,7 @@ def benchmark(flags: commands.BenchmarkFlags, options: Options, protocol: Segmen
     from cliploc.evaluate.tasks.segmentation import job
     from cliploc.find.segmentation.protocol import protocol_of
 
-    run = partial(job.run_segmentation, protocol=protocol_of(flags.dataset, protocol))
+    run = partial(job.run_segmentation, protocol=protocol_of(flags.dataset, protocol), save_maps=flags.save_maps)
     return commands.run_plan(flags, plan, run, open_labelled, job.TASK.files)
 
 

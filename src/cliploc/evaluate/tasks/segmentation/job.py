@@ -24,15 +24,22 @@ from cliploc.images.reading import LabelMap, picture_bytes, read_labels
 from cliploc.runs.evaluation import Row
 from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
+from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import IGNORE, ClassName, Problem
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
-NUMBERS = {"miou": "mIoU", "miou_known": "mIoU known", "mean_accuracy": "mAcc", "pixel_accuracy": "pixel acc"}
+NUMBERS = {  # key → title and meaning
+    "miou": ("mIoU", "percent: mean over classes of Σ intersection / Σ union over the whole set"),
+    "miou_known": ("mIoU known", "over the classes that the model knows"),
+    "mean_accuracy": ("mAcc", "mean over classes of Σ intersection / Σ true pixels"),
+    "pixel_accuracy": ("pixel acc", "share of pixels with the right label"),
+    "mean_average_precision": ("mAP", "mean average precision of the maps; ImageNet-Segmentation only"),
+}
 NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
-SUFFIX = ".png"  # of label maps made by other tools
+MAPS, SUFFIX = "maps", ".png"  # the folder of saved label maps, and how they end
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
@@ -52,9 +59,8 @@ COLUMNS = {
 
 
 def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
-    titles = {**NUMBERS, "mean_average_precision": "mAP"}
-    keys = [key for key in titles if any(numbers.get(key) is not None for numbers in summary.values())]
-    rows = [("setting", *(titles[key] for key in keys))]
+    keys = [key for key in NUMBERS if any(numbers.get(key) is not None for numbers in summary.values())]
+    rows = [("setting", *(NUMBERS[key][0] for key in keys))]
     return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
 
 
@@ -86,12 +92,19 @@ def run_segmentation(
     out: Path,
     *,
     protocol: Protocol,
+    save_maps: bool = False,
     shard: int = SHARD,
     **how: Unpack[task.How],
 ) -> task.BenchmarkResult:
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
-    judge_of, entries = partial(LabelMapJudge, protocol), {"protocol": protocol.describe()}
-    return task.run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+    if save_maps and protocol.one_thing:
+        raise UsageError(f"expected a set with label maps for --save-maps, got {dataset.name}: leave the option out")
+    judge_of = partial(LabelMapJudge, protocol, out / MAPS if save_maps else None)
+    entries = {"protocol": protocol.describe(), **({"save_maps": True} if save_maps else {})}
+    return task.run_task(
+        TASK, judge_of, dataset, setups, settings, out,
+        entries=entries, folders=[MAPS] if save_maps else [], shard_size=shard, **how,
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- the judge
@@ -111,8 +124,9 @@ _Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 class LabelMapJudge(PictureJudge):
     """Compares a `Segmenter`'s label maps with true ones."""
 
-    def __init__(self, protocol: Protocol, *of_setup: Any) -> None:
+    def __init__(self, protocol: Protocol, folder: Path | None, *of_setup: Any) -> None:
         super().__init__(*of_setup)
+        self._folder = folder  # to save label maps in
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
         if self.known is not None:
@@ -125,21 +139,17 @@ class LabelMapJudge(PictureJudge):
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
         return self.described(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions)
 
-    def read(self, sample: LabelledPicture) -> _Read:
-        return _Read(sample, sample.picture(), sample.truth.read())
-
-    def look(self, sample: LabelledPicture, read: _Read) -> _Read:
-        picture, truth, protocol = read.picture, read.truth, self.segmenter.protocol
+    def look(self, sample: LabelledPicture, read: None) -> _Read:  # noqa: ARG002
+        picture, truth, protocol = sample.picture(), sample.truth.read(), self.segmenter.protocol
         if (picture.height, picture.width) != truth.shape:
             raise InputError(
                 f"{sample.id}: expected a label map of {picture.width}×{picture.height} pixels, got "
                 f"{truth.shape[1]}×{truth.shape[0]}: correct it"
             )
-        if not protocol.one_thing:
-            return read
-        side = (protocol.short_side, protocol.short_side)
-        small = Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST)
-        return _Read(sample, picture, np.asarray(small))
+        if protocol.one_thing:
+            side = (protocol.short_side, protocol.short_side)
+            truth = np.asarray(Image.fromarray(truth.astype(np.uint8)).resize(side, Image.Resampling.NEAREST))
+        return _Read(sample, picture, truth)
 
     def maps(self, seen: _Read, methods: Sequence[str], reporter: Reporter) -> dict[str, _Labelled]:
         if not self.segmenter.protocol.one_thing:
@@ -160,6 +170,8 @@ class LabelMapJudge(PictureJudge):
     def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
         pairs = metrics.pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
+        if self._folder is not None:
+            write_output(self._folder / setting.id / f"{seen.sample.id}{SUFFIX}", png(labels), "--out")
         return {
             "true": pairs.true.tolist(),
             "predicted": pairs.predicted.tolist(),
@@ -173,9 +185,13 @@ class LabelMapJudge(PictureJudge):
 def preview(labels: npt.NDArray[Any]) -> bytes:
     """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
+    return png(labels[step // 2 :: step, step // 2 :: step])
+
+
+def png(labels: npt.NDArray[Any]) -> bytes:
+    """A label map as a PNG of 8 bits, or 16 where they are needed."""
     kind = np.uint8 if labels.max(initial=0) <= IGNORE else np.uint16
-    small = Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(kind))
-    return picture_bytes(small, "PNG", optimize=True)
+    return picture_bytes(Image.fromarray(labels.astype(kind)), "PNG", optimize=True)
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
@@ -289,7 +305,7 @@ class LabelsResult(evaluate.EvaluatedFolder):
         ends = self.numbers["confidence_95"].get("miou")
         return [
             (title, f"{self.numbers[key]:.2f} %", f"{ends[0]:.2f}–{ends[1]:.2f}" if key == "miou" and ends else "")
-            for key, title in NUMBERS.items()
+            for key, (title, _) in NUMBERS.items()
             if self.numbers.get(key) is not None
         ]
 

@@ -1,23 +1,22 @@
 """Writes a segmentation benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from cliploc.draw.colours import INK, NAME_COLOURS, Colour
 from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.evaluate.tasks.report import TaskRun, read_run, write_files
-from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, percent, to_markdown
+from cliploc.evaluate.tasks.segmentation.job import NUMBERS
+from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, numbers_table, percent, to_markdown
+from cliploc.formats.voc import palette
 from cliploc.images.reading import small_png
-from cliploc.values import ignored_label
 
-NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 MOST_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
@@ -46,7 +45,9 @@ class _Confused(msgspec.Struct, frozen=True):
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = read_run(folder, lambda _, numbers: numbers.get("miou"))
-    tables = [_numbers(run)]
+    refinements = ("refinements", lambda setting: ", ".join(setting.about.get("refine") or []) or "–")
+    counts, words = {"evaluated": ("pictures", "")}, {"steps": refinements}
+    tables = [numbers_table(run, NUMBERS, counts, cell=percent, words=words)]
     if run.settings:
         columns = {"class": "", "true pixels": "", **dict.fromkeys((setting.id for setting in run.settings), "IoU, %")}
         rows = []
@@ -68,9 +69,8 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         confused=_confusions(run),
         examples=_examples(run, pictures),
     )
-    csv = numbers_csv(
-        run, NUMBERS[:1], NUMBERS[1:], lambda setting: {"refine": " ".join(setting.about.get("refine") or [])}
-    )
+    first, *others = NUMBERS
+    csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.get("refine") or [])})
     return write_files(folder, (csv, to_markdown(title, tables), page))
 
 
@@ -90,30 +90,6 @@ def _confusions(run: TaskRun) -> Table | None:
     return None
 
 
-def _numbers(run: TaskRun) -> Table:
-    columns = {
-        "setting": "",
-        "steps": "refinements",
-        "mIoU": "mean over classes of Σ intersection / Σ union over the whole set",
-        "mIoU known": "over the classes that the model knows",
-        "mAcc": "mean over classes of Σ intersection / Σ true pixels",
-        "pixel acc": "share of pixels with the right label",
-        "mAP": "mean average precision of the maps; ImageNet-Segmentation only",
-        "pictures": "",
-    }
-    rows = [
-        [
-            Cell(setting.id),
-            Cell(", ".join(setting.about.get("refine") or []) or "–"),
-            percent(setting.number("miou"), setting.interval("miou")),
-            *(percent(setting.number(key)) for key in NUMBERS[1:]),
-            counted(setting.numbers["evaluated"]),
-        ]
-        for setting in run.settings
-    ]
-    return Table("All numbers, in percent", columns, rows, {"setting", "steps"})
-
-
 def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
@@ -125,32 +101,30 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
     rows = run.rows_of_samples(_Example.__struct_fields__, chosen)
-    made = []
+    table, made = class_colours(run.classes), []
     for sample in chosen:
         of_sample = {name: rows[sample, name] for name in visible if (sample, name) in rows}
         present = {name: msgspec.convert(row, _Example) for name, row in of_sample.items()}
         first = next(iter(present.values()))
         maps = {"true": _labels(first.true_preview), **{name: _labels(row.preview) for name, row in present.items()}}
-        colours = example_colours(maps.values(), ignored_label(len(run.classes)))
         size = fit_within((first.width, first.height), SIDE)
         photograph = run.photograph(first.path, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
-        table = np.full((2**16, 3), 128, np.uint8)  # label → colour; pixels that do not count are grey
-        for label, colour in colours.items():
-            table[label] = colour
         for name, label_map in maps.items():
             drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
             figures.append((name, embedded(drawn, f"{sample}: {name}", quality=85)))
-        legend = [(run.classes[label], colour) for label, colour in colours.items() if label < len(run.classes)]
+        labels = np.unique(np.concatenate([label_map.ravel() for label_map in maps.values()])).tolist()
+        legend = [(run.classes[label], table[label].tolist()) for label in labels if label < len(run.classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
 
 
-def example_colours(maps: Iterable[np.ndarray[Any, Any]], ignored: int) -> dict[int, Colour]:
-    """The colour of each label of a picture: the most frequent have one of their own, the others are black."""
-    pixels = Counter(label for label_map in maps for label in label_map.ravel().tolist() if label != ignored)
-    most = sorted(label for label, _ in pixels.most_common(len(NAME_COLOURS)))
-    return dict(zip(most, NAME_COLOURS, strict=False)) | dict.fromkeys(sorted(pixels.keys() - set(most)), INK)
+def class_colours(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """`[65536, 3]` a label's colour in all pictures, Pascal VOC's: background black, what does not count grey."""
+    table = np.full((2**16, 3), 128, np.uint8)
+    with_background = classes[0] == "background"
+    table[: len(classes)] = palette(len(classes) + 1)[not with_background :][: len(classes)]
+    return table
 
 
 def _labels(png: bytes) -> np.ndarray[Any, Any]:

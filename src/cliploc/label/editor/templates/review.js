@@ -1,15 +1,16 @@
 "use strict";
 // The review editor. Boxes are drawn, moved and resized by Annotorious; what they mean, their history, the list of
-// pictures and the saving are here. `store` is the only part that differs between a server and a file.
+// pictures and the saving are here.
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id), editor = document.querySelector(".editor");
 const ROW = 68;            // height of a row of the list, as in the style sheet
 const MOST_STEPS = 200;    // of the history of a picture
 const LEAST = 1;           // pixels of a box
+const LEAST_SHOWN = 0.05;  // chance of an unsure box on the picture; the list has all
 // Selected boxes that have handles: Annotorious nests a call for each, and a thousand of them overflow the stack.
 const MOST_HANDLES = 20;
-const STATUS = {none: "not reviewed", reviewed: "✓ reviewed", unsure: "? unsure", skipped: "– skipped"};
+const STATUS = {none: "not reviewed", reviewed: "✓ reviewed", later: "… later", skipped: "– skipped"};
 
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -60,60 +61,7 @@ class ServerStore {
   }
 }
 
-/** The pictures in this file; what a person does is kept by the browser until it is saved as a file. */
-class FileStore {
-  #key = `cliploc-review:${data.run}`;
-  #lost = new Map();  // what the browser could not keep
-  constructor() {
-    addEventListener("beforeunload", (event) => { if (this.#lost.size) event.preventDefault(); });
-  }
-  /** What is kept, without what a newer page has already. */
-  kept() {
-    let all = {};
-    try { all = JSON.parse(localStorage.getItem(this.#key)) || {}; } catch { /* nothing is kept */ }
-    // Another folder with the same labels has the same run: a picture of the same name there is another file. What pages
-    // of earlier versions kept does not say of which file it is.
-    const file = (drawn) => drawn?.includes("-") ? drawn.split("-")[0] : null;
-    const pictures = new Map(data.pictures.map((one) => [one.name, one]));
-    const holds = ([name, {base, drawn}]) => pictures.get(name)?.revision === base &&
-      [null, file(pictures.get(name).drawn)].includes(file(drawn));
-    return {...Object.fromEntries(Object.entries(all).filter(holds)),
-      ...Object.fromEntries(this.#lost)};
-  }
-  async entries() {
-    const kept = this.kept();
-    return data.pictures.map((one) => entryOf({...one, ...kept[one.name]}));
-  }
-  async state(index) {
-    const {image, ...own} = data.pictures[index];
-    return clone({...own, ...this.kept()[own.name]});
-  }
-  image(index) { return data.pictures[index].image; }
-  thumbnail(index) { return data.pictures[index].image; }
-  async save(index, saved) {
-    const {name, revision: base} = data.pictures[index], all = this.kept();
-    if ((all[name]?.revision ?? base) !== saved.revision) throw new Conflict("saved elsewhere");
-    const revision = saved.revision + 1;
-    all[name] = {...saved, revision, base};
-    try {
-      localStorage.setItem(this.#key, JSON.stringify(all));
-      this.#lost.delete(name);
-    } catch {
-      this.#lost.set(name, all[name]);
-      tell("This browser cannot keep more: save the review now, before you close the page.");
-    }
-    return revision;
-  }
-  /** The file for `--apply`. */
-  document() {
-    const pictures = {};
-    for (const [name, {revision, status, boxes, drawn}] of Object.entries(this.kept())) pictures[name] = {revision, status, boxes, drawn};
-    return {kind: data.kind, schema_version: 1, run: data.run, pictures};
-  }
-  forget() { this.#lost.clear(); }
-}
-
-const store = data.server ? new ServerStore() : new FileStore();
+const store = new ServerStore();
 
 function entryOf(picture) {
   const area = picture.size[0] * picture.size[1];
@@ -219,7 +167,7 @@ async function save(picture) {
       }
       picture.sent.clear();
       entries[picture.index].revision = picture.revision;
-      saved(data.server ? "Saved" : "Kept in this browser");
+      saved("Saved");
     } catch (error) {
       picture.saving = false;
       picture.unsaved = true;
@@ -249,7 +197,7 @@ async function reload(picture, state) {
   tell(`${state.name} was saved in another tab or window in the meantime. The page now shows that version; your last change was not saved.`);
   if (current === picture) await open(picture.index, true);
 }
-addEventListener("beforeunload", (event) => { if (pending.size && data.server) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); });
 
 function undo() { if (dropIsLast) takeBackShown(); else step(current.steps, current.undone); }
 function redo() { step(current.undone, current.steps); }
@@ -314,7 +262,7 @@ function mount(image) {
   // A quick drag of a box counts as a click for Annotorious, too, which would select another one.
   layer.querySelector("g.drawing").addEventListener("pointerup", (event) => { if (dragged) event.stopPropagation(); });
   layer.removeAttribute("tabindex");  // the list of boxes and the keys do what it does
-  annotator.setDrawingTool($("polygon").ariaPressed === "true" ? "polygon" : "rectangle");
+  setTool();
   annotator.state.selection.subscribe(({selected: now}) => {
     if (drawing) return;
     selected = new Set(now.map((one) => one.id));
@@ -454,7 +402,8 @@ function drawTags() {
     tags[i].style.margin = `${down}px 0 0 ${by}px`;
     placed.push({left: left + by, right: right + by, top: top + down, bottom: bottom + down});
   }
-  layer.append(...unsureDrafts().map((one) => doubt(one, () => keep([one]))), ...missing().map((one) => doubt(missingBox(one), () => answer(one, true))));
+  const maybe = unsureDrafts().filter((one) => one.score >= LEAST_SHOWN);
+  layer.append(...maybe.map((one) => doubt(one, () => keep([one]))), ...missing().map((one) => doubt(missingBox(one), () => answer(one, true))));
 }
 /** An unsure draft on the picture: dashed, with its name, which keeps it. */
 function doubt(draft, work) {
@@ -490,6 +439,7 @@ function fit() {
   stage.style.height = innerWidth <= 700 ? `${Math.round(Math.min(innerHeight * 0.55, stage.clientWidth * height / width))}px` : "";
   const fitted = Math.min(stage.clientWidth, stage.clientHeight * width / height, Math.max(width, 400) * 4);
   $("canvas").style.width = `${Math.max(40, Math.floor(fitted * zoom))}px`;
+  $("zoom").textContent = `${Math.round(100 * zoom)} %`;
 }
 function zoomTo(wanted, clientX = null, clientY = null) {
   const stage = $("stage"), bounds = stage.getBoundingClientRect(), before = canvasWidth();
@@ -507,9 +457,10 @@ function setPan(on) {
 }
 new ResizeObserver(() => { fit(); }).observe($("stage"));
 $("stage").addEventListener("wheel", (event) => {
-  if (!event.ctrlKey) return;
+  if (event.shiftKey) return;
   event.preventDefault();
-  zoomTo(zoom * (event.deltaY < 0 ? 1.25 : 0.8), event.clientX, event.clientY);
+  const pixels = event.deltaY * [1, 16, 400][event.deltaMode];
+  zoomTo(zoom * Math.exp(-clamp(pixels, -200, 200) / 500), event.clientX, event.clientY);
 }, {passive: false});
 { // Dragging with a mouse moves the picture, too; a finger does it by itself.
   let from = null;
@@ -522,6 +473,7 @@ $("stage").addEventListener("wheel", (event) => {
 
 // ----------------------------------------------------------------------------------------------- pointers on the stage
 let pressed = null, swallow = false, dragged = false;
+let corner = null;  // where the last click was
 let undrawn = null;  // the id of a new box that the next drag draws
 // The fingers that follow a first one, and the other buttons of a mouse, draw nothing.
 for (const kind of ["pointerdown", "pointermove", "pointerup"])
@@ -531,6 +483,7 @@ $("canvas").addEventListener("pointerdown", (event) => {
   if (event.target.closest?.(".doubt")) { event.stopPropagation(); return; }  // the click that follows keeps the box
   const onSelected = event.target.closest?.(".a9s-annotation.selected");
   pressed = {x: event.clientX, y: event.clientY};
+  corner = {clientX: event.clientX, clientY: event.clientY};
   if (!annotator || $("pan").ariaPressed === "true") return;
   if (event.shiftKey && !heat) {
     event.stopPropagation();
@@ -546,7 +499,7 @@ $("canvas").addEventListener("pointerdown", (event) => {
     if (selected.size > MOST_HANDLES) select([]);  // Annotorious does not know of it
     else if (selected.size) annotator.cancelSelected();  // so that the same drag draws a box
     const layer = annotator.element.querySelector("svg");
-    layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
+    if (event.isTrusted) layer.setPointerCapture(event.pointerId);  // also where it ends beside the picture
     // A finger that taps the next corner of a polygon has not moved there.
     if (event.pointerType === "touch") layer.dispatchEvent(new PointerEvent("pointermove", event));
   }
@@ -584,9 +537,13 @@ function change(work, merge = "") {
   commit(before, merge);
 }
 function relabel(label, boxes = chosen()) {
-  active = label;
-  $("active").value = String(label);
+  setActive(label);
   if (boxes.length) change(() => { for (const box of boxes) box.label = label; });
+}
+function setActive(label) {
+  active = label;
+  $("active").textContent = labelName(label);
+  $("active").style.borderLeftColor = data.colours[label];
 }
 function drop(boxes = chosen()) {
   if (!boxes.length) return;
@@ -633,17 +590,26 @@ function addBox() {
     undrawn = made.id;
   });
 }
-function split() {
-  const boxes = chosen();
+/** Cuts the selected boxes where the heat of their name is least; in the middle where the model cannot say. */
+async function split() {
+  takeOverNow();
+  const boxes = chosen(), picture = current;
   if (!boxes.length) return;
+  saved("Splitting …");
+  const cuts = await Promise.all(boxes.map(async ({xyxy, label}) => {
+    try { return await store.suggest(picture.index, {name: labelName(label), split: xyxy}); } catch { return null; }
+  }));
+  saved("");
+  if (picture !== current) return;
   change(() => {
     const made = [];
-    for (const box of boxes) {
-      const [x0, y0, x1, y1] = box.xyxy, wide = x1 - x0 >= y1 - y0, middle = wide ? (x0 + x1) / 2 : (y0 + y1) / 2;
-      const halves = wide ? [[x0, y0, middle, y1], [middle, y0, x1, y1]] : [[x0, y0, x1, middle], [x0, middle, x1, y1]];
+    for (const [i, box] of boxes.entries()) {
       const at = current.boxes.indexOf(box);
+      if (at < 0) continue;  // changed meanwhile
+      const [x0, y0, x1, y1] = box.xyxy, {axis, line} = cuts[i] ?? (x1 - x0 >= y1 - y0 ? {axis: 0, line: (x0 + x1) / 2} : {axis: 1, line: (y0 + y1) / 2});
+      const halves = axis === 0 ? [[x0, y0, line, y1], [line, y0, x1, y1]] : [[x0, y0, x1, line], [x0, line, x1, y1]];
       const two = halves.map((xyxy, half) => {
-        const polygons = box.polygons && halfOf(box.polygons, wide ? 0 : 1, middle, half === 0);
+        const polygons = box.polygons && halfOf(box.polygons, axis, line, half === 0);
         return withId({xyxy: inside(polygons?.length ? around(polygons) : xyxy), label: box.label, draft: null, ...(polygons?.length ? {polygons} : {})});
       });
       current.boxes.splice(at, 1, ...two);
@@ -708,15 +674,14 @@ function go(by) {
 function reviewedNext() {
   if (heading !== null) return;  // pressed twice: the next one was not seen yet
   if (current.status !== "reviewed") setStatus("reviewed");
-  const next = shown[shown.indexOf(current.index) + 1], left = openOnes(shown);
-  // Where those begin that were seen before, it goes on with what is left above.
-  if ($("order").value !== "name" && left.length && (next === undefined || entries[next].status !== "none")) return openLeast(left);
-  go(1);
+  const at = shown.indexOf(current.index);
+  const next = [...shown.slice(at + 1), ...shown.slice(0, at + 1)].find((i) => entries[i].status === "none" && i !== current.index);
+  if (next === undefined) return tell("All pictures shown are reviewed.");
+  return open(next);
 }
 
 // ------------------------------------------------------------------------------------------------- the list of boxes
 let items = new Map();  // of the list of boxes, by what they show
-const kinds = element("select", {className: "kind"}, ...data.names.map((name, i) => new Option(name, String(i))));
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
   // Rows that look as before stay: those of a hundred boxes with many names take long to lay out.
@@ -730,6 +695,7 @@ function drawBoxes() {
   for (const [key, item] of before) if (!items.has(key)) item.remove();
   [...items.values()].forEach((item, i) => { if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null); });
   if (focused) ($("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`) || $("boxes").querySelector(".pick") || $("add")).focus();
+  if (selected.size === 1) $("boxes").querySelector("li.chosen")?.scrollIntoView({block: "nearest"});
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
   const gone = dropped();
   $("dropped-part").hidden = !gone.length;
@@ -756,10 +722,8 @@ function boxItem(box) {
     if (pick.checked) ids.add(box.id); else ids.delete(box.id);
     select(ids);
   });
-  const kind = kinds.cloneNode(true);  // faster than to make the options again
-  kind.ariaLabel = `Label of ${words}`;
-  kind.value = String(box.label);
-  kind.addEventListener("change", () => relabel(Number(kind.value), [boxOf(box.id)]));
+  const kind = element("button", {type: "button", className: "kind", textContent: labelName(box.label), ariaLabel: `Label of ${words}`});
+  kind.addEventListener("click", () => pickLabel((label) => relabel(label, [boxOf(box.id)])));
   const away = element("button", {type: "button", className: "away", textContent: "Drop", ariaLabel: `Drop ${words}`});
   away.addEventListener("click", () => drop([boxOf(box.id)]));
   const item = element("li", {title: sizeText(box.xyxy)}, pick, kind, element("span", {className: "score", textContent: scoreText(box)}), away);
@@ -787,6 +751,47 @@ function ghost(draft) {
   $("canvas").querySelector(".ghost")?.remove();
   if (draft && $("tags")) $("tags").append(dashed(draft, "ghost"));
 }
+
+// ------------------------------------------------------------------------------------------- labels by their names
+let picked = null;  // what is done with the label that is chosen
+function pickLabel(work) {
+  picked = work;
+  $("picker-search").value = "";
+  drawPicker();
+  $("picker").showModal();
+  $("picker-search").focus();
+}
+/** The labels that have what was typed: first those that begin with it. */
+function drawPicker() {
+  const typed = $("picker-search").value.trim().toLowerCase();
+  const places = data.names.map((name) => name.toLowerCase().indexOf(typed)), found = [...places.keys()].filter((i) => places[i] >= 0);
+  found.sort((a, b) => Number(places[a] > 0) - Number(places[b] > 0) || a - b);
+  $("picker-names").replaceChildren(...found.map((label, place) => {
+    const option = element("button", {type: "button", role: "option", tabIndex: -1, ariaSelected: String(place === 0)},
+      element("span", {textContent: labelName(label)}), element("kbd", {textContent: label < 10 ? String((label + 1) % 10) : "", hidden: label >= 10}));
+    option.dataset.label = label;
+    option.style.borderLeftColor = data.colours[label];
+    option.addEventListener("click", () => pick(label));
+    return option;
+  }));
+}
+function pick(label) {
+  $("picker").close();
+  picked(label);
+}
+$("picker-search").addEventListener("input", drawPicker);
+$("picker").addEventListener("keydown", (event) => {
+  const options = [...$("picker-names").children], at = options.findIndex((one) => one.ariaSelected === "true");
+  if (event.key === "Enter" && options[at]) pick(Number(options[at].dataset.label));
+  else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+    const next = options[clamp(at + (event.key === "ArrowDown" ? 1 : -1), 0, options.length - 1)];
+    options[at]?.setAttribute("aria-selected", "false");
+    next?.setAttribute("aria-selected", "true");
+    next?.scrollIntoView({block: "nearest"});
+  } else return;
+  event.preventDefault();
+});
+$("picker").addEventListener("click", (event) => { if (event.target === $("picker")) $("picker").close(); });
 
 // --------------------------------------------------------------------------------------------- suspects of a check
 let suspect = null;  // the number of the one that keys answer
@@ -942,14 +947,14 @@ function showList(on) {
 let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
 let dropIsLast = false;    // whether nothing was changed since, so that Undo takes it back
 const DROPPED = `cliploc-dropped:${data.folder}`;
-/** Keeps what can be taken back; of a server also over a reload. */
+/** Keeps what can be taken back, also over a reload. */
 function keepDropped(done) {
   droppedShown = done;
   dropIsLast &&= done.length > 0;
   drawUndo();
   $("take-back").hidden = !done.length;
   try {
-    if (data.server) sessionStorage.setItem(DROPPED, JSON.stringify(done));
+    sessionStorage.setItem(DROPPED, JSON.stringify(done));
   } catch { sessionStorage.removeItem(DROPPED); }  // too much
 }
 async function dropShown() {
@@ -1079,14 +1084,6 @@ async function learnBy(path) {
   } catch (error) { tell(error.message); await askLearning(); }
   $("learn-undo").disabled = false;
 }
-/** The picture that is not reviewed and whose drafts are least certain. */
-const openOnes = (indices) => indices.filter((i) => entries[i].status === "none" && i !== current?.index);
-function openLeast(left = openOnes([...entries.keys()])) {
-  takeOverNow();
-  if (!left.length) return tell("There is no other picture that is not reviewed.");
-  return open(left.reduce((best, i) => entries[i].margin < entries[best].margin ? i : best));
-}
-
 // -------------------------------------------------------------------------------------------------- asking the model
 let heats = 0;  // asked for; the last one counts
 async function showHeat() {
@@ -1146,7 +1143,6 @@ function endHeat() {
   heat?.canvas.remove();
   heat = null;
   $("stage").classList.remove("heated");
-  if (!data.server) return;
   $("tau-part").hidden = $("suggest-end").hidden = true;
   $("suggest-said").textContent = "";
 }
@@ -1162,7 +1158,6 @@ press("split", split);
 press("merge", merge);
 press("drop", () => drop());
 press("done", reviewedNext);
-press("least", () => openLeast());
 press("learn-now", () => learnBy("/learning"));
 press("learn-undo", () => learnBy("/learning/undo"));
 press("zoom-in", () => zoomTo(zoom * 1.5));
@@ -1175,13 +1170,6 @@ press("toggle-list", () => showList(!editor.classList.contains("open")));
 press("drop-shown", dropShown);
 press("take-back", takeBackShown);
 press("suggest-end", endHeat);
-press("save", () => {
-  const link = element("a", {href: URL.createObjectURL(new Blob([JSON.stringify(store.document(), null, 1)], {type: "application/json"})), download: "review.json"});
-  link.click();
-  URL.revokeObjectURL(link.href);
-  store.forget();
-  saved("Saved as review.json");
-});
 press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
@@ -1195,15 +1183,36 @@ press("exports", async () => {
 });
 $("suggest")?.addEventListener("submit", (event) => { event.preventDefault(); showHeat(); });
 $("tau")?.addEventListener("input", () => { if (heat) paintHeat(); });
-$("active").addEventListener("change", () => { active = Number($("active").value); });
+press("active", () => pickLabel((label) => setActive(label)));
+press("labels", toggleLabels);
 for (const id of ["by-label", "by-status", "by-size", "order"]) $(id).addEventListener("change", filter);
 for (const id of ["score-from", "score-to"]) $(id).addEventListener("input", filter);
 for (const radio of document.getElementsByName("status")) radio.addEventListener("change", () => setStatus(radio.value));
 function togglePolygon() {
   if (!data.masks) return;
-  const on = $("polygon").ariaPressed !== "true";
-  $("polygon").setAttribute("aria-pressed", on);
-  annotator?.setDrawingTool(on ? "polygon" : "rectangle");
+  $("polygon").setAttribute("aria-pressed", $("polygon").ariaPressed !== "true");
+  setTool();
+}
+/** A polygon is clicked corner by corner, a box is dragged. */
+function setTool() {
+  const polygon = $("polygon").ariaPressed === "true";
+  annotator?.setDrawingTool(polygon ? "polygon" : "rectangle");
+  annotator?.setDrawingMode(polygon ? "click" : "drag");
+}
+/** Ends the polygon that is being drawn, as a double click at its last corner does. */
+function endPolygon() {
+  const layer = annotator?.element.querySelector("svg");
+  if (!corner || !layer?.querySelector(".a9s-rubberband")) return false;
+  for (const kind of ["pointerdown", "pointerup"])
+    layer.dispatchEvent(new PointerEvent(kind, {...corner, isPrimary: true, button: 0, bubbles: true}));
+  layer.dispatchEvent(new MouseEvent("dblclick", {...corner, bubbles: true}));
+  takeOverSoon();
+  return true;
+}
+function toggleLabels() {
+  const off = $("labels").ariaPressed !== "true";
+  $("labels").setAttribute("aria-pressed", off);
+  $("stage").classList.toggle("unlabelled", off);
 }
 function selectBy(by, more) {
   const ids = current.boxes.map((one) => one.id), last = ids.indexOf([...selected].at(-1));
@@ -1212,10 +1221,11 @@ function selectBy(by, more) {
 }
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 const KEYS = {
-  n: () => go(1), p: () => go(-1), l: () => openLeast(), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
+  n: () => go(1), p: () => go(-1), r: reviewedNext, u: () => setStatus("later"), o: () => setStatus("skipped"), c: () => setStatus("none"),
   ",": (event) => selectBy(-1, event.shiftKey), ".": (event) => selectBy(1, event.shiftKey), "<": () => selectBy(-1, true), ">": () => selectBy(1, true),
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
-  a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: keepUnsure,
+  a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: () => endPolygon() || keepUnsure(),
+  "/": () => pickLabel((label) => relabel(label)), h: toggleLabels,
   b: addBox, g: togglePolygon, s: split, m: merge, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
   y: () => answerByKey(false), t: () => answerByKey(true), j: nextSuspect,
   v: () => setPan($("pan").ariaPressed !== "true"), "?": () => $("help").showModal(),
@@ -1223,12 +1233,12 @@ const KEYS = {
 };
 // Before Annotorious, which would undo by itself what our history knows better.
 addEventListener("keydown", (event) => {
-  if (!current || $("help").open || editor.inert) return;
+  if (!current || document.querySelector("dialog[open]") || editor.inert) return;
   takeOverNow();
   const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
   const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();
   // What is typed ahead would be done to the picture that is left.
-  if (heading !== null && !typing && !"npl?".includes(event.key)) { event.stopImmediatePropagation(); return; }
+  if (heading !== null && !typing && !"np?".includes(event.key)) { event.stopImmediatePropagation(); return; }
   if (command === "z" || command === "y") {
     if (typing && event.target.matches("#suggest-name")) return;
     event.preventDefault();
@@ -1269,14 +1279,12 @@ addEventListener("change", () => {
 // -------------------------------------------------------------------------------------------------------------- start
 (async () => {
   data.names.forEach((name, i) => {
-    const words = i < 10 ? `${name} (${(i + 1) % 10})` : name;
     $("by-label").append(new Option(name, String(i)));
-    $("active").append(new Option(words, String(i)));
     $("suggest-names")?.append(element("option", {value: name}));
   });
+  setActive(0);
   $("polygon").hidden = !data.masks;
   for (const id of ["score-from", "score-to"]) $(id).parentElement.hidden = Boolean(data.set);
-  if (innerWidth <= 1000) $("filters").open = false;
   try {
     entries = await store.entries();
   } catch (error) {
@@ -1284,7 +1292,7 @@ addEventListener("change", () => {
     editor.inert = true;
     return;
   }
-  if (data.server) keepDropped(JSON.parse(sessionStorage.getItem(DROPPED)) ?? []);
+  keepDropped(JSON.parse(sessionStorage.getItem(DROPPED)) ?? []);
   filter();
   const asked = Number(location.hash.slice(1) || -1);
   if (!entries.length) return tell("There are no pictures to review.");
