@@ -679,7 +679,7 @@ class AnnotateOptions(ProtocolOptions):
     )
     unsure: bool = option(False, group="output", usual=True, help="Also export the boxes that are unsure.")
     reviewed: bool = option(False, group="output", usual=True, help="Export only the pictures that were reviewed.")
-    val: Annotated[float, Meta(ge=0, lt=1)] = option(
+    val: Share = option(
         0.0, group="output", metavar="0-1", help="Share of the pictures for validation, in YOLO's and VOC's splits.",
     )
     copy: bool = option(
