@@ -60,7 +60,7 @@ def look(page, photo, names):
 
 
 def boxes(page):
-    return page.locator("#results td.boxes").all_inner_texts()
+    return page.locator("#results td.boxes").all_text_contents()
 
 
 def move(page, slider, value):
@@ -70,7 +70,7 @@ def move(page, slider, value):
     field.fill(value)
     field.press("Tab")
     page.wait_for_function(
-        "before => [...document.querySelectorAll('#results td.boxes')].map(e => e.innerText).join() !== before",
+        "before => [...document.querySelectorAll('#results td.boxes')].map(e => e.textContent).join() !== before",
         arg=",".join(before),
     )
 
@@ -78,13 +78,16 @@ def move(page, slider, value):
 def test_two_names_a_threshold_and_a_file(page, address):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat\ndog")
-    page.locator("#results figure").nth(2).wait_for()
-    assert page.locator("#results figure").count() == 3  # cat, dog, both
+    page.locator("#results .stage").wait_for()
+    assert page.locator("#results figure").count() == 1
     assert "1 of 2 names found" in page.locator("#status").inner_text()
+    playwright.expect(page.locator(".heat[data-name='0']")).to_be_visible()  # of the one that is found
+    playwright.expect(page.locator(".absences")).to_have_text("Not found: dog")
+    unfold(page, "Scores and boxes")
     rows = page.locator("#results tbody tr").all_inner_texts()
     assert "✓ found" in rows[0]
     assert "✗ not found" in rows[1]
-    alt = page.locator("#results img").first.get_attribute("alt")
+    alt = page.locator("#results .heat").first.get_attribute("alt")
     assert re.search(r"cat\.jpg with the heatmap for “cat”: box from \d+", alt)
     move(page, "#threshold", "0.8")
     move(page, "#min_presence", "0")
@@ -101,12 +104,14 @@ def test_two_names_a_threshold_and_a_file(page, address):
     assert found["file"] == "cat.jpg"
     assert json.loads(page.locator("#json").input_value()) == [found]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    unfold(page, "JSON, Python, command line and link")
+    unfold(page, "The same again")
     page.get_by_role("button", name="Copy JSON").click()
     playwright.expect(page.locator("[data-copies=json]")).to_have_text("Copied")
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == [found]
     best = found["names"][0]["boxes"][0]["xyxy"]
-    assert boxes(page)[0].startswith(" ".join(f"{value:.0f}" for value in best))  # the table's are whole pixels
+    assert " ".join(boxes(page)[0].split()).startswith(
+        " ".join(f"{value:.0f}" for value in best)
+    )  # the table's are whole pixels
     assert [url for url in page.asked if not url.startswith((address, "data:", "blob:"))] == []
     assert page.complaints == []  # of the content security policy, above all
 
@@ -140,7 +145,7 @@ def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
     open_page(page, address)
     for there in ("#picture", "#names", "#find", ".about"):
         playwright.expect(page.locator(there)).to_be_visible()
-    assert page.locator("#examples img").count() == len(list(DEMO.glob("*.jpg")))
+    assert page.locator("#examples span").all_inner_texts()[0] == "cat, dog"
     for absent in ("#sliders", "#downloads", "#results table"):
         playwright.expect(page.locator(absent)).to_be_hidden()
     page.locator("#find").click()
@@ -168,8 +173,33 @@ def test_a_photograph_is_dropped_or_pasted(page, address, kind, target):
     playwright.expect(page.locator("#picture .chosen span")).to_have_text(f"{kind}.jpg")
     page.locator("#names").fill("cat")
     page.locator("#find").click()
-    page.locator(f"#results img[alt^='{kind}.jpg']").wait_for()
+    page.locator(f"#results img[alt^='{kind}.jpg']").first.wait_for()
     assert page.locator("#exemplar .chosen span").inner_text() == ""
+
+
+def test_pointing_at_a_name_shows_its_heat_and_a_click_the_full_size(page, address):
+    open_page(page, address)
+    look(page, DEMO / "fig.jpg", "banana, bowl, fig")
+    page.locator("#results .stage").wait_for()
+    heats = [page.locator(f".stage .heat[data-name='{number}']") for number in range(3)]
+    for number, one in ((1, ".box[data-name='1'] span"), (2, ".chip[data-name='2']")):
+        page.locator(f".stage {one}").hover()
+        for other, heat in enumerate(heats):
+            assert heat.is_visible() == (other == number)
+    page.locator("#status").hover()
+    assert not any(heat.is_visible() for heat in heats)
+    page.locator(".stage .canvas > img").first.click()
+    playwright.expect(page.locator("dialog[open] .box")).to_have_count(page.locator(".stage .box").count())
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator("dialog")).to_be_hidden()
+
+
+def test_what_is_no_picture_is_refused_at_once(page, address, tmp_path):
+    (tmp_path / "notes.txt").write_text("cat")
+    open_page(page, address)
+    page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "notes.txt"))
+    page.get_by_text("notes.txt is not a picture").wait_for()
+    playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
 
 
 def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address):
@@ -187,7 +217,7 @@ def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address)
     page.route("**/api/show", forget)
     page.locator("#names").fill("cat, dog")
     page.locator("#find").click()
-    page.locator("#results figure").nth(2).wait_for()
+    page.get_by_text("1 of 2 names found").wait_for()
     assert answers == []
 
 
@@ -206,7 +236,7 @@ def test_what_is_moved_during_a_search_counts_after_it(page, address):
     page.wait_for_url(re.compile("names=dog&threshold=0.9"))
     held[0].continue_()
     page.wait_for_url(re.compile("names=cat&threshold=0.9"))
-    unfold(page, "Model, method and options")
+    unfold(page, "Technical options")
     page.get_by_label("LayerCAM", exact=True).check()
     page.get_by_text("Press Find to search with these settings").wait_for()
     playwright.expect(threshold).to_have_value("0.9")
@@ -230,17 +260,23 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     open_page(page, address)
     choose(page, DEMO / "dogs.jpg")
     page.locator("#names").fill("boat")
-    unfold(page, "A picture as prompt")
+    unfold(page, "Find more like a thing")
     choose(page, DEMO / "cat.jpg", "#exemplar")
     page.locator("[name=exemplar_name]").fill("pet")
-    page.locator("[name=exemplar_box]").fill("40, 30, 200, 220")
+    shown = page.locator("#exemplar .chosen img").bounding_box()
+    page.mouse.move(shown["x"] + 0.1 * shown["width"], shown["y"] + 0.1 * shown["height"])
+    page.mouse.down()
+    page.mouse.move(shown["x"] + 0.5 * shown["width"], shown["y"] + 0.7 * shown["height"], steps=3)
+    page.mouse.up()
+    dragged = [float(edge) for edge in page.locator("[name=exemplar_box]").input_value().split()]
+    assert dragged == pytest.approx([45, 30, 225, 210], abs=3)  # of 451 × 300 pixels
     page.locator("#find").click()
-    page.locator("#results figure").nth(2).wait_for()
-    assert page.locator("#results figcaption b").all_inner_texts() == ["boat", "pet", "All names"]
+    page.locator("#results .stage").wait_for()
+    assert page.locator("#results th[scope=row]").all_text_contents() == ["pet", "boat"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unfold(page, "JSON, Python, command line and link")
-    assert "pet=@cat.jpg[40,30,200,220]" in page.locator("#command").input_value()
-    unfold(page, "JSON, Python, command line and link")
+    unfold(page, "The same again")
+    assert f"pet=@cat.jpg[{','.join(f'{edge:g}' for edge in dragged)}]" in page.locator("#command").input_value()
+    unfold(page, "The same again")
     shoot(page, f"prompt-{width}", height=1064)
     context.close()
 
@@ -253,8 +289,8 @@ def test_names_and_files_that_are_markup_stay_text(page, address, tmp_path):
     shutil.copy(DEMO / "cat.jpg", photo)
     open_page(page, f"{address}/?names={quote(names[0])}&min_presence=0")
     look(page, photo, "\n".join(names))
-    page.locator("#results figure").nth(3).wait_for()
-    assert page.locator("#results th[scope=row]").all_inner_texts() == names
+    page.locator("#results .stage").wait_for()
+    assert sorted(page.locator("#results th[scope=row]").all_text_contents()) == sorted(names)
     assert page.locator("#results :is(script, svg, img:not([src^='data:']))").count() == 0
     bad = tmp_path / "<svg onload=alert(5)>.jpg"
     bad.write_text("no picture")
@@ -270,6 +306,7 @@ def test_names_and_files_that_are_markup_stay_text(page, address, tmp_path):
 def test_an_address_opens_its_settings_and_two_methods(page, address):
     open_page(page, address, "?names=dog&method=grad_cam&compare=layer_cam&min_score=0.1&min_presence=0")
     playwright.expect(page.locator("#names")).to_have_value("dog", timeout=WAIT)
+    page.get_by_text("This link has filled in names: dog; method: grad_cam").wait_for()
     choose(page, DEMO / "dogs.jpg")
     page.locator("#find").click()
     page.locator("#results figure").nth(1).wait_for()
@@ -279,7 +316,7 @@ def test_an_address_opens_its_settings_and_two_methods(page, address):
     shoot(page, "compare-1440")
     choose(page, DEMO / "cat.jpg")  # the chosen method's own threshold belongs to what it will find
     before = boxes(page)
-    unfold(page, "Model, method and options")
+    unfold(page, "Technical options")
     page.locator("[name=method]").select_option("score_cam")
     page.get_by_text("Press Find to search with these settings").wait_for()
     assert boxes(page) == before
@@ -318,12 +355,12 @@ def test_by_keyboard_alone(page, address):
     page.locator("#names").focus()
     page.keyboard.type(", dog")
     page.keyboard.press("Shift+Enter")
-    page.locator("#results figure").nth(2).wait_for()
+    page.get_by_text("1 of 2 names found").wait_for()
     before = boxes(page)
     page.locator("#threshold input[type=range]").focus()
     for _ in range(30):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("before => document.querySelector('td.boxes').innerText !== before", arg=before[0])
+    page.wait_for_function("before => document.querySelector('td.boxes').textContent !== before", arg=before[0])
     page.wait_for_load_state("networkidle")
     page.route("**/api/show", lambda route: None, times=1)
     for pressed, next_one in (("#find", "find"), ("#stop", "find"), ("#picture button", "picture-file")):
@@ -366,9 +403,9 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     page = context.new_page()
     page.set_default_timeout(WAIT)
     open_page(page, address)
-    look(page, DEMO / "cat.jpg", "cat, dog")
-    page.locator("#results figure").nth(2).wait_for()
-    for name in ("Model, method and options", "Downloads", "JSON, Python, command line and link"):
+    look(page, DEMO / "fig.jpg", "fig, bowl")
+    page.locator("#results .stage").wait_for()
+    for name in ("Technical options", "Scores and boxes", "Downloads", "The same again"):
         unfold(page, name)
     page.locator("#make").wait_for()
     assert page.evaluate(FAINT) == []
@@ -387,7 +424,7 @@ def test_on_a_telephone_nothing_is_wider_than_the_screen(browser, address, tmp_p
     page.set_default_timeout(WAIT)
     open_page(page, address)
     look(page, DEMO / "bee.jpg", "bee, flower")
-    page.locator("#results figure").nth(2).wait_for()
+    page.locator("#results .stage").wait_for()
     assert 0 <= page.locator("#status").bounding_box()["y"] < 422  # what is found came into sight
     shoot(page, "page-390")
     long = shutil.copy(DEMO / "bee.jpg", tmp_path / f"{'bee' * 60}.jpg")

@@ -40,12 +40,12 @@ def test_nothing_that_is_typed_or_named_becomes_markup(hostile, methods):
     assert page.open == []
     assert {tag for tag, _ in page.tags} == {
         "div", "figure", "img", "figcaption", "b", "span", "i", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
-        "br",
+        "br", "p", "details", "summary", *(("button", "small") if methods == ("cam",) else ()),
     }  # fmt: skip
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
     for text in (IMAGE, CLOSING, TEMPLATE):
         assert text in page.text
-    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert all(re.match("data:image/(jpeg|png);base64,", image["src"]) for image in page.all("img"))
     assert sum(IMAGE in image["alt"] for image in page.all("img")) >= 1
 
 
@@ -55,41 +55,45 @@ def test_the_table_says_what_was_found_and_where(hostile):
     boxes = "80 50 240 150 (uncalibrated 0.90)1 2 3 4 (uncalibrated 0.50)"  # a line break between them
     assert f"{IMAGE} ✓ found 0.250 0.90 {boxes}" in words
     assert f"{TEMPLATE} ✗ not found 0.250 0.10 {IMAGE}" in words
-    assert len(page.all("img")) == 4  # each name, and all together
+    assert len(page.all("img")) == 6  # all names, the heat of each, and those that are found
     assert "method" not in words
 
 
-def test_two_methods_stand_beside_each_other(hostile):
+def test_names_that_are_found_come_first_and_absent_ones_are_a_line(hostile):
+    later = replace(hostile, found=np.array([False, True, False]), reasons=("it", None, "it"))
+    text = re.sub(r"\s+", " ", Reader(view.results_html({"cam": later}, 0.5)).text)
+    assert text.index(f"{CLOSING} found, 1 box") < text.index(f"Not found: {IMAGE}{TEMPLATE}")
+
+
+def test_several_methods_stand_beside_each_other(hostile):
     page = Reader(view.results_html({"cam": hostile, "layer_cam": hostile}, 0.5))
-    assert len(page.all("img")) == 8
-    assert page.all("div")[0]["class"] == "pictures paired"
-    assert [f"{IMAGE} · {title}" in page.text for title in ("CAM", "LayerCAM")] == [True, True]
-    assert "method" in page.text
-    # Of more than two, each name has a row.
-    page = Reader(view.results_html(dict.fromkeys(("cam", "layer_cam", "grad_cam"), hostile), 0.5))
+    assert len(page.all("img")) == 6  # all names, and the two that are found
     rows = [one for one in page.all("div") if "pictures" in one["class"]]
-    assert [one["class"] for one in rows] == ["pictures many"] * 4  # three names, and all together
-    assert len(page.all("img")) == 12
+    assert [one["class"] for one in rows] == ["pictures many"] * 3
+    assert [f"{IMAGE} · {title}" in page.text for title in ("CAM", "LayerCAM")] == [True, True]
+    assert f"Not found by any: {TEMPLATE}" in page.text
+    assert "method" in page.text
 
 
 def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build):  # noqa: F811
     large = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
     page = Reader(view.results_html({"cam": large}, 0.5))
-    [image] = page.all("img")
+    image, heat = page.all("img")
     assert (image["width"], image["height"]) == (str(view.PAGE_SIDE), str(view.PAGE_SIDE // 2))
-    assert image["alt"] == "photo.jpg with the heatmap for “cat”: box from 100, 200 to 1900, 900"
+    assert heat["alt"].startswith("photo.jpg with the heatmap for “cat”: box from ")
+    [box] = [one for one in page.all("button") if "data-at" in one]
+    assert [float(edge) for edge in box["data-at"].split()] == pytest.approx([5, 20, 95, 90])  # percent
     assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
 
 
-def test_unsure_boxes_too_are_drawn_where_they_are_in_a_large_photograph(build, monkeypatch):  # noqa: F811
-    drawn = []
-    monkeypatch.setattr(view, "draw_names", lambda shown, *_, **__: drawn.append(shown) or shown.image)
+def test_unsure_boxes_are_dashed_where_they_are_in_a_large_photograph(build):  # noqa: F811
     large = build(size_wh=(2000, 1000), found=[False])
     box = Boxes(np.float32([[100, 200, 1900, 900]]), np.float32([0.3]), np.zeros(1, np.int64), ("cat",))
     judged = Judgement(large.boxes, box, np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool))
-    view.results_html({"cam": replace(large, judged=judged)}, 0.5)
-    assert drawn[0].image.width == view.PAGE_SIDE
-    np.testing.assert_allclose(drawn[0].visible_boxes.xyxy, [[36, 72, 684, 324]], rtol=1e-5)
+    page = Reader(view.results_html({"cam": replace(large, judged=judged)}, 0.5))
+    [drawn] = [one for one in page.all("button") if "data-at" in one]
+    assert drawn["class"] == "box name-0 unsure"
+    assert [float(edge) for edge in drawn["data-at"].split()] == pytest.approx([5, 20, 95, 90])
 
 
 def test_a_name_with_an_exemplar_says_so(tmp_path):
@@ -105,7 +109,7 @@ def test_a_name_with_an_exemplar_says_so(tmp_path):
     assert other is not look
     page = Reader(view.results_html(look.cut(look.settings), 0.5))
     assert "presence is not calibrated where pictures or embeddings stand for a name: <b>cup" in page.text
-    assert [image["alt"].count("<b>cup") for image in page.all("img")] == [1]
+    assert ["<b>cup" in image["alt"] for image in page.all("img")] == [True, True]
     assert service.look(str(CAT), Settings(names="cat", method="cam"), look).exemplar == ""
 
 
@@ -126,5 +130,6 @@ def test_the_recipe_that_ran_states_its_parts_and_names_are_counted(hostile):
     page = Reader(view.results_html({"recipe:default": hostile}, 0.5, recipe))
     assert f"Recipe default: {recipe}" in page.text
     assert "Recipe" not in Reader(view.results_html({"cam": hostile}, 0.5)).text
-    assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
-    assert view.summary({"recipe:default": hostile}).startswith(f"{hostile.method}, recipe default: 2 of 3")
+    assert view.summary({"cam": hostile}) == "2 of 3 names found, 3 boxes"
+    both = view.summary({"recipe:default": hostile, "cam": hostile})
+    assert both.startswith(f"{hostile.method}, recipe default: 2 of 3 names found, 3 boxes · CAM: 2 of 3")

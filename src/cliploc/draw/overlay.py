@@ -221,6 +221,13 @@ def _heat(result: Localization, index: int) -> FloatArray:
     return heat
 
 
+def heat_layer(result: Localization, index: int, opacity: float = OPACITY) -> Image.Image:
+    """The heat of one name as an RGBA picture that is laid over the photograph."""
+    levels = _levels(_heat(result, index))
+    colours, opacities = heat_cover(opacity)
+    return Image.merge("RGBA", [*Image.fromarray(colours[levels]).split(), Image.fromarray(opacities[levels])])
+
+
 def _levels(heat: FloatArray) -> npt.NDArray[np.uint8]:
     levels: npt.NDArray[np.uint8] = (heat * 255).round().astype(np.uint8)
     return levels

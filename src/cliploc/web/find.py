@@ -28,7 +28,8 @@ from cliploc.web.view import TEMPLATES, menu_of
 MAX_JSON = 256_000  # bytes of a request without files
 FORM_BYTES = 16_000  # of an upload besides the file itself
 SWEPT_SECONDS = 300.0  # time between two searches for what is old
-ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js"]
+ASSETS = ["find.css", "find.js", "ask.js", "controls.js", "picture.js", "stage.js", "icon.svg"]
+EXAMPLES = ("cat", "bee", "otters", "osprey", "fig", "drum", "bridge", "astronaut")  # on each, a name is found
 
 
 def application(
@@ -49,7 +50,7 @@ def application(
         title="cliploc",
         menu=menu_of(service, Settings()),
         models=list(service.offers),
-        examples=examples,
+        examples={f"{name}.jpg": examples[f"{name}.jpg"] for name in EXAMPLES},
         resize=POLICIES,
         scales=SCALES,
         windows=WINDOWS,

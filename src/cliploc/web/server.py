@@ -14,10 +14,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cliploc import UsageError
-from cliploc.draw.colours import NAME_COLOURS, as_hex
+from cliploc.draw.colours import NAME_COLOURS, as_hex, text_colour
 from cliploc.draw.html import TEMPLATES, Templates
 
-TYPES = {"css": "text/css", "js": "text/javascript"}
+TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 BASE = "base.css"  # every page's
 LIMITS: dict[str, Any] = {  # of uvicorn
     "http": "h11",  # the parser that has a limit for a request's head
@@ -86,7 +86,10 @@ def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
         return Route(f"/static/{name}", give)
 
     # The colours of pages, of names in legends, and what all pages share.
-    chips = "".join(f".name-{place} {{ background: {as_hex(colour)}; }}\n" for place, colour in enumerate(NAME_COLOURS))
+    chips = "".join(
+        f".name-{place} {{ --name: {as_hex(one)}; background: {as_hex(one)}; color: {as_hex(text_colour(one))}; }}\n"
+        for place, one in enumerate(NAME_COLOURS)
+    )
     base = TEMPLATES.render("colours.css") + TEMPLATES.asset(BASE) + chips
     return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
 

@@ -30,7 +30,7 @@ from cliploc.web.settings import CUT, MOST_CELLS, RECIPE, Settings, recipe_in
 from cliploc.web.uploads import MAX_AGE
 
 PIXEL_BYTES = 64 * 2**20  # of decoded photographs
-PAGE_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
+PAGE_SIDE = 1080  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 
 
 @dataclass(frozen=True)

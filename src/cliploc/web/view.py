@@ -1,21 +1,24 @@
 """What the page shows: what can be chosen, status lines, and results as HTML, whose template is in `templates/`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cliploc import CliplocError, Localization
 from cliploc.draw.colours import NAME_COLOURS
-from cliploc.draw.html import Templates, count, embedded
-from cliploc.draw.overlay import draw_names, fit_within, heatmap_alt, scaled, verdict
+from cliploc.draw.html import Templates, count, data_uri, embedded
+from cliploc.draw.overlay import draw_names, file_name, fit_within, heat_layer, heatmap_alt, scaled
 from cliploc.find.recipes import Recipe
+from cliploc.images.reading import picture_bytes
 from cliploc.methods import find
 from cliploc.support.reporter import BANK
 from cliploc.web.service import PAGE_SIDE, Service, slider_values, title_of
 from cliploc.web.settings import LISTS, NONE, Settings
 
 JPEG_QUALITY = 85
+LAYER_SIDE = 320  # pixels of heat that is laid over the picture, where it is enlarged: it is smooth
+VERDICTS = ("found", "unsure", "not found")
 Status = dict[str, Any]  # of a status line: "kind" and "text", and of a search that is counted "progress" and "counted"
 HERE = Path(__file__).parent
 TEMPLATES = Templates(HERE / "templates", HERE / "static")
@@ -92,8 +95,8 @@ def summary(results: Mapping[str, Localization]) -> str:
     lines = []
     for method, result in results.items():
         found_names, unsure = int(result.found.sum()), len(set(result.unsure.label.tolist()))
-        line = f"{title_of(method, result)}: {found_names} of {count(len(result.names), 'name')} found, "
-        line += count(len(result.boxes), "box", "boxes")
+        line = f"{title_of(method, result)}: " if len(results) > 1 else ""
+        line += f"{found_names} of {count(len(result.names), 'name')} found, {count(len(result.boxes), 'box', 'boxes')}"
         lines.append(f"{line}, {unsure} unsure" if unsure else line)
     return " · ".join(lines)
 
@@ -101,54 +104,95 @@ def summary(results: Mapping[str, Localization]) -> str:
 def results_html(
     results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None, masks: bool = False
 ) -> str:
-    """A figure for every name and method, a figure of all names together, and a table of scores and boxes."""
-    several = len(results) > 1
-    names = next(iter(results.values())).names
-    small = {method: scaled(result, fit_within(result.image.size, PAGE_SIDE)) for method, result in results.items()}
+    """All names in one picture, then a figure for each name that is found; scores and boxes are folded away."""
+    names, several = next(iter(results.values())).names, len(results) > 1
     titles = {method: title_of(method, result) if several else "" for method, result in results.items()}
+    small = {method: scaled(result, fit_within(result.image.size, PAGE_SIDE)) for method, result in results.items()}
+    best = [min(VERDICTS.index(result.verdict(index)) for result in results.values()) for index in range(len(names))]
+    order = sorted(range(len(names)), key=best.__getitem__)  # those that are found come first
+    figures = [i for i in order if VERDICTS[best[i]] == "found"]
+    if len(figures) == 1 and not several:  # the picture of all names shows its heat
+        figures = []
     groups = [
         [_figure_of_name(results[method], small[method], index, opacity, titles[method], masks) for method in results]
-        for index in range(len(names))
+        for index in figures
     ]
-    if len(names) > 1:
-        groups.append([_figure_of_all(small[method], opacity, titles[method], masks) for method in results])
-    if not several:
-        groups = [[figure for group in groups for figure in group]]
+    if several and len(names) > 1:
+        groups.insert(0, [_figure_of_all(small[method], opacity, titles[method], masks) for method in results])
     return TEMPLATES.render(
         "results.html",
         several=several,
-        layout={1: "", 2: "paired"}.get(len(results), "many"),
-        groups=groups,
+        stages=[] if several else [_stage(small[method], order, opacity, masks) for method in results],
+        groups=groups if several else [[figure for group in groups for figure in group]],
+        absent=[names[i] for i in order if VERDICTS[best[i]] == "not found"],
         recipe=None if recipe is None else (recipe.name, recipe.flags),
         notes=list(dict.fromkeys(note for result in results.values() for note in result.notes)),
-        rows=[
-            _row(result, index, title_of(method, result))
-            for method, result in results.items()
-            for index in range(len(result.names))
-        ],
+        rows=[_row(result, index, title_of(method, result)) for method, result in results.items() for index in order],
     )
+
+
+def _stage(small: Localization, order: Sequence[int], opacity: float, masks: bool) -> dict[str, Any]:
+    """The picture of all names: its boxes, and the heat of each name, which shows where somebody points at it."""
+    width, height = small.image.size
+    layers = scaled(small, fit_within(small.image.size, LAYER_SIDE))
+    everything = list(range(len(small.names)))
+    photo = draw_names(small, everything, opacity, boxes=False, masks=True) if masks else small.image.convert("RGB")
+    boxes, sure = small.visible_boxes, len(small.boxes)
+    alt = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
+    return {
+        "photo": embedded(photo, f"{file_name(small)}; found: {alt}", quality=JPEG_QUALITY),
+        "names": [
+            {
+                "index": index,
+                "name": small.names[index],
+                "place": index % len(NAME_COLOURS),
+                "verdict": small.verdict(index),
+                "boxes": int((boxes.label == index).sum()),
+                "heat": "" if masks else _layer(layers, index, opacity),
+                "alt": heatmap_alt(small, index),
+            }
+            for index in order
+        ],
+        "boxes": [
+            {
+                "index": label,
+                "name": small.names[label],
+                "place": label % len(NAME_COLOURS),
+                "score": score,
+                "unsure": number >= sure,
+                "at": [100 * edge / side for edge, side in zip(xyxy, (width, height) * 2, strict=True)],
+            }
+            for number, (xyxy, score, label) in enumerate(
+                zip(boxes.xyxy.tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
+            )
+        ],
+    }
+
+
+def _layer(small: Localization, index: int, opacity: float) -> str:
+    return data_uri(picture_bytes(heat_layer(small, index, opacity), "PNG"), "image/png")
 
 
 def _figure_of_name(
     result: Localization, small: Localization, index: int, opacity: float, method: str, masks: bool
 ) -> dict[str, Any]:
-    image = draw_names(small, [index], opacity, caption=True, masks=masks)
+    image = draw_names(small, [index], opacity, masks=masks)
+    boxes = int((result.visible_boxes.label == index).sum())
+    verdict = result.verdict(index)
     return {
         "picture": embedded(image, heatmap_alt(result, index, method, masks), quality=JPEG_QUALITY),
         "title": " · ".join(filter(None, (result.names[index], method))),
-        "verdict": verdict(result, index),
+        "verdict": verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}",
         "legend": [],
     }
 
 
 def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
-    image = draw_names(small, list(range(len(small.names))), opacity, caption=True, masks=masks)
-    title = " · ".join(filter(None, ("All names", method)))
-    names = [name for name, found in zip(small.names, small.found, strict=True) if found]
-    alt = f"{title}; found: {', '.join(names) or 'none'}"
+    image = draw_names(small, list(range(len(small.names))), opacity, masks=masks)
+    names = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
     return {
-        "picture": embedded(image, alt, quality=JPEG_QUALITY),
-        "title": title,
+        "picture": embedded(image, f"All names by {method}; found: {names}", quality=JPEG_QUALITY),
+        "title": f"All names · {method}",
         "verdict": "",
         "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)],
     }

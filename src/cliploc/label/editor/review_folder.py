@@ -25,6 +25,7 @@ from cliploc.images.reading import load, picture_bytes
 from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
+from cliploc.label.promise import order_of
 from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.runs.label_store import Generation, LabellingRun, check_revision
@@ -94,8 +95,11 @@ class ReviewFolder:
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
-        changed = self.learning.changed
-        return [{**entry, "changed": entry["name"] in changed} for entry in self._entries()]
+        changed, names = self.learning.changed, sorted((picture.id for picture in self.pictures), key=order_of)
+        places = {name: place for place, name in enumerate(names)}
+        return [
+            {**entry, "changed": entry["name"] in changed, "place": places[entry["name"]]} for entry in self._entries()
+        ]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
@@ -166,7 +170,8 @@ class ReviewFolder:
                 revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
                 if self.of_set and revision is not None:
                     answer(self.run, name, saved.answered)
-        self.learning.consider()
+        if saved.learn:
+            self.learning.consider()
         return revision
 
     def correct(self, tasks: Sequence[Mapping[str, Any]], files: Sequence[Path] = ()) -> Corrections:

@@ -2,7 +2,8 @@
 
 import { Refusal, get, jsonOf, lastLine, post } from "./ask.js";
 import { apply, settings, watch } from "./controls.js";
-import { PictureField } from "./picture.js";
+import { PictureField, drawn } from "./picture.js";
+import { enlarge, stage } from "./stage.js";
 
 const NO_PICTURE = "expected a picture, got none: drop one on the page or pick an example";
 const STOPPED = "Stopped, as you asked.";
@@ -12,11 +13,12 @@ const at = selector => document.querySelector(selector);
 const page = at("#page"), status = at("#status"), results = at("#results"), files = at("#files");
 // The page's name for itself, which nobody can guess: the server keeps its last results under it.
 const visitor = [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
-const pictures = { picture: new PictureField(at("#picture")), exemplar: new PictureField(at("#exemplar")) };
+const pictures = { picture: new PictureField(at("#picture"), refuse), exemplar: new PictureField(at("#exemplar"), refuse) };
 let running = null;  // ends the search, or the writing of files, that goes on
 let moves = 0, chosen = 0;  // of sliders, of menus
 let shown = { name: "", url: "" };  // the result on the page: of which picture it is, and the settings that were asked for
 let adjusting = Promise.resolve();
+let ofExample = "";  // the names that an example has filled in; those that somebody typed, or a link has, stay
 
 // ------------------------------------------------------------------------------------------------------- status line
 function say({ kind, text, progress, counted }) {
@@ -42,6 +44,10 @@ function sayProblem(error) {
   say({ kind: "problem", text: error.message });
 }
 
+function refuse(name) {
+  say({ kind: "problem", text: `${name} is not a picture: choose a photograph, such as a JPEG or PNG` });
+}
+
 // -------------------------------------------------------------------------------------------------- find and adjust
 async function asked(fields, signal) {
   const given = settings();
@@ -52,7 +58,10 @@ function show({ status: said, figures, json, python, command, address, given }, 
   if (figures !== undefined) shown = { ...of, given };
   say(said);
   if (figures === undefined) return;
+  const unfolded = results.querySelector("details")?.open;
   results.innerHTML = figures;  // of a template that escapes what was typed; the page's policy allows no script in it
+  results.querySelector("details").open = unfolded;
+  stage(results);
   page.dataset.state = "found";
   files.replaceChildren();
   // The address bar shows the settings of the page, so that a copied address opens the same.
@@ -150,7 +159,9 @@ async function open() {
   const menu = await get(`/api/menu${location.search}`);
   if (at("#names").value !== typed) menu.values.names = at("#names").value;  // what was typed meanwhile stays
   apply(menu);
-  if (menu.problem) say({ kind: "problem", text: menu.problem });
+  if (menu.problem) return say({ kind: "problem", text: menu.problem });
+  const filled = [...new URLSearchParams(location.search)].map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`);
+  say({ kind: "done", text: `This link has filled in ${filled.join("; ")}. Choose a picture, and press Find.` });
 }
 
 // --------------------------------------------------------------------------------------------------------- downloads
@@ -199,9 +210,12 @@ at("#examples").addEventListener("click", event => {
   const example = event.target.closest("button");
   if (!example || running) return;
   pictures.picture.example(example.value);
-  at("#names").value = example.dataset.names;
+  if (!at("#names").value.trim() || at("#names").value === ofExample) at("#names").value = ofExample = example.dataset.names;
   find();
 });
+results.addEventListener("click", event => event.target.matches("img") && enlarge(event.target));
+at("#same").addEventListener("click", () => pictures.exemplar.same(pictures.picture));
+drawn(at("#exemplar"), at("[name=exemplar_box]"));
 for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 document.addEventListener("paste", event => pictures.picture.paste(event));
 document.addEventListener("dragover", event => isText(event) || event.preventDefault());

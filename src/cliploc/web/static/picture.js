@@ -5,7 +5,8 @@ export class PictureField {
   #id = "";  // by which the server knows it
   #url = "";  // of the picture that is shown
 
-  constructor(element) {
+  constructor(element, refuse) {
+    this.refuse = refuse;
     this.input = element.querySelector("input[type=file]");
     this.line = element.querySelector(".chosen");
     this.image = this.line.querySelector("img");
@@ -32,12 +33,19 @@ export class PictureField {
 
   /** A file of this machine. */
   choose(file) {
+    if (file.type && !file.type.startsWith("image/")) return this.refuse(file.name);  // some kinds of pictures have no type
     this.#show(file, "", file.name, URL.createObjectURL(file));
   }
 
   /** One of the page's examples. */
   example(name) {
     this.#show(null, name, name, `/examples/${name}`);
+  }
+
+  /** The picture of another field. */
+  same(other) {
+    if (other.#file) this.choose(other.#file);
+    else if (other.#id) this.example(other.#id);
   }
 
   /** What a request names it by: the server's id, or else the file; "" where there is none. */
@@ -66,4 +74,42 @@ export class PictureField {
     this.line.hidden = !name;
     this.input.value = "";
   }
+}
+
+/** Writes the box that is dragged on a field's picture into an input: left top right bottom in its pixels. */
+export function drawn(field, input) {
+  const image = field.querySelector("img"), frame = document.createElement("i");
+  frame.className = "frame";
+  frame.hidden = true;
+  image.parentElement.append(frame);
+  image.draggable = false;
+  let start = null, box = null;  // shares of the picture's sides
+  const at = event => {
+    const { left, top, width, height } = image.getBoundingClientRect();
+    const inside = (value, size) => Math.min(Math.max(value / size, 0), 1);
+    return [inside(event.clientX - left, width), inside(event.clientY - top, height)];
+  };
+  const place = () => {
+    frame.hidden = !box;
+    if (!box) return;
+    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = image, [x0, y0, x1, y1] = box, px = value => `${value}px`;
+    Object.assign(frame.style, { left: px(offsetLeft + x0 * offsetWidth), top: px(offsetTop + y0 * offsetHeight),
+      width: px((x1 - x0) * offsetWidth), height: px((y1 - y0) * offsetHeight) });
+  };
+  const set = edges => {
+    box = edges;
+    const { naturalWidth, naturalHeight } = image;
+    input.value = edges?.map((edge, side) => Math.round(edge * (side % 2 ? naturalHeight : naturalWidth))).join(" ") ?? "";
+    place();
+  };
+  image.addEventListener("pointerdown", event => { start = at(event); image.setPointerCapture(event.pointerId); event.preventDefault(); });
+  image.addEventListener("pointermove", event => {
+    if (!start) return;
+    const [x, y] = at(event);
+    set([Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)]);
+  });
+  for (const kind of ["pointerup", "pointercancel"]) image.addEventListener(kind, () => (start = null));
+  image.addEventListener("load", () => set(null));  // another picture
+  input.addEventListener("input", () => { box = null; place(); });
+  new ResizeObserver(place).observe(image);
 }

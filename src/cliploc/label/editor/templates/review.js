@@ -908,8 +908,8 @@ function filter() {
   shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status || (status === "changed" && isNew(entries[i]))) && (all || entries[i].found.some(box)));
   const byName = (a, b) => entries[a].name < entries[b].name ? -1 : entries[a].name > entries[b].name ? 1 : 0;
   const done = (i) => Number(entries[i].status !== "none");  // what somebody has seen comes last
-  const first = $("order").value === "name" ? byName : (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b);
-  shown.sort(first);
+  const by = {name: byName, random: (a, b) => entries[a].place - entries[b].place, margin: (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b)};
+  shown.sort(by[$("order").value]);
   $("spacer").style.height = `${shown.length * ROW}px`;
   $("list").scrollTop = 0;
   drawList(true);
@@ -1023,7 +1023,7 @@ async function changeMany(indices, boxesOf, says) {
       try {
         const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
         if (!boxes) continue;
-        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn, answered: state.answered});
+        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn, answered: state.answered, learn: $("order").value !== "random"});
         done.push({index, before: before.map(plainBox), revision: state.revision});
         changed += Math.abs(boxes.length - before.length);
         entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
