@@ -110,7 +110,7 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
     root = labelled.imagenet_seg(tmp_path / "data", wnids)
     ran = benchmark(root, tmp_path / "out", "--method", "cam", dataset="imagenet_seg")
     assert ran.code == 0, ran.err
-    found = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam_name-only"]
     localizer = Localizer("mini", method="cam", templates="openai-80")
     segmenter = Segmenter(localizer, protocol_of("imagenet_seg"), {"cam": {}})
     totals, right, precisions = np.zeros((2, 2)), 0, []
@@ -161,10 +161,10 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
     flags = ("--model", "mini", "--method", "cam", "--save-maps")
     assert benchmark(root, tmp_path / "out", *flags).code == 0
-    maps = tmp_path / "out/maps/mini_cam"
+    maps = tmp_path / "out/maps/mini_cam_name-only"
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
     assert before.keys() == {"000.png", "001.png"}
-    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam_name-only"]
     theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
     assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
     with open_run(tmp_path / "out") as run, run.transaction():  # as a run that was stopped in between leaves it
