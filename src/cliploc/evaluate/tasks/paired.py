@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from cliploc.evaluate.metrics import Bootstrap
 
-Floats = npt.NDArray[np.floating[Any]]
+Numbers = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class PerPicture:
 
     key: str  # the number's, in summary.json
     samples: Sequence[str]
-    values: Floats  # [n, C]
-    statistic: Callable[[Floats], Floats]  # mean columns [r, C] → the number [r]
+    values: Numbers  # [n, C]
+    statistic: Callable[[Numbers], Numbers]  # mean columns [r, C] → the number [r]
     scale: float = 1.0  # of summary.json: 100 for percent
     low_is_best: bool = False
 
@@ -34,7 +33,7 @@ class PerPicture:
         values = self.values[[place[sample] for sample in samples]]
         return PerPicture(self.key, samples, values, self.statistic, self.scale, self.low_is_best)
 
-    def replicates(self, bootstrap: Bootstrap) -> Floats:
+    def replicates(self, bootstrap: Bootstrap) -> Numbers:
         """The number in each draw of pictures; settings of the same pictures have the same draws."""
         drawn = bootstrap.replicated(self.values, self.statistic, self.samples)
         assert drawn is not None
