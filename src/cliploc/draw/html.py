@@ -3,7 +3,7 @@
 from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,15 +11,23 @@ from PIL import Image
 
 from cliploc.images.reading import picture_bytes
 
+
 # The colours of every page and its figures: CSS variables in base.html, a matplotlib style in figures.py.
-LIGHT = {
-    "paper": "#fff", "ink": "#16181d", "soft": "#555c68", "line": "#d9dde4", "card": "#f5f6f8", "link": "#0b57d0",
-    "right": "#0a6b3d", "wrong": "#a8320a",
-}  # fmt: skip
-DARK = {
-    "paper": "#14161a", "ink": "#eceef2", "soft": "#a9b1bd", "line": "#343a44", "card": "#1d2026", "link": "#8ab4f8",
-    "right": "#6fd19b", "wrong": "#ff9c73",
-}  # fmt: skip
+class Theme(NamedTuple):
+    """Colours of a page, by what they are for."""
+
+    paper: str
+    ink: str
+    soft: str
+    line: str
+    card: str
+    link: str
+    right: str
+    wrong: str
+
+
+LIGHT = Theme("#fff", "#16181d", "#555c68", "#d9dde4", "#f5f6f8", "#0b57d0", "#0a6b3d", "#a8320a")
+DARK = Theme("#14161a", "#eceef2", "#a9b1bd", "#343a44", "#1d2026", "#8ab4f8", "#6fd19b", "#ff9c73")
 
 
 class Templates:
@@ -48,7 +56,7 @@ class Templates:
             keep_trailing_newline=True,
         )
         environment.filters.update(count=count, decimal=decimal)
-        environment.globals.update(asset=self.asset, light=LIGHT, dark=DARK)
+        environment.globals.update(asset=self.asset, light=LIGHT._asdict(), dark=DARK._asdict())
         environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
         return environment
 

@@ -97,8 +97,9 @@ def _boxes(results: Sequence[Mapping[str, Any]], size_wh: formats.Size, masks: b
         if annotated != size_wh:
             raise ValueError(f"it is {annotated[0]}×{annotated[1]} in the set, but was annotated at {width}×{height}")
         if kind == "rectanglelabels":
-            x0, y0 = value["x"] * width / 100, value["y"] * height / 100
-            x1, y1 = x0 + value["width"] * width / 100, y0 + value["height"] * height / 100
+            shares = [value[key] / 100 for key in ("x", "y", "width", "height")]
+            x0, y0, across, down = np.array(shares) * [width, height, width, height]
+            x1, y1 = x0 + across, y0 + down
             mask, shape = None, "rotated rectangle" if value.get("rotation") else "box"
         else:
             points = np.array(value["points"], float) * [width / 100, height / 100]

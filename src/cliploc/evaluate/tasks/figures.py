@@ -17,7 +17,7 @@ MARKS = "osD^vPX"
 Figure = dict[str, Any]  # as the macro `picture` shows it
 
 
-def look(index: int, ink: str = LIGHT["ink"]) -> tuple[str, tuple[int, ...], str]:
+def look(index: int, ink: str = LIGHT.ink) -> tuple[str, tuple[int, ...], str]:
     """Colour, dashes and marker of the setting with this index, the same in every figure; `ink`: the page's."""
     turn, place = divmod(index, 1 + len(LINE_COLOURS))
     return (ink, *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
@@ -41,22 +41,22 @@ PIXELS = 90  # of the page per inch of a figure
 # The style of all figures as matplotlib settings. Text stays text; the same numbers give the same bytes.
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
-    "axes.edgecolor": LIGHT["soft"],
+    "axes.edgecolor": LIGHT.soft,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.labelcolor": LIGHT["ink"],
+    "axes.labelcolor": LIGHT.ink,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
     "font.size": 12.5,
-    "grid.color": LIGHT["line"],
+    "grid.color": LIGHT.line,
     "grid.linewidth": 0.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "cliploc",
-    "xtick.color": LIGHT["soft"],
-    "xtick.labelcolor": LIGHT["ink"],
-    "ytick.color": LIGHT["soft"],
-    "ytick.labelcolor": LIGHT["ink"],
+    "xtick.color": LIGHT.soft,
+    "xtick.labelcolor": LIGHT.ink,
+    "ytick.color": LIGHT.soft,
+    "ytick.labelcolor": LIGHT.ink,
 }
 
 

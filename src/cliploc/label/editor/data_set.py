@@ -66,6 +66,15 @@ class CheckedSuspect(Struct):
     reason: str
 
 
+class OfSet(Struct, frozen=True):
+    """Which set a run is of, or a check."""
+
+    labels: str
+    pictures: str
+    format: str
+    digest: str = ""
+
+
 class CheckedFile(Struct):
     """What a check writes, as far as it is read here."""
 
@@ -93,12 +102,12 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
         if not (source / JSON).is_file():
             raise UsageError(f"expected {JSON} in {source}, found none: run its `cliploc check` to the end first")
         with Store(source / FILE, CHECK, CHECK_VERSION) as store:
-            checked = store["settings"]
-        if checked["format"] == FOLDERS:
+            checked = msgspec.convert(store["settings"], OfSet)
+        if checked.format == FOLDERS:
             raise UsageError(f"expected a check of boxes, got one of {FOLDERS}: move pictures from one to the other")
         labels, pictures, target = (
-            Path(checked["labels"]),
-            pictures or Path(checked["pictures"]),
+            Path(checked.labels),
+            pictures or Path(checked.pictures),
             out or source / "review",
         )
         suspects = msgspec.convert(read_json(source / JSON), CheckedFile).suspects
@@ -200,10 +209,10 @@ def answer(run: LabellingRun, picture: str, answered: Sequence[int]) -> None:
 # ------------------------------------------------------------------------------------------------------- corrected set
 def write_corrected(folder: AnnotatedFolder) -> list[str]:
     """Writes the set with what was corrected, in its own format → its files; the set itself stays as it is."""
-    of_set = folder.settings["set"]
-    source = Path(of_set["labels"])
-    data = read_set(source, Path(of_set["pictures"]), folder.out)
-    if _digest(data.labels) != of_set["digest"]:
+    of_set = msgspec.convert(folder.settings["set"], OfSet)
+    source = Path(of_set.labels)
+    data = read_set(source, Path(of_set.pictures), folder.out)
+    if _digest(data.labels) != of_set.digest:
         raise UsageError(f"{source} was changed since it was opened: bring it back, or open it with another --out")
     edits = {one.place: edited for one in data.pictures if (edited := _edits(folder, one))}
     above, files = source if source.is_dir() else source.parent, list[str]()

@@ -75,7 +75,7 @@ def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> figures.Figure:
     """Draws the share of right boxes at each score, index of a setting → bins; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=LIGHT["soft"], linewidth=1, dashes=(4, 3))
+        axes.plot([0, 1], [0, 1], color=LIGHT.soft, linewidth=1, dashes=(4, 3))
         for index, bins in bins_of.items():
             figures.plot(axes, index, [each.score for each in bins], [each.right for each in bins], marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
