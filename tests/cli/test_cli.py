@@ -461,10 +461,10 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
 def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeypatch):
     draw = overlay.draw_overlay
 
-    def fails_on_the_first(result):
+    def fails_on_the_first(result, **options):
         if result.source == str(CAT):
             raise OSError("encoder error -2")
-        return draw(result)
+        return draw(result, **options)
 
     monkeypatch.setattr(overlay, "draw_overlay", fails_on_the_first)
     result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--min-presence", "0", "--out", tmp_path, *FAST)

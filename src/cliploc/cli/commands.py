@@ -24,7 +24,7 @@ LISTED = {
     },
     "Label": {
         "annotate": "Label a folder of pictures with draft boxes.",
-        "review": "Correct draft boxes in a browser.",
+        "review": "Correct boxes in a browser: drafts, or a data set.",
         "check": "Find the wrong labels of a data set.",
         "label-studio": "Run an ML backend for Label Studio.",
     },
