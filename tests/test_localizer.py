@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -352,9 +351,8 @@ def test_options_that_are_refused(backbones, options, text):
 def test_models_devices_and_methods_that_do_not_fit(backbones):
     with pytest.raises(UnknownNameError, match=r"unknown model 'minni': did you mean mini or mini-vit\?"):
         Localizer("minni")
-    for own in (open_clip.CLIP(32, {"layers": 1}, {"layers": 1}), torch.nn.Sequential(torch.nn.ReLU())):
-        with pytest.raises(UsageError, match=rf"^expected model, .* or a Backbone, got {type(own).__name__}\(.*$"):
-            Localizer(own)
+    with pytest.raises(UsageError, match=r"^expected model, .* or a Backbone, got Sequential\(.*$"):
+        Localizer(torch.nn.Sequential(torch.nn.ReLU()))
     with pytest.raises(UsageError, match=r"expected a device of this machine \(cpu.*\), got 'cuda:99': leave it out"):
         Localizer("mini", device="cuda:99")
     with pytest.raises(UnknownNameError, match=r"unknown guide 'minni': did you mean mini or mini-vit\?"):

@@ -219,7 +219,7 @@ def main() -> None:
     found = FoundPictures(root, pictures, [])
     options = Options(model=asked.model, pretrained=asked.pretrained)
     least: Any = asked.min_score if asked.min_score == "auto" else float(asked.min_score)
-    settings: dict[str, Any] = {"formats": ("csv",), "teach": True, "min_score": least}
+    settings: dict[str, Any] = {"formats": ("csv",), "teach": True, "as_typed": True, "min_score": least}
     with terminal.progress("annotating") as reporter:
         annotate(found, names, asked.out, **settings, reporter=reporter, options=options)
     person = Person(asked.out, dataset.samples, labels)

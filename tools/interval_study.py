@@ -2,7 +2,8 @@
 
 The pictures of a finished benchmark stand for all there are: so the true value is known. Sets of n pictures are drawn
 from them, with replacement, and each gives an interval. "Percentile" is the middle 95 % of bootstrap draws, each at its
-own best τ; "debiased" is what `cliploc benchmark` reports (`Bootstrap.around`).
+own best τ; "reflected" turns it round the value of the set; "debiased" is what `cliploc benchmark` reports
+(`Bootstrap.around`).
 
     cliploc benchmark boxes --dataset wsol --root ../shared/data/ilsvrc_val_dev --method cam --out /tmp/cam
     python tools/interval_study.py /tmp/cam --setting mini_cam
@@ -46,7 +47,7 @@ def main() -> None:
     for title, columns in NUMBERS.items():
         true = float(np.mean([right[column].mean(axis=0).max() for column in columns]))
         for size in SIZES:
-            found: dict[str, list[tuple[float, float]]] = {"percentile": [], "debiased": []}
+            found: dict[str, list[tuple[float, float]]] = {"percentile": [], "reflected": [], "debiased": []}
             values = []
             for _ in range(SETS):
                 chosen = random.integers(0, len(right[columns[0]]), size)
@@ -56,6 +57,9 @@ def main() -> None:
                 replicates = np.mean([each for each in drawn if each is not None], axis=0)
                 values.append(value)
                 found["percentile"].append(bootstrap.quantiles(replicates))
+                found["reflected"].append(
+                    (2 * value - found["percentile"][-1][1], 2 * value - found["percentile"][-1][0])
+                )
                 found["debiased"].append(bootstrap.around(value, replicates, [str(i) for i in range(size)]))
             for kind, intervals in found.items():
                 low, high = np.array(intervals).T

@@ -233,10 +233,9 @@ class Localization:
         """Boxes as a pandas table: a row each with `source`, `label`, `score`, `presence`, `x0`, `y0`, `x1`, `y1`.
 
         Example:
-            >>> import pandas
             >>> from cliploc import Localizer
-            >>> found = Localizer()(["cat.jpg", "dogs.jpg"], ["cat", "dog"])
-            >>> pandas.concat([one.to_dataframe() for one in found]).groupby("label").score.max()
+            >>> Localizer()("demo:cat.jpg", ["cat", "pizza"]).to_dataframe().label.tolist()
+            ['cat']
         """
         check_installed("bench", "to_dataframe", "pandas")
         import pandas

@@ -93,11 +93,8 @@ def _in_words(kind: Any, metavar: str) -> str:
     if base is bool:
         return " as True or False"
     if base is float:
-        return (
-            f" above {meta.gt:g} and at most {meta.le:g}"
-            if meta.gt is not None
-            else f" from {meta.ge:g} to {meta.le:g}"
-        )
+        low = f" from {meta.ge:g}" if meta.gt is None else f" above {meta.gt:g}"
+        return low + (f" to {meta.le:g}" if meta.lt is None else f" to below {meta.lt:g}")
     if base is int:
         return f", a whole number from {meta.ge} to {meta.le:,}"
     if base is Sequence:
@@ -200,6 +197,12 @@ def _parse_share(text: str) -> tuple[str, float | str]:
     """A name's share of the pictures, as raccoon=all or dog=0.3."""
     name, _, share = (part.strip() for part in text.rpartition("="))
     return name, 1.0 if share == "all" else parse(Share, share)
+
+
+def _parse_percent(text: str) -> float | str:
+    """A share, as 5% or 0.05."""
+    value: float | str = parse(float, text.removesuffix("%"))
+    return value / 100 if isinstance(value, float) and text.endswith("%") else value
 
 
 def _parse_rename(text: str) -> tuple[str, str]:
@@ -652,6 +655,11 @@ class AnnotateOptions(ProtocolOptions):
         text="=".join, flags=("--share",), repeat=True, gather=dict,
         help="Share of the pictures that show a name, if you know it; repeatable.",
         about='A mapping, such as {"raccoon": 1.0}; "all" on the command line is 1.',
+    )
+    max_false: PositiveShare | None = option(
+        None, group="boxes", metavar="5%", parse=_parse_percent, none="no promise",
+        help="Leave only drafts that need no look: no larger share (5% or 0.05) of them is wrong, 95 % sure.",
+        about="By pictures reviewed in random order: docs/annotate.md.",
     )
     rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
         factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,

@@ -89,8 +89,8 @@ REFUSED = [
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "refinement 'guide': did you mean guided"),
     (["localize", CAT, "-p", "cat", "--device", "toaster"], "'toaster'"),
     (["classify", CAT, "--model", "openai/clip-vit"], "--model hf-hub:openai/clip-vit"),
-    (["annotate", "photos", "--labels", "x", "--out", "y", "--method", "camm"], "method 'camm'"),
-    (["annotate", "photos", "--labels", "x", "--out", "y", "--format", "kokko"], "export 'kokko'"),
+    (["annotate", "photos", "-p", "cat", "--out", "y", "--method", "camm"], "method 'camm'"),
+    (["annotate", "photos", "-p", "cat", "--out", "y", "--format", "kokko"], "export 'kokko'"),
     ([*BENCHMARK, "x", "--model", "mini", "--model", "m"], "model 'm'"),
     ([*BENCHMARK, "x", "--method", "cam,camm"], "method 'camm'"),
     ([*BENCHMARK, "vocc"], "dataset 'vocc': did you mean voc"),
@@ -461,10 +461,10 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
 def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeypatch):
     draw = overlay.draw_overlay
 
-    def fails_on_the_first(result, **options):
+    def fails_on_the_first(result, **how):
         if result.source == str(CAT):
             raise OSError("encoder error -2")
-        return draw(result, **options)
+        return draw(result, **how)
 
     monkeypatch.setattr(overlay, "draw_overlay", fails_on_the_first)
     result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--min-presence", "0", "--out", tmp_path, *FAST)

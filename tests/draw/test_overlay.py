@@ -265,7 +265,7 @@ def test_a_verdict_has_what_was_decided_by(build: Build) -> None:
 
 def test_faint_boxes_are_drawn_only_where_a_name_has_no_better_one(build: Build) -> None:
     boxes = [(0, (10, 10, 90, 90), 0.9), (0, (200, 10, 300, 90), 0.02), (1, (100, 100, 180, 190), 0.01)]
-    result = build(names=("cat", "dog"), hot=[None] * 2, boxes=boxes)
+    result = replace(build(names=("cat", "dog"), hot=[None] * 2, boxes=boxes), calibrated=np.array([True, True]))
     assert [box.score for box in boxes_to_draw(result, {0: (1, 2, 3), 1: (4, 5, 6)})] == pytest.approx([0.9, 0.01])
 
 
@@ -280,6 +280,7 @@ def test_heat_has_the_colours_of_the_map_that_is_asked_for(build: Build, colorma
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
 def test_for_papers_letters_and_boxes_are_no_pixels_and_a_bar_tells_the_heat(build: Build, kind: str) -> None:
     result = build(names=("cat", "dog"), hot=[None] * 2, boxes=[(0, (80, 50, 240, 150), 0.93)], found=[True, False])
+    result = replace(result, calibrated=np.array([True, True]))
     content = sheet(result).file(kind)
     assert sheet(result).file(kind) == content
     if kind == "svg":

@@ -77,7 +77,7 @@ def test_disputed_pictures_compare_settings_of_one_model(done, tmp_path):
         run["manifest"] = manifest
     write_report(out, pictures=False)
     page = (out / "report.html").read_text().partition('id="disputed"')[2]
-    shown = [set(re.findall(r">(mini_[a-z-]+) \d\.\d{3}<", part)) for part in page.split("<h3>")[1:]]
+    shown = [set(re.findall(r">(mini_[a-z_]+) \d\.\d{3}<", part)) for part in page.split("<h3>")[1:]]
     assert len(shown) == 6
     assert all(one in pairs for one in shown)
 

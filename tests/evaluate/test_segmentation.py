@@ -14,12 +14,12 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, run_segmentation
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, folder_of_truths, run_segmentation
 from cliploc.find.segmentation.protocol import protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import open_run, rows_in
-from tests.commands import cliploc_, document_of, succeeded
+from tests.commands import cliploc_, document_of, refused, succeeded
 from tests.evaluate.data import labelled
 
 FAST = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
     assert "mIoU" in ran.out
     assert "2 of 2 samples × 2 settings done" in ran.err
     settings = json.loads((out / "summary.json").read_text())["settings"]
-    assert list(settings) == ["mini-vit_maskclip", "mini-vit_clearclip"]
+    assert list(settings) == ["mini-vit_maskclip_name-only", "mini-vit_clearclip_name-only"]
     dataset, protocol = open_labelled("coco_object", root), json.loads((out / "manifest.json").read_text())["protocol"]
     assert (protocol["short_side"], protocol["window"], protocol["logit_scale"]) == (64, 64, 40)
     asked = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_label_maps(root, done):
         metric = MeanIoU(81)
         for one in dataset.samples:
             metric.update(one.id, segmenter.label_maps(one.picture())[method], one.truth.read())
-        found, expected = settings[f"mini-vit_{method}"], metric.compute()
+        found, expected = settings[f"mini-vit_{method}_name-only"], metric.compute()
         assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
         assert found["mean_accuracy"] == pytest.approx(100 * expected.mean_accuracy, abs=1e-9)
         assert found["pixel_accuracy"] == pytest.approx(100 * expected.pixel_accuracy, abs=1e-9)
@@ -85,8 +85,8 @@ def test_the_report_has_numbers_classes_and_examples(done):
         assert said in page
     assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
     rows = list(csv.DictReader((out / "tables.csv").open()))
-    assert {row["setting"] for row in rows} == {"mini-vit_maskclip", "mini-vit_clearclip"}
-    assert "mini-vit_maskclip" in (out / "tables.md").read_text()
+    assert {row["setting"] for row in rows} == {"mini-vit_maskclip_name-only", "mini-vit_clearclip_name-only"}
+    assert "mini-vit_maskclip_name-only" in (out / "tables.md").read_text()
     before = page
     write_report(out)
     assert (out / "report.html").read_text() == before
@@ -161,12 +161,14 @@ def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
     flags = ("--model", "mini", "--method", "cam", "--save-maps")
     assert benchmark(root, tmp_path / "out", *flags).code == 0
-    maps = tmp_path / "out/maps/mini_cam"
+    maps = tmp_path / "out/maps/mini_cam_name-only"
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
     assert before.keys() == {"000.png", "001.png"}
-    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    ours = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam_name-only"]
     theirs = document_of("evaluate", "segmentation", "--predictions", maps, "--dataset", "coco_object", "--root", root)
     assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
+    sample = ("--dataset", "coco_object", "--root", root, "--sample", "1")
+    assert document_of("evaluate", "segmentation", "--predictions", maps, *sample)["images"] == 1
     with open_run(tmp_path / "out") as run, run.transaction():  # as a run that was stopped in between leaves it
         run.write("DELETE FROM picture WHERE sample = ?", "001")
         run.write("DELETE FROM row WHERE sample = ?", "001")
@@ -196,23 +198,22 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
             picture.putpalette([0, 0, 0, 128, 0, 0] * 128)  # labels of one colour
         picture.save(tmp_path / folder / "a.png")
     metric.update("a", labels, truth)
-    found = evaluate_labels(tmp_path / "predicted", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
+    found = evaluate_labels(tmp_path / "predicted", folder_of_truths(tmp_path / "truth", tmp_path / "classes.txt"))
     assert found.problems == ()
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 
 def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     predicted(root, tmp_path / "labels")
+    truth = open_labelled("coco_object", root)
     (tmp_path / "labels" / "000.png").unlink()
-    Image.new("L", (3, 3)).save(tmp_path / "labels" / "other.png")
-    result = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
-    assert [(one.kind, one.source) for one in result.problems] == [("prediction", "other.png"), ("prediction", "000")]
+    [missing] = evaluate_labels(tmp_path / "labels", truth).problems
+    assert (missing.kind, missing.source) == ("prediction", "000")
     Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
-    [_, colours] = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root).problems
+    [colours] = evaluate_labels(tmp_path / "labels", truth).problems
     assert "expected a label map, one number per pixel, got an image of mode RGB" in colours.reason
-    (tmp_path / "labels" / "000.png").unlink()
     Image.new("L", (3, 3)).save(tmp_path / "labels" / "001.png")
     with pytest.raises(UsageError, match="none of 2 pictures could be evaluated"):
-        evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
-    with pytest.raises(UsageError, match="expected --dataset with --root, or --truth with --class-list"):
-        evaluate_labels(tmp_path / "labels", dataset="coco_object")
+        evaluate_labels(tmp_path / "labels", truth)
+    asked = ("evaluate", "segmentation", "--predictions", tmp_path / "labels", "--dataset", "coco_object")
+    assert "expected --dataset with --root, or only --truth with --class-list" in refused(*asked)

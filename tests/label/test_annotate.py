@@ -238,8 +238,7 @@ def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
     assert [name for name, _ in boxes["cat turned, 猫.png"]] == [name for name, _ in boxes["cat.png"]]
 
 
-def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
+def test_a_named_method_compares_names_with_a_bank(folder, tmp_path):
     named = {"recipe": None, "method": "cam", "min_presence": None}  # without a second look
     options = {"formats": ["csv"], **OPTIONS, **named}
     result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)

@@ -18,6 +18,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.corrections import ReviewedBox, ReviewedPicture, correction_of
 from cliploc.label.drafts import FEWEST
 from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.promise import order_of
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Candidate, Candidates, Correction, Found
 from tests.label.labelled import correct, corrections, held, save_boxes
@@ -125,7 +126,7 @@ def test_corrections_survive_other_drafts(root, tmp_path):
         assert drafts(out, "b.png") == [[0, 20, 1.0], [1, 0, 1.0]]
         assert result.corrected == 1
         of_b = [line for line in (out / "boxes.csv").read_text().splitlines() if line.startswith("b.png,")]
-        assert [line.rpartition(",")[2] for line in of_b] == ["1.0", "1.0"], "a person is certain"
+        assert [line.split(",")[-2] for line in of_b] == ["1.0", "1.0"], "a person is certain"
         with ReviewFolder.opened(out) as folder:
             b = folder.state(1)
         assert {0, 3} <= {one["draft"] for one in b["drafts"]}, "the editor knows what boxes were made from"
@@ -247,6 +248,25 @@ def test_only_reviewed_pictures_are_exported_and_split(root: Path, tmp_path: Pat
     with ReviewFolder.opened(out) as folder:  # the editor writes the same again
         folder.write_exports()
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
+
+
+def test_drafts_that_need_no_look_and_counts_by_pictures_in_random_order(tmp_path: Path) -> None:
+    root, out = photos(tmp_path / "photos", *(f"p{number:02}" for number in range(60))), tmp_path / "out"
+    how = {**OPTIONS, "second_look": False, "min_score": 0.2}  # so that scores are not adjusted to the folder
+    annotate(root, LABELS, out, **how)
+    names = sorted((path.name for path in root.iterdir()), key=order_of)
+    right = {name: Correction([BOXES[0]], [0], None, [None]) for name in names}  # of the drafts 0.6 and 0.3 the first
+    for count, left, message in (
+        (5, 2, "no draft can be trusted at 20%: 5 pictures with 10 drafts were reviewed in random order"),
+        (40, 1, "all names: 50% of the drafts need no look: at most 20% of them are wrong (95% sure)"),
+    ):
+        correct(out, {name: right[name] for name in names[:count]})
+        result = annotate(root, LABELS, out, max_false=0.2, **how)
+        assert any(note.startswith(message) for note in result.notes), result.notes
+        assert (result.computed, len(drafts(out, names[-1]))) == (0, left)
+    assert result.counts["red"].things.count == pytest.approx(60)
+    assert 0 < result.counts["blue"].pictures.error < 12
+    assert any(line.startswith("red: about 60 ± ") for line in result.closing(1.0))
 
 
 def test_a_folder_that_was_moved_is_reviewed_where_it_is_now(root: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_processes_that_judge_maps_import_no_torch() -> None:
 @pytest.mark.parametrize(
     "judge_of",
     [
-        partial(LabelMapJudge, protocol_for(NAMES)),
+        partial(LabelMapJudge, protocol_for(NAMES), None),
         partial(FaithfulnessJudge, NAMES, ("deletion",), FaithfulnessOptions()),
     ],
 )

@@ -350,6 +350,22 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
         assert (region[y, x], region.any(axis=0).sum() <= x1 - x0) == (True, True)
 
 
+def test_names_are_changed_joined_and_removed(out):
+    with served(out) as address:
+        drawn = saved(box(10, 10, 30, 20, label=1), status="reviewed")
+        assert sent(f"{address}/pictures/0", drawn)[0] == 200
+        assert sent(f"{address}/names", {"name": "blue", "to": "sky"}) == (200, {})
+        assert [*LabellingRun.open(out).names] == ["red", "sky"]
+        assert sent(f"{address}/pictures/0")[1]["boxes"][0]["label"] == 1
+        for name, to, line in (("blue", "sea", "blue"), ("sky", " ", "expected a name, got ' '")):
+            status, answer = sent(f"{address}/names", {"name": name, "to": to})
+            assert (status, line in answer["error"]) == (409, True)
+        assert sent(f"{address}/names", {"name": "sky", "to": "red"})[0] == 200
+        [one] = sent(f"{address}/pictures/0")[1]["boxes"]
+        assert (one["label"], one["xyxy"]) == (0, [10, 10, 30, 20])
+        assert "only name" in sent(f"{address}/names", {"name": "red", "to": None})[1]["error"]
+
+
 def test_a_box_is_split_where_its_heat_is_least(address):
     profile = np.concatenate([np.linspace(0, 1, 30), np.linspace(1, 0.2, 20), np.linspace(0.2, 0.8, 30), np.zeros(20)])
     depth, place = valley(profile)

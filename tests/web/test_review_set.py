@@ -102,6 +102,11 @@ def test_suspects_of_a_check_come_first_and_answers_stay(checked: Path) -> None:
 
 def test_what_cannot_be_opened_is_one_line(labels: Path, checked: Path, tmp_path: Path) -> None:
     out = open_set(labels, None, None).out
+    with served(out) as address:
+        assert "dropped in its pictures" in sent(f"{address}/names", {"name": "cat", "to": None})[1]["error"]
+        assert sent(f"{address}/names", {"name": "cat", "to": "lynx"})[0] == 200
+        assert sent(f"{address}/exports", {})[0] == 200
+    assert [one["name"] for one in corrected(out)["categories"]] == ["cat", "emu", "dog", "lynx"]
     labels.write_text(labels.read_text().replace('"me"', '"you"'))
     with served(out) as address:
         assert "was changed since it was opened" in sent(f"{address}/exports", {})[1]["error"]

@@ -66,7 +66,8 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
     terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
-    calibrated = (*output.LOCALIZE, *words_of(options.changed()), f"--calibration={out}")
+    look = ("--second-look",) if options.method else ()  # which recipes have
+    calibrated = (*output.LOCALIZE, *words_of(options.changed()), *look, f"--calibration={out}")
     terminal.say_next(calibrated, quiet=flags.as_json)
     return output.SOME_FAILED if result.pictures < len(dataset.samples) else output.DONE
 

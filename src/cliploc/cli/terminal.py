@@ -72,7 +72,8 @@ class Terminal:
             note=cache(lambda line: self.say(line, style="yellow")),  # once: several runs of a command say the same
         )
         if not self.err.is_terminal:
-            yield lines
+            once = f"embedding {{:,}} {BANK}, once for this text tower"
+            yield replace(lines, bank=lambda done, left: None if done else self.say(once.format(left), style="dim"))
             return
         columns: list[rich.ProgressColumn] = [
             rich.SpinnerColumn(),

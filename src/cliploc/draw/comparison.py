@@ -7,7 +7,6 @@ from PIL import Image, ImageDraw
 
 from cliploc.draw import overlay
 from cliploc.draw.colours import COLORMAP, INK, PAPER
-from cliploc.draw.html import count
 from cliploc.draw.sheet import Panel, Sheet, grid_of
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
@@ -90,7 +89,8 @@ def cell_caption(result: Localization, index: int) -> str:
         return " · ".join([result.verdict(index), *filter(None, [result.reasons[index]])])
     best = f", best {float(scores.max()):.2f}" if len(scores) and result.is_calibrated(index) else ""
     threshold = overlay.run_line(replace(result, method="", model=""))
-    return " · ".join(filter(None, ["found", count(len(scores), "box", "boxes") + best, threshold]))
+    boxes = f"{len(scores)} box{'' if len(scores) == 1 else 'es'}{best}"
+    return " · ".join(filter(None, ["found", boxes, threshold]))
 
 
 def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None:

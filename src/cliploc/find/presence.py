@@ -167,7 +167,8 @@ class Bank:
                     for word in dict.fromkeys(map(str.casefold, entry)):
                         self._entries.setdefault(word, []).append(number)
                 cache = cache_of(self.backbone)
-                self._embeddings = self._texts.embed_sentences(tuple(sentences), cache, progress)
+                told = (lambda *_: None) if self.backbone.weights_file is None else progress  # the package's are quick
+                self._embeddings = self._texts.embed_sentences(tuple(sentences), cache, told)
             return self._embeddings
 
 

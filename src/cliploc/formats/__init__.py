@@ -54,7 +54,7 @@ class AnnotatedPicture:
     # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
     certainty: FloatArray | None = None
     masks: tuple[Rle, ...] = ()  # the mask of each box, as COCO's compressed run lengths; empty where the run has none
-    state: str = "draft"  # or as a person set it: reviewed, unsure, skipped
+    state: str = "draft"  # or as a person set it: reviewed, later, skipped
 
     def detections(self) -> Any:
         """The boxes as `supervision`'s `Detections`, for its writers."""

@@ -146,8 +146,11 @@ def annotate(
         if folder.prior is not None and folder.prior.everywhere:
             [name] = labels.names
             notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
-        if "teaching" in settings:
+        promised = flags.max_false is not None and bool(run.reviewed())
+        if "teaching" in settings and not promised:  # else drafts stay as they were when pictures were reviewed
             notes.add(teach(folder, begun=partial(reporter.phase, "learning from the folder")).lines())
+        if flags.max_false is not None:
+            notes.add(folder.keep_promise(flags.max_false))
         earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
         formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
         result = results.conclude(folder, formats, written, computed=work.computed, reporter=reporter)

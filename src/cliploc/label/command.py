@@ -53,7 +53,9 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     if flags.edit:
         check_installed("web", "review", "starlette", "uvicorn")
     from cliploc.find.prompts import labels_of, read_labels
+    from cliploc.formats import chosen_exports
 
+    chosen_exports(wanted.formats)
     names = labels_of(flags.prompt or ()) if flags.labels is None else read_labels(flags.labels)
     entries, options = with_exemplars(names.entries, options)
     engine, folder = flags.parsed(), output.writable(flags.out)

@@ -57,6 +57,7 @@ class ReviewedPicture(Struct, forbid_unknown_fields=True):
     status: Literal["none", "reviewed", "later", "skipped"]
     boxes: Annotated[list[ReviewedBox], Meta(max_length=20_000)]
     drawn: Annotated[str, Meta(max_length=64)] | None = None  # which drafts the person saw; None: those of now
+    learn: bool = True  # whether it may be learnt from at once: not while pictures are reviewed in random order
     answered: list[Count] = []  # numbers of suspects of a checked set that the person has judged
 
 

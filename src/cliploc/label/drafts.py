@@ -1,7 +1,7 @@
 """Chooses drafts and unsure boxes; chances follow what is known of the folder: docs/annotate.md."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from cliploc.boxes import high_enough
 from cliploc.boxes.components import are_first
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.options import DEFAULTS
-from cliploc.runs.label_store import Candidates
+from cliploc.runs.label_store import Candidates, Correction, Saved
 from cliploc.values import Floats
 
 FEWEST = 20  # pictures, from which the only name asked may be taken to be in all of them
@@ -150,3 +150,29 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     nearest = np.abs(adjusted - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, adjusted, margin)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is found in a picture, and what holds."""
+
+    found: Candidates
+    chosen: Chosen
+    saved: Saved
+    unsure: bool  # whether unsure boxes hold, too
+
+    def drafts(self, unsure: bool = False) -> Candidates:
+        """Its drafts alone, best first, and its unsure boxes behind them."""
+        ids = [*self.chosen.drafts, *(self.chosen.unsure if unsure else ())]
+        return replace(self.found.take(ids), scores=self.chosen.scores[ids])
+
+    def of_drafts(self) -> Correction:
+        """The boxes that hold where a person has changed nothing."""
+        ids = self.chosen.visible(self.unsure)
+        drafts = self.found.take(ids)
+        masks = None if drafts.masks is None else list[str | None](drafts.masks)
+        return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, [*ids])
+
+    def boxes(self) -> Correction:
+        """The boxes that hold: those of a person, or the drafts."""
+        return self.saved.correction or self.of_drafts()

@@ -19,8 +19,9 @@ from cliploc.find import prompts
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings, pictures_of
 from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import LabelScore, score_drafts
-from cliploc.label.drafts import Chosen, DraftRule, Prior, choose
+from cliploc.label.drafts import DraftRule, Prior, View, choose
 from cliploc.label.editor.page import ReviewPicture
+from cliploc.label.promise import SURE, Look, NameCount, Sample, fewest, look_at
 from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 from cliploc.runs.picture_files import PictureFile, by_path, content_digest
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
@@ -51,6 +52,7 @@ class AnnotateResult:
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
         draft_scores: label → how its drafts did in the reviewed pictures with corrected boxes; "" for all labels.
+        counts: label → about how many things there are, and in how many pictures, by those reviewed in random order.
     """
 
     out: Path
@@ -67,6 +69,7 @@ class AnnotateResult:
     corrected: int = 0
     not_applied: Mapping[str, str] = field(default_factory=dict)
     draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
+    counts: Mapping[str, NameCount] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -82,6 +85,7 @@ class AnnotateResult:
             "pictures_reviewed": self.reviewed,
             "pictures_corrected": self.corrected,
             "draft_scores": msgspec.to_builtins(self.draft_scores),
+            "counts": msgspec.to_builtins(self.counts),
             "files": {name: list(files) for name, files in self.files.items()},
         }
 
@@ -100,6 +104,9 @@ class AnnotateResult:
         names = [name for name in self.boxes if name in self.draft_scores]
         for name in names if len(names) == 1 else self.draft_scores:
             lines.append(f"{name or 'all names'}, compared with corrected boxes: {self.draft_scores[name].in_words()}")
+        for name, of in self.counts.items():
+            things, pictures = of.things.in_words(), of.pictures.in_words()
+            lines.append(f"{name}: about {things} in {pictures} pictures, by those that were reviewed in random order")
         if not boxes and len(self.failed) < self.pictures:
             editor = f"`cliploc review {self.out}`"
             lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
@@ -112,32 +119,6 @@ class AnnotateResult:
             for name, boxes in self.boxes.items()
         ]
         return [("label", "drafts", "unsure", "pictures"), *lines]
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What is found in a picture, and what holds."""
-
-    found: Candidates
-    chosen: Chosen
-    saved: Saved
-    unsure: bool  # whether unsure boxes hold, too
-
-    def drafts(self, unsure: bool = False) -> Candidates:
-        """Its drafts alone, best first, and its unsure boxes behind them."""
-        ids = [*self.chosen.drafts, *(self.chosen.unsure if unsure else ())]
-        return replace(self.found.take(ids), scores=self.chosen.scores[ids])
-
-    def of_drafts(self) -> Correction:
-        """The boxes that hold where a person has changed nothing."""
-        ids = self.chosen.visible(self.unsure)
-        drafts = self.found.take(ids)
-        masks = None if drafts.masks is None else list[str | None](drafts.masks)
-        return Correction(drafts.xyxy.tolist(), drafts.labels.tolist(), masks, [*ids])
-
-    def boxes(self) -> Correction:
-        """The boxes that hold: those of a person, or the drafts."""
-        return self.saved.correction or self.of_drafts()
 
 
 class AnnotatedFolder:
@@ -293,6 +274,29 @@ class AnnotatedFolder:
         named = {name: score for name, score in zip(self.names, each, strict=True) if score.drafts or score.boxes}
         return {"": every, **named} if pairs else {}
 
+    def look(self, name: str, now: View) -> Look:
+        """What a picture says of others."""
+        plain = now
+        if now.found.taught:
+            found = self.candidates(name, taught=False)
+            plain = replace(now, found=found, chosen=choose(found, self.rule, self.prior))
+        return look_at(now, plain, len(self.names))
+
+    def keep_promise(self, most: float) -> list[str]:
+        """Leaves the drafts that need no look, as reviewed pictures promise; what is to be said of it."""
+        sample = Sample({file.id: self.look(file.id, self.view(file.id)) for file in self.annotated()})
+        found = sample.no_look(most, range(len(self.names)))
+        if found is None:
+            drafts = sum(len(one.drafts) for one in sample.seen)
+            reviewed = f"{len(sample.seen)} pictures with {drafts} drafts were reviewed in random order"
+            needed = f"it needs {fewest(most)} drafts, nearly all right: go on in `cliploc review`, order: random"
+            return [f"no draft can be trusted at {most:.0%}: {reviewed} since drafts were last drawn; {needed}"]
+        self.rule = replace(self.rule, min_score=float(np.float32(found.score)))
+        each = {name: sample.no_look(most, [label]) for label, name in enumerate(self.names)}
+        shares = {"all names": found, **({} if len(each) == 1 else each)}
+        promise = f"of the drafts need no look: at most {most:.0%} of them are wrong ({SURE:.0%} sure)"
+        return [f"{name}: {one.share:.0%} {promise}" for name, one in shares.items() if one is not None]
+
     def shares(self) -> dict[str, float]:
         """About the share of pictures with each label that the model knows by its text."""
         if self.prior is None:
@@ -363,8 +367,10 @@ def write_learnt(out: Path, content: bytes | None) -> None:
 def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], computed: int) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
     empty = reviewed = corrected = 0
+    looks = dict[str, Look]()
     for file in folder.annotated():
         now = folder.view(file.id)
+        looks[file.id] = folder.look(file.id, now)
         labels = Counter(folder.names[label] for label in now.boxes().labels)
         boxes.update(labels)
         with_label.update(labels.keys())
@@ -387,6 +393,7 @@ def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], comp
         computed=computed,
         corrected=corrected,
         draft_scores=folder.draft_scores(),
+        counts=Sample(looks).counts(folder.names),
     )
 
 

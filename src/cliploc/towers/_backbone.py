@@ -48,7 +48,9 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self._fingerprint: bytes | None = None  # of weights of a file, which do not change
+        # Of weights of a file, which do not change, and of their text tower.
+        self._fingerprint: bytes | None = None
+        self._text_fingerprint: bytes | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
@@ -122,7 +124,11 @@ class Backbone(nn.Module, ABC):
     @property
     def text_id(self) -> str:
         """SHA-256 of all that embeddings of texts depend on; it tells text towers apart in caches on disk."""
-        return fingerprint(self.text).hex() if hasattr(self, "text") else self.weights_id
+        if not hasattr(self, "text"):
+            return self.weights_id
+        known = self._text_fingerprint if self.weights_file is not None else None
+        self._text_fingerprint = known or fingerprint(self.text)
+        return self._text_fingerprint.hex()
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""

@@ -40,23 +40,12 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def xml(path: Path, size_wh: tuple[int, int], things: Iterable[tuple[str, Sequence[float], int]]) -> Path:
     """Name, box and difficult of each thing, in the XML that VOC and ILSVRC publish."""
-    objects = "".join(
-        f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
-        f"\t\t<difficult>{difficult}</difficult>\n\t\t<bndbox>\n"
-        + "".join(
-            f"\t\t\t<{tag}>{value}</{tag}>\n" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-        )
-        + "\t\t</bndbox>\n\t</object>\n"
-        for name, box, difficult in things
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"<annotation>\n\t<folder>val</folder>\n\t<filename>{path.stem}</filename>\n\t<source>\n"
-        "\t\t<database>ILSVRC_2012</database>\n\t</source>\n"
-        f"\t<size>\n\t\t<width>{size_wh[0]}</width>\n\t\t<height>{size_wh[1]}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
-        f"\t<segmented>0</segmented>\n{objects}</annotation>\n"
-    )
-    return path
+    objects = ""
+    for name, box, difficult in things:
+        edges = "".join(f"<{tag}>{at}</{tag}>" for tag, at in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        objects += f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{edges}</bndbox></object>"
+    size = f"<size><width>{size_wh[0]}</width><height>{size_wh[1]}</height><depth>3</depth></size>"
+    return lines(path, [f"<annotation><filename>{path.stem}</filename>{size}{objects}</annotation>"])
 
 
 def metadata(
@@ -98,14 +87,10 @@ def ilsvrc(root: Path, by_class: bool = False, with_xml: bool = True, with_metad
         if with_xml:
             xml(root / "Annotations/CLS-LOC/val" / f"{name}.xml", size, [(wnid, box, 0)])
     if with_metadata:
-        rows = {
-            f"val/ILSVRC2012_val_{number}.JPEG": (
-                labels[wnid],
-                size,
-                [np.minimum(box, (*size, size[0] - 1, size[1] - 1))],
-            )
-            for number, (wnid, size, box) in things.items()
-        }
+        rows = {}
+        for number, (wnid, size, box) in things.items():
+            inside = np.minimum(box, (*size, size[0] - 1, size[1] - 1))
+            rows[f"val/ILSVRC2012_val_{number}.JPEG"] = labels[wnid], size, [inside]
         metadata(root / "metadata/ILSVRC/test", rows)
     return root
 

@@ -20,14 +20,8 @@ INSTANCES = instances(
 INSTANCES["images"][1] |= {"width": 40, "height": 50}
 REFS = [
     {
-        "ref_id": ref,
-        "ann_id": annotation,
-        "image_id": image,
-        "category_id": 1,
-        "split": split,
-        "sentences": [
-            {"sent": sent, "sent_id": i, "raw": sent, "tokens": sent.split()} for i, sent in enumerate(phrases)
-        ],
+        "ref_id": ref, "ann_id": annotation, "image_id": image, "category_id": 1, "split": split,
+        "sentences": [{"sent": sent, "sent_id": i, "raw": sent} for i, sent in enumerate(phrases)],
     }
     for ref, annotation, image, split, phrases in (
         (0, 31, 9, "val", ["left guy", "man | in ~ red"]),
@@ -35,7 +29,7 @@ REFS = [
         (2, 32, 9, "testA", ["left guy"]),
         (3, 33, 5, "val", ["a cup"]),
     )
-]
+]  # fmt: skip
 
 
 def build(root: Path, by: str = "unc", pictures: str = "train2014") -> Path:

@@ -13,10 +13,10 @@ from cliploc.cli.options import flag, rare
 from cliploc.cli.terminal import Terminal, grid, titled
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe, recipe_of
-from cliploc.options import OF_LOCALIZATION, Options
+from cliploc.options import OF_LOCALIZATION, Options, parse_list
 from cliploc.runs.plan import Grid, ModelSetup, Setting
 from cliploc.runs.store import FILE
-from cliploc.support.files import Inputs
+from cliploc.support.files import Inputs, write_output
 from cliploc.support.imports import check_installed
 from cliploc.support.reporter import SILENT
 
@@ -47,6 +47,10 @@ class BenchmarkFlags(cli.DrawnFlags, cli.ModelFlags, cli.MethodFlags, cli.Engine
     template: list[str] | None = rare(
         "One prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, name-only.",
         None, metavar="TEXT", group="prompt",
+    )  # fmt: skip
+    columns: str | None = rare(
+        "Numbers of tables.tex, by their keys in summary.json.", None, metavar="KEY,KEY", none="those printed",
+        group="output",
     )  # fmt: skip
     no_pictures: bool = rare("Write the report without the pictures, so that it can be shared.", False, group="output")
 
@@ -167,6 +171,7 @@ def run_plan(
     terminal.print_result(result.document(), titled(result.table()), result.legend(), as_json=flags.as_json)
     with terminal.progress("writing the report"):  # after the table, which is printed even if the disk is full
         page = write_report(folder, pictures=not flags.no_pictures)
+        write_output(folder / "tables.tex", result.latex(parse_list(flags.columns or "")).encode(), "--out")
     terminal.say_failures(result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
     terminal.say_next(("open", page), quiet=flags.as_json)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.evaluate.metrics import Bootstrap
-from cliploc.values import Floats
+
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cliploc.draw.html import Templates
 from cliploc.errors import InputError, UsageError
+from cliploc.evaluate.tasks.paired import Comparison
 from cliploc.images.reading import load
 from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import locked, write_output
@@ -83,6 +84,11 @@ class SettingResult:
     def of_class(self, label: int) -> Mapping[str, Any]:
         """The numbers of a class."""
         return (self.numbers.get("per_class") or {}).get(str(label)) or {}
+
+    @property
+    def compared(self) -> Comparison | None:
+        """How it compares with the best setting; None for that one, and where settings are not compared."""
+        return msgspec.convert(self.numbers.get("compared"), Comparison | None)
 
     @property
     def failed(self) -> list[Failure]:

@@ -1,7 +1,8 @@
-"""The tables of all reports: on the page, as Markdown and CSV."""
+"""The tables of all reports: on the page, as Markdown, LaTeX and CSV."""
 
 import csv
 import io
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class Table:
 
 def percent(value: float | None, ends: Interval = None) -> Cell:
     """A percentage with two decimals, as the field prints it; a dash for none."""
-    return decimal(value, 2, "" if ends is None else f"{ends[0]:.1f}–{ends[1]:.1f}")
+    return decimal(value, 2, _ends(ends, ".1f"))
 
 
 def decimal(value: float | None, decimals: int, ends: str = "") -> Cell:
@@ -62,7 +63,12 @@ def number_cell(value: float | None, ends: Interval = None) -> Cell:
     if value is None:
         return Cell("–")
     form = ".3f" if value == 0 or abs(value) >= 0.0005 else ".1e"
-    return Cell(f"{value:{form}}", value, "" if ends is None else f"{ends[0]:{form}}–{ends[1]:{form}}")
+    return Cell(f"{value:{form}}", value, _ends(ends, form))
+
+
+def _ends(ends: Interval, form: str) -> str:
+    """The ends of an interval; with "to" where a dash would look like a second minus."""
+    return "" if ends is None else f"{ends[0]:{form}}{'–' if ends[0] >= 0 else ' to '}{ends[1]:{form}}"
 
 
 def numbers_table(
@@ -80,13 +86,26 @@ def numbers_table(
             Cell(setting.id),
             *(Cell(text_of(setting)) for _, text_of in words.values()),
             *(cell(setting.number(key), setting.interval(key)) for key in numbers),
+            *_differences(run, setting, cell),
             *(counted(setting.number(key)) for key in counts),
         ]
         for setting in run.settings
     ]
-    columns = {"setting": "", **{title: about for title, (about, _) in words.items()}}
-    columns |= {**dict(numbers.values()), **dict(counts.values())}
+    columns = {"setting": "", **{title: about for title, (about, _) in words.items()}, **dict(numbers.values())}
+    if by := next((numbers[one.compared.number][0] for one in run.settings if one.compared), None):
+        columns["to the best"] = f"difference in {by} to the best setting, picture by picture"
+        columns["p"] = "of this difference; Holm's, for all comparisons of the run"
+    columns |= dict(counts.values())
     return Table("All numbers, with 95 % intervals", columns, rows, {"setting", *words}, notes)
+
+
+def _differences(run: TaskRun, setting: SettingResult, cell: Callable[[float | None, Interval], Cell]) -> list[Cell]:
+    """How a setting compares with the best one; nothing where none of the run is compared."""
+    if not any(one.compared for one in run.settings):
+        return []
+    if (found := setting.compared) is None:
+        return [Cell("–"), Cell("–")]
+    return [cell(found.difference, found.confidence_95), decimal(found.p, 3)]
 
 
 def numbers_csv(
@@ -95,13 +114,16 @@ def numbers_csv(
     counts: Iterable[str],
     more: Callable[[SettingResult], Mapping[str, Any]] = lambda _: {},  # further columns of a setting
 ) -> str:
-    """A row for each setting: unrounded numbers, the ends of their intervals, counts, and the dataset."""
+    """A row for each setting: its numbers, the ends of their intervals, how it compares, counts, and the dataset."""
     rows = []
     for setting in run.settings:
         row = {"setting": setting.id, "model": setting.about.get("model"), "method": setting.about.get("method")}
         for key in numbers:
             low, high = setting.interval(key) or (None, None)
             row |= {key: setting.number(key), f"{key}_low": low, f"{key}_high": high}
+        if (found := setting.compared) is not None:
+            low, high = found.confidence_95
+            row |= {"to_best": found.difference, "to_best_low": low, "to_best_high": high, "to_best_p": found.p}
         row |= {key: setting.numbers.get(key) for key in (*counts, "evaluated")}
         row |= {"failed": len(setting.failed), **more(setting)}
         rows.append(row | {"dataset": run.dataset.name, "split": run.dataset.split})
@@ -133,10 +155,27 @@ def _md(text: str) -> str:
     return text
 
 
+def to_latex(rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows of texts as a table for `booktabs`; the first column has words, the others numbers."""
+    header, *body = ([_tex(text) for text in row] for row in rows)
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", "\\toprule", " & ".join(header) + r" \\", "\\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in body]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
+    for mark, command in {"τ": r"$\tau$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$"}.items():
+        escaped = escaped.replace(mark, command)
+    return escaped
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with the columns that the first one has; numbers are not rounded."""
+    """Rows as CSV, with the columns that any has; numbers are rounded to six decimals."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
     return file.getvalue()

@@ -15,8 +15,10 @@ from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
+from cliploc.evaluate.tasks import paired
 from cliploc.evaluate.tasks.report import Failure
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
+from cliploc.evaluate.tasks.tables import Cell, number_cell, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
 from cliploc.runs import evaluation, picture_files, plan, store
@@ -30,7 +32,7 @@ AnyDataset: TypeAlias = Dataset | LabelledDataset | PromptedDataset
 Manifest = Mapping[str, Any]
 Summary = dict[str, Any]
 COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
-EXPORTS = ("manifest.json", "summary.json", "rows.parquet")  # what every run writes at its end, of its file
+EXPORTS = ("manifest.json", "summary.json", "rows.parquet", "tables.tex")  # what a run writes at its end
 OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
 
 
@@ -60,6 +62,10 @@ class Tally:
         """The numbers, with these counts of pictures among them."""
         return dict(counts)
 
+    def per_picture(self) -> paired.PerPicture | None:
+        """What settings are compared by; None where they are not."""
+        return None
+
 
 @dataclass(frozen=True)
 class BenchmarkTask:
@@ -75,6 +81,9 @@ class BenchmarkTask:
     # a header, then a row for each setting; and lines that explain the table
     table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []
+    # the numbers that tables can have: key → title and meaning; and how each is written
+    numbers: Callable[[Manifest], Mapping[str, tuple[str, str]]] = lambda _: {}
+    cell: Callable[[float | None], Cell] = number_cell
 
 
 class How(TypedDict, total=False):
@@ -114,6 +123,16 @@ class BenchmarkResult:
     def table(self) -> list[tuple[str, ...]]:
         """The table of settings: a header, then a row for each."""
         return self.task.table(self.summary, self.manifest)
+
+    def latex(self, columns: Sequence[str]) -> str:
+        """The table in LaTeX, with these numbers, keys of summary.json, or as on the terminal."""
+        if not columns:
+            return to_latex(self.table())
+        known = self.task.numbers(self.manifest)
+        if unknown := [key for key in columns if key not in known]:
+            raise UsageError(f"expected --columns among {', '.join(known)}, got {unknown[0]}")
+        rows = [(name, *(self.task.cell(of.get(key)).text for key in columns)) for name, of in self.summary.items()]
+        return to_latex([("setting", *(known[key][0] for key in columns)), *rows])
 
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
@@ -280,9 +299,12 @@ def summed_up(
         else:
             failed[outcome.setting].append({"sample": outcome.sample, "reason": outcome.reason})
     bootstrap = replace(bootstrap, image_of=image_of)
+    per_picture = {name: values for name, tally in tallies.items() if (values := tally.per_picture()) is not None}
+    compared = paired.compared(per_picture, bootstrap)
     return {
         name: {
             **tally.summary({"images": evaluated[name] + len(failed[name]), "evaluated": evaluated[name]}, bootstrap),
+            **({"compared": msgspec.to_builtins(compared[name])} if name in compared else {}),
             "failed": failed[name],
         }
         for name, tally in tallies.items()

@@ -31,6 +31,7 @@ ABOUT = {
 }
 KINDS = tuple(ABOUT)
 OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
+AT_MOST = ("badly placed", "missing")  # whose chances are too high: docs/studies/check.md
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
 PAIRS = 10  # of names, in the table
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
@@ -126,7 +127,7 @@ class Checked:
         for of in self.counts():
             words = "" if of.judged else "not judged"
             if of.kind != "odd" and of.suspects:
-                about = "at most" if of.kind == "badly placed" else "about"  # docs/studies/check.md says why
+                about = "at most" if of.kind in AT_MOST else "about"
                 words = f"{about} {of.wrong_of_first:.0f} of the first {of.first} are wrong"
             rows.append([of.kind, f"{of.judged:,}", f"{of.suspects:,}", words])
         return rows

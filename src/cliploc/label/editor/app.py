@@ -37,6 +37,13 @@ class SuggestionRequest(Struct, forbid_unknown_fields=True):
     split: tuple[float, float, float, float] | None = None
 
 
+class Renaming(Struct, forbid_unknown_fields=True):
+    """A label's other name, which may be that of another label; None: it goes, with its boxes."""
+
+    name: str
+    to: Annotated[str, Meta(max_length=200)] | None
+
+
 def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     """The editor as an ASGI application."""
     decoding = threading.Semaphore(DECODED_AT_ONCE)
@@ -97,6 +104,12 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         number, picture = number_in(request), _parsed(await request.body(), ReviewedPicture)
         return JSONResponse({"revision": await run_in_threadpool(folder.save, number, picture)})
 
+    async def rename(request: Request) -> Response:
+        of_this_folder(request)
+        wanted = _parsed(await request.body(), Renaming)
+        await run_in_threadpool(folder.rename, wanted.name, wanted.to)
+        return JSONResponse({})
+
     def write(request: Request) -> Response:
         of_this_folder(request)
         return JSONResponse({"files": folder.write_exports(), "folder": str(folder.out)})
@@ -129,6 +142,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}", save, methods=["POST"]),
         Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
         *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
+        Route("/names", rename, methods=["POST"]),
         Route("/exports", write, methods=["POST"]),
         Route("/learning", learning_route(), methods=["GET"]),
         Route("/learning", learning_route(folder.learning.now), methods=["POST"]),

@@ -25,6 +25,7 @@ from cliploc.images.reading import load, picture_bytes
 from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
+from cliploc.label.promise import order_of
 from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.runs.label_store import Generation, LabellingRun, check_revision
@@ -43,6 +44,11 @@ class ReviewFolder:
 
     def __init__(self, run: LabellingRun) -> None:
         self.run, self.out = run, run.out
+        self._load()
+
+    def _load(self) -> None:
+        """Reads what does not change while its names are the same."""
+        run = self.run
         self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         self._folder = AnnotatedFolder(run)
         self.names, self.masks, self.settings = self._folder.names, self._folder.masks, self._folder.settings
@@ -89,8 +95,11 @@ class ReviewFolder:
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
-        changed = self.learning.changed
-        return [{**entry, "changed": entry["name"] in changed} for entry in self._entries()]
+        changed, names = self.learning.changed, sorted((picture.id for picture in self.pictures), key=order_of)
+        places = {name: place for place, name in enumerate(names)}
+        return [
+            {**entry, "changed": entry["name"] in changed, "place": places[entry["name"]]} for entry in self._entries()
+        ]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
@@ -161,7 +170,8 @@ class ReviewFolder:
                 revision = self.run.save(self._folder.pictures[name], saved.status, correction, seen)
                 if self.of_set and revision is not None:
                     answer(self.run, name, saved.answered)
-        self.learning.consider()
+        if saved.learn:
+            self.learning.consider()
         return revision
 
     def correct(self, tasks: Sequence[Mapping[str, Any]], files: Sequence[Path] = ()) -> Corrections:
@@ -179,6 +189,20 @@ class ReviewFolder:
         save_reviewed(self._folder, read.pictures)
         self.learning.consider()
         return read
+
+    def rename(self, name: str, to: str | None) -> None:
+        """Calls a label otherwise, which joins one of that name, or removes it with its boxes (None)."""
+        if self.learning.working:
+            raise UsageError("it is learning right now: wait until it has learnt")
+        if to is None and self.of_set:  # boxes are known by their places among those of the set
+            raise UsageError("expected another name: boxes of a data set are dropped in its pictures")
+        if to is None:
+            self.run.remove_name(name)
+        elif not to.strip() or not to.isprintable():
+            raise UsageError(f"expected a name, got {to!r}")
+        elif to.strip() != name:
+            self.run.rename(name, to.strip())
+        self._load()
 
     def write_exports(self) -> list[str]:
         """Writes the files of the run again, or the corrected set, with the boxes that hold now → their names."""
@@ -216,6 +240,11 @@ class Learning:
     def possible(self) -> bool:
         """Whether this run can be taught."""
         return "teaching" in self._folder.settings and self._folder.writable
+
+    @property
+    def working(self) -> bool:
+        """Whether it learns right now."""
+        return self._thread is not None
 
     @property
     def _now(self) -> Generation:

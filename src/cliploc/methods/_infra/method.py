@@ -25,7 +25,7 @@ from cliploc.towers.tower import All, BlockEnd, DenseReading, Needs, Pooling, To
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cliploc.towers._catalogue import ModelEntry
+    from cliploc.towers import ModelEntry
     from cliploc.towers.tower import Backbone, TransformerBackbone
 
 Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]

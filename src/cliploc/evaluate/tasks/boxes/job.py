@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from cliploc.boxes import BoxRule
-from cliploc.evaluate.metrics import Bootstrap, Metric, all_metrics, all_numbers, joined
-from cliploc.evaluate.tasks import report, tables, task, worker
+from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, Metric, all_metrics, all_numbers, joined
+from cliploc.evaluate.tasks import paired, report, tables, task, worker
 from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.rows import box_columns
 from cliploc.find import heads, prepare, prompts
@@ -77,6 +77,8 @@ TASK = task.BenchmarkTask(
     lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
     _table,
     _legend,
+    lambda _: {key: (number.title, number.about) for key, number in all_numbers().items()},
+    tables.percent,
 )
 
 
@@ -307,6 +309,13 @@ class BoxTally(task.Tally):
         for metric in self.metrics:
             if all(row[column] is not None for column in metric.columns):
                 metric.add(row["sample"], row, row["label"], row["predictions"])
+
+    def per_picture(self) -> paired.PerPicture | None:
+        for metric in self.metrics:
+            if isinstance(metric, MaxBoxAcc) and len(metric):
+                right = metric.distinct(TAUS)[0].astype(np.float64)
+                return paired.PerPicture(metric.name, metric.ids, right, lambda means: means.max(axis=1), 100)
+        return None
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """Shares in percent; docs/benchmark.md explains the keys."""

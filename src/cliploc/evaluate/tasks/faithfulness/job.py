@@ -11,7 +11,7 @@ import numpy as np
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
-from cliploc.evaluate.tasks import task
+from cliploc.evaluate.tasks import paired, task
 from cliploc.evaluate.tasks.evaluate import folder_of, read_map
 from cliploc.evaluate.tasks.faithfulness.judged import Axis, Number
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
@@ -98,9 +98,10 @@ TASK = task.BenchmarkTask(
     FILES,
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
-    lambda _, run: ValueTally([*Measures.in_(run).numbers]),
+    lambda _, run: ValueTally([*(numbers := Measures.in_(run).numbers)], next(iter(numbers.values())).best),
     _table,
     _legend,
+    lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
 )
 
 
@@ -161,13 +162,20 @@ class FaithfulnessJudge(PictureJudge):
 class ValueTally(task.Tally):
     """Counts the rows of one setting, for these numbers."""
 
-    def __init__(self, numbers: Sequence[str]) -> None:
-        self._numbers = numbers
+    def __init__(self, numbers: Sequence[str], best: str = "") -> None:
+        self._numbers, self._best = numbers, best  # whether low or high values of the first are best
         self._rows: dict[str, MeasuredMap] = {}
 
     def add(self, row: Row) -> None:
         measured = msgspec.convert(row, MeasuredMap)
         self._rows[measured.sample] = measured
+
+    def per_picture(self) -> paired.PerPicture | None:
+        key, low = self._numbers[0], self._best == "low"
+        rows = [self._rows[sample] for sample in sorted(self._rows) if self._rows[sample].values.get(key) is not None]
+        values = np.array([row.values[key] for row in rows], np.float64)[:, None]
+        samples = [row.sample for row in rows]
+        return paired.PerPicture(key, samples, values, lambda means: means[:, 0], 1, low) if self._best else None
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """The mean of each number, `confidence_95`, mean `curves`, and `measured` where pictures lack a number."""

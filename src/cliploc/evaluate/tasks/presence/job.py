@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
-from cliploc.evaluate.tasks import report, tables, task, worker
+from cliploc.evaluate.tasks import paired, report, tables, task, worker
 from cliploc.evaluate.tasks.presence.page import NUMBERS
 from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.find.calibration import reliability
@@ -58,6 +58,7 @@ TASK = task.BenchmarkTask(
     lambda *_: PresenceTally(),
     _table,
     _legend,
+    lambda _: NUMBERS,
 )
 
 
@@ -148,6 +149,11 @@ class PresenceTally(task.Tally):
         for label in np.union1d(found, true).tolist():
             of_name = found == label
             self._coco.add(picture.sample, label, boxes[of_name], scores[of_name].tolist(), truth[true == label])
+
+    def per_picture(self) -> paired.PerPicture | None:
+        samples = sorted(self._pictures)
+        values = np.array([self._pictures[sample].counts() for sample in samples]).reshape(-1, 5)
+        return paired.PerPicture("mcc", samples, values, _mcc)
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
         """The numbers of `NUMBERS`, in 0–1, with `confidence_95`, the counts, and `reliability`: ten bins of boxes."""

@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from cliploc.cli.options import WithJson, command, flag, rare
+from cliploc.cli.options import DrawnFlags, WithJson, command, flag, rare
 from cliploc.cli.terminal import Terminal
+from cliploc.errors import UsageError
 from cliploc.evaluate.tasks import commands
 from cliploc.options import Options, SegmentationOptions
 
@@ -36,13 +37,12 @@ def benchmark(flags: BenchmarkFlags, options: Options, protocol: SegmentationOpt
     return commands.run_plan(flags, plan, run, open_labelled, job.TASK.files)
 
 
-class EvaluateFlags(WithJson):
+class EvaluateFlags(DrawnFlags, WithJson):
     """What `evaluate segmentation` has."""
 
     predictions: Path = flag("Folder of label maps, <id>.png.", metavar="DIR")
     dataset: str | None = flag("Dataset with the true label maps.", None, metavar="NAME")
     root: Path | None = flag("Folder of that dataset.", None, metavar="DIR")
-    split: str | None = flag("Split of the dataset.", None, metavar="NAME", none="its first")
     truth: Path | None = rare(
         "Folder of true label maps instead of a dataset: <id>.png, 255 for no label.", None, metavar="DIR"
     )
@@ -59,12 +59,16 @@ def evaluate(flags: EvaluateFlags) -> int:
     """
     if flags.dataset is not None:
         commands.check_dataset(flags.dataset, labelled=True)
-    from cliploc.evaluate.tasks.segmentation.job import evaluate_labels
+    from cliploc.evaluate.data import open_labelled
+    from cliploc.evaluate.tasks.segmentation.job import evaluate_labels, folder_of_truths
 
-    terminal = Terminal()
+    terminal, drawn = Terminal(), flags.limit or flags.sample or flags.split
     with terminal.progress("reading label maps") as every, terminal.first_failures(every) as reporter:
-        result = evaluate_labels(
-            flags.predictions, dataset=flags.dataset, root=flags.root, split=flags.split, truth=flags.truth,
-            class_list=flags.class_list, reporter=reporter,
-        )  # fmt: skip
+        if flags.dataset is not None and flags.root is not None and flags.truth is None:
+            truth = open_labelled(flags.dataset, flags.root, flags.split, **flags.chosen())
+        elif flags.truth is not None and flags.class_list is not None and not (flags.dataset or drawn):
+            truth = folder_of_truths(flags.truth, flags.class_list)
+        else:
+            raise UsageError("expected --dataset with --root, or only --truth with --class-list: give one pair")
+        result = evaluate_labels(flags.predictions, truth, reporter=reporter)
     return commands.print_folder(result, result.document(), as_json=flags.as_json)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import data, metrics
-from cliploc.evaluate.tasks import evaluate, task
+from cliploc.evaluate.tasks import evaluate, paired, task
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.worker import PictureJudge
@@ -26,7 +26,7 @@ from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.runs.samples import LabelledPicture
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import IGNORE, ClassName, Problem
+from cliploc.values import IGNORE, Problem
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
@@ -80,6 +80,8 @@ TASK = task.BenchmarkTask(
     lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
     _table,
     _legend,
+    lambda _: NUMBERS,
+    percent,
 )
 
 
@@ -209,13 +211,28 @@ class PixelTally(task.Tally):
     def __init__(self, names: Sequence[str], known: Sequence[int] | None) -> None:
         self._names, self._known, self._metric = names, known, metrics.MeanIoU(len(names))
         self._precisions: list[float] = []
+        self._pixels: dict[str, npt.NDArray[np.float64]] = {}  # sample → [2K] of intersections, and of unions
 
     def add(self, row: Row) -> None:
         read = msgspec.convert(row, _Pairs)
         true, predicted = np.array(read.true, np.int16), np.array(read.predicted, np.int16)
-        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, np.array(read.pixels, np.int64)))
+        pixels = np.array(read.pixels, np.int64)
+        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, pixels))
+        count, same, known = partial(np.bincount, minlength=len(self._names)), true == predicted, true >= 0
+        common = count(true[same], pixels[same])
+        either = count(predicted, pixels) + count(true[known], pixels[known]) - common
+        self._pixels[read.sample] = np.concatenate([common, either])
         if read.average_precision is not None:
             self._precisions.append(read.average_precision)
+
+    def per_picture(self) -> paired.PerPicture | None:
+        def miou(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            common, either = np.split(np.asarray(means, np.float64), 2, axis=1)
+            return np.asarray(np.nanmean(metrics.ratio(common, either), axis=1))
+
+        samples = sorted(self._pixels)
+        values = np.array([self._pixels[sample] for sample in samples]).reshape(len(samples), 2 * len(self._names))
+        return paired.PerPicture("miou", samples, values, miou, 100)
 
     def summary(self, counts: Mapping[str, int], bootstrap: metrics.Bootstrap) -> task.Summary:
         if not len(self._metric):
@@ -293,51 +310,31 @@ class LabelsResult(evaluate.EvaluatedFolder):
         ]
 
 
-def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ...], list[LabelledPicture]]:
+def folder_of_truths(truth: Path, class_list: Path) -> data.LabelledDataset:
     """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
     paths = sorted(evaluate.folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
     classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
     if not paths:
         raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
     ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
-    return classes, [
-        LabelledPicture(picture_id, path, (0, 0), data.LabelFile(path))
-        for picture_id, path in zip(ids, paths, strict=True)
+    pictures = [
+        LabelledPicture(name, path, (0, 0), data.LabelFile(path)) for name, path in zip(ids, paths, strict=True)
     ]
+    return data.LabelledDataset(truth.name, truth, "all", "report", classes, tuple(pictures), ())
 
 
 def evaluate_labels(
-    predictions: str | Path,
-    *,
-    dataset: str | None = None,
-    root: str | Path | None = None,
-    split: str | None = None,
-    truth: str | Path | None = None,
-    class_list: str | Path | None = None,
-    reporter: Reporter = SILENT,
+    predictions: str | Path, truth: data.LabelledDataset, *, reporter: Reporter = SILENT
 ) -> LabelsResult:
-    """Evaluates any tool's `<id>.png`, a label a pixel, against a set or a folder of true label maps."""
+    """Evaluates any tool's `<id>.png`, a label a pixel, against a set of true label maps."""
     leave_out, predictions = evaluate.LeftOut(reporter), evaluate.folder_of("label maps", predictions)
-    samples: Sequence[LabelledPicture]
-    if dataset is not None and root is not None and truth is None:
-        labelled = data.open_labelled(dataset, root, split)
-        classes, samples = labelled.classes, labelled.samples
-        if any(sample.name is not None for sample in samples):
-            raise UsageError(
-                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark segmentation"
-            )
-        for problem in labelled.problems:
-            leave_out(problem)
-    elif truth is not None and class_list is not None and dataset is None:
-        classes, samples = folder_of_truths(Path(truth), Path(class_list))
-    else:
+    classes, samples = truth.classes, truth.samples
+    if any(sample.name is not None for sample in samples):
         raise UsageError(
-            "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
+            f"{truth.name} is evaluated by score maps, not by label maps: use cliploc benchmark segmentation"
         )
-    known = {f"{sample.id}{SUFFIX}" for sample in samples}
-    present = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
-    for name in sorted(present - known):
-        leave_out(Problem("prediction", name, "a label map of no picture of the set: remove it, or check its name"))
+    for problem in truth.problems:
+        leave_out(problem)
 
     def pairs_of(picture: LabelledPicture) -> metrics.PixelPairs | Problem:
         path = predictions / f"{picture.id}{SUFFIX}"

@@ -779,6 +779,24 @@ function pick(label) {
   $("picker").close();
   picked(label);
 }
+const highlighted = () => $("picker-names").querySelector("[aria-selected=true]")?.dataset.label;
+/** Gives the highlighted label another name in all pictures, or removes it: the page is loaded again. */
+async function renameLabel(to) {
+  const name = labelName(highlighted());
+  if (to === undefined || to === name) return;
+  try {
+    await allSaved();
+    await store.post("/names", {name, to});
+    location.reload();
+  } catch (error) {
+    $("picker").close();
+    tell(error.message);
+  }
+}
+async function allSaved() {
+  while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
+  if (pending.size) throw new Error("some changes are not saved yet");
+}
 $("picker-search").addEventListener("input", drawPicker);
 $("picker").addEventListener("keydown", (event) => {
   const options = [...$("picker-names").children], at = options.findIndex((one) => one.ariaSelected === "true");
@@ -890,8 +908,8 @@ function filter() {
   shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status || (status === "changed" && isNew(entries[i]))) && (all || entries[i].found.some(box)));
   const byName = (a, b) => entries[a].name < entries[b].name ? -1 : entries[a].name > entries[b].name ? 1 : 0;
   const done = (i) => Number(entries[i].status !== "none");  // what somebody has seen comes last
-  const first = $("order").value === "name" ? byName : (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b);
-  shown.sort(first);
+  const by = {name: byName, random: (a, b) => entries[a].place - entries[b].place, margin: (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b)};
+  shown.sort(by[$("order").value]);
   $("spacer").style.height = `${shown.length * ROW}px`;
   $("list").scrollTop = 0;
   drawList(true);
@@ -1005,7 +1023,7 @@ async function changeMany(indices, boxesOf, says) {
       try {
         const state = await store.state(index), before = state.boxes, boxes = boxesOf(index, state);
         if (!boxes) continue;
-        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn, answered: state.answered});
+        state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox), drawn: state.drawn, answered: state.answered, learn: $("order").value !== "random"});
         done.push({index, before: before.map(plainBox), revision: state.revision});
         changed += Math.abs(boxes.length - before.length);
         entries[index] = entryOf({...state, boxes, changed: entries[index].changed});
@@ -1174,8 +1192,7 @@ press("exports", async () => {
   $("exports").disabled = true;
   saved("Writing exports …");
   try {
-    while ([...pending].some((one) => one.saving)) await new Promise((done) => setTimeout(done, 50));
-    if (pending.size) throw new Error("some changes are not saved yet");
+    await allSaved();
     const {files, folder} = await store.post("/exports");
     saved(`Written to ${folder}: ${files.join(", ")}`);
   } catch (error) { saved(`Not written: ${error.message}`, true); }
@@ -1185,6 +1202,12 @@ $("suggest")?.addEventListener("submit", (event) => { event.preventDefault(); sh
 $("tau")?.addEventListener("input", () => { if (heat) paintHeat(); });
 press("active", () => pickLabel((label) => setActive(label)));
 press("labels", toggleLabels);
+press("rename", () => {
+  if (highlighted()) renameLabel(prompt(`“${labelName(highlighted())}” in all pictures; the name of another label joins both:`, labelName(highlighted()))?.trim() || undefined);
+});
+press("remove-name", () => {
+  if (highlighted() && confirm(`Remove “${labelName(highlighted())}” with its boxes in all pictures, also those that you drew? This cannot be undone.`)) renameLabel(null);
+});
 for (const id of ["by-label", "by-status", "by-size", "order"]) $(id).addEventListener("change", filter);
 for (const id of ["score-from", "score-to"]) $(id).addEventListener("input", filter);
 for (const radio of document.getElementsByName("status")) radio.addEventListener("change", () => setStatus(radio.value));

@@ -1,0 +1,195 @@
+"""What pictures that were reviewed in random order say of the others: counts, and drafts that need no look."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import takewhile
+from statistics import NormalDist
+
+import numpy as np
+from msgspec import Struct
+
+from cliploc.label.draft_scores import IOU, fits_of
+from cliploc.label.drafts import View
+from cliploc.values import Floats
+
+SURE = 0.95
+FEWEST = 10  # pictures reviewed in random order, below which nothing is said
+START, STEP = 0.25, 0.1  # shares of the drafts, the best first, at which it is tested whether they need no look
+
+
+class Estimate(Struct, frozen=True):
+    """A number that is SURE to be within `error` of `count`."""
+
+    count: float
+    error: float
+
+    def in_words(self) -> str:
+        """As text: "412 ± 18"."""
+        return f"{self.count:,.0f} ± {math.ceil(self.error):,}" if self.error else f"{self.count:,.0f}"
+
+
+class NameCount(Struct, frozen=True):
+    """How often a name is in the folder."""
+
+    things: Estimate
+    pictures: Estimate  # that show it
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft of a picture."""
+
+    label: int
+    score: float
+    right: bool  # whether it fits a box that holds
+
+
+@dataclass(frozen=True)
+class NoLook:
+    """Drafts that need no look: of those that nobody has seen, at most the promised share is wrong."""
+
+    score: float  # from which on
+    share: float  # of the drafts that nobody has seen
+
+
+def order_of(name: str) -> bytes:
+    """The place of a picture in the random order; it depends on its name alone, so that it never changes."""
+    return blake2b(name.encode(errors="surrogateescape"), digest_size=8, key=b"review").digest()
+
+
+def total(true: Floats, expected: Floats, rest: Floats) -> Estimate:
+    """A total over all pictures, of which some are counted, `[n]`, and of all it is known what drafts expect.
+
+    Prediction-powered inference (Angelopoulos et al. 2023) for a finite population: expectations count as much as they
+    explain, and what is wrong with them in the sample is taken to be wrong in the rest `[m]`. A residual of +1 and one
+    of −1 are added, so that a name that no picture of the sample shows still has an error (as Agresti and Coull 1998).
+    """
+    n, m = len(true), len(rest)
+    spread = float(((expected - expected.mean()) ** 2).sum())
+    trust = float(((expected - expected.mean()) * true).sum() / spread) if spread else 0.0
+    trust = min(max(trust, 0.0), 1.0)
+    wrong = true - trust * expected
+    count = float(true.sum() + trust * rest.sum() + m * wrong.mean())
+    variance = (float(((wrong - wrong.mean()) ** 2).sum()) + 2) / (n + 1)
+    return Estimate(max(count, float(true.sum())), quantile(n - 1) * math.sqrt(variance * m * (n + m) / n))
+
+
+def quantile(freedom: int) -> float:
+    """Student's t for SURE on two sides (Cornish and Fisher)."""
+    z = NormalDist().inv_cdf((1 + SURE) / 2)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return float(z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
+
+
+def no_look(seen: Sequence[Draft], rest: Floats, most: float) -> NoLook | None:
+    """The most drafts of the rest `[m]`, best first, of which with SURE certainty at most a share is wrong.
+
+    Thresholds are tested from the best drafts on, in an order that does not depend on which are right, and the first
+    that fails ends it: so all that pass hold together (fixed sequence, Maurer et al. 1995). Each test is exact for
+    drafts drawn without replacement (Clopper and Pearson 1934, for finite populations).
+    """
+    ordered = sorted(seen, key=lambda draft: -draft.score)
+    best, count = None, len(ordered)
+    place = max(fewest(most), math.ceil(START * count))
+    while place <= count:
+        score = ordered[place - 1].score
+        chosen = [draft.right for draft in ordered if draft.score >= score]
+        left = int((rest >= score).sum())
+        if not left or certainty(chosen.count(False), len(chosen), left, most) < SURE:
+            break
+        best = NoLook(score, left / len(rest))
+        if place == count:
+            break
+        place = min(count, place + max(1, math.ceil(STEP * count)))
+    return best
+
+
+def fewest(most: float) -> int:
+    """The number of drafts, all right, from which so small a share can be promised."""
+    return math.ceil(math.log(1 - SURE) / math.log(1 - most)) if most < 1 else 1
+
+
+def certainty(wrong: int, seen: int, left: int, most: float) -> float:
+    """That at most so large a share of those that are left is wrong, where so many of the seen ones are."""
+    too_many = wrong + math.floor(most * left) + 1  # in all, if more than the share of those left were wrong
+    every = seen + left
+    if too_many - wrong > left:
+        return 1.0
+    least = max(0, seen - (every - too_many))
+    chances = (
+        math.exp(_log_ways(too_many, k) + _log_ways(every - too_many, seen - k) - _log_ways(every, seen))
+        for k in range(least, wrong + 1)
+    )
+    return 1 - sum(chances)
+
+
+def _log_ways(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ a folder
+@dataclass(frozen=True)
+class Look:
+    """What a picture says: what is in it, if that was reviewed, and what its drafts expect of it."""
+
+    reviewed: bool
+    drawn: int  # the generation of its drafts
+    true: Floats  # [2, P] the boxes of each name that hold, and whether it has any
+    expected: Floats  # [2, P] the same by its drafts and unsure boxes
+    drafts: Sequence[Draft]
+
+
+def look_at(now: View, plain: View, names: int) -> Look:
+    """Looks at a picture; what it is expected to have is said by `plain`, without what was taught meanwhile."""
+    true, expected = np.zeros((2, names)), np.zeros((2, names))
+    np.add.at(true[0], now.boxes().labels, 1)
+    true[1] = true[0] > 0
+    ids = np.array([*plain.chosen.drafts, *plain.chosen.unsure], np.int64)
+    np.add.at(expected[0], plain.found.labels[ids], plain.chosen.scores[ids])
+    np.maximum.at(expected[1], plain.found.labels[ids], plain.chosen.scores[ids])
+    found, drafts = now.drafts(), list[Draft]()
+    for label in np.unique(found.labels).tolist():
+        mine = np.flatnonzero(found.labels == label)
+        mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+        fits = fits_of(found.xyxy[mine], now.boxes().boxes_of(label))
+        scores = found.scores[mine].tolist()
+        drafts += [Draft(label, score, fit >= IOU) for score, fit in zip(scores, fits, strict=True)]
+    return Look(now.saved.status == "reviewed", now.saved.generation, true, expected, drafts)
+
+
+class Sample:
+    """The pictures of a folder that were reviewed in random order, and those that nobody has reviewed."""
+
+    def __init__(self, looks: Mapping[str, Look], order: Sequence[str] | None = None) -> None:
+        """Of these pictures. `seen`: with drafts as others have them, not those of before something was taught."""
+        order = sorted(looks, key=order_of) if order is None else order
+        now = {one.drawn for one in looks.values() if not one.reviewed}
+        fresh = [name for name in order if not looks[name].reviewed or looks[name].drawn in now]
+        self.seen, self.counted = (
+            [looks[name] for name in takewhile(lambda name: looks[name].reviewed, some)] for some in (fresh, order)
+        )
+        self.known = [looks[name] for name in order[len(self.counted) :] if looks[name].reviewed]  # in another order
+        self.rest = [one for one in looks.values() if not one.reviewed]
+
+    def counts(self, names: Sequence[str]) -> dict[str, NameCount]:
+        """How many things of each name there are, and in how many pictures; of none where too little is known."""
+        if len(self.counted) < FEWEST:
+            return {}
+        true, expected = (np.array([getattr(one, key) for one in self.counted]) for key in ("true", "expected"))
+        rest = np.array([one.expected for one in self.rest]).reshape(-1, 2, len(names))  # [m, 2, P]
+        known = sum((one.true for one in self.known), np.zeros((2, len(names))))
+        counts = {}
+        for p, name in enumerate(names):
+            found = [total(true[:, k, p], expected[:, k, p], rest[:, k, p]) for k in (0, 1)]
+            counts[name] = NameCount(
+                *(Estimate(one.count + float(known[k, p]), one.error) for k, one in enumerate(found))
+            )
+        return counts
+
+    def no_look(self, most: float, labels: Sequence[int]) -> NoLook | None:
+        """The drafts of names that need no look."""
+        seen = [draft for one in self.seen for draft in one.drafts if draft.label in labels]
+        rest = [draft.score for one in self.rest for draft in one.drafts if draft.label in labels]
+        return no_look(seen, np.array(rest, np.float64), most)
