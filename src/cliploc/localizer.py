@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.draw import comparison
 from cliploc.find import calibration, heads, identity, inside, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
@@ -196,6 +195,8 @@ class Localizer:
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
         names = prompts.named(names)
+        from cliploc.draw import comparison  # here: most callers never draw
+
         prompts.check_list(names)
         titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
         comparison.check_cells(len(titles), len(names))
