@@ -292,3 +292,10 @@ def test_on_each_example_of_the_page_a_name_is_found_where_it_is(service):
         ious = [iou_matrix(result.boxes.of(one)[:1], true).max() for one, true in photos[name].truth.items()
                 if one in result.names and len(result.boxes.of(one))]  # fmt: skip
         assert max(ious) >= 0.5, name
+
+
+def test_more_masks_than_one_request_may_have_are_refused_before_the_model_runs(service, monkeypatch):
+    monkeypatch.setattr("cliploc.web.settings.MOST_DRAWN", 200_000)  # the photograph has 135,300 pixels
+    monkeypatch.setattr(service, "localizer", None)
+    with pytest.raises(UsageError, match="masks of at most 1 names × methods for a picture of 451×300 pixels, got 2"):
+        service.look(CAT, Settings(names="cat, dog", masks=True))

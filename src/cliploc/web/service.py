@@ -132,6 +132,8 @@ class SearchResult:
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
+        height, width = next(iter(self.results.values())).frame.original_hw
+        settings.check_masks((width, height))
         source = self.mask_sources.get(settings.masks_by)
         if source is None and settings.masks_by != "heat":
             *choices, got = (name.partition(":")[0] for name in ("heat", *self.mask_sources, settings.masks_by))
@@ -272,7 +274,8 @@ class Service:
         if not path:
             raise UsageError("expected a picture, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
-        settings = replace(settings, method=settings.method or menu.default).with_exemplar(exemplar).computed
+        requested = replace(settings, method=settings.method or menu.default).with_exemplar(exemplar)
+        settings = requested.computed
         if last is not None and (last.path, last.exemplar, last.settings) == (path, exemplar or "", settings):
             return last
         recipe = menu.recipes.get(settings.method or "")
@@ -289,6 +292,7 @@ class Service:
                 f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
             )
         picture = self.read(path)
+        requested.check_masks(picture.image.size)
         exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]

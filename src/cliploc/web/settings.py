@@ -31,6 +31,7 @@ KEYS = (*TEXTS, *LISTS, *SWITCHES, *NUMBERS, *CHOICES)  # what a visitor may set
 SPECIAL = {("windows", NONE): (), ("templates", "default"): None, ("masks_by", "sam"): f"{SAM}FOLDER"}
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
+MOST_DRAWN = 100_000_000  # pixels × names × methods of masks, which have the photograph's own size
 MOST_LETTERS = 8_000  # of the text with all names
 MOST_FIELDS = 64  # of a link
 SIGNS = re.compile(r"[=|~@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
@@ -87,6 +88,15 @@ class Settings(Options):
         except ValueError:
             box = self.exemplar_box
         return Exemplar(self.exemplar_name, image, box)
+
+    def check_masks(self, size_wh: tuple[int, int]) -> None:
+        """Refuses more masks than one request may have of a picture of this size."""
+        cells, most = len(self.prompts) * len(self.methods), MOST_DRAWN // (size_wh[0] * size_wh[1])
+        if self.masks and cells > most:
+            raise UsageError(
+                f"expected masks of at most {most} names × methods for a picture of {size_wh[0]}×{size_wh[1]} pixels, "
+                f"got {cells}: leave some out, or make the picture smaller"
+            )
 
     @property
     def computed(self) -> Self:
