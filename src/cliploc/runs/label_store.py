@@ -258,8 +258,8 @@ class LabellingRun:
             with store.transaction():
                 if missing := [name for name in store.get("names", []) if name not in names]:
                     raise UsageError(
-                        f"{out} holds a run with other settings: it also has {', '.join(missing)}: name all that it has, "
-                        "or --remove or --rename some"
+                        f"{out} holds a run with other settings: it also has {', '.join(missing)}: name all that it "
+                        "has, or --remove or --rename some"
                     )
                 if before := store.get("settings"):
                     store["settings"] = {**before, "labels": settings.get("labels", [])}
