@@ -62,7 +62,7 @@ $(LOWEST)/.ready: pyproject.toml Makefile
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@echo "installing the lowest versions into $(LOWEST) (some gigabytes: old releases of torch bring CUDA along)"
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[bench,test,train]'
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[bench,test]'
 	@touch $@
 
 # Alone, as a cluster's nodes take both processors.

@@ -5,9 +5,6 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from cliploc.support.imports import PACKAGES
 from tests.commands import CAT, python
 
@@ -27,14 +24,6 @@ ELSEWHERE = {  # extra → the test of its absence
 }
 
 
-def of_classes(root: Path) -> Path:
-    """A folder for training: two classes of one picture."""
-    for name in ("cat", "dog"):
-        (root / name).mkdir(parents=True)
-        Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(root / name / "a.jpg")
-    return root
-
-
 def with_boxes(root: Path) -> Path:
     root.mkdir()
     (root / "cat.jpg").write_bytes(CAT.read_bytes())
@@ -52,7 +41,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → pa
     "bench": ("pyarrow", with_boxes, "benchmark boxes --dataset folder --root {root} --method cam --out {out}"),
     "calibrate": ("sklearn", with_boxes, "calibrate {root} --truth folder --out {out}.json"),
     "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
-    "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
     "web": ("starlette", with_boxes, "serve --port 0"),
 }
 

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$(realpath --no-symlinks "${1:-python}")"
 shift || true
-(($#)) || set -- autodistill fiftyone heic refine regions sam bench quantus ray segmentation train web
+(($#)) || set -- autodistill fiftyone heic refine regions sam bench quantus ray segmentation web
 wheel="$(realpath dist/cliploc-*.whl)"
 check="$(realpath tools/check_extra.py)"
 work="$(mktemp -d)"

@@ -136,11 +136,7 @@ class SemanticHead(nn.Module, ABC):
             maps = maps + self.config.logit_scale * seen.dense.to(maps.dtype)
         return maps
 
-    def forward(self, tokens: Tensor, attention: Tensor, dense: Tensor | None, text: Tensor | None) -> Tensor:
-        """Logits `[B, classes]`; see `logits`. Takes plain tensors, which accelerate's wrapper for processes needs."""
-        return self.logits(Seen(tokens, attention, dense), text)
-
-    def logits(self, seen: Seen, text: Tensor | None = None) -> Tensor:
+    def forward(self, seen: Seen, text: Tensor | None = None) -> Tensor:
         """Logits `[B, classes]`, on which the head is trained; an open head takes its classes' texts `[classes, D]`.
 
         Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the last layer of a closed

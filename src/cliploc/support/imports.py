@@ -21,7 +21,6 @@ PACKAGES = {
     "regions": ("sklearn",),
     "sam": ("transformers",),
     "segmentation": ("h5py",),
-    "train": ("accelerate",),
     "web": ("starlette", "uvicorn", "python_multipart"),
 }
 NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"

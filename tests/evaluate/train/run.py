@@ -1,8 +1,7 @@
-"""One training in a process of its own, for tests that kill it or start two: `python -m tests.evaluate.train.run …`."""
+"""One training in a process of its own, for tests that kill it."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -41,7 +40,3 @@ def main(root: str, out: str, method: str, label: str = "", at: str = "0") -> No
     fuse = Fuse(label, int(at))
     reporter = Reporter(phase=fuse.phase, images=fuse.images)
     train(tower("vit", (5, 6)), read_folder(root), Path(out), settings(method), reporter=reporter)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ METHODS = pytest.mark.parametrize("method", ["ts_cam", "lctr"])
 @pytest.mark.parametrize("grid", [GRID, (1, 1), (1, 4), (7, 5)])
 def test_the_maps_and_logits_of_a_closed_head(method: str, grid: tuple[int, int]) -> None:
     trained, features = head(method, "closed"), seen(grid=grid)
-    maps, logits = trained.maps(features), trained.logits(features)
+    maps, logits = trained.maps(features), trained(features)
     for b in range(2):
         expected = semantic_maps(trained, features.tokens[b].numpy(), features.attention[b].numpy())
         np.testing.assert_allclose(maps[b].numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -115,7 +116,7 @@ def test_the_maps_and_logits_of_a_closed_head(method: str, grid: tuple[int, int]
 def test_the_maps_and_logits_of_an_open_head(method: str, start: str) -> None:
     trained = head(method, "open", start=start)
     features, text = seen(dense=start == "zero-shot"), texts()
-    maps, logits = trained.maps(features), trained.logits(features, text)
+    maps, logits = trained.maps(features), trained(features, text)
     for b in range(2):
         expected = semantic_maps(trained, features.tokens[b].numpy(), features.attention[b].numpy())
         if features.dense is not None:
@@ -135,7 +136,7 @@ def test_gradients(method: str, kind: str) -> None:
 
     def logits(tokens: Tensor, *parameters: Tensor) -> Tensor:
         dense = None if features.dense is None else features.dense.double()
-        arguments = (tokens, features.attention.double(), dense, text)
+        arguments = (replace(features, tokens=tokens, attention=features.attention.double(), dense=dense), text)
         return torch.func.functional_call(trained, dict(zip(names, parameters, strict=True)), arguments)
 
     tokens = features.tokens.double().requires_grad_(True)

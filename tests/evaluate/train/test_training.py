@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -67,7 +63,7 @@ def trained_on(colours: Path, out: Path, **changed: Any) -> Any:
     return train(tower("vit", GRID), read_folder(colours), out, quick(**changed))
 
 
-# --------------------------------------------------------------------------------------------- kills and more processes
+# -------------------------------------------------------------------------------------------------------------- kills
 def killed(*arguments: object) -> bool:
     process = begun(main, *map(str, arguments))
     process.join(300)
@@ -92,27 +88,6 @@ def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Pat
     assert mine.keys() == theirs.keys()
     assert any(name.startswith("optimizer.") for name in mine)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def test_two_processes_train_what_one_does(colours: Path, tmp_path: Path) -> None:
-    out, alone = tmp_path / "two" / "head.safetensors", tmp_path / "one" / "head.safetensors"
-    command = (
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
-        *("tests.evaluate.train.run", str(colours), str(out), "ts_cam"),
-    )
-    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
-    trained = train(tower("vit", GRID), read_folder(colours), alone, run_settings("ts_cam"))
-    two, one = load_file(out), load_file(alone)
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
-    with safe_open(out, framework="pt") as file:
-        history = json.loads(file.metadata()["cliploc_head"])["training"]["history"]
-    assert [line["accuracy"] for line in history] == [line.accuracy for line in trained.history]
-    assert [line["loss"] for line in history] == pytest.approx([line.loss for line in trained.history], rel=1e-4)
 
 
 def test_a_checkpoint_of_other_settings_or_labels_is_not_taken_up(colours: Path, tmp_path: Path) -> None:
@@ -161,12 +136,6 @@ def test_nothing_is_computed_twice(colours: Path, tmp_path: Path, monkeypatch: p
     again.fill()
     assert lost.read_bytes() == content
     assert all(path.stat().st_mtime_ns == time for path, time in made.items() if path != lost)
-    for rank in range(2):  # two processes share the work
-        other = cache_of(tmp_path / "two", backbone, pictures, augmentations=1)
-        other.fill(rank=rank, processes=2)
-    assert {p.name: p.read_bytes() for p in cache.folder.glob("view-01/*")} == {
-        p.name: p.read_bytes() for p in other.folder.glob("view-01/*")
-    }
 
 
 def test_features_belong_to_weights_and_pictures(colours: Path, tmp_path: Path) -> None:
@@ -319,7 +288,7 @@ def test_epochs_are_steps_of_sgd_on_the_training_part(kind: str, by: str, colour
     text = embed(parse([words[0] for words in pictures.classes]), backbone.encode_text) if kind == "open" else None
 
     def numbers(part: tuple[int, ...], among: tuple[int, ...], which: int) -> tuple[torch.Tensor, float]:
-        logits = head.logits(cache.rows(part, which, torch.device("cpu")), text)[:, list(among)]
+        logits = head(cache.rows(part, which, torch.device("cpu")), text)[:, list(among)]
         target = torch.tensor([among.index(labels[number]) for number in part])
         return F.cross_entropy(logits, target), float((logits.argmax(dim=1) == target).float().mean())
 

@@ -1,7 +1,5 @@
 """`cliploc train`: layers of TS-CAM and LCTR on a frozen model."""
 
-import contextlib
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +11,6 @@ from cliploc.cli.terminal import Terminal
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions, TrainSettings
 from cliploc.options import Options, words_of
-from cliploc.support.imports import check_installed
-from cliploc.support.reporter import SILENT
 
 METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
 
@@ -36,20 +32,17 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model.
 
     The training needs image-level labels only. If it is stopped, the same command resumes it.
-    Several GPUs: accelerate launch -m cliploc train ...
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
-    check_installed("train", "train")
     name = METHODS.get(flags.method.replace("-", "").replace("_", "").lower())
     if name is None:
         raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {flags.method!r}")
     out, size = flags.out, options.image_size
     output.file_writable(out)
     terminal = Terminal()
-    first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.train import trainer, training_set
         from cliploc.find.running import check_device
         from cliploc.towers import create
@@ -58,8 +51,6 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
         settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
         pictures = (training_set.read_csv if flags.root.is_file() else training_set.read_folder)(flags.root)
         device = check_device(options.device)
-        if device == "cuda":  # with a GPU for each process, that of this one
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 
         trained = trainer.train(
@@ -74,20 +65,19 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             reporter=replace(
                 reporter,
                 failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),
-                note=terminal.say if first else SILENT.note,
+                note=terminal.say,
             ),
         )
-    if first:
-        best = trained.history[trained.best - 1]
-        accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
-        terminal.data(output.printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
-        left_out = f"; {len(trained.unread)} pictures left out" if trained.unread else ""
-        terminal.say(
-            f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
-            f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
-            style="dim",
-        )
-        model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
-        name = pictures.classes[0][0]  # a closed head knows no others
-        terminal.say_next((*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
+    best = trained.history[trained.best - 1]
+    accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
+    terminal.data(output.printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}"))
+    left_out = f"; {len(trained.unread)} pictures left out" if trained.unread else ""
+    terminal.say(
+        f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
+        f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
+        style="dim",
+    )
+    model = words_of(Options(model=options.model, pretrained=options.pretrained).changed())
+    name = pictures.classes[0][0]  # a closed head knows no others
+    terminal.say_next((*output.LOCALIZE[:-1], name, *model, f"--head={out}"))
     return output.SOME_FAILED if trained.unread else output.DONE

@@ -68,9 +68,9 @@ class FeatureCache:
         count = math.ceil(len(self.pictures) / self.part_size)
         return [(which, part) for which in range(self.augmentations + 1) for part in range(count)]
 
-    def fill(self, reporter: Reporter = SILENT, rank: int = 0, processes: int = 1) -> None:
-        """Computes missing features; each of several processes does its share."""
-        missing = [key for key in self.parts[rank::processes] if not self._path(*key).exists()]
+    def fill(self, reporter: Reporter = SILENT) -> None:
+        """Computes missing features."""
+        missing = [key for key in self.parts if not self._path(*key).exists()]
         if missing:
             count = sum(len(self._rows(part)) for _, part in missing)
             reporter.phase("features of the frozen tower")

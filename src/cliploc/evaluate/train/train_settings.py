@@ -41,7 +41,7 @@ class TrainOptions(ProtocolOptions):
         None, group="training", none=BY_METHOD, help="Weight decay.",
     )
     batch_size: Annotated[int, Meta(ge=1, le=MOST)] = option(
-        64, group="training", usual=True, help="Pictures per step, over all processes.",
+        64, group="training", usual=True, help="Pictures per step.",
     )
     held_out: Annotated[float, Meta(ge=0, le=0.99)] = option(
         0.1, group="training", usual=True, help="Share held out for early stopping; 0: none.",

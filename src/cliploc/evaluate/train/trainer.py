@@ -25,7 +25,6 @@ from cliploc.find import prompts
 from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
 from cliploc.find.texts import embed
 from cliploc.support.files import user_path, write_output
-from cliploc.support.imports import install, not_installed
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import TextSet
@@ -73,8 +72,7 @@ def train(
     """Trains a head and saves it.
 
     Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch and `history.csv`. Started again
-    with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
-    runs this function; only the main process writes.
+    with the same settings, training resumes from the checkpoint.
 
     A class of which no picture can be read is left out, so the head does not know it. In training a picture counts once
     per epoch for the reporter.
@@ -87,8 +85,6 @@ def train(
     out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
-    accelerator = _accelerator(backbone)
-    first = bool(accelerator.is_main_process)
     cache = FeatureCache(
         user_path(features or out.parent / "features"),
         backbone,
@@ -97,15 +93,14 @@ def train(
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
     )
-    cache.fill(reporter, int(accelerator.process_index), int(accelerator.num_processes))
-    accelerator.wait_for_everyone()
+    cache.fill(reporter)
     usable = cache.usable()
     unread = [str(pictures.paths[number]) for number in sorted({*range(len(pictures))}.difference(usable))]
-    for path in unread if first else ():
+    for path in unread:
         reporter.failed(path, InputError(f"{path} cannot be read as a picture"))
     classes, pictures = pictures.classes, only_usable_classes(pictures, usable)
     parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
-    text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
+    text = _text(backbone, pictures, sentences) if settings.kind == "open" else None
     config = HeadConfig(
         method=settings.method,
         kind=settings.kind,
@@ -125,7 +120,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = HEADS[settings.method](config)
-    run = _Training(settings, cache, pictures.labels, parts, text, head, accelerator)
+    run = _Training(settings, cache, pictures.labels, parts, text, head.to(backbone.device))
 
     folder = out.with_name(out.name + ".training")
     checkpoint = folder / "checkpoint.safetensors"
@@ -133,34 +128,21 @@ def train(
     digest = hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
     run.resume(checkpoint, digest)
     reporter.phase("training")
-    if first and (lost := [words[0] for words in classes if words not in pictures.classes]):
+    if lost := [words[0] for words in classes if words not in pictures.classes]:
         reporter.note(f"left out, as none of their pictures can be read: {', '.join(lost)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
-        if first:
-            write_history(folder, run.history)  # before the checkpoint: a kill between the two repeats the epoch
-            run.save(checkpoint, digest)
-            reporter.note(epoch.line(settings.epochs))
-    accelerator.wait_for_everyone()
+        write_history(folder, run.history)  # before the checkpoint: a kill between the two repeats the epoch
+        run.save(checkpoint, digest)
+        reporter.note(epoch.line(settings.epochs))
 
     best = replace(config, training={**asdict(settings), "history": [asdict(epoch) for epoch in run.history]})
     trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
-    if first:
-        save_head(out, trained, tower_fingerprint(backbone))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    save_head(out, trained, tower_fingerprint(backbone))
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(unread))
-
-
-def _accelerator(backbone: Backbone) -> Any:
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise not_installed(error, install("train", "train")) from None
-    return Accelerator(cpu=backbone.device.type == "cpu")
 
 
 @torch.no_grad()
@@ -187,11 +169,10 @@ class _Training:
         parts: PictureSplit,
         text: Tensor | None,
         head: SemanticHead,
-        accelerator: Any,
     ) -> None:
-        self.model = accelerator.prepare(head)  # on its device, and averaging gradients over processes
         self.settings, self.cache, self.labels, self.parts = settings, cache, labels, parts
-        self.text, self.accelerator = text, accelerator
+        self.text, self.head = text, head
+        self.device = next(head.parameters()).device
         self.history: list[Epoch] = []
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] = {}
@@ -201,16 +182,10 @@ class _Training:
             self.optimizer: torch.optim.Optimizer = adamw
         else:
             self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
-        self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # The classes to choose from: rows of `text`, columns of a closed head's logits.
-        self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
-        self.validation_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
+        self.train_columns = torch.tensor(parts.train_classes, device=self.device)
+        self.validation_columns = torch.tensor(parts.held_out_classes, device=self.device)
         self.steps_an_epoch = math.ceil(len(parts.train) / s.batch_size)
-
-    @property
-    def head(self) -> SemanticHead:
-        head: SemanticHead = self.accelerator.unwrap_model(self.model)
-        return head
 
     @property
     def out_of_patience(self) -> bool:
@@ -223,7 +198,7 @@ class _Training:
         which = number % (s.augmentations + 1)
         order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
         batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
-        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, right
         for step, batch in enumerate(batches):
             done, every = number * self.steps_an_epoch + step, s.epochs * self.steps_an_epoch  # steps
             lr = s.lr * 0.5 * (1 + math.cos(math.pi * done / every))
@@ -233,11 +208,11 @@ class _Training:
             sums += self._backward(batch, which)
             self.optimizer.step()
             reporter.images(len(batch))
-        loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
+        loss, right = (sums / len(order)).tolist()
         accuracy = self._accuracy() if self.parts.held_out else None
         if not math.isfinite(loss):
             raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
-        self.history.append(Epoch(number + 1, lr, loss / count, right / count, accuracy))
+        self.history.append(Epoch(number + 1, lr, loss, right, accuracy))
         best = self.history[self.best_epoch - 1].accuracy if self.best_epoch else None
         if accuracy is None or best is None or accuracy > best:
             self.best_epoch = number + 1
@@ -245,33 +220,32 @@ class _Training:
         return self.history[-1]
 
     def _backward(self, batch: np.ndarray[Any, Any], which: int) -> Tensor:
-        """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
-        share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
-        logits, target = self._logits(share.tolist(), which, self.train_columns)
+        """Computes the gradients of a batch; returns summed loss and hits, float64."""
+        logits, target = self._logits(batch.tolist(), which, self.train_columns)
         loss = F.cross_entropy(logits, target)
         loss.backward()  # type: ignore[no-untyped-call]
         right = (logits.argmax(dim=1) == target).sum()
-        return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
+        return torch.stack([loss.detach().double() * len(batch), right.double()])
 
     def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
-        seen = self.cache.rows(numbers, which, self.accelerator.device)
+        seen = self.cache.rows(numbers, which, self.device)
         text = None if self.text is None else self.text[columns]
-        logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
+        logits = self.head(seen, text).float()
         logits = logits[:, columns] if text is None else logits
-        labels = torch.tensor([self.labels[number] for number in numbers], device=self.accelerator.device)
+        labels = torch.tensor([self.labels[number] for number in numbers], device=self.device)
         return logits, torch.searchsorted(columns, labels)
 
     @torch.no_grad()
     def _accuracy(self) -> float:
         """Top-1 accuracy on the held-out part, in the plain view."""
-        mine = self.parts.held_out[self.rank :: self.processes]
-        right = torch.zeros((), device=self.accelerator.device)
-        for start in range(0, len(mine), self.settings.batch_size):
-            numbers = list(mine[start : start + self.settings.batch_size])
+        held_out = self.parts.held_out
+        right = torch.zeros((), device=self.device)
+        for start in range(0, len(held_out), self.settings.batch_size):
+            numbers = list(held_out[start : start + self.settings.batch_size])
             logits, target = self._logits(numbers, 0, self.validation_columns)
             right += (logits.argmax(dim=1) == target).sum()
-        return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
+        return float(right) / len(held_out)
 
     # ------------------------------------------------------------------------------------------------ save and resume
     def save(self, path: Path, digest: str) -> None:
