@@ -18,7 +18,7 @@ from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPictur
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import number_cell
-from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge, thumb
+from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.runs.engine import failure_reason
@@ -27,7 +27,7 @@ from cliploc.runs.plan import ModelSetup, Setting
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, FloatArray, Sample
 
-VERSION = 1  # of the format of manifest and summary
+VERSION = 2  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
@@ -45,7 +45,7 @@ COLUMNS = {
     "label": "int32", "width": "int32", "height": "int32", "status": "text", "reason": "text",
     "name": "text",  # that was mapped and scored
     "probability": "double", "cosine": "double",  # of the picture as it is
-    "values": "values", "curves": "curves", "thumb": "thumb",
+    "values": "values", "curves": "curves",
 }  # fmt: skip
 
 
@@ -154,7 +154,6 @@ class FaithfulnessJudge(PictureJudge):
             "cosine": seen.cosine,
             "values": list(measured.values.items()),
             "curves": list(measured.curves.items()),
-            "thumb": thumb(heat),
         }
 
 

@@ -4,39 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-from PIL import Image
 
-from cliploc.draw.html import embedded
-from cliploc.draw.overlay import fit_within, paint_map
 from cliploc.evaluate.tasks.faithfulness.job import Measures
 from cliploc.evaluate.tasks.faithfulness.judged import STEPS
 from cliploc.evaluate.tasks.figures import Figure, figure, legend, plot
-from cliploc.evaluate.tasks.report import TaskRun, heat_of, read_run, write_files
+from cliploc.evaluate.tasks.report import read_run, write_files
 from cliploc.evaluate.tasks.tables import numbers_csv, numbers_table, to_markdown
 
-DISPUTED = 6  # pictures on which the settings differ most
-MOST_SETTINGS = 8  # beside each of them
-SIDE = 200  # longer side in pixels of these
 NOTE = (
     "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
     "Removed pixels make pictures that no model was trained on: a low deletion area may show that too."
 )
 
 
-class DisputedRow(msgspec.Struct, frozen=True):
-    """The columns of a row that a disputed picture needs."""
-
-    path: str
-    name: str
-    probability: float
-    thumb: bytes
-    width: int
-    height: int
-
-
-def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
+def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder; see `write_report`."""
 
     def best(manifest: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
@@ -67,7 +49,6 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         numbers=list(numbers.values()),
         curves=curves,
         legend=legend((setting.index, setting.id) for setting in run.settings),
-        disputed=_disputed(run, next(iter(numbers)), pictures),
     )
     return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
 
@@ -97,34 +78,3 @@ def draw_curves(
         if line[0] is not None and line[-1] is not None
     )
     return figure(draw, f"{title}. {text}", (5.8, 4.0))
-
-
-def _disputed(run: TaskRun, key: str, pictures: bool) -> list[dict[str, Any]]:
-    """Where the settings of one model, asked the same name, differ most by this number, with their maps."""
-    weights = {setting.id: str(setting.about.get("weights")) for setting in run.settings}
-    of_picture: dict[tuple[str, str, str], dict[str, float]] = {}  # sample, weights and name → setting → value
-    for row in run.read_rows(["sample", "setting", "name", "values"]):
-        sample, setting, name, values = row.values()
-        if (value := dict(values or ()).get(key)) is not None:
-            of_picture.setdefault((sample, weights[setting], name), {})[setting] = value
-    spread = {of: max(values.values()) - min(values.values()) for of, values in of_picture.items() if len(values) > 1}
-    chosen = sorted(spread, key=lambda of: (-spread[of], of))[:DISPUTED]
-    rows = run.rows_of_samples(DisputedRow.__struct_fields__, {sample for sample, _, _ in chosen})
-    made = []
-    for of in chosen:
-        sample, values = of[0], of_picture[of]
-        ranked, half = sorted(values, key=lambda setting: (values[setting], setting)), MOST_SETTINGS // 2
-        parts = ranked if len(ranked) <= MOST_SETTINGS else [*ranked[:half], *ranked[-half:]]
-        found = {setting: msgspec.convert(rows[sample, setting], DisputedRow) for setting in parts}
-        first = found[parts[0]]
-        size = fit_within((first.width, first.height), SIDE)
-        photograph = run.photograph(first.path, size) if pictures else None
-        figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
-        for setting, shown in found.items():
-            drawn = Image.new("RGB", size, (90, 90, 90)) if photograph is None else photograph.copy()
-            paint_map(drawn, heat_of(shown.thumb))
-            text = f"{setting} {values[setting]:.3f}"
-            figures.append((text, embedded(drawn, f"{sample}: {text}", quality=80)))
-        about = f"{first.name.partition('|')[0]}, probability {first.probability:.2f}"
-        made.append({"sample": sample, "about": about, "figures": figures})
-    return made
