@@ -11,15 +11,16 @@ from PIL import Image
 pytest.importorskip("pyarrow")
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import open_labelled
+from cliploc.evaluate.data import LabelFile, LabelledDataset, open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, folder_of_truths, run_segmentation
-from cliploc.find.segmentation.protocol import protocol_of
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, run_segmentation
+from cliploc.find.segmentation.protocol import classes_of, protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
 from cliploc.runs.evaluation import open_run, rows_in
-from tests.commands import cliploc_, document_of, refused, succeeded
+from cliploc.runs.samples import LabelledPicture
+from tests.commands import cliploc_, document_of, succeeded
 from tests.evaluate.data import labelled
 
 FAST = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
@@ -143,19 +144,12 @@ def predicted(root, folder, dataset="coco_object"):
 
 
 def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
-    """Also against a folder of true label maps and a class list."""
     expected = predicted(root, tmp_path / "labels")
     asked = ("--predictions", tmp_path / "labels", "--dataset", "coco_object", "--root", root)
     found = document_of("evaluate", "segmentation", *asked)
     assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
     assert (found["images"], found["evaluated"]) == (2, 2)
-    (tmp_path / "truth").mkdir()
-    for one in open_labelled("coco_object", root).samples:
-        Image.fromarray(one.truth.read().astype(np.uint8)).save(tmp_path / "truth" / f"{one.id}.png")
-    (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(81)))
-    truths = ("--truth", tmp_path / "truth", "--class-list", tmp_path / "classes.txt")
-    ran = succeeded("evaluate", "segmentation", *asked[:2], *truths)
-    assert f"{100 * expected.miou:.2f} %" in ran.out
+    assert f"{100 * expected.miou:.2f} %" in succeeded("evaluate", "segmentation", *asked).out
 
 
 def test_saved_label_maps_are_evaluated_alike_and_a_resumed_run_saves_what_is_missing(root, tmp_path):
@@ -187,7 +181,6 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
     random, metric = np.random.default_rng(0), MeanIoU(16)
     for folder in ("truth", "predicted"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(16)))
     truth, labels = random.integers(0, 16, (2, 20, 30))
     truth[:5] = 255
     for folder, values in (("truth", truth), ("predicted", labels)):
@@ -198,7 +191,10 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
             picture.putpalette([0, 0, 0, 128, 0, 0] * 128)  # labels of one colour
         picture.save(tmp_path / folder / "a.png")
     metric.update("a", labels, truth)
-    found = evaluate_labels(tmp_path / "predicted", folder_of_truths(tmp_path / "truth", tmp_path / "classes.txt"))
+    pictures = (LabelledPicture("a", tmp_path / "a.jpg", (0, 0), LabelFile(tmp_path / "truth/a.png")),)
+    classes = classes_of([f"class {number}" for number in range(16)])
+    truths = LabelledDataset("own", tmp_path, "all", "report", classes, pictures, ())
+    found = evaluate_labels(tmp_path / "predicted", truths)
     assert found.problems == ()
     assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
@@ -215,5 +211,3 @@ def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     Image.new("L", (3, 3)).save(tmp_path / "labels" / "001.png")
     with pytest.raises(UsageError, match="none of 2 pictures could be evaluated"):
         evaluate_labels(tmp_path / "labels", truth)
-    asked = ("evaluate", "segmentation", "--predictions", tmp_path / "labels", "--dataset", "coco_object")
-    assert "expected --dataset with --root, or only --truth with --class-list" in refused(*asked)

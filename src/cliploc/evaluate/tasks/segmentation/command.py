@@ -5,7 +5,6 @@ from pathlib import Path
 
 from cliploc.cli.options import DrawnFlags, WithJson, command, flag, rare
 from cliploc.cli.terminal import Terminal
-from cliploc.errors import UsageError
 from cliploc.evaluate.tasks import commands
 from cliploc.options import Options, SegmentationOptions
 
@@ -41,14 +40,8 @@ class EvaluateFlags(DrawnFlags, WithJson):
     """What `evaluate segmentation` has."""
 
     predictions: Path = flag("Folder of label maps, <id>.png.", metavar="DIR")
-    dataset: str | None = flag("Dataset with the true label maps.", None, metavar="NAME")
-    root: Path | None = flag("Folder of that dataset.", None, metavar="DIR")
-    truth: Path | None = rare(
-        "Folder of true label maps instead of a dataset: <id>.png, 255 for no label.", None, metavar="DIR"
-    )
-    class_list: Path | None = rare(
-        "With --truth: the class names, one per line, from label 0 on.", None, metavar="FILE"
-    )
+    dataset: str = flag("Dataset with the true label maps.", metavar="NAME")
+    root: Path = flag("Folder of that dataset.", metavar="DIR")
 
 
 @command()
@@ -57,18 +50,12 @@ def evaluate(flags: EvaluateFlags) -> int:
 
     Example: cliploc evaluate segmentation --predictions labels --dataset voc21 --root data
     """
-    if flags.dataset is not None:
-        commands.check_dataset(flags.dataset, labelled=True)
+    commands.check_dataset(flags.dataset, labelled=True)
     from cliploc.evaluate.data import open_labelled
-    from cliploc.evaluate.tasks.segmentation.job import evaluate_labels, folder_of_truths
+    from cliploc.evaluate.tasks.segmentation.job import evaluate_labels
 
-    terminal, drawn = Terminal(), flags.limit or flags.sample or flags.split
+    terminal = Terminal()
     with terminal.progress("reading label maps") as every, terminal.first_failures(every) as reporter:
-        if flags.dataset is not None and flags.root is not None and flags.truth is None:
-            truth = open_labelled(flags.dataset, flags.root, flags.split, **flags.chosen())
-        elif flags.truth is not None and flags.class_list is not None and not (flags.dataset or drawn):
-            truth = folder_of_truths(flags.truth, flags.class_list)
-        else:
-            raise UsageError("expected --dataset with --root, or only --truth with --class-list: give one pair")
+        truth = open_labelled(flags.dataset, flags.root, flags.split, **flags.chosen())
         result = evaluate_labels(flags.predictions, truth, reporter=reporter)
     return commands.print_folder(result, result.document(), as_json=flags.as_json)

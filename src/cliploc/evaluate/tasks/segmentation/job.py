@@ -17,8 +17,7 @@ from cliploc.evaluate.tasks import evaluate, paired, task
 from cliploc.evaluate.tasks.report import FILES
 from cliploc.evaluate.tasks.tables import percent
 from cliploc.evaluate.tasks.worker import PictureJudge
-from cliploc.find import prompts
-from cliploc.find.segmentation.protocol import Protocol, classes_of
+from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.reading import LabelMap, picture_bytes, read_labels
 from cliploc.runs.evaluation import Row
@@ -308,19 +307,6 @@ class LabelsResult(evaluate.EvaluatedFolder):
             for key, (title, _) in NUMBERS.items()
             if self.numbers.get(key) is not None
         ]
-
-
-def folder_of_truths(truth: Path, class_list: Path) -> data.LabelledDataset:
-    """A folder of true label maps: a PNG for each picture, with labels as the lines of a class list, 255 for none."""
-    paths = sorted(evaluate.folder_of("true label maps", truth).rglob(f"*{SUFFIX}"))
-    classes = classes_of([line for _, line in prompts.read_lines(class_list, "classes")])
-    if not paths:
-        raise UsageError(f"expected label maps (*{SUFFIX}) in {truth}, found none: check the path")
-    ids = [path.relative_to(truth).with_suffix("").as_posix() for path in paths]
-    pictures = [
-        LabelledPicture(name, path, (0, 0), data.LabelFile(path)) for name, path in zip(ids, paths, strict=True)
-    ]
-    return data.LabelledDataset(truth.name, truth, "all", "report", classes, tuple(pictures), ())
 
 
 def evaluate_labels(
