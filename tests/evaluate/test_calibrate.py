@@ -91,7 +91,7 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     assert judge.localizer.options.text_cache  # names are embedded once for all benchmarks
 
     def row(labels, truth, size):
-        seen = judge.look(PromptedPicture("cat.jpg", CAT, size, labels, truth), None)
+        seen = judge.look(PromptedPicture("cat.jpg", CAT, size, labels, truth))
         return judge.judge(seen, setting, judge.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
 
     scaled = row((0, 1, 2), {0: own[None] * [2, 3, 2, 3]}, (2 * width, 3 * height))

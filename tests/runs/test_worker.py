@@ -38,11 +38,9 @@ class NamedMaps(PictureJudge):
     def describe(self, setting: Setting) -> dict[str, Any]:
         return {"id": setting.id}
 
-    def read(self, sample: Any) -> None:
+    def look(self, sample: Any) -> str:
         if sample.id == "cut off":
             raise InputError("cut off: damaged")
-
-    def look(self, sample: Any, read: None) -> str:
         if sample.id == "large":
             raise MemoryError
         return str(sample.id)

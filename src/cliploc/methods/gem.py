@@ -18,7 +18,7 @@ DEPTH = 6  # blocks that gem_torch edits by default
     title="GEM",
     paper="Bousselham et al. 2024, Grounding Everything: Emerging Localization Properties in Vision-Language "
     "Transformers, CVPR",
-    needs=lambda depth=DEPTH, **_: Needs(dense=depth),
+    needs=lambda depth=DEPTH: Needs(dense=depth),
     threshold=0.45,
 )
 def gem(

@@ -19,7 +19,7 @@ Several: TypeAlias = Annotated[tuple[FromEnd, ...], Meta(min_length=2)]
     "refine_cam",
     title="RefineCAM",
     paper="Domeniconi et al. 2026, How to Evaluate and Refine your CAM, arXiv 2605.14641",
-    needs=lambda stages=(-1, -2), **_: Needs(features=tuple(stages)),
+    needs=lambda stages=(-1, -2): Needs(features=tuple(stages)),
     relu=False,
     threshold=0.05,
 )

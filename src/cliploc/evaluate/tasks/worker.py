@@ -97,12 +97,8 @@ JudgeOf = Callable[[plan.ModelSetup, Sequence[plan.Setting], Localizer | None], 
 class PictureJudge(Judge):
     """A judge of one picture after the other."""
 
-    def read(self, sample: Any) -> Any:  # noqa: ARG002
-        """Reads a sample's files."""
-        return None
-
     @abstractmethod
-    def look(self, sample: Any, read: Any) -> Any:
+    def look(self, sample: Any) -> Any:
         """What is the same for all maps of a picture."""
 
     @abstractmethod
@@ -134,7 +130,7 @@ class PictureJudge(Judge):
             return text
 
         try:
-            seen = self.look(sample, self.read(sample))
+            seen = self.look(sample)
             maps = self._maps(seen, reporter)
         except (InputError, *FAILURES) as error:
             return dict.fromkeys((setting.id for setting in self.settings), reason(error, self.setup.model))
@@ -271,7 +267,7 @@ class NameJudge(PictureJudge):
     def describe(self, setting: plan.Setting) -> dict[str, Any]:
         return self.described(setting)
 
-    def look(self, sample: PromptedPicture, read: None) -> Query:  # noqa: ARG002
+    def look(self, sample: PromptedPicture) -> Query:
         return Query(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Query, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:

@@ -18,7 +18,7 @@ HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above
 
 # Registers a method that weights a CNN's feature maps by their gradients; arguments as for `saliency`.
 gradient_cam = partial(
-    saliency, family="gradient", towers=("cnn",), needs=lambda block=-1, **_: Needs(features=(block,)), relu=True
+    saliency, family="gradient", towers=("cnn",), needs=lambda block=-1: Needs(features=(block,)), relu=True
 )
 
 

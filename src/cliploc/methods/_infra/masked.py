@@ -19,7 +19,7 @@ SOFTER = 4.0
 masked_cam = partial(
     saliency,
     family="perturbation",
-    needs=lambda block=-1, **_: Needs(features=(block,)),
+    needs=lambda block=-1: Needs(features=(block,)),
     relu=True,
     threshold=0.25,
 )

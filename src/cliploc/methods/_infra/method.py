@@ -238,7 +238,7 @@ def saliency(
 
 def _by_options(name: str, needs: Callable[..., Needs], options: Mapping[str, Any]) -> Callable[..., Needs]:
     """`needs` of the options that it takes, with the method's defaults for those that are not given."""
-    taken = {p.name: p.default for p in inspect.signature(needs).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    taken = {p.name: p.default for p in inspect.signature(needs).parameters.values()}
     if wrong := [one for one, value in taken.items() if one not in options and value is inspect.Parameter.empty]:
         raise TypeError(f"method {name!r}: expected needs of its options, {', '.join(options)}, got one of {wrong[0]}")
 

@@ -139,7 +139,7 @@ class FaithfulnessJudge(PictureJudge):
         scale = self._measurer.backbone.logit_scale
         return self.described(setting, IDENTITY, names=len(self._measurer.known), logit_scale=scale)
 
-    def look(self, sample: Sample, read: None) -> SeenPicture:  # noqa: ARG002
+    def look(self, sample: Sample) -> SeenPicture:
         return self._measurer.see(sample.id, sample.path, self._classes[sample.label])
 
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:

@@ -138,7 +138,7 @@ class LabelMapJudge(PictureJudge):
         regions = {} if self.segmenter.regions is None else {"regions": self.segmenter.regions.id}
         return self.described(setting, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known, **regions)
 
-    def look(self, sample: LabelledPicture, read: None) -> _Read:  # noqa: ARG002
+    def look(self, sample: LabelledPicture) -> _Read:
         picture, truth, protocol = sample.picture(), sample.truth.read(), self.segmenter.protocol
         if (picture.height, picture.width) != truth.shape:
             raise InputError(
