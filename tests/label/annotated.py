@@ -21,7 +21,7 @@ def annotated(
 ) -> AnnotatedPicture:
     """A picture with these boxes; labels are 0 and scores 0.5 unless they are given."""
     count = len(boxes)
-    facts = {"box_ids": tuple(range(count)), "groups": (False,) * count, "margin": 0.5, **more}
+    facts = {"box_ids": tuple(range(count)), "margin": 0.5, **more}
     return AnnotatedPicture(
         number=number,
         name=name,

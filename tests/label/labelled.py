@@ -49,7 +49,7 @@ def forget(out: Path, pictures: Iterable[str]) -> None:
 
 def held(out: Path) -> dict:
     """What a run holds of each picture, without numbers and times of the machine."""
-    columns = 'b.generation, number, label, "left", top, "right", bottom, score, fit, several, draft, mask'
+    columns = 'b.generation, number, label, "left", top, "right", bottom, score, fit, draft, mask'
     with LabellingRun.open(out) as run:
         rows = run.store.rows(
             "SELECT name, checksum, width, height, error, notes, presence, status, corrected, p.generation, content "

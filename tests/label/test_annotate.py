@@ -20,16 +20,13 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.boxes.parts import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.find.flow import Flow
 from cliploc.find.prompts import labels_of, read_labels
 from cliploc.formats import exports
 from cliploc.images import rle
-from cliploc.images.geometry import Frame
 from cliploc.label.annotate import annotate
-from cliploc.label.worker import LEAST_FIT, AnnotateWorker, candidates_of
+from cliploc.label.worker import LEAST_FIT, AnnotateWorker
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Ready
@@ -243,51 +240,6 @@ def test_a_named_method_compares_names_with_a_bank(folder, tmp_path):
     options = {"formats": ["csv"], **OPTIONS, **named}
     result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
     assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
-
-
-def blobs(*centres: tuple[int, int, float], floor: float = 0.0) -> np.ndarray:
-    y, x = np.mgrid[:60, :100]
-    heat = np.zeros((60, 100), np.float32)
-    for cx, cy, high in centres:
-        heat = np.maximum(heat, high * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 120))
-    return np.maximum(heat, floor * (heat > 0.05)).astype(np.float32)
-
-
-def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
-    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
-    ys, xs = np.nonzero(three > 0.4)
-    box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-    found = split_region(three, box, 0.4)
-    assert [peak for _, peak in found] == pytest.approx([1.0, 0.95, 0.9], abs=0.01)
-    for part, centre in zip(found, (15, 85, 50), strict=True):
-        x0, y0, x1, y1 = part[0]
-        assert x0 < centre < x1
-        assert y0 < 30 < y1
-        assert x1 - x0 < 45
-    together = np.stack([part for part, _ in found])
-    assert [*together[:, :2].min(0), *together[:, 2:].max(0)] == box
-    assert split_region(blobs((50, 30, 1.0)), [30, 15, 70, 45], 0.4) == []
-    assert split_region(blobs((40, 30, 1.0), (48, 30, 0.95)), [25, 15, 63, 45], 0.4) == []  # hardly a valley
-    assert split_region(blobs((30, 30, 1.0), (70, 30, 0.5), floor=0.42), [10, 10, 90, 50], 0.4) == []  # a tail
-    boxes = np.array([[0, 0, 10, 10], [1, 1, 4, 4], [6, 6, 9, 9], [20, 0, 30, 10], [21, 1, 24, 4]], np.float32)
-    assert around_others(boxes).tolist() == [True, False, False, False, False]
-
-
-def test_a_box_of_several_things_is_marked_and_the_best_goes_first():
-    """Whatever lies round the picture, and at the threshold by which the box was made."""
-    three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
-    padded = np.zeros((100, 100), np.float32)
-    padded[20:80] = three
-    complete = boxes_from_maps(three[None], BoxRule(0.4)).xyxy
-    parts = np.array([[0, 10, 30, 50], [40, 10, 60, 50]], np.float32)
-    for policy, heat in (("squash", three), ("pad", padded)):
-        frame = Frame.fit(policy, (60, 100), heat.shape)
-        found = candidates_of(
-            frame, heat, np.concatenate([complete, parts]), np.array([0.9, 0.5, 0.7]), 0, BoxRule(0.4)
-        )
-        assert [(one.fit, one.several) for one in found] == [(0.9, True), (0.7, False), (0.5, False)]
-        [alone] = candidates_of(frame, heat, complete, np.ones(1), 0, BoxRule("auto"))
-        assert alone.several
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition

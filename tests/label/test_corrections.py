@@ -38,7 +38,7 @@ BOXES = {"a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])], "sub/b c.png": [
 def candidates(size, boxes, scores=None, labels=None, masks=None) -> Candidates:
     count = len(boxes)
     columns = zip(boxes, scores or [0.5] * count, labels or [0] * count, masks or [None] * count, strict=True)
-    every = [Candidate(label, tuple(box), score, 0.5, False, mask) for box, score, label, mask in columns]
+    every = [Candidate(label, tuple(box), score, 0.5, mask) for box, score, label, mask in columns]
     return Candidates.of(size, np.ones(2), every, masks is not None)
 
 

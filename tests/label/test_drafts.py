@@ -22,9 +22,7 @@ NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it
 
 def row(*candidates: tuple[int, float], presence: tuple[float | None, ...] = (0.8, 0.2, 0.01), **more: Any) -> Any:
     """Candidates side by side, each with label and score."""
-    boxes = [
-        Candidate(label, (10 * i, 0, 10 * i + 8, 8), score, 0.7, False) for i, (label, score) in enumerate(candidates)
-    ]
+    boxes = [Candidate(label, (10 * i, 0, 10 * i + 8, 8), score, 0.7) for i, (label, score) in enumerate(candidates)]
     found = Candidates.of((100, 10), np.array(presence, float), boxes, False)
     return replace(found, **{key: np.array(one) if isinstance(one, list) else one for key, one in more.items()})
 
@@ -85,8 +83,6 @@ def test_of_a_taught_name_only_taught_boxes_count_and_their_scores_mean_the_same
 
 def test_what_a_person_should_look_at_first():
     assert choose(row((1, 0.5)), RULE, NO_FOLDER).margin == 0  # nothing but unsure boxes
-    assert choose(row((0, 0.5), several=[True]), RULE, NO_FOLDER).margin == 0
-    assert choose(row((0, 0.5), (2, 0.5), several=[False, True]), RULE, NO_FOLDER).margin > 0  # the group is not shown
     assert choose(row((0, 0.5), presence=(0.4, None, None)), RULE, NO_FOLDER).margin == pytest.approx(0.05)
     assert choose(row(presence=(None, None, None)), RULE, NO_FOLDER).margin == 0
 

@@ -42,7 +42,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         own = COMMON if "common" in result.source else PLANTED
         keys = ("labels", "boxes", "scores", "fits")
         masks = own.get("masks", [None] * len(own["boxes"]))
-        boxes = [Candidate(*one, False, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
+        boxes = [Candidate(*one, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
         return Found(picture, digest, None, 60, 40, [], own["presence"], boxes, features)
 
     monkeypatch.setattr(AnnotateWorker, "_found", found)

@@ -63,7 +63,7 @@ def engine_of(
                 box = things[one.id].box
                 corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
                 known = presence is not None
-                boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7, False)] * known
+                boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7)] * known
                 features = packed(things[one.id].lesson)
                 row = Found(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))

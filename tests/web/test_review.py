@@ -984,7 +984,7 @@ def test_a_thousand_boxes_are_selected_at_once(context, masked):
     for x, y in random.integers(0, 386, (1000, 2)).tolist():
         mask = np.zeros(dogs.size_wh[::-1], bool)
         mask[y : y + 40, x : x + 40] = (np.arange(40) % 8 < 4) | (np.arange(40) < 4)[:, None]  # a comb has many corners
-        boxes.append(Candidate(1, (x, y, x + 40, y + 40), 0.9, 0.9, False, rle.encode(mask)["counts"]))
+        boxes.append(Candidate(1, (x, y, x + 40, y + 40), 0.9, 0.9, rle.encode(mask)["counts"]))
     with LabellingRun.open(masked) as run:
         presence = [0.9] * len(LABELS)
         run.add([Found("dogs.jpg", dogs.checksum, None, *dogs.size_wh, [], presence, boxes)], {"dogs.jpg": ""})

@@ -1,4 +1,4 @@
-"""Divides what is hot: a region at its peaks (`divide`), and the box of a region into those of like parts."""
+"""Divides a region at its peaks."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -204,74 +204,3 @@ def neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], t
     if connectivity == 8:
         pairs += [((front, front), (back, back)), ((front, back), (back, front))]
     return pairs
-
-
-LEVELS = 12  # number of levels tried between a region's threshold and its peak
-PEAK = 0.75  # lowest peak of a part, as a share of the region's; a lower one belongs to the same thing
-DEPTH = 0.15  # lowest depth of the valley between parts, as a share of the region's peak
-LIKE = 0.25  # smallest area of a part, as a share of the largest part's
-SHARE = 0.6  # largest share of the box that its largest part may fill; a single thing fills more
-INSIDE = 0.9  # share of a box's area that must lie in another box for it to be inside
-
-
-def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> list[tuple[FloatArray, float]]:
-    """Splits a region's box, map `[H, W]`, where it divides higher up into like parts → boxes and peaks, or nothing."""
-    height, width = heat.shape
-    x0, y0 = np.floor(np.asarray(xyxy, np.float64)[:2] + 1e-3).astype(int).clip(0)
-    x1, y1 = np.minimum(np.ceil(np.asarray(xyxy, np.float64)[2:] - 1e-3).astype(int), (width, height))
-    crop = np.ascontiguousarray(heat[y0:y1, x0:x1], np.float32)
-    if min(crop.shape, default=0) < 2:
-        return []
-    top = float(heat.max())
-    low, peak = threshold * top, float(crop.max())
-    depth = DEPTH * peak
-    if not may_divide(crop, None, PEAK * peak - depth, depth, 8):
-        return []
-    for level in np.linspace(low, peak, LEVELS + 2)[1:-1]:
-        if level + depth > peak:  # from here on no part has such a peak
-            break
-        hot = (crop > level).astype(np.uint8)
-        if len(outer_outlines(hot)) < 2:
-            continue
-        n, labels = cv2.connectedComponents(hot, connectivity=8)
-        areas = np.bincount(labels.ravel())[1:]
-        parts = [
-            part
-            for part in range(1, n)
-            if areas[part - 1] >= LIKE * areas.max() and crop[labels == part].max() >= max(PEAK * peak, level + depth)
-        ]
-        if len(parts) > 1:
-            return _nearest(crop, labels, parts, low, top, (int(x0), int(y0)))
-    return []
-
-
-def _nearest(
-    crop: FloatArray, labels: npt.NDArray[np.int32], parts: list[int], low: float, top: float, corner: tuple[int, int]
-) -> list[tuple[FloatArray, float]]:
-    seeds = np.isin(labels, parts)
-    _, owner = cv2.distanceTransformWithLabels(
-        (~seeds).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    part_of = np.zeros(int(owner.max()) + 1, np.int32)
-    part_of[owner[seeds]] = labels[seeds]
-    nearest = np.where(crop > low, part_of[owner], 0)
-    regions: list[tuple[FloatArray, float]] = []
-    for part in parts:
-        rows, columns = np.nonzero(nearest == part)
-        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-        if (box[2:] - box[:2]).prod() > SHARE * crop.size:
-            return []
-        regions.append((box + np.array([*corner, *corner], np.float32), float(crop[labels == part].max()) / top))
-    return sorted(regions, key=lambda region: -region[1])
-
-
-def around_others(xyxy: FloatArray) -> npt.NDArray[np.bool_]:
-    """For each of one name's boxes `[n, 4]`, whether it holds at least two smaller ones."""
-    boxes = xyxy.astype(np.float64).reshape(-1, 4)
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(-1)  # [n, n]
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)  # [n]
-    inside = (shared >= INSIDE * areas[None]) & (areas[None] < 0.5 * areas[:, None])
-    several: npt.NDArray[np.bool_] = inside.sum(axis=1) >= 2
-    return several

@@ -49,7 +49,6 @@ class AnnotatedPicture:
     label: npt.NDArray[np.int64]  # [n] indices into the names
     # [n] the number of each box among all boxes found in the picture; dropping boxes does not change it
     box_ids: tuple[int, ...]
-    groups: tuple[bool, ...]  # [n] whether a box seems to contain several things
     margin: float  # distance of the nearest name's certainty from its threshold: how certain the picture is
     # [n] in 0–1, how certain it is that a box's name is in the picture; None if that is not known
     certainty: FloatArray | None = None

@@ -146,7 +146,7 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
         maybe = np.fmax(presence, adjusted) >= UNSURE  # what is rare in the folder is not hidden for that
         unsure = order[selected & ~draft & maybe[of] & high_enough(low, of, "auto")].tolist()
         unsure.sort(key=lambda i: (-score[i], i))
-    first = bool(found.several[drafts].any()) or (bool(unsure) and not drafts)
+    first = bool(unsure) and not drafts
     nearest = np.abs(adjusted - thresholds)
     margin = 0.0 if first or np.isnan(nearest).all() else float(np.nanmin(nearest))
     return Chosen(tuple(drafts), tuple(unsure), score, adjusted, margin)

@@ -233,7 +233,6 @@ class AnnotatedFolder:
             score=ones,
             label=np.array(correction.labels, np.int64),
             box_ids=tuple(range(total, total + count)),  # numbers that follow those of the drafts
-            groups=(False,) * count,
             certainty=ones,
             masks=_rle(now.found.size_wh, correction.masks),
         )
@@ -250,7 +249,6 @@ class AnnotatedFolder:
             chosen.scores[[*ids]].astype(np.float32),
             boxes.labels,
             tuple(ids),
-            tuple(boxes.several.tolist()),
             chosen.margin,
             chosen.presence[boxes.labels].astype(np.float32),
             _rle(boxes.size_wh, boxes.masks),

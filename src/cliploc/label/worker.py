@@ -6,14 +6,12 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, share_of_peak
-from cliploc.boxes.parts import around_others, split_region
+from cliploc.boxes.components import are_first
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prepare, prompts
 from cliploc.find.presence import VERSION as BANK_VERSION
-from cliploc.images import geometry, rle
+from cliploc.images import rle
 from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -21,7 +19,7 @@ from cliploc.options import DEFAULTS, Options
 from cliploc.runs import engine, picture_files
 from cliploc.runs.label_store import Candidate, Found
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import Boxes
 
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
 RESERVED = {"background", "text_cache"}  # options that `annotate` sets itself
@@ -127,10 +125,10 @@ class AnnotateWorker:
 
     # ------------------------------------------------------------------------------------------------- one picture
     def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> Found:
-        boxes, groups = self._candidates(result)
+        boxes = self._candidates(result)
         if result.second_look is not None:
             stays = ~result.second_look.contrast_fits(boxes)  # a part may, where its box does not
-            boxes, groups = boxes.where(stays), groups[stays]
+            boxes = boxes.where(stays)
             chances, presence = result.second_look.chances(boxes)
         else:  # without presence the model knows no name of the bank: nothing speaks against a name
             known = np.ones(len(self.names)) if result.presence is None else result.presence
@@ -146,7 +144,6 @@ class AnnotateWorker:
             boxes.xyxy[order].astype(float).round(2).tolist(),
             chances[order].round(4).tolist(),
             boxes.score[order].astype(float).round(4).tolist(),
-            groups[order].tolist(),
         )
         return Found(
             picture,
@@ -159,30 +156,10 @@ class AnnotateWorker:
             features,
         )
 
-    def _candidates(self, result: Localization) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-        """The candidates with the scores of their maps, and whether each seems to contain several things."""
+    def _candidates(self, result: Localization) -> Boxes:
+        """The candidates with the scores of their maps: the best of each name, and others that are likely."""
         judged, every = result.judged, result.boxes
         if judged is not None:
             every = replace(judged.candidates, score=judged.map_scores)
-        boxes: list[Candidate] = []
-        for p in np.unique(every.label).tolist():
-            of_name, rule = every.where(every.label == p), self.localizer.box_rule
-            made = candidates_of(result.frame, result.maps[p], of_name.xyxy, of_name.score, p, rule)
-            boxes += [box for number, box in enumerate(made) if number == 0 or box.fit >= LEAST_FIT]
-        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
-        fit, label = np.array([box.fit for box in boxes], np.float32), np.array([box.label for box in boxes], np.int64)
-        return Boxes(xyxy, fit, label, result.names), np.array([box.several for box in boxes], bool)
-
-
-def candidates_of(
-    frame: geometry.Frame, heat: FloatArray, xyxy: FloatArray, fits: FloatArray, label: int, rule: BoxRule
-) -> list[Candidate]:
-    """One name's boxes `[n, 4]` of map `[H, W]`, best first; those that seem to contain several things are marked."""
-    x0, y0, x1, y1 = frame.visible_xyxy
-    visible, corner = heat[y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
-    tau = share_of_peak(visible, rule.threshold)
-    candidates: list[Candidate] = []
-    for box, fit, around in zip(xyxy, fits.tolist(), around_others(xyxy), strict=True):
-        several = bool(around) or bool(split_region(visible, frame.to_input(box[None])[0] - corner, tau))
-        candidates.append(Candidate(label, tuple(box.tolist()), fit, fit, several))
-    return sorted(candidates, key=lambda candidate: -candidate.fit)
+        every = every.where(np.lexsort((-every.score, every.label)))
+        return every.where(are_first(every.label, 1) | (every.score >= LEAST_FIT))

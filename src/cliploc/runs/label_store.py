@@ -20,7 +20,7 @@ from cliploc.errors import InputError, UnknownNameError, UsageError
 from cliploc.runs.store import FILE, Entry, Store
 from cliploc.values import Floats
 
-KIND, VERSION = "annotate", 2
+KIND, VERSION = "annotate", 3
 CACHED = 64  # pictures whose candidates are in memory
 PERSON = -1  # the generation of a person's boxes
 TABLES = (
@@ -46,7 +46,6 @@ TABLES = (
     "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
     score REAL NOT NULL,                    -- the chance that it is right; 1 of a person's
     fit REAL,                               -- the score of its map
-    several INTEGER NOT NULL,               -- 1: it seems to contain several things
     draft INTEGER,                          -- of a person's box: the number of the draft that it was made from
     mask TEXT,                              -- COCO's compressed counts
     PRIMARY KEY (picture, generation, number)) WITHOUT ROWID""",
@@ -59,8 +58,8 @@ TABLES = (
     "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL)",
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
-COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, several, mask'
-OF_EACH = ("xyxy", "labels", "scores", "fits", "several")  # the arrays of `Candidates` with a row for each box
+COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, mask'
+OF_EACH = ("xyxy", "labels", "scores", "fits")  # the arrays of `Candidates` with a row for each box
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -71,7 +70,6 @@ class Candidate(Struct, array_like=True):
     xyxy: tuple[float, float, float, float]
     score: float
     fit: float
-    several: bool
     mask: str | None = None
 
 
@@ -180,7 +178,6 @@ class Candidates:
     labels: Ints  # [n]
     scores: Floats  # [n]
     fits: Floats  # [n]
-    several: npt.NDArray[np.bool_]  # [n]
     masks: tuple[str, ...] | None  # None of a run without masks
     taught: Mapping[int, float] = field(default_factory=dict)  # label that is taught → its chance
     untaught: int = 0  # number of the model's own boxes; those of taught labels follow
@@ -195,7 +192,6 @@ class Candidates:
             np.array([box.label for box in boxes], np.int64),
             np.array([box.score for box in boxes], np.float64),
             np.array([box.fit for box in boxes], np.float64),
-            np.array([box.several for box in boxes], bool),
             tuple(box.mask or "" for box in boxes) if masks else None,
             untaught=len(boxes),
         )
@@ -495,16 +491,15 @@ class LabellingRun:
             f"SELECT {COLUMNS} FROM box WHERE picture = ? AND generation = ? ORDER BY number", picture, generation
         )
         return [
-            Candidate(self._label[label], (left, top, right, bottom), score, fit, bool(several), mask)
-            for _, label, left, top, right, bottom, score, fit, several, mask in rows
+            Candidate(self._label[label], (left, top, right, bottom), score, fit, mask)
+            for _, label, left, top, right, bottom, score, fit, mask in rows
         ]
 
     def _insert(self, picture: int, generation: int, boxes: Iterable[tuple[int, Candidate]]) -> None:
         self.store.insert(
             "box",
             (
-                (picture, generation, number, self.names[box.label], *box.xyxy, box.score, box.fit, int(box.several),
-                 None, box.mask)
+                (picture, generation, number, self.names[box.label], *box.xyxy, box.score, box.fit, None, box.mask)
                 for number, box in boxes
             ),
         )  # fmt: skip
@@ -570,7 +565,7 @@ class LabellingRun:
                 self.store.insert(
                     "box",
                     (
-                        (picture.id, PERSON, number, self.names[label], *box, 1.0, None, 0, draft, mask)
+                        (picture.id, PERSON, number, self.names[label], *box, 1.0, None, draft, mask)
                         for number, (label, box, draft, mask) in enumerate(boxes)
                     ),
                 )

@@ -148,7 +148,7 @@ def _digest(labels: LabelSet) -> str:
 
 
 def _found(one: LabelledFile, numbers: Mapping[str, int]) -> Found:
-    boxes = [Candidate(numbers[box.name], _visible(box.xyxy, one.size_wh), 1.0, 1.0, False) for box in one.boxes]
+    boxes = [Candidate(numbers[box.name], _visible(box.xyxy, one.size_wh), 1.0, 1.0) for box in one.boxes]
     return Found(one.id, content_digest(one), None, *one.size_wh, [], [1.0] * len(numbers), boxes)
 
 

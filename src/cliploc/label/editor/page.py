@@ -51,7 +51,7 @@ class ReviewPicture:
         masks = {mask for *_, mask in (*drafts, *boxes) if mask is not None}
         shapes = {mask: polygons_of(mask, of.size_wh) for mask in masks}
         certainty = [1.0] * len(drafts) if of.certainty is None else of.certainty.tolist()
-        facts = zip(drafts, of.score.tolist(), certainty, of.groups, strict=True)
+        facts = zip(drafts, of.score.tolist(), certainty, strict=True)
         return {
             **self.entry(),
             "drafts": [
@@ -59,10 +59,9 @@ class ReviewPicture:
                     **_box(draft, shapes),
                     "score": round(score, 4),
                     "certainty": round(certain, 4),
-                    "group": group,
                     "unsure": draft[2] in self.unsure,
                 }
-                for draft, score, certain, group in facts
+                for draft, score, certain in facts
             ],
             "boxes": [_box(box, shapes) for box in boxes],
         }

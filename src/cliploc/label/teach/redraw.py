@@ -20,7 +20,7 @@ from cliploc.find.calibration import UNSURE
 from cliploc.find.learnt import Lesson, drawn, projected
 from cliploc.images.rle import encode
 from cliploc.label.teach.lessons import lessons_of
-from cliploc.label.worker import LEAST_FIT, candidates_of
+from cliploc.label.worker import LEAST_FIT
 from cliploc.runs.label_store import Candidate, LabellingRun, Picture, TaughtPicture
 from cliploc.values import Boxes, FloatArray, Floats
 
@@ -47,14 +47,13 @@ class Drawing:
         level = settings["teaching"]["level"]
         return cls(rule, level, bool(settings.get("masks", False)))
 
-    def found(self, lesson: Lesson, p: int, heat: FloatArray) -> OnMap:
+    def found(self, lesson: Lesson, heat: FloatArray) -> OnMap:
         """The boxes of a name's map `[H, W]`, best first."""
         every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
         likely = every.score >= LEAST_FIT
         likely[:1] = True
-        boxes = candidates_of(lesson.frame, heat, every.xyxy[likely], every.score[likely], p, self.rule)
-        xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
-        return OnMap(heat, boxes, xyxy, readings(xyxy, heat, lesson.frame))
+        boxes = every.where(likely)
+        return OnMap(heat, boxes, readings(boxes.xyxy, heat, lesson.frame))
 
     def boxes(
         self,
@@ -65,16 +64,16 @@ class Drawing:
         """A picture's boxes of the taught names."""
         made: list[Candidate] = []
         for p, one in found.items():
-            xyxy, count = moved(one.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
+            xyxy, count = moved(one.boxes.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
             masks: list[str | None] = [None] * count
             if self.masks:
                 on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
                 drawn_masks = box_masks(lesson.frame, one.heat[None], on_map, self.rule)
                 masks = [encode(mask)["counts"] for _, mask in drawn_masks]
-            for box, corners, mask in zip(one.boxes, xyxy.tolist(), masks, strict=True):
+            for score, corners, mask in zip(one.boxes.score.tolist(), xyxy.tolist(), masks, strict=True):
                 x0, y0, x1, y1 = (round(side, 2) for side in corners)
-                fit = round(box.fit, 4)
-                made.append(Candidate(box.label, (x0, y0, x1, y1), fit, fit, box.several, mask))
+                fit = round(score, 4)
+                made.append(Candidate(p, (x0, y0, x1, y1), fit, fit, mask))
         return made
 
 
@@ -83,8 +82,7 @@ class OnMap:
     """One name's boxes in a picture, before their sides are moved."""
 
     heat: FloatArray  # [H, W] the map that they are of
-    boxes: Sequence[Candidate]  # best first
-    xyxy: FloatArray  # [n, 4] the same
+    boxes: Boxes  # best first
     read: Floats  # at their sides; see `teaching.sides`
 
 
@@ -127,7 +125,7 @@ class Drawer:
                 maps = drawn(some, labels, like, share, self.drawing.level)
             for i, of_picture in zip(ids, maps, strict=False):
                 pairs = zip(labels, of_picture.numpy(), strict=True)
-                found = {p: self.drawing.found(lessons[i], p, heat) for p, heat in pairs}
+                found = {p: self.drawing.found(lessons[i], heat) for p, heat in pairs}
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]

@@ -374,8 +374,8 @@ class _Way:
         self._found = [*each(self._left_out, range(len(name.compared)))]
         self._pairs: list[tuple[Floats, Floats]] = []  # how far drafts are away from reviewed boxes, and their readings
         for i, (chance, found) in zip(name.compared if reviewed else (), self._found, strict=False):
-            likely = np.array([box.fit >= MIN_SCORE for box in found.boxes], bool) & (chance >= FOUND)
-            away, iou = offsets(found.xyxy[likely], name.true(i))
+            likely = (found.boxes.score >= MIN_SCORE) & (chance >= FOUND)
+            away, iou = offsets(found.boxes.xyxy[likely], name.true(i))
             self._pairs.append((away[iou >= ALIKE], found.read[likely][iou >= ALIKE]))
         self.sides = learnt(self._pairs)
 
@@ -400,7 +400,7 @@ class _Way:
             direction = self.fitted.without(i, name.pictures, bool(name.uses[i]))
         like = direction(name.pictures.whitened[i]).view(1, 1, *name.pictures.grid)
         [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.school.drawing.level)
-        return round(chance, 4), name.school.drawing.found(name.lessons[i], name.p, maps[0].numpy())
+        return round(chance, 4), name.school.drawing.found(name.lessons[i], maps[0].numpy())
 
 
 def gains(before: Floats, after: Floats, errors: float = ERRORS, lead: float = 0) -> bool:

@@ -712,7 +712,7 @@ function scoreText(box) {
   const draft = box.draft === null ? null : draftOf(current, box.draft);
   if (!draft) return "new";
   if (data.set) return isEdited(box, draft) ? "edited" : "";
-  return `${isEdited(box, draft) ? "edited" : draft.score.toFixed(2)}${draft.group ? " · several?" : ""}`;
+  return isEdited(box, draft) ? "edited" : draft.score.toFixed(2);
 }
 function boxItem(box) {
   const words = `${labelName(box.label)}, ${scoreText(box)}, ${sizeText(box.xyxy)}`;
