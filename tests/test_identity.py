@@ -104,7 +104,6 @@ OF_LOCALIZER: dict[str, Second] = {
     "method": Second("layer_cam"),
     "method_options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
     "head": Second("HEAD", {"method": "ts_cam+cam"}),
-    "ensemble": Second("rank", {"method": "cam+layer_cam"}),
     "templates": Second("name-only"),
     "background": Second(("grass",)),
     "exemplars": Second((f"red=@{PHOTO}",)),
@@ -201,7 +200,7 @@ def test_what_is_harmless_and_what_is_only_said_otherwise_changes_nothing() -> N
         {"device": None} if not torch.cuda.is_available() and not torch.backends.mps.is_available() else {},
         {"method": recipe.method, **recipe.options, "threshold": plain["threshold"]},
         {"recipe": "default", "scales": list(recipe.options["scales"])},
-        {"templates": "default", "masked_precision": "fp32", "ensemble": "rank"},
+        {"templates": "default", "masked_precision": "fp32"},
     ):
         assert Localizer(**{"device": "cpu", **same}).describe() == plain
 

@@ -379,10 +379,6 @@ class Options(Checked):
         None, group="method", metavar="FILE", help="Trained layers from `cliploc train`.",
         about="If you name no method, the file's method runs.",
     )
-    ensemble: Literal["minmax", "rank"] = option(
-        "minmax", group="method", help="How the maps of several methods are averaged.",
-        about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
-    )
     templates: Sequence[str] | str | None = option(
         None, group="prompt", metavar="TEXT", flags=("--template",), repeat=True,
         help="Sentence with {} for the name (repeatable), a FILE.txt of sentences, or default, openai-80, openai-7, "

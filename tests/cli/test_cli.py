@@ -297,10 +297,9 @@ def test_json_is_one_document_and_nothing_else(tmp_path):
 
 
 def test_several_methods_are_one():
-    how = ("--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2", "--ensemble", "rank")
+    how = ("--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2")
     settings = document_of("localize", CAT, "-p", "cat", *how)["settings"]
     assert settings["method"] == "cam+layer_cam"
-    assert settings["ensemble"] == "rank"
     assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}
     assert settings["threshold"] == (methods.get("cam").threshold + methods.get("layer_cam").threshold) / 2
 

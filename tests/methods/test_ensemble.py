@@ -9,7 +9,6 @@ import torch
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.methods import find, methods, resolve_options
-from cliploc.methods._infra.ensemble import rank
 from cliploc.towers.tower import Needs
 from tests.methods.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
@@ -25,34 +24,17 @@ ON_VIT = [
 ]
 
 
-@pytest.mark.parametrize("rule", ["minmax", "rank"])
-def test_the_map_is_the_mean_of_the_members(rule: Any) -> None:
+def test_the_map_is_the_mean_of_the_members() -> None:
     scene = tiny_scene("attention_pool_cnn")
     names = ["cam", "grad_cam", "vl_score"]
     expected = torch.zeros(2, 3, 5, 6)
     for name in names:
         raw = scene.ours(name)
         raw = raw.relu() if methods.get(name).relu else raw
-        for b in range(2):
-            for p in range(3):
-                values = raw[b, p].flatten().tolist()
-                ranks = torch.tensor([sum(u < v for u in values) + (values.count(v) - 1) / 2 for v in values])
-                ranks = (ranks / 29).reshape(5, 6)
-                flat = raw[b, p].max() == raw[b, p].min()
-                expected[b, p] += (min_max(raw)[b, p] if rule == "minmax" else ranks * (not flat)) / len(names)
-    method = find("+".join(names), rule)
+        expected += min_max(raw) / len(names)
+    method = find("+".join(names))
     ctx = scene.context(method.needs())
     torch.testing.assert_close(method.function(ctx), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("error")
-def test_ranks_share_ties_and_a_flat_map_says_nothing() -> None:
-    maps = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 7.0, 3.0]], [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]])
-    assert (rank(maps)[0] * 5).tolist() == [[3.5, 1.0, 1.0], [1.0, 5.0, 3.5]]
-    assert (rank(maps)[1] == 0).all()
-    assert (rank(maps[:, None].expand(-1, 4, -1, -1)) == rank(maps)[:, None]).all()  # nor does torch warn of the copy
-    maps = torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0]]])
-    assert rank(maps).isfinite().tolist() == [[[True, False], [False, True]]], "no number is hidden by its rank"
 
 
 def test_grids_of_different_fineness_meet_on_the_finest() -> None:
@@ -118,7 +100,6 @@ def test_texts_get_the_declared_types(name: str, option: str, text: str, value: 
     [
         ({"method": "cam+cam"}, "expected each method of an ensemble once, got 'cam' 2 times"),
         ({"method": "cam+"}, "unknown method ''"),
-        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble to be one of minmax, rank, got 'max'"),
     ],
 )
 def test_ensembles_that_are_refused(arguments: dict[str, Any], text: str) -> None:

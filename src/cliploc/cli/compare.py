@@ -49,7 +49,7 @@ def compare(flags: CompareFlags, options: Options) -> int:
     if not names or not flags.method:
         missing = "--method as names of `cliploc methods`" if names else "at least one name to look for"
         raise UsageError(f"expected {missing}, got none: {EXAMPLE}")
-    methods = {name: find(name, options.ensemble) for name in cli.method_names(flags.method)}
+    methods = {name: find(name) for name in cli.method_names(flags.method)}
     titles = {name: method.title for name, method in methods.items()}
     names, options = cli.with_exemplars(names, options.but(background=(*options.background, *background)))
     of_methods = cli.options_of_methods(list(methods), flags.option)

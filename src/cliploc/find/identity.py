@@ -24,7 +24,6 @@ def described(flow: Flow, task: Task, method_options: Mapping[str, Any]) -> dict
         "method": task.method.name,
         "options": flow.tasks.named_options(task, method_options),
         "heads": {key: head.digest() for key, head in task.heads.items()},
-        "ensemble": flow.options.ensemble if task.method.members else None,  # one method has nothing to average
         "templates": flow.texts.templates,
         "exemplars": flow.texts.exemplar_facts,
         "background": tuple(map("|".join, flow.texts.background_synonyms)),

@@ -93,7 +93,7 @@ class TaskMaker:
 
     def make(self, spec: str, method_options: Mapping[str, Any]) -> Task:
         """The task of a method, or of several joined by "+", with these options."""
-        method = find(spec, self._options.ensemble)
+        method = find(spec)
         options = self._with_heads(method, resolve_options(method, method_options))
         self._check_fit(method, options)
         task = Task(method, options, self._rule_of(method))
@@ -161,7 +161,7 @@ def what_runs(options: Options) -> tuple[Recipe | None, Method, str | None]:
             f"expected a method or a recipe, got {named} and {options.recipe}: a named method runs as published"
         )
     recipe = None if named is not None else recipe_of(options.model, options.recipe or "default")
-    method = find(recipe.method if recipe else str(named), options.ensemble)
+    method = find(recipe.method if recipe else str(named))
     if trained_for is not None and trained_for not in [member.name for member in members(method)]:
         raise UsageError(f"{file} is trained for {trained_for}, got method {method.name}: use {trained_for}")
     return recipe, method, file

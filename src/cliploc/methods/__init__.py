@@ -29,7 +29,7 @@ from cliploc.towers.tower import AttentionRule, BlockEnd, DenseReading, Needs, b
 
 if TYPE_CHECKING:
     from cliploc.methods._infra.attention import *  # noqa: F403
-    from cliploc.methods._infra.ensemble import EnsembleRule, find, raw_maps
+    from cliploc.methods._infra.ensemble import find, raw_maps
     from cliploc.methods._infra.gradients import *  # noqa: F403
     from cliploc.methods._infra.maps import as_tensor, min_max, on_finest
     from cliploc.methods._infra.masked import *  # noqa: F403

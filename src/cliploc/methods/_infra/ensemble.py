@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import or_
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from cliploc.errors import ModelError, UsageError
@@ -15,11 +14,9 @@ from cliploc.methods._infra.maps import min_max, on_finest
 from cliploc.methods._infra.method import parse_spec
 from cliploc.options import parse_share
 
-EnsembleRule = Literal["minmax", "rank"]
 
-
-def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
-    """A method, or an ensemble by "+": towers of all, mean threshold, maps by "minmax" or "rank", then the mean."""
+def find(spec: str) -> Method:
+    """A method, or an ensemble by "+": towers of all, mean threshold, the mean of the maps scaled to 0–1."""
     members = tuple(_with_options(methods.get(name), texts) for name, texts in parse_spec(spec))
     names = [member.name for member in members]
     if len(members) == 1:
@@ -29,14 +26,13 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
             raise UsageError(
                 f"expected each method of an ensemble once, got {name!r} {names.count(name)} times: name it once"
             )
-    scaled = min_max if rule == "minmax" else rank
 
     def needs(**options: Any) -> Needs:
         return reduce(or_, (m.needs(**_options_of(m, options)) for m in members))
 
     def ensemble(ctx: Context, **options: Any) -> Tensor:
         raw = [raw_maps(m, ctx, _options_of(m, options)) for m in members]  # each [B, P, h, w] of its own grid
-        maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
+        maps = [min_max(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
         return on_finest(maps).mean(dim=0)
 
     return Method(
@@ -92,14 +88,3 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
 def _options_of(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     start = f"{member.name}."
     return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
-
-
-def rank(maps: Tensor) -> Tensor:
-    """Each place's rank in `[..., H, W]`, over 0–1, equal values their mean; a constant map is 0, NaN stays."""
-    flat = maps.flatten(-2).contiguous()  # some are one map for all names
-    order = flat.sort(dim=-1).values
-    below = torch.searchsorted(order, flat, side="left")
-    upto = torch.searchsorted(order, flat, side="right")
-    ranks = (below + upto - 1) / (2 * max(1, flat.shape[-1] - 1))  # float32 in 0–1
-    ranks = ranks * (flat.amax(-1, keepdim=True) > flat.amin(-1, keepdim=True))
-    return torch.where(flat.isfinite(), ranks, torch.nan).view_as(maps)

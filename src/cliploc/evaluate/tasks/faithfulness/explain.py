@@ -63,7 +63,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
     methods = cli.options_of_methods(cli.method_names(flags.method) or [recipe_of(options.model).method], flags.option)
     methods |= {name: {} for name in BASELINES if name not in methods and not flags.no_baselines}
-    titles = {name: find(name, options.ensemble).title for name in methods}
+    titles = {name: find(name).title for name in methods}
     more = list(dict.fromkeys(cli.read_names(among)[0] if among else []))
     cli.check_words([*prompt, *more], "explain")
     # refused before a model is loaded
