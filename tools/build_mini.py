@@ -26,7 +26,7 @@ What comes out (`_mini_text.py` says how it is read):
      and of its definition (MiniLM) and by its place in the hierarchy (Wu & Palmer 1994). What resembles nothing is
      left out and its words are told to be unknown.
   3. *static word vectors*, for words that WordNet lacks: MiniLM's output for each WordPiece alone, after PCA.
-* mini.json – the constants, the calibration and the sources.
+* mini.json – the constants.
 
 Constants were chosen on `imagenet_one_per_class`, on classes left out of the nodes (five folds of 200), and by reading
 what ordinary words turn into; see docs/studies/mini.md.
@@ -46,7 +46,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.towers._mini_text import MiniTextTower, normalise
+from cliploc.towers._mini_text import normalise
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "src/cliploc/towers/mini_weights"
@@ -84,7 +83,7 @@ OVERRULED = 1 / 8  # a word whose known senses are this much rarer than an unkno
 EXACT_SCORE = 1.99  # of a node for itself: nothing else counts beside it
 SCORE_STEP = 1 / 128  # of the scores, stored as uint8
 
-HELD_OUT = 10  # every tenth picture teaches neither inner nodes nor `mini-vit`, whose presence is calibrated on them
+HELD_OUT = 10  # every tenth picture teaches neither inner nodes nor `mini-vit`
 PARTS = 7  # random parts of each picture, beside the whole, on which the rows of inner nodes are learnt
 RIDGE = 4.0  # × the mean variance of an embedding's channels
 LEARNT_FROM = 40  # classes from which on an inner node has the learnt row alone
@@ -360,11 +359,6 @@ def members_of(nodes: Sequence[str], below: dict[str, list[int]]) -> Tensor:
     return members
 
 
-def names_of(wordnet: WordNet, nodes: Sequence[str]) -> list[str]:
-    """What each node is called first."""
-    return [wordnet.synsets[offset].lemmas[0] for offset in nodes]
-
-
 def learn_inner_rows(views: Views, members: Tensor, means: Tensor) -> Tensor:
     """Rows of inner nodes `[I, 1280]`, unit norm: which direction says that one of a node's classes is in the picture.
 
@@ -532,61 +526,6 @@ def word_vectors(encoder: SentenceEncoder, wordnet: WordNet, nodes: list[str]) -
     return tokens, tensors
 
 
-# ------------------------------------------------------------------------------------------------------ calibration
-
-
-def calibrate(
-    cosine: Tensor, known: Tensor, nodes: list[str], below: dict[str, list[int]], labels: Sequence[int]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Present or absent from the cosine: a logistic curve through the cosine that 5 % of absent names exceed.
-
-    Every picture is asked for the names of all nodes: present are its class and the nodes above it, absent are those
-    that share no node of at most 130 classes with it. Steepness and threshold are fitted on every other picture, the
-    figures are measured on the rest.
-
-    Args:
-        cosine: of each picture with the name of each node, `[n, N]`.
-        known: whether the text tower knows that name, `[N]`.
-        nodes: the nodes.
-        below: the classes below each.
-        labels: the class of each picture.
-    """
-    members = members_of(nodes, below)
-    small = members[members.sum(dim=1) <= 130]
-    related = (small.T @ small > 0).float()  # [1000, 1000]
-    present = (members.T > 0)[list(labels)]  # [n, N]
-    absent = (related @ members.T == 0)[list(labels)]  # [n, N]
-    fit = torch.arange(len(labels)) % 2 == 0
-
-    def pick(rows: Tensor, which: Tensor) -> Tensor:
-        return cosine[rows][which[rows] & known]
-
-    threshold = float(pick(fit, absent).sort().values[int(0.95 * len(pick(fit, absent)))])
-    yes, no = pick(fit, present), pick(fit, absent)
-    steepness = torch.tensor(10.0, requires_grad=True)
-    solver = torch.optim.LBFGS([steepness], max_iter=50, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:  # both kinds count alike, however many there are
-        value = -F.logsigmoid(steepness * (yes - threshold)).mean() - F.logsigmoid(-steepness * (no - threshold)).mean()
-        (steepness.grad,) = torch.autograd.grad(value, [steepness])
-        return value.detach()
-
-    solver.step(loss)
-    scale = round(float(steepness.detach()), 2)
-    is_class = torch.zeros(len(nodes), dtype=torch.bool)
-    is_class[:1000] = True
-    held = ~fit
-    figures = {
-        "recall_class_names": float((pick(held, present & is_class) >= threshold).float().mean()),
-        "recall_wider_names": float((pick(held, present & ~is_class) >= threshold).float().mean()),
-        "false_positives": float((pick(held, absent) >= threshold).float().mean()),
-        "false_positives_class_names": float((pick(held, absent & is_class) >= threshold).float().mean()),
-        "false_positives_wider_names": float((pick(held, absent & ~is_class) >= threshold).float().mean()),
-        "pictures": int(held.sum()),
-    }
-    return {"scale": scale, "bias": round(-scale * threshold, 3)}, {k: round(v, 4) for k, v in figures.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the bundled model mini.")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache/mini", help="downloads and sentence vectors")
@@ -637,20 +576,6 @@ def main() -> None:
             "min_cosine": MIN_COSINE,
             "modifier_weight": MODIFIER_WEIGHT,
         },
-    }
-    names = names_of(wordnet, nodes)
-    cosine = torch.empty(len(pictures), len(nodes))
-    for half in (number % 2 == 0, number % 2 == 1):  # nodes learnt on one half of the pictures are asked of the other
-        learnt = stored_rows(learn_inner_rows(views.of(~half), inner, means))
-        tower = MiniTextTower({**text, **learnt}, words, outside, vocabulary, SimpleNamespace(**facts["text"]))
-        cosine[half] = views.embeddings[half, 0] @ tower(names).T
-    known = torch.tensor([tower.unknown_reason(name) is None for name in names])
-    facts["presence"], facts["presence_held_out"] = calibrate(cosine, known, nodes, below, range(1000))
-    facts["sizes"] = {
-        "nodes": len(nodes),
-        "senses": len(lexicon["sense_nodes"]),
-        "words": len(words),
-        "tokens": len(vocabulary),
     }
     (options.out / "mini.json").write_text(json.dumps(facts, indent=2) + "\n")
     for path in sorted(options.out.iterdir()):

@@ -15,7 +15,7 @@ crop, mixture or collage that the student sees.
 
 The photographs are one training picture of each ImageNet class (--pictures); of the pictures that results are reported
 on none is read. Every tenth is left out of the training: on these constants were chosen, by how far student and teacher
-agree, and presence is calibrated, as `mini`'s (which needs WordNet 3.0's data files, --wordnet).
+agree.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from build_mini import HELD_OUT, WordNet, calibrate, choose_nodes, names_of
+from build_mini import HELD_OUT
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -303,28 +303,14 @@ def train(cache: Path, passes: int, steps: int, seed: int, held: Tensor) -> Hybr
     return net.eval()
 
 
-def calibrated(net: HybridBlocks, held: Tensor, paths: list[Path], wordnet: Path) -> dict[str, Any]:
-    """What P(present) is made of, on the pictures left out of the training, which are every tenth of `paths`."""
-    nouns, classes = WordNet(wordnet), [path.stem[1:] for path in paths]
-    nodes, below = choose_nodes(nouns, classes)
-    images = F.normalize(embed(net, held), dim=1)
-    labels = range(0, len(paths), HELD_OUT)
-    tower, names = Mini.bundled().text, names_of(nouns, nodes)
-    known = torch.tensor([tower.unknown_reason(name) is None for name in names])
-    presence, figures = calibrate(images @ tower(names).T, known, nodes, below, labels)
-    return {"presence": presence, "presence_held_out": figures}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the bundled model mini-vit.")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache/mini-vit", help="features and teacher's outputs")
     parser.add_argument("--pictures", type=Path, default=ROOT.parent / "shared/data/imagenet_one_per_class")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--passes", type=int, default=PASSES, help="augmented views of each picture (75 MB each)")
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--calibrate", action="store_true", help="keep the weights, fit presence alone")
     options = parser.parse_args()
     torch.set_num_threads(2)
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -333,20 +319,15 @@ def main() -> None:
         parser.error(f"expected one picture of each of the 1,000 classes in {options.pictures}, found {len(paths)}")
     pictures = [Image.open(path).convert("RGB") for path in paths]
     held = Distillation().stem(plain_views(pictures[::HELD_OUT]), fine=True)  # [n, 14, 14, 320]
-    if options.calibrate:
-        net = HybridBlocks(**SHAPE).eval()
-        tensors = load_file(options.out / "image.safetensors")
-    else:
-        make_views(pictures, options.passes, options.seed, options.cache)
-        net = train(options.cache, options.passes, options.steps, options.seed, held)
-        options.out.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
-        save_file(tensors, options.out / "image.safetensors")
+    make_views(pictures, options.passes, options.seed, options.cache)
+    net = train(options.cache, options.passes, options.steps, options.seed, held)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
+    save_file(tensors, options.out / "image.safetensors")
     net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     facts = {
         "shape": SHAPE,
         "logit_scale": Mini.bundled().logit_scale,
-        **calibrated(net, held, paths, options.wordnet),
         "agreement_held_out": agreement(net, Distillation(), held),
     }
     (options.out / "mini_vit.json").write_text(json.dumps(facts, indent=2) + "\n")
