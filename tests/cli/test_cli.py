@@ -258,14 +258,11 @@ def test_all_about_one_model():
     about = dict(re.split(r" {2,}", line, maxsplit=1) for line in lines)
     assert about["name"] == "RN50"
     assert about["tower"] == "cnn: CLIP's ResNet"
-    assert about["parameters"] == "102.0 M, image and text tower"  # docs/model_profile.csv of open_clip: 102.01
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
     assert about["licence"] == "MIT"
     assert about["preprocessing"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
     assert about["methods"].split(" · ") == [m.name for m in methods if "cnn" in m.towers]
     assert "RN50x4" in cliploc_("models", "RN50").out.split("see also")[1]
-    result = succeeded("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
-    assert "not known: open_clip cannot build roberta-ViT-B-32 (" in result.out
 
 
 # ----------------------------------------------------------------------------------------------------------- localize

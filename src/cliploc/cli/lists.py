@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from cliploc import ModelError, UsageError
+from cliploc import UsageError
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE
 from cliploc.cli.terminal import Terminal, facts, grid, title_row
@@ -77,9 +77,10 @@ def models(flags: ModelsFlags) -> int:
         title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
     ]
     for m in chosen:
-        size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
         number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
-        rows.append((m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about, " · ".join(m.weights) or "–"))
+        rows.append(
+            (m.name, m.kind, _by(m.input_hw), _size(m), m.licence, number, m.about, " · ".join(m.weights) or "–")
+        )
     narrow = [(row[0], row[1], row[3], row[7]) for row in rows]
     terminal.listing(rows, narrow)
     terminal.data("")
@@ -117,12 +118,6 @@ def _download(name: str, pretrained: str | None) -> int:
 def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
     from cliploc.find.recipes import recipe_of
 
-    size = "those of its file"
-    try:
-        if (parameters := model.count() if model.count is not None else model.parameters) is not None:
-            size = f"{parameters:.1f} M"
-    except ModelError as error:
-        size = f"not known: {error}"
     weights = " · ".join(model.weights)
     prepared = Counter(model.preprocessing.values())
     about = {
@@ -130,7 +125,7 @@ def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
         "tower": f"{model.kind}: {model.about}",
         "pooling": model.pooling,
         "input": _by(model.input_hw),
-        "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
+        "parameters": _size(model),
         "weights": f"--pretrained {weights}" if weights else "its own" if model.parameters else "none published",
         "preprocessing": _differing([text for text, _ in prepared.most_common()], model.preprocessing),
         "licence": _differing(model.licence.split(", "), model.licences),
@@ -147,6 +142,10 @@ def _differing(texts: Sequence[str], by_tag: Mapping[str, str]) -> str:
     first, *others = texts
     tags = {other: " · ".join(tag for tag, text in by_tag.items() if text == other) for other in others}
     return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
+
+
+def _size(model: Any) -> str:
+    return "–" if model.parameters is None else f"{model.parameters:.1f} M"
 
 
 def _by(hw: tuple[int, int]) -> str:

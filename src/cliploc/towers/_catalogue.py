@@ -34,15 +34,12 @@ class ModelEntry:
     kind: TowerKind  # its image tower, "cnn" or "vit"
     pooling: Pooling  # how the tower makes one embedding of its features
     input_hw: tuple[int, int]  # the input size it was trained with
-    # number of parameters of image and text tower, in millions; None if not known without building it
-    parameters: float | None
+    parameters: float | None  # of image and text tower, in millions; None if not known without building it
     licence: str  # licence of its weights, where it is known; of several, the most frequent first
     about: str  # a description in one line
     # tags that `--pretrained` takes, besides a file; empty where the model has only its own weights
     weights: tuple[str, ...] = ()
     usable: bool = True  # whether an adapter supports its image tower
-    # counts the parameters in millions, by building the model without memory; None if they are known or of each file
-    count: Callable[[], float] | None = None
     licences: Mapping[str, str] = field(default_factory=dict)  # tag of weights → licence
     # tag of weights → how pictures are preprocessed, in words; the key "" stands for all
     preprocessing: Mapping[str, str] = field(default_factory=dict)

@@ -282,13 +282,13 @@ _SOURCES: dict[Family, str] = {
     "dinov3": "github.com/facebookresearch/dinov3, once its licence is accepted",
     "dinov2": "github.com/facebookresearch/dinov2",
 }
-_MODELS: tuple[tuple[Family, str, str, float], ...] = (  # image tower, licence, millions of parameters
-    ("dinov3", "DINOv3's ViT-L/16", "DINOv3 License (not open source)", 866.6),
-    ("dinov2", "DINOv2's ViT-L/14 with registers", "Apache-2.0", 867.8),
+_MODELS: tuple[tuple[Family, str, str], ...] = (  # image tower, licence
+    ("dinov3", "DINOv3's ViT-L/16", "DINOv3 License (not open source)"),
+    ("dinov2", "DINOv2's ViT-L/14 with registers", "Apache-2.0"),
 )
-for _family, _tower, _licence, _millions in _MODELS:
+for _family, _tower, _licence in _MODELS:
     register_model(
         f"{_family}-l-dinotxt", DinoTxt, functools.partial(_build, _family), MEAN, STD, parameters=None,
-        licence=_licence, count=functools.partial(float, _millions),
+        licence=_licence,
         about=f"dino.txt: {_tower}, frozen, and a head of two blocks; --pretrained takes its files",
     )  # fmt: skip

@@ -329,7 +329,6 @@ def _entry(name: str) -> ModelEntry:
         about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
         usable=usable,
-        count=functools.partial(_count, name),
         licences=licences,
         preprocessing={tag: published_preprocessing(_preprocessing(name, tag)) for tag in tags}
         or {"": published_preprocessing({})},
@@ -339,17 +338,6 @@ def _entry(name: str) -> ModelEntry:
 def licence_of(repository: str) -> str:
     """The licence of the weights in a repository, or "unknown"."""
     return next((licence for pattern, licence in LICENCES if re.match(pattern, repository)), UNKNOWN)
-
-
-def _count(name: str) -> float:
-    """Counts the parameters of both towers in millions, by building them on torch's meta device, without memory."""
-    try:
-        with _quiet(), torch.device("meta"):
-            model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
-    except CANNOT_BUILD as error:
-        raise ModelError(f"open_clip cannot build {name} ({first_line(error)}): choose another model") from error
-    number: int = sum(parameter.numel() for parameter in model.parameters())
-    return number / 1e6
 
 
 def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, Pooling]:
