@@ -204,22 +204,6 @@ def test_auto_precision_asks_the_machine(monkeypatch):
         create("mini", precision="int8")
 
 
-def test_the_id_tells_weights_precision_and_activation_apart(folder, tmp_path):
-    other = tmp_path / "w.safetensors"
-    save_file(small_clip(seed=6).state_dict(), other)
-    config = f"local-dir:{folder}"
-    weights = folder / "open_clip_model.safetensors"
-
-    def weights_id(path: Path = weights, precision: str = "fp32", quick: bool = False) -> str:
-        return build(Plan("x", config, config, lambda: path, quick_gelu=quick), "cpu", precision).weights_id
-
-    assert weights_id() == weights_id() == create(config).weights_id
-    assert create(config).weights_file == weights
-    assert len({weights_id(), weights_id(other), weights_id(precision="bf16"), weights_id(quick=True)}) == 4
-    torch.save(small_clip(seed=5).state_dict(), tmp_path / "same.pt")
-    assert weights_id(tmp_path / "same.pt") == weights_id()
-
-
 def test_the_id_of_a_folder_follows_its_files_and_not_its_place(tmp_path):
     """Text embeddings are kept on disk by the id: after a correction of the configuration they must not be used."""
     folder = save_folder(tmp_path / "one")

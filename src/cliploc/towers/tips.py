@@ -112,8 +112,6 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
             f"huggingface.co/google/tipsv2-b14 (or -l14, -so400m14, -g14) and {TOKENIZER}"
         )
     folder = user_path(pretrained)
-    if not (folder / WEIGHTS).is_file():
-        raise MissingWeightsError(f"expected {WEIGHTS} in the folder {folder}, found none: check it")
     weights = read_checkpoint(folder / WEIGHTS)
     image_tensors, text_tensors = renamed(weights.tensors)
     if not (folder / TOKENIZER).is_file():
