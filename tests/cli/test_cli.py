@@ -259,7 +259,6 @@ def test_all_about_one_model():
     assert about["name"] == "RN50"
     assert about["tower"] == "cnn: CLIP's ResNet"
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
-    assert about["licence"] == "MIT"
     assert about["preprocessing"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
     assert about["methods"].split(" · ") == [m.name for m in methods if "cnn" in m.towers]
     assert "RN50x4" in cliploc_("models", "RN50").out.split("see also")[1]

@@ -128,7 +128,7 @@ def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
         "parameters": _size(model),
         "weights": f"--pretrained {weights}" if weights else "its own" if model.parameters else "none published",
         "preprocessing": _differing([text for text, _ in prepared.most_common()], model.preprocessing),
-        "licence": _differing(model.licence.split(", "), model.licences),
+        "licence": model.licence,
         "methods": " · ".join(methods) or "none",
     }
     if methods:

@@ -35,12 +35,11 @@ class ModelEntry:
     pooling: Pooling  # how the tower makes one embedding of its features
     input_hw: tuple[int, int]  # the input size it was trained with
     parameters: float | None  # of image and text tower, in millions; None if not known without building it
-    licence: str  # licence of its weights, where it is known; of several, the most frequent first
+    licence: str  # of its weights; those of open_clip's models differ, and are on their model cards
     about: str  # a description in one line
     # tags that `--pretrained` takes, besides a file; empty where the model has only its own weights
     weights: tuple[str, ...] = ()
     usable: bool = True  # whether an adapter supports its image tower
-    licences: Mapping[str, str] = field(default_factory=dict)  # tag of weights → licence
     # tag of weights → how pictures are preprocessed, in words; the key "" stands for all
     preprocessing: Mapping[str, str] = field(default_factory=dict)
 

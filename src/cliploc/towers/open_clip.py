@@ -4,9 +4,7 @@ import contextlib
 import copy
 import functools
 import logging
-import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,19 +31,7 @@ RANDOM = "random"
 UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 CANNOT_BUILD = (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError)  # what open_clip raises
-UNKNOWN = "unknown"
 CLIPS_WORDS = 49_408  # of its tokenizer
-# Licences of the weights, by the repository that open_clip fetches them from. Sources are the model cards on Hugging
-# Face, or timm's configurations of the same weights; what neither states is left out. Two exceptions: for OpenAI's
-# weights, OpenAI's repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their current
-# model cards count (timm still names the former licence).
-LICENCES = (
-    (r".*\.openai$|timm/resnet50\w*_clip\.|timm/resnet101_clip\.", "MIT"),
-    (r"laion/|timm/vit_\w+\.laion400m_|timm/eva|jienengchen/ViTamin", "MIT"),
-    (r"timm/ViT-.*-SigLIP|timm/PE-Core|UCSC-VLAA/ViT-.*-CLIPA", "Apache-2.0"),
-    (r"timm/vit_\w+\.metaclip|visheratin/nllb", "CC-BY-NC-4.0"),
-    (r"apple/(DFN|MobileCLIP)|timm/MobileCLIP2", "Apple AMLR"),
-)
 
 
 @dataclass(frozen=True)
@@ -317,7 +303,6 @@ def _entry(name: str) -> ModelEntry:
     size = vision.get("image_size", 224)
     kind, tower, pooling = _tower(vision)
     usable = not tower.startswith(UNREADABLE)
-    licences = {tag: licence_of(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").rstrip("/")) for tag in tags}
     return ModelEntry(
         name=name,
         build=functools.partial(_build_named, name),
@@ -325,19 +310,13 @@ def _entry(name: str) -> ModelEntry:
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
-        licence=", ".join(licence for licence, _ in Counter(licences.values()).most_common()) or "–",
+        licence="on its model card" if tags else "–",
         about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
         usable=usable,
-        licences=licences,
         preprocessing={tag: published_preprocessing(_preprocessing(name, tag)) for tag in tags}
         or {"": published_preprocessing({})},
     )
-
-
-def licence_of(repository: str) -> str:
-    """The licence of the weights in a repository, or "unknown"."""
-    return next((licence for pattern, licence in LICENCES if re.match(pattern, repository)), UNKNOWN)
 
 
 def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, Pooling]:
