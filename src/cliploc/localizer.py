@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from typing import Any, Literal, overload
 
-from PIL import Image
 from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
@@ -183,26 +182,6 @@ class Localizer:
             ['cam', 'layer_cam']
         """
         return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
-
-    def compare_figure(self, image: ImageLike, names: Sought, methods: Methods) -> Image.Image:
-        """Draws the results of several methods on one RGB sheet: a row for each method, a column for each name.
-
-        Arguments and errors are those of `compare`. For several models on one sheet, use `cliploc compare`.
-
-        Example:
-            >>> import numpy as np
-            >>> picture = np.zeros((64, 48, 3), np.uint8)
-            >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
-        """
-        names = prompts.named(names)
-        from cliploc.draw import comparison  # here: most callers never draw
-
-        prompts.check_list(names)
-        titles = {spec: task.method.title for spec, task in self.flow.tasks.of(methods).items()}
-        comparison.check_cells(len(titles), len(names))
-        with closing(self.compare([image], names, methods)) as results:
-            found = comparison.ModelResults(self.backbone.name, next(results))
-            return comparison.draw_comparison([found], titles).image()
 
     def run(
         self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
