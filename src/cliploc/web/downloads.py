@@ -124,7 +124,6 @@ def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPi
             score=boxes.score,
             label=boxes.label,
             box_ids=tuple(range(number)),
-            groups=(False,) * number,
             margin=0.0,  # only used to sort pictures
             certainty=None if result.presence is None else result.presence[boxes.label],
             masks=masks,
