@@ -1,15 +1,12 @@
 """Windows of a picture, seen one by one and put together: by hand, and what must not depend on them."""
 
-from dataclasses import replace
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.find.looks import Joined, Look, StitchedFeatures
+from cliploc.find.looks import Look, StitchedFeatures
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.methods import min_max
 from cliploc.methods.cam import cam
@@ -95,31 +92,6 @@ def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backb
     if not refine:
         assert_rounded(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, TERMS, STRETCHED)
     same(other, localizer(WIDE, ["red"]))
-
-
-@pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("hw", [(48, 64), (90, 41)])
-@pytest.mark.parametrize("fading", [False, True])
-def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy, hw, fading):
-    """No map over the input is made: its least and greatest values are found between the places of the views."""
-    small, large = (Frame.fit(policy, hw, side) for side in ((64, 64), (96, 96)))
-    windows = [Frame.windows(hw, (64, 64), multiple) for multiple in (1.5, 2)]
-    looks = [Look((small,), (0,), False, scale=0), Look((large,), (0,), False, scale=1)]
-    looks += [Look(of_set, (0,) * len(of_set), False, windows=number) for number, of_set in enumerate(windows)]
-    rng = torch.Generator().manual_seed(0)
-    maps = [torch.randn(len(look.frames), 4, 5, 6, generator=rng).relu() for look in looks]
-    for values in maps:
-        values[:, 0] = 0
-    picture = SimpleNamespace(frames=(small,))
-    joined = Joined([[one] for one in zip(looks, maps, strict=True)], [picture], fading=fading)
-    assert not fading or not torch.equal(joined.of(0, range(4)), replace(joined, fading=False).of(0, range(4)))
-    for grid in ((16, 16), (7, 9)):
-        expected = F.interpolate(joined.of(0, range(4))[None], grid, mode="area")[0]
-        found = joined.on_grid(0, range(4), grid)
-        over_input = sum(hw * hw for hw in (64, 96))  # as many values at most are averaged in a cell
-        assert_rounded(found, expected, over_input)
-        assert not found[0].any()
-        assert_rounded(joined.on_grid(0, [2], grid)[0], found[2], over_input)  # whatever else is asked for
 
 
 def test_padding_gives_no_heat_and_takes_none():

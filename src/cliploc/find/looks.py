@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial, reduce
 from operator import or_
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from cliploc.find.prepare import Prepared, stacked
 from cliploc.find.running import Progress
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
-from cliploc.images.geometry import Frame, MeanOnGrid, Mosaic, tiled
+from cliploc.images.geometry import Frame, Mosaic
 from cliploc.methods import Context, min_max, raw_maps
 from cliploc.options import Options
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
@@ -216,7 +216,6 @@ class Joined:
 
     views: Sequence[View]  # of the batch, each with maps [n, P, h, w] on the tower's grid or that of a refinement
     batch: Sequence[Prepared]  # the pictures
-    cache: dict[Any, Any] = field(default_factory=dict)  # what depends on the pictures alone, for other names
     redrawn: Sequence[Redrawn] = ()  # for each picture, what draws the maps of names that were learnt; () for none
     fading: bool = False  # whether windows fade to their edges; see `Frame.stitch`
 
@@ -246,23 +245,8 @@ class Joined:
         return min_max(total)
 
     def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
-        """As `of`, averaged in the cells of a grid over the input: `[p, h, w]`. No map over the input is made."""
-        base = self.batch[b].frames[0]
-        parts = [(view[0][0].windows is None, *_of_picture(view, b, names)) for view in self.views]
-        views = [part for part in parts if part[1]]  # without those for whose windows the picture is too narrow
-        key = ("mean on grid", b, grid, tuple((full, maps.shape[-2:]) for full, _, maps in views))
-
-        def made() -> MeanOnGrid:
-            return MeanOnGrid.sampled(
-                [
-                    base.sampling_of_whole(frames[0], maps) if full else base.sampling(frames, maps, fading=self.fading)
-                    for full, frames, maps in views
-                ],
-                grid,
-            )
-
-        mean: MeanOnGrid = once(self.cache, key, made)
-        return mean.of([maps[0] if full else tiled(frames, maps) for full, frames, maps in views])
+        """The mean of the views, averaged in the cells of a grid over the input: `[p, h, w]`."""
+        return F.interpolate(self._mean(b, names)[None], grid, mode="area")[0]
 
 
 def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], Tensor]:

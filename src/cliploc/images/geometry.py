@@ -37,7 +37,6 @@ class Sampling:
 
     rows: Tensor  # [H, h] weights of a mean; all 0 where no map lies
     columns: Tensor  # [W, w], as `rows`
-    linear: bool = True  # whether the weights are linear along a side, between a few places
 
     def over_input(self, maps: Tensor) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
@@ -165,7 +164,7 @@ class Frame:
                 total[here] += share
             sides.append(weights.flatten(1) / torch.where(total > 0, total, 1))  # the mean where windows overlap
         rows, columns = sides
-        return Sampling(rows, columns, linear=not fading)
+        return Sampling(rows, columns)
 
     def sampling_of_whole(self, seen: Self, like: Tensor) -> Sampling:
         """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
@@ -222,69 +221,6 @@ def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
     """The offsets along x and along y of the windows of one call of `Frame.windows`."""
     lefts, tops = (sorted({window.offset_xy[axis] for window in windows}, reverse=True) for axis in (0, 1))
     return lefts, tops
-
-
-@dataclass(frozen=True)
-class MeanOnGrid:
-    """The mean of maps in 0–1 on a grid, extrema exact: a map is bilinear between the turns of its sampling."""
-
-    turns: tuple[int, int]  # how many there are of all maps together, along y and along x
-    at_turns: tuple[Sampling, ...]  # for each map, how it is sampled at its own turns
-    on_grid: tuple[Sampling, ...]  # for each map, how it is sampled at the turns of all, and in the cells
-
-    @classmethod
-    def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> Self:
-        """From how maps are sampled over one input, on a grid of this height and width."""
-        linear = all(each.linear for each in samplings)
-        down = _turns([each.rows for each in samplings], linear)
-        across = _turns([each.columns for each in samplings], linear)
-        at_turns = tuple(
-            Sampling(_turns_of(sampling.rows, sampling.linear), _turns_of(sampling.columns, sampling.linear))
-            for sampling in samplings
-        )
-        on_grid = tuple(
-            Sampling(
-                torch.cat([sampling.rows[down], _in_cells(sampling.rows, hw[0])]),
-                torch.cat([sampling.columns[across], _in_cells(sampling.columns, hw[1])]),
-            )
-            for sampling in samplings
-        )
-        return cls((int(down.sum()), int(across.sum())), at_turns, on_grid)
-
-    def of(self, views: Sequence[Tensor]) -> Tensor:
-        """The mean `[P, h, w]` of maps `[P, …, …]` of the same P things, one tensor for each sampling."""
-        n, m = self.turns
-        parts = []
-        for maps, part, both in zip(views, self.at_turns, self.on_grid, strict=True):
-            extremes = _sampled_by(part.rows, maps, part.columns).flatten(1)
-            low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
-            flat = (maps.amax(dim=(1, 2), keepdim=True) == maps.amin(dim=(1, 2), keepdim=True)) | (high == low)
-            scaled = (maps - low) * torch.where(flat, 0, 1 / (high - low))
-            parts.append(_sampled_by(both.rows, scaled, both.columns))  # [P, n + h, m + w]: at turns, and in cells
-        total = sum(parts[1:], parts[0])
-        low, high = total[:, :n, :m].amin(dim=(1, 2), keepdim=True), total[:, :n, :m].amax(dim=(1, 2), keepdim=True)
-        return ((total[:, n:, m:] - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
-
-
-def _turns(sides: Sequence[Tensor], linear: bool) -> Tensor:
-    """`[n]` bool: where along a side, of any of the weights `[n, points]`, other points begin or end to be sampled."""
-    sampled = torch.cat(list(sides), dim=1) != 0
-    if not linear:  # as the weights of windows that fade: every place is a turn
-        return torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
-    change = (sampled[1:] != sampled[:-1]).any(dim=1)
-    turns = torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
-    turns[1:-1] = change[1:] | change[:-1]
-    return turns
-
-
-def _turns_of(side: Tensor, linear: bool) -> Tensor:
-    """The weights `[n, points]` at their own turns, of those that are not all 0."""
-    return side[_turns([side], linear) & (side.sum(dim=1) > 0)]
-
-
-def _in_cells(weights: Tensor, cells: int) -> Tensor:
-    """Weights `[n, points]` along a side, averaged in cells `[cells, points]` as `interpolate` does in "area" mode."""
-    return F.adaptive_avg_pool1d(weights.T[None], cells)[0].T
 
 
 def _covered(weights: Tensor) -> slice:
