@@ -42,11 +42,9 @@ def write_head(path: Path, backbone: Any, kind: str = "open", seed: int = 0) -> 
     features = backbone.trace(torch.zeros(1, 3, *backbone.input_hw), Needs(features=(-1,))).features[-1]
     config = HeadConfig(
         "ts_cam", kind, (("cat",), ("moon",)), features.shape[1], backbone.embedding_size, backbone.logit_scale,
-        backbone.name, "cnn", backbone.weights_id,
+        backbone.name, "cnn", backbone.weights_id, start="random",
     )  # type: ignore[arg-type]  # fmt: skip
-    head = TsCamHead(config)
-    torch.nn.init.normal_(head.conv.weight, generator=torch.Generator().manual_seed(seed))
-    save_head(path, head, tower_fingerprint(backbone))
+    save_head(path, seeded(lambda: TsCamHead(config), seed), tower_fingerprint(backbone))
     return path
 
 

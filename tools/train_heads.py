@@ -126,7 +126,7 @@ class Evaluation:
 
     def _guesses(self, head: SemanticHead, ctx: Context) -> list[int]:
         """What the head itself calls each picture; of a closed head, among its own classes."""
-        seen = look(ctx, attention=head.reads_attention, dense=not head.closed)
+        seen = look(ctx, attention=head.reads_attention, dense=head.config.reads_dense)
         if not head.closed:
             return head.logits(seen, self.text).argmax(dim=1).tolist()
         own = torch.tensor([self.names.index(words[0]) for words in head.config.classes])

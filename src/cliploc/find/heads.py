@@ -28,9 +28,10 @@ from cliploc.support.documents import Width
 from cliploc.support.files import user_path, write_output
 from cliploc.towers.tower import Backbone, Needs, TowerKind, tensors_digest
 
-FORMAT = 3  # file format of a saved head
+FORMAT = 2  # file format of a saved head
 SAME_TOWER = 0.98  # cosine: the bundled models in bf16 have 0.994 with themselves, other weights far less
 HeadKind = Literal["closed", "open"]
+Start = Literal["zero-shot", "random"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class HeadConfig:
     """The description of a head, saved beside its weights; also the schema of what is saved."""
 
     method: str  # "ts_cam" or "lctr"
-    kind: (
-        HeadKind  # "closed", or "open": the tower's dense reading + the convolution, which adds nothing before training
-    )
+    kind: HeadKind  # "closed" or "open"
     classes: tuple[tuple[str, ...], ...]  # the classes of the training set, each as its name followed by its synonyms
     channels: Width  # d of the tower's last features
     embedding_size: Width  # D of the tower's joint space
@@ -48,6 +47,9 @@ class HeadConfig:
     tower: str  # name of the tower's model
     tower_kind: TowerKind  # "cnn" or "vit"
     weights: str  # the tower's `weights_id`
+    # for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before training;
+    # "random", S = the convolution alone
+    start: Start = "zero-shot"
     experts: Annotated[int, Meta(ge=1, le=1024)] = 4  # K of LCTR
     pretrained: str | None = None  # the tower's weights, as given by `--pretrained`
     templates: tuple[str, ...] = ()  # prompt templates that an open head was trained with
@@ -58,9 +60,14 @@ class HeadConfig:
         """Channels of S."""
         return len(self.classes) if self.kind == "closed" else self.embedding_size
 
+    @property
+    def reads_dense(self) -> bool:
+        """Whether S starts from the tower's dense reading."""
+        return self.kind == "open" and self.start == "zero-shot"
+
 
 class _HeadFile(msgspec.Struct):  # what a file has besides
-    format: Literal[3]
+    format: Literal[2]
     method: Literal["ts_cam", "lctr"]
 
 
@@ -150,12 +157,12 @@ class SemanticHead(nn.Module, ABC):
 
     def needs(self) -> Needs:
         """What the head reads from the trace."""
-        return seen_needs(self.tower_kind, self.reads_attention, not self.closed)
+        return seen_needs(self.tower_kind, self.reads_attention, self.config.reads_dense)
 
     @torch.no_grad()
     def semantics(self, ctx: Context) -> Tensor:
         """S for each prompt, `[B, P, h, w]`: closed, its class's map, or zeros for an unknown name; open, S · g_t."""
-        seen = look(ctx, attention=self.reads_attention, dense=not self.closed)
+        seen = look(ctx, attention=self.reads_attention, dense=self.config.reads_dense)
         maps = self.maps(seen).float()
         if not self.closed:
             return torch.einsum("bdhw,bpd->bphw", maps, ctx.text)
@@ -198,7 +205,7 @@ class TsCamHead(SemanticHead):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
         self.conv = nn.Conv2d(config.channels, config.outputs, 3, padding=1)
-        if not self.closed:
+        if config.reads_dense:
             nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
@@ -239,7 +246,7 @@ class LctrHead(SemanticHead):
         self.fc_mean, self.fc_max = nn.Linear(d, k), nn.Linear(d, k)
         self.experts = nn.Parameter(torch.zeros(k, config.outputs, d, 3, 3))
         self.bias = nn.Parameter(torch.zeros(config.outputs))
-        if self.closed:
+        if not config.reads_dense:
             for kernel in self.experts:
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))  # as Conv2d starts
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ CLASSES = (("red", "crimson"), ("green",), ("a zebra", "zebra"), ("blue",))
 
 
 def config(method: str, kind: str, **changed: Any) -> HeadConfig:
-    given = {"experts": 3, **changed}
+    given = {"start": "random", "experts": 3, **changed}
     return HeadConfig(method, kind, CLASSES, CHANNELS, D, 7.0, "a tower", "vit", "no weights", **given)  # type: ignore[arg-type]
 
 
@@ -102,7 +103,7 @@ METHODS = pytest.mark.parametrize("method", ["ts_cam", "lctr"])
 @pytest.mark.parametrize("grid", [GRID, (1, 1), (1, 4), (7, 5)])
 def test_the_maps_and_logits_of_a_closed_head(method: str, grid: tuple[int, int]) -> None:
     trained, features = head(method, "closed"), seen(grid=grid)
-    maps, logits = trained.maps(features), trained.logits(features)
+    maps, logits = trained.maps(features), trained(features)
     for b in range(2):
         expected = semantic_maps(trained, features.tokens[b].numpy(), features.attention[b].numpy())
         np.testing.assert_allclose(maps[b].numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -111,12 +112,15 @@ def test_the_maps_and_logits_of_a_closed_head(method: str, grid: tuple[int, int]
 
 
 @METHODS
-def test_the_maps_and_logits_of_an_open_head(method: str) -> None:
-    trained, features, text = head(method, "open"), seen(dense=True), texts()
-    maps, logits = trained.maps(features), trained.logits(features, text)
+@pytest.mark.parametrize("start", ["random", "zero-shot"])
+def test_the_maps_and_logits_of_an_open_head(method: str, start: str) -> None:
+    trained = head(method, "open", start=start)
+    features, text = seen(dense=start == "zero-shot"), texts()
+    maps, logits = trained.maps(features), trained(features, text)
     for b in range(2):
         expected = semantic_maps(trained, features.tokens[b].numpy(), features.attention[b].numpy())
-        expected = expected + 7 * features.dense[b].numpy()
+        if features.dense is not None:
+            expected = expected + 7 * features.dense[b].numpy()
         np.testing.assert_allclose(maps[b].numpy(), expected, rtol=1e-4, atol=1e-5)
         spoken = np.stack([(g[:, None, None] * expected).sum(axis=0) for g in text.numpy()])  # [classes, h, w]
         means = smoothed(trained, spoken).reshape(len(CLASSES), -1).mean(axis=1)
@@ -126,13 +130,13 @@ def test_the_maps_and_logits_of_an_open_head(method: str) -> None:
 @METHODS
 @pytest.mark.parametrize("kind", ["closed", "open"])
 def test_gradients(method: str, kind: str) -> None:
-    trained = head(method, kind).double().requires_grad_(True)
+    trained = head(method, kind, start="zero-shot").double().requires_grad_(True)
     features, text = seen(dense=kind == "open", grid=(3, 2)), None if kind == "closed" else texts().double()
     names, values = zip(*trained.named_parameters(), strict=True)
 
     def logits(tokens: Tensor, *parameters: Tensor) -> Tensor:
         dense = None if features.dense is None else features.dense.double()
-        arguments = (tokens, features.attention.double(), dense, text)
+        arguments = (replace(features, tokens=tokens, attention=features.attention.double(), dense=dense), text)
         return torch.func.functional_call(trained, dict(zip(names, parameters, strict=True)), arguments)
 
     tokens = features.tokens.double().requires_grad_(True)
@@ -140,15 +144,15 @@ def test_gradients(method: str, kind: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- on the towers
-def trained_on(backbone: Any, method: str, kind: str, random: bool = True) -> Any:
+def trained_on(backbone: Any, method: str, kind: str, start: str = "random") -> Any:
     channels = 16 if backbone.kind == "vit" else 24
     made = HEADS[method](
         HeadConfig(
             method, kind, CLASSES, channels, backbone.embedding_size, float(backbone.logit_scale), backbone.name,
-            backbone.kind, backbone.weights_id,
+            backbone.kind, backbone.weights_id, start,
         )  # type: ignore[arg-type]
     )  # fmt: skip
-    if random:
+    if start == "random":
         torch.manual_seed(1)
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -192,7 +196,7 @@ def test_a_methods_map_is_attention_times_the_heads_maps(method: str, tower_kind
 @METHODS
 def test_an_open_head_begins_as_the_zero_shot_form(method: str) -> None:
     backbone = tiny()
-    untrained = trained_on(backbone, method, "open", random=False)
+    untrained = trained_on(backbone, method, "open", start="zero-shot")
     words = [("red",), ("a lamp",)]
     function = methods.get(method).function
     ours = function(ctx_for(backbone, method, {"head": untrained}, words), head=untrained)
@@ -207,8 +211,7 @@ def test_a_cnn_has_no_attention_and_needs_none(method: str) -> None:
     ctx = ctx_for(backbone, method, {"head": trained}, [("red",)])
     x = F.layer_norm(ctx.features.movedim(1, -1), (24,)).movedim(-1, 1)
     convolved = trained.convolve(Seen(x, torch.zeros(2, 5, 6)))  # nothing is erased
-    semantics = convolved + backbone.logit_scale * F.normalize(ctx.dense(), dim=1)
-    expected = torch.einsum("bdhw,bpd->bphw", semantics, ctx.text)
+    expected = torch.einsum("bdhw,bpd->bphw", convolved, ctx.text)
     torch.testing.assert_close(methods.get(method).function(ctx, head=trained), expected)
 
 

@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("method", "lr"), [("ts_cam", 0.02), ("lctr", 1e-3)])
 def test_training_raises_gt_known(folder: Path, method: str, kind: str, lr: float) -> None:
     backbone, random = seeded(ShapeVit, 0).eval().requires_grad_(False), np.random.default_rng(5)
-    settings: dict[str, Any] = {"method": method, "kind": kind, "lr": lr}
+    settings: dict[str, Any] = {"method": method, "kind": kind, "lr": lr, "start": "random"}
     chosen = TrainSettings(epochs=10, batch_size=32, held_out=0.05, patience=10, **settings)
     out = folder / f"{method}-{kind}.safetensors"
     train(backbone, read_folder(folder / "root"), out, chosen, features=folder / "features")

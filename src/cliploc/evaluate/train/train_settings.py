@@ -52,6 +52,9 @@ class TrainOptions(ProtocolOptions):
     patience: Annotated[int, Meta(ge=1, le=MOST)] = option(
         5, group="training", help="Early stopping: epochs without better accuracy on the held-out part.",
     )
+    start: Literal["zero-shot", "random"] = option(
+        "zero-shot", group="training", help="Initial weights of an open head: the tower's own, or random.",
+    )
     experts: Annotated[int, Meta(ge=1, le=1024)] = option(
         4, group="training", help="Number of LCTR's kernels.",
     )

@@ -89,7 +89,7 @@ def train(
         user_path(features or out.parent / "features"),
         backbone,
         pictures,
-        dense=settings.kind == "open",
+        dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
     )
@@ -111,6 +111,7 @@ def train(
         tower=backbone.name,
         tower_kind=backbone.kind,
         weights=backbone.weights_id,
+        start=settings.start,
         experts=settings.experts,
         pretrained=pretrained,
         templates=sentences,
