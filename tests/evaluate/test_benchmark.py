@@ -347,8 +347,8 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
 def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp_path, monkeypatch):
     find, first = tasks.find, []
 
-    def spoilt(spec, rule="minmax"):
-        method = find(spec, rule)
+    def spoilt(spec):
+        method = find(spec)
         if spec != "layer_cam":
             return method
 

@@ -91,8 +91,10 @@ class Settings(Options):
 
     def check_masks(self, size_wh: tuple[int, int]) -> None:
         """Refuses more masks than one request may have of a picture of this size."""
+        if not self.masks:
+            return
         cells, most = len(self.prompts) * len(self.methods), MOST_DRAWN // (size_wh[0] * size_wh[1])
-        if self.masks and cells > most:
+        if cells > most:
             raise UsageError(
                 f"expected masks of at most {most} names × methods for a picture of {size_wh[0]}×{size_wh[1]} pixels, "
                 f"got {cells}: leave some out, or make the picture smaller"
