@@ -1,7 +1,10 @@
 """Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +17,11 @@ from cliploc.draw import captions
 from cliploc.draw.colours import COLORMAP, INK, Colour, Cover, heat_colours, heat_cover, name_colour
 from cliploc.draw.sheet import Panel, Sheet, grid_of
 from cliploc.errors import UsageError
-from cliploc.localization import Localization
 from cliploc.options import Colormap, Share, check_value
 from cliploc.values import FloatArray
+
+if TYPE_CHECKING:  # `Localization.overlay` imports this file
+    from cliploc.localization import Localization
 
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG

@@ -4,10 +4,7 @@ from typing import TYPE_CHECKING
 
 from cliploc.support.imports import on_first_use
 
-CATALOGUE = (
-    *("GuideEntry", "ModelEntry", "Structure", "check_guide", "check_model", "create", "guides", "models"),
-    "structure_of",
-)
+CATALOGUE = ["GuideEntry", "ModelEntry", "Structure", "check_guide", "check_model", "guides", "models"]
 if TYPE_CHECKING:
     from cliploc.towers._backbone import Backbone
     from cliploc.towers._catalogue import (
@@ -16,11 +13,10 @@ if TYPE_CHECKING:
         Structure,
         check_guide,
         check_model,
-        create,
         guides,
         models,
-        structure_of,
     )  # fmt: skip
+    from cliploc.towers._create import create, structure_of
     from cliploc.towers._guides import create_guide
     from cliploc.towers._layers import precision_name, resolve_precision
     from cliploc.towers.open_clip import adapt
@@ -30,6 +26,7 @@ __getattr__ = on_first_use(
     {
         "cliploc.towers._catalogue": CATALOGUE,
         "cliploc.towers._backbone": ["Backbone"],
+        "cliploc.towers._create": ["create", "structure_of"],
         "cliploc.towers._guides": ["create_guide"],
         "cliploc.towers._layers": ["precision_name", "resolve_precision"],
         "cliploc.towers.open_clip": ["adapt"],

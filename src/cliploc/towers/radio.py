@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
-from cliploc.towers._catalogue import create, register_model
+from cliploc.towers._catalogue import register_model
+from cliploc.towers._create import create
 from cliploc.towers._layers import resolve_precision
 from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size
 from cliploc.towers._transformer import TransformerBackbone
