@@ -9,13 +9,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.support.files import user_path
-from cliploc.towers._catalogue import (
-    QUERIES_KEYS,
-    check_guide,
-    create,
-    guides,
-    in_catalogue,
-)
+from cliploc.towers._catalogue import QUERIES_KEYS, check_guide, create, guides, in_catalogue
 from cliploc.towers._weights import read_checkpoint, timm_file
 from cliploc.towers.tower import Backbone, Guide, Needs, fingerprint
 

@@ -264,9 +264,7 @@ class MiniTextTower(nn.Module):
         reading = self._read(text)
         if not reading.known:
             likeness = self._likeness(reading.others)  # [N]
-            if reading.outside or float(likeness.max()) < self.facts.min_cosine:
-                return None
-            if self._misread(text, reading):
+            if reading.outside or likeness.max() < self.facts.min_cosine or self._misread(text, reading):
                 return None
             return self._instead(model, text, self._nearest(text, likeness, self.facts.min_cosine))
         used, row = " ".join(reading.used), reading.known[-1][0]

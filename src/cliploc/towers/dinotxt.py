@@ -13,8 +13,7 @@ from typing import Any, Literal
 import open_clip
 import timm
 import torch
-from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
-from timm.models.vision_transformer import Block
+from timm.layers import Mlp  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, Usag
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation, size, sizes
+from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts, first_tokens, rotation
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Pooling, join_heads, split_heads
@@ -67,9 +66,9 @@ class DinoTxtText(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        words, width = sizes(tensors, "backbone.token_embedding.weight")
-        context = size(tensors, "backbone.positional_embedding")
-        inner = size(tensors, "backbone.blocks.0.feed_forward.fc1.weight")
+        words, width = tensors["backbone.token_embedding.weight"].shape
+        context = len(tensors["backbone.positional_embedding"])
+        inner = len(tensors["backbone.blocks.0.feed_forward.fc1.weight"])
         self.backbone: Any = nn.Module()
         self.head: Any = nn.Module()
         self.backbone.token_embedding = nn.Embedding(words, width)
@@ -77,7 +76,7 @@ class DinoTxtText(nn.Module):
         depth = count_parts(tensors, "backbone.blocks.")
         self.backbone.blocks = nn.ModuleList(_TextBlock(width, inner) for _ in range(depth))
         self.backbone.ln_final = nn.LayerNorm(width)
-        self.head.linear_projection = nn.Linear(width, size(tensors, "head.linear_projection.weight"), bias=False)
+        self.head.linear_projection = nn.Linear(width, len(tensors["head.linear_projection.weight"]), bias=False)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=context)
 
     @torch.no_grad()
@@ -106,34 +105,21 @@ class DinoTxtModel(nn.Module):
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             for prefix in (IMAGE, HEAD, TEXT)
         )
-        width, _, patch, _ = sizes(image, "patch_embed.proj.weight")
-        positions = size(image, "pos_embed", 1) if family == "dinov2" else 14 * 14
+        width, _, patch, _ = image["patch_embed.proj.weight"].shape
+        positions = image["pos_embed"].shape[1] if family == "dinov2" else 14 * 14
         options: dict[str, Any] = {
             "embed_dim": width,
             "depth": count_parts(image, "blocks."),
             "num_heads": width // HEAD_SIZE,
-            "mlp_ratio": (size(image, "blocks.0.mlp.fc1.weight") + 0.5) / width,
+            "mlp_ratio": (len(image["blocks.0.mlp.fc1.weight"]) + 0.5) / width,
             "patch_size": patch,
             "img_size": round(positions**0.5) * patch,
             "num_classes": 0,
             "dynamic_img_size": True,
-            "num_reg_tokens" if family == "dinov3" else "reg_tokens": size(image, "reg_token", 1),
+            "num_reg_tokens" if family == "dinov3" else "reg_tokens": image["reg_token"].shape[1],
         }
         tower = timm.create_model(TIMM[family], **options)
-        inner = size(head, "blocks.0.mlp.fc2.weight", 1)
-        blocks = nn.ModuleList(
-            Block(
-                width,
-                width // HEAD_SIZE,
-                mlp_ratio=(inner + 0.5) / width,  # timm rounds the product down
-                qkv_bias=False,  # other than in the towers
-                init_values=1e-5,
-                norm_layer=nn.LayerNorm,
-                mlp_layer=SwiGLU,
-                act_layer=nn.SiLU,
-            )
-            for _ in range(count_parts(head, "blocks."))
-        )
+        blocks = blocks_like(head, width // HEAD_SIZE, eps=1e-5)
         self.visual_model: Any = nn.Module()
         self.visual_model.backbone, self.visual_model.head = tower, nn.Module()
         self.visual_model.head.blocks, self.visual_model.head.ln_final = blocks, nn.LayerNorm(width)
