@@ -18,7 +18,6 @@ game") have none. A text in which nothing resembles any node is *unknown*: it st
 
 import copy
 import difflib
-import itertools
 import json
 import re
 import unicodedata
@@ -326,12 +325,9 @@ class MiniTextTower(nn.Module):
         words = [*dict.fromkeys(word for reading in readings for word, _ in reading.known)]
         of_words = self.rows.new_zeros(len(words), len(self.rows))  # [W, N] each word's mixture of nodes
         first = len(self.rows) - len(self.everyday_rows) - self._first_everyday
-        others = []
-        for number, word in enumerate(words):
-            if word >= self._first_everyday:
-                of_words[number, first + word] = 1
-            else:
-                others.append(number)
+        others = [number for number, word in enumerate(words) if word < self._first_everyday]
+        for number in {*range(len(words))} - {*others}:
+            of_words[number, first + words[number]] = 1
         senses = self.word_senses[[words[number] for number in others]].long()  # [w, s]
         weights = self.word_weights[[words[number] for number in others]].float() / 255 * (senses >= 0)
         nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
@@ -451,10 +447,8 @@ def _without_articles(words: list[str]) -> str:
 
 def _without_picture_words(words: list[str]) -> list[str]:
     """What follows "a bad photo of" and "a piece of", and what "in a video game" follows."""
-    starts = [
-        i + 2 for i, pair in enumerate(itertools.pairwise(words[:12])) if pair[0] in BEFORE_OF and pair[1] == "of"
-    ]
-    words = words[max((start for start in starts if start < len(words)), default=0) :]
+    starts = [i + 2 for i in range(min(len(words) - 2, 11)) if words[i] in BEFORE_OF and words[i + 1] == "of"]
+    words = words[max(starts, default=0) :]
     return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
 
 

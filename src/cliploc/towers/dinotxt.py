@@ -37,11 +37,7 @@ MASKED = ("mask_token", ".bias_mask")  # used in training only
 # DINOv2's names in the whole model → DINOv3's, which ours are: its tower is wrapped, and its head's blocks are a list.
 DINOV2_NAMES = ((f"{IMAGE}model.", IMAGE), (f"{HEAD}block_list.", f"{HEAD}blocks."))
 # A tensor that shows which part a file without prefixes holds → the prefix of that part; the first match counts.
-PARTS = (
-    ("patch_embed.proj.weight", IMAGE),
-    ("backbone.token_embedding.weight", TEXT),
-    ("ln_final.weight", HEAD),
-)
+PARTS = (("patch_embed.proj.weight", IMAGE), ("backbone.token_embedding.weight", TEXT), ("ln_final.weight", HEAD))
 
 
 # --------------------------------------------------------------------------------------------------------- text tower

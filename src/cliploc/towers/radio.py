@@ -213,12 +213,8 @@ def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, T
     # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
     prefix = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
     side = math.isqrt(patches.shape[1] // 3)
-    return {
-        **tensors,
-        "prefix": prefix,
-        "positions": positions[0],  # [G², d]
-        "patches.weight": patches.reshape(-1, 3, side, side),
-    }
+    made = {"prefix": prefix, "positions": positions[0], "patches.weight": patches.reshape(-1, 3, side, side)}
+    return {**tensors, **made}  # positions [G², d]
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
