@@ -96,15 +96,9 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
 def joined(parts: Sequence[MapBoxes]) -> MapBoxes:
     """The boxes of several lots of maps as one."""
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
-    return MapBoxes(
-        np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.index for part in parts]),
-        np.concatenate([part.region for part in parts]),
-    )
+    none = np.zeros(0, np.int64)
+    empty = MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
+    return MapBoxes(*map(np.concatenate, zip(*(vars(part).values() for part in (empty, *parts)), strict=True)))
 
 
 def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:

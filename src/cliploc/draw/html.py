@@ -69,14 +69,10 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 
 
-def jpeg_uri(image: Image.Image, **options: Any) -> str:
-    """A picture as a JPEG data URI; the options are Pillow's."""
-    return data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
-
-
 def embedded(image: Image.Image, alt: str, **options: Any) -> dict[str, Any]:
     """A picture as the macro `picture` shows it: data URI, size and alternative text; the options are Pillow's."""
-    return {"uri": jpeg_uri(image, **options), "width": image.width, "height": image.height, "alt": alt}
+    uri = data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
+    return {"uri": uri, "width": image.width, "height": image.height, "alt": alt}
 
 
 def decimal(value: Any, decimals: int) -> str:

@@ -167,12 +167,11 @@ def mask_runs(segmentation: Any, size_wh: formats.Size) -> rle.Counts:
         return formats.polygon_runs(segmentation, size_wh)
     if list(segmentation["size"]) != [*size_wh[::-1]]:
         raise ValueError(f"a mask of height and width {segmentation['size']}, not {[*size_wh[::-1]]}")
-    return rle.without_empty(rle.counts_of(segmentation))
+    counts = rle.counts_of(segmentation)
+    return rle.of_switches(counts.cumsum(), int(counts.sum()))  # without empty runs
 
 
 # --------------------------------------------------------------------------------------------------------------- write
-
-
 @formats.export
 class Coco(formats.Export):
     """COCO's JSON format, one file."""

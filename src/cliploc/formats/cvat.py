@@ -117,11 +117,9 @@ class Cvat(formats.Export):
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                file.write(
-                    '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>\n'
-                )
+                file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
                 labels = "".join(f"<label><name>{escape(name)}</name></label>\n" for name in settings.names)
-                file.write(f"<labels>\n{labels}</labels>\n</task></meta>\n")
+                file.write(f"<meta><task>\n<labels>\n{labels}</labels>\n</task></meta>\n")
                 for picture in pictures():
                     width, height = picture.size_wh
                     head = attributes(id=picture.number - 1, name=picture.name, width=width, height=height)

@@ -21,8 +21,6 @@ Kind = Literal["rectanglelabels", "polygonlabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FROM, TO = "label", "image"
 CORNERS = 0.5  # pixels that a polygon may lie from a mask's outline, so that it has as few corners as people can drag
-
-
 # What it stores besides shapes.
 NO_SHAPES = ("choices", "datetime", "number", "rating", "relation", "taxonomy", "textarea")
 
