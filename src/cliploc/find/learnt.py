@@ -80,9 +80,8 @@ class Lesson:
 
     def on(self, device: torch.device | str) -> "Lesson":
         """The same, to be drawn on this device."""
-        return replace(
-            self, heat=self.heat.to(device), places=self.places.to(device), features=self.features.to(device)
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("heat", "places", "features")}
+        return replace(self, **moved)
 
     def maps_of_features(self) -> Tensor:
         """The features `[c, h′, w′]` float32."""
@@ -94,13 +93,8 @@ class Lesson:
 
 
 def keep(
-    names: Sequence[int],
-    heat: Tensor,
-    places: Tensor,
-    features: Tensor,
-    embedding: FloatArray | Tensor,
-    frame: Frame,
-) -> "Lesson":
+    names: Sequence[int], heat: Tensor, places: Tensor, features: Tensor, embedding: FloatArray | Tensor, frame: Frame
+) -> Lesson:
     """The lesson of a picture: maps `[p, h, w]`, features of the middle stage `[C, h, w]` and of the taught stage."""
     along = affinity.directions(places[None])[0].T.reshape(places.shape)
     taught = taught_features(features)
@@ -144,8 +138,6 @@ def pooled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ what was learnt
-
-
 @dataclass(frozen=True)
 class Learnt:
     """Directions of P names in features `[c]`; see `cliploc.find.directions`."""
