@@ -43,9 +43,9 @@ class PhotoRun:
         self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Any] = []  # files of the folders that were left out, and why
-        demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [path for one in photos for path in (demo if one == DEMO else [os.path.expanduser(one)])]:
-            self._add(photo)
+        for one in photos:
+            for photo in [f"{DEMO}{name}" for name in demo_names()] if one == DEMO else [os.path.expanduser(one)]:
+                self._add(photo)
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:

@@ -52,12 +52,8 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     choices["masks_by"] = [(name, titles[name]) for name in sources]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.default)  # what runs by default comes first
-    return {
-        "problem": problem,
-        "choices": choices,
-        "values": values,
-        "own": slider_values(service.defaults(usable, method)),
-    }
+    own = slider_values(service.defaults(usable, method))
+    return {"problem": problem, "choices": choices, "values": values, "own": own}
 
 
 def _parts(recipe: Recipe) -> str:
@@ -65,9 +61,8 @@ def _parts(recipe: Recipe) -> str:
     options = recipe.options
     scales = options.get("scales", ())
     words = [find(recipe.method).title, *options.get("refine", ())]
-    words += (
-        [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{scale:g}' for scale in scales)}"] if scales else []
-    )
+    if scales:
+        words.append(f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{scale:g}' for scale in scales)}")
     words += [word for name, word in (("windows", "windows"), ("flip", "mirrored")) if options.get(name)]
     return ", ".join(words)
 
@@ -138,6 +133,7 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
     everything = list(range(len(small.names)))
     photo = draw_names(small, everything, opacity, boxes=False, masks=True) if masks else small.image.convert("RGB")
     boxes, sure = small.visible_boxes, len(small.boxes)
+    columns = zip(boxes.xyxy.tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
     alt = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
     return {
         "photo": embedded(photo, f"{file_name(small)}; found: {alt}", quality=JPEG_QUALITY),
@@ -148,7 +144,9 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
                 "place": index % len(NAME_COLOURS),
                 "verdict": small.verdict(index),
                 "boxes": int((boxes.label == index).sum()),
-                "heat": "" if masks else _layer(layers, index, opacity),
+                "heat": ""
+                if masks
+                else data_uri(picture_bytes(heat_layer(layers, index, opacity), "PNG"), "image/png"),
                 "alt": heatmap_alt(small, index),
             }
             for index in order
@@ -162,15 +160,9 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
                 "unsure": number >= sure,
                 "at": [100 * edge / side for edge, side in zip(xyxy, (width, height) * 2, strict=True)],
             }
-            for number, (xyxy, score, label) in enumerate(
-                zip(boxes.xyxy.tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
-            )
+            for number, (xyxy, score, label) in enumerate(columns)
         ],
     }
-
-
-def _layer(small: Localization, index: int, opacity: float) -> str:
-    return data_uri(picture_bytes(heat_layer(small, index, opacity), "PNG"), "image/png")
 
 
 def _figure_of_name(
@@ -200,15 +192,13 @@ def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
     boxes = result.visible_boxes.where(result.visible_boxes.label == index)
+    scored = zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
     return {
         "name": result.names[index],
         "method": method,
         "verdict": result.verdict(index),
         "cosine": result.scores[index],
         "presence": result.presence_text(index),
-        "boxes": [
-            (xyxy, result.score_text(index, score))
-            for xyxy, score in zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
-        ],
+        "boxes": [(xyxy, result.score_text(index, score)) for xyxy, score in scored],
         "reason": result.reasons[index],
     }
