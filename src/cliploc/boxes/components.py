@@ -51,15 +51,10 @@ class BoxRule:
     @classmethod
     def of(cls, options: Options, threshold: Threshold) -> Self:
         """The rule of a localizer's options; `threshold`: that of its method, where they have none."""
-        return cls(
-            threshold if options.threshold is None else options.threshold,
-            options.components,
-            options.min_area,
-            options.max_boxes,
-            options.nms_iou,
-            split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
-            min_score=0.0 if options.min_score is None else options.min_score,
-        )
+        values = {name: getattr(options, name) for name in ("components", "min_area", "max_boxes", "nms_iou")}
+        for name in ("threshold", "split_peaks", "min_score"):  # None: a recipe's, of which there is none
+            values |= {} if getattr(options, name) is None else {name: getattr(options, name)}
+        return cls(**{"threshold": threshold, **values})
 
 
 @dataclass(frozen=True, eq=False)

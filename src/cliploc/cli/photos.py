@@ -22,6 +22,7 @@ from cliploc.support.files import DEMO, Inputs, demo_names, locked
 from cliploc.support.reporter import SILENT
 
 JPEG_MAX_SIDE = 65_500
+OF_LOCALIZER = ("templates", "precision", "masked_precision", "resize", "refine")
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
 
 
@@ -254,15 +255,11 @@ def settings_of(localizer: cliploc.Localizer) -> dict[str, Any]:
     return given | {
         "method": method,
         "method_options": localizer.options_of(method, options.method_options),
-        "templates": localizer.templates,
+        **{name: getattr(localizer, name) for name in OF_LOCALIZER},
         "device": str(localizer.backbone.device),
-        "precision": localizer.precision,
-        "masked_precision": localizer.masked_precision,
         "recipe": None if localizer.recipe is None else localizer.recipe.name,
-        "resize": localizer.resize,
         "interpolation": localizer.backbone.interpolation,
         "image_size": localizer.input_hw,
-        "refine": localizer.refine,
         "threshold": localizer.box_rule.threshold,
         **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
     }

@@ -47,14 +47,8 @@ class Templates:
 
     @cached_property
     def _environment(self) -> Environment:
-        environment = Environment(
-            loader=FileSystemLoader(self.folders),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
+        environment = Environment(loader=FileSystemLoader(self.folders), autoescape=True, undefined=StrictUndefined)
+        environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
         environment.filters.update(count=count, decimal=decimal)
         environment.globals.update(asset=self.asset, light=LIGHT._asdict(), dark=DARK._asdict())
         environment.policies["json.dumps_kwargs"] = {"allow_nan": False}

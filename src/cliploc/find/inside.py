@@ -147,14 +147,9 @@ def look_inside(
             images, text = leaf(images), text.clone()
         trace = (backbone.run if graph else backbone.trace)(images, wanted)
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
+    names, empty_name = texts.directions(item.texts)[None], partial(texts.empty_name, item.texts)
     context = Context(
-        lambda: images,
-        texts.directions(item.texts)[None],
-        trace,
-        backbone,
-        empty_name=partial(texts.empty_name, item.texts),
-        words=[item.texts.synonyms],
-        guide=seen,
+        lambda: images, names, trace, backbone, empty_name=empty_name, words=[item.texts.synonyms], guide=seen
     )
     raw = raw_maps(task.method, context, task.options)[0]
     return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)

@@ -96,18 +96,12 @@ def keep(
     names: Sequence[int], heat: Tensor, places: Tensor, features: Tensor, embedding: FloatArray | Tensor, frame: Frame
 ) -> Lesson:
     """The lesson of a picture: maps `[p, h, w]`, features of the middle stage `[C, h, w]` and of the taught stage."""
-    along = affinity.directions(places[None])[0].T.reshape(places.shape)
+    along = narrowed(affinity.directions(places[None])[0].T.reshape(places.shape), MOST_OF_PLACES)
+    coarse = (along * 127).round().clamp(-127, 127).to(torch.int8).cpu()
     taught = taught_features(features)
     scale = max(float(taught.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
-    return Lesson(
-        tuple(names),
-        heat.half().cpu(),
-        (narrowed(along, MOST_OF_PLACES) * 127).round().clamp(-127, 127).to(torch.int8).cpu(),
-        (taught / scale).round().to(torch.int8).cpu(),
-        scale,
-        torch.as_tensor(embedding).half().cpu(),
-        frame,
-    )
+    kept, whole = (taught / scale).round().to(torch.int8).cpu(), torch.as_tensor(embedding).half().cpu()
+    return Lesson(tuple(names), heat.half().cpu(), coarse, kept, scale, whole, frame)
 
 
 def narrowed(features: Tensor, most: int) -> Tensor:

@@ -101,15 +101,11 @@ def read(content: Any) -> LabelSet:
             mask = partial(mask_runs, of.segmentation, size_wh) if masks and of.segmentation else None
             yield LabelledBox(str(of.id or place), names[of.category_id], of.xyxy, mask)
 
-    return LabelSet(
-        "COCO",
-        tuple(
-            PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
-            for image in document.images
-        ),
-        names=[category.name for category in document.categories],
-        rewrite=rewrite,
-    )
+    pictures = [
+        PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
+        for image in document.images
+    ]
+    return LabelSet("COCO", tuple(pictures), names=[one.name for one in document.categories], rewrite=rewrite)
 
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:

@@ -23,14 +23,10 @@ def read(root: Element) -> LabelSet:
     """The pictures of a parsed file: boxes, polygons and masks."""
     if root.tag != "annotations":
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
-    pictures = [
-        PictureLabels(
-            formats.spellings(image.attrib["name"]),
-            partial(_boxes, image),
-            (integer(image.attrib["width"]), integer(image.attrib["height"])),
-        )
-        for image in root.iter("image")
-    ]
+    pictures = []
+    for image in root.iter("image"):
+        width, height = integer(image.attrib["width"]), integer(image.attrib["height"])
+        pictures.append(PictureLabels(formats.spellings(image.attrib["name"]), partial(_boxes, image), (width, height)))
     if not pictures:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
     names = [name.text or "" for name in root.iterfind(".//labels/label/name")]

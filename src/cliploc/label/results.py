@@ -237,21 +237,12 @@ class AnnotatedFolder:
 
     def _with_drafts(self, file: PictureFile, number: int, now: View, ids: Sequence[int]) -> AnnotatedPicture:
         """A picture with these of its candidates."""
-        boxes, chosen = now.found.take(ids), now.chosen
-        return AnnotatedPicture(
-            number,
-            file.id,
-            file.path,
-            boxes.size_wh,
-            boxes.xyxy.astype(np.float32),
-            chosen.scores[[*ids]].astype(np.float32),
-            boxes.labels,
-            tuple(ids),
-            chosen.margin,
-            chosen.presence[boxes.labels].astype(np.float32),
-            _rle(boxes.size_wh, boxes.masks),
-            "draft" if now.saved.status == "none" else now.saved.status,
-        )
+        boxes, chosen, status = now.found.take(ids), now.chosen, now.saved.status
+        arrays = (boxes.xyxy, chosen.scores[[*ids]], chosen.presence[boxes.labels])
+        xyxy, scores, presence = (array.astype(np.float32) for array in arrays)
+        about = (number, file.id, file.path, boxes.size_wh, xyxy, scores, boxes.labels, tuple(ids), chosen.margin)
+        masks = _rle(boxes.size_wh, boxes.masks)
+        return AnnotatedPicture(*about, presence, masks, "draft" if status == "none" else status)
 
     def _reviewed(self) -> list[tuple[str, View]]:
         """The pictures that a person has finished."""

@@ -35,12 +35,8 @@ def open_run(out: Path, tables: Sequence[str] = ()) -> Store:
 def manifest_of(run: Store) -> dict[str, Any]:
     """Everything that the numbers of a run depend on, and when, where and with which versions it ran."""
     about = run["manifest"]
-    return {
-        **about,
-        "dataset": {**about["dataset"], **run["samples"], **run["here"]},
-        "settings": [*about["settings"].values()],
-        "sessions": run["sessions"],
-    }
+    dataset, settings = {**about["dataset"], **run["samples"], **run["here"]}, [*about["settings"].values()]
+    return {**about, "dataset": dataset, "settings": settings, "sessions": run["sessions"]}
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *values: Any) -> Iterator[Row]:

@@ -185,16 +185,10 @@ class Candidates:
     @classmethod
     def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Self:
         """Of these boxes."""
-        return cls(
-            size_wh,
-            presence,
-            np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
-            np.array([box.label for box in boxes], np.int64),
-            np.array([box.score for box in boxes], np.float64),
-            np.array([box.fit for box in boxes], np.float64),
-            tuple(box.mask or "" for box in boxes) if masks else None,
-            untaught=len(boxes),
-        )
+        xyxy = np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4)
+        scores, fits = (np.array([getattr(box, name) for box in boxes], np.float64) for name in ("score", "fit"))
+        labels, codes = np.array([box.label for box in boxes], np.int64), tuple(box.mask or "" for box in boxes)
+        return cls(size_wh, presence, xyxy, labels, scores, fits, codes if masks else None, untaught=len(boxes))
 
     def with_taught(self, taught: TaughtPicture) -> Self:
         """With the boxes of taught labels behind the others."""

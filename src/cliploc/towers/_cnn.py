@@ -32,7 +32,7 @@ def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int], at
     return outputs
 
 
-def _whole(parts: Sequence[Tensor]) -> Tensor:
+def _whole(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

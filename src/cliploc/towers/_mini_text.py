@@ -201,14 +201,9 @@ class MiniTextTower(nn.Module):
             lines = (folder / "everyday.txt").read_text(encoding="utf-8").splitlines()
             same, kinds = zip(*(map(_split, line.split("||")) for line in lines[:-1]), strict=True)
             anchors = Everyday(rows, same, kinds, frozenset(_split(lines[-1])))
-        return cls(
-            load_file(folder / "text.safetensors"),
-            known.split("\n"),
-            outside.split(),
-            (folder / "vocabulary.txt").read_text().split(),
-            read_facts(folder / "mini.json").text,
-            anchors,
-        )
+        tensors, facts = load_file(folder / "text.safetensors"), read_facts(folder / "mini.json").text
+        vocabulary = (folder / "vocabulary.txt").read_text().split()
+        return cls(tensors, known.split("\n"), outside.split(), vocabulary, facts, anchors)
 
     def without(self, classes: Sequence[int]) -> Self:
         """A copy without some classes, for mini's card; its inner nodes are the means of the classes that are left."""

@@ -61,9 +61,14 @@ def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 
+def sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor in a file of weights."""
+    return tuple(tensors[name].shape)
+
+
 def blocks_like(tensors: Mapping[str, Tensor], heads: int, eps: float = 1e-6) -> nn.ModuleList:
     """timm's blocks for the tensors named `blocks.…`: as many, as wide, with what these have; `eps` of their norms."""
-    width, inner = tensors["blocks.0.mlp.fc2.weight"].shape
+    width, inner = sizes(tensors, "blocks.0.mlp.fc2.weight")
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     norm: Any = functools.partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(
@@ -86,7 +91,7 @@ class PlainVit(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool = True) -> None:
         super().__init__()
-        width, _, patch, _ = tensors["patches.weight"].shape
+        width, _, patch, _ = sizes(tensors, "patches.weight")
         self.prefix, self.positions = (nn.Parameter(torch.empty_like(tensors[key])) for key in ("prefix", "positions"))
         self.patches = nn.Conv2d(3, width, patch, patch, bias="patches.bias" in tensors)
         self.blocks, self.norm = blocks_like(tensors, heads), nn.LayerNorm(width, eps=1e-6) if normed else nn.Identity()

@@ -21,7 +21,7 @@ from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, Usag
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts, first_tokens, rotation
+from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts, first_tokens, rotation, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Pooling, join_heads, split_heads
@@ -62,9 +62,9 @@ class DinoTxtText(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        words, width = tensors["backbone.token_embedding.weight"].shape
-        context = len(tensors["backbone.positional_embedding"])
-        inner = len(tensors["backbone.blocks.0.feed_forward.fc1.weight"])
+        words, width = sizes(tensors, "backbone.token_embedding.weight")
+        context = sizes(tensors, "backbone.positional_embedding")[0]
+        inner = sizes(tensors, "backbone.blocks.0.feed_forward.fc1.weight")[0]
         self.backbone: Any = nn.Module()
         self.head: Any = nn.Module()
         self.backbone.token_embedding = nn.Embedding(words, width)
@@ -72,7 +72,7 @@ class DinoTxtText(nn.Module):
         depth = count_parts(tensors, "backbone.blocks.")
         self.backbone.blocks = nn.ModuleList(_TextBlock(width, inner) for _ in range(depth))
         self.backbone.ln_final = nn.LayerNorm(width)
-        self.head.linear_projection = nn.Linear(width, len(tensors["head.linear_projection.weight"]), bias=False)
+        self.head.linear_projection = nn.Linear(width, sizes(tensors, "head.linear_projection.weight")[0], bias=False)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=context)
 
     @torch.no_grad()
@@ -101,18 +101,18 @@ class DinoTxtModel(nn.Module):
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             for prefix in (IMAGE, HEAD, TEXT)
         )
-        width, _, patch, _ = image["patch_embed.proj.weight"].shape
-        positions = image["pos_embed"].shape[1] if family == "dinov2" else 14 * 14
+        width, _, patch, _ = sizes(image, "patch_embed.proj.weight")
+        positions = sizes(image, "pos_embed")[1] if family == "dinov2" else 14 * 14
         options: dict[str, Any] = {
             "embed_dim": width,
             "depth": count_parts(image, "blocks."),
             "num_heads": width // HEAD_SIZE,
-            "mlp_ratio": (len(image["blocks.0.mlp.fc1.weight"]) + 0.5) / width,
+            "mlp_ratio": (sizes(image, "blocks.0.mlp.fc1.weight")[0] + 0.5) / width,
             "patch_size": patch,
             "img_size": round(positions**0.5) * patch,
             "num_classes": 0,
             "dynamic_img_size": True,
-            "num_reg_tokens" if family == "dinov3" else "reg_tokens": image["reg_token"].shape[1],
+            "num_reg_tokens" if family == "dinov3" else "reg_tokens": sizes(image, "reg_token")[1],
         }
         tower = timm.create_model(TIMM[family], **options)
         blocks = blocks_like(head, width // HEAD_SIZE, eps=1e-5)

@@ -21,7 +21,7 @@ from cliploc.errors import MissingWeightsError, ModelError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import create, register_model
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts
+from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Backbone
@@ -94,7 +94,7 @@ class RadioModel(PlainVit):
 
     def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool) -> None:
         super().__init__(tensors, heads, normed=normed)
-        inner, self.size = len(tensors["head.fc1.weight"]), len(tensors["head.final.2.weight"])
+        inner, self.size = sizes(tensors, "head.fc1.weight")[0], sizes(tensors, "head.final.2.weight")[0]
         self.head = _Head(self.patches.out_channels, inner, self.size, count_parts(tensors, "head.blocks."))
 
 

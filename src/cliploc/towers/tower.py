@@ -171,7 +171,7 @@ class Trace:
         """The trace of a batch that was run in parts, which have no `ends`: those are graphs."""
         import torch  # here: protocols are read without it
 
-        def together(values: Sequence[Any]) -> Any:
+        def together(values: Any) -> Any:
             first = values[0]
             if isinstance(first, torch.Tensor):
                 return torch.cat(values)

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from cliploc import CliplocError, Localization
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.html import Templates, count, data_uri, embedded
@@ -171,34 +173,29 @@ def _figure_of_name(
     image = draw_names(small, [index], opacity, masks=masks)
     boxes = int((result.visible_boxes.label == index).sum())
     verdict = result.verdict(index)
-    return {
-        "picture": embedded(image, heatmap_alt(result, index, method, masks), quality=JPEG_QUALITY),
-        "title": " · ".join(filter(None, (result.names[index], method))),
-        "verdict": verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}",
-        "legend": [],
-    }
+    said = verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}"
+    title = " · ".join(filter(None, (result.names[index], method)))
+    return _figure(image, heatmap_alt(result, index, method, masks), title, said)
 
 
 def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
     image = draw_names(small, list(range(len(small.names))), opacity, masks=masks)
     names = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
-    return {
-        "picture": embedded(image, f"All names by {method}; found: {names}", quality=JPEG_QUALITY),
-        "title": f"All names · {method}",
-        "verdict": "",
-        "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)],
-    }
+    legend = [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)]
+    return _figure(image, f"All names by {method}; found: {names}", f"All names · {method}", "", legend)
+
+
+def _figure(
+    image: Image.Image, alt: str, title: str, verdict: str, legend: Sequence[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    picture = embedded(image, alt, quality=JPEG_QUALITY)
+    return {"picture": picture, "title": title, "verdict": verdict, "legend": legend}
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
     boxes = result.visible_boxes.where(result.visible_boxes.label == index)
-    scored = zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
-    return {
-        "name": result.names[index],
-        "method": method,
-        "verdict": result.verdict(index),
-        "cosine": result.scores[index],
-        "presence": result.presence_text(index),
-        "boxes": [(xyxy, result.score_text(index, score)) for xyxy, score in scored],
-        "reason": result.reasons[index],
-    }
+    columns = zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
+    scored = [(xyxy, result.score_text(index, score)) for xyxy, score in columns]
+    row = {"name": result.names[index], "method": method, "verdict": result.verdict(index), "boxes": scored}
+    values = {"cosine": result.scores[index], "presence": result.presence_text(index)}
+    return {**row, **values, "reason": result.reasons[index]}
