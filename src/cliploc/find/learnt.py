@@ -100,8 +100,8 @@ def keep(
     coarse = (along * 127).round().clamp(-127, 127).to(torch.int8).cpu()
     taught = taught_features(features)
     scale = max(float(taught.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
-    kept, whole = (taught / scale).round().to(torch.int8).cpu(), torch.as_tensor(embedding).half().cpu()
-    return Lesson(tuple(names), heat.half().cpu(), coarse, kept, scale, whole, frame)
+    taught, of_picture = (taught / scale).round().to(torch.int8).cpu(), torch.as_tensor(embedding).half().cpu()
+    return Lesson(tuple(names), heat.half().cpu(), coarse, taught, scale, of_picture, frame)
 
 
 def narrowed(features: Tensor, most: int) -> Tensor:

@@ -28,8 +28,8 @@ class ModelSetup:
 
     def described(self) -> dict[str, Any]:
         """How it was asked for, as the manifest has it."""
-        asked_for = {"model": self.model, "pretrained": self.options.pretrained}  # the model as typed
-        return {**asked_for, "head": self.head, "prompts": self.prompts}
+        typed = {"model": self.model, "pretrained": self.options.pretrained}
+        return {**typed, "head": self.head, "prompts": self.prompts}
 
     @property
     def model(self) -> str:

@@ -25,14 +25,14 @@ def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int], at
     width, parts, outputs = x.shape[-1], list(torch.split(x, at_once or len(x))), []
     for index, stage in enumerate(stages[: wanted[-1] + 1]):
         if parts[0].shape[-1] * LARGE <= width:
-            parts = [_whole(parts)]
+            parts = [_joined(parts)]
         parts = [stage(part) for part in parts]
         if index in wanted:
-            outputs.append(_whole(parts))
+            outputs.append(_joined(parts))
     return outputs
 
 
-def _whole(parts: list[Tensor]) -> Tensor:
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -76,8 +76,8 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # "random" is the same model every time
         try:
-            asked = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": plan.preprocessing}
-            model = open_clip.create_model(plan.config, load_weights=False, pretrained_text=False, **asked)
+            forced = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": plan.preprocessing}
+            model = open_clip.create_model(plan.config, load_weights=False, pretrained_text=False, **forced)
         except CANNOT_BUILD as error:
             reason = f"open_clip cannot build {plan.label} ({first_line(error)})"
             raise ModelError(f"{reason}: choose another model") from error

@@ -54,8 +54,8 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     choices["masks_by"] = [(name, titles[name]) for name in sources]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.default)  # what runs by default comes first
-    own = slider_values(service.defaults(usable, method))
-    return {"problem": problem, "choices": choices, "values": values, "own": own}
+    sliders = slider_values(service.defaults(usable, method))
+    return {"problem": problem, "choices": choices, "values": values, "own": sliders}
 
 
 def _parts(recipe: Recipe) -> str:
@@ -173,9 +173,9 @@ def _figure_of_name(
     image = draw_names(small, [index], opacity, masks=masks)
     boxes = int((result.visible_boxes.label == index).sum())
     verdict = result.verdict(index)
-    said = verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}"
+    outcome = verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}"
     title = " · ".join(filter(None, (result.names[index], method)))
-    return _figure(image, heatmap_alt(result, index, method, masks), title, said)
+    return _figure(image, heatmap_alt(result, index, method, masks), title, outcome)
 
 
 def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
