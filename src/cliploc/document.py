@@ -105,12 +105,7 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
 
 def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:
     """The keys that every entry of "pictures" has."""
-    return {
-        "file": _text(source),
-        "width": size_wh[0],
-        "height": size_wh[1],
-        "notes": [_text(note) for note in notes],
-    }
+    return {"file": _text(source), "width": size_wh[0], "height": size_wh[1], "notes": [_text(note) for note in notes]}
 
 
 def _picture(result: Localization, masks: bool) -> dict[str, Any]:
@@ -126,8 +121,7 @@ def _picture(result: Localization, masks: bool) -> dict[str, Any]:
 
 
 def _name(result: Localization, index: int) -> dict[str, Any]:
-    boxes, reason = result.boxes, result.reasons[index]
-    presence = result.presence_of(index)
+    reason, presence = result.reasons[index], result.presence_of(index)
     return {
         "name": _text(result.names[index]),
         "found": bool(result.found[index]),
@@ -137,7 +131,7 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "presence": None if presence is None else round(presence, 4),
         "presence_rule": None if presence is None else result.presence_rule,
         "calibrated": result.is_calibrated(index),
-        "boxes": _boxes(boxes, index),
+        "boxes": _boxes(result.boxes, index),
         "unsure_boxes": _boxes(result.unsure, index),
     }
 

@@ -148,8 +148,7 @@ class Localization:
 
         At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
         """
-        over_picture = self.frame.map_to_picture(as_tensor(self.maps), hw)
-        return over_picture.clamp(0, 1).numpy()
+        return self.frame.map_to_picture(as_tensor(self.maps), hw).clamp(0, 1).numpy()
 
     @property
     def masks(self) -> Masks:

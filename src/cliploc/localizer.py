@@ -14,7 +14,7 @@ from cliploc.find import calibration, heads, identity, inside, prompts, running,
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
@@ -297,7 +297,8 @@ class Localizer:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
         with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
-            item = self._prepared(flow, image, names)
+            request = Request(0, image, names)
+            item = flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
             return inside.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
@@ -346,10 +347,6 @@ class Localizer:
         if method is None:
             return self._flow, self._task, self.options.method_options
         return self.flow, self.flow.tasks.make(method, options or {}), options or {}
-
-    def _prepared(self, flow: Flow, image: ImageLike, names: Sought) -> Prepared:
-        request = Request(0, image, names)
-        return flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
 
     def unteachable_reason(self) -> str | None:
         """Why what it computes cannot be kept for teaching (`cliploc.find.learnt.Lesson`); None where it can."""

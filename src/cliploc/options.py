@@ -30,15 +30,10 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 SAM, FILES = "sam:", "files:"  # before the folder of a SAM, or of a file for each picture
-UNREFINED: Mapping[str, Any] = {
-    "refine": (),
-    "scales": (1.0,),
-    "windows": (),
-    "flip": False,
-    "split_peaks": 1.0,
-    "min_score": 0.0,
+UNREFINED: Mapping[str, Any] = {  # what runs of a recipe's options with a named method
+    "refine": (), "scales": (1.0,), "windows": (), "flip": False, "split_peaks": 1.0, "min_score": 0.0,
     "second_look": False,
-}
+}  # fmt: skip
 MIN_SCORE = 0.2  # few boxes that score less are right on the tuning pictures: docs/studies/box-score.md
 IMAGE_URL = "/data/local-files/?d="  # of Label Studio
 WAITING = 256  # searches that may wait for the page
@@ -203,12 +198,6 @@ def _parse_percent(text: str) -> float | str:
     """A share, as 5% or 0.05."""
     value: float | str = parse(float, text.removesuffix("%"))
     return value / 100 if isinstance(value, float) and text.endswith("%") else value
-
-
-def _parse_rename(text: str) -> tuple[str, str]:
-    """Two names, as old=new."""
-    old, _, new = (part.strip() for part in text.partition("="))
-    return old, new
 
 
 def _one_method(names: Sequence[str]) -> str:
@@ -658,8 +647,8 @@ class AnnotateOptions(ProtocolOptions):
         about="By pictures reviewed in random order: docs/annotate.md.",
     )
     rename: Mapping[Annotated[str, Meta(min_length=1)], Annotated[str, Meta(min_length=1)]] = option(
-        factory=dict, group="input", metavar="OLD=NEW", parse=_parse_rename,
-        text="=".join, flags=("--rename",), repeat=True, gather=dict,
+        factory=dict, group="input", metavar="OLD=NEW", text="=".join, flags=("--rename",), repeat=True, gather=dict,
+        parse=lambda text: tuple(part.strip() for part in text.partition("=")[::2]),
         help="Call a name of the run otherwise, or merge it with another; repeatable. What people did stays.",
     )
     remove: Sequence[str] = option(

@@ -174,17 +174,20 @@ def named_modules() -> tuple[str, ...]:
     return tuple(_named)
 
 
+def _every_plugin() -> list[EntryPoint]:
+    """The entry points of all our groups."""
+    from importlib.metadata import entry_points
+
+    groups = [group for group in entry_points().groups if group.startswith(f"{PACKAGE}.")]
+    return [point for group in groups for point in entry_points(group=group)]
+
+
 def plugin_sources() -> dict[str, str]:
     """Other people's module or package that adds things → its version and the checksum of its source."""
-    from importlib.metadata import entry_points, packages_distributions, version
+    from importlib.metadata import packages_distributions, version
 
     versions: dict[str, set[str]] = {name.partition(".")[0]: set() for name in _named}
-    for point in (
-        point
-        for group in entry_points().groups
-        if group.startswith(f"{PACKAGE}.")
-        for point in entry_points(group=group)
-    ):
+    for point in _every_plugin():
         versions.setdefault(point.module.partition(".")[0], set()).update({point.dist.version} if point.dist else ())
     versions.pop(PACKAGE, None)
     packages = packages_distributions() if versions else {}
@@ -204,10 +207,7 @@ def plugin_sources() -> dict[str, str]:
 
 def plugin_in(error: BaseException) -> str | None:
     """The module of other people that an error passed through, the innermost one; None: it is ours."""
-    from importlib.metadata import entry_points
-
-    groups = [group for group in entry_points().groups if group.startswith(f"{PACKAGE}.")]
-    modules = [*_named, *(point.module for group in groups for point in entry_points(group=group))]
+    modules = [*_named, *(point.module for point in _every_plugin())]
     packages = {module.partition(".")[0] for module in modules} - {PACKAGE}
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((name for name in reversed(frames) if name.partition(".")[0] in packages), None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.towers._cnn import AT_ONCE, AttentionPool, GlobalAveragePool, run_in_parts, run_stages
+from cliploc.towers._cnn import AT_ONCE, AttentionPool, GlobalAveragePool, run_stages
 from cliploc.towers.tower import Backbone, DenseReading, Needs
 from tests.tiny import seeded, tower
 from tests.tolerances import assert_rounded
@@ -46,7 +46,7 @@ def test_large_maps_are_computed_a_few_pictures_at_a_time() -> None:
                 stage.register_forward_pre_hook(lambda _, passed, stored=stored: stored.append(len(passed[0])))
                 for stage, stored in zip(stages, seen, strict=True)
             ]
-            found = run_in_parts(stages, x, wanted)
+            found = run_stages(stages, x, wanted, AT_ONCE // (224 * 224))
             for hook in hooks:
                 hook.remove()
             for ours, theirs in zip(found, expected, strict=True):

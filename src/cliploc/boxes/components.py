@@ -51,15 +51,10 @@ class BoxRule:
     @classmethod
     def of(cls, options: Options, threshold: Threshold) -> Self:
         """The rule of a localizer's options; `threshold`: that of its method, where they have none."""
-        return cls(
-            threshold if options.threshold is None else options.threshold,
-            options.components,
-            options.min_area,
-            options.max_boxes,
-            options.nms_iou,
-            split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
-            min_score=0.0 if options.min_score is None else options.min_score,
-        )
+        values = {name: getattr(options, name) for name in ("components", "min_area", "max_boxes", "nms_iou")}
+        for name in ("threshold", "split_peaks", "min_score"):  # None: a recipe's, of which there is none
+            values |= {} if getattr(options, name) is None else {name: getattr(options, name)}
+        return cls(**{"threshold": threshold, **values})
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +91,9 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
 def joined(parts: Sequence[MapBoxes]) -> MapBoxes:
     """The boxes of several lots of maps as one."""
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
-    return MapBoxes(
-        np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.index for part in parts]),
-        np.concatenate([part.region for part in parts]),
-    )
+    none = np.zeros(0, np.int64)
+    empty = MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
+    return MapBoxes(*map(np.concatenate, zip(*(vars(part).values() for part in (empty, *parts)), strict=True)))
 
 
 def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:

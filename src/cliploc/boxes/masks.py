@@ -198,16 +198,10 @@ class _NameMap:
         )
         of_pixel = np.zeros(int(nearest.max()) + 1, np.int32)
         of_pixel[nearest[labels > 0]] = labels[labels > 0]
-        rows, columns = (
-            np.floor((np.arange(side) + 0.5) * scale + offset - corner).astype(np.intp).clip(0, length - 1)
-            for side, scale, offset, corner, length in zip(
-                self._frame.original_hw,
-                self._frame.scale_xy[::-1],
-                self._frame.offset_xy[::-1],
-                self._corner[::-1],
-                labels.shape,
-                strict=True,
-            )
-        )
-        of_picture: npt.NDArray[np.int32] = of_pixel[nearest[np.ix_(rows, columns)]]
+        frame, sides = self._frame, []
+        offsets = np.subtract(frame.offset_xy, self._corner)
+        of_sides = zip(frame.original_hw, frame.scale_xy[::-1], offsets[::-1], labels.shape, strict=True)
+        for side, scale, offset, length in of_sides:
+            sides.append(np.floor((np.arange(side) + 0.5) * scale + offset).astype(np.intp).clip(0, length - 1))
+        of_picture: npt.NDArray[np.int32] = of_pixel[nearest[np.ix_(*sides)]]
         return of_picture

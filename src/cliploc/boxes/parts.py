@@ -150,16 +150,10 @@ def _extents(
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(of[order], np.arange(1, of.max() + 1))
     y, x = np.divmod(on[order], labels.shape[1])
-    xyxy = np.stack(
-        [
-            np.minimum.reduceat(x, starts),
-            np.minimum.reduceat(y, starts),
-            np.maximum.reduceat(x, starts) + 1,
-            np.maximum.reduceat(y, starts) + 1,
-        ],
-        axis=1,
+    low, high = (
+        np.stack([end.reduceat(x, starts), end.reduceat(y, starts)], axis=1) for end in (np.minimum, np.maximum)
     )
-    return xyxy.astype(np.int64), np.bincount(of)[1:].astype(np.int64)
+    return np.concatenate([low, high + 1], axis=1).astype(np.int64), np.bincount(of)[1:].astype(np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------- basins
@@ -175,11 +169,8 @@ def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.ND
         step = is_right.astype(kind) + (is_right | (middle == best)) - kind(1)
         above, here, below = (best[dy : dy + height] for dy in range(3))
         best = np.maximum(np.maximum(above, here), below)
-        step = np.where(
-            below == best,
-            step[2:] + kind(width),
-            np.where(here == best, step[1:-1], step[:-2] - kind(width)),
-        )
+        higher = np.where(here == best, step[1:-1], step[:-2] - kind(width))
+        step = np.where(below == best, step[2:] + kind(width), higher)
     else:
         inner, row = padded[:, 1:-1], padded[1:-1]
         above, left, right, below = inner[:-2], row[:, :-2], row[:, 2:], inner[2:]

@@ -36,11 +36,8 @@ class Features:
 
 def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     """The boxes of maps `[P, H, W]` with scores, by which `nms_iou`, `max_boxes` and `min_score` choose."""
-    each = []
-    for p, heat in enumerate(maps):
-        boxes, _ = scored_regions(heat, rule)
-        each.append(replace(boxes, index=boxes.index + p))
-    return components.joined(each)
+    each = [scored_regions(heat, rule)[0] for heat in maps]
+    return components.joined([replace(boxes, index=boxes.index + p) for p, boxes in enumerate(each)])
 
 
 def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:

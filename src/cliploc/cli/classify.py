@@ -49,10 +49,8 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
         for result in results:
             picture = result.picture
             record = classified_record(picture.source, picture.image.size, picture.notes, result.names)
-            ranked = enumerate(result.names, start=1)
-            rows = [
-                (f"{rank}", name, f"{chance:.4f}", f"cosine {cosine:.4f}") for rank, (name, chance, cosine) in ranked
-            ]
+            ranked = [(name, f"{chance:.4f}", f"cosine {cosine:.4f}") for name, chance, cosine in result.names]
+            rows = [(f"{rank}", *cells) for rank, cells in enumerate(ranked, start=1)]
             run.done(picture.source, record, rows)
     run.keep({"names": names, "top_k": flags.top_k, **settings_of(localizer)})
     return run.end()

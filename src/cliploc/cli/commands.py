@@ -99,9 +99,8 @@ class SectionedCommand(TyperCommand):
                 name, text = record
                 name = name.partition(" <")[0] if param.param_type_name == "argument" else name  # without its type
                 rows.setdefault(title, []).append((name, text))
-        write_sections(
-            formatter, {title: rows[title] for title in ("Arguments", "Options", *SECTIONS) if title in rows}
-        )
+        titles = [title for title in ("Arguments", "Options", *SECTIONS) if title in rows]
+        write_sections(formatter, {title: rows[title] for title in titles})
 
 
 def _place(parameter: Any) -> tuple[int, bool, bool]:

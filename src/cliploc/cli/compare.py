@@ -144,11 +144,10 @@ def _unfit(localizer: cliploc.Localizer, methods: Mapping[str, Any], of_methods:
 
     trained = () if localizer.options.head is None else (localizer.method.name,)
     guided = localizer.guide is not None
-    reasons = {
-        name: unfit_reason(method, localizer.backbone, of_methods[name], trained, guided)
-        for name, method in methods.items()
-    }
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    reasons = (
+        (one, unfit_reason(methods[one], localizer.backbone, of_methods[one], trained, guided)) for one in methods
+    )
+    return {name: reason for name, reason in reasons if reason is not None}
 
 
 def _fitting(of_methods: OfMethods, missing: Mapping[str, str]) -> OfMethods:
@@ -157,19 +156,11 @@ def _fitting(of_methods: OfMethods, missing: Mapping[str, str]) -> OfMethods:
 
 def _settings(models: Mapping[str, cliploc.Localizer], fitting: Mapping[str, OfMethods]) -> dict[str, Any]:
     """The settings of each model and method, with their defaults."""
-    return {
-        "models": [
-            {
-                **settings_of(localizer),
-                "label": label,
-                "methods": {
-                    name: {
-                        "threshold": localizer.box_rule_of(name, options).threshold,
-                        "options": localizer.options_of(name, options),
-                    }
-                    for name, options in fitting[label].items()
-                },
-            }
-            for label, localizer in models.items()
-        ],
-    }
+    described = []
+    for label, localizer in models.items():
+        of_methods = {}
+        for name, options in fitting[label].items():
+            threshold = localizer.box_rule_of(name, options).threshold
+            of_methods[name] = {"threshold": threshold, "options": localizer.options_of(name, options)}
+        described.append({**settings_of(localizer), "label": label, "methods": of_methods})
+    return {"models": described}

@@ -14,9 +14,7 @@ from cliploc.cli.terminal import Terminal, title_row
 from cliploc.support.files import Inputs, locked, write_bytes
 
 CLIP_HINT = "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
-IOU_RULE = (
-    "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but has no box."
-)
+IOU_RULE = "IoU: the name's best-scored box with the true box it overlaps most; 0: it is there but has no box."
 
 
 class DemoFlags(cli.WithThreads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, TypeVar, get_args
 
@@ -73,14 +73,11 @@ def models(flags: ModelsFlags) -> int:
         if others := [entry.name for entry in chosen if entry is not model]:
             terminal.data(facts([("", ""), ("see also", " · ".join(others))]))
         return DONE
-    rows: list[Sequence[str | Text]] = [
-        title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
-    ]
+    titles = ("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
+    rows: list[Sequence[str | Text]] = [title_row(*titles)]
     for m in chosen:
-        number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
-        rows.append(
-            (m.name, m.kind, _by(m.input_hw), _size(m), m.licence, number, m.about, " · ".join(m.weights) or "–")
-        )
+        number, weights = f"{len(runs(m))} of {m.kind}" if m.usable else "none", " · ".join(m.weights) or "–"
+        rows.append((m.name, m.kind, _by(m.input_hw), _size(m), m.licence, number, m.about, weights))
     narrow = [(row[0], row[1], row[3], row[7]) for row in rows]
     terminal.listing(rows, narrow)
     terminal.data("")
@@ -94,9 +91,7 @@ def models(flags: ModelsFlags) -> int:
         return DONE
     terminal.data("")
     rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
-    rows += [
-        (guide.name, str(guide.stride), f"{guide.parameters:.1f} M", guide.licence, guide.timm) for guide in guides
-    ]
+    rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
     terminal.listing(rows)
     return DONE
 
@@ -119,7 +114,8 @@ def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
     from cliploc.find.recipes import recipe_of
 
     weights = " · ".join(model.weights)
-    prepared = Counter(model.preprocessing.values())
+    first, *others = [text for text, _ in Counter(model.preprocessing.values()).most_common()]
+    tags = {one: " · ".join(tag for tag, text in model.preprocessing.items() if text == one) for one in others}
     about = {
         "name": model.name,
         "tower": f"{model.kind}: {model.about}",
@@ -127,7 +123,7 @@ def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
         "input": _by(model.input_hw),
         "parameters": _size(model),
         "weights": f"--pretrained {weights}" if weights else "its own" if model.parameters else "none published",
-        "preprocessing": _differing([text for text, _ in prepared.most_common()], model.preprocessing),
+        "preprocessing": "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())]),
         "licence": model.licence,
         "methods": " · ".join(methods) or "none",
     }
@@ -135,13 +131,6 @@ def _about_model(model: Any, methods: Sequence[str]) -> RenderableType:
         recipes = [recipe_of(model.name, name) for name in RECIPES]
         about |= {f"--recipe {recipe.name}": str(recipe) for recipe in recipes} | {"recipes": recipes[0].basis}
     return facts(about.items())
-
-
-def _differing(texts: Sequence[str], by_tag: Mapping[str, str]) -> str:
-    """The first value found, then each other value with the weights that have it."""
-    first, *others = texts
-    tags = {other: " · ".join(tag for tag, text in by_tag.items() if text == other) for other in others}
-    return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
 
 
 def _size(model: Any) -> str:

@@ -64,13 +64,18 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
         cli.use_threads(flags.threads)
         localizer = cliploc.Localizer(**options.changed())
         run.count(reporter, localizer.method.name)
+        absent_maps = flags.save_maps
+        if out is not None:  # a larger sheet shows only the names found
+            from cliploc.draw.overlay import MOST_PANELS
+
+            absent_maps = absent_maps or len(names) <= MOST_PANELS
         try:
             for result in localizer.stream(
                 run.paths,
                 names,
                 on_error="skip",
                 reporter=replace(reporter, failed=run.fail),
-                absent_maps=flags.save_maps or (out is not None and _all_are_drawn(names)),
+                absent_maps=absent_maps,
                 keep_maps=out is not None or masks,
             ):
                 _take(run, result, flags, masks=masks)
@@ -92,13 +97,6 @@ def _following(photos: Sequence[str], names: Sequence[str], options: Sequence[st
         return []
     prompts = [word for name in names for word in ("-p", name)]
     return ["cliploc", "annotate", photos[0], *prompts, *options, "--out", "drafts"]
-
-
-def _all_are_drawn(names: list[str]) -> bool:
-    """Whether overlays show all names; a larger sheet shows only those found, so that maps of others are not needed."""
-    from cliploc.draw.overlay import MOST_PANELS  # where nothing is drawn, nothing that draws is imported
-
-    return len(names) <= MOST_PANELS
 
 
 def _take(run: PhotoRun, result: cliploc.Localization, flags: LocalizeFlags, *, masks: bool) -> None:

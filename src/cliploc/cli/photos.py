@@ -22,6 +22,7 @@ from cliploc.support.files import DEMO, Inputs, demo_names, locked
 from cliploc.support.reporter import SILENT
 
 JPEG_MAX_SIDE = 65_500
+OF_LOCALIZER = ("templates", "precision", "masked_precision", "resize", "refine")
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
 
 
@@ -43,9 +44,9 @@ class PhotoRun:
         self.paths: list[str] = []  # of the files that were named, and of those in folders and patterns that were named
         self.ids: dict[str, str] = {}  # path → the path below the folder that was named, or the name of a named file
         self._skipped: list[Any] = []  # files of the folders that were left out, and why
-        demo = [f"{DEMO}{name}" for name in demo_names()]
-        for photo in [path for one in photos for path in (demo if one == DEMO else [os.path.expanduser(one)])]:
-            self._add(photo)
+        for one in photos:
+            for photo in [f"{DEMO}{name}" for name in demo_names()] if one == DEMO else [os.path.expanduser(one)]:
+                self._add(photo)
         inputs = Inputs([*self.paths, *(str(path) for path in others if path is not None)])
         self.names = ResultNames(inputs, self.folder or Path())
         if self.folder is not None:
@@ -254,15 +255,11 @@ def settings_of(localizer: cliploc.Localizer) -> dict[str, Any]:
     return given | {
         "method": method,
         "method_options": localizer.options_of(method, options.method_options),
-        "templates": localizer.templates,
+        **{name: getattr(localizer, name) for name in OF_LOCALIZER},
         "device": str(localizer.backbone.device),
-        "precision": localizer.precision,
-        "masked_precision": localizer.masked_precision,
         "recipe": None if localizer.recipe is None else localizer.recipe.name,
-        "resize": localizer.resize,
         "interpolation": localizer.backbone.interpolation,
         "image_size": localizer.input_hw,
-        "refine": localizer.refine,
         "threshold": localizer.box_rule.threshold,
         **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
     }

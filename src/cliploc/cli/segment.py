@@ -92,16 +92,15 @@ def _loaded(options: Options, protocol: Any) -> tuple[cliploc.Localizer, Any]:
 
     method = options.method or recipe_of(str(options.model)).method
     localizer = cliploc.Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).changed())
+    model = localizer.backbone.name
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
             f"{method} gives no cosines, so its maps of different names cannot be compared: use one of "
-            f"{', '.join(able)} with {localizer.backbone.name}"
+            f"{', '.join(able)} with {model}"
         )
     segmenter = Segmenter(localizer, protocol, {method: options.method_options})
     if not segmenter.classes - {0}:
-        raise UsageError(
-            f"expected a name that {localizer.backbone.name} knows: {next(iter(segmenter.unknown.values()))}"
-        )
+        raise UsageError(f"expected a name that {model} knows: {next(iter(segmenter.unknown.values()))}")
     return localizer, segmenter
 
 

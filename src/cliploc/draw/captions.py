@@ -195,9 +195,8 @@ class Plates:
         width, height = self._plate(words)
         for left, top in places:
             x, y = min(max(left, 0), self._image.width - width), min(max(top, 0), self._image.height - height)
-            if always or not any(
-                x < x1 and x0 < x + width and y < y1 and y0 < y + height for x0, y0, x1, y1 in self.taken
-            ):
+            hidden = (x < x1 and x0 < x + width and y < y1 and y0 < y + height for x0, y0, x1, y1 in self.taken)
+            if always or not any(hidden):
                 break
         else:
             return False

@@ -38,10 +38,9 @@ VEIL_OPACITY = 0.5
 @lru_cache(maxsize=64)
 def heat_colours(colormap: Colormap = COLORMAP) -> tuple[Colour, ...]:
     """Eleven colours, from the least heat to the most."""
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], getattr(cv2, f"COLORMAP_{colormap.upper()}"))[
-        :, 0, ::-1
-    ]
-    red, green, blue = table[(255 * np.linspace(*COLOURED, 11)).round().astype(int)].T.tolist()
+    levels = (255 * np.linspace(*COLOURED, 11)).round().astype(np.uint8)
+    table = cv2.applyColorMap(levels[:, None], getattr(cv2, f"COLORMAP_{colormap.upper()}"))  # [11, 1, 3] BGR
+    blue, green, red = table[:, 0].T.tolist()
     return tuple(zip(red, green, blue, strict=True))
 
 

@@ -47,14 +47,8 @@ class Templates:
 
     @cached_property
     def _environment(self) -> Environment:
-        environment = Environment(
-            loader=FileSystemLoader(self.folders),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
+        environment = Environment(loader=FileSystemLoader(self.folders), autoescape=True, undefined=StrictUndefined)
+        environment.trim_blocks = environment.lstrip_blocks = environment.keep_trailing_newline = True
         environment.filters.update(count=count, decimal=decimal)
         environment.globals.update(asset=self.asset, light=LIGHT._asdict(), dark=DARK._asdict())
         environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
@@ -69,14 +63,10 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 
 
-def jpeg_uri(image: Image.Image, **options: Any) -> str:
-    """A picture as a JPEG data URI; the options are Pillow's."""
-    return data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
-
-
 def embedded(image: Image.Image, alt: str, **options: Any) -> dict[str, Any]:
     """A picture as the macro `picture` shows it: data URI, size and alternative text; the options are Pillow's."""
-    return {"uri": jpeg_uri(image, **options), "width": image.width, "height": image.height, "alt": alt}
+    uri = data_uri(picture_bytes(image, "JPEG", **options), "image/jpeg")
+    return {"uri": uri, "width": image.width, "height": image.height, "alt": alt}
 
 
 def decimal(value: Any, decimals: int) -> str:

@@ -275,11 +275,8 @@ def _draw_rings(image: Image.Image, shapes: Sequence[tuple[Colour, npt.NDArray[n
     """Draws the outlines of masks `[h, w]`: bright between two dark lines, so that they can be seen on anything."""
     draw = ImageDraw.Draw(image)
     line = max(2, round(0.6 * captions.line_width(image.size)))
-    rings = [
-        (colour, (ring.points * (np.array(image.size) / mask.shape[::-1])))
-        for colour, mask in shapes
-        for ring in outlines(mask)
-    ]
+    scaled_by = [(colour, mask, np.array(image.size) / mask.shape[::-1]) for colour, mask in shapes]
+    rings = [(colour, ring.points * scale) for colour, mask, scale in scaled_by for ring in outlines(mask)]
     for wide, inked in ((line + 2, True), (line, False)):
         for colour, points in rings:
             corners = [tuple(point) for point in np.concatenate([points, points[:2]]).tolist()]

@@ -70,11 +70,9 @@ class Sheet:
         top = sheet.height - GAP - foot
         write(below, GAP, top, INK)
         if self.colormap is not None:
-            bar = Image.fromarray(np.array([heat_colours(self.colormap)], np.uint8)).resize(
-                BAR, Image.Resampling.BILINEAR
-            )
+            bar = Image.fromarray(np.array([heat_colours(self.colormap)], np.uint8))
             at = sheet.height - GAP - LINE_HEIGHT + 4
-            sheet.paste(bar, (GAP + 20, at))
+            sheet.paste(bar.resize(BAR, Image.Resampling.BILINEAR), (GAP + 20, at))
             write(["0"], GAP, at - 4, GREY)
             write(["1 heat, a share of the map's maximum"], GAP + 28 + BAR[0], at - 4, GREY)
         for number, (panel, lines) in enumerate(zip(self.panels, texts, strict=True)):
@@ -116,13 +114,12 @@ class Sheet:
 
             for number, (panel, text) in enumerate(zip(self.panels, lines, strict=True)):
                 left, top = number % columns * (side + SPACE), number // columns * cell + TITLE
-                axis = axes(left, top, side, side * high / wide)
+                tall = side * high / wide
+                axis = axes(left, top, side, tall)
                 axis.set_axis_off()
                 axis.imshow(panel.image, interpolation="none", aspect="auto")
                 axis.set_title(captions.clean(panel.title), fontsize=8, pad=2, loc="left")
-                axis.text(
-                    0, -3 / (72 * side * high / wide), "\n".join(text), fontsize=5, va="top", transform=axis.transAxes
-                )
+                axis.text(0, -3 / (72 * tall), "\n".join(text), fontsize=5, va="top", transform=axis.transAxes)
                 for box in reversed(panel.boxes):
                     (x0, y0, x1, y1), colour = box.xyxy, np.divide(box.colour, 255)
                     for line, ink in ((2.0, np.divide(INK, 255)), (1.0, colour)):

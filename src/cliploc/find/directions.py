@@ -76,10 +76,8 @@ class Pictures:
     def of(cls, lessons: Sequence[Lesson], whitening: Whitening) -> Self:
         """The lessons of pictures with the same grids, at least one."""
         grid = (lessons[0].features.shape[-2], lessons[0].features.shape[-1])
-        places = (
-            torch.stack([pooled(lesson.places.float() / 127, grid) for lesson in lessons]).flatten(2).transpose(1, 2)
-        )
-        alike, total = exchanged(F.normalize(places, dim=2), WINDOWS_CUT)
+        places = torch.stack([pooled(lesson.places.float() / 127, grid) for lesson in lessons])  # [n, C, h′, w′]
+        alike, total = exchanged(F.normalize(places.flatten(2).transpose(1, 2), dim=2), WINDOWS_CUT)
         whitened = torch.stack([whitening(lesson.readings()) for lesson in lessons])
         return cls(whitened, alike, total, grid)
 
@@ -180,9 +178,8 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
         some = ids[number % groups * GROUP :][:GROUP]
         group, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
         first[rng.permutation(len(some))[::2].copy()] = True
-        taught = [
-            fit(group, maps, half, {}, known=True).direction(group.whitened) for half in (first, ~first)
-        ]  # [20, N]
+        halves = [fit(group, maps, half, {}, known=True).direction for half in (first, ~first)]
+        taught = [direction(group.whitened) for direction in halves]  # [20, N]
         one, other = (like - like.mean(dim=1, keepdim=True) for like in taught)
         cosines.append(F.cosine_similarity(one, other, dim=1).mean())
     return float(torch.stack(cosines).mean())

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,14 +18,7 @@ from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame
 from cliploc.methods import Context, differentiable, leaf, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients
-from cliploc.towers.tower import (
-    Backbone,
-    Guide,
-    Needs,
-    Trace,
-    TransformerBackbone,
-    as_transformer,
-)
+from cliploc.towers.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
 
 V = TypeVar("V")
 
@@ -145,7 +137,7 @@ def look_inside(
     everything = Needs(features=(-1, backbone.middle_stage))
     if backbone.kind == "vit":
         everything |= Needs(tokens="all", attention="all", projections="all", dense=1)
-    wanted = reduce(or_, [task.needs, everything if needs is None else needs])
+    wanted = task.needs | (everything if needs is None else needs)
     pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
     images = backbone.normalize(pixels)
     text = texts.embed(item.texts)  # [P, D]
@@ -155,14 +147,9 @@ def look_inside(
             images, text = leaf(images), text.clone()
         trace = (backbone.run if graph else backbone.trace)(images, wanted)
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
+    names, empty_name = texts.directions(item.texts)[None], partial(texts.empty_name, item.texts)
     context = Context(
-        lambda: images,
-        texts.directions(item.texts)[None],
-        trace,
-        backbone,
-        empty_name=partial(texts.empty_name, item.texts),
-        words=[item.texts.synonyms],
-        guide=seen,
+        lambda: images, names, trace, backbone, empty_name=empty_name, words=[item.texts.synonyms], guide=seen
     )
     raw = raw_maps(task.method, context, task.options)[0]
     return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)

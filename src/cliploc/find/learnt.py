@@ -80,9 +80,8 @@ class Lesson:
 
     def on(self, device: torch.device | str) -> "Lesson":
         """The same, to be drawn on this device."""
-        return replace(
-            self, heat=self.heat.to(device), places=self.places.to(device), features=self.features.to(device)
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("heat", "places", "features")}
+        return replace(self, **moved)
 
     def maps_of_features(self) -> Tensor:
         """The features `[c, h′, w′]` float32."""
@@ -94,26 +93,15 @@ class Lesson:
 
 
 def keep(
-    names: Sequence[int],
-    heat: Tensor,
-    places: Tensor,
-    features: Tensor,
-    embedding: FloatArray | Tensor,
-    frame: Frame,
-) -> "Lesson":
+    names: Sequence[int], heat: Tensor, places: Tensor, features: Tensor, embedding: FloatArray | Tensor, frame: Frame
+) -> Lesson:
     """The lesson of a picture: maps `[p, h, w]`, features of the middle stage `[C, h, w]` and of the taught stage."""
-    along = affinity.directions(places[None])[0].T.reshape(places.shape)
+    along = narrowed(affinity.directions(places[None])[0].T.reshape(places.shape), MOST_OF_PLACES)
+    coarse = (along * 127).round().clamp(-127, 127).to(torch.int8).cpu()
     taught = taught_features(features)
     scale = max(float(taught.abs().amax()) / 127, torch.finfo(torch.float32).tiny)
-    return Lesson(
-        tuple(names),
-        heat.half().cpu(),
-        (narrowed(along, MOST_OF_PLACES) * 127).round().clamp(-127, 127).to(torch.int8).cpu(),
-        (taught / scale).round().to(torch.int8).cpu(),
-        scale,
-        torch.as_tensor(embedding).half().cpu(),
-        frame,
-    )
+    taught, of_picture = (taught / scale).round().to(torch.int8).cpu(), torch.as_tensor(embedding).half().cpu()
+    return Lesson(tuple(names), heat.half().cpu(), coarse, taught, scale, of_picture, frame)
 
 
 def narrowed(features: Tensor, most: int) -> Tensor:
@@ -144,8 +132,6 @@ def pooled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ what was learnt
-
-
 @dataclass(frozen=True)
 class Learnt:
     """Directions of P names in features `[c]`; see `cliploc.find.directions`."""

@@ -22,13 +22,8 @@ def list_models(*, kind: TowerKind | None = None, method: str | None = None, usa
         True
     """
     runs = None if method is None else saliency.find(method)
-    return [
-        model.name
-        for model in towers.models
-        if kind in (None, model.kind)
-        and (model.usable or not usable)
-        and (runs is None or saliency.unfit_reason(runs, model) is None)
-    ]
+    known = [model for model in towers.models if kind in (None, model.kind) and (model.usable or not usable)]
+    return [model.name for model in known if runs is None or saliency.unfit_reason(runs, model) is None]
 
 
 def list_methods(*, model: str | None = None, family: Family | None = None) -> list[str]:
@@ -46,8 +41,5 @@ def list_methods(*, model: str | None = None, family: Family | None = None) -> l
         ['cam']
     """
     entry = None if model is None else towers.models.get(model.replace("/", "-"))
-    return [
-        method.name
-        for method in saliency.methods
-        if family in (None, method.family) and (entry is None or saliency.unfit_reason(method, entry) is None)
-    ]
+    known = [method for method in saliency.methods if family in (None, method.family)]
+    return [method.name for method in known if entry is None or saliency.unfit_reason(method, entry) is None]

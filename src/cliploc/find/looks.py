@@ -46,9 +46,7 @@ LookMaps = tuple[Look, Tensor]  # a look and its maps `[n, P, h, w]` by one task
 def looks_at(batch: Sequence[Prepared], scales: int, flip: bool, at_once: int) -> list[Look]:
     """The looks at a batch that give maps, the first one of the whole pictures. So many windows go into one."""
     flips = (False, True)[: 1 + flip]
-    looks = []
-    for scale in range(scales):
-        looks += [full_look(batch, scale, flipped) for flipped in flips]
+    looks = [full_look(batch, scale, flipped) for scale in range(scales) for flipped in flips]
     for number in range(len(batch[0].windows)):
         windows = [(b, frame) for b, item in enumerate(batch) for frame in item.windows[number]]
         for start in range(0, len(windows), at_once):
@@ -237,31 +235,22 @@ class Joined:
 
     def _mean(self, b: int, names: Sequence[int]) -> Tensor:
         """The mean of the views, as `of`."""
-        total = on_input(self.views[0], self.batch[b], b, names, self.fading)
-        if len(self.views) == 1:
-            return total
-        for view in self.views[1:]:
-            total = total + on_input(view, self.batch[b], b, names, self.fading)
-        return min_max(total)
+        total = reduce(torch.add, (on_input(view, self.batch[b], b, names, self.fading) for view in self.views))
+        return total if len(self.views) == 1 else min_max(total)
 
     def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
         """The mean of the views, averaged in the cells of a grid over the input: `[p, h, w]`."""
         return F.interpolate(self._mean(b, names)[None], grid, mode="area")[0]
 
 
-def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], Tensor]:
-    """The frames of picture `b` in a view, and its maps `[frames, p, h, w]`; none if it is too narrow."""
-    frames, parts = [], []
+def on_input(view: View, item: Prepared, b: int, names: Sequence[int], fading: bool) -> Tensor:
+    """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
+    base, frames, parts = item.frames[0], list[Frame](), []
     for look, values in view:
         inputs = [n for n, owner in enumerate(look.owners) if owner == b]
         frames += [look.frames[n] for n in inputs]
         parts.append(values[inputs][:, list(names)])
-    return frames, torch.cat(parts)
-
-
-def on_input(view: View, item: Prepared, b: int, names: Sequence[int], fading: bool) -> Tensor:
-    """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
-    (frames, chosen), base = _of_picture(view, b, names), item.frames[0]
+    chosen = torch.cat(parts)  # [frames, p, h, w]
     if not frames:  # a picture too narrow for windows
         return chosen.new_zeros(len(names), *base.input_hw)
     if view[0][0].windows is None:

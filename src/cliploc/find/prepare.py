@@ -107,11 +107,8 @@ class Prepared:
     @cached_property
     def windowed(self) -> tuple[Tensor, ...]:
         """For each set of windows, the resized picture that they are cut from, uint8 `[3, H, W]`."""
-        how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
-        if not sizes:
-            return ()
-        image = self.picture.image
-        return tuple(_pixels(image.resize(size, how)) for size in sizes)
+        how, image = RESAMPLING[self.interpolation], self.picture.image
+        return tuple(_pixels(image.resize(of_set[0].resized_wh, how)) for of_set in self.windows if of_set)
 
     def window(self, number: int, frame: Frame) -> Tensor:
         """The pixels of a window of a set, uint8 `[3, H, W]`, which are a view of `windowed`."""
@@ -147,21 +144,19 @@ class Preparation:
     ) -> None:
         self._batch_size = options.batch_size
         self._resize_ahead = options.memory is None  # which may know a picture, so that its pixels are not needed
-        self._stride, self._templates = backbone.stride, templates
+        self._templates, stride = templates, backbone.stride
         self._interpolation, self._windows = backbone.interpolation, windows
         self.resize: ResizePolicy = _policy(options.resize, backbone.resize_policy)
         self.input_hw = _input_hw(backbone, options.image_size)
-        self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
-
-    def _scaled_hw(self, scale: float) -> tuple[int, int]:
-        height, width = (max(self._stride, round(side * scale / self._stride) * self._stride) for side in self.input_hw)
-        return height, width
+        height, width = (
+            [max(stride, round(side * scale / stride) * stride) for scale in scales] for side in self.input_hw
+        )
+        self.inputs_hw = tuple(zip(height, width, strict=True))
 
     def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
         """Reads one picture."""
         picture = load(request.image, source)
-        width, height = picture.image.size
-        original_hw = (height, width)
+        original_hw = (picture.image.height, picture.image.width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
         except InputError as error:
@@ -213,8 +208,7 @@ class Preparation:
         waiting: deque[tuple[Request | None, str, Callable[[], Prepared]]] = deque()
         try:
             while True:
-                taken = list(itertools.islice(jobs, DECODERS - len(waiting)))
-                for request, source, prepare in taken:
+                for request, source, prepare in list(itertools.islice(jobs, DECODERS - len(waiting))):
                     waiting.append((request, source, pool.submit(prepare).result))
                 if not waiting:
                     return

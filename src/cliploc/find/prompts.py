@@ -40,12 +40,8 @@ OPENAI_7_TEMPLATES = (
     "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
     "art of the {}.", "a photo of the small {}.",
 )  # fmt: skip
-TEMPLATE_SETS = {
-    "default": DEFAULT_TEMPLATES,
-    "openai-80": OPENAI_80_TEMPLATES,
-    "openai-7": OPENAI_7_TEMPLATES,
-    "name-only": ("{}",),
-}
+OPENAI_SETS = {"openai-80": OPENAI_80_TEMPLATES, "openai-7": OPENAI_7_TEMPLATES}
+TEMPLATE_SETS = {"default": DEFAULT_TEMPLATES, **OPENAI_SETS, "name-only": ("{}",)}
 
 
 class Embedded(str):
@@ -129,9 +125,8 @@ def parse(names: Any, templates: Sequence[str] | str | None = None, *, contrasts
         if entry.count(CONTRAST) > 1:
             raise UsageError(f"expected one contrast of a name, got more ({entry[:40]!r}): write them as a~b|c")
         if CONTRAST in entry and not contrasts:
-            raise UsageError(
-                f"expected a name without a contrast here, got {entry[:40]!r}: leave it out from {CONTRAST} on"
-            )
+            got = f"{entry[:40]!r}: leave it out from {CONTRAST} on"
+            raise UsageError(f"expected a name without a contrast here, got {got}")
         name, *contrast = (_words(side, entry) for side in entry.split(CONTRAST))
         synonyms.append(name)
         against.append(contrast[0] if contrast else ())
@@ -218,10 +213,7 @@ def no_object_sentences() -> tuple[tuple[str, ...], ...]:
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
     """Warns once if names hold commas, as commas do not separate names."""
-    with_commas = [
-        entry for entry in entries if "," in entry.partition("@")[0]
-    ]  # the part of a picture has commas, too
-    if with_commas:
+    if with_commas := [one for one in entries if "," in one.partition("@")[0]]:  # the part of a picture has some, too
         others = len(with_commas) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
         warnings.warn(

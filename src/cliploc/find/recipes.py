@@ -57,19 +57,11 @@ _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
 _LEVEL: Mapping[str, Any] = {"refine": ("affinity", "level")}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
-        MEASURED,
-        default=("cam", {**_SPREAD, **_LEVEL, "scales": (2.0,)}),
-        fast=("cam", {**_LEVEL, "scales": (1.43,)}),
+        MEASURED, default=("cam", {**_SPREAD, **_LEVEL, "scales": (2.0,)}), fast=("cam", {**_LEVEL, "scales": (1.43,)})
     ),
-    "mini-vit": _recipes(
-        MEASURED,
-        default=("naclip", {"scales": (1.43,), "windows": (2.0,)}),
-        fast=("naclip", {}),
-    ),
+    "mini-vit": _recipes(MEASURED, default=("naclip", {"scales": (1.43,), "windows": (2.0,)}), fast=("naclip", {})),
     "cnn": _recipes(
-        BY_ANALOGY,
-        default=("cam", {**_SPREAD, "windows": (1.5, 2.0)}),
-        fast=("cam", {"refine": ("affinity",)}),
+        BY_ANALOGY, default=("cam", {**_SPREAD, "windows": (1.5, 2.0)}), fast=("cam", {"refine": ("affinity",)})
     ),
     "vit": _windowed(BY_ANALOGY, "naclip"),
     # An attention pool is trained on the tokens that leave the last block. NACLIP gives it tokens without that block's

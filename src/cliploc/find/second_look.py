@@ -99,15 +99,9 @@ class SecondLook:
                 why_not[p] = f"{NO_SCORE} {rule.min_score:g} or more"
         found = np.array([reason is None for reason in why_not], bool)
         doubtful = (~found & doubted)[every.label] & first & likely
-        return Judgement(
-            every.where(found[every.label] & high),
-            every.where(doubtful),
-            presence.astype(np.float32),
-            tuple(why_not),
-            every,
-            boxes.score[order][stays],
-            contrasted,
-        )
+        sure, unsure = every.where(found[every.label] & high), every.where(doubtful)
+        of_names = (presence.astype(np.float32), tuple(why_not))
+        return Judgement(sure, unsure, *of_names, every, boxes.score[order][stays], contrasted)
 
     def absences(self, reasons: Sequence[str | None]) -> list[str | None]:
         """These reasons why names are not there, and those of names that `judge` rules out whatever boxes they have."""

@@ -96,9 +96,8 @@ class Steps:
 
     def _all_needs(self, taught: bool) -> list[Needs]:
         """What the steps on the grid read of a trace, and what teaches."""
-        needs = [step.needs(self._backbone) for step in self.on_grid]
         stages = (self._backbone.middle_stage, learnt.taught_stage(self._backbone))
-        return [*needs, Needs(features=stages)] if taught else needs
+        return [step.needs(self._backbone) for step in self.on_grid] + [Needs(features=stages)] * taught
 
     def stitched(
         self, context: Context, batch: Sequence[Prepared], taught: bool, flipped: bool
@@ -129,10 +128,8 @@ class Steps:
 
         learnt_rows = [self._texts.learnt_rows(item.texts) for item in batch]
         redrawn = self._redrawn(raw.task, learnt_rows, wanted, lessons_of)
-        others = [
-            [p for p in names if p not in rows] if redrawn else names
-            for names, rows in zip(wanted, learnt_rows, strict=True)
-        ]
+        pairs = zip(wanted, learnt_rows, strict=True)
+        others = [[p for p in names if p not in rows] if redrawn else names for names, rows in pairs]
         joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts), redrawn=redrawn)
         varied = looks.not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):

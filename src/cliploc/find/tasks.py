@@ -144,10 +144,8 @@ class TaskMaker:
                 loaded[key] = self._head[1]
             trained = loaded.get(key)
             if trained is not None and trained.method != member.name:
-                raise UsageError(
-                    f"{member.name} takes a head trained for it, got one trained for {trained.method}: choose another "
-                    "head or method"
-                )
+                got = f"one trained for {trained.method}: choose another head or method"
+                raise UsageError(f"{member.name} takes a head trained for it, got {got}")
         return loaded
 
 
@@ -157,9 +155,8 @@ def what_runs(options: Options) -> tuple[Recipe | None, Method, str | None]:
     trained_for = None if file is None else read_config(file).method
     named = options.method or trained_for
     if named is not None and options.recipe is not None:
-        raise UsageError(
-            f"expected a method or a recipe, got {named} and {options.recipe}: a named method runs as published"
-        )
+        both = f"{named} and {options.recipe}"
+        raise UsageError(f"expected a method or a recipe, got {both}: a named method runs as published")
     recipe = None if named is not None else recipe_of(options.model, options.recipe or "default")
     method = find(recipe.method if recipe else str(named))
     if trained_for is not None and trained_for not in [member.name for member in members(method)]:

@@ -59,11 +59,8 @@ class AnnotatedPicture:
         """The boxes as `supervision`'s `Detections`, for its writers."""
         import supervision
 
-        if not len(self.xyxy):
-            return supervision.Detections.empty()
-        return supervision.Detections(
-            xyxy=self.xyxy.astype(np.float64), confidence=self.score.copy(), class_id=self.label.astype(int)
-        )
+        xyxy = self.xyxy.astype(np.float64).reshape(-1, 4)
+        return supervision.Detections(xyxy=xyxy, confidence=self.score.copy(), class_id=self.label.astype(int))
 
 
 Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
@@ -332,10 +329,8 @@ def write_picture(picture: AnnotatedPicture, file: Path, copies: bool) -> None:
 def read_list(folder: Path) -> dict[str, str]:
     """File → picture, as `write_list` wrote it; empty where there is no such list."""
     with suppress(OSError, ValueError, KeyError, csv.Error):
-        return {
-            line["file"]: line["picture"]
-            for line in csv.DictReader(io.StringIO(read_text(folder / PICTURES), newline=""))
-        }
+        lines = csv.DictReader(io.StringIO(read_text(folder / PICTURES), newline=""))
+        return {line["file"]: line["picture"] for line in lines}
     return {}
 
 

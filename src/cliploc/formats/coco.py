@@ -101,15 +101,11 @@ def read(content: Any) -> LabelSet:
             mask = partial(mask_runs, of.segmentation, size_wh) if masks and of.segmentation else None
             yield LabelledBox(str(of.id or place), names[of.category_id], of.xyxy, mask)
 
-    return LabelSet(
-        "COCO",
-        tuple(
-            PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
-            for image in document.images
-        ),
-        names=[category.name for category in document.categories],
-        rewrite=rewrite,
-    )
+    pictures = [
+        PictureLabels(formats.spellings(image.file_name), partial(boxes, image.id), image.size_wh)
+        for image in document.images
+    ]
+    return LabelSet("COCO", tuple(pictures), names=[one.name for one in document.categories], rewrite=rewrite)
 
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:
@@ -167,12 +163,11 @@ def mask_runs(segmentation: Any, size_wh: formats.Size) -> rle.Counts:
         return formats.polygon_runs(segmentation, size_wh)
     if list(segmentation["size"]) != [*size_wh[::-1]]:
         raise ValueError(f"a mask of height and width {segmentation['size']}, not {[*size_wh[::-1]]}")
-    return rle.without_empty(rle.counts_of(segmentation))
+    counts = rle.counts_of(segmentation)
+    return rle.of_switches(counts.cumsum(), int(counts.sum()))  # without empty runs
 
 
 # --------------------------------------------------------------------------------------------------------------- write
-
-
 @formats.export
 class Coco(formats.Export):
     """COCO's JSON format, one file."""

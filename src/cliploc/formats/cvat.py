@@ -23,14 +23,10 @@ def read(root: Element) -> LabelSet:
     """The pictures of a parsed file: boxes, polygons and masks."""
     if root.tag != "annotations":
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
-    pictures = [
-        PictureLabels(
-            formats.spellings(image.attrib["name"]),
-            partial(_boxes, image),
-            (integer(image.attrib["width"]), integer(image.attrib["height"])),
-        )
-        for image in root.iter("image")
-    ]
+    pictures = []
+    for image in root.iter("image"):
+        width, height = integer(image.attrib["width"]), integer(image.attrib["height"])
+        pictures.append(PictureLabels(formats.spellings(image.attrib["name"]), partial(_boxes, image), (width, height)))
     if not pictures:  # CVAT for video has tracks instead
         raise ValueError("it has no <image>: it must be CVAT for images")
     names = [name.text or "" for name in root.iterfind(".//labels/label/name")]
@@ -117,11 +113,9 @@ class Cvat(formats.Export):
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                file.write(
-                    '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>\n'
-                )
+                file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
                 labels = "".join(f"<label><name>{escape(name)}</name></label>\n" for name in settings.names)
-                file.write(f"<labels>\n{labels}</labels>\n</task></meta>\n")
+                file.write(f"<meta><task>\n<labels>\n{labels}</labels>\n</task></meta>\n")
                 for picture in pictures():
                     width, height = picture.size_wh
                     head = attributes(id=picture.number - 1, name=picture.name, width=width, height=height)

@@ -21,8 +21,6 @@ Kind = Literal["rectanglelabels", "polygonlabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FROM, TO = "label", "image"
 CORNERS = 0.5  # pixels that a polygon may lie from a mask's outline, so that it has as few corners as people can drag
-
-
 # What it stores besides shapes.
 NO_SHAPES = ("choices", "datetime", "number", "rating", "relation", "taxonomy", "textarea")
 
@@ -170,18 +168,10 @@ def region(
     score: float | None = None,
 ) -> dict[str, Any]:
     """One shape of a prediction; `ends` are the names of the tag that has the labels, and of the picture's."""
-    width, height = size_wh
-    return {
-        "id": id_in_task,
-        "type": kind,
-        "from_name": ends[0],
-        "to_name": ends[1],
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        **({} if score is None else {"score": number(score)}),
-        "value": {**shape, kind: [label]},
-    }
+    of_tags = {"id": id_in_task, "type": kind, "from_name": ends[0], "to_name": ends[1]}
+    of_picture = {"original_width": size_wh[0], "original_height": size_wh[1], "image_rotation": 0}
+    scored = {} if score is None else {"score": number(score)}
+    return {**of_tags, **of_picture, **scored, "value": {**shape, kind: [label]}}
 
 
 def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str, Any]:

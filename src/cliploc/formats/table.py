@@ -3,8 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc import formats
@@ -37,10 +36,9 @@ def read(path: Path) -> LabelSet:
             cells = ",".join(edges)
             raise ValueError(f"row {place}: expected four numbers, got {cells}: correct the line") from None
 
-    def boxes(name: str, *_: object) -> Iterable[LabelledBox]:
-        return pictures[name]
-
-    of_pictures = tuple(PictureLabels((name,), partial(boxes, name), sizes[name]) for name in pictures)
+    of_pictures = tuple(
+        PictureLabels((name,), lambda *_, boxes=boxes: boxes, sizes[name]) for name, boxes in pictures.items()
+    )
     return LabelSet("CSV", of_pictures, rewrite=rewrite)
 
 
@@ -110,11 +108,8 @@ class BoxTable(formats.Export):
                     certainty = [math.nan] * len(picture.xyxy) if picture.certainty is None else picture.certainty
                     known = ["" if math.isnan(value) else number(value) for value in certainty]
                     for (box, score, label), certain in zip(formats.rows(picture), known, strict=True):
-                        edges = [f"{value:.2f}" for value in box]
-                        name = settings.names[label]
-                        writer.writerow(
-                            [picture.name, name, number(score), *edges, *picture.size_wh, certain, picture.state]
-                        )
+                        of_box = [settings.names[label], number(score), *(f"{value:.2f}" for value in box)]
+                        writer.writerow([picture.name, *of_box, *picture.size_wh, certain, picture.state])
                     if not len(picture.xyxy):
                         writer.writerow([picture.name, "", "", "", "", "", "", *picture.size_wh, "", picture.state])
 

@@ -20,12 +20,10 @@ from cliploc.images.reading import small_png
 from cliploc.support.documents import finite, integer, parse_xml, read_bytes, read_xml, xml_again
 from cliploc.support.files import write_atomic_folder
 
-MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
+VOID = 255  # in PNGs of 8 bits, pixels that are no object's
+MOST = 254  # values of a PNG between 0, the background, and `VOID`
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
-
-
-VOID = 255  # in PNGs of 8 bits, pixels that are no object's
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -145,11 +143,8 @@ def _boxes(objects: Sequence[VocObject], file: Path, size_wh: formats.Size, mask
         x0, y0, x1, y1 = thing.xyxy
         box = (min(x0, x1 - 1), min(y0, y1 - 1), max(x0 + 1, x1), max(y0 + 1, y1))  # corners may be the other way round
         runs = of_number.get(number)
-        yield LabelledBox(str(number), thing.names[0], box, None if runs is None else partial(_unchanged, runs))
-
-
-def _unchanged(runs: rle.Counts) -> rle.Counts:
-    return runs
+        mask = None if runs is None else lambda runs=runs: runs
+        yield LabelledBox(str(number), thing.names[0], box, mask)
 
 
 def mask_runs(file: Path, size_wh: formats.Size) -> dict[int, rle.Counts]:

@@ -106,9 +106,8 @@ def read_boxes(
             raise ValueError(f"class {number} is not in the list of classes")
         box = min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
         kind = "box" if len(shares) == 4 else "polygon"
-        yield LabelledBox(
-            str(place), name, box, partial(mask_runs, shares, size_wh) if masks and kind == "polygon" else None, kind
-        )
+        mask = partial(mask_runs, shares, size_wh) if masks and kind == "polygon" else None
+        yield LabelledBox(str(place), name, box, mask, kind)
 
 
 def mask_runs(shares: Sequence[float], size_wh: formats.Size) -> rle.Counts:
@@ -155,9 +154,7 @@ class Yolo(formats.Export):
                 listed.append((image.name, picture.name))
                 lines: Iterable[str] = map(_outline, picture.label, picture.masks)
                 if not settings.masks:
-                    lines = detections_to_yolo_annotations(
-                        picture.detections(), (picture.size_wh[1], picture.size_wh[0], 3)
-                    )
+                    lines = detections_to_yolo_annotations(picture.detections(), (*picture.size_wh[::-1], 3))
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
             names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))

@@ -23,10 +23,7 @@ from cliploc.values import FloatArray, Interpolation, ResizePolicy
 
 FAINTEST = 1e-3  # least weight of a window, at its edge: where it is alone, its map counts whole
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
-RESAMPLING: dict[Interpolation, Image.Resampling] = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _Side: TypeAlias = tuple[int, float, int]  # of an input: its length, the scale there, and the offset
 PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's normalised space
 
@@ -85,9 +82,8 @@ class Frame:
         resized_w, resized_h = max(in_width, round(width * scale)), max(in_height, round(height * scale))
         lefts = window_starts(resized_w, in_width, -(-in_width // 2))
         tops = window_starts(resized_h, in_height, -(-in_height // 2))
-        return tuple(
-            cls(original_hw, input_hw, (resized_w, resized_h), (-left, -top)) for top in tops for left in lefts
-        )
+        resized = resized_w, resized_h
+        return tuple(cls(original_hw, input_hw, resized, (-left, -top)) for top in tops for left in lefts)
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -117,9 +113,8 @@ class Frame:
 
     def apply(self, image: Image.Image, interpolation: Interpolation = "bicubic") -> Image.Image:
         """The model's input as a picture: resized (antialiased), then cropped or padded."""
-        resized = image
-        if image.size != self.resized_wh:
-            resized = image.resize(self.resized_wh, RESAMPLING[interpolation])
+        same = image.size == self.resized_wh
+        resized = image if same else image.resize(self.resized_wh, RESAMPLING[interpolation])
         (in_height, in_width), (x, y) = self.input_hw, self.offset_xy
         if (x, y) == (0, 0) and resized.size == (in_width, in_height):
             return resized
@@ -163,8 +158,7 @@ class Frame:
                 weights[here, number] = part.to(like) * share
                 total[here] += share
             sides.append(weights.flatten(1) / torch.where(total > 0, total, 1))  # the mean where windows overlap
-        rows, columns = sides
-        return Sampling(rows, columns)
+        return Sampling(*sides)
 
     def sampling_of_whole(self, seen: Self, like: Tensor) -> Sampling:
         """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
@@ -175,8 +169,7 @@ class Frame:
             weights = like.new_zeros(cells, points)
             weights[first:end] = _sampling(self, seen, axis, cells, points, beyond=True)[1].to(like)[first:end]
             sides.append(weights)
-        rows, columns = sides
-        return Sampling(rows, columns)
+        return Sampling(*sides)
 
     def over_picture(self, longest: int) -> Self:
         """What this input shows, as an input without padding, at the picture's resolution up to `longest` pixels."""
@@ -330,8 +323,7 @@ def _resample(
     x = (torch.arange(target_w, device=device, dtype=torch.float32) + 0.5) * scale_xy[0] + offset_xy[0]  # source pixels
     y = (torch.arange(target_h, device=device, dtype=torch.float32) + 0.5) * scale_xy[1] + offset_xy[1]
     grid_y, grid_x = torch.meshgrid(y * (2 / source_h) - 1, x * (2 / source_w) - 1, indexing="ij")
-    grid = torch.stack([grid_x, grid_y], dim=-1)[None]  # [1, H, W, 2] in −1..1
-    places = grid.to(maps.dtype)
+    places = torch.stack([grid_x, grid_y], dim=-1)[None].to(maps.dtype)  # [1, H, W, 2] in −1..1
     return F.grid_sample(maps[None], places, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 

@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 120_000_000
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
-SUFFIXES = frozenset(
-    {
-        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
-        *(".heic", ".heif"),  # also without pillow-heif: then each such file fails with the advice to install it
-    }
-)
 # Those that the readers of YOLO's and VOC's layouts look for; supervision's are the fewest.
-READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
+READ_BY_ALL = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+# HEIC also without pillow-heif: then each such file fails with the advice to install it.
+SUFFIXES = READ_BY_ALL | {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
 # Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
@@ -153,7 +149,10 @@ def picture_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The picture of a file, by the reader of its format; nothing is decoded."""
     Image.init()
-    if "HEIF" in Image.OPEN or not _is_heic(file):
+    start = file.read(64)  # of HEIC the same container as AVIF, but not AVIF
+    file.seek(0)
+    is_heic = start[4:8] == b"ftyp" and b"avif" not in start and b"avis" not in start
+    if "HEIF" in Image.OPEN or not is_heic:
         return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     try:
         from pillow_heif import HeifImageFile
@@ -162,13 +161,6 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     # Not registered with Pillow, which would change what everybody else in this process can open.
     reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
     return reader(file)
-
-
-def _is_heic(file: BinaryIO) -> bool:
-    """Whether a file says at its start that it is of the same container as AVIF, but not AVIF; its position stays."""
-    start = file.read(64)
-    file.seek(0)
-    return start[4:8] == b"ftyp" and b"avif" not in start and b"avis" not in start
 
 
 def _checked_file(path: Path, name: str) -> Path:

@@ -92,11 +92,6 @@ def of_switches(places: npt.NDArray[np.integer[Any]], pixels: int) -> Counts:
     return lengths
 
 
-def without_empty(counts: Counts) -> Counts:
-    """The same mask in as few runs as there can be, as `runs` has them."""
-    return of_switches(counts.cumsum(), int(counts.sum()))
-
-
 def placed(part: BoolArray, left: int, top: int, hw: tuple[int, int]) -> Counts:
     """The runs of a mask, column by column, of which a part `[h, w]` is given and the rest is outside."""
     columns = np.pad(part.T, ((0, 0), (1, 1)))  # [w, h + 2]

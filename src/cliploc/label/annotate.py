@@ -12,7 +12,7 @@ from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
-from cliploc.formats import Export, ExportSettings, chosen_exports, exports
+from cliploc.formats import ExportSettings, chosen_exports, exports
 from cliploc.label import corrections, drafts, results
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
@@ -87,7 +87,10 @@ def annotate(
     before = earlier.renamed(flags.rename, flags.remove)
     labels = labels.after(before)
     masks = flags.masks or options.masks_by != "heat"
-    _check_flags(flags, labels, formats, masks)
+    if unknown := flags.share.keys() - {*labels.names}:
+        raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
+    for form in formats:
+        form.check(ExportSettings(labels.names, "", "", masks))
     found = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
     corrected = None if flags.decisions is None else user_path(flags.decisions)
     listed = [file for file in (pictures, labels_file) if isinstance(file, str | os.PathLike)]
@@ -111,12 +114,8 @@ def annotate(
         tuple(flags.share.get(name) for name in labels.names),
     )
     plugins = plugin_sources()
-    settings = {
-        "cliploc_version": __version__,
-        **({"plugins": plugins} if plugins else {}),
-        "labels": labels.entries,
-        **worker.describe(),
-    }
+    made_with = {"cliploc_version": __version__, **({"plugins": plugins} if plugins else {})}
+    settings = {**made_with, "labels": labels.entries, **worker.describe()}
     if flags.share and "second_look" not in settings:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     files = [*FILES, *(name for form in formats for name in form.outputs)]
@@ -125,24 +124,18 @@ def annotate(
             f"{target} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    image_url = next(url for url in (flags.image_url, earlier.image_url, _image_url(found.root)) if url is not None)
+    # Label Studio serves folders below its document root, not the root itself.
+    below = IMAGE_URL + "".join(f"{quote(name)}/" for name in [found.root.resolve().name] if name)
+    image_url = next(url for url in (flags.image_url, earlier.image_url, below) if url is not None)
     made_by = f"cliploc {__version__} {settings['model']} {settings['method']}"
     written = ExportSettings(labels.names, made_by, image_url, masks, flags.copy, flags.reviewed, flags.val)
     settled = {"root": str(found.root.resolve()), "drafts": asdict(rule), "written": asdict(written)}
-    with (
-        locked(target),
-        store.disk_errors(target),
-        _opened(target, labels, settings, settled, flags, notes) as run,
-    ):
+    wanted = (target, labels, settings, settled, flags, notes)
+    with locked(target), store.disk_errors(target), _opened(*wanted) as run:
         run.files = sorted({*earlier.files, *files})
         work = _Work(run, notes, reporter, flags, [name for name in labels.names if before and name not in before])
-        folder = work.annotate(
-            found,
-            corrected,
-            engine,
-            Ready(make_worker, worker),
-            plan.shard_size(worker.localizer.options.batch_size, shard),
-        )
+        size = plan.shard_size(worker.localizer.options.batch_size, shard)
+        folder = work.annotate(found, corrected, engine, Ready(make_worker, worker), size)
         if folder.prior is not None and folder.prior.everywhere:
             [name] = labels.names
             notes.add([f"{name}: taken to be in nearly all pictures; if it is not: --share '{name}=0.5'"])
@@ -163,18 +156,10 @@ def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
         raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
     values = {**({} if options is None else options.changed()), **more}
     if reserved := RESERVED & values.keys():
-        raise UsageError(
-            f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"
-        )
+        names = ", ".join(sorted(reserved))
+        raise UsageError(f"{names}: not an option of the model here: annotate sets it, see its arguments")
     chosen = Options.of(**values)
     return chosen.but(templates=prompts.resolve_templates(chosen.templates))
-
-
-def _check_flags(flags: AnnotateOptions, labels: Labels, formats: Sequence[Export], masks: bool) -> None:
-    if unknown := flags.share.keys() - {*labels.names}:
-        raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
-    for form in formats:
-        form.check(ExportSettings(labels.names, "", "", masks))
 
 
 def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) -> None:
@@ -184,12 +169,6 @@ def _check_inputs(out: Path, inputs: Sequence[AnyPath], corrected: Path | None) 
     Inputs(inputs).check_outputs(outputs, folders=outputs)
     if corrected is not None and corrected.resolve() == out.resolve():
         raise UsageError(f"expected a corrected set outside of {out}, whose exports are overwritten: copy it first")
-
-
-def _image_url(root: Path) -> str:
-    """Label Studio serves folders below its document root, not the root itself."""
-    name = root.resolve().name
-    return IMAGE_URL + (f"{quote(name)}/" if name else "")
 
 
 def _opened(
@@ -239,8 +218,7 @@ class _Work:
             self._reporter.failed(name, CliplocError(f"{name}: {reason}"))
         unreadable |= self._remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
-        stamped = run.stamped()
-        outdated = run.outdated()
+        stamped, outdated = run.stamped(), run.outdated()
         done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry} - outdated
         if self._added_names and (seen := [file.id for file in files if file.id in outdated & run.reviewed()]):
             stays = f"{pictures_in_words(seen)}; what is reviewed stays: look there again"
@@ -292,9 +270,8 @@ class _Work:
             lost = sum(self._run.saved(pictures[name]).touched for name in replaced)
             ending = f"; what was corrected in {lost:,} of them is dropped" if lost else ""
             self._run.remove(replaced)
-            self._notes.add(
-                [f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}{ending}"]
-            )
+            again = f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"
+            self._notes.add([again + ending])
         return away
 
     def _add(self, part: Part) -> None:

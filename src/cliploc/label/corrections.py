@@ -161,9 +161,8 @@ def _of_tasks(tasks: Sequence[Mapping[str, Any]]) -> LabelSet:
     try:
         return labelstudio.read(tasks)
     except reading.UNREADABLE as error:
-        raise UsageError(
-            f"expected annotated tasks of Label Studio, got something else ({reading.in_one_line(error)})"
-        ) from None
+        got = f"something else ({reading.in_one_line(error)})"
+        raise UsageError(f"expected annotated tasks of Label Studio, got {got}") from None
 
 
 def _checked(boxes: Iterable[LabelledBox], size: Size, known: Mapping[str, int], masks: bool) -> Correction:

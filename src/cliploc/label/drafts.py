@@ -52,13 +52,10 @@ class Prior:
         known, log_odds = ~np.isnan(share), logit(np.nan_to_num(presence, nan=0.5))
         start = np.zeros(len(share))
         # The chances add up to the share.
-        start[known] = _solved(
-            lambda moved: share[known] - _chances(log_odds[:, known] + moved).mean(axis=0), known.sum()
-        )
+        start[known] = _solved(lambda by: share[known] - _chances(log_odds[:, known] + by).mean(axis=0), known.sum())
         # The most likely shift by the reviewed pictures, normally distributed before.
         shifts = _solved(
-            lambda moved: (true[seen] - _chances(log_odds[seen] + moved)).sum(axis=0) - (moved - start) / SPREAD**2,
-            len(share),
+            lambda by: (true[seen] - _chances(log_odds[seen] + by)).sum(axis=0) - (by - start) / SPREAD**2, len(share)
         )
         return cls(np.where(np.isnan(presence).any(axis=0), 0.0, shifts.round(4)), everywhere)
 
@@ -121,10 +118,8 @@ def choose(found: Candidates, rule: DraftRule, prior: Prior | None) -> Chosen:
     score, adjusted = found.scores.copy(), presence
     if prior is not None:
         adjusted = prior.adjusted(presence)
-        missing = 1 - presence
-        moved = np.divide((adjusted - presence).clip(min=0), missing, out=np.zeros_like(adjusted), where=missing > 0)[
-            label
-        ]
+        missing, more = 1 - presence, (adjusted - presence).clip(min=0)
+        moved = np.divide(more, missing, out=np.zeros_like(adjusted), where=missing > 0)[label]
         score = (1 - moved) * score + moved * found.fits
     order = np.lexsort((-score, label))  # a stable sort
     if found.taught:  # of a name that is taught only these boxes count

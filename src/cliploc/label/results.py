@@ -114,11 +114,9 @@ class AnnotateResult:
 
     def table(self) -> list[tuple[str, str, str, str]]:
         """The table of labels: a header, then a row for each label."""
-        lines = [
-            (name, f"{boxes:,}", f"{self.unsure[name]:,}", f"{self.with_label[name]:,}")
-            for name, boxes in self.boxes.items()
-        ]
-        return [("label", "drafts", "unsure", "pictures"), *lines]
+        counts = {name: (boxes, self.unsure[name], self.with_label[name]) for name, boxes in self.boxes.items()}
+        rows = [(name, f"{boxes:,}", f"{unsure:,}", f"{some:,}") for name, (boxes, unsure, some) in counts.items()]
+        return [("label", "drafts", "unsure", "pictures"), *rows]
 
 
 class AnnotatedFolder:
@@ -239,35 +237,22 @@ class AnnotatedFolder:
 
     def _with_drafts(self, file: PictureFile, number: int, now: View, ids: Sequence[int]) -> AnnotatedPicture:
         """A picture with these of its candidates."""
-        boxes, chosen = now.found.take(ids), now.chosen
-        return AnnotatedPicture(
-            number,
-            file.id,
-            file.path,
-            boxes.size_wh,
-            boxes.xyxy.astype(np.float32),
-            chosen.scores[[*ids]].astype(np.float32),
-            boxes.labels,
-            tuple(ids),
-            chosen.margin,
-            chosen.presence[boxes.labels].astype(np.float32),
-            _rle(boxes.size_wh, boxes.masks),
-            "draft" if now.saved.status == "none" else now.saved.status,
-        )
+        boxes, chosen, status = now.found.take(ids), now.chosen, now.saved.status
+        arrays = (boxes.xyxy, chosen.scores[[*ids]], chosen.presence[boxes.labels])
+        xyxy, scores, presence = (array.astype(np.float32) for array in arrays)
+        about = (number, file.id, file.path, boxes.size_wh, xyxy, scores, boxes.labels, tuple(ids), chosen.margin)
+        masks = _rle(boxes.size_wh, boxes.masks)
+        return AnnotatedPicture(*about, presence, masks, "draft" if status == "none" else status)
 
     def _reviewed(self) -> list[tuple[str, View]]:
         """The pictures that a person has finished."""
         reviewed = self.run.reviewed()
         return [(file.id, self.view(file.id)) for file in self.annotated() if file.id in reviewed]
 
-    def _corrected_drafts(self) -> list[tuple[Candidates, Correction]]:
-        """The drafts of the corrected pictures that are finished, with the boxes that hold."""
-        views = [now for _, now in self._reviewed()]
-        return [(now.drafts(), now.saved.correction) for now in views if now.saved.correction is not None]
-
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the boxes of corrected pictures: of all labels as "", then of each that is there."""
-        pairs = self._corrected_drafts()
+        views = [now for _, now in self._reviewed()]
+        pairs = [(now.drafts(), now.saved.correction) for now in views if now.saved.correction is not None]
         every, each = score_drafts(pairs, len(self.names))
         named = {name: score for name, score in zip(self.names, each, strict=True) if score.drafts or score.boxes}
         return {"": every, **named} if pairs else {}
@@ -317,9 +302,8 @@ class AnnotatedFolder:
         origins = () if saved.correction is None else saved.correction.drafts or ()
         used = [i for i in origins if i is not None and i < len(found.labels)]
         drafts = self._with_drafts(file, number, now, chosen.ordered([*{*chosen.drafts, *chosen.unsure, *used}]))
-        return ReviewPicture(
-            drafts, frozenset(chosen.unsure), now.boxes(), saved, self.drawn(file.id, saved.generation)
-        )
+        word = self.drawn(file.id, saved.generation)
+        return ReviewPicture(drafts, frozenset(chosen.unsure), now.boxes(), saved, word)
 
 
 def _rle(size_wh: tuple[int, int], masks: Sequence[str | None] | None) -> tuple[Rle, ...]:

@@ -7,15 +7,10 @@ from cliploc.methods import SOFTER, Context, Count, FromEnd, Positive, map_gradi
 
 
 @masked_cam(
-    "gscore_cam",
-    title="gScoreCAM",
-    paper="Chen et al. 2022, gScoreCAM: What Objects Is CLIP Looking At?, ACCV",
+    "gscore_cam", title="gScoreCAM", paper="Chen et al. 2022, gScoreCAM: What Objects Is CLIP Looking At?, ACCV"
 )
 def gscore_cam(
-    ctx: Context,
-    top_k: Count = 300,
-    temperature: Positive | None = None,
-    block: FromEnd = -1,
+    ctx: Context, top_k: Count = 300, temperature: Positive | None = None, block: FromEnd = -1
 ) -> Tensor:  # [B, P, h, w]
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax of cos(f(x ⊙ M_k), g_t) / temperature over the `top_k` best channels.
 

@@ -3,27 +3,15 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Blocks, Context, TrainedHead, saliency
-from cliploc.methods._infra.attention import (
-    QUERIED,
-    blocks_of,
-    class_attention,
-    dense_cosine,
-    patches_of,
-    semantic_attention_needs,
-)
+from cliploc.methods import Blocks, Context, TrainedHead
+from cliploc.methods._infra.attention import blocks_of, class_attention, dense_cosine, patches_of, semantic_attention
 
 
-@saliency(
+@semantic_attention(
     "lctr",
     title="LCTR",
     paper="Chen et al. 2022, LCTR: On Awakening the Local Continuity of Transformer for Weakly Supervised Object "
     "Localization, AAAI; dense similarity: Zhou, Loy & Dai 2022, Extract Free Dense Labels from CLIP, ECCV",
-    family="attention",
-    towers=("vit",),
-    poolings=QUERIED,
-    needs=semantic_attention_needs,
-    relu=True,
     threshold=0.4,
 )
 def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:  # [B, P, h, w]

@@ -6,10 +6,7 @@ from cliploc.methods import Context, DenseReading, dense_cosine, patch_cosines
 
 
 @patch_cosines(
-    "maskclip",
-    title="MaskCLIP",
-    paper="Zhou et al. 2022, Extract Free Dense Labels from CLIP, ECCV",
-    threshold=0.45,
+    "maskclip", title="MaskCLIP", paper="Zhou et al. 2022, Extract Free Dense Labels from CLIP, ECCV", threshold=0.45
 )
 def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:  # [B, P, h, w]
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.

@@ -3,20 +3,15 @@
 import torch
 from torch import Tensor
 
-from cliploc.methods import Blocks, Context, TrainedHead, saliency
-from cliploc.methods._infra.attention import QUERIED, dense_cosine, semantic_attention_needs, summed_attention
+from cliploc.methods import Blocks, Context, TrainedHead
+from cliploc.methods._infra.attention import dense_cosine, semantic_attention, summed_attention
 
 
-@saliency(
+@semantic_attention(
     "ts_cam",
     title="TS-CAM",
     paper="Gao et al. 2021, TS-CAM: Token Semantic Coupled Attention Map for Weakly Supervised Object Localization, "
     "ICCV; dense similarity: Zhou, Loy & Dai 2022, Extract Free Dense Labels from CLIP, ECCV",
-    family="attention",
-    towers=("vit",),
-    poolings=QUERIED,
-    needs=semantic_attention_needs,
-    relu=True,
     threshold=0.35,
 )
 def ts_cam(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:  # [B, P, h, w]

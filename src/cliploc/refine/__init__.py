@@ -92,7 +92,6 @@ def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refin
     for step in steps:
         if backbone.kind not in step.towers:
             fitting = ", ".join(r.name for r in refinements if backbone.kind in r.towers)
-            raise UsageError(
-                f"{step.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of {fitting}"
-            )
+            tower = f"{backbone.name}, a {backbone.kind} tower"
+            raise UsageError(f"{step.name} does not work on {tower}: use one of {fitting}")
     return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "picture"; the sort is stable

@@ -40,12 +40,8 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # [
     height, width = (  # no wider, as a border cannot be mirrored further than the picture's side
         2 * min(length // every, side // every - 1) + 1 for length, side in zip(cell, maps.shape[-2:], strict=True)
     )
-    return torch.stack(
-        [
-            _filtered(image, heat, every, (height, width))
-            for image, heat in zip(picture.float(), maps.float(), strict=True)
-        ]
-    )
+    pairs = zip(picture.float(), maps.float(), strict=True)
+    return torch.stack([_filtered(image, heat, every, (height, width)) for image, heat in pairs])
 
 
 def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]) -> Tensor:

@@ -56,12 +56,8 @@ def graph(places: Tensor, grid: tuple[int, int], cell: tuple[float, float]) -> T
     if h * w > NEAREST:
         values, nearest = alike.topk(NEAREST, dim=2)
         alike = torch.zeros_like(alike).scatter_(2, nearest, values)
-    y, x = torch.meshgrid(
-        cell[0] * torch.arange(h, device=places.device),
-        cell[1] * torch.arange(w, device=places.device),
-        indexing="ij",
-    )
-    centres = torch.stack([y, x], dim=-1).view(h * w, 2).float()
+    down, across = (side * torch.arange(count, device=places.device) for side, count in zip(cell, grid, strict=True))
+    centres = torch.cartesian_prod(down, across).float()  # [h·w, 2]
     weights = alike.clamp(min=0) ** POWER * (-SIGMA * torch.cdist(centres, centres)).exp()
     weights = weights + weights.transpose(1, 2)
     weights.diagonal(dim1=1, dim2=2).zero_()

@@ -35,23 +35,14 @@ def open_run(out: Path, tables: Sequence[str] = ()) -> Store:
 def manifest_of(run: Store) -> dict[str, Any]:
     """Everything that the numbers of a run depend on, and when, where and with which versions it ran."""
     about = run["manifest"]
-    return {
-        **about,
-        "dataset": {**about["dataset"], **run["samples"], **run["here"]},
-        "settings": [*about["settings"].values()],
-        "sessions": run["sessions"],
-    }
-
-
-def columns_of(run: Store) -> dict[str, str]:
-    """The columns of the rows, with their types."""
-    return {name: kind for _, name, kind, *_ in run.rows("PRAGMA table_info(row)")}
+    dataset, settings = {**about["dataset"], **run["samples"], **run["here"]}, [*about["settings"].values()]
+    return {**about, "dataset": dataset, "settings": settings, "sessions": run["sessions"]}
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *values: Any) -> Iterator[Row]:
     """The rows of a run one after the other, in the order of pictures and settings: all or these columns, if there."""
     with open_run(out) as run:
-        kinds = columns_of(run)
+        kinds = {name: kind for _, name, kind, *_ in run.rows("PRAGMA table_info(row)")}
         names = [name for name in (kinds if columns is None else columns) if name in kinds]
         chosen = ", ".join(f'row."{name}"' for name in names)
         found = run.each(

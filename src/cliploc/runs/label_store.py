@@ -58,7 +58,7 @@ TABLES = (
     "CREATE TABLE features (picture INTEGER PRIMARY KEY REFERENCES picture ON DELETE CASCADE, content BLOB NOT NULL)",
 )
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
-COLUMNS = 'number, label, "left", top, "right", bottom, score, fit, mask'
+COLUMNS = 'label, "left", top, "right", bottom, score, fit, mask'
 OF_EACH = ("xyxy", "labels", "scores", "fits")  # the arrays of `Candidates` with a row for each box
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -185,16 +185,10 @@ class Candidates:
     @classmethod
     def of(cls, size_wh: tuple[int, int], presence: Floats, boxes: Sequence[Candidate], masks: bool) -> Self:
         """Of these boxes."""
-        return cls(
-            size_wh,
-            presence,
-            np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
-            np.array([box.label for box in boxes], np.int64),
-            np.array([box.score for box in boxes], np.float64),
-            np.array([box.fit for box in boxes], np.float64),
-            tuple(box.mask or "" for box in boxes) if masks else None,
-            untaught=len(boxes),
-        )
+        xyxy = np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4)
+        scores, fits = (np.array([getattr(box, name) for box in boxes], np.float64) for name in ("score", "fit"))
+        labels, codes = np.array([box.label for box in boxes], np.int64), tuple(box.mask or "" for box in boxes)
+        return cls(size_wh, presence, xyxy, labels, scores, fits, codes if masks else None, untaught=len(boxes))
 
     def with_taught(self, taught: TaughtPicture) -> Self:
         """With the boxes of taught labels behind the others."""
@@ -456,12 +450,8 @@ class LabellingRun:
         self._drop()
         for picture, generation, text in self.store.rows("SELECT picture, generation, presence FROM taught"):
             chances = {new: chance for key, chance in _read(text, dict[str, float]).items() if (new := name(key))}
-            self.store.write(
-                "UPDATE taught SET presence = ? WHERE picture = ? AND generation = ?",
-                _json(chances),
-                picture,
-                generation,
-            )
+            same = "picture = ? AND generation = ?"
+            self.store.write(f"UPDATE taught SET presence = ? WHERE {same}", _json(chances), picture, generation)
         self.store.write("DELETE FROM learnt")
         self.taught_by = []
 
@@ -487,22 +477,16 @@ class LabellingRun:
         return TaughtPicture(picture.name, presence, self._boxes(picture.id, generation))
 
     def _boxes(self, picture: int, generation: int) -> list[Candidate]:
-        rows = self.store.rows(
-            f"SELECT {COLUMNS} FROM box WHERE picture = ? AND generation = ? ORDER BY number", picture, generation
-        )
+        query = f"SELECT {COLUMNS} FROM box WHERE picture = ? AND generation = ? ORDER BY number"
         return [
             Candidate(self._label[label], (left, top, right, bottom), score, fit, mask)
-            for _, label, left, top, right, bottom, score, fit, mask in rows
+            for label, left, top, right, bottom, score, fit, mask in self.store.rows(query, picture, generation)
         ]
 
     def _insert(self, picture: int, generation: int, boxes: Iterable[tuple[int, Candidate]]) -> None:
-        self.store.insert(
-            "box",
-            (
-                (picture, generation, number, self.names[box.label], *box.xyxy, box.score, box.fit, None, box.mask)
-                for number, box in boxes
-            ),
-        )  # fmt: skip
+        of_lot = picture, generation
+        rows = [(number, self.names[one.label], *one.xyxy, one.score, one.fit, None, one.mask) for number, one in boxes]
+        self.store.insert("box", [(*of_lot, *row) for row in rows])
 
     # --------------------------------------------------------------------------------------------- what a person saves
     def saved(self, picture: Picture) -> Saved:
@@ -524,12 +508,8 @@ class LabellingRun:
 
     def states(self) -> dict[str, tuple[str, int, int]]:
         """Picture → status, revision and generation of its drafts."""
-        return {
-            name: (status, revision, generation)
-            for name, status, revision, generation in self.store.rows(
-                "SELECT name, status, revision, generation FROM picture WHERE error IS NULL"
-            )
-        }
+        rows = self.store.rows("SELECT name, status, revision, generation FROM picture WHERE error IS NULL")
+        return {name: (status, revision, generation) for name, status, revision, generation in rows}
 
     def reviewed(self) -> frozenset[str]:
         """The pictures that a person has finished."""
@@ -562,21 +542,16 @@ class LabellingRun:
             if correction is not None:
                 masks, drafts = correction.masks or [None] * count, correction.drafts or [None] * count
                 boxes = zip(correction.labels, correction.boxes, drafts, masks, strict=True)
-                self.store.insert(
-                    "box",
-                    (
-                        (picture.id, PERSON, number, self.names[label], *box, 1.0, None, draft, mask)
-                        for number, (label, box, draft, mask) in enumerate(boxes)
-                    ),
-                )
+                drawn = [(self.names[label], *box, 1.0, None, draft, mask) for label, box, draft, mask in boxes]
+                self.store.insert("box", [(picture.id, PERSON, number, *row) for number, row in enumerate(drawn)])
             self.changes += 1
         return before.revision + 1
 
     # ------------------------------------------------------------------------------------------------------- teaching
     def learnt(self) -> bytes | None:
         """The content of learnt.safetensors; None where nothing is learnt."""
-        number = self.taught_by[-1].number if self.taught_by else 0
-        row = self.store.row("SELECT content FROM learnt WHERE generation = ?", number)
+        [now] = self.taught_by[-1:] or [Generation()]
+        row = self.store.row("SELECT content FROM learnt WHERE generation = ?", now.number)
         return None if row is None else bytes(row[0])
 
     def teach(self, made: Generation, pictures: Mapping[Picture, TaughtPicture], learnt: bytes | None) -> None:

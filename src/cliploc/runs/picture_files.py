@@ -90,10 +90,8 @@ def find_pictures(where: AnyPath | Sequence[AnyPath], out: Path | None = None) -
     if glob.has_magic(text):
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
         return _below(root, _matches(root, path), text)
-    raise UsageError(
-        f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
-        "the path"
-    )
+    ways = "a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them"
+    raise UsageError(f"expected {ways}, got {text}: check the path")
 
 
 def _walk(root: Path, out: Path | None) -> Iterator[Path | Skipped]:

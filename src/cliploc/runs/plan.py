@@ -28,12 +28,8 @@ class ModelSetup:
 
     def described(self) -> dict[str, Any]:
         """How it was asked for, as the manifest has it."""
-        return {
-            "model": self.model,  # as typed
-            "pretrained": self.options.pretrained,
-            "head": self.head,
-            "prompts": self.prompts,
-        }
+        typed = {"model": self.model, "pretrained": self.options.pretrained}
+        return {**typed, "head": self.head, "prompts": self.prompts}
 
     @property
     def model(self) -> str:
@@ -111,13 +107,8 @@ class Grid:
     def _id(self, setup: ModelSetup, method: str) -> str:
         """A setting's id: model, method, and what is not the default, so that it stays when settings are added."""
         weights, prompts = setup.options.pretrained, setup.prompts
-        words = [
-            setup.model,
-            weights and weights.rsplit("/", 1)[-1],
-            method,
-            prompts if prompts != self.prompts else None,
-            setup.head and Path(setup.head).stem,
-        ]
+        words = [setup.model, weights and weights.rsplit("/", 1)[-1], method]
+        words += [prompts if prompts != self.prompts else None, setup.head and Path(setup.head).stem]
         shortened = (re.sub(r"[^\w.+=-]+", "-", word, flags=re.ASCII).strip("-.")[:40] for word in words if word)
         return "_".join(word or "x" for word in shortened)
 

@@ -132,12 +132,8 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         except OSError as error:
             raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else {"include_dashboard": False}),
-        )
+        alone = {} if address else {"include_dashboard": False}
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except Exception as error:  # Ray raises it itself where a node does not start in time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UsageError((NO_CLUSTER if address else NOT_STARTED).format(address, reason)) from error

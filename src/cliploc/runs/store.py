@@ -85,9 +85,8 @@ class Store:
     def _opened(self, new: bool) -> sqlite3.Connection:
         """The connection: to write where that can be done, else to look."""
         if not new and not self.path.is_file():
-            raise UsageError(
-                f"expected a run in {self.path.parent}, found no {self.path.name}: give the --out of a run"
-            )
+            folder, file = self.path.parent, self.path.name
+            raise UsageError(f"expected a run in {folder}, found no {file}: give the --out of a run")
         address = self.path.absolute().as_uri()
         if new or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):
             db = _connect(f"{address}?mode={'rwc' if new else 'rw'}")
@@ -230,9 +229,8 @@ class Store:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise UsageError(f"{self.path} is being written by another process: try again") from error
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
-                raise UsageError(
-                    f"cannot write {self.path} ({error}): check permissions, or choose another --out"
-                ) from error
+                what = f"cannot write {self.path} ({error})"
+                raise UsageError(f"{what}: check permissions, or choose another --out") from error
             raise
 
 
@@ -298,11 +296,7 @@ def session() -> dict[str, Any]:
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    machine = {
-        "node": platform.node(),
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-    }
+    processor = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    machine = {"node": platform.node(), "system": platform.platform(), **processor}
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return {"started": started, "command": sys.argv, "versions": versions, "machine": machine}

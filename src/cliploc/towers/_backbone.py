@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -108,13 +108,8 @@ class Backbone(nn.Module, ABC):
 
         It tells models apart in the identity of runs and in trained heads.
         """
-        facts = {
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
-            "interpolation": self.interpolation,
-            "logit scale": self.logit_scale,
-            "precision": str(self.dtype),
-        }
+        facts: dict[str, Any] = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        facts |= {"interpolation": self.interpolation, "logit scale": self.logit_scale, "precision": str(self.dtype)}
         if self.weights_file is None:
             content = tensors_digest(self.state_dict())
         else:

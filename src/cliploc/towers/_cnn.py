@@ -17,30 +17,23 @@ AT_ONCE = 2 * 224 * 224  # pixels that the first stages take at once on a CPU: t
 LARGE = 8  # maps with more than an eighth of the picture's side are large
 
 
-def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """The outputs `[B, C, h, w]` of the wanted stages, from the start and ascending, for `x` `[B, 3, H, W]`."""
-    outputs = []
+def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int], at_once: int = 0) -> list[Tensor]:
+    """The outputs `[B, C, h, w]` of the wanted stages, from the start and ascending, for `x` `[B, 3, H, W]`.
+
+    Where maps are large, `at_once` pictures go through each stage at a time; 0: all.
+    """
+    width, parts, outputs = x.shape[-1], list(torch.split(x, at_once or len(x))), []
     for index, stage in enumerate(stages[: wanted[-1] + 1]):
-        x = stage(x)
+        if parts[0].shape[-1] * LARGE <= width:
+            parts = [_joined(parts)]
+        parts = [stage(part) for part in parts]
         if index in wanted:
-            outputs.append(x)
+            outputs.append(_joined(parts))
     return outputs
 
 
-def run_in_parts(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """`run_stages`; on a CPU a few pictures at a time go through each stage while maps are large."""
-    height, width = x.shape[-2:]
-    at_once = max(1, AT_ONCE // (height * width))
-    if x.device.type != "cpu" or len(x) <= at_once:
-        return run_stages(stages, x, wanted)
-    parts, outputs, done = list(torch.split(x, at_once)), [], 0
-    while done <= wanted[-1] and parts[0].shape[-1] * LARGE > width:
-        parts = [stages[done](part) for part in parts]
-        if done in wanted:
-            outputs.append(torch.cat(parts))
-        done += 1
-    rest = [index - done for index in wanted if index >= done]
-    return outputs + (run_stages(stages[done:], torch.cat(parts), rest) if rest else [])
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class ConvolutionalBackbone(Backbone):
@@ -80,8 +73,9 @@ class ConvolutionalBackbone(Backbone):
         plain = {stage for stage in needs.features if stage != MIXTURE or mixture is None}
         stage_of = {self._stage_index(stage): stage for stage in plain | set(mixture.stages if mixture else ())}
         wanted = sorted({*stage_of, len(self.stages) - 1})
-        run = run_stages if torch.is_grad_enabled() else run_in_parts
-        outputs = run(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
+        x, split = images.to(self.device, self.dtype), self.device.type == "cpu" and not torch.is_grad_enabled()
+        at_once = max(1, AT_ONCE // (x.shape[-2] * x.shape[-1])) if split else 0
+        outputs = run_stages(list(self.stages), x, wanted, at_once)  # each [B, C, h, w]
         features = {stage_of[index]: output for index, output in zip(wanted, outputs, strict=True) if index in stage_of}
         last = outputs[-1]
         if mixture is not None:

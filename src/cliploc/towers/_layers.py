@@ -59,11 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------------- positions
 def resize_positions(
-    positions: Tensor,
-    prefix: int,
-    learnt: tuple[int, int],
-    grid: tuple[int, int],
-    rule: PositionRule = "antialiased",
+    positions: Tensor, prefix: int, learnt: tuple[int, int], grid: tuple[int, int], rule: PositionRule = "antialiased"
 ) -> Tensor:
     """Position embeddings `[prefix+N, d]` → `[prefix+h·w, d]`, bicubic; "dino": by (h + 0.1) / h₀, as Caron 2021."""
     if grid == learnt:

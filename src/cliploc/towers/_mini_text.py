@@ -18,7 +18,6 @@ game") have none. A text in which nothing resembles any node is *unknown*: it st
 
 import copy
 import difflib
-import itertools
 import json
 import re
 import unicodedata
@@ -202,14 +201,9 @@ class MiniTextTower(nn.Module):
             lines = (folder / "everyday.txt").read_text(encoding="utf-8").splitlines()
             same, kinds = zip(*(map(_split, line.split("||")) for line in lines[:-1]), strict=True)
             anchors = Everyday(rows, same, kinds, frozenset(_split(lines[-1])))
-        return cls(
-            load_file(folder / "text.safetensors"),
-            known.split("\n"),
-            outside.split(),
-            (folder / "vocabulary.txt").read_text().split(),
-            read_facts(folder / "mini.json").text,
-            anchors,
-        )
+        tensors, facts = load_file(folder / "text.safetensors"), read_facts(folder / "mini.json").text
+        vocabulary = (folder / "vocabulary.txt").read_text().split()
+        return cls(tensors, known.split("\n"), outside.split(), vocabulary, facts, anchors)
 
     def without(self, classes: Sequence[int]) -> Self:
         """A copy without some classes, for mini's card; its inner nodes are the means of the classes that are left."""
@@ -264,9 +258,7 @@ class MiniTextTower(nn.Module):
         reading = self._read(text)
         if not reading.known:
             likeness = self._likeness(reading.others)  # [N]
-            if reading.outside or float(likeness.max()) < self.facts.min_cosine:
-                return None
-            if self._misread(text, reading):
+            if reading.outside or likeness.max() < self.facts.min_cosine or self._misread(text, reading):
                 return None
             return self._instead(model, text, self._nearest(text, likeness, self.facts.min_cosine))
         used, row = " ".join(reading.used), reading.known[-1][0]
@@ -328,12 +320,9 @@ class MiniTextTower(nn.Module):
         words = [*dict.fromkeys(word for reading in readings for word, _ in reading.known)]
         of_words = self.rows.new_zeros(len(words), len(self.rows))  # [W, N] each word's mixture of nodes
         first = len(self.rows) - len(self.everyday_rows) - self._first_everyday
-        others = []
-        for number, word in enumerate(words):
-            if word >= self._first_everyday:
-                of_words[number, first + word] = 1
-            else:
-                others.append(number)
+        others = [number for number, word in enumerate(words) if word < self._first_everyday]
+        for number in {*range(len(words))} - {*others}:
+            of_words[number, first + words[number]] = 1
         senses = self.word_senses[[words[number] for number in others]].long()  # [w, s]
         weights = self.word_weights[[words[number] for number in others]].float() / 255 * (senses >= 0)
         nodes = self.sense_nodes[senses.clamp(min=0)].long()  # [w, s, K]
@@ -453,10 +442,8 @@ def _without_articles(words: list[str]) -> str:
 
 def _without_picture_words(words: list[str]) -> list[str]:
     """What follows "a bad photo of" and "a piece of", and what "in a video game" follows."""
-    starts = [
-        i + 2 for i, pair in enumerate(itertools.pairwise(words[:12])) if pair[0] in BEFORE_OF and pair[1] == "of"
-    ]
-    words = words[max((start for start in starts if start < len(words)), default=0) :]
+    starts = [i + 2 for i in range(min(len(words) - 2, 11)) if words[i] in BEFORE_OF and words[i + 1] == "of"]
+    words = words[max(starts, default=0) :]
     return words[:-4] if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4 else words
 
 

@@ -56,32 +56,27 @@ def rotation(trunk: Any, grid: tuple[int, int]) -> Tensor | None:
     return rope.get_embed(shape=grid)
 
 
-def sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """The shape of a tensor in a file of weights."""
-    return tuple(tensors[name].shape)
-
-
-def size(tensors: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
-    """One side of a tensor in a file of weights."""
-    return tensors[name].shape[axis]
-
-
 def count_parts(tensors: Mapping[str, Tensor], prefix: str) -> int:
     """How many numbered parts have tensors under this prefix."""
     return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 
-def blocks_like(tensors: Mapping[str, Tensor], heads: int) -> nn.ModuleList:
-    """timm's blocks for the tensors named `blocks.…`: as many, as wide, gated and with layer scale where they are."""
+def sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor in a file of weights."""
+    return tuple(tensors[name].shape)
+
+
+def blocks_like(tensors: Mapping[str, Tensor], heads: int, eps: float = 1e-6) -> nn.ModuleList:
+    """timm's blocks for the tensors named `blocks.…`: as many, as wide, with what these have; `eps` of their norms."""
     width, inner = sizes(tensors, "blocks.0.mlp.fc2.weight")
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
-    norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
+    norm: Any = functools.partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(
         Block(
             width,
             heads,
             mlp_ratio=(inner + 0.5) / width,  # timm rounds the product down
-            qkv_bias=True,
+            qkv_bias="blocks.0.attn.qkv.bias" in tensors,
             init_values=1.0 if "blocks.0.ls1.gamma" in tensors else None,
             norm_layer=norm,
             act_layer=nn.SiLU if gated else nn.GELU,

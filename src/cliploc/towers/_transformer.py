@@ -247,18 +247,19 @@ class TransformerBackbone(Backbone):
             blocks = getattr(needs, kind)
             setattr(wanted, kind, {self._block_index(block) for block in (every if blocks == "all" else blocks)})
         wanted.projections |= set(range(max(0, self.depth - needs.dense), self.depth))
-        features, entering, tokens, attention, projections, normed, ends = {}, {}, {}, {}, {}, {}, {}
+        names = ("features", "tokens", "attention", "projections", "normed", "entering", "ends")
+        parts = SimpleNamespace(**{name: {} for name in names})  # of each kind block → what the trace has
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
             if index in wanted.features:
-                features[back] = on_grid(x[:, self.prefix_tokens :], grid)  # [B, d, h, w]
+                parts.features[back] = on_grid(x[:, self.prefix_tokens :], grid)  # [B, d, h, w]
             if index in wanted.features | wanted.tokens | wanted.projections:
-                entering[back] = x  # [B, prefix+N, d]
+                parts.entering[back] = x  # [B, prefix+N, d]
             y = block.attention_input(x)
             q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
             if index in wanted.projections:
-                projections[back], normed[back] = (q, k, v), y
+                parts.projections[back], parts.normed[back] = (q, k, v), y
             # If the head reads the class token alone, the last block computes no other token.
             all_tokens = index != last or self.pooling != "class token" or index in wanted.tokens | wanted.attention
             leaving = slice(None) if all_tokens else slice(1)
@@ -267,11 +268,11 @@ class TransformerBackbone(Backbone):
                 weights = attention_weights(q[:, :, asking], k, block.scale)  # [B, H, prefix+N, prefix+N]
                 gathered = weights.to(v.dtype) @ v  # [B, H, prefix+N, d/H]
                 if index in wanted.attention:
-                    attention[back] = weights
+                    parts.attention[back] = weights
             else:
                 gathered = block.gather(q[:, :, asking], k, v)
             if index in wanted.ends:
-                ends[back] = end = block.finish_from_gathered(x, gathered, v)
+                parts.ends[back] = end = block.finish_from_gathered(x, gathered, v)
                 x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
             else:
                 del y, q, k, v
@@ -279,20 +280,10 @@ class TransformerBackbone(Backbone):
                 del gathered  # makes room for the MLP, where the most memory is needed
                 x = x + block.mlp_branch(x)
             if index in wanted.tokens:
-                tokens[back] = x  # [B, prefix+N, d]
+                parts.tokens[back] = x  # [B, prefix+N, d]
         pooled, pool_attention = self.pool(x)
-        return Trace(
-            embedding=F.normalize(pooled.float(), dim=-1),
-            grid=grid,
-            features=features,
-            tokens=tokens,
-            attention=attention,
-            projections=projections,
-            normed=normed,
-            entering=entering,
-            ends=ends,
-            pool_attention=pool_attention if wanted.attention else None,
-        )
+        embedding, pool_attention = F.normalize(pooled.float(), dim=-1), pool_attention if wanted.attention else None
+        return Trace(embedding, grid, **vars(parts), pool_attention=pool_attention)
 
     def run(self, images: Tensor, needs: Needs) -> Trace:
         grid = self.grid(images.shape[-2], images.shape[-1])

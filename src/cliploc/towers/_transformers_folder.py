@@ -181,12 +181,8 @@ class TransformersVit(TransformerBackbone):
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:
         vision, siglip = model.vision_model, not hasattr(model, "visual_projection")
-        super().__init__(
-            [_Block(layer) for layer in vision.encoder.layers],
-            0 if siglip else 1,
-            processor.image_mean,
-            processor.image_std,
-        )
+        blocks, prefix = [_Block(layer) for layer in vision.encoder.layers], 0 if siglip else 1
+        super().__init__(blocks, prefix, processor.image_mean, processor.image_std)
         self.name, self.vision = name, vision
         self.attention_pool = _Pool(vision.head) if siglip else None
         self.projection = nn.Identity() if siglip else model.visual_projection
@@ -196,11 +192,9 @@ class TransformersVit(TransformerBackbone):
         # NaFlex takes any grid; its positions are learnt on a square.
         self.side = math.isqrt(len(vision.embeddings.position_embedding.weight) - self.prefix_tokens)
         self.input_hw = (self.side * self.stride, self.side * self.stride)
-        if processor.resample not in RESAMPLING:
-            raise ModelError(
-                f"{name} resizes with PIL's filter {processor.resample}: expected 2 (bilinear) or 3 (bicubic)"
-            )
-        self.interpolation = RESAMPLING[processor.resample]
+        if (resample := processor.resample) not in RESAMPLING:
+            raise ModelError(f"{name} resizes with PIL's filter {resample}: expected 2 (bilinear) or 3 (bicubic)")
+        self.interpolation = RESAMPLING[resample]
         shortest = getattr(getattr(processor, "size", None), "shortest_edge", None)
         self.resize_policy = "squash" if shortest is None else "crop-floor"
         self.logit_scale = float(model.logit_scale.exp())
@@ -218,11 +212,8 @@ class TransformersVit(TransformerBackbone):
         x = patches.flatten(2).transpose(1, 2)  # [B, N, d]
         if self.prefix_tokens:
             x = torch.cat([parts.class_embedding.expand(len(x), 1, -1), x], dim=1)
-        learnt, grid = (self.side, self.side), (patches.shape[-2], patches.shape[-1])
-        positions = resize_positions(
-            parts.position_embedding.weight, self.prefix_tokens, learnt, grid, self.position_rule
-        )
-        x = x + positions.to(x.dtype)
+        weight, learnt, grid = parts.position_embedding.weight, (self.side, self.side), (*patches.shape[-2:],)
+        x = x + resize_positions(weight, self.prefix_tokens, learnt, grid, self.position_rule).to(x.dtype)
         return self.vision.pre_layrnorm(x) if self.prefix_tokens else x  # so spelt
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -38,6 +38,7 @@ ORIGINALS = "~/.cache/clip"  # folder of what OpenAI's package and open_clip dow
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")  # keys under which files have the state dict, the preferred one first
 MAX_WRAPPERS = 3  # "state_dict" in "model" in …
+FILE_BY_HAND = "or give a file of weights with --pretrained FILE"
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -57,10 +58,8 @@ def tag_file(model: str, tag: str) -> Path:
     if original and original.is_file():
         verify(original, published_sha256(url))
         return original
-    where = f"{hub.ENDPOINT}/{repository}"
-    if original and "openaipublic" in url:
-        where += f", or save {url} as {original}"
-    return _from_hub(repository, names, f"the weights {tag!r} of {model}", f"download them from {where}")
+    by_hand = f"or save {url} as {original}, " if original and "openaipublic" in url else ""
+    return _from_hub(repository, names, f"the weights {tag!r} of {model}", f"{by_hand}{FILE_BY_HAND}")
 
 
 def published_sha256(url: str) -> str:
@@ -74,17 +73,16 @@ def published_sha256(url: str) -> str:
 def hub_folder(repository: str) -> Path:
     """The cache folder with configuration and weights of a repository of open_clip or transformers on Hugging Face."""
     config = hub_config(repository)
-    folder = config.parent
-    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
+    folder, wanted = config.parent, f"the files of hf-hub:{repository}"
     if config.name == CONFIG:
         if not any((folder / name).is_file() for name in CHECKPOINTS):
-            _from_hub(repository, CHECKPOINTS, wanted, advice)
+            _from_hub(repository, CHECKPOINTS, wanted)
     elif folder != _cached_transformers_folder(repository):
         transformers_folder.supported_type(folder)  # refuses others before gigabytes are fetched
-        weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
+        weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted)
         others = transformers_folder.shards(weights) if weights.suffix == ".json" else []
         for name in (*others, *transformers_folder.TOKENIZERS, *transformers_folder.PROCESSORS):
-            _fetch(repository, name, wanted, advice)
+            _fetch(repository, name, wanted)
     return folder
 
 
@@ -93,8 +91,7 @@ def hub_config(repository: str) -> Path:
     config = _in_hub_cache(repository, (CONFIG,))
     if config is None and (folder := _cached_transformers_folder(repository)):
         return folder / transformers_folder.CONFIG
-    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
-    return config or _from_hub(repository, (CONFIG, transformers_folder.CONFIG), wanted, advice)
+    return config or _from_hub(repository, (CONFIG, transformers_folder.CONFIG), f"the files of hf-hub:{repository}")
 
 
 def _cached_transformers_folder(repository: str) -> Path | None:
@@ -113,10 +110,9 @@ def timm_file(guide: str, repository: str) -> Path:
     """The file of a timm tower's weights: from the Hugging Face cache, or downloaded into it."""
     if not repository:
         raise MissingWeightsError(f"the guide {guide} has no published weights: give a file of them as {guide}@FILE")
-    wanted, advice = f"the weights of the guide {guide}", f"download them from {hub.ENDPOINT}/{repository}"
     names = ("model.safetensors", "pytorch_model.bin")
-    by_hand = f"--guide {guide}@FILE"
-    return _in_hub_cache(repository, names) or _from_hub(repository, names, wanted, advice, by_hand)
+    wanted, by_hand = f"the weights of the guide {guide}", f"or give a file of weights with --guide {guide}@FILE"
+    return _in_hub_cache(repository, names) or _from_hub(repository, names, wanted, by_hand)
 
 
 def folder_checkpoint(folder: Path) -> Path:
@@ -161,19 +157,17 @@ def _in_hub_cache(repository: str, names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _from_hub(
-    repository: str, names: tuple[str, ...], wanted: str, advice: str, by_hand: str = "--pretrained FILE"
-) -> Path:
+def _from_hub(repository: str, names: tuple[str, ...], wanted: str, by_hand: str = FILE_BY_HAND) -> Path:
     """Downloads the first of these files that the repository has."""
-    advice = f"{advice}, or give a file of weights with {by_hand}"
     for name in names:
-        if path := _fetch(repository, name, wanted, advice):
+        if path := _fetch(repository, name, wanted, by_hand):
             return path
-    raise MissingWeightsError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
+    raise MissingWeightsError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {by_hand}")
 
 
-def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
+def _fetch(repository: str, name: str, wanted: str, by_hand: str = FILE_BY_HAND) -> Path | None:
     """Downloads a file of a repository; None if the repository does not have it."""
+    advice = f"get them from {hub.ENDPOINT}/{repository}, {by_hand}"
     missing, host = f"{wanted} are not on this machine and", hub.ENDPOINT.partition("://")[2]
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{missing} HF_HUB_OFFLINE forbids the network: {advice}")
@@ -268,19 +262,14 @@ def _read(path: Path, wrappers: Sequence[str], with_settings: bool) -> tuple[dic
         start = file.read(9)
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return _state_dict(load_file(path), path, wrappers), {}
-    if _is_torchscript(path):
-        return _read_torchscript(path), {}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist()):
+                return _read_torchscript(path), {}
     with torch.serialization.safe_globals([Namespace]) if with_settings else contextlib.nullcontext():
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     settings = loaded.get("args") if isinstance(loaded, dict) else None
     return _state_dict(loaded, path, wrappers), vars(settings) if isinstance(settings, Namespace) else {}
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:

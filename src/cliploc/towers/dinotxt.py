@@ -13,8 +13,7 @@ from typing import Any, Literal
 import open_clip
 import timm
 import torch
-from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
-from timm.models.vision_transformer import Block
+from timm.layers import Mlp  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from cliploc.errors import CliplocWarning, MissingWeightsError, ModelError, Usag
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import TimmBlock, count_parts, first_tokens, rotation, size, sizes
+from cliploc.towers._timm_vit import TimmBlock, blocks_like, count_parts, first_tokens, rotation, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Pooling, join_heads, split_heads
@@ -38,11 +37,7 @@ MASKED = ("mask_token", ".bias_mask")  # used in training only
 # DINOv2's names in the whole model → DINOv3's, which ours are: its tower is wrapped, and its head's blocks are a list.
 DINOV2_NAMES = ((f"{IMAGE}model.", IMAGE), (f"{HEAD}block_list.", f"{HEAD}blocks."))
 # A tensor that shows which part a file without prefixes holds → the prefix of that part; the first match counts.
-PARTS = (
-    ("patch_embed.proj.weight", IMAGE),
-    ("backbone.token_embedding.weight", TEXT),
-    ("ln_final.weight", HEAD),
-)
+PARTS = (("patch_embed.proj.weight", IMAGE), ("backbone.token_embedding.weight", TEXT), ("ln_final.weight", HEAD))
 
 
 # --------------------------------------------------------------------------------------------------------- text tower
@@ -68,8 +63,8 @@ class DinoTxtText(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         words, width = sizes(tensors, "backbone.token_embedding.weight")
-        context = size(tensors, "backbone.positional_embedding")
-        inner = size(tensors, "backbone.blocks.0.feed_forward.fc1.weight")
+        context = sizes(tensors, "backbone.positional_embedding")[0]
+        inner = sizes(tensors, "backbone.blocks.0.feed_forward.fc1.weight")[0]
         self.backbone: Any = nn.Module()
         self.head: Any = nn.Module()
         self.backbone.token_embedding = nn.Embedding(words, width)
@@ -77,7 +72,7 @@ class DinoTxtText(nn.Module):
         depth = count_parts(tensors, "backbone.blocks.")
         self.backbone.blocks = nn.ModuleList(_TextBlock(width, inner) for _ in range(depth))
         self.backbone.ln_final = nn.LayerNorm(width)
-        self.head.linear_projection = nn.Linear(width, size(tensors, "head.linear_projection.weight"), bias=False)
+        self.head.linear_projection = nn.Linear(width, sizes(tensors, "head.linear_projection.weight")[0], bias=False)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=context)
 
     @torch.no_grad()
@@ -107,33 +102,20 @@ class DinoTxtModel(nn.Module):
             for prefix in (IMAGE, HEAD, TEXT)
         )
         width, _, patch, _ = sizes(image, "patch_embed.proj.weight")
-        positions = size(image, "pos_embed", 1) if family == "dinov2" else 14 * 14
+        positions = sizes(image, "pos_embed")[1] if family == "dinov2" else 14 * 14
         options: dict[str, Any] = {
             "embed_dim": width,
             "depth": count_parts(image, "blocks."),
             "num_heads": width // HEAD_SIZE,
-            "mlp_ratio": (size(image, "blocks.0.mlp.fc1.weight") + 0.5) / width,
+            "mlp_ratio": (sizes(image, "blocks.0.mlp.fc1.weight")[0] + 0.5) / width,
             "patch_size": patch,
             "img_size": round(positions**0.5) * patch,
             "num_classes": 0,
             "dynamic_img_size": True,
-            "num_reg_tokens" if family == "dinov3" else "reg_tokens": size(image, "reg_token", 1),
+            "num_reg_tokens" if family == "dinov3" else "reg_tokens": sizes(image, "reg_token")[1],
         }
         tower = timm.create_model(TIMM[family], **options)
-        inner = size(head, "blocks.0.mlp.fc2.weight", 1)
-        blocks = nn.ModuleList(
-            Block(
-                width,
-                width // HEAD_SIZE,
-                mlp_ratio=(inner + 0.5) / width,  # timm rounds the product down
-                qkv_bias=False,  # other than in the towers
-                init_values=1e-5,
-                norm_layer=nn.LayerNorm,
-                mlp_layer=SwiGLU,
-                act_layer=nn.SiLU,
-            )
-            for _ in range(count_parts(head, "blocks."))
-        )
+        blocks = blocks_like(head, width // HEAD_SIZE, eps=1e-5)
         self.visual_model: Any = nn.Module()
         self.visual_model.backbone, self.visual_model.head = tower, nn.Module()
         self.visual_model.head.blocks, self.visual_model.head.ln_final = blocks, nn.LayerNorm(width)

@@ -76,17 +76,11 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # "random" is the same model every time
         try:
-            model = open_clip.create_model(
-                plan.config,
-                load_weights=False,
-                force_quick_gelu=quick_gelu,
-                force_preprocess_cfg=plan.preprocessing,
-                pretrained_text=False,
-            )
+            forced = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": plan.preprocessing}
+            model = open_clip.create_model(plan.config, load_weights=False, pretrained_text=False, **forced)
         except CANNOT_BUILD as error:
-            raise ModelError(
-                f"open_clip cannot build {plan.label} ({first_line(error)}): choose another model"
-            ) from error
+            reason = f"open_clip cannot build {plan.label} ({first_line(error)})"
+            raise ModelError(f"{reason}: choose another model") from error
     _adapter(model, plan.label)  # before the weights: a tower without an adapter needs none
     file = None
     if checkpoint:
@@ -151,11 +145,8 @@ def _tokenizer(plan: Plan) -> Any:
     config = open_clip.get_model_config(plan.config) or {}
     files = config.get("text_cfg", {}).get("hf_tokenizer_name")
     try:
-        if (
-            files
-            and not plan.tokenizer.startswith("local-dir:")
-            and _weights.unreachable(files, "tokenizer_config.json")
-        ):
+        local = plan.tokenizer.startswith("local-dir:")
+        if files and not local and _weights.unreachable(files, "tokenizer_config.json"):
             raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
             # A folder's configuration may ask for trust_remote_code: what is given here counts more.
@@ -201,27 +192,15 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         return Plan(f"{name}:{RANDOM}", name, name, None, preprocessing=_common_preprocessing(name, tags))
     file, tag = _file_and_tag(pretrained)
     if file and not tag:
-        twin = f"{name}-quickgelu"
-        return Plan(
-            f"{name}:{file.name}",
-            name,
-            name,
-            lambda: file,
-            preprocessing=_common_preprocessing(name, tags),
-            quick_twin=twin if twin in open_clip.list_models() else None,
-            may_be_like=_differently_preprocessed(name, tags),
-        )
+        twin = f"{name}-quickgelu" if f"{name}-quickgelu" in open_clip.list_models() else None
+        common, ways = _common_preprocessing(name, tags), _differently_preprocessed(name, tags)
+        return Plan(f"{name}:{file.name}", name, name, lambda: file, False, common, twin, ways)
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         raise UnknownNameError(f"weights of {name}", tag, [*tags, RANDOM], listed_by=f"models {name}")
-    return Plan(
-        f"{name}:{file.name}@{tag}" if file else f"{name}:{tag}",
-        name,
-        name,
-        (lambda: file) if file else functools.partial(_weights.tag_file, name, tag),
-        quick_gelu=bool(published.get("quick_gelu")),
-        preprocessing=_preprocessing(name, tag),
-    )
+    label = f"{name}:{file.name}@{tag}" if file else f"{name}:{tag}"
+    weights = (lambda: file) if file else functools.partial(_weights.tag_file, name, tag)
+    return Plan(label, name, name, weights, bool(published.get("quick_gelu")), _preprocessing(name, tag))
 
 
 def _file_and_tag(pretrained: str) -> tuple[Path | None, str]:
@@ -272,9 +251,8 @@ def build_source(source: str, rest: str, pretrained: str | None, device: str, pr
     is_open_clips = (folder / _weights.CONFIG).is_file()
     if is_open_clips or (source == "local-dir" and not model_type(folder)):
         config = f"local-dir:{folder}"
-        tokenizer_name = label if source == "hf-hub" else config
-        plan = Plan(label, config, tokenizer_name, lambda: _weights.folder_checkpoint(folder))
-        return build(plan, device, precision)
+        tokenizer = label if source == "hf-hub" else config
+        return build(Plan(label, config, tokenizer, lambda: _weights.folder_checkpoint(folder)), device, precision)
     for path in weights_in(folder):
         _weights.check_cached(path)
     return open_folder(folder, label, device, precision)

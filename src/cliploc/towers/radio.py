@@ -22,7 +22,7 @@ from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._create import create
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size
+from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import SUFFIXES, Checkpoint, load_exactly, read_checkpoint
 from cliploc.towers.tower import Backbone
@@ -95,7 +95,7 @@ class RadioModel(PlainVit):
 
     def __init__(self, tensors: Mapping[str, Tensor], heads: int, *, normed: bool) -> None:
         super().__init__(tensors, heads, normed=normed)
-        inner, self.size = size(tensors, "head.fc1.weight"), size(tensors, "head.final.2.weight")
+        inner, self.size = sizes(tensors, "head.fc1.weight")[0], sizes(tensors, "head.final.2.weight")[0]
         self.head = _Head(self.patches.out_channels, inner, self.size, count_parts(tensors, "head.blocks."))
 
 
@@ -214,12 +214,8 @@ def renamed(weights: Checkpoint, heads: Sequence[str], slot: int) -> dict[str, T
     # Blocks treat all tokens alike, so that their order is free: the first is the one that the head reads.
     prefix = torch.cat([prefix[slot : slot + 1], prefix[:slot], prefix[slot + 1 :]])
     side = math.isqrt(patches.shape[1] // 3)
-    return {
-        **tensors,
-        "prefix": prefix,
-        "positions": positions[0],  # [G², d]
-        "patches.weight": patches.reshape(-1, 3, side, side),
-    }
+    made = {"prefix": prefix, "positions": positions[0], "patches.weight": patches.reshape(-1, 3, side, side)}
+    return {**tensors, **made}  # positions [G², d]
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

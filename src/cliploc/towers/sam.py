@@ -65,10 +65,8 @@ class SamMasks:
 
     def box_masks(self, found: Localization) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """The number and the mask `[H, W]` of each box."""
-        image = found.image.convert("RGB")
-        height, width = found.frame.original_hw
-        if image.size != (width, height):  # a smaller copy
-            image = image.resize((width, height))
+        image, wh = found.image.convert("RGB"), found.frame.original_hw[::-1]
+        image = image if image.size == wh else image.resize(wh)  # a smaller copy
         boxes = found.boxes.xyxy.astype(float)  # [n, 4]
         for start in range(0, len(boxes), AT_ONCE):
             yield from enumerate(self._masks(image, boxes[start : start + AT_ONCE]), start)
@@ -80,10 +78,8 @@ class SamMasks:
         outputs = self._model(**inputs.to(self.device), multimask_output=False)
         # SAM pads pictures to a square, and needs to know how much of it is picture; SAM 2 squashes them.
         sizes = [inputs[key].cpu() for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
-        masks: npt.NDArray[np.bool_] = self._processor.post_process_masks(outputs.pred_masks.cpu(), *sizes)[0][
-            :, 0
-        ].numpy()
-        return masks
+        found: torch.Tensor = self._processor.post_process_masks(outputs.pred_masks.cpu(), *sizes)[0]
+        return found[:, 0].numpy()
 
 
 class SamRegions:

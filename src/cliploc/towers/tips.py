@@ -13,7 +13,7 @@ from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.support.files import user_path
 from cliploc.towers._catalogue import register_model
 from cliploc.towers._layers import resolve_precision
-from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, size, sizes
+from cliploc.towers._timm_vit import PlainVit, TimmBlock, count_parts, sizes
 from cliploc.towers._transformer import TransformerBackbone
 from cliploc.towers._weights import load_exactly, read_checkpoint
 from cliploc.values import Interpolation, ResizePolicy
@@ -38,7 +38,7 @@ class TipsText(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
         super().__init__()
         words, width = sizes(tensors, "token_embedding.weight")
-        inner = size(tensors, "blocks.0.mlp.c_fc.weight")
+        inner = sizes(tensors, "blocks.0.mlp.c_fc.weight")[0]
         self.tokenizer, self.heads = tokenizer, heads_of(width)
         self.token_embedding = nn.Embedding(words, width)
         self.blocks = nn.ModuleList(
@@ -123,10 +123,8 @@ def _build(pretrained: str | None, device: str, precision: str) -> Tips:
     tokenizer.no_padding()
     tokenizer.enable_truncation(CONTEXT)
     with torch.random.fork_rng(devices=[]):
-        image, text = (
-            PlainVit(image_tensors, heads_of(size(image_tensors, "norm.weight"))),
-            TipsText(text_tensors, tokenizer),
-        )
+        image = PlainVit(image_tensors, heads_of(sizes(image_tensors, "norm.weight")[0]))
+        text = TipsText(text_tensors, tokenizer)
     load_exactly(image, image_tensors, weights.path, "the image tower of TIPSv2")
     load_exactly(text, text_tensors, weights.path, "the text tower of TIPSv2")
     backbone = Tips(image, text, f"tipsv2:{folder.name}")

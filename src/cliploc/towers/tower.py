@@ -171,21 +171,15 @@ class Trace:
         """The trace of a batch that was run in parts, which have no `ends`: those are graphs."""
         import torch  # here: protocols are read without it
 
-        def together(of: str) -> Any:
-            values = [getattr(part, of) for part in parts]
-            if isinstance(values[0], torch.Tensor):
+        def together(values: Any) -> Any:
+            first = values[0]
+            if isinstance(first, torch.Tensor):
                 return torch.cat(values)
-            return {key: torch.cat([tensors[key] for tensors in values]) for key in values[0]}
+            if isinstance(first, Mapping):
+                return {key: together([one[key] for one in values]) for key in first}
+            return tuple(map(together, zip(*values, strict=True))) if isinstance(first, tuple) else first
 
-        names = ("embedding", "features", "tokens", "attention", "normed", "entering")
-        pooled = None if parts[0].pool_attention is None else together("pool_attention")
-        projections = {
-            block: (torch.cat(q), torch.cat(k), torch.cat(v))
-            for block in parts[0].projections
-            for q, k, v in [zip(*(part.projections[block] for part in parts), strict=True)]
-        }
-        tensors = {name: together(name) for name in names}
-        return cls(grid=parts[0].grid, projections=projections, pool_attention=pooled, **tensors)
+        return cls(*(together([getattr(part, of.name) for part in parts]) for of in fields(cls)))
 
 
 @runtime_checkable

@@ -38,20 +38,16 @@ class ServeFlags(cli.ModelFlags, ServerFlags):
     queue: Queue = cli.flag("Number of searches that may wait; more are refused.", WAITING, group="serving")
 
     model: list[str] | None = cli.flag(
-        "Models to choose from; repeatable, the first is selected.",
-        None,
-        metavar="NAME",
-        none="mini, mini-vit",
+        "Models to choose from; repeatable, the first is selected.", None, metavar="NAME", none="mini, mini-vit",
         group="model",
-    )
+    )  # fmt: skip
     head: list[str] | None = cli.flag(
         "Trained layers from `cliploc train` for one of the models; repeatable.", None, metavar="FILE", group="model"
     )
     recipe: RecipeName = cli.flag(
-        "What runs if a visitor names no method: a method with settings that improve its boxes.",
-        "default",
+        "What runs if a visitor names no method: a method with settings that improve its boxes.", "default",
         group="model",
-    )
+    )  # fmt: skip
     sam: str | None = cli.rare(
         "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
     )
@@ -84,28 +80,15 @@ def serve(flags: ServeFlags, options: Options) -> int:
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     most_pixels = round(flags.max_megapixels * 1e6)
-    service = Service(
-        with_heads(offers, flags.head or []),
-        options.device,
-        options.precision,
-        most_pixels,
-        flags.max_seconds,
-        flags.recipe,
-        flags.sam,
-        flags.queue,
-    )
+    offered = with_heads(offers, flags.head or [])
+    how = (options.device, options.precision, most_pixels, flags.max_seconds, flags.recipe, flags.sam, flags.queue)
+    service = Service(offered, *how)
     warn_of_strangers(terminal, flags, "page")
     terminal.say(f"loading {offers[0].label}", style="dim")
     serve_page(
-        service,
-        flags.host,
-        flags.port,
-        auth=auth,
-        max_bytes=round(flags.max_megabytes * 1e6),
-        allow_hosts=flags.allow_host or (),
-        debug=flags.debug,
-        on_ready=terminal.data,
-    )
+        service, flags.host, flags.port, auth=auth, max_bytes=round(flags.max_megabytes * 1e6),
+        allow_hosts=flags.allow_host or (), debug=flags.debug, on_ready=terminal.data,
+    )  # fmt: skip
     return DONE
 
 

@@ -21,6 +21,7 @@ from cliploc.draw.sheet import MAX_SIDE
 from cliploc.find.recipes import Recipe
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.images.rle import Rle, encode
+from cliploc.options import IMAGE_URL
 from cliploc.support.reporter import SILENT
 from cliploc.web.service import title_of
 from cliploc.web.settings import KEYS, Settings, recipe_in
@@ -76,12 +77,7 @@ def write_files(
             heatmaps[index] = heat
             Image.fromarray((heat * 65535).round().astype(np.uint16)).save(path)
         del heatmaps  # writes what is left
-        export = ExportSettings(
-            result.names,
-            f"{model}, {title_of(method, result)}",
-            image_url="/data/local-files/?d=",
-            masks=settings.masks,
-        )
+        export = ExportSettings(result.names, f"{model}, {title_of(method, result)}", IMAGE_URL, settings.masks)
         codes = {index: encode(mask) for index, mask in result.box_masks()} if settings.masks else {}
         masks = tuple(codes[index] for index in range(len(codes)))
         for form in (export for export in exports if not export.folders):
@@ -113,7 +109,6 @@ def write_files(
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:
     """The result in the form that the export formats take."""
     boxes = result.boxes
-    number = len(boxes)
     return [
         AnnotatedPicture(
             number=1,
@@ -123,7 +118,7 @@ def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPi
             xyxy=boxes.xyxy,
             score=boxes.score,
             label=boxes.label,
-            box_ids=tuple(range(number)),
+            box_ids=tuple(range(len(boxes))),
             margin=0.0,  # only used to sort pictures
             certainty=None if result.presence is None else result.presence[boxes.label],
             masks=masks,

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from cliploc import Reporter, UsageError
@@ -44,27 +45,21 @@ class Run(Generic[T]):
         self.began = time.monotonic()
         try:
             self._go_on()
-            return self._work(
-                Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
-            )
+            masked, bank = partial(self._count, "steps"), partial(self._count, "bank")
+            return self._work(Reporter(phase=self._go_on, images=self._go_on, masked=masked, bank=bank))
         finally:
             give_back_memory()
 
-    def _count(self, done: int, left: int) -> None:
+    def _count(self, what: str, done: int, left: int) -> None:
         self._go_on()
-        self.steps = self.steps[0] + done, left
-
-    def _count_bank(self, done: int, left: int) -> None:
-        self._go_on()
-        self.bank = self.bank[0] + done, left
+        setattr(self, what, (getattr(self, what)[0] + done, left))
 
     def _go_on(self, *_: object) -> None:
         if self._stopped:
             raise StoppedError(STOPPED)
         if time.monotonic() > (self.began or 0) + self._seconds:
-            raise StoppedError(
-                f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
-            )
+            limit = f"{self._seconds:g} seconds"
+            raise StoppedError(f"It took longer than {limit}: ask for fewer names, or use a faster method.")
 
 
 class Runs:

@@ -68,11 +68,9 @@ def with_heads(offers: Sequence[Offer], heads: Iterable[str]) -> list[Offer]:
     models = list(offers)
     for head in heads:
         trained = read_config(head)
-        places = [i for i, model in enumerate(models) if model.model == trained.tower]
+        places, tower = [i for i, model in enumerate(models) if model.model == trained.tower], trained.tower
         if not places:
-            raise UsageError(
-                f"{head} was trained on {trained.tower}, which is not offered: add --model {trained.tower}"
-            )
+            raise UsageError(f"{head} was trained on {tower}, which is not offered: add --model {tower}")
         for place in places:
             known = models[place].heads
             if trained.method in known:
@@ -141,9 +139,7 @@ class SearchResult:
         results = {}
         for method, tau in self.rules(settings):
             options = settings.filled({name: getattr(self.defaults[method], name) for name in CUT})
-            of_rule: dict[str, Any] = {
-                name: getattr(options, name) for name in ("max_boxes", "split_peaks", "min_score")
-            }
+            of_rule = {name: getattr(options, name) for name in ("max_boxes", "split_peaks", "min_score")}
             rule = BoxRule(tau, **of_rule)
             cut = self.results[method].by(rule, 0.0 if method in self.closed else options.min_presence or 0.0)
             results[method] = replace(cut, mask_source=source)
@@ -254,13 +250,8 @@ class Service:
     def defaults(self, settings: Settings, method: str = "") -> Options:
         """The values of `CUT` of a method or recipe for options that the visitor does not set."""
         localizer = self.localizer(settings, method or self.menu(settings.model).default)
-        rule = localizer.box_rule
-        return Options(
-            threshold=rule.threshold,
-            split_peaks=rule.split_peaks,
-            min_score=rule.min_score,
-            min_presence=FOUND,
-        )
+        of_rule = {name: getattr(localizer.box_rule, name) for name in ("threshold", "split_peaks", "min_score")}
+        return Options(min_presence=FOUND, **of_rule)
 
     def look(
         self,
@@ -287,10 +278,8 @@ class Service:
                 )
         cells = len(settings.prompts) * len(settings.methods)
         if cells > MOST_CELLS:
-            raise UsageError(
-                f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.prompts)} × "
-                f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
-            )
+            most = f"{MOST_CELLS} heatmaps (names × methods)"
+            raise UsageError(f"expected at most {most}, got {cells}: ask for fewer names or methods at once")
         picture = self.read(path)
         requested.check_masks(picture.image.size)
         exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []

@@ -170,9 +170,8 @@ def from_mapping(values: Mapping[str, Any], base: Settings = DEFAULTS) -> Settin
     if recipe is not None:
         choice("recipe", RECIPES)(recipe)
         if method not in (None, "", RECIPE + recipe):
-            raise UsageError(
-                f"expected a method or a recipe, got {short(method)} and {recipe}: a named method runs as published"
-            )
+            both = f"{short(method)} and {recipe}"
+            raise UsageError(f"expected a method or a recipe, got {both}: a named method runs as published")
         values["method"] = RECIPE + recipe
     return replace(base, **{key: _parsed(key, value) for key, value in values.items()})
 
@@ -184,9 +183,8 @@ def recipe_in(method: str | None) -> str | None:
 
 def to_query(settings: Settings) -> str:
     """The query string of a URL with these settings, without defaults."""
-    return urlencode(
-        {key: value for key, value in settings.of_page().items() if getattr(settings, key) != getattr(DEFAULTS, key)}
-    )
+    plain = settings.of_page()
+    return urlencode({key: plain[key] for key in plain if getattr(settings, key) != getattr(DEFAULTS, key)})
 
 
 def from_query(query: str) -> Settings:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from cliploc import CliplocError, Localization
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.html import Templates, count, data_uri, embedded
@@ -52,12 +54,8 @@ def menu_of(service: Service, settings: Settings) -> dict[str, Any]:
     choices["masks_by"] = [(name, titles[name]) for name in sources]
     choices["refine"] = [(name, name) for name in (NONE, *menu.refinements)]
     choices["method"].sort(key=lambda choice: choice[0] != menu.default)  # what runs by default comes first
-    return {
-        "problem": problem,
-        "choices": choices,
-        "values": values,
-        "own": slider_values(service.defaults(usable, method)),
-    }
+    sliders = slider_values(service.defaults(usable, method))
+    return {"problem": problem, "choices": choices, "values": values, "own": sliders}
 
 
 def _parts(recipe: Recipe) -> str:
@@ -65,9 +63,8 @@ def _parts(recipe: Recipe) -> str:
     options = recipe.options
     scales = options.get("scales", ())
     words = [find(recipe.method).title, *options.get("refine", ())]
-    words += (
-        [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{scale:g}' for scale in scales)}"] if scales else []
-    )
+    if scales:
+        words.append(f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{scale:g}' for scale in scales)}")
     words += [word for name, word in (("windows", "windows"), ("flip", "mirrored")) if options.get(name)]
     return ", ".join(words)
 
@@ -138,6 +135,7 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
     everything = list(range(len(small.names)))
     photo = draw_names(small, everything, opacity, boxes=False, masks=True) if masks else small.image.convert("RGB")
     boxes, sure = small.visible_boxes, len(small.boxes)
+    columns = zip(boxes.xyxy.tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
     alt = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
     return {
         "photo": embedded(photo, f"{file_name(small)}; found: {alt}", quality=JPEG_QUALITY),
@@ -148,7 +146,9 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
                 "place": index % len(NAME_COLOURS),
                 "verdict": small.verdict(index),
                 "boxes": int((boxes.label == index).sum()),
-                "heat": "" if masks else _layer(layers, index, opacity),
+                "heat": ""
+                if masks
+                else data_uri(picture_bytes(heat_layer(layers, index, opacity), "PNG"), "image/png"),
                 "alt": heatmap_alt(small, index),
             }
             for index in order
@@ -162,15 +162,9 @@ def _stage(small: Localization, order: Sequence[int], opacity: float, masks: boo
                 "unsure": number >= sure,
                 "at": [100 * edge / side for edge, side in zip(xyxy, (width, height) * 2, strict=True)],
             }
-            for number, (xyxy, score, label) in enumerate(
-                zip(boxes.xyxy.tolist(), boxes.score.tolist(), boxes.label.tolist(), strict=True)
-            )
+            for number, (xyxy, score, label) in enumerate(columns)
         ],
     }
-
-
-def _layer(small: Localization, index: int, opacity: float) -> str:
-    return data_uri(picture_bytes(heat_layer(small, index, opacity), "PNG"), "image/png")
 
 
 def _figure_of_name(
@@ -179,36 +173,29 @@ def _figure_of_name(
     image = draw_names(small, [index], opacity, masks=masks)
     boxes = int((result.visible_boxes.label == index).sum())
     verdict = result.verdict(index)
-    return {
-        "picture": embedded(image, heatmap_alt(result, index, method, masks), quality=JPEG_QUALITY),
-        "title": " · ".join(filter(None, (result.names[index], method))),
-        "verdict": verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}",
-        "legend": [],
-    }
+    outcome = verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}"
+    title = " · ".join(filter(None, (result.names[index], method)))
+    return _figure(image, heatmap_alt(result, index, method, masks), title, outcome)
 
 
 def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
     image = draw_names(small, list(range(len(small.names))), opacity, masks=masks)
     names = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
-    return {
-        "picture": embedded(image, f"All names by {method}; found: {names}", quality=JPEG_QUALITY),
-        "title": f"All names · {method}",
-        "verdict": "",
-        "legend": [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)],
-    }
+    legend = [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)]
+    return _figure(image, f"All names by {method}; found: {names}", f"All names · {method}", "", legend)
+
+
+def _figure(
+    image: Image.Image, alt: str, title: str, verdict: str, legend: Sequence[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    picture = embedded(image, alt, quality=JPEG_QUALITY)
+    return {"picture": picture, "title": title, "verdict": verdict, "legend": legend}
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
     boxes = result.visible_boxes.where(result.visible_boxes.label == index)
-    return {
-        "name": result.names[index],
-        "method": method,
-        "verdict": result.verdict(index),
-        "cosine": result.scores[index],
-        "presence": result.presence_text(index),
-        "boxes": [
-            (xyxy, result.score_text(index, score))
-            for xyxy, score in zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
-        ],
-        "reason": result.reasons[index],
-    }
+    columns = zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
+    scored = [(xyxy, result.score_text(index, score)) for xyxy, score in columns]
+    row = {"name": result.names[index], "method": method, "verdict": result.verdict(index), "boxes": scored}
+    values = {"cosine": result.scores[index], "presence": result.presence_text(index)}
+    return {**row, **values, "reason": result.reasons[index]}

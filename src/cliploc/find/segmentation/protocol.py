@@ -125,11 +125,8 @@ def protocol_for(
     parsed = prompts.parse(names, contrasts=False)
     if len(parsed) > MOST_NAMES:
         raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(parsed):,}: split them into several runs")
-    around = (
-        tuple(word for words in prompts.parse(background, contrasts=False).synonyms for word in words)
-        if background
-        else ()
-    )
+    surroundings = prompts.parse(background, contrasts=False).synonyms if background else ()
+    around = tuple(word for words in surroundings for word in words)
     if not around and len(parsed.names) == 1:
         raise UsageError(
             f"expected two names or more, or --background, got only {parsed.names[0]!r}, which would have every pixel: "

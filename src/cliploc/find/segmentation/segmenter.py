@@ -83,9 +83,7 @@ class Segmenter:
         self.regions = region_source(protocol.regions, str(self.backbone.device))
         self.unknown: dict[str, str] = {}
         if not protocol.one_thing:  # embeds the queries that the model can know, in the order of their classes
-            queries = [
-                (label, word) for label, class_name in enumerate(protocol.classes) for word in class_name.synonyms
-            ]
+            queries = [(label, word) for label, one in enumerate(protocol.classes) for word in one.synonyms]
             words = list(dict.fromkeys(word for _, word in queries))
             self.unknown = localizer.unknown_names(words)
             known = [word for word in words if word not in self.unknown]
@@ -123,8 +121,7 @@ class Segmenter:
         """The label map `[H, W]` of each method; `regions` `[H, W]`: −1 in none; None: the protocol's, by `name`."""
         tasks = self._chosen(picture, methods)
         with torch_modes(self.backbone.device):
-            images = self._input(picture)  # [1, 3, h, w]
-            hw = (picture.height, picture.width)
+            hw, images = (picture.height, picture.width), self._input(picture)
             if regions is None and self.regions is not None:
                 regions = self.regions(picture, name)
             if regions is not None and np.shape(regions) != hw:
@@ -171,15 +168,13 @@ class Segmenter:
         # Taken as it is, not turned by EXIF data: the label map has its size.
         if not isinstance(picture, Image.Image) or picture.mode != "RGB":
             got = picture.mode if isinstance(picture, Image.Image) else type(picture).__name__
-            raise UsageError(
-                f"expected a PIL image in RGB, got {got}: cliploc.images.reading.load(picture).image makes one"
-            )
+            made = "cliploc.images.reading.load(picture).image makes one"
+            raise UsageError(f"expected a PIL image in RGB, got {got}: {made}")
         if methods is None:
             return self.tasks
         if isinstance(methods, str) or not methods or not {*methods} <= {*self.tasks}:
-            raise UsageError(
-                f"expected a list of the segmenter's methods ({', '.join(self.tasks)}), got {short(methods)}"
-            )
+            known = ", ".join(self.tasks)
+            raise UsageError(f"expected a list of the segmenter's methods ({known}), got {short(methods)}")
         return {name: task for name, task in self.tasks.items() if name in methods}
 
     def _input(self, picture: Image.Image) -> Tensor:
@@ -202,8 +197,7 @@ class Segmenter:
         regions: Regions | None = None,
     ) -> _Seen:
         """The raw maps of every window of one picture `[1, 3, h, w]`, by every method; regions of the picture."""
-        height, width = images.shape[-2:]
-        side = self.protocol.window
+        (height, width), side = images.shape[-2:], self.protocol.window
         window = (min(side, height), min(side, width)) if side else (height, width)
         tops, lefts = (
             window_starts(length, extent, self.protocol.stride) if side else [0]
@@ -228,10 +222,8 @@ class Segmenter:
             )
         crops = crops[..., : taken[0], : taken[1]]
         forward = partial(self._forward, queries=queries, words=words, tasks=tasks, reporter=reporter)
-        if any(task.needs.windows for task in tasks.values()):
-            maps, cosines = forward(crops, windows=True)
-            return _Seen(maps, cosines, (tops, lefts), window, (height, width))
-        parts = self._in_parts(crops, forward, reporter)
+        at_once = any(task.needs.windows for task in tasks.values())
+        parts = [forward(crops, windows=True)] if at_once else self._in_parts(crops, forward, reporter)
         joined = {name: torch.cat([maps[name] for maps, _ in parts]) for name in tasks}
         return _Seen(joined, torch.cat([part for _, part in parts]), (tops, lefts), window, (height, width))
 

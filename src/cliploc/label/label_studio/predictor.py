@@ -99,9 +99,8 @@ def _labels(tag: ET.Element) -> Iterator[Mapping[str, str]]:
 def _key(value: str, name: str) -> str:
     """`$photo` → `photo`."""
     if not re.fullmatch(r"\$\w[\w .-]*", value):
-        raise UsageError(
-            f"expected the value of Image {short(name)!r} as a variable such as $image, got {short(value)!r}"
-        )
+        what = f"the value of Image {short(name)!r} as a variable such as $image"
+        raise UsageError(f"expected {what}, got {short(value)!r}")
     return value[1:]
 
 
@@ -136,11 +135,8 @@ class Predictor:
     def __init__(
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
     ) -> None:
-        self._options, self._pictures, self._max_pixels = (
-            options.but(memory=memory.Memory(MEMORY)),
-            pictures,
-            max_pixels,
-        )
+        self._options = options.but(memory=memory.Memory(MEMORY))
+        self._pictures, self._max_pixels = pictures, max_pixels
         self._localizer = Localizer(**self._options.changed())
         self._learnt: str | None = None  # a digest of the lessons that it has
         self._drafts = drafts
@@ -269,19 +265,15 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
     size: tuple[int, int] = localization.image.size
     masks = {} if control.kind == "rectanglelabels" else dict(localization.box_masks())
 
-    def make(box: int) -> Iterator[dict[str, Any]]:
-        if control.kind == "rectanglelabels":
-            yield rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
-        elif masks[box].any():
-            yield polygon_shape(merged(masks[box], "edges", max(1.0, COARSE * max(masks[box].shape))), size)
-
     shapes: list[dict[str, Any]] = []
-    for to, of_picture in control.pictures.items():
-        if of_picture != key:
-            continue
+    for to in (to for to, of_picture in control.pictures.items() if of_picture == key):
         columns = zip(localization.boxes.score.tolist(), localization.boxes.label.tolist(), strict=True)
         for box, (score, name) in enumerate(columns):
-            for shape in make(box) if name in control.labels else ():
-                ends, number = (control.name, to), f"c{before + len(shapes)}"
-                shapes.append(region(number, control.kind, ends, size, shape, control.labels[name], score))
+            if name not in control.labels or (masks and not masks[box].any()):
+                continue
+            shape = rectangle_shape(localization.boxes.xyxy[box].astype(float).tolist(), size)
+            if masks:
+                shape = polygon_shape(merged(masks[box], "edges", max(1.0, COARSE * max(masks[box].shape))), size)
+            ends, number = (control.name, to), f"c{before + len(shapes)}"
+            shapes.append(region(number, control.kind, ends, size, shape, control.labels[name], score))
     return shapes

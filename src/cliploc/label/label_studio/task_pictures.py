@@ -94,9 +94,8 @@ class PictureSource:
             )
         path = address.removeprefix(studio)
         if not path.startswith(STORED) or re.search(r"\.\.|\\", unquote(unquote(path))):
-            raise InputError(
-                f"{name}: not fetched: only pictures of {studio}, below {' or '.join(STORED)}, are allowed"
-            )
+            allowed = f"pictures of {studio}, below {' or '.join(STORED)}"
+            raise InputError(f"{name}: not fetched: only {allowed}, are allowed")
         try:
             content = self._read(f"{studio}{quote(path, AS_IS)}", headers=self._authorization(name, studio))
         except urllib.error.HTTPError as error:

@@ -1,10 +1,12 @@
 """Attention methods: choice of blocks, the embedding's attention, and fused rules of `DenseReading.rule`."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.methods import Blocks, Context, Needs, TrainedHead
+from cliploc.methods import Blocks, Context, Needs, TrainedHead, saliency
 from cliploc.towers.tower import All, AttentionRule, DenseReading, Pooling
 
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
@@ -21,6 +23,12 @@ def semantic_attention_needs(blocks: Blocks = "all", head: TrainedHead | None = 
     if head is None:
         return attention | Needs(features=(-1,))
     return head.needs() if head.tower_kind == "cnn" else attention | head.needs()
+
+
+# Registers a method that weights semantic maps by the embedding's attention; arguments as for `saliency`.
+semantic_attention = partial(
+    saliency, family="attention", towers=("vit",), poolings=QUERIED, needs=semantic_attention_needs, relu=True
+)
 
 
 def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:

@@ -35,25 +35,16 @@ def find(spec: str) -> Method:
         maps = [min_max(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
         return on_finest(maps).mean(dim=0)
 
-    return Method(
-        name="+".join(names),
-        function=ensemble,
-        title=" + ".join(m.title for m in members),
-        paper="; ".join(m.paper for m in members),
-        family="ensemble",
-        towers=frozenset.intersection(*(m.towers for m in members)),
-        needs=needs,
-        relu=False,
-        threshold=sum(m.threshold for m in members) / len(members),
-        options={f"{m.name}.{option}": default for m in members for option, default in m.options.items()},
-        prompts_interact=any(m.prompts_interact for m in members),
-        reads_text=any(m.reads_text for m in members),
-        reads_picture=any(m.reads_picture for m in members),
-        members=members,
-        poolings=frozenset.intersection(*(m.poolings for m in members)),
-        preset={f"{m.name}.{option}": value for m in members for option, value in m.preset.items()},
-        threshold_preset=any(m.threshold_preset for m in members),
-    )
+    facts: dict[str, Any] = {"members": members, "threshold": sum(m.threshold for m in members) / len(members)}
+    for name, joint in (("title", " + "), ("paper", "; ")):
+        facts[name] = joint.join(getattr(m, name) for m in members)
+    for name in ("towers", "poolings"):
+        facts[name] = frozenset.intersection(*(getattr(m, name) for m in members))
+    for name in ("prompts_interact", "reads_text", "reads_picture", "threshold_preset"):
+        facts[name] = any(getattr(m, name) for m in members)
+    for name in ("options", "preset"):
+        facts[name] = {f"{m.name}.{option}": value for m in members for option, value in getattr(m, name).items()}
+    return Method("+".join(names), ensemble, family="ensemble", needs=needs, **facts)
 
 
 def _with_options(method: Method, texts: Mapping[str, str]) -> Method:

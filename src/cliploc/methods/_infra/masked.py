@@ -17,11 +17,7 @@ SOFTER = 4.0
 
 # Registers a method that masks with channels; arguments as for `saliency`.
 masked_cam = partial(
-    saliency,
-    family="perturbation",
-    needs=lambda block=-1: Needs(features=(block,)),
-    relu=True,
-    threshold=0.25,
+    saliency, family="perturbation", needs=lambda block=-1: Needs(features=(block,)), relu=True, threshold=0.25
 )
 
 
