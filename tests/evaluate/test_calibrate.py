@@ -20,6 +20,7 @@ from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
 from tests.evaluate.samples import boxes_folder
+from tests.evaluate.stopping import stopped_and_resumed
 from tests.label.labelled import save_boxes
 from tests.tiny import tower
 
@@ -148,8 +149,9 @@ def pictures(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_command_fits_examples_of_every_picture(monkeypatch, pictures, tmp_path):
-    out = tmp_path / "a.json"
+def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
 
     def told(pictures, before, model, about):
         values = [value.tolist() for one in pictures for value in vars(one).values()]
@@ -157,12 +159,13 @@ def test_the_command_fits_examples_of_every_picture(monkeypatch, pictures, tmp_p
         return job.Calibrated(said, job.Reliability(0, 0, 0), job.Reliability(0, 0, 0), len(pictures), 0, 0)
 
     monkeypatch.setattr(job, "fitted", told)
-    ran = succeeded("calibrate", pictures, "--truth", "folder", "--device", "cpu", "--out", out)
+    command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu")
+    ran, judged = stopped_and_resumed(command, out, ExamplesJudge, 7, monkeypatch)
     assert "expected calibration error of scores" in ran.out
     assert "10 pictures" in ran.err
-    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --calibration={out}\n")
-    assert {one.name for one in tmp_path.iterdir()} == {"set", "a.json"}  # its examples are not kept
-    assert len(json.loads(load_calibration(out).about)[2]) == 10 * len(dataclasses.fields(Examples))
+    assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --calibration={out / 'a.json'}\n")
+    assert len(judged) == 6  # the first part is kept
+    assert len(json.loads(load_calibration(out / "a.json").about)[2]) == 10 * len(dataclasses.fields(Examples))
 
 
 @pytest.mark.parametrize(
@@ -201,3 +204,12 @@ def test_reviewed_pictures_have_the_boxes_that_a_person_left(tmp_path):
     assert [one.synonyms for one in found.classes] == [("cat", "kitten"), ("dog",)]
     (root / "dogs.jpg").write_bytes(CAT.read_bytes())
     assert [one.source for one in reviewed_pictures(out).problems] == ["dogs.jpg"]
+
+
+def test_what_lies_where_a_stopped_run_would_is_not_removed(pictures, tmp_path):
+    thesis = tmp_path / "a.json.partial/thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("work")
+    said = refused("calibrate", pictures, "--truth", "folder", "--limit", "4", "--out", tmp_path / "a.json")
+    assert "to be free, or of a stopped run: move it away, or choose another --out" in said
+    assert thesis.read_text() == "work"

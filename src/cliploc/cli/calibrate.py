@@ -1,8 +1,9 @@
 """`cliploc calibrate`: scores and presence fitted to pictures with true boxes."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cliploc import Options, UsageError
 from cliploc.cli import options as cli
@@ -10,6 +11,7 @@ from cliploc.cli import output
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import words_of
 from cliploc.runs.samples import PromptedDataset
+from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed
 
@@ -32,7 +34,7 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
     """Fit scores and presence to your pictures.
 
     All names of the set are looked for in every picture. The file holds for the model and options that it was fitted
-    with.
+    with. If the run is stopped, the same command resumes it, from what lies in FILE.partial.
 
     Example: cliploc calibrate street --truth coco --model ViT-B-16 --pretrained openai --out calibration.json
     """
@@ -40,7 +42,8 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
     _check_truth(flags)
     out, terminal = flags.out, Terminal()
     output.file_writable(out)
-    with terminal.progress(f"reading {flags.folder}") as reporter, TemporaryDirectory() as work:
+    work = out.with_name(f"{out.name}.partial")
+    with terminal.progress(f"reading {flags.folder}") as reporter:
         from cliploc.evaluate import calibrate as calibration
         from cliploc.evaluate.data import BY_DESIGN
         from cliploc.localizer import Localizer
@@ -50,9 +53,16 @@ def calibrate(flags: CalibrateFlags, options: Options) -> int:
         terminal.say_problems([problem for problem in dataset.problems if problem.kind not in BY_DESIGN])
         reporter.phase(f"loading {options.model}")
         cli.use_threads(flags.threads)
-        localizer = Localizer(**options.but(second_look=True).changed())
-        result = calibration.calibrate(localizer, dataset, Path(work), reporter)
-        result.calibration.save(out)
+        if os.path.lexists(work) and not (work / FILE).is_file():  # it is removed at the end
+            raise UsageError(f"expected {work} to be free, or of a stopped run: move it away, or choose another --out")
+        try:
+            localizer = Localizer(**options.but(second_look=True).changed())
+            result = calibration.calibrate(localizer, dataset, work, reporter)
+            result.calibration.save(out)
+        except calibration.UnfitError:  # more pictures are another run
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)  # not after another error
     terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
     counts = f"{result.pictures:,} pictures, {result.boxes:,} boxes, {result.right:,} of them right"
     terminal.say(f"{counts}; written to {out}", style="dim")
