@@ -8,10 +8,13 @@ The pictures are annotated into OUT. Then some of them, drawn at random, are rev
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.evaluate.data import open_prompted
@@ -23,16 +26,18 @@ from cliploc.label.promise import Look, Sample, look_at
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Correction, LabellingRun, Saved
 from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
+from cliploc.values import Floats
 
 COMMON = 10  # things of a name, from which its counts are looked at
+PROCESSES = 2
 
 
 @dataclass(frozen=True)
 class Split:
     """What became of one split."""
 
-    within: list[bool]  # of each count, whether the true one lies within what is said
-    widths: list[float]  # of each count, its error for each picture
+    within: npt.NDArray[np.bool_]  # [2, names] whether the true counts of things and pictures lie within what is said
+    errors: Floats  # [2, names] of each count, for each picture
     accepted: list[float]  # by promise the share of the drafts that need no look
     wrong: list[float]  # the share of these that is wrong
 
@@ -46,46 +51,45 @@ class Splits:
             self.pictures = [file.id for file in folder.annotated()]
             self.rule, self.names = folder.rule, run.names
             self.candidates = [folder.candidates(name) for name in self.pictures]
+            self.plain = [folder.candidates(name, taught=False) for name in self.pictures]
             self.generations = [folder.saved(name).generation for name in self.pictures]
             self.presence = np.array([folder.pictures[name].presence for name in self.pictures])
         self.truth = [truth[name] for name in self.pictures]
         self.counts = np.array([[of.labels.count(p) for p in range(len(self.names))] for of in self.truth])  # [n, P]
 
-    def looks(self, seen: set[int]) -> tuple[dict[str, Look], list[Look]]:
-        """The folder after these pictures were reviewed, and what would be seen in all of them."""
+    def looks(self, seen: set[int]) -> list[Look]:
+        """All pictures, as they are seen when they are reviewed, after these were."""
         true = np.where([[i in seen] for i in range(len(self.pictures))], self.counts > 0, np.nan)
-        prior = Prior.of(self.presence, [None] * len(self.names), true)
-        known, every = dict[str, Look](), list[Look]()
-        for i, name in enumerate(self.pictures):
-            chosen, generation = choose(self.candidates[i], self.rule, prior), self.generations[i]
-            states = Saved(generation=generation), Saved("reviewed", 1, self.truth[i], generation)
-            views = (View(self.candidates[i], chosen, one, False) for one in states)
-            before, after = (look_at(now, now, len(self.names)) for now in views)
-            known[name] = after if i in seen else before
-            every.append(after)
-        return known, every
+        prior, looks = Prior.of(self.presence, [None] * len(self.names), true), list[Look]()
+        for i, found in enumerate(self.candidates):
+            saved = Saved("reviewed", 1, self.truth[i], self.generations[i])
+            now = View(found, choose(found, self.rule, prior), saved, False)
+            plain = now
+            if found.taught:  # as `AnnotatedFolder.look`
+                plain = replace(now, found=self.plain[i], chosen=choose(self.plain[i], self.rule, prior))
+            looks.append(look_at(now, plain, len(self.names)))
+        return looks
 
-    def split(self, count: int, most: Sequence[float], draw: np.random.Generator) -> Split:
-        """Reviews so many pictures."""
-        order = draw.permutation(len(self.pictures)).tolist()
+    def split(self, count: int, number: int, most: Sequence[float]) -> Split:
+        """Reviews so many pictures, in the random order of this number."""
+        order = np.random.default_rng([count, number]).permutation(len(self.pictures)).tolist()
         seen = {*order[:count]}
-        looks, every = self.looks(seen)
-        sample = Sample(looks, [self.pictures[i] for i in order])
+        looks = self.looks(seen)
+        known = {self.pictures[i]: replace(one, reviewed=i in seen) for i, one in enumerate(looks)}
+        sample = Sample(known, [self.pictures[i] for i in order])
         counts = sample.counts(self.names)
-        within, widths = list[bool](), list[float]()
-        for p in np.flatnonzero(self.counts.sum(axis=0) >= COMMON).tolist():
-            of = counts[self.names[p]]
-            for one, true in ((of.things, self.counts[:, p].sum()), (of.pictures, (self.counts[:, p] > 0).sum())):
-                within.append(abs(one.count - true) <= one.error)
-                widths.append(one.error / len(self.pictures))
+        common = np.flatnonzero(self.counts.sum(axis=0) >= COMMON)
+        true = np.stack([self.counts.sum(axis=0), (self.counts > 0).sum(axis=0)])[:, common]
+        said = [[getattr(counts[self.names[p]], kind) for p in common] for kind in ("things", "pictures")]
+        middle, errors = (np.array([[getattr(one, of) for one in kind] for kind in said]) for of in ("count", "error"))
         accepted, wrong = list[float](), list[float]()
+        rest = [draft for i in order[count:] for draft in looks[i].drafts]
         for share in most:
             found = sample.no_look(share, range(len(self.names)))
-            rest = [draft for i, one in enumerate(every) if i not in seen for draft in one.drafts]
             right = [draft.right for draft in rest if found is not None and draft.score >= found.score]
             accepted.append(0.0 if found is None else found.share)
             wrong.append(right.count(False) / len(right) if right else 0.0)
-        return Split(within, widths, accepted, wrong)
+        return Split(np.abs(middle - true) <= errors, errors / len(self.pictures), accepted, wrong)
 
 
 def main() -> None:
@@ -112,19 +116,33 @@ def main() -> None:
     for one in dataset.samples:
         pairs = [(box, labels.index(p)) for p, boxes in one.truth.items() for box in np.asarray(boxes, float).tolist()]
         truth[one.id] = Correction([box for box, _ in pairs], [p for _, p in pairs])
-    splits = Splits(asked.out, truth, files)
-    rows = [("reviewed", "counts within", "± of a picture", "promise", "need no look", "kept")]
     most = [*map(float, asked.most.split(","))]
-    for count in map(int, asked.reviewed.split(",")):
-        draw = np.random.default_rng(0)
-        found = [splits.split(count, most, draw) for _ in range(asked.splits)]
-        within = np.mean([one for split in found for one in split.within])
-        width = np.mean([one for split in found for one in split.widths])
-        for k, share in enumerate(most):
-            accepted = np.mean([split.accepted[k] for split in found])
-            kept = np.mean([split.wrong[k] <= share for split in found])
-            rows.append((f"{count}", f"{within:.1%}", f"{width:.3f}", f"{share:.0%}", f"{accepted:.0%}", f"{kept:.1%}"))
-    terminal.listing(titled(rows))
+    counted = [("reviewed", "things within", "± of a picture", "pictures within", "±", "names", "worst name")]
+    promised = [("reviewed", "promise", "need no look", "kept")]
+    with get_context("spawn").Pool(PROCESSES, opened, (asked.out, truth, files)) as pool:
+        for count in map(int, asked.reviewed.split(",")):
+            found = pool.starmap(split, [(count, number, most) for number in range(asked.splits)], 10)
+            within, errors = (np.mean([getattr(one, of) for one in found], axis=0) for of in ("within", "errors"))
+            (things, pictures), (error, of_pictures) = within.mean(axis=1), errors.mean(axis=1)
+            each = f"{things:.1%}", f"{error:.3f}", f"{pictures:.1%}", f"{of_pictures:.3f}"
+            counted.append((f"{count}", *each, f"{within.shape[1]}", f"{within.min():.1%}"))
+            for k, share in enumerate(most):
+                accepted = np.mean([one.accepted[k] for one in found])
+                kept = np.mean([one.wrong[k] <= share for one in found])
+                promised.append((f"{count}", f"{share:.0%}", f"{accepted:.0%}", f"{kept:.1%}"))
+    terminal.listing(titled(counted))
+    terminal.listing(titled(promised))
+
+
+def opened(*of: Any) -> None:
+    """Opens the folder in a process."""
+    global splits
+    splits = Splits(*of)
+
+
+def split(*of: Any) -> Split:
+    """One split in a process."""
+    return splits.split(*of)
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def test_drafts_that_need_no_look_and_counts_by_pictures_in_random_order(tmp_pat
     right = {name: Correction([BOXES[0]], [0], None, [None]) for name in names}  # of the drafts 0.6 and 0.3 the first
     for count, left, message in (
         (5, 2, "no draft can be trusted at 20%: 5 pictures with 10 drafts were reviewed in random order"),
-        (40, 1, "all names: 50% of the drafts need no look: at most 20% of them are wrong (95% sure)"),
+        (40, 1, "all names: 50% of the drafts, of score 0.60 and more, need no look: at most 20% of them are wrong"),
     ):
         correct(out, {name: right[name] for name in names[:count]})
         result = annotate(root, LABELS, out, max_false=0.2, **how)

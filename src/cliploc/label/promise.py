@@ -17,6 +17,9 @@ from cliploc.values import Floats
 SURE = 0.95
 FEWEST = 10  # pictures reviewed in random order, below which nothing is said
 START, STEP = 0.25, 0.1  # shares of the drafts, the best first, at which it is tested whether they need no look
+# Pictures with a name that may be missing from a sample: where none has it, the error for many pictures n is that of
+# Clopper and Pearson (1934), log(2 / (1 − SURE)) / n.
+UNSEEN = (math.log(2 / (1 - SURE)) / NormalDist().inv_cdf((1 + SURE) / 2)) ** 2
 
 
 class Estimate(Struct, frozen=True):
@@ -59,12 +62,13 @@ def order_of(name: str) -> bytes:
     return blake2b(name.encode(errors="surrogateescape"), digest_size=8, key=b"review").digest()
 
 
-def total(true: Floats, expected: Floats, rest: Floats) -> Estimate:
+def total(true: Floats, expected: Floats, rest: Floats, usual: float = 1.0) -> Estimate:
     """A total over all pictures, of which some are counted, `[n]`, and of all it is known what drafts expect.
 
-    Prediction-powered inference (Angelopoulos et al. 2023) for a finite population: expectations count as much as they
-    explain, and what is wrong with them in the sample is taken to be wrong in the rest `[m]`. A residual of +1 and one
-    of −1 are added, so that a name that no picture of the sample shows still has an error (as Agresti and Coull 1998).
+    Prediction-powered inference (Angelopoulos et al. 2023), power-tuned (PPI++, 2023), for a finite population:
+    expectations count as much as they explain, and what is wrong with them in the sample is taken to be wrong in the
+    rest `[m]`. `UNSEEN` residuals are added to the variance, whose mean square is `usual`: a few pictures may show most
+    things of a name, and the sample none of them.
     """
     n, m = len(true), len(rest)
     spread = float(((expected - expected.mean()) ** 2).sum())
@@ -72,8 +76,13 @@ def total(true: Floats, expected: Floats, rest: Floats) -> Estimate:
     trust = min(max(trust, 0.0), 1.0)
     wrong = true - trust * expected
     count = float(true.sum() + trust * rest.sum() + m * wrong.mean())
-    variance = (float(((wrong - wrong.mean()) ** 2).sum()) + 2) / (n + 1)
+    variance = (float(((wrong - wrong.mean()) ** 2).sum()) + UNSEEN * usual) / (n + 1)
     return Estimate(max(count, float(true.sum())), quantile(n - 1) * math.sqrt(variance * m * (n + m) / n))
+
+
+def mean_square(true: Floats) -> float:
+    """Of the things in a picture that shows a name, over all names: `[n, P]` counts, and one of 1 more."""
+    return float((1 + (true**2).sum()) / (1 + (true > 0).sum()))
 
 
 def quantile(freedom: int) -> float:
@@ -83,32 +92,51 @@ def quantile(freedom: int) -> float:
     return float(z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
-def no_look(seen: Sequence[Draft], rest: Floats, most: float) -> NoLook | None:
+def no_look(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> NoLook | None:
     """The most drafts of the rest `[m]`, best first, of which with SURE certainty at most a share is wrong.
 
-    Thresholds are tested from the best drafts on, in an order that does not depend on which are right, and the first
-    that fails ends it: so all that pass hold together (fixed sequence, Maurer et al. 1995). Each test is exact for
-    drafts drawn without replacement (Clopper and Pearson 1934, for finite populations).
+    `seen`: the drafts of each picture. All drafts are tested at once with half of the risk. With the other half
+    thresholds are tested from the best drafts on, in an order that does not depend on which are right, and the first
+    that fails ends it: so all that pass hold together (Bonferroni; fixed sequence, Maurer et al. 1995). Each test is
+    exact for drafts drawn without replacement (Clopper and Pearson 1934, for finite populations). Drafts that are wrong
+    together in a picture count as fewer, by the design effect (Korn and Graubard 1998).
     """
-    ordered = sorted(seen, key=lambda draft: -draft.score)
-    best, count = None, len(ordered)
-    place = max(fewest(most), math.ceil(START * count))
-    while place <= count:
-        score = ordered[place - 1].score
-        chosen = [draft.right for draft in ordered if draft.score >= score]
-        left = int((rest >= score).sum())
-        if not left or certainty(chosen.count(False), len(chosen), left, most) < SURE:
+    alike, half = likeness(seen), (1 + SURE) / 2
+    best: NoLook | None = None
+    scores = sorted((draft.score for one in seen for draft in one), reverse=True)
+
+    def sure(score: float, all_right: bool = False) -> bool:
+        chosen = [[draft.right or all_right for draft in one if draft.score >= score] for one in seen]
+        sizes, left = np.array([len(one) for one in chosen]), int((rest >= score).sum())
+        part = 1 / (1 + alike * (float((sizes**2).sum() / sizes.sum()) - 1))
+        wrong = math.ceil(round(sum(one.count(False) for one in chosen) * part, 6))
+        drawn = max(math.floor(round(int(sizes.sum()) * part, 6)), wrong)
+        return left > 0 and certainty(wrong, drawn, math.ceil(left * part), most) >= half
+
+    if scores and sure(scores[-1]):
+        return NoLook(scores[-1], float((rest >= scores[-1]).mean()))
+    for place in range(math.ceil(START * len(scores)), len(scores), max(1, math.ceil(STEP * len(scores)))):
+        score = scores[place - 1]
+        if best is None and not sure(score, all_right=True):
+            continue  # too few to say
+        if not sure(score):
             break
-        best = NoLook(score, left / len(rest))
-        if place == count:
-            break
-        place = min(count, place + max(1, math.ceil(STEP * count)))
+        best = NoLook(score, float((rest >= score).mean()))
     return best
 
 
+def likeness(seen: Sequence[Sequence[Draft]]) -> float:
+    """How much drafts of a picture are wrong together, 0 to 1: their correlation, with one such pair added."""
+    sizes = np.array([len(one) for one in seen])
+    wrong = np.array([sum(not draft.right for draft in one) for one in seen])
+    share = wrong.sum() / max(sizes.sum(), 1)
+    together = ((wrong * (wrong - 1)).sum() + 1) / ((wrong * (sizes - 1)).sum() + 1)
+    return float(max((together - share) / (1 - share), 0)) if share < 1 else 0.0
+
+
 def fewest(most: float) -> int:
-    """The number of drafts, all right, from which so small a share can be promised."""
-    return math.ceil(math.log(1 - SURE) / math.log(1 - most)) if most < 1 else 1
+    """About the number of drafts, all right, from which so small a share can be promised."""
+    return math.ceil(math.log((1 - SURE) / 2) / math.log(1 - most)) if most < 1 else 1
 
 
 def certainty(wrong: int, seen: int, left: int, most: float) -> float:
@@ -180,9 +208,9 @@ class Sample:
         true, expected = (np.array([getattr(one, key) for one in self.counted]) for key in ("true", "expected"))
         rest = np.array([one.expected for one in self.rest]).reshape(-1, 2, len(names))  # [m, 2, P]
         known = sum((one.true for one in self.known), np.zeros((2, len(names))))
-        counts = {}
+        usual, counts = [mean_square(true[:, k]) for k in (0, 1)], {}
         for p, name in enumerate(names):
-            found = [total(true[:, k, p], expected[:, k, p], rest[:, k, p]) for k in (0, 1)]
+            found = [total(true[:, k, p], expected[:, k, p], rest[:, k, p], usual[k]) for k in (0, 1)]
             counts[name] = NameCount(
                 *(Estimate(one.count + float(known[k, p]), one.error) for k, one in enumerate(found))
             )
@@ -190,6 +218,6 @@ class Sample:
 
     def no_look(self, most: float, labels: Sequence[int]) -> NoLook | None:
         """The drafts of names that need no look."""
-        seen = [draft for one in self.seen for draft in one.drafts if draft.label in labels]
+        seen = [[draft for draft in one.drafts if draft.label in labels] for one in self.seen]
         rest = [draft.score for one in self.rest for draft in one.drafts if draft.label in labels]
         return no_look(seen, np.array(rest, np.float64), most)

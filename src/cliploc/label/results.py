@@ -21,7 +21,7 @@ from cliploc.images.rle import Rle
 from cliploc.label.draft_scores import LabelScore, score_drafts
 from cliploc.label.drafts import DraftRule, Prior, View, choose
 from cliploc.label.editor.page import ReviewPicture
-from cliploc.label.promise import SURE, Look, NameCount, Sample, fewest, look_at
+from cliploc.label.promise import FEWEST, SURE, Look, NameCount, Sample, fewest, look_at
 from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 from cliploc.runs.picture_files import PictureFile, by_path, content_digest
 from cliploc.runs.samples import PromptedDataset, PromptedPicture
@@ -107,6 +107,10 @@ class AnnotateResult:
         for name, of in self.counts.items():
             things, pictures = of.things.in_words(), of.pictures.in_words()
             lines.append(f"{name}: about {things} in {pictures} pictures, by those that were reviewed in random order")
+        if self.reviewed and not self.counts:
+            lines.append(
+                f"to count what the others show: review {FEWEST} in random order, an order of `cliploc review`"
+            )
         if not boxes and len(self.failed) < self.pictures:
             editor = f"`cliploc review {self.out}`"
             lines.append(f"no boxes were found: check the names, or draw a thing in three pictures with {editor}")
@@ -277,8 +281,12 @@ class AnnotatedFolder:
         self.rule = replace(self.rule, min_score=float(np.float32(found.score)))
         each = {name: sample.no_look(most, [label]) for label, name in enumerate(self.names)}
         shares = {"all names": found, **({} if len(each) == 1 else each)}
-        promise = f"of the drafts need no look: at most {most:.0%} of them are wrong ({SURE:.0%} sure)"
-        return [f"{name}: {one.share:.0%} {promise}" for name, one in shares.items() if one is not None]
+        promise = f"need no look: at most {most:.0%} of them are wrong ({SURE:.0%} sure)"
+        return [
+            f"{name}: {one.share:.0%} of the drafts, of score {one.score:.2f} and more, {promise}"
+            for name, one in shares.items()
+            if one is not None
+        ]
 
     def shares(self) -> dict[str, float]:
         """About the share of pictures with each label that the model knows by its text."""

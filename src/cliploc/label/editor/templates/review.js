@@ -910,6 +910,7 @@ function filter() {
   const done = (i) => Number(entries[i].status !== "none");  // what somebody has seen comes last
   const by = {name: byName, random: (a, b) => entries[a].place - entries[b].place, margin: (a, b) => done(a) - done(b) || entries[a].margin - entries[b].margin || byName(a, b)};
   shown.sort(by[$("order").value]);
+  $("random-needs").hidden = data.set || $("order").value !== "random";
   $("spacer").style.height = `${shown.length * ROW}px`;
   $("list").scrollTop = 0;
   drawList(true);
