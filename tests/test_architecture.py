@@ -67,15 +67,7 @@ def test_nobody_asks_whether_a_backbone_has_something() -> None:
 def test_the_localizer_loads_no_report_and_no_training() -> None:
     loaded = set(python("-c", "import sys, cliploc.localizer; print(*sys.modules)").stdout.split())
     assert "cliploc.localizer" in loaded
-    heavy = (
-        "cliploc.evaluate",
-        "cliploc.label",
-        "cliploc.web",
-        "cliploc.runs",
-        "matplotlib",
-        "jinja2",
-        "open_clip",
-    )
+    heavy = ("cliploc.evaluate", "cliploc.label", "cliploc.web", "cliploc.runs", "matplotlib", "jinja2", "open_clip")
     assert not loaded.intersection(heavy)
 
 

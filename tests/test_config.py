@@ -6,14 +6,7 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.train.train_settings import TrainOptions
-from cliploc.options import (
-    AnnotateOptions,
-    FaithfulnessOptions,
-    Options,
-    SegmentationOptions,
-    option_of,
-    parse_share,
-)
+from cliploc.options import AnnotateOptions, FaithfulnessOptions, Options, SegmentationOptions, option_of, parse_share
 
 
 @pytest.mark.parametrize(("text", "share"), [("0", 0.0), ("1", 1.0), ("0.3", 0.3), (" .5 ", 0.5), ("1e-2", 0.01)])

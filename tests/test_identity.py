@@ -347,10 +347,7 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "masks": ("--masks",),
     "teach": ("--teach", "off"),
 }
-BASE_OF_COMMAND = {
-    "option": ("--method=layer_cam",),
-    "seed": ("--sample", "1"),
-}
+BASE_OF_COMMAND = {"option": ("--method=layer_cam",), "seed": ("--sample", "1")}
 BENCHMARK = (
     *("benchmark", "boxes", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu"),
     *("--batch-size", "2"),
@@ -376,11 +373,7 @@ OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 def command(
-    photos: Path,
-    root: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    photos: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
     # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(

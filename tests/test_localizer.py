@@ -381,10 +381,7 @@ def test_one_picture_is_a_list_of_one_wherever_several_may_be_given_and_none_is_
 
 @pytest.mark.parametrize(
     ("returned", "got"),
-    [
-        (lambda ctx: ctx.features[:, :2], r"one of shape \[2, 2, 8, 8\]"),
-        (lambda ctx: None, "NoneType"),
-    ],
+    [(lambda ctx: ctx.features[:, :2], r"one of shape \[2, 2, 8, 8\]"), (lambda ctx: None, "NoneType")],
 )
 def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
     said = rf"^expected mine to return a tensor \[B, P, h, w\] with B = 2 pictures and P = 3 names, got {got}: correct"

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from cliploc.boxes.sides import (
-    LENGTH,
-    READINGS,
-    common,
-    learnt,
-    moved,
-    offsets,
-    readings,
-)
+from cliploc.boxes.sides import LENGTH, READINGS, common, learnt, moved, offsets, readings
 from cliploc.images.geometry import Frame, iou_matrix
 
 FRAME = Frame.fit("squash", (80, 100), (80, 100))

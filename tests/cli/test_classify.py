@@ -6,7 +6,7 @@ import pytest
 
 from cliploc.find import prompts
 from cliploc.localizer import Localizer
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused_in_one_line
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of
 from tests.tiny import tower
 
 
@@ -34,30 +34,12 @@ def test_lines_say_what_json_and_python_say():
     assert document["settings"]["names"] == ["bicycle", "cat|kitten", "cup"]
 
 
-def test_a_photo_that_cannot_be_read_is_a_failure_beside_the_others():
-    some = cliploc_("classify", "no.jpg", CAT, "-p", "cat", "-p", "dog", "--json")
-    document = json.loads(some.out)
-    assert some.code == 1
-    assert [picture["file"] for picture in document["pictures"]] == [str(CAT)]
-    assert document["failures"] == [{"file": "no.jpg", "error": "no.jpg: no such file: check the path"}]
-    assert "failed: no.jpg: no such file" in some.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        ((), "PICTURE"),
-        ((CAT, "-p", "cat", "-p", "@cup.jpg"), "'@cup.jpg'"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(arguments, names):
-    refused_in_one_line(["classify", *arguments], names)
-
-
 def test_names_that_the_model_cannot_know_take_no_part():
-    result = cliploc_("classify", CAT, "-p", "猫", "-p", "cat", "--json")
+    result = cliploc_("classify", "no.jpg", CAT, "-p", "猫", "-p", "cat", "--json")
     assert "left out: mini reads English nouns, and finds none in '猫'" in result.err
-    assert [one["name"] for one in json.loads(result.out)["pictures"][0]["names"]] == ["cat"]
+    document = json.loads(result.out)
+    assert [one["name"] for one in document["pictures"][0]["names"]] == ["cat"]
+    assert (result.code, [one["file"] for one in document["failures"]]) == (1, ["no.jpg"])
     none = cliploc_("classify", CAT, "-p", "猫")
     assert (none.code, none.out) == (2, "")
     said = "cliploc: expected a name that mini knows: mini reads English nouns, and finds none in '猫'"

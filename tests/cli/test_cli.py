@@ -22,17 +22,7 @@ from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.runs.picture_files import find_pictures
 from cliploc.towers import guides, models
-from tests.commands import (
-    CAT,
-    COFFEE,
-    check_refusal,
-    cliploc_,
-    document_of,
-    python,
-    refused,
-    refused_in_one_line,
-    succeeded,
-)
+from tests.commands import CAT, COFFEE, check_refusal, cliploc_, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -117,19 +107,6 @@ def test_version_and_help():
         for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["lokalize"], "'localize'"),
-        (["localize", CAT, "-p"], "-p"),
-        (["localize", CAT, "--prmpt", "cat"], "--prompt"),
-        (["localize", CAT, "--threads", "x"], "--threads, a whole number from 1 to 1,024, got 'x'"),
-    ],
-)
-def test_an_unknown_command_or_option_is_one_line_with_the_nearest(words, names):
-    refused_in_one_line(words, names)
 
 
 def test_every_command_line_of_the_documents_has_options_that_exist():

@@ -12,7 +12,7 @@ from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.images.reading import load
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
-from tests.commands import CAT, COFFEE, check_refusal, cliploc_, create_once, document_of, succeeded
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, succeeded
 
 NAMES = ("-p", "cup|mug", "-p", "spoon")
 ASKED = (*NAMES, "--background", "table", "--background-threshold", "0.6", "--window", "0")
@@ -65,23 +65,6 @@ def test_lines_have_the_share_of_each_name_and_a_bad_photo_does_not_end_the_run(
     assert "failed: no.jpg: no such file" in result.err
     assert f"failed: {thin}: expected a picture of at least 32 pixels a side" in result.err
     assert list(tmp_path.iterdir()) == [thin]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["-p", "cat"], "only 'cat'"),
-        ([], "names"),
-        (["-p", "cat", "-p", "cup=@a.jpg"], "cup=@a.jpg"),
-        (["-p", "cat", "-p", "cup", "--rle"], "--rle"),
-        (["-p", "cat", "-p", "cup", "--method", "grad_cam"], "grad_cam"),
-        (["-p", "qwxz", "--background", "cat", *FAST], "mini"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(arguments, names):
-    result = cliploc_("segment", CAT, *arguments)
-    assert (result.code, result.out) == (2, "")
-    check_refusal(result.err.splitlines()[-1], names)
 
 
 def test_names_that_the_model_does_not_know_are_said():

@@ -6,12 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cliploc.draw.colours import (
-    INK,
-    NAME_COLOURS,
-    PAPER,
-    text_colour,
-)
+from cliploc.draw.colours import INK, NAME_COLOURS, PAPER, text_colour
 from cliploc.evaluate.tasks.segmentation.page import class_colours
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).

@@ -63,9 +63,7 @@ def boxes_folder(root: Path, count: int) -> Path:
     return root
 
 
-THINGS = {
-    "val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])],
-}
+THINGS = {"val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])]}
 
 
 def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]] = THINGS) -> Path:

@@ -268,20 +268,6 @@ def test_pictures_replaced_under_their_names_are_computed_anew_and_said(root, pl
     assert run(data, out, save_maps=True).computed == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"setups": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
-        ({"setups": (changed(threshold=0.4),)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
-    ],
-)
-def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change, said):
-    before = sorted(plain.out.rglob("*"))
-    with pytest.raises(UsageError, match=f"other settings .*{said}"):
-        run(root, plain.out, **{"save_maps": True, **change})
-    assert sorted(plain.out.rglob("*")) == before
-
-
 def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
     fewer = open_dataset("wsol", root, limit=COUNT - 1)
     with pytest.raises(UsageError, match=r"pictures, their sizes or their truth .*: put them back"):

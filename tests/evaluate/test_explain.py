@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliploc.evaluate.tasks.faithfulness.judged import area
-from tests.commands import CAT, document_of, refused
+from tests.commands import CAT, document_of
 
 FAST = ("--method", "cam", "--no-baselines", "--steps", "2")
 
@@ -45,16 +45,6 @@ def test_the_marked_region_is_that_of_the_threshold(explained):
     assert one["share"] == pytest.approx((heat > one["threshold"]).mean(), abs=0.005)
 
 
-def test_the_page_shows_maps_curves_and_regions(explained):
-    out, _ = explained
-    page = (out / "explain.html").read_text()
-    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only region", "deletion ↓"):
-        assert words in page
-    assert page.count("data:image/svg+xml") == 4  # two curves of two names
-    assert "Centred Gaussian and Random ignore the picture" in page
-    assert page.index("data:image/svg+xml") < page.index("<dt>steps</dt>"), "settings last"
-
-
 def test_without_a_method_it_is_that_of_the_models_recipe(tmp_path):
     asked = ("-p", "cat", "--no-baselines", "--steps", "2", "--image-size", "64", "--out", tmp_path)
     for model, method in (("mini", "cam"), ("mini-vit", "naclip")):
@@ -74,18 +64,3 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
     document = document_of("explain", CAT, "-p", "cat|kitten", *among, *FAST, "--out", tmp_path)
     assert (document["score"], document["among"]) == ("probability", 3)
     assert len(document["names"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ((), "expected PICTURE, got none: cliploc explain street.jpg"),
-        ((CAT,), "expected at least one name to explain, got none"),
-        ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),
-        ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
-        ((CAT, "-p", "cat", "--method", "camm"), "camm"),
-        (("no.jpg", "-p", "cat", "--method", "cam"), "no.jpg"),
-    ],
-)
-def test_what_is_refused(words, said, tmp_path):
-    assert said in refused("explain", *words, *(("--out", tmp_path) if len(words) > 1 else ()))

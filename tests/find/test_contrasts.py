@@ -18,7 +18,7 @@ from cliploc.find.texts import Texts
 from cliploc.images.exemplars import Exemplar, split_entries
 from cliploc.methods.cam import cam
 from cliploc.values import Boxes
-from tests.commands import CAT, create_once, document_of
+from tests.commands import create_once
 from tests.test_localizer import TERMS, build, photo
 from tests.tiny import KINDS, give_function
 from tests.tolerances import assert_rounded
@@ -150,10 +150,3 @@ def test_pictures_stand_for_the_name_and_not_for_its_contrast(backbones):
     red, told = parse(["red~green"]).synonyms[0], parse(["red~green"]).contrasts[0]
     assert (localizer._texts.by_exemplars(red), localizer._texts.by_exemplars(told)) == (True, False)
     assert len(exemplars) == 3
-
-
-def test_the_command_line_finds_a_contrast():
-    document = document_of("localize", CAT, "--recipe", "fast", "-p", "cat~dog", "-p", "dog~cat")
-    assert [one["name"] for one in document["pictures"][0]["names"]] == ["cat~dog", "dog~cat"]
-    assert [one["found"] for one in document["pictures"][0]["names"]] == [True, False]
-    assert document["settings"]["names"] == ["cat~dog", "dog~cat"]

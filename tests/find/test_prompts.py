@@ -66,8 +66,7 @@ def test_what_is_typed(typed, name, words, contrast):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [[], [""], ["x" * 10_000], ["cat", "cat"], "cat", ["cat", None], ["cat~"], ["a~b~c"], ["cat|dog~wolf|dog"]],
+    "names", [[], [""], ["x" * 10_000], ["cat", "cat"], "cat", ["cat", None], ["cat~"], ["a~b~c"], ["cat|dog~wolf|dog"]]
 )
 def test_names_that_are_refused(names):
     with pytest.raises(UsageError, match=r"^expected [^\n]+ got [^\n]+: [^\n]+$"):

@@ -359,8 +359,7 @@ def test_a_calibration_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}],
+    "changed", [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}]
 )
 def test_a_file_that_is_none_is_refused(changed, tmp_path):
     path, nowhere = tmp_path / "calibration.json", tmp_path / "nowhere.json"

@@ -174,10 +174,7 @@ def test_arrays(array):
         ),
         (np.full((9, 9), 1.5), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
         (np.zeros((1, 1), np.uint8), "image: 1×1 pixels, expected at least 8×8: use a larger picture"),
-        (
-            torch.zeros(5, 9, 9),
-            "image: expected a tensor [3, H, W], got one of shape [5, 9, 9]: convert it",
-        ),
+        (torch.zeros(5, 9, 9), "image: expected a tensor [3, H, W], got one of shape [5, 9, 9]: convert it"),
     ],
 )
 def test_arrays_that_are_refused(array, text):

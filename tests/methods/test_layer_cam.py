@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_grad_cam import LayerCAM
 from torch.nn import functional as F
 from torchcam.methods import GradCAM, RefineCAM
 from torchcam.methods import LayerCAM as TorchcamLayerCAM
@@ -63,18 +62,6 @@ def test_torchcam_fuses_alike_but_for_the_minimum(kind: str, stages: tuple[int, 
         torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(ours[0], theirs[0], strict=True)
     ]
     assert min(flat) > 0.9
-
-
-@pytest.mark.parametrize("kind", CNNS)
-def test_pytorch_grad_cam_takes_the_mean_of_stages(kind: str) -> None:
-    scene = tiny_scene(kind)
-    theirs = scene.grad_cam_package(LayerCAM, (-1, -3))
-    each = [over_input_once(by_hand(scene, stage), scene.images) for stage in (-1, -3)]
-    assert_same_maps(min_max(torch.stack(each).mean(0)), theirs)
-
-
-def over_input_once(maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(min_max(maps.relu()), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 BASES = {"grad_cam": GradCAM, "layer_cam": TorchcamLayerCAM}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.methods import fitting, methods
@@ -130,16 +129,3 @@ def test_a_row_without_a_like_place_keeps_itself() -> None:
     features = torch.eye(4).view(1, 4, 2, 2)  # no two places are alike
     torch.testing.assert_close(proxy_attention(features, 1.2, 3.0)[0], torch.eye(4))
     assert proxy_attention(torch.ones(1, 4, 2, 2), 1.2, 3.0)[0].equal(torch.eye(4)), "all equal: none above the mean"
-
-
-def test_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
-    Image.fromarray(WIDE).save(tmp_path / "wide.png")
-    words = ["localize", str(tmp_path / "wide.png"), "-p", "cat", "--model", "mini-vit", "--method", "proxyclip"]
-    assert main([*words, "--json"]) == 2
-    assert "proxyclip needs a guide" in capsys.readouterr().err
-    assert main([*words, "--guide", "mini", "--json", "--min-presence", "0"]) == 0
-    assert '"guide": "mini"' in capsys.readouterr().out
-    assert main([*words, "--guide", "minni"]) == 2
-    assert "unknown guide 'minni': did you mean mini" in capsys.readouterr().err

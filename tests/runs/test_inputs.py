@@ -68,11 +68,9 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
     else:
         shutil.copy(CAT, given)
     link.symlink_to(given)
-    arguments = {
-        "photo": [given, "-p", "cat"],
-        "link to it": [link, "-p", "cat"],
-        "classes": [CAT, "--labels", given],
-    }[what]
+    arguments = {"photo": [given, "-p", "cat"], "link to it": [link, "-p", "cat"], "classes": [CAT, "--labels", given]}[
+        what
+    ]
     before = given.read_bytes()
     said = refused("localize", *arguments, "--out", tmp_path)
     assert said == f"cliploc: {given} is read by this run, and would be overwritten: choose another --out\n"

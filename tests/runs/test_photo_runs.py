@@ -122,10 +122,7 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
     assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")],
-)
+@pytest.mark.parametrize(("text", "part"), [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")])
 def test_a_file_of_names_that_cannot_be_used_is_one_line(text, part, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)
     assert part in refused("localize", CAT, "--labels", tmp_path / "names.txt")

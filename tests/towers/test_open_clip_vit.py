@@ -11,15 +11,7 @@ from cliploc.towers._open_clip_towers import OpenClipVit
 from cliploc.towers.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
-from tests.towers.seam import (
-    TEXT,
-    TransformerContract,
-    perturb,
-    pictures,
-    real_tower,
-    their_image_embedding,
-    tokenizer,
-)
+from tests.towers.seam import TEXT, TransformerContract, perturb, pictures, real_tower, their_image_embedding, tokenizer
 
 SMALL = {"layers": 3, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
 VARIANTS: dict[str, dict[str, Any]] = {

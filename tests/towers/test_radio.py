@@ -198,8 +198,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused("normalises its features", tensors={"_feature_normalizer.mean": torch.zeros(2)})
     refused("1 missing (blocks.1.attn.proj.bias …)", tensors={"base_model.blocks.1.attn.proj.bias": None})
     refused(
-        "1 unexpected (blocks.0.attn.q_norm.weight",
-        tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)},
+        "1 unexpected (blocks.0.attn.q_norm.weight", tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)}
     )
     refused("refused: ", "could run code (pathlib", root=Path("somewhere"))
     path = saved(tmp_path, plain(), "_heads.clip")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cliploc.evaluate.data import open_dataset, readers
-from tests.commands import cliploc_, python, refused, succeeded
+from tests.commands import cliploc_, python, succeeded
 from tests.evaluate.data import folders
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -61,20 +61,6 @@ def test_problems_are_1_and_counted_by_kind(tmp_path):
     named = json.loads(cliploc_("datasets", "folder", "--root", root, "--json").out)["named"]
     unannotated = [one["source"] for one in named if one["kind"] == "unannotated picture"]
     assert unannotated == [f"more/{i}.jpg" for i in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (("nowhere",), "unknown dataset 'nowhere'"),
-        (("cub", "--split", "test"), "expected --root, the folder to check, got none: cliploc datasets cub --root DIR"),
-        (("--root", "x"), "expected the name of the dataset in x, got none: cliploc datasets NAME --root x"),
-        (("cub", "--root", "."), "found no such file: `cliploc datasets NAME` shows"),
-    ],
-)
-def test_nothing_to_check_is_2_and_one_line(arguments, reason, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert reason in refused("datasets", *arguments)
 
 
 def test_the_list_needs_no_torch():

@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics import (
-    TAUS,
-    Bootstrap,
-    BoxCurve,
-    MaxBoxAcc,
-    box_curve,
-    boxes_on_map,
-    largest_hits,
-)
+from cliploc.evaluate.metrics import TAUS, Bootstrap, BoxCurve, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
 from cliploc.evaluate.metrics.boxes_at_threshold import MeanBestIoU
 from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy, MaxBoxAccV2, packed_hits
 from tests.evaluate.metrics import literal

@@ -18,7 +18,7 @@ from cliploc.images.reading import load, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions
 from cliploc.support.reporter import SILENT
-from tests.commands import COFFEE, cliploc_, create_once, document_of
+from tests.commands import COFFEE, create_once, document_of
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 ASKED = ("-p", "cup", "-p", "spoon", "--background", "table", "--window", "0", "--template", "name-only")
@@ -160,12 +160,6 @@ def test_where_memory_lacks_windows_are_seen_in_halves_and_joined(monkeypatch):
 
 
 def test_what_cannot_be_is_one_line(monkeypatch, halves):
-    said = cliploc_("segment", COFFEE, *ASKED, "--regions", "edges").err.splitlines()[-1]
-    assert (
-        said == "cliploc: expected --regions as none|colour|sam:FOLDER|files:FOLDER, got 'edges': leave it out (none)"
-    )
-    said = cliploc_("segment", COFFEE, *ASKED, "--regions", f"files:{halves / 'none'}").err.splitlines()[-1]
-    assert "expected label maps (*.png) of regions in" in said
     with pytest.raises(InputError, match=r"^cat: expected its regions at .*cat\.png, found none"):
         FileRegions(halves)(Image.new("RGB", (9, 9)), "cat")
     with pytest.raises(InputError, match=r"expected 9×9 pixels as its picture has, got"):

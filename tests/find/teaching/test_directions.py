@@ -7,13 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cliploc.find.directions import (
-    Direction,
-    Pictures,
-    Whitening,
-    fit,
-    stability,
-)
+from cliploc.find.directions import Direction, Pictures, Whitening, fit, stability
 from cliploc.find.learnt import keep, pooled, projected
 from tests.find.teaching.planted import CELLS, Planted, planted
 

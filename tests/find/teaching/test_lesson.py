@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from cliploc import Localizer
-from cliploc.find.learnt import (
-    MOST_CELLS,
-    MOST_CHANNELS,
-    MOST_OF_PLACES,
-    drawn,
-    keep,
-    narrowed,
-    taught_features,
-)
+from cliploc.find.learnt import MOST_CELLS, MOST_CHANNELS, MOST_OF_PLACES, drawn, keep, narrowed, taught_features
 from cliploc.find.prepare import Request
 from cliploc.label.teach.lessons import packed, unpacked
 from cliploc.refine.affinity import WINDOWS_CUT
