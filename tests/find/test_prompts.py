@@ -1,14 +1,24 @@
-"""Names → sentences → one embedding for each name."""
+"""Names and templates, typed and out of files → sentences → one embedding for each name; how names are read."""
 
+import csv
+import re
 import zlib
+from pathlib import Path
 
+import numpy as np
+import open_clip
 import pytest
 import torch
 
+from cliploc.cli import main
 from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.find import texts as texts_module
+from cliploc.find.texts import REMARKS, Texts
+from cliploc.localizer import Localizer
+from cliploc.towers import create
 from cliploc.values import TextSet
+from tests.tiny import tower
 
 
 def encode(sentences):
@@ -91,3 +101,182 @@ def test_what_templates_mean(templates, expected):
 def test_templates_that_are_refused(templates):
     with pytest.raises(UsageError, match=r"^expected [^\n]*template[^\n]* got [^\n]+$"):
         prompts.parse(["cat"], templates)
+
+
+# ---------------------------------------------------------------------------------------- ImageNet's names, sets, files
+ILSVRC = Path(__file__).parents[3] / "shared" / "data" / "ilsvrc_val_dev" / "synsets.csv"
+
+
+def test_imagenet_classes():
+    classes = prompts.imagenet_classes()
+    by_wnid = {one.wnid: one for one in classes}
+    assert len(classes) == len(by_wnid) == len({one.name for one in classes}) == 1000
+    assert [one.wnid for one in classes] == sorted(by_wnid), "ImageNet's labels are in the order of their WordNet ids"
+    assert classes[0].entry == "tench|Tinca tinca"
+    assert by_wnid["n02012849"].name == "crane bird"
+    assert by_wnid["n03126707"].name == "construction crane"
+    assert by_wnid["n03773504"].name == "missile"
+    assert by_wnid["n04008634"].entry == "projectile|missile"
+    assert (by_wnid["n04355933"].name, by_wnid["n04356056"].name) == ("sunglass", "sunglasses")
+    others = [one.name for one in classes if one.wnid not in ("n04008634", "n04355933")]
+    assert others == [name for i, name in enumerate(open_clip.IMAGENET_CLASSNAMES) if i not in (744, 836)]
+    assert len(prompts.parse([one.entry for one in classes])) == 1000
+
+
+@pytest.mark.skipif(not ILSVRC.is_file(), reason="needs ../shared/data/ilsvrc_val_dev")
+def test_imagenet_words_are_those_of_the_data_set():
+    with ILSVRC.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, one in zip(rows, prompts.imagenet_classes(), strict=True):
+        assert row["wnid"] == one.wnid
+        words = {one.name.casefold(), *row["synset_words"].casefold().split(", ")}
+        assert sorted(words) == sorted(word.casefold() for word in (one.name, *one.synonyms))
+
+
+def test_template_sets_are_openais():
+    for name, theirs in (
+        ("openai-80", open_clip.OPENAI_IMAGENET_TEMPLATES),
+        ("openai-7", open_clip.SIMPLE_IMAGENET_TEMPLATES),
+    ):
+        ours = prompts.resolve_templates(name)
+        assert [template.format("cat") for template in ours] == [template("cat") for template in theirs]
+
+
+def test_class_file(tmp_path):
+    path = tmp_path / "names.txt"
+    lines = [
+        "\ufeff# mine",
+        "cat|kitten",
+        "",
+        "  remote   control \r",
+        "n01440764",
+        "n02119789 kit fox, Vulpes macrotis",
+        "n2",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    entries = ("cat|kitten", "remote control", "tench|Tinca tinca", "kit fox|Vulpes macrotis", "n2")
+    assert prompts.read_labels(path).entries == entries
+
+
+def test_template_file(tmp_path):
+    path = tmp_path / "templates.txt"
+    path.write_text("# mine\nan image of a {}.\n\na clean origami {}.\n")
+    expected = ("an image of a {}.", "a clean origami {}.")
+    assert prompts.read_templates(path) == expected
+    assert prompts.resolve_templates(str(path)) == expected
+    assert Localizer(model=tower("gap_cnn"), templates=str(path)).templates == expected
+
+
+@pytest.mark.parametrize("read", [prompts.read_labels, prompts.read_templates])
+def test_files_that_cannot_be_read(tmp_path, read):
+    (tmp_path / "latin.txt").write_bytes("café {}\n".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text("\n# nothing\n")
+    for path in (tmp_path / "none.txt", tmp_path, "a\0b", tmp_path / "latin.txt", tmp_path / "empty.txt"):
+        with pytest.raises(UsageError, match=rf"^expected [^\n]*{re.escape(str(path))}[^\n]*: [^\n]+$"):
+            read(path)
+
+
+def test_lines_that_cannot_be_used(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("cat\nn99999999\n")
+    with pytest.raises(UsageError, match=r"file\.txt: n99999999 is not one of ImageNet's 1,000 classes"):
+        prompts.read_labels(path)
+    path.write_text("a {}\n\na photo\n")
+    with pytest.raises(UsageError, match=r"file\.txt, line 3: expected a template with one \{\} for the name"):
+        prompts.read_templates(path)
+
+
+def test_classify(photo):
+    """Against the softmax written out; a picture and a list of pictures alike."""
+    backbone = tower("attention_pool_cnn")
+    localizer = Localizer(model=backbone, templates=["{}", "a {}."])
+    mirrored = photo.transpose(method=0)
+    names = ["red|blue", "green", "a boat"]
+    both = localizer.classify([photo, mirrored], names, top_k=3)
+    located = localizer([photo, mirrored], names)
+    for one, found in zip(both, located, strict=True):
+        order = np.argsort(-found.scores)
+        odds = np.exp(backbone.logit_scale * found.scores.astype(np.float64))
+        assert [entry.name for entry in one] == [found.names[i] for i in order]
+        assert [entry.cosine for entry in one] == pytest.approx(found.scores[order], abs=1e-6)
+        assert [entry.probability for entry in one] == pytest.approx((odds / odds.sum())[order], rel=1e-4)
+    assert [one.name for one in localizer.classify(photo, names, top_k=2)] == [one.name for one in both[0][:2]]
+    assert len(localizer.classify(photo, names, top_k=9)) == 3
+
+
+# --------------------------------------------------------------------------------------------------- how names are read
+ROOT = Path(__file__).parents[2]
+CAT = str(ROOT / "src/cliploc/demo_photos/cat.jpg")
+WIFE = "mini reads 'my wife' as 'woman'"
+
+
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    return Texts(create("mini"), prompts.DEFAULT_TEMPLATES)
+
+
+def test_a_result_has_it_as_a_note() -> None:
+    localizer = Localizer("mini", method="cam")
+    picture = np.zeros((32, 32, 3), np.uint8)
+    assert localizer(picture, ["my wife", "cat"]).notes == (WIFE,)
+    assert localizer(picture, ["cat"]).notes == ()
+    assert localizer.readings(["cat", "my wife"]) == (WIFE,)
+
+
+@pytest.mark.parametrize("how", [{"method": "cam"}, {"recipe": "fast"}])
+def test_the_presence_of_a_name_that_the_model_does_not_know_is_not_known(how: dict[str, str]) -> None:
+    found = Localizer("mini", **how)(CAT, ["happiness", "cat"])
+    for result in (found, found.by(found.box_rule, 0.5)):
+        assert result.presence is not None
+        assert np.isnan(result.presence).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("names", [["tabby", "tabbies", "the tabby"], ["dog", "dogs"], ["kite", "kites"]])
+def test_names_that_are_read_alike_have_the_same_chances(names: list[str]) -> None:
+    """Of the bank, "Brittany dog" is read as "dog", too, and two entries are a "kite"."""
+    found = Localizer("mini", recipe="fast", min_presence=0)(CAT, names)
+    assert found.presence is not None
+    np.testing.assert_allclose(found.presence, found.presence[0], rtol=1e-4)
+    scores = found.boxes.score.reshape(len(names), -1)
+    np.testing.assert_allclose(scores, scores[:1].repeat(len(names), 0), rtol=1e-4)
+
+
+def test_synonyms_and_contrasts_are_told_of_too(texts: Texts) -> None:
+    assert texts.readings(prompts.parse(["cat|my wife"])) == (WIFE,)
+    assert texts.readings(prompts.parse(["cat~my wife"])) == (WIFE,)
+    (lost,) = texts.readings(prompts.parse(["cat|happiness"]))
+    assert lost.startswith("mini does not know 'happiness'")
+    assert texts.readings(prompts.parse(["happiness"])) == ()  # the reason why it is not found says it
+
+
+def test_many_are_counted(texts: Texts) -> None:
+    said = texts.readings(prompts.parse([f"my {name}" for name in ("cat", "dog", "bird", "cup", "car", "bed", "tv")]))
+    assert len(said) == REMARKS + 1
+    assert said[-1] == "2 more names are not read as they stand"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["classify {}", "segment {} --model mini-vit --out segmented", "explain {} --method cam --steps 2 --out explained"],
+)
+def test_commands_say_it(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.format(CAT).split(), "-p", "my wife", "-p", "cat"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert WIFE in said.replace("mini-vit", "mini")
+
+
+def test_of_names_that_nobody_typed_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", CAT]) == 0  # ImageNet's names: nobody typed them
+    assert "mini reads" not in capsys.readouterr().err
+
+
+def test_every_picture_of_the_regions_has_one_line_of_known_form() -> None:
+    lines = (ROOT / "tools/everyday_regions.txt").read_text(encoding="utf-8").splitlines()
+    rectangle = r"r\d(?:-\d)? c\d(?:-\d)?"
+    region = rf"[a-z]+ {rectangle}(?:, {rectangle})*"
+    lines = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(rf"n\d{{8}}: (?:-|{region}(?:; {region})*)", line) for line in lines)
+    assert sorted(line[:9] for line in lines) == [one.wnid for one in prompts.imagenet_classes()]
