@@ -333,7 +333,7 @@ def test_a_map_that_is_no_number_is_named_with_its_prompt_and_picture(backbones,
         localizer([TALL, WIDE], ["red", "green", "blue"])
 
 
-OPTIONS = [  # values out of range are in tests/test_config.py
+OPTIONS = [  # values out of range are in tests/test_values.py
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
     ({"background": "sky"}, "expected background, a list of texts, got 'sky'"),
     ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),

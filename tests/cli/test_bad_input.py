@@ -138,6 +138,7 @@ TRAIN = ("train", "tscam", "--out", "x", "--root")
         (["localize", CAT, "-p"], "-p"),
         (["localize", CAT, "--prmpt", "cat"], "--prompt"),
         ([*NAMED, "--threads", "x"], "--threads, a whole number from 1 to 1,024, got 'x'"),
+        ([*NAMED, "--recipe", "fast", "--method", "cam"], "a method or a recipe"),
         ([*NAMED, "--image-size", "225"], "image_size of multiples of 32"),
         ([*NAMED, "--device", "cuda:99"], "(cpu"),
         ([*NAMED, "--batch-size", "1" * 400], "--batch-size, a whole number from 1 to 4,096, got 11111"),

@@ -277,14 +277,6 @@ def test_several_methods_are_one():
     assert settings["threshold"] == (methods.get("cam").threshold + methods.get("layer_cam").threshold) / 2
 
 
-def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
-    (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = succeeded("localize", CAT, "--labels", tmp_path / "names.txt", *FAST)
-    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
-    assert result.err.count(said) == 1
-    assert "tabby" not in result.err
-
-
 def test_any_file_name_is_shown_and_written_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["[bold]x[red].png", "a b.png", "猫.png", "-p.png", "Ünï — ©.png", ":smile:.png", "tab\tnewline\n.png"]

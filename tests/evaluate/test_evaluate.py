@@ -10,6 +10,7 @@ import pytest
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
 from tests.commands import cliploc_
+from tests.evaluate.data.folders import metadata
 from tests.evaluate.metrics import literal
 
 SIZES = {"val/a.JPEG": (448, 224), "val/b.JPEG": (224, 448), "c.JPEG": (500, 375)}
@@ -24,8 +25,7 @@ LABELS = {"val/a.JPEG": 3, "val/b.JPEG": 3, "c.JPEG": 7}
 @pytest.fixture
 def folders(tmp_path):
     """Maps that light the first true box of each image, with a ramp; and their metadata."""
-    maps, metadata = tmp_path / "maps", tmp_path / "metadata"
-    metadata.mkdir()
+    maps = tmp_path / "maps"
     for one, size in SIZES.items():
         x0, y0, x1, y1 = literal.true_boxes(BOXES[one][:1], size)[0]
         heat = np.random.default_rng(len(one)).random((28, 28)).repeat(8, 0).repeat(8, 1) * 0.2
@@ -33,15 +33,7 @@ def folders(tmp_path):
         path = maps / f"{one}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, heat.astype(np.float32))
-    rows = {
-        "image_ids": [(one,) for one in SIZES],
-        "class_labels": list(LABELS.items()),
-        "image_sizes": [(one, *size) for one, size in SIZES.items()],
-        "localization": [(one, *box) for one, boxes in BOXES.items() for box in boxes],
-    }
-    for name, lines in rows.items():
-        (metadata / f"{name}.txt").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
-    return maps, metadata
+    return maps, metadata(tmp_path / "metadata", {one: (LABELS[one], SIZES[one], BOXES[one]) for one in SIZES})
 
 
 def evaluate(folders, *more):

@@ -31,17 +31,10 @@ def row(sample, *columns):
 
 
 HAND = [
-    row(
-        "a",
-        [True, True, False, False],
-        ["found", "unsure", "found", "not found"],
-        [7],
-        [True],
-        [0.9, 0.3],
-        [True, False],
-    ),
+    row("a", [True, True, False, False], ["found", "unsure", "found", "not found"], [7], [True],
+        [0.9, 0.3], [True, False]),
     row("b", [True, False, False], ["found", "not found", "unsure"], [7], [False], [0.8, 0.2], [False, True]),
-]
+]  # fmt: skip
 
 
 def test_numbers_by_hand():

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
 from cliploc.formats.voc import palette
 from cliploc.images import rle
@@ -167,12 +166,6 @@ def test_voc_objects_that_have_no_number_are_void(tmp_path):
     assert [objects[y, x] for x, y in places] == [*range(1, 255), 255, 255]
     (again,) = read_corrections(root, {"a.png": size}, [(name,) for name in NAMES], masks=True).pictures.values()
     assert [one is None for one in again.masks] == [False] * 254 + [True] * 2
-
-
-def test_voc_refuses_more_names_than_a_byte_holds():
-    many = replace(SETTINGS, names=tuple(map(str, range(255))))
-    with pytest.raises(UsageError, match="expected at most 254 names for masks in Pascal VOC's format"):
-        exports.get("voc").check(many)
 
 
 @pytest.mark.parametrize("name", exports.names())

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, LabelledBox, exports
 from cliploc.formats.reading import PictureFinder, read_labels
 from tests.label.annotated import annotated, written
@@ -76,21 +75,3 @@ def test_polygons_have_the_box_around_them(tmp_path):
     for path in (tmp_path, tmp_path / "c.xml"):
         [box] = boxes_of(path)["c.jpg"]
         assert (box.name, box.kind, box.xyxy) == ("cat", "polygon", pytest.approx((2, 2, 6, 8)))
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("a.csv", "path,name\n"),
-        ("a.csv", "path,label,x0,y0,x1,y1\nc.jpg,cat,1,2,3,wide\n"),
-        ("a.json", '{"images": [{"id": 1}], "categories": [], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}'),
-        ("a.json", "{"),
-        ("a.json", '{"a": 1}'),
-        ("a.xml", "<a/>"),
-        ("a", ""),
-    ],
-)
-def test_what_is_no_label_file_is_one_line(file, content, tmp_path):
-    (tmp_path / file).write_text(content)
-    with pytest.raises(UsageError, match=r"^expected [^\n]*COCO[^\n]*" + file + r"[^\n]*: [^\n]*$"):
-        read_labels(tmp_path / file)

@@ -1,15 +1,33 @@
-"""The one writer of files: whole or not at all, and no trace of a failure."""
+"""Files: read, written and locked; documents of others, and damaged ones."""
 
 import errno
+import io
+import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
 
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocError, UsageError
+from cliploc.evaluate.data import open_dataset, open_labelled
+from cliploc.evaluate.tasks.evaluate import read_map
+from cliploc.find.calibration import load_calibration, package_calibration
+from cliploc.find.heads import read_config
+from cliploc.find.learnt import load_learnt
+from cliploc.images.reading import load
+from cliploc.label.corrections import read_corrections
+from cliploc.support.documents import DocumentError, parse_json, read_bytes, read_text
 from cliploc.support.files import locked, write_atomic, write_atomic_folder
+from cliploc.towers._weights import read_checkpoint
 from tests.commands import CAT, begun, refused
+from tests.evaluate.data import folders, labelled
 
 
 def half(path: Path) -> None:
@@ -101,3 +119,89 @@ def test_a_killed_run_locks_nobody_out(tmp_path):
     with locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------- documents of others
+def test_a_file_is_read_and_lines_end_alike(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    assert read_text(tmp_path / "a") == "one\ntwo\nthree\n"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(11))
+    assert len(read_bytes(tmp_path / "a", 11)) == 11
+    with pytest.raises(OSError, match="expected at most"):
+        read_bytes(tmp_path / "a", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a":' * 10**5, "nested too deeply"),
+        ("1" * 5000, "Exceeds the limit"),
+        ("[NaN]", "NaN is no number"),
+        ("-Infinity", "-Infinity is no number"),
+        (b"\xff", "codec can't decode"),
+    ],
+)
+def test_what_is_no_json_is_one_line(text, message):
+    with pytest.raises(DocumentError, match=message) as caught:
+        parse_json(text)
+    assert len(str(caught.value)) < 200
+
+
+# -------------------------------------------------------------------------------------------------------- damaged files
+def written(save: Callable[[io.BytesIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
+def corrected(path: Path) -> object:
+    return read_corrections(path, {"a.jpg": (40, 30)}, ["cat"])
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+TENSORS = {"a": torch.arange(600.0)}
+CVAT = '<annotations><image name="a.jpg" width="40" height="30"><box label="cat" xtl="1" ytl="2" xbr="9" ybr="8"/>'
+FILES: dict[str, tuple[Callable[[], bytes], Callable[[Path], Any]]] = {
+    "a.jpg": (lambda: written(lambda to: NOISE.save(to, "jpeg")), load),
+    "a.png": (lambda: written(lambda to: NOISE.save(to, "png")), load),
+    "w.safetensors": (lambda: save(TENSORS), read_checkpoint),
+    "w.pt": (lambda: written(lambda to: torch.save(TENSORS, to)), read_checkpoint),
+    "head.safetensors": (lambda: save(TENSORS), read_config),
+    "learnt.safetensors": (lambda: save(TENSORS), load_learnt),
+    "calibration.json": (lambda: json.dumps(package_calibration("mini").document()).encode(), load_calibration),
+    "map.npy": (lambda: written(lambda to: np.save(to, np.ones((224, 224)))), lambda path: read_map(path, "exact")),
+    "cvat.xml": (lambda: f"{CVAT}</image></annotations>".encode(), corrected),
+    "coco.json": (lambda: json.dumps(folders.COCO).encode(), corrected),
+    "data.yaml": (lambda: b"names: [cat, {a: b}, 'dog']", lambda path: open_dataset("yolo", path.parent)),
+    "annotations/instances_val2017.json": (
+        lambda: json.dumps(folders.COCO).encode(), lambda path: open_dataset("coco", path.parents[1])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_one_line(name: str, damage: str, tmp_path: Path) -> None:
+    make, read = FILES[name]
+    folders.coco(tmp_path)
+    whole, path = make(), tmp_path / name
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else bytes(range(256)) * 4)
+    with pytest.raises(CliplocError) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert path.name in str(error.value)
+
+
+def test_a_cut_file_of_matlab_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    path = labelled.imagenet_seg(tmp_path) / "gtsegs_ijcv.mat"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:3000])
+    with pytest.raises(CliplocError, match=r"^[^\n]*gtsegs_ijcv\.mat[^\n]*$"):
+        open_labelled("imagenet_seg", tmp_path)

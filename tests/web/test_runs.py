@@ -1,11 +1,14 @@
-"""Runs: they count, wait for their turn, stop at the next step, and end with the server."""
+"""Runs: they count, wait for their turn, stop at the next step, and end with the server. Old uploads go."""
 
+import io
+import os
 import threading
 
 import pytest
 
 from cliploc.web.guard import RefusedError
 from cliploc.web.runs import AT_ONCE, Runs, StoppedError
+from cliploc.web.uploads import Store
 
 
 class Work:
@@ -65,3 +68,16 @@ def test_a_few_run_some_wait_the_others_are_refused_and_all_end_with_the_server(
             run.future.result(60)
     with pytest.raises(StoppedError, match="shutting down"):
         runs.begin("", Work())
+
+
+# -------------------------------------------------------------------------------------------------------------- uploads
+def test_what_is_old_goes(tmp_path):
+    store = Store(tmp_path, {}, seconds=250)
+    numbers = [store.keep(io.BytesIO(b"abc"), f"{ago}.jpg") for ago in (300, 200)]
+    for number, ago in zip(numbers, (300, 200), strict=True):
+        folder = store.picture(number).parent
+        os.utime(folder, (0, folder.stat().st_mtime - ago))
+    store.sweep()
+    assert store.picture(numbers[1]).read_bytes() == b"abc"
+    with pytest.raises(RefusedError, match="no longer: upload it"):
+        store.picture(numbers[0])

@@ -224,15 +224,10 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     assert grey.dtype == np.uint16
     np.testing.assert_allclose(grey / 65535, heatmaps[0].clip(0, 1), atol=1e-5)
     assert Image.open(paths["cat_overlay.png"]).size == (451, 300)
-    assert '"method": "cam"' in paths["results.json"].read_text()
     [box] = found["cam"].boxes.xyxy.tolist()
     [annotation] = json.loads(paths["coco.json"].read_text())["annotations"]
     left, top, width, height = annotation["bbox"]
     np.testing.assert_allclose([left, top, left + width, top + height], box, atol=1e-3)
-    [task] = json.loads(paths["labelstudio.json"].read_text())
-    [drawn] = task["predictions"][0]["result"]
-    assert drawn["value"]["rectanglelabels"] == ["cat"]
-    assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
 
 
 def test_files_with_masks(look, tmp_path):
@@ -243,10 +238,7 @@ def test_files_with_masks(look, tmp_path):
     assert {*tmp_path.iterdir()} == {*written}
     assert {"cat_labels.png", "labels.json"} < set(paths)
     [mask] = found["cam"].masks.of_boxes
-    labels = Image.open(paths["cat_labels.png"])
-    assert labels.mode == "P"
-    assert (np.asarray(labels) == found["cam"].label_map()).all()
-    assert [one["name"] for one in json.loads(paths["labels.json"].read_text())["labels"]] == [None, "cat", "dog"]
+    assert (np.asarray(Image.open(paths["cat_labels.png"])) == found["cam"].label_map()).all()
     [box] = json.loads(paths["results.json"].read_text())["pictures"][0]["names"][0]["boxes"]
     assert (rle.decode(box["mask"]) == mask).all()
     [annotation] = json.loads(paths["coco.json"].read_text())["annotations"]
