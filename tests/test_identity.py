@@ -99,37 +99,18 @@ def assert_each_is_listed(names: set[str], seconds: Mapping[str, Any], harmless:
 
 # ---------------------------------------------------------------------------------------------------------- Localizer
 OF_LOCALIZER: dict[str, Second] = {
-    "model": Second("mini-vit", {"method": "grad_cam"}),
-    "pretrained": Second("other"),
-    "method": Second("layer_cam"),
+    "model": Second("mini-vit", {"method": "grad_cam"}), "pretrained": Second("other"), "method": Second("layer_cam"),
     "method_options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
-    "head": Second("HEAD", {"method": "ts_cam+cam"}),
-    "templates": Second("name-only"),
-    "background": Second(("grass",)),
-    "exemplars": Second((f"red=@{PHOTO}",)),
-    "resize": Second("pad"),
-    "image_size": Second(40),
-    "scales": Second((1, 1.5)),
-    "windows": Second((3.0,)),
-    "flip": Second(True),
-    "refine": Second(("affinity", "guided")),
-    "threshold": Second(0.77),
-    "components": Second("largest"),
-    "min_area": Second(0.01),
-    "max_boxes": Second(1),
-    "nms_iou": Second(0.25),
-    "split_peaks": Second(0.2),
-    "min_score": Second(0.25),
-    "min_presence": Second(0.25),
-    "second_look": Second(True, {"method": "cam"}),
+    "head": Second("HEAD", {"method": "ts_cam+cam"}), "templates": Second("name-only"),
+    "background": Second(("grass",)), "exemplars": Second((f"red=@{PHOTO}",)), "resize": Second("pad"),
+    "image_size": Second(40), "scales": Second((1, 1.5)), "windows": Second((3.0,)), "flip": Second(True),
+    "refine": Second(("affinity", "guided")), "threshold": Second(0.77), "components": Second("largest"),
+    "min_area": Second(0.01), "max_boxes": Second(1), "nms_iou": Second(0.25), "split_peaks": Second(0.2),
+    "min_score": Second(0.25), "min_presence": Second(0.25), "second_look": Second(True, {"method": "cam"}),
     "calibration": Second("CALIBRATION", {"method": "cam", "second_look": True}),
-    "learnt": Second("LEARNT", {"method": "cam"}),
-    "masks_by": Second("grabcut"),
-    "precision": Second("bf16"),
-    "masked_precision": Second("bf16"),
-    "guide": Second("mini"),
-    "batch_size": Second(3),
-}
+    "learnt": Second("LEARNT", {"method": "cam"}), "masks_by": Second("grabcut"), "precision": Second("bf16"),
+    "masked_precision": Second("bf16"), "guide": Second("mini"), "batch_size": Second(3),
+}  # fmt: skip
 HARMLESS_IN_LOCALIZER = {name: one.harmless for name, one in OPTIONS.items() if one.harmless}
 
 

@@ -1,6 +1,7 @@
 """A look at a photograph: the localizer's own results, thresholds without another run, and refusals."""
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cliploc import towers
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find.recipes import recipe_of
 from cliploc.images import rle
 from cliploc.images.demo import demo_photos
@@ -291,3 +292,16 @@ def test_more_masks_than_one_request_may_have_are_refused_before_the_model_runs(
     monkeypatch.setattr(service, "localizer", None)
     with pytest.raises(UsageError, match="masks of at most 1 names × methods for a picture of 451×300 pixels, got 2"):
         service.look(CAT, Settings(names="cat, dog", masks=True))
+
+
+def test_a_photograph_is_decoded_once_and_another_file_is_another_photograph(service, tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (10, 10)).save(path)
+    before = service.read(str(path))
+    assert service.read(str(path)) is before
+    Image.new("RGB", (20, 20)).save(path)
+    os.utime(path, ns=(1, 1))
+    assert service.read(str(path)).image.size == (20, 20) != before.image.size
+    path.unlink()
+    with pytest.raises(InputError, match=r"^a\.png: it is not kept any longer"):
+        service.read(str(path))
