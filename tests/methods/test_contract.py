@@ -34,7 +34,7 @@ TEXTS = ("red", "green", "a zebra", "blue")
 CASES = cases()
 GRID = TINY_GRIDS[0]  # of the planted ones
 # SmoothGrad's map is |gradient|: where a change of a pixel would move the score, up or down, not what speaks for the
-# prompt. A cell without the object may be hotter than the object. Its equation is in test_pixel_gradients.py.
+# prompt. A cell without the object may be hotter than the object. Its equation is in test_backward.py.
 NO_EVIDENCE = {"smooth_grad"}
 # What a baseline declares, that its map reads no picture, frees it from finding anything in one.
 planted_case = pytest.mark.parametrize(
