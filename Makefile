@@ -38,7 +38,7 @@ test: $(READY)
 # The kernels of older processors, as far as this one has them: results of other shapes, batches and numbers of names are
 # compared, which need not agree to the bit. Only the tests that compare: all would take several times as long. Where
 # there is no AVX-512, those of AVX2 are what `make test` runs.
-KERNEL_TESTS := tests/methods tests/refine tests/towers tests/find/teaching tests/find/test_learnt.py tests/test_localizer.py tests/find/test_windows.py tests/find/test_many_names.py
+KERNEL_TESTS := tests/methods tests/refine tests/towers tests/find/teaching tests/find/test_learnt.py tests/test_localizer.py tests/find/test_running.py
 COMPARING := batch or prompts or names or equation or alone or apart or at_once or same or depend or twice or one_by_one or hosts \
 	or are_timms or are_open_clips or reproduced or calibrated or resumes
 

@@ -1,7 +1,6 @@
 """The public names: lists, errors, and what a notebook shows."""
 
 import ast
-import html.parser
 import importlib
 import inspect
 import re
@@ -15,6 +14,7 @@ import cliploc
 from cliploc.errors import CliplocError
 from cliploc.methods import fitting
 from cliploc.runs.label_store import LabellingRun
+from tests.html_reader import Reader
 
 DOCS = Path(__file__).parents[1] / "docs"
 HOSTILE = '<img src=x onerror="alert(1)">&</li><script>alert(2)</script>'
@@ -38,13 +38,6 @@ def test_lists_hold_names_and_filter_them():
     assert cliploc.list_metrics()[0] == "localization"
     assert cliploc.list_metrics(truth="masks") == ["pxap", "energy_in_masks", "relevance_rank_masks"]
     assert {"coco", "yolo"} <= set(cliploc.list_exports())
-
-
-def test_lists_refuse_unknown_names_with_the_nearest():
-    with pytest.raises(cliploc.UnknownNameError, match="did you mean ViT-B-16"):
-        cliploc.list_methods(model="ViT-B16")
-    with pytest.raises(cliploc.UnknownNameError, match="unknown method 'gemm'"):
-        cliploc.list_models(method="gemm")
 
 
 def test_errors_are_pythons_own_too():
@@ -73,41 +66,21 @@ def found() -> cliploc.Localization:
     return cliploc.Localizer(recipe="fast")(picture, ["cat", HOSTILE, "dog"])
 
 
-class Tags(html.parser.HTMLParser):
-    """Every element and attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
 def test_what_a_notebook_shows_has_a_picture_and_a_line_for_each_name_whatever_they_are(found):
-    tags = Tags()
-    tags.feed(found._repr_html_())
-    assert [tag for tag, _ in tags.seen] == ["img", "ul", "li", "li", "li"]
-    picture = tags.seen[0][1]
+    page = Reader(found._repr_html_())
+    assert [tag for tag, _ in page.tags] == ["img", "ul", "li", "li", "li"]
+    [picture] = page.all("img")
     assert set(picture) == {"alt", "src"}
     assert picture["src"].startswith("data:image/jpeg;base64,")
     assert picture["alt"] == repr(found)
     assert re.fullmatch(r"<Localization of image 0, 64×48: cat.*dog.*>", repr(found))
-    assert "".join(tags.texts).count(HOSTILE) >= 1
-    assert "1 boxes" not in "".join(tags.texts)
+    assert HOSTILE in page.text
+    assert "1 boxes" not in page.text
 
 
 def test_an_overlay_takes_what_it_names(found):
     assert found.overlay(["cat"], opacity=0.2, heatmap=False, boxes=False).getpixel((3, 3)) == (255, 0, 0)
     assert np.array_equal(found.overlay(), found.overlay(None, None, True, True))
-    with pytest.raises(ValueError, match="opacity from 0 to 1"):
-        found.overlay(opacity=2)
-    with pytest.raises(ValueError, match="'bird' was not asked for"):
-        found.overlay(["bird"])
     with pytest.raises(TypeError):
         found.overlay(colour="red")
 

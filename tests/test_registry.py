@@ -31,12 +31,7 @@ def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
 
 
 @pytest.mark.parametrize(
-    ("asked", "near"),
-    [
-        ("gradcam", "grad_cam"),
-        ("grad cam", "grad_cam"),
-        ("vit-b-16", "ViT-B-16"),
-    ],
+    ("asked", "near"), [("gradcam", "grad_cam"), ("grad cam", "grad_cam"), ("vit-b-16", "ViT-B-16")]
 )
 def test_an_unknown_name_is_told_the_nearest_first(asked, near):
     with pytest.raises(UnknownNameError) as error:

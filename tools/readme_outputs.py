@@ -2,7 +2,7 @@
 
 `python tools/readme_outputs.py`, after a change of a model or recipe. In a block of `console`, lines that begin with
 `$ ` are commands, and what follows each is its output, without seconds; the output of a block of `python` is the block
-of `text` after it. Also writes docs/methods/index.md's table. tests/test_readme.py compares the README with the result.
+of `text` after it. Also writes docs/methods/index.md's table. tests/test_site.py compares the README with the result.
 """
 
 from __future__ import annotations

@@ -19,4 +19,4 @@ if ! browser >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; 
 fi
 browser >/dev/null || skip "no chromium on this machine: have it installed (Debian: apt-get install chromium)"
 CLIPLOC_TEST_WEB=1 exec "$python" -m pytest -n 2 --dist loadfile tests/web/test_browser.py tests/web/test_review.py \
-  tests/web/test_report_pages.py tests/web/test_unknown_thing.py
+  tests/web/test_unknown_thing.py

@@ -21,7 +21,7 @@ from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError
 from cliploc.images.geometry import Frame
 from cliploc.localization import Localization
-from tests.commands import CAT, PHOTOS, document_of, refused
+from tests.commands import CAT, PHOTOS, document_of, refused, refused_in_one_line
 
 
 def result_of(maps, frame, rule, found=None, threshold=None):
@@ -324,21 +324,8 @@ def test_masks_are_in_the_json_and_drawn(tmp_path):
 
 
 def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
-    said = refused("localize", CAT, "-p", "cat", "--masks")
-    assert said == "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n"
+    refused_in_one_line(["localize", CAT, "-p", "cat", "--masks"], "--json or --out")
     names = tmp_path / "labels.json"
     names.write_text("cat\n")
     refused("localize", CAT, "--labels", names, "--masks", "--out", tmp_path)
     assert names.read_text() == "cat\n"
-
-
-def test_grabcut_on_the_command_line():
-    asked = ("localize", CAT, "-p", "cat", "--recipe", "fast", "--json")
-    heat, cut = (document_of(*asked, *more) for more in (["--masks"], ["--masks-by", "grabcut"]))
-    assert [one["settings"]["masks_by"] for one in (heat, cut)] == ["heat", "grabcut"]
-    ((one,), (other,)) = (document["pictures"][0]["names"][0]["boxes"] for document in (heat, cut))
-    assert one["xyxy"] == other["xyxy"]
-    assert 0.5 < shared(coco.decode(one["mask"]).astype(bool), coco.decode(other["mask"]).astype(bool)) < 1
-    for wrong in ("edges", "sam:"):
-        said = f"cliploc: expected --masks-by as heat|grabcut|sam:FOLDER, got {wrong!r}\n"
-        assert refused(*asked, "--masks-by", wrong) == said

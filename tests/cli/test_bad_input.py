@@ -127,9 +127,18 @@ def test_an_option_of_no_use_is_one_line_that_says_what_was_expected_and_what_ca
         assert re.match(rf"cliploc: expected {flag}[, ].*, got '¿'", line)
 
 
+BOTH = ("compare", CAT, "-p", "cat", "--method")
+TRAIN = ("train", "tscam", "--out", "x", "--root")
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
+        (["lokalize"], "'localize'"),
+        (["localize", CAT, "-p"], "-p"),
+        (["localize", CAT, "--prmpt", "cat"], "--prompt"),
+        ([*NAMED, "--threads", "x"], "--threads, a whole number from 1 to 1,024, got 'x'"),
+        ([*NAMED, "--recipe", "fast", "--method", "cam"], "a method or a recipe"),
         ([*NAMED, "--image-size", "225"], "image_size of multiples of 32"),
         ([*NAMED, "--device", "cuda:99"], "(cpu"),
         ([*NAMED, "--batch-size", "1" * 400], "--batch-size, a whole number from 1 to 4,096, got 11111"),
@@ -140,9 +149,44 @@ def test_an_option_of_no_use_is_one_line_that_says_what_was_expected_and_what_ca
         (["annotate", "photos"], "--out, got none: cliploc annotate "),
         (["annotate", "photos", "--out", "x"], "--labels, got neither"),
         (["annotate", "photos", "--out", "x", "-p", "cat", "--labels", "y"], "got both"),
+        (["classify"], "PICTURE"),
+        (["classify", CAT, "-p", "cat", "-p", "@cup.jpg"], "'@cup.jpg'"),
+        (["compare", "--method", "cam", "-p", "cat"], "PICTURE"),
+        (["compare", CAT, "--method", "cam"], "name"),
+        (["compare", CAT, "-p", "cat"], "--method"),
+        ([*BOTH, "cam,gem"], "gem does not work on mini"),
+        ([*BOTH, "gem,legrad", "--model", "mini", "--model", "mini-vit"], "mini, a cnn tower; legrad does not"),
+        ([*BOTH, "cam", "--model", "mini", "--model", "mini"], "mini 2 times"),
+        ([*BOTH, "cam", "-o", "no=1"], "no=1"),
+        (["compare", CAT, "--labels", "imagenet", "--method", "cam"], "at most 400 cells"),
+        (["segment", CAT, "-p", "cat"], "only 'cat'"),
+        (["segment", CAT], "names"),
+        (["segment", CAT, "-p", "cat", "-p", "cup=@a.jpg"], "cup=@a.jpg"),
+        (["segment", CAT, "-p", "cat", "-p", "cup", "--rle"], "--rle"),
+        (["segment", CAT, "-p", "cat", "-p", "cup", "--method", "grad_cam"], "grad_cam"),
+        (["segment", CAT, "-p", "qwxz", "--background", "cat", "--template", "name-only"], "mini"),
+        (["segment", CAT, "-p", "cat", "-p", "cup", "--regions", "files:none"], "label maps (*.png) of regions in"),
+        (["explain"], "PICTURE"),
+        (["explain", CAT], "at least one name"),
+        (["explain", CAT, "-p", "@cup.jpg", "--method", "cam"], "'@cup.jpg'"),
+        (["explain", CAT, "-p", "cat", "-p", "cat"], "'cat' 2 times"),
+        (["explain", CAT, "-p", "cat", "--method", "camm"], "camm"),
+        (["explain", "no.jpg", "-p", "cat", "--method", "cam"], "no.jpg"),
+        (["datasets", "nowhere"], "dataset 'nowhere'"),
+        (["datasets", "cub", "--split", "test"], "cliploc datasets cub --root DIR"),
+        (["datasets", "--root", "x"], "cliploc datasets NAME --root x"),
+        (["datasets", "cub", "--root", "."], "`cliploc datasets NAME`"),
+        ([*TRAIN, "none"], "a folder with a folder for each class"),
+        ([*TRAIN, ".", "--head", "half"], "kind to be one of closed, open"),
+        (["train", "grad_cam", "--out", "x", "--root", "."], "METHOD to be one of tscam, lctr"),
+        (["label-studio", "--pictures", "/nowhere"], "/nowhere"),
+        (["label-studio", "--label-studio-url", "localhost:8080"], "--label-studio-url as an address"),
+        (["label-studio", "--auth-env", "NOT_SET_HERE"], "NOT_SET_HERE"),
     ],
 )
-def test_a_bad_option_is_one_line_that_names_it(arguments, names):
+def test_what_cannot_be_done_is_one_line_that_names_it(arguments, names, tmp_path, monkeypatch):
+    """Of any command."""
+    monkeypatch.chdir(tmp_path)
     refused_in_one_line(arguments, names)
 
 

@@ -1,6 +1,7 @@
 """The command line: streams, exit codes, one JSON document, files written, nothing lost and nothing heavy loaded."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ from cliploc import __version__
 from cliploc import options as config
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
 from cliploc.cli.photos import PhotoRun
+from cliploc.cli.terminal import Terminal
 from cliploc.draw import overlay
 from cliploc.errors import ModelError
 from cliploc.formats import exports
@@ -22,17 +24,7 @@ from cliploc.methods import methods
 from cliploc.refine import refinements
 from cliploc.runs.picture_files import find_pictures
 from cliploc.towers import guides, models
-from tests.commands import (
-    CAT,
-    COFFEE,
-    check_refusal,
-    cliploc_,
-    document_of,
-    python,
-    refused,
-    refused_in_one_line,
-    succeeded,
-)
+from tests.commands import CAT, COFFEE, check_refusal, cliploc_, document_of, python, refused, succeeded
 
 FAST = ("--recipe", "fast")  # sees a picture once, the default ten times
 
@@ -117,19 +109,6 @@ def test_version_and_help():
         for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["lokalize"], "'localize'"),
-        (["localize", CAT, "-p"], "-p"),
-        (["localize", CAT, "--prmpt", "cat"], "--prompt"),
-        (["localize", CAT, "--threads", "x"], "--threads, a whole number from 1 to 1,024, got 'x'"),
-    ],
-)
-def test_an_unknown_command_or_option_is_one_line_with_the_nearest(words, names):
-    refused_in_one_line(words, names)
 
 
 def test_every_command_line_of_the_documents_has_options_that_exist():
@@ -300,14 +279,6 @@ def test_several_methods_are_one():
     assert settings["threshold"] == (methods.get("cam").threshold + methods.get("layer_cam").threshold) / 2
 
 
-def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
-    (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = succeeded("localize", CAT, "--labels", tmp_path / "names.txt", *FAST)
-    said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: give names one by one"
-    assert result.err.count(said) == 1
-    assert "tabby" not in result.err
-
-
 def test_any_file_name_is_shown_and_written_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["[bold]x[red].png", "a b.png", "猫.png", "-p.png", "Ünï — ©.png", ":smile:.png", "tab\tnewline\n.png"]
@@ -470,3 +441,58 @@ def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeyp
     assert [picture.get("overlay") for picture in document["pictures"]] == [None, "coffee_overlay.jpg"]
     assert document["pictures"][0]["names"][0]["boxes"]
     assert document["failures"] == [{"file": str(CAT), "error": line}]
+
+
+# ---------------------------------------------------------------------------------------------------------------- shell
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+CLIPLOC = f"{sys.executable} -m cliploc"
+
+
+def in_bash(line: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"{line}; exit $?"],  # a second command, so that bash stays the parent
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(home), **environment},
+        check=False,
+    )
+
+
+@needs_bash
+def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
+    done = in_bash(f"{CLIPLOC} --install-completion", tmp_path)
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / ".bash_completions/cliploc.sh"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    assert "complete -o default -F _cliploc_completion cliploc" in script.read_text()
+    assert in_bash(f"source {script}; complete -p cliploc", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("cliploc loc", ["localize"]), ("cliploc localize --prec", ["--precision"])]
+)
+def test_the_shell_is_told_what_may_follow(words: str, expected: list[str]) -> None:
+    asked = {"_CLIPLOC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "cliploc"], capture_output=True, text=True, env={**os.environ, **asked}, check=False
+    )
+    assert done.stdout.split() == expected
+    assert not done.stderr
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    Terminal().say("failed: a picture", style="red")
+    return capsys.readouterr().err
+
+
+def test_colours_only_where_they_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert said(capsys) == "failed: a picture\n"  # no terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    assert said(capsys) == "\x1b[31mfailed: a picture\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert said(capsys) == "failed: a picture\n"

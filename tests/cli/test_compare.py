@@ -11,7 +11,7 @@ from PIL import Image
 
 from cliploc.localizer import Localizer
 from cliploc.methods import methods
-from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused, refused_in_one_line
+from tests.commands import CAT, COFFEE, cliploc_, create_once, document_of, refused
 from tests.tiny import write_head
 
 
@@ -103,29 +103,6 @@ def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path)
     assert cells["mini-vit", "gem"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
     fitting = [["cam", "grad_cam"], ["grad_cam", "gem"]]
     assert [list(one["methods"]) for one in document["settings"]["models"]] == fitting
-
-
-TWO = ("--model", "mini", "--model")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["--method", "cam", "-p", "cat"], "PICTURE"),
-        ([CAT, "--method", "cam"], "name"),
-        ([CAT, "-p", "cat"], "--method"),
-        ([CAT, "-p", "cat", "--method", "cam,gem"], "gem does not work on mini"),
-        (
-            [CAT, "-p", "cat", "--method", "gem,legrad", *TWO, "mini-vit"],
-            "mini, a cnn tower; legrad does not",
-        ),
-        ([CAT, "-p", "cat", "--method", "cam", *TWO, "mini"], "mini 2 times"),
-        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "no=1"),
-        ([CAT, "--labels", "imagenet", "--method", "cam"], "at most 400 cells"),
-    ],
-)
-def test_a_comparison_that_cannot_be_is_refused(arguments, names, tmp_path):
-    refused_in_one_line(["compare", *arguments, "--out", tmp_path], names)
 
 
 def test_options_of_the_localizer_and_of_the_methods_reach_them(tmp_path):

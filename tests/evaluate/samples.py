@@ -15,6 +15,7 @@ from cliploc.evaluate.tasks.boxes import job as benchmark_localization
 from cliploc.evaluate.tasks.boxes.job import run_benchmark
 from cliploc.values import Dataset
 from tests.commands import PHOTOS
+from tests.evaluate.data.folders import metadata
 
 SIDE = 112  # of the files; nothing depends on it
 
@@ -23,7 +24,7 @@ def wsol_folder(root: Path, count: int = 11) -> Path:
     """`count` pictures: the demo's photographs, then the same mirrored, then half as wide …"""
     entries = [one for one in json.loads((PHOTOS / "photos.json").read_text()) if one["boxes"]]
     names = sorted({box["name"] for one in entries for box in one["boxes"]} | {"teapot", "wolf"})
-    lines: dict[str, list[str]] = {"image_ids": [], "class_labels": [], "image_sizes": [], "localization": []}
+    rows: dict[str, tuple[int, tuple[int, int], list[list[int]]]] = {}
     (root / "val").mkdir(parents=True)
     for number in range(count):
         entry, turn = entries[number % len(entries)], number // len(entries)
@@ -34,17 +35,10 @@ def wsol_folder(root: Path, count: int = 11) -> Path:
             picture = opened.convert("RGB")
         picture = ImageOps.mirror(picture) if turn % 2 else picture
         picture.resize((SIDE - 8 * (turn // 2), SIDE)).save(root / one, quality=95)
-        lines["image_ids"].append(one)
-        lines["class_labels"].append(f"{one},{names.index(name)}")
-        lines["image_sizes"].append(f"{one},{width},{height}")
-        for box in entry["boxes"]:
-            if box["name"] == name:
-                x0, y0, x1, y1 = box["xyxy"]
-                x0, x1 = (width - x1, width - x0) if turn % 2 else (x0, x1)
-                lines["localization"].append(f"{one},{x0},{y0},{min(x1, width)},{min(y1, height)}")
-    (root / "metadata").mkdir()
-    for name, text in lines.items():
-        (root / f"metadata/{name}.txt").write_text("\n".join(text) + "\n")
+        boxes = [box["xyxy"] for box in entry["boxes"] if box["name"] == name]
+        boxes = [(width - x1, y0, width - x0, y1) if turn % 2 else (x0, y0, x1, y1) for x0, y0, x1, y1 in boxes]
+        rows[one] = names.index(name), (width, height), np.minimum(boxes, [width, height] * 2).tolist()
+    metadata(root / "metadata", rows)
     classes = [f"{label},,{name}" for label, name in enumerate(names)]
     (root / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *classes]) + "\n")
     return root
@@ -63,9 +57,7 @@ def boxes_folder(root: Path, count: int) -> Path:
     return root
 
 
-THINGS = {
-    "val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])],
-}
+THINGS = {"val2017": [("cat.jpg", "cat", [0, 0, 400, 290]), ("dogs.jpg", "dog", [10, 10, 300, 200])]}
 
 
 def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]] = THINGS) -> Path:

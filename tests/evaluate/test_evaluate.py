@@ -9,8 +9,11 @@ import pytest
 
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
-from tests.commands import cliploc_
+from tests.commands import cliploc_, refused
+from tests.evaluate.data import labelled
+from tests.evaluate.data.folders import metadata
 from tests.evaluate.metrics import literal
+from tests.evaluate.samples import coco_folder, wsol_folder
 
 SIZES = {"val/a.JPEG": (448, 224), "val/b.JPEG": (224, 448), "c.JPEG": (500, 375)}
 BOXES = {
@@ -24,8 +27,7 @@ LABELS = {"val/a.JPEG": 3, "val/b.JPEG": 3, "c.JPEG": 7}
 @pytest.fixture
 def folders(tmp_path):
     """Maps that light the first true box of each image, with a ramp; and their metadata."""
-    maps, metadata = tmp_path / "maps", tmp_path / "metadata"
-    metadata.mkdir()
+    maps = tmp_path / "maps"
     for one, size in SIZES.items():
         x0, y0, x1, y1 = literal.true_boxes(BOXES[one][:1], size)[0]
         heat = np.random.default_rng(len(one)).random((28, 28)).repeat(8, 0).repeat(8, 1) * 0.2
@@ -33,15 +35,7 @@ def folders(tmp_path):
         path = maps / f"{one}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, heat.astype(np.float32))
-    rows = {
-        "image_ids": [(one,) for one in SIZES],
-        "class_labels": list(LABELS.items()),
-        "image_sizes": [(one, *size) for one, size in SIZES.items()],
-        "localization": [(one, *box) for one, boxes in BOXES.items() for box in boxes],
-    }
-    for name, lines in rows.items():
-        (metadata / f"{name}.txt").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
-    return maps, metadata
+    return maps, metadata(tmp_path / "metadata", {one: (LABELS[one], SIZES[one], BOXES[one]) for one in SIZES})
 
 
 def evaluate(folders, *more):
@@ -235,3 +229,57 @@ def test_an_id_cannot_leave_the_folder(folders):
     for name in ("image_ids", "class_labels", "image_sizes", "localization"):
         change(folders, (name, "c.JPEG", "../c.JPEG"))
     assert "failed: ../c.JPEG: expected an image id that stays inside" in evaluate(folders).err
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+pytest.importorskip("pyarrow")
+START = {
+    "boxes": ("--dataset", "wsol"),
+    "segmentation": ("--dataset", "coco_object", "--template", "name-only"),
+    "faithfulness": ("--dataset", "wsol", "--method", "cam"),
+    "presence": ("--dataset", "coco"),
+}
+REFUSED_BY_BENCHMARK = [
+    ("boxes", "--method gem", "gem does not work on mini"),
+    ("boxes", "--method cam -o temperature=1", "none of cam has this option"),
+    ("boxes", "--threshold 1.5", "expected --threshold"),
+    ("boxes", "--method cam(threshold=2)", "expected the threshold of cam from 0 to 1, got 2"),
+    ("boxes", "--engine slurm", "expected --engine to be one of local, ray, got 'slurm'"),
+    ("boxes", "--pretrained a --pretrained b", "expected --pretrained once, or for each of 1 models, got 2"),
+    ("boxes", "--limit 0", "expected --limit, a whole number from 1 to"),
+    ("boxes", "--address auto", "expected --address with --engine ray only"),
+    ("segmentation", "--threshold 0.5", "No such option: --threshold"),
+    ("segmentation", "--logit-scale 0", "expected --logit-scale above 0"),
+    ("segmentation", "--method centre_box", "centre_box has the same map for every name"),
+    ("faithfulness", "--resize crop", "No such option: --resize"),
+    ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),
+    ("presence", "--negatives hard", "expected --negatives"),
+]
+REFUSED_BY_EVALUATE = [
+    ("boxes", "expected --maps, got none: cliploc evaluate boxes --maps maps"),
+    ("boxes --maps x --metadata x --steps 3", "No such option: --steps"),
+    ("segmentation", "expected --predictions, got none"),
+    ("faithfulness --maps x", "expected --root, got none"),
+    ("faithfulness --maps x --root x --metric adcc", "adcc needs the method that made the maps"),
+]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    boxes = wsol_folder(tmp_path_factory.mktemp("wsol"), 2)
+    labels = labelled.coco_object(tmp_path_factory.mktemp("coco_object"))
+    names = coco_folder(tmp_path_factory.mktemp("coco"))
+    return {"boxes": boxes, "faithfulness": boxes, "segmentation": labels, "presence": names}
+
+
+@pytest.mark.parametrize(("task", "words", "said"), REFUSED_BY_BENCHMARK)
+def test_benchmark_refuses(roots: dict[str, Path], tmp_path: Path, task: str, words: str, said: str) -> None:
+    assert said in refused(
+        "benchmark", task, *START[task], "--root", roots[task], "--out", tmp_path / "out", *words.split()
+    )
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED_BY_EVALUATE)
+def test_evaluate_refuses(words: str, said: str) -> None:
+    assert said in refused("evaluate", *words.split())

@@ -1,14 +1,9 @@
 """The bank of other names, on towers with planted colours: rivals by hand, and when it is not asked."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from cliploc.cli.photos import rows_of
-from cliploc.document import to_document
-from cliploc.draw.overlay import run_line, verdict
 from cliploc.find import presence as module
 from cliploc.find import prompts
 from cliploc.find.memory import Memory
@@ -137,15 +132,3 @@ def test_annotate_always_asks_for_presence(gap):
         described = worker(["red", "blue"], least=least).describe()
         assert "first_look" in described
         assert described["min_presence"] == (0.32 if least is None else least)
-
-
-def test_what_is_printed_and_written_says_uncalibrated(gap):
-    found = build(gap, min_presence=1e-9)(WIDE, ["red"])
-    assert found.found.all()
-    said = f"{found.presence[0]:.2f} uncalibrated"
-    assert found.presence_text(0) == said
-    assert f"presence {said}" in verdict(found, 0)
-    assert run_line(found).endswith("presence and scores uncalibrated")
-    assert f"presence {said}" in str(next(rows_of(found))[2])
-    [name] = json.loads(json.dumps(to_document([found], [], {})))["pictures"][0]["names"]
-    assert name["presence_rule"] == "bank"

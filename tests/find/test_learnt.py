@@ -23,7 +23,6 @@ from cliploc.label.worker import LEAST_FIT
 from cliploc.localizer import Localizer
 from cliploc.options import FOUND
 from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
-from tests.commands import document_of, refused
 from tests.label.labelled import correct
 from tests.tiny import tower
 
@@ -284,12 +283,3 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- command line
-def test_the_command_takes_the_file(runs: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = runs("cnn")
-    monkeypatch.setattr("tests.commands.create_once", create)
-    words = ["localize", photos / "4.png", "-p", "blicket", "--device", "cpu", "--learnt", run.file]
-    document = document_of(*words)
-    [name] = document["pictures"][0]["names"]
-    assert (name["found"], name["presence"]) == (True, None)
-    assert document["settings"]["learnt"] == str(run.file)
-    assert "learnt with windows [], and windows is [2.0] here" in refused(*words, "--windows", "2")

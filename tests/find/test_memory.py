@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.find.memory import Memory, TextCache, cache_folder
+from cliploc.find.memory import LruCache, Memory, TextCache, cache_folder
 from cliploc.localizer import Localizer
 from cliploc.support.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same
@@ -208,3 +208,32 @@ def test_a_second_localizer_asks_the_text_tower_for_what_is_new_only(
     monkeypatch.setenv("CLIPLOC_CACHE", "off")
     assert asked_for("weights", ["drum"])[1] == ["a photo of a drum."]
     assert [*folder.rglob("*.safetensors")] == files
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"),
+    [
+        ([("a", 1, 1), ("b", 2, 1), ("a", 3, 1)], [3, 2, None]),
+        ([("a", 1, 1), ("b", 2, 1), ("a", None, 0), ("c", 4, 1)], [1, None, 4]),  # None: it is used
+        ([("a", 1, 1), ("b", 2, 2)], [None, 2, None]),
+        ([("a", 1, 1), ("b", 2, 1), ("b", 3, 3)], [1, None, None]),  # it is too large, and no other must go
+    ],
+)
+def test_what_was_not_used_for_longest_makes_room(steps, left):
+    kept = LruCache[int](most=2)
+    for key, value, size in steps:
+        _ = kept.get(key) if value is None else kept.keep(key, value, size)
+    assert [kept.get(one) for one in "abc"] == left
+
+
+def test_what_is_old_is_dropped_whether_anybody_asks_or_not():
+    now = 0.0
+    kept = LruCache[int](9, seconds=10, clock=lambda: now)
+    kept.keep("a", 1)
+    now = 6.0
+    kept.keep("b", 2)
+    now = 11.0
+    assert [kept.get(one) for one in "ab"] == [None, 2]
+    now = 22.0
+    kept.forget_old()
+    assert kept.size == 0

@@ -13,7 +13,7 @@ from cliploc.localizer import Localizer
 from cliploc.methods import fitting
 from cliploc.options import BENCHMARK, MIN_SCORE, RECIPES, UNREFINED, Options
 from cliploc.towers import models
-from tests.commands import CAT, cliploc_, document_of, localizer_of, refused
+from tests.commands import CAT, localizer_of
 from tests.tiny import KINDS, tower
 
 NAMES = ["cat", "remote control"]
@@ -142,17 +142,3 @@ def test_a_tower_in_memory_has_the_recipe_of_its_kind(kind):
     localizer = Localizer(backbone, templates="a {} thing")
     assert localizer.recipe == recipe_of({"cnn": "RN50", "vit": "ViT-B-32"}[backbone.kind])
     assert localizer(np.zeros((40, 60, 3), np.uint8), ["red"]).method == localizer.method.title
-
-
-def test_the_command_line_says_what_ran():
-    settings = document_of("localize", CAT, "-p", "cat", "--recipe", "fast")["settings"]
-    recipe = recipe_of("mini", "fast")
-    own = Localizer("mini", method=recipe.method, **recipe.options).box_rule.threshold
-    assert (settings["recipe"], settings["method"], settings["threshold"]) == ("fast", recipe.method, own)
-    assert settings["refine"] == list(recipe.options["refine"])
-    assert settings["min_score"] == "auto"
-    about = cliploc_("models", "mini").out
-    for name in RECIPES:
-        assert f"--recipe {name}" in about
-    said = refused("localize", CAT, "-p", "cat", "--recipe", "fast", "--method", "cam")
-    assert "expected a method or a recipe" in said

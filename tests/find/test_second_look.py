@@ -195,24 +195,13 @@ FIT = OF_BOX.index("map_score")
 def look(rivals, there=(7.0, 5.0, 5.0), competes=(True, True, True), least=0.0):
     """A second look whose chances are known: of a box that of its map, of a name what is given."""
     weights = np.eye(len(OF_BOX))
-    calibration = Calibration(
-        right=Logistic(0.0, tuple(weights[FIT])),
-        there=Logistic(-5.0, tuple(weights[0])),
-        first=Logistic(-5.0, (1.0, 0.0)),
-        models=(),
-        about="",
-    )
+    chances = [Logistic(0.0, tuple(weights[FIT])), Logistic(-5.0, tuple(weights[0])), Logistic(-5.0, (1.0, 0.0))]
+    calibration = Calibration(*chances, models=(), about="")
     of_names = np.stack([np.array(there), np.zeros(3)], axis=1)
     frame = Frame.fit("squash", (60, 80), (32, 32))
     places = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(3))
-    rest = {
-        "contrasts": [()] * 3,
-        "learnt": (),
-        "alike": np.full(3, np.nan),
-        "min_presence": least,
-        "rule": "calibrated",
-    }
-    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), **rest)
+    rest = {"contrasts": [()] * 3, "learnt": (), "alike": np.full(3, np.nan), "min_presence": least}
+    return SecondLook(calibration, frame, places, rivals, of_names, np.array(competes), rule="calibrated", **rest)
 
 
 def boxes_of(*scored):
@@ -359,8 +348,7 @@ def test_a_calibration_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}],
+    "changed", [{"kind": "another"}, {"version": 1}, {"right": {"bias": 0, "weights": [1.0]}}, {"first": {"bias": 0}}]
 )
 def test_a_file_that_is_none_is_refused(changed, tmp_path):
     path, nowhere = tmp_path / "calibration.json", tmp_path / "nowhere.json"

@@ -11,14 +11,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from cliploc.errors import InputError
-from cliploc.images.geometry import (
-    MAX_ASPECT_RATIO,
-    PAD_COLOUR,
-    Frame,
-    Mosaic,
-    iou_matrix,
-    window_starts,
-)
+from cliploc.images.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, Mosaic, iou_matrix, window_starts
 from cliploc.options import POLICIES
 
 policies = st.sampled_from(POLICIES)

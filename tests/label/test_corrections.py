@@ -1,6 +1,7 @@
 """Corrected sets of other tools: each format, also written by others, is read to half a pixel, and doubts are named."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 from PIL import Image
+from tools.corrections import Walk, numbers_of
 
 from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports
@@ -27,6 +29,7 @@ from cliploc.label.corrections import (
 )
 from cliploc.label.draft_scores import LabelScore, Work, score_drafts, work_on
 from cliploc.runs.label_store import Candidate, Candidates, Correction
+from tests.commands import check_refusal
 from tests.label.annotated import annotated
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
@@ -133,15 +136,6 @@ def test_a_box_without_a_mask_gets_that_of_the_nearest_draft_inside_it():
     assert (same == drafts[0]).all()
     assert (half[:, :10] == drafts[0][:, :10]).all()
     assert (half.sum(), other.sum()) == (drafts[0][:, :10].sum(), 8 * 9)
-
-
-@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat", "csv"])
-def test_our_own_exports_come_back_as_they_are(name, pictures, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    exports.get(name).write(lambda: pictures, ExportSettings(NAMES, "m", "/data/local-files/?d="), out)
-    (path,) = (out / one for one in exports.get(name).outputs)
-    same(read_corrections(path, SIZES, LABELS))
 
 
 def test_what_supervision_writes(pictures, tmp_path):
@@ -357,35 +351,36 @@ def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, message
         correction_of([msgspec.structs.replace(box, **{number: 1})], row, 1)
 
 
-ALIASES = "a: &a [x]\nnames: [*a, *a]\n"
-
-
 @pytest.mark.parametrize(
-    ("file", "content", "message"),
+    ("file", "content"),
     [
-        ("a.json", "{", "cannot be read"),
-        ("a.json", '{"a": 1}', "has other content"),
-        ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
-        ("a.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
-        ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
-        ("a.xml", '<annotations><track label="cat"></track></annotations>', "it has no <image>"),
-        ("folder/a.txt", "", "it has no data.yaml, no classes.txt and no XML"),
-        ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),
-        ("folder/data.yaml", ALIASES, "expected each name to be a text"),
-        ("folder/data.yaml", "names: " + "[" * 50_000, "is not YAML"),
-        ("folder/data.yaml", "names: [cat\n\t- :", "is not YAML"),
-        ("folder/a.xml", "<a/>", "it has no VOC annotation"),
+        ("a.csv", "path,name\n"),
+        ("a.csv", "path,label,x0,y0,x1,y1\nc.jpg,cat,1,2,3,wide\n"),
+        ("a.json", '{"images": [{"id": 1}], "categories": [], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}'),
+        ("a.json", "{"),
+        ("a.json", '{"a": 1}'),
+        ("a.json", '{"images": [{}], "annotations": [], "categories": []}'),
+        ("a.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}'),
+        ("a.xml", "<a/>"),
+        ("a.xml", '<annotations><track label="cat"></track></annotations>'),
+        ("folder/a.txt", ""),
+        ("folder/data.yaml", "names: [cat]"),
+        ("folder/data.yaml", "a: &a [x]\nnames: [*a, *a]\n"),
+        ("folder/data.yaml", "names: " + "[" * 50_000),
+        ("folder/data.yaml", "names: [cat\n\t- :"),
+        ("folder/a.xml", "<a/>"),
     ],
 )
-def test_files_that_are_no_corrected_set(file, content, message, tmp_path):
+def test_files_that_are_no_corrected_set(file, content, tmp_path):
     """Also small ones that mean endless ones."""
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UsageError, match=message):
-        read_corrections(path if "/" not in file else path.parent, SIZES, LABELS)
-    with pytest.raises(UsageError, match="no such file"):
-        read_corrections(tmp_path / "none.json", SIZES, LABELS)
+    path.write_text(content)
+    path = path if "/" not in file else path.parent
+    for place in (path, tmp_path / "none.json"):
+        with pytest.raises(UsageError) as error:
+            read_corrections(place, SIZES, LABELS)
+        check_refusal(str(error.value), place)
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
@@ -452,3 +447,29 @@ def test_names_of_yolo_are_texts(tmp_path):
     yolo_of({"e.txt": "".join(f"{i} 0.5 0.5 0.2 0.2\n" for i in range(3))}, tmp_path, "[yes, 007, 'a: b']")
     found = read_corrections(tmp_path, SIZES, [("007",), ("a: b",), ("yes",)])
     assert found.pictures["other/e.jpg"].labels == [2, 0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------- corrections tool
+UNTAUGHT = np.array([[0, 3, 0], [0, 1, 0], [0, 2, 0]], float)  # to delete, draw and adjust in three pictures
+LEFT = [[True, False], [True, True], [True, True]], [[True, True], [True, False], [True, True]]
+TAUGHT = (
+    [[[2, 0, 0], [9, 9, 9]], [[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]],  # what is reviewed does not count
+    [[[2, 0, 0], [0, 1, 0]], [[1, 0, 0], [9, 9, 9]], [[0, 0, 0], [0, 0, 0]]],
+)
+
+
+def test_numbers_by_hand() -> None:
+    walks = [Walk(np.array(left), np.array(taught, float)) for left, taught in zip(LEFT, TAUGHT, strict=True)]
+    first, last = (numbers_of(UNTAUGHT, walks, step) for step in (0, 1))
+    assert (first["left"], last["left"]) == (3, 2)
+    assert (first["untaught"], last["untaught"]) == pytest.approx((200, 200))  # b and c, then a and c: 1 + 2 + 3 + 2
+    assert (first["taught"], last["taught"]) == pytest.approx((100, 50))
+    assert (first["saved"], last["saved"]) == pytest.approx((100, 150))
+    assert (first["delete"], last["draw"]) == pytest.approx((100, 50))
+    assert (first["minutes_low"], last["minutes_high"]) == pytest.approx((100 * 7 / 60, 50 * 35 / 60))
+    # Saved at first: a 1, b 0, c 2 in both draws. Then a 2; b 1; c 1 and 2; in the first draw 1 and 1, then 2 and 2.
+    assert first["saved_error"] == pytest.approx(100 * math.sqrt(np.var([1, 0, 2], ddof=1) / 3))
+    variance = np.var([2, 1, 1.5], ddof=1) / 3 + np.var([1, 2], ddof=1) / 2
+    assert last["saved_error"] == pytest.approx(100 * math.sqrt(variance))
+    alone = numbers_of(UNTAUGHT[:1], [Walk(np.array([[True]]), np.array([[[2.0, 0, 0]]]))], 0)
+    assert alone["saved_error"] is None

@@ -7,14 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cliploc.label.drafts import (
-    FEWEST,
-    SHARES,
-    SPREAD,
-    DraftRule,
-    Prior,
-    choose,
-)
+from cliploc.label.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
 from cliploc.runs.label_store import Candidate, Candidates
 
 NO_FOLDER = Prior(np.zeros(1))  # nothing is known of it

@@ -23,16 +23,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
-from cliploc.label.teach.teach import (
-    AGREED,
-    FEWEST,
-    FEWEST_REVIEWED,
-    Appearance,
-    School,
-    _inside,
-    _Presence,
-    gains,
-)
+from cliploc.label.teach.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
 from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.label_store import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest

@@ -1,11 +1,17 @@
-"""CAM against its equation, and against torchcam."""
+"""CAM, LayerCAM and RefineCAM against their equations, pytorch_grad_cam and torchcam."""
+
+import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torchcam.methods import CAM
+from torch.nn import functional as F
+from torchcam.methods import CAM, GradCAM, RefineCAM
+from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
-from tests.methods.peers import assert_same_maps, min_max, mini_scene, tiny_scene
+from cliploc.towers.tower import Needs
+from tests.methods.peers import CNNS, GRID, assert_same_maps, every_scene, min_max, mini_scene, tiny_scene
 
 
 class Linear(nn.Module):
@@ -67,3 +73,86 @@ def test_torchcam_agrees(make: object) -> None:
             scores = model(scene.images)
             theirs.append(extractor(prompt, scores)[0].detach())
     assert_same_maps(min_max(scene.ours("cam")), torch.stack(theirs, dim=1), tolerance=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------- LayerCAM, RefineCAM
+def by_hand(scene: Any, stage: int) -> torch.Tensor:
+    """Σ_c ReLU(∂s_t/∂A_c) ⊙ A_c, location by location: `[B, P, h, w]`."""
+    return scene.expected(lambda a, g: sum(s.clamp(min=0) * c for s, c in zip(g, a, strict=True)), stage).float()
+
+
+@pytest.mark.parametrize("stage", [-1, -2, -3])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation(kind: str, stage: int) -> None:
+    """Also of an earlier stage, where gradients run through the stages after it."""
+    scene = tiny_scene(kind)
+    torch.testing.assert_close(scene.ours("layer_cam", stages=(stage,)), by_hand(scene, stage), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", CNNS)
+def test_fused_stages(kind: str) -> None:
+    """Eq. 9, tanh(2·M / max M), then the maximum on the finest grid; stage −3 is twice as fine as −2 and −1."""
+    scene = tiny_scene(kind)
+    fused = scene.ours("layer_cam", stages=(-1, -2, -3))
+    single = {stage: by_hand(scene, stage).clamp(min=0) for stage in (-1, -2, -3)}
+    assert fused.shape == (2, 3, GRID[0] * 2, GRID[1] * 2)
+    expected = torch.zeros_like(fused)
+    for b in range(2):
+        for p in range(3):
+            for stage in (-1, -2, -3):
+                peak = float(single[stage][b, p].max())
+                scaled = torch.tensor([math.tanh(2 * float(v) / peak) for v in single[stage][b, p].flatten()])
+                scaled = scaled.view(1, 1, *single[stage].shape[-2:])
+                resized = F.interpolate(scaled, size=fused.shape[-2:], mode="bilinear", align_corners=False)
+                expected[b, p] = torch.maximum(expected[b, p], resized[0, 0])
+    torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stages", [(-1, -2, -3), (-3, -1)], ids=str)
+@pytest.mark.parametrize("kind", CNNS)
+def test_torchcam_fuses_alike_but_for_the_minimum(kind: str, stages: tuple[int, ...]) -> None:
+    """It subtracts each map's minimum before the tanh; with that, ours is its map."""
+    scene = tiny_scene(kind)
+    theirs = scene.torchcam(TorchcamLayerCAM, stages)
+    variant = torch.zeros_like(theirs)
+    for stage in stages:
+        scaled = torch.tanh(2 * min_max(by_hand(scene, stage).relu()))
+        resized = F.interpolate(scaled, size=theirs.shape[-2:], mode="bilinear", align_corners=False)
+        variant = torch.maximum(variant, resized)
+    torch.testing.assert_close(variant, theirs, rtol=1e-4, atol=1e-4)
+    ours = scene.ours("layer_cam", stages=stages)
+    flat = [
+        torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(ours[0], theirs[0], strict=True)
+    ]
+    assert min(flat) > 0.9
+
+
+BASES = {"grad_cam": GradCAM, "layer_cam": TorchcamLayerCAM}
+
+
+@pytest.mark.parametrize("kind", CNNS)
+@pytest.mark.parametrize("base", ["grad_cam", "grad_cam_pp", "layer_cam"])
+def test_the_equation_of_refine_cam(kind: str, base: str) -> None:
+    """The product of the base's own maps, place by place; the first of three stages is twice as fine."""
+    scene = tiny_scene(kind)
+    fine = scene.context(Needs(features=(-3,))).trace.features[-3].shape[-2:]
+    expected = torch.ones(len(scene.images), len(scene.text), *fine)
+    for stage in (-1, -3):
+        options = {"stages": (stage,)} if base == "layer_cam" else {"block": stage}
+        for b, maps in enumerate(scene.ours(base, **options)):
+            for p, one in enumerate(maps):
+                positive = one.clamp(min=0)
+                low, high = float(positive.min()), float(positive.max())
+                scaled = (positive - low) / (high - low) if high > low else torch.zeros_like(positive)
+                large = F.interpolate(scaled[None, None], size=fine, mode="bilinear", align_corners=False)
+                expected[b, p] *= large[0, 0]
+    assert expected.amax((-2, -1)).max() > 0
+    torch.testing.assert_close(scene.ours("refine_cam", stages=(-1, -3), base=base), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_scene
+@pytest.mark.parametrize("base", list(BASES))
+def test_torchcam_agrees_on_refine_cam(make: Any, base: str) -> None:
+    scene = make()
+    theirs = scene.torchcam(RefineCAM, (-1, -2), base_method=BASES[base])
+    assert_same_maps(min_max(scene.ours("refine_cam", base=base)), theirs, tolerance=1e-4)

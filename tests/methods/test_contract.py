@@ -1,6 +1,8 @@
-"""What every saliency method of the registry must hold, on every tower kind that it is defined on."""
+"""What every saliency method of the registry must hold, on every tower kind that it is defined on; what is refused."""
 
 import contextlib
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import cliploc.methods
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.boxes.job import unfit_for_setup
 from cliploc.localizer import Localizer
-from cliploc.methods import Context, fitting, methods, unfit_reason
+from cliploc.methods import Context, find, fitting, methods, resolve_options, unfit_reason
 from cliploc.options import Options
 from cliploc.runs.plan import ModelSetup
 from cliploc.towers import models
@@ -23,7 +25,7 @@ from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.methods.peers import min_max
 from tests.methods.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, copy_of, grids, pictures
-from tests.methods.vits import AveragingVit, QueryingVit, scenes, tiny
+from tests.methods.vits import AveragingVit, QueryingVit, ours, scenes, tiny
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
 from tests.towers.seam import assert_state, state_of
@@ -32,7 +34,7 @@ TEXTS = ("red", "green", "a zebra", "blue")
 CASES = cases()
 GRID = TINY_GRIDS[0]  # of the planted ones
 # SmoothGrad's map is |gradient|: where a change of a pixel would move the score, up or down, not what speaks for the
-# prompt. A cell without the object may be hotter than the object. Its equation is in test_pixel_gradients.py.
+# prompt. A cell without the object may be hotter than the object. Its equation is in test_backward.py.
 NO_EVIDENCE = {"smooth_grad"}
 # What a baseline declares, that its map reads no picture, frees it from finding anything in one.
 planted_case = pytest.mark.parametrize(
@@ -357,3 +359,44 @@ def test_a_planted_object_is_found(name: str, kind: str) -> None:
             "negative evidence is cut: the object must speak for the prompt"
         )
         assert flat.topk(2).values.diff().abs() > 0.05 * (flat.max() - flat.min()), "the cell does not stand out"
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("chefer", {"blocks": 2.0}, "`int | str`"),
+    ("finer_cam", {"block": 0}, "`int` <= -1"),
+    ("gem", {"temperature": 0.0}, "`float` > 0.0"),
+    ("cam+layer_cam", {"stages": -1}, "`array`"),
+    ("cam+layer_cam", {"stages": "2,x"}, "`int`"),
+    ("naclip", {"sigma": math.nan}, "`float` > 0.0"),
+    ("occlusion", {"side": 1.5}, "`float` <= 1.0"),
+    ("grad_eclip", {"published": 1}, "`bool`"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), REFUSED, ids=str)
+def test_an_option_out_of_range_is_one_line(name: str, options: dict[str, Any], expected: str) -> None:
+    (option,) = options
+    member = name.rpartition("+")[2]
+    with pytest.raises(
+        UsageError, match=rf"^expected {member}'s option {option} as [^\n]*{re.escape(expected)}[^\n]*, got "
+    ):
+        resolve_options(find(name), options)
+
+
+def test_more_blocks_than_the_tower_has() -> None:
+    backbone = tiny(AveragingVit)
+    with pytest.raises(UsageError, match=r"^expected a block of vit from -2 to -1"):
+        ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, AveragingVit) for name in ("raw_attention", "ts_cam", "lctr", "decomposition", "grad_eclip")),
+        *((name, QueryingVit) for name in ("decomposition", "grad_eclip")),
+    ],
+)
+def test_a_tower_that_pools_otherwise_is_refused(name: str, kind: type) -> None:
+    with pytest.raises(UsageError, match=rf"{name} does not work on vit, a vit tower with .* pooling: use one of"):
+        Localizer(tiny(kind), method=name, text_cache=False)

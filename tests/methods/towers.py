@@ -20,7 +20,7 @@ from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
 from tests.towers import small_clip
 from tests.towers.seam import TEXT, perturb, tokenizer
 
-CUT_RESNET = "cut RN50"  # one block a stage, 384 channels; RN50 itself is in test_open_clip_towers.py
+CUT_RESNET = "cut RN50"  # one block a stage, 384 channels; RN50 itself is in test_grad_cam.py
 MINI_VIT = "mini-vit"  # its blocks have learnt what they do
 TOWERS = (*KINDS, CUT_RESNET, MINI_VIT)
 TINY_GRIDS = ((5, 6), (7, 4))
@@ -117,7 +117,7 @@ def cases() -> list[tuple[str, str]]:
         for method in methods
         for name in TOWERS
         if kind_of[name] in method.towers
-        and not method.needs().guide  # tests/methods/test_proxyclip.py
+        and not method.needs().guide  # tests/methods/test_corrclip.py
         and not (name == MINI_VIT and method.family == "perturbation" and method.name != "score_cam")
         and (method.reads_picture or name in KINDS)  # which tower it is, such a map does not know
     ]

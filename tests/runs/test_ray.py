@@ -202,10 +202,7 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
     pictures, labels = wsol_folder(tmp_path / "wsol", 10), ["cat", "dog @0.1", "bee"]
     options = {"batch_size": 2, "device": "cpu", "shard": 4, "formats": ["coco"]}
     same_folders(
-        lambda out, using: annotate(pictures, labels, out, engine=using, **options),
-        cluster,
-        tmp_path,
-        ["coco.json"],
+        lambda out, using: annotate(pictures, labels, out, engine=using, **options), cluster, tmp_path, ["coco.json"]
     )
     assert held(tmp_path / "local") == held(tmp_path / "ray")
 

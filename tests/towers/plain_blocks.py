@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,7 +70,25 @@ class PlainBlock(nn.Module):
 
 
 class PlainTowerContract(TransformerContract):
-    """The references of a tower of `PlainBlock`s, which takes pictures of any size."""
+    """The references of a tower of `PlainBlock`s, which takes pictures of any size.
+
+    A subclass has the `side` that the tower was made for, `make() → model`, and `read(folder, model) → backbone`.
+    """
+
+    side: int
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> Any:
+        return cls.make()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        backbone = cls.read(tmp_path_factory.mktemp("tower"), cls.make())
+        backbone.weights_file = None  # its values are not those of the file, as the tests change them
+        backbone.input_hw = (cls.side, cls.side)
+        return backbone
 
     def resized(self, model: Any, height: int, width: int) -> Any:
         return model

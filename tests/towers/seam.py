@@ -23,15 +23,7 @@ from cliploc.evaluate.tasks.faithfulness.measure import with_random_weights
 from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers._layers import attention_weights
-from cliploc.towers.tower import (
-    Backbone,
-    DenseReading,
-    Needs,
-    Pooling,
-    TowerKind,
-    TransformerBackbone,
-    block_at,
-)
+from cliploc.towers.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at
 from cliploc.values import Interpolation, ResizePolicy
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded

@@ -168,17 +168,15 @@ def tiny(family: Family) -> DinoTxt:
 class TestHead(PlainTowerContract):
     """What every ViT holds, with the blocks of the head as the tower's."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> Plain:
+    side = SIDE
+
+    @staticmethod
+    def make() -> Plain:
         return Plain(checkpoint("dinov3")).eval()
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def backbone(cls) -> DinoTxt:
-        backbone = tiny("dinov3")
-        backbone.input_hw = (SIDE, SIDE)
-        return backbone
+    @staticmethod
+    def read(folder: Path, model: Plain) -> DinoTxt:
+        return tiny("dinov3")
 
     def blocks(self, model: Plain) -> nn.ModuleList:
         return model.visual.head

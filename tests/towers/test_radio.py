@@ -112,18 +112,12 @@ def saved(folder: Path, tower: Plain, heads: str, name: str = "c-radio_v3-b_half
 class TestTower(PlainTowerContract):
     """What every ViT holds; the clip head's class token is the first."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> Plain:
-        return plain()
+    side = GRID * PATCH
+    make = staticmethod(plain)
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def backbone(cls, tmp_path_factory: pytest.TempPathFactory) -> Radio:
-        backbone: Any = create("c-radio-clip", str(saved(tmp_path_factory.mktemp("radio"), plain(), "_heads.clip")))
-        backbone.weights_file = None  # its values are not those of the file, as the tests change them
-        backbone.input_hw = (GRID * PATCH, GRID * PATCH)
-        return backbone
+    @staticmethod
+    def read(folder: Path, model: Plain) -> Radio:
+        return create("c-radio-clip", str(saved(folder, model, "_heads.clip")))
 
 
 @pytest.mark.parametrize("head", ["clip", "siglip2"])
@@ -198,8 +192,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused("normalises its features", tensors={"_feature_normalizer.mean": torch.zeros(2)})
     refused("1 missing (blocks.1.attn.proj.bias …)", tensors={"base_model.blocks.1.attn.proj.bias": None})
     refused(
-        "1 unexpected (blocks.0.attn.q_norm.weight",
-        tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)},
+        "1 unexpected (blocks.0.attn.q_norm.weight", tensors={"base_model.blocks.0.attn.q_norm.weight": torch.ones(8)}
     )
     refused("refused: ", "could run code (pathlib", root=Path("somewhere"))
     path = saved(tmp_path, plain(), "_heads.clip")

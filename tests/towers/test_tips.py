@@ -104,18 +104,12 @@ def saved(folder: Path, model: Plain, **changes: Tensor | None) -> str:
 class TestTower(PlainTowerContract):
     """What every ViT holds."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> Plain:
-        return plain()
+    side = GRID * PATCH
+    make = staticmethod(plain)
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def backbone(cls, tmp_path_factory: pytest.TempPathFactory) -> Tips:
-        backbone: Any = create("tipsv2", saved(tmp_path_factory.mktemp("tips"), plain()))
-        backbone.weights_file = None  # its values are not those of the file, as the tests change them
-        backbone.input_hw = (GRID * PATCH, GRID * PATCH)
-        return backbone
+    @staticmethod
+    def read(folder: Path, model: Plain) -> Tips:
+        return create("tipsv2", saved(folder, model))
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -1,4 +1,4 @@
-"""Weights: every format round trip, and one line for everything that can be wrong with them."""
+"""Weights: every format round trip, one line for everything that can be wrong with them, and what tells them apart."""
 
 import hashlib
 import io
@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from cliploc.errors import ModelError
-from cliploc.towers import _weights
+from cliploc.towers import _weights, create
 from cliploc.towers._weights import load_into, read_checkpoint
+from tests.commands import CAT, cliploc_
 from tests.towers.seam import refusing
-from tests.towers.small_clip import SIDE, small_clip
+from tests.towers.small_clip import SIDE, save_folder, small_clip
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +247,37 @@ def test_folder_checkpoint(tmp_path):
     for name in ("epoch_9.pt", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"):  # each better than before
         (tmp_path / name).touch()
         assert _weights.folder_checkpoint(tmp_path).name == name
+
+
+# ---------------------------------------------------------------------------------------------- what tells models apart
+def folder_model(folder, seed, form, quick_gelu=False):
+    """A folder of open_clip, whose image tower is drawn by the seed, and whose text tower is always the same."""
+    save_folder(folder, quick_gelu=quick_gelu)
+    image, text = small_clip(seed=seed).state_dict(), small_clip(seed=5).state_dict()
+    state = {name: (image if name.startswith("visual.") else text)[name].clone() for name in text}
+    if form == "pt":
+        torch.save(state, folder / "open_clip_model.pt")
+    else:
+        save_file(state, folder / "open_clip_model.safetensors")
+    return create(f"local-dir:{folder}")
+
+
+def test_a_text_tower_is_the_same_in_files_of_other_forms_and_beside_other_image_towers(tmp_path):
+    one, same, tuned = (
+        folder_model(tmp_path / n, *how) for n, how in (("a", (5, "pt")), ("b", (5, "st")), ("c", (6, "st")))
+    )
+    assert one.weights_id == same.weights_id != tuned.weights_id
+    assert one.text_id == same.text_id == tuned.text_id
+    quick = folder_model(tmp_path / "d", 5, "st", quick_gelu=True)  # the same tensors
+    assert len({quick.weights_id, quick.text_id, one.weights_id, one.text_id}) == 4
+
+
+def test_comparison_names_are_embedded_and_announced_once_for_a_text_tower(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
+    announced = []
+    for folder, seed, form in (("a", 5, "pt"), ("b", 6, "st")):
+        folder_model(tmp_path / folder, seed, form)
+        ran = cliploc_("localize", CAT, "-p", "cat", "--model", f"local-dir:{tmp_path / folder}", "--json")
+        assert ran.code == 0, ran.err
+        announced.append("comparison names, once for this text tower" in ran.err)
+    assert announced == [True, False]

@@ -11,6 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
+from cliploc.evaluate.tasks.page import write_report
+from tests.evaluate.benchmark_folder import CLASSES, make_folder
+from tests.html_reader import CLOSING, IMAGE
 from tests.web.asking import served
 from tests.web.browsing import in_a_browser, playwright, shoot
 
@@ -27,16 +30,29 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser, address):
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(WAIT)
+def page_of(browser):
+    """A page in a browser of its own."""
+    contexts = []
+
+    def opened(width=1440, height=1000, **options):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        made = contexts[-1].new_page()
+        made.set_default_timeout(WAIT)
+        return made
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(page_of):
+    opened = page_of(accept_downloads=True)
     opened.asked = []
     opened.complaints = []
     opened.on("request", lambda request: opened.asked.append(request.url))
     opened.on("console", lambda said: opened.complaints.append(said.text) if said.type == "error" else None)
-    yield opened
-    context.close()
+    return opened
 
 
 def open_page(page, address, query=""):
@@ -141,7 +157,7 @@ def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address, tmp_pa
     playwright.expect(page.locator("#status .done")).to_contain_text("The result below is still that of cat.jpg.")
 
 
-def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
+def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address, tmp_path):
     open_page(page, address)
     for there in ("#picture", "#names", "#find", ".about"):
         playwright.expect(page.locator(there)).to_be_visible()
@@ -149,7 +165,11 @@ def test_the_empty_page_has_a_place_to_drop_examples_and_a_line(page, address):
     for absent in ("#sliders", "#downloads", "#results table"):
         playwright.expect(page.locator(absent)).to_be_hidden()
     page.locator("#find").click()
-    page.get_by_text("expected a picture, got none: drop one on the page or pick an example").wait_for()
+    page.get_by_text("expected a picture, got none").wait_for()
+    (tmp_path / "notes.txt").write_text("cat")
+    page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "notes.txt"))
+    page.get_by_text("notes.txt is not a picture").wait_for()
+    playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
     choose(page, DEMO / "cat.jpg")
     page.get_by_role("button", name="Remove").click()
     playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
@@ -192,14 +212,6 @@ def test_pointing_at_a_name_shows_its_heat_and_a_click_the_full_size(page, addre
     playwright.expect(page.locator("dialog[open] .box")).to_have_count(page.locator(".stage .box").count())
     page.keyboard.press("Escape")
     playwright.expect(page.locator("dialog")).to_be_hidden()
-
-
-def test_what_is_no_picture_is_refused_at_once(page, address, tmp_path):
-    (tmp_path / "notes.txt").write_text("cat")
-    open_page(page, address)
-    page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "notes.txt"))
-    page.get_by_text("notes.txt is not a picture").wait_for()
-    playwright.expect(page.locator("#picture .chosen")).to_be_hidden()
 
 
 def test_a_photograph_that_the_server_has_forgotten_is_sent_again(page, address):
@@ -253,10 +265,8 @@ def test_an_example_is_found_at_once(page, address):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_a_picture_stands_for_a_name(browser, address, width):
-    context = browser.new_context(viewport={"width": width, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
+def test_a_picture_stands_for_a_name(page_of, address, width):
+    page = page_of(width)
     open_page(page, address)
     choose(page, DEMO / "dogs.jpg")
     page.locator("#names").fill("boat")
@@ -278,7 +288,6 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     assert f"pet=@cat.jpg[{','.join(f'{edge:g}' for edge in dragged)}]" in page.locator("#command").input_value()
     unfold(page, "The same again")
     shoot(page, f"prompt-{width}", height=1064)
-    context.close()
 
 
 def test_names_and_files_that_are_markup_stay_text(page, address, tmp_path):
@@ -398,10 +407,8 @@ NAMELESS = """() => [...document.querySelectorAll('input, textarea, select, butt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_legible_and_controls_have_names(browser, address, scheme):
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
+def test_text_is_legible_and_controls_have_names(page_of, address, scheme):
+    page = page_of(color_scheme=scheme)
     open_page(page, address)
     look(page, DEMO / "fig.jpg", "fig, bowl")
     page.locator("#results .stage").wait_for()
@@ -415,13 +422,10 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     page.emulate_media(forced_colors="active")
     legend = page.locator(".chip i").evaluate_all("(all) => all.map(one => getComputedStyle(one).backgroundColor)")
     assert len(set(legend)) == len(legend) == 2
-    context.close()
 
 
-def test_on_a_telephone_nothing_is_wider_than_the_screen(browser, address, tmp_path):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, device_scale_factor=1, has_touch=True)
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
+def test_on_a_telephone_nothing_is_wider_than_the_screen(page_of, address, tmp_path):
+    page = page_of(390, 844, device_scale_factor=1, has_touch=True)
     open_page(page, address)
     look(page, DEMO / "bee.jpg", "bee, flower")
     page.locator("#results .stage").wait_for()
@@ -434,4 +438,45 @@ def test_on_a_telephone_nothing_is_wider_than_the_screen(browser, address, tmp_p
     page.locator("#make").click()
     page.locator("#files li").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+# --------------------------------------------------------------------------------------------------------- report pages
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    make_folder(tmp_path / "out", tmp_path / "root", samples=12, names=[IMAGE, CLOSING, *CLASSES[2:]], failed=[3])
+    return write_report(tmp_path / "out")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_page_fits_the_screen_and_runs_nothing_from_outside(browser, benchmark, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(benchmark.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is to the side"
+    plots = page.locator("img.plot")
+    for index in range(plots.count()):
+        shown = plots.nth(index).evaluate("(image) => image.decode().then(() => image.currentSrc)")
+        sources = plots.nth(index).evaluate("(image) => [image.src, image.previousElementSibling.srcset]")
+        assert shown == sources[scheme == "dark"]
+    assert said == []
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     context.close()
+
+
+def test_nothing_is_cut_off_on_paper(browser, benchmark):
+    page = browser.new_page(viewport={"width": 1047, "height": 718})  # A4 across, with the browser's margins
+    page.emulate_media(media="print")
+    page.goto(benchmark.as_uri())
+    cut = """() => [...document.querySelectorAll(".scroll")]
+        .filter((one) => one.scrollWidth > innerWidth || one.scrollHeight > one.clientHeight)
+        .map((one) => one.ariaLabel)"""
+    assert page.evaluate(cut) == []
+    page.close()

@@ -1,8 +1,6 @@
 """Settings: typed by anybody, into an address and back, and into lines that run."""
 
-import contextlib
 import shlex
-from dataclasses import replace
 
 import pytest
 
@@ -141,12 +139,3 @@ def test_python_lines_compile_whatever_was_typed():
     compile(text, "lines", "exec")
     assert repr(['a "cat"', "b\\"]) in text
     assert "localizer = cliploc.Localizer(model='mini', method='layer_cam', threshold=0.2, min_score=0.2)" in text
-
-
-@pytest.mark.parametrize(("names", "refused"), [(4, False), (5, True)])
-def test_masks_of_a_large_picture_are_bounded(names, refused):
-    settings = Settings(names=",".join(f"cat {number}" for number in range(names)), method="cam", masks=True)
-    said = r"masks of at most 4 names × methods for a picture of 5000×5000 pixels, got 5: leave some out"
-    with pytest.raises(UsageError, match=said) if refused else contextlib.nullcontext():
-        settings.check_masks((5000, 5000))
-    replace(settings, masks=False).check_masks((5000, 5000))

@@ -9,7 +9,6 @@ from PIL import Image
 
 from cliploc.find.recipes import recipe_of
 from cliploc.find.second_look import Judgement
-from cliploc.values import Boxes
 from cliploc.web import view
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import Settings
@@ -76,24 +75,21 @@ def test_several_methods_stand_beside_each_other(hostile):
 
 
 def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build):  # noqa: F811
-    large = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
-    page = Reader(view.results_html({"cam": large}, 0.5))
-    image, heat = page.all("img")
-    assert (image["width"], image["height"]) == (str(view.PAGE_SIDE), str(view.PAGE_SIDE // 2))
-    assert heat["alt"].startswith("photo.jpg with the heatmap for “cat”: box from ")
-    [box] = [one for one in page.all("button") if "data-at" in one]
-    assert [float(edge) for edge in box["data-at"].split()] == pytest.approx([5, 20, 95, 90])  # percent
-    assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
-
-
-def test_unsure_boxes_are_dashed_where_they_are_in_a_large_photograph(build):  # noqa: F811
-    large = build(size_wh=(2000, 1000), found=[False])
-    box = Boxes(np.float32([[100, 200, 1900, 900]]), np.float32([0.3]), np.zeros(1, np.int64), ("cat",))
-    judged = Judgement(large.boxes, box, np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool))
-    page = Reader(view.results_html({"cam": replace(large, judged=judged)}, 0.5))
-    [drawn] = [one for one in page.all("button") if "data-at" in one]
-    assert drawn["class"] == "box name-0 unsure"
-    assert [float(edge) for edge in drawn["data-at"].split()] == pytest.approx([5, 20, 95, 90])
+    """Unsure ones are dashed."""
+    found = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
+    box, none = found.boxes, found.boxes.where([])
+    rest = np.float32([0.3]), ("unsure",), box, np.float32([0.3]), np.zeros(1, bool)
+    unsure = replace(found, found=np.array([False]), boxes=none, judged=Judgement(none, box, *rest))
+    for result, kind in ((found, "box name-0"), (unsure, "box name-0 unsure")):
+        page = Reader(view.results_html({"cam": result}, 0.5))
+        [drawn] = [one for one in page.all("button") if "data-at" in one]
+        assert drawn["class"] == kind
+        assert [float(edge) for edge in drawn["data-at"].split()] == pytest.approx([5, 20, 95, 90])  # percent
+        if result is found:
+            image, heat = page.all("img")
+            assert (image["width"], image["height"]) == (str(view.PAGE_SIDE), str(view.PAGE_SIDE // 2))
+            assert heat["alt"].startswith("photo.jpg with the heatmap for “cat”: box from ")
+            assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
 
 
 def test_a_name_with_an_exemplar_says_so(tmp_path):

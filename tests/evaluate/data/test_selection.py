@@ -1,13 +1,21 @@
-"""Subsets, classes, limits and samples; roles; the development set read whole."""
+"""Subsets, classes, limits and samples; boxes clipped and turned; `cliploc datasets`; the development set."""
 
+import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset, readers, subsets
+from cliploc.evaluate.data._samples import clipped, turned, turned_wh
 from cliploc.evaluate.data.wsol import imagenet_class_names
+from tests.commands import cliploc_, python, succeeded
 from tests.evaluate.data import folders
 
 DEV = Path(__file__).parents[3] / "../shared/data/ilsvrc_val_dev"
@@ -104,3 +112,140 @@ def test_the_development_set():
     ten = open_dataset("wsol", DEV, subset="ten-classes")
     assert len({one.label for one in ten.samples}) == 10
     assert len(ten) == 36
+
+
+# --------------------------------------------------------------------------------------------------- boxes and pictures
+SIDES = st.integers(1, 3000)
+NUMBERS = st.one_of(st.floats(-5000, 5000), st.integers(-5000, 5000).map(float), st.just(math.nan), st.just(math.inf))
+
+
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.tuples(SIDES, SIDES))
+def test_clipped_boxes_lie_in_the_picture_and_others_are_named(box, size_wh):
+    width, height = size_wh
+    inside, problem = clipped(box, size_wh)
+    if inside is None:
+        x0, y0, x1, y1 = box
+        beside = x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
+        is_box = all(map(math.isfinite, box)) and x0 <= x1 and y0 <= y1
+        assert problem is not None
+        assert problem[0] == ("box outside" if is_box and beside else "broken box")
+        assert problem[1].endswith("left out")
+        return
+    x0, y0, x1, y1 = np.array(inside, np.float32)  # as it will be stored
+    assert 0 <= x0 < x1 <= width
+    assert 0 <= y0 < y1 <= height
+    # The intersection with the picture, and nothing but it, to float32.
+    expected = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
+    assert inside == pytest.approx(expected, rel=1e-6, abs=1e-30)
+    inside_before = box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
+    assert (problem is None) == inside_before
+    if not inside_before:
+        assert problem is not None
+        assert problem[0] == "box outside"
+        assert problem[1].endswith("clipped")
+
+
+@given(st.integers(1, 8), st.tuples(st.integers(4, 30), st.integers(4, 30)), st.data())
+def test_a_box_turns_as_pillow_turns_the_picture(orientation, size_wh, data):
+    width, height = size_wh
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
+    stored = np.zeros((height, width), np.uint8)
+    stored[y0:y1, x0:x1] = 255
+    picture = Image.fromarray(stored)
+    picture.getexif()[0x0112] = orientation
+    upright = ImageOps.exif_transpose(picture)
+    assert turned_wh(size_wh, orientation) == upright.size
+    assert turned((x0, y0, x1, y1), size_wh, orientation) == upright.getbbox()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_of_a_stored_picture_follow_its_exif_orientation(orientation, tmp_path):
+    root = folders.ilsvrc(tmp_path)
+    path = folders.picture(root / "val/ILSVRC2012_val_00000001.JPEG", (500, 375), orientation)
+    sample = open_dataset("ilsvrc", root).samples[0]
+    assert sample.path == path
+    with Image.open(path) as picture:
+        assert sample.size_wh == ImageOps.exif_transpose(picture).size
+    assert sample.boxes_xyxy[0].tolist() == list(turned((111, 108, 441, 193), (500, 375), orientation))
+    assert [kind for kind, _ in folders.named("ilsvrc", root)] == (["turned picture"] if orientation > 1 else [])
+
+
+def test_a_picture_annotated_as_displayed_is_not_turned(tmp_path):
+    root = folders.ilsvrc(tmp_path)
+    folders.picture(root / "val/ILSVRC2012_val_00000001.JPEG", (375, 500), orientation=6)  # shown as 500×375
+    dataset = open_dataset("ilsvrc", root)
+    assert dataset.samples[0].boxes_xyxy[0].tolist() == [111, 108, 441, 193]
+    assert not dataset.problems
+
+
+def test_masks_do_not_turn(tmp_path):
+    root = folders.openimages30k(tmp_path)
+    folders.picture(root / "OpenImages/test/0bt_c3/0a51958f.jpg", orientation=3)
+    assert folders.named("openimages30k", root) == [("turned picture", "test/0bt_c3/0a51958f.jpg")]
+    assert len(open_dataset("openimages30k", root)) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- cliploc datasets
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_every_dataset_is_listed_with_splits_and_source():
+    result = cliploc_("datasets")
+    assert (result.code, result.err) == (0, "")
+    for one in readers:
+        (line,) = (line for line in result.out.splitlines() if line.startswith(f"{one.name} "))
+        assert one.source in line
+        for split in one.splits:
+            assert split.name in line
+            assert split.role in line
+    assert "ten-classes" in result.out
+
+
+@pytest.mark.parametrize("name", readers.names())
+def test_all_about_one_holds_its_layout_and_json_says_of_a_good_folder_what_lines_say(name, tmp_path):
+    about = succeeded("datasets", name)
+    assert readers.get(name).layout in about.out
+    root = folders.make(name, tmp_path)
+    result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
+    following = f"next: cliploc benchmark boxes --dataset {name} --root {root} --out results\n"
+    assert (result.code, document.code, result.err, document.err) == (0, 0, following, "")
+    facts = json.loads(document.out)
+    dataset = open_dataset(name, root)
+    assert facts["schema_version"] == 1
+    assert facts["samples"] == len(dataset)
+    assert facts["boxes"] + facts["masks"] > 0
+    for key in ("pictures", "samples", "classes"):
+        assert re.search(rf"^{key} +{facts[key]}\b", result.out, re.M)
+    assert sum(facts["problems"].values()) == len(facts["named"]) == len(dataset.problems)
+    for kind, count in facts["problems"].items():
+        assert f"{count} {kind}, left out by design" in result.out
+
+
+def test_problems_are_1_and_counted_by_kind(tmp_path):
+    root = folders.folder(tmp_path)
+    for i in range(5):
+        folders.picture(root / f"more/{i}.jpg")
+    (root / "sub/b.png").unlink()
+    result = cliploc_("datasets", "folder", "--root", root)
+    assert result.code == 1
+    assert re.search(r"^problems +6$", result.out, re.M)
+    assert "5 unannotated picture" in result.out
+    assert "· more/2.jpg: not in boxes.csv: left out" in result.out
+    assert "· … and 2 more" in result.out
+    assert "more/4.jpg" not in result.out
+    assert "· sub/b.png: expected a picture at" in result.out
+    named = json.loads(cliploc_("datasets", "folder", "--root", root, "--json").out)["named"]
+    unannotated = [one["source"] for one in named if one["kind"] == "unannotated picture"]
+    assert unannotated == [f"more/{i}.jpg" for i in range(5)]
+
+
+def test_the_list_needs_no_torch():
+    code = "import sys; from cliploc.cli import main; main(['datasets']); sys.exit('torch' in sys.modules)"
+    assert python("-c", code, check=False).returncode == 0
+
+
+def test_the_page_of_datasets_names_every_reader_and_its_example_is_the_layout():
+    page = (DOCS / "datasets.md").read_text()
+    assert [name for name in readers.names() if f"`{name}`" not in page] == []
+    assert readers.get("folder").layout in page

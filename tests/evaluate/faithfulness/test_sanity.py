@@ -1,19 +1,25 @@
-"""Sanity checks and the measurer: other names, random towers, ranks with ties; what is refused and documented."""
+"""Sanity checks, grid pointing and the measurer: other names, random towers, ties; what is shared and refused."""
 
+import random
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.tasks.faithfulness.judged import Measured, spearman
+from cliploc.evaluate.tasks.faithfulness.judged import Judged, Measured, Scorer, spearman
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, with_random_weights
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
+from cliploc.evaluate.tasks.faithfulness.metrics.grid_pointing import cells
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
+from tests.evaluate.faithfulness.models import HW, judged, other_maps, picture, random_heat, weights
 from tests.tiny import tower
 
 NAMES = ["red", "green", "blue", "a zebra"]
@@ -123,3 +129,82 @@ def test_the_table_has_every_metric_with_its_numbers(name: str) -> None:
         assert number.best in row.partition(" | ")[0] or not number.best
     assert metric.paper.partition(" ")[0] in row
     assert metric.__doc__ is not None
+
+
+# -------------------------------------------------------------------------------------------------------- grid pointing
+@pytest.mark.parametrize("hw", [(6, 8), (7, 9)])
+def test_the_grid_has_the_picture_in_one_cell_and_its_heat_is_counted_there(hw: tuple[int, int]) -> None:
+    images, of, seen = picture(hw), weights(hw=hw), []
+    heat = random_heat(hw)
+
+    def of_pictures(_: object, pictures: Tensor) -> Tensor:
+        seen.append(pictures)
+        return heat[None]
+
+    for seed in range(4):
+        one = judged(heat, images, of, others=other_maps(of_pictures=of_pictures), seed=seed)
+        found = chosen_metrics(["grid_pointing"])[0].measure(one).values["grid_pointing"]
+        places = cells(*hw)
+        assert len({(y, x) for rows, columns in places for y in range(hw[0])[rows] for x in range(hw[1])[columns]}) == (
+            hw[0] * hw[1]
+        )
+        rows, columns = places[random.Random(seed).randrange(4)]
+        expected = sum(heat[y, x] for y in range(hw[0])[rows] for x in range(hw[1])[columns]) / heat.sum()
+        assert found == pytest.approx(float(expected), rel=1e-5)
+        small = torch.nn.functional.interpolate(
+            images, seen[-1][0, :, rows, columns].shape[-2:], mode="bilinear", antialias=True
+        )
+        assert torch.equal(seen[-1][0, :, rows, columns], small[0])
+
+
+def test_a_blind_map_counts_a_quarter_and_methods_share_the_pass() -> None:
+    backbone = tower("gap_cnn", (6, 6))
+    localizer = Localizer(backbone, method="cam", resize="squash", min_presence=0)
+    passes: list[int] = []
+    next(one for one in backbone.modules() if isinstance(one, torch.nn.Conv2d)).register_forward_hook(
+        lambda _, given, __: passes.append(len(given[0]))
+    )
+    metrics = chosen_metrics(["grid_pointing", "names", "randomisation"])
+    counted = []
+    for methods in (["layer_cam", "centre_box"], ["layer_cam", "centre_box", "cam", "random"]):
+        passes.clear()
+        of = Faithfulness(localizer, ["red", "green"], metrics, {one: {} for one in methods})
+        found = of.measure(of.see("a", np.full((48, 40, 3), 90, np.uint8)))
+        assert found["centre_box"].values["grid_pointing"] == pytest.approx(0.25)
+        counted.append((len(passes), sum(passes), found["layer_cam"]))
+    assert counted[0] == counted[1]
+
+
+# ---------------------------------------------------------------------------------------------------------- order alone
+BY_ORDER = ("deletion", "insertion", "positive", "negative", "road")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=48, max_size=48), st.sampled_from(["cube", "affine", "exp"]))
+def test_only_the_order_of_the_map_counts(values: list[int], how: str) -> None:
+    heat = torch.tensor(values, dtype=torch.float64).view(HW)
+    other = {"cube": heat**3, "affine": 3 * heat - 7, "exp": (heat / 10).exp()}[how]
+    images, of = picture(), weights()
+    first, second = (judged(one, images, of, steps=6) for one in (heat, other))
+    for metric in chosen_metrics(BY_ORDER):
+        assert metric.measure(first) == metric.measure(second)
+
+
+SIDE = (56, 56)
+
+
+def test_no_changed_picture_is_scored_twice() -> None:
+    of, seen, shared = weights(hw=SIDE) / 8, [], {}
+
+    def encode(images: Tensor) -> Tensor:
+        seen.extend(one.numpy().tobytes() for one in images)
+        return images.flatten(1) @ of.flatten(1).T
+
+    metrics = chosen_metrics([one.name for one in faithfulness_metrics if not one.needs_method])
+    scorer, options = Scorer(encode, torch.eye(3), 0.5), FaithfulnessOptions(steps=7)
+    for seed in (2, 3):
+        one = Judged(picture(SIDE), random_heat(SIDE, seed), 0, None, scorer, lambda x: x - 1, options, shared)
+        for metric in metrics:
+            metric.measure(one)
+    assert len(seen) > 50
+    assert len(set(seen)) == len(seen)

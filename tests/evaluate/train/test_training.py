@@ -374,13 +374,3 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     reason = refused("benchmark", "boxes", *flags, "--method", "cam")
     assert "is trained for ts_cam, not for cam: add ts_cam, or leave --head out" in reason
     assert "expected --head or --recipe, got" in refused("benchmark", "boxes", *flags, "--recipe", "fast")
-
-
-def test_what_cannot_be_trained_is_one_line(colours: Path, tmp_path: Path) -> None:
-    for arguments, reason in (
-        (("tscam", "--root", colours, "--device", "cuda:99"), "expected a device of this machine"),
-        (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
-        (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
-        (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
-    ):
-        assert reason in refused("train", *arguments, "--out", tmp_path / "head.safetensors")

@@ -1,26 +1,115 @@
+"""open_clip's own ResNets and ViTs: the split tower is open_clip's, on any input, from any stage."""
+
 import copy
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.towers._open_clip_towers import OpenClipVit
+from cliploc.towers._open_clip_towers import OpenClipResNet, OpenClipVit
 from cliploc.towers.tower import Needs
 from tests.tiny import seeded
 from tests.tolerances import assert_rounded
 from tests.towers.seam import (
     TEXT,
+    BackboneContract,
     TransformerContract,
+    assert_state,
     perturb,
     pictures,
     real_tower,
+    state_of,
     their_image_embedding,
     tokenizer,
 )
+from tests.towers.small_clip import TEXTS, season, small_clip
+from tests.towers.small_clip import tokenizer as clip_tokenizer
 
+STAGES = (-5, -4, -3, -2, -1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_clip()
+
+
+@pytest.fixture(scope="module")
+def backbone(model):
+    return OpenClipResNet(model, clip_tokenizer(), "small")
+
+
+class TestSmall(BackboneContract):
+    """What it says of itself; the fixture is the module's."""
+
+
+@pytest.mark.parametrize("name", ["small", "RN50"])
+def test_equals_open_clip(name, model):
+    tokens, side = clip_tokenizer(), 64
+    if name == "RN50":
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.create_model("RN50").eval()
+            season(model)
+        tokens, side = open_clip.get_tokenizer("RN50"), 224
+    backbone, images = OpenClipResNet(model, tokens, name), pictures(side, side, n=1)
+    with torch.no_grad():
+        expected = model.encode_image(images, normalize=True)
+        expected_text = model.encode_text(tokens(TEXTS), normalize=True)
+    assert_rounded(backbone.encode_image(images), expected, backbone)
+    assert_rounded(backbone.encode_text(TEXTS), expected_text, backbone)
+    assert backbone.logit_scale == pytest.approx(1 / 0.07)
+    assert (backbone.input_hw, backbone.resize_policy) == ((side, side), "crop")
+    assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape[-2:] == (side // 32, side // 32)
+
+
+def test_texts_take_no_more_of_the_context_than_the_longest_needs(backbone):
+    lengths = []
+    transformer = backbone.text.model.transformer
+    with transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1])):
+        backbone.encode_text(["a cat", "red"])
+    assert lengths == [4]  # with what begins and ends a text
+
+
+def at_other_size(visual, features):
+    """open_clip's pool on a grid it was not built for: its positions resized by timm, an implementation not ours."""
+    pool = copy.deepcopy(visual.attnpool)
+    positions = pool.positional_embedding.detach()[None]  # [1, 1+N, C]
+    resized = resample_abs_pos_embed(positions, list(features.shape[-2:]), num_prefix_tokens=1)
+    pool.positional_embedding = nn.Parameter(resized[0])
+    with torch.no_grad():
+        return F.normalize(pool(features), dim=-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 160), (96, 64), (32, 96), (128, 128)])
+def test_other_sizes(model, backbone, height, width):
+    images = pictures(height, width)
+    with torch.no_grad():
+        stages = model.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"]
+    expected = at_other_size(model.visual, stages[-1])
+    trace = backbone.trace(images, Needs(features=STAGES))
+    assert trace.grid == (height // 32, width // 32) == backbone.grid(height, width)
+    assert trace.features[backbone.middle_stage].shape[-2:] == (height // 16, width // 16)
+    assert_rounded(trace.embedding, expected, backbone)
+    for stage, theirs in zip(STAGES, stages, strict=True):
+        assert_rounded(trace.features[stage], theirs, backbone)
+        finished = backbone.head(trace.features[stage], trace, stage)
+        assert_rounded(finished, expected, backbone)
+
+
+def test_the_users_model_stays_as_it_was():
+    model = small_clip().train()
+    before, structure = state_of(model), repr(model)
+    backbone = OpenClipResNet(model, clip_tokenizer(), "small").to(torch.bfloat16)
+    backbone.encode_image(pictures(64, 64))
+    backbone.encode_text(TEXTS)
+    assert repr(model) == structure
+    assert_state(model, before)
+
+
+# ----------------------------------------------------------------------------------------------------------------- ViTs
 SMALL = {"layers": 3, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
 VARIANTS: dict[str, dict[str, Any]] = {
     "class token": {},
