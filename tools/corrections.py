@@ -29,6 +29,7 @@ from cliploc.cli.terminal import Terminal, titled
 from cliploc.evaluate.data import Draw, PromptedDataset, open_prompted
 from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
+from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.draft_scores import work_on
 from cliploc.label.results import AnnotatedFolder, reviewed_pictures
@@ -41,6 +42,7 @@ from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 
 ORDERS = ("random", "suggested")
+UNKNOWN = "zzqx 4711"  # no model knows it
 # Seconds. Drawn the traditional way, a box takes 25 to 35 (Su et al. 2012, "Crowdsourcing annotations for visual object
 # detection": drawn once, and with checks); by clicks on its four sides 7 (Papadopoulos et al. 2017, "Extreme clicking
 # for efficient object annotation"): no draft should take longer to put right, or to delete.
@@ -96,10 +98,32 @@ class Person:
                     taught[n, i] = self._work(picture)
         return Walk(left, taught)
 
+    def like(self, draw: int) -> npt.NDArray[np.int64]:
+        """By the only name's boxes in a picture: unsure boxes, those on pictures that show it, and right ones."""
+        one = random.Random(f"cliploc {draw}").choice(
+            sorted(name for name, of in self._truth.items() if len(of.get(0, ())))
+        )
+        run, boxes = self._folder.run, self._truth[one][0].tolist()
+        self._review(())
+        run.save(self._folder.pictures[one], "none", Correction(boxes, [0] * len(boxes)))
+        run.exemplars = {run.names[0]: one}
+        self._folder.taught_instead = self._drawn()
+        found = np.zeros(3, np.int64)
+        for picture in self.pictures:
+            view, true = self._folder.view(picture), self._truth[picture].get(0, np.zeros((0, 4)))
+            if picture != one and (unsure := [*view.chosen.unsure]):
+                hits = iou_matrix(view.found.xyxy[unsure], true).max(axis=1, initial=0.0) >= 0.5
+                found += len(unsure), len(unsure) * bool(len(true)), int(hits.sum())
+        return found
+
     def _learnt(self, reviewed: Sequence[str]) -> Mapping[str, TaughtPicture]:
         """The taught boxes of the pictures that are not reviewed."""
-        self._folder.taught_instead = {}
         self._review(reviewed)
+        return self._drawn()
+
+    def _drawn(self) -> Mapping[str, TaughtPicture]:
+        """What is taught now."""
+        self._folder.taught_instead = {}
         school = School(self._folder)
         _, known = school.names()
         return {one.picture: one for one in school.rows(known)}
@@ -203,6 +227,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="of each order")
     parser.add_argument("--sample", type=int, help="use so many pictures, drawn at random")
     parser.add_argument("--names", help="only these of the set's names, separated by commas")
+    parser.add_argument(
+        "--like", action="store_true", help="instead: what one picture finds of a name that is not known"
+    )
     parser.add_argument("--json", action="store_true", help="print unrounded numbers")
     asked = parser.parse_args()
 
@@ -211,7 +238,8 @@ def main() -> None:
     entries = class_entries(dataset)
     if asked.names:
         labels = [label for label in labels if dataset.classes[label].synonyms[0] in asked.names.split(",")]
-    names = Labels(tuple(entries[label] for label in labels), (None,) * len(labels))
+    looked_for = (UNKNOWN,) if asked.like else tuple(entries[label] for label in labels)
+    names = Labels(looked_for, (None,) * len(looked_for))
     pictures = sorted((PictureFile(picture.id, picture.path) for picture in dataset.samples), key=by_path)
     first, path = dataset.samples[0].id, dataset.samples[0].path.as_posix()
     # What ids are relative to, which of reviewed pictures is not the folder of the run.
@@ -223,6 +251,10 @@ def main() -> None:
     with terminal.progress("annotating") as reporter:
         annotate(found, names, asked.out, **settings, reporter=reporter, options=options)
     person = Person(asked.out, dataset.samples, labels)
+    if asked.like:
+        boxes, there, right = sum(person.like(draw) for draw in range(asked.draws))
+        print(f"{boxes} unsure boxes of {asked.draws} draws, {there} on pictures that show it, {right} right")
+        return
     count = len(person.pictures)
     steps = [0, *(step for step in sorted(map(int, asked.reviewed.split(","))) if 0 < step < count)]
     curves = {}

@@ -348,7 +348,7 @@ class Options(Checked):
     method: Annotated[str, Meta(pattern=r"\S")] | None = option(  # a second one is refused, not silently taken
         None, group="method", usual=True, metavar="NAME", repeat=True, gather=_one_method, none="the model's recipe",
         help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
-        about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
+        about="A named method runs as published. Without one, a trained head's method runs, or else the recipe's.",
     )
     recipe: RecipeName | None = option(
         None, group="method", usual=True, none="default",

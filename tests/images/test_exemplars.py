@@ -70,6 +70,7 @@ def test_what_is_typed():
     assert split_entries(["cup| @c.jpg|mug"]) == (["cup|mug"], ["cup|@c.jpg"])
     assert split_entries(["lid=@a|@b[0,0,9,9]", "@s.png"]) == (["lid", "s"], ["lid=@a", "lid=@b[0,0,9,9]", "s=@s.png"])
     assert exemplar_of("cup|@a b.jpg") == Exemplar("cup", "a b.jpg", with_text=True)
+    assert exemplar_of("cup=@photo.jpg[10 20 90 110]").box == (10.0, 20.0, 90.0, 110.0)  # as the page prints boxes
     assert exemplar_of("cup=@photo.jpg[10,20,90,110]") == Exemplar("cup", "photo.jpg", (10.0, 20.0, 90.0, 110.0))
     for wrong, line in (
         ("cup", "expected an exemplar as NAME=@FILE"),

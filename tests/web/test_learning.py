@@ -246,3 +246,33 @@ def test_new_drafts_of_a_run_with_masks_have_masks(tmp_path):
         assert learnt(address)["said"].startswith("Learnt from 6 pictures")
         assert pictures(address)[7]["boxes"] == [box], "reviewed with the drafts that it had"
         assert sent(f"{address}/exports", {})[0] == 200
+
+
+def test_one_box_finds_unsure_boxes_until_three_pictures_teach(job, out, truth):
+    with served(out) as address:
+        assert sent(f"{address}/pictures/0/like", {"name": NAME})[0] == 409, "nothing is drawn yet"
+        assert sent(f"{address}/pictures/0", drawn(truth, 0, status="none")) == (200, {"revision": 1})
+        assert sent(f"{address}/pictures/0/like", {"name": NAME})[0] == 200
+        state = learnt(address)
+        assert (state["changed"], state["undo"], state["failed"]) == (COUNT - 1, True, "")
+        assert state["said"].startswith(f"{NAME}: unsure boxes")
+        states = pictures(address)
+        assert [box["xyxy"] for box in states[0]["boxes"]] == [truth["0.jpg"]]
+        assert not any(one["boxes"] for one in states[1:]), "none is exported unless a person keeps it"
+        best = [(one["drafts"][0]["xyxy"], truth[one["name"]]) for one in states[1:]]
+        assert sum(iou_matrix(np.array([draft]), np.array([true]))[0, 0] > 0.5 for draft, true in best) >= 5
+        assert not (out / "learnt.safetensors").exists(), "one picture teaches no others"
+    before = held(out)
+    annotate(job[0].parent / "photos", [NAME], out, **OPTIONS)
+    assert held(out) == before
+    with served(out) as address:
+        assert "0 so far" in learnt(address)["said"]
+        assert sent(f"{address}/learning/undo", {})[0] == 200
+        assert not any(one["drafts"] for one in pictures(address)[1:])
+        assert sent(f"{address}/pictures/0", drawn(truth, 0, 1)) == (200, {"revision": 2})
+        review(address, truth, 1, 2)
+        assert learnt(address)["said"].startswith("Learnt from 3 pictures")
+        assert found(address, truth, range(3, COUNT)) == 5
+        assert sent(f"{address}/pictures/0/like", {"name": NAME})[0] == 200
+        assert "reviewed pictures" in learnt(address)["said"], "three say more than one"
+        assert found(address, truth, range(3, COUNT)) == 5

@@ -888,7 +888,7 @@ def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(
         editor.press("Reviewed")  # the picture that is open now has not been touched
         page.wait_for_function(LEARNT)
         page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 1")
-        assert page.locator("#learnt-more").inner_text() == f"New drafts in {COUNT - 3} pictures."
+        assert page.locator("#learnt-more").inner_text() == f"New boxes in {COUNT - 3} pictures."
         assert [one["status"] for one in listed(page, address)] == ["none"] * (COUNT - 3) + ["reviewed"] * 3
         editor.open("1.jpg")
         assert editor.boxes[0] == pytest.approx(corner_and_size(truth["1.jpg"]), abs=3), "nobody changes it"
@@ -900,6 +900,33 @@ def test_three_reviewed_pictures_give_the_others_new_drafts_which_can_be_undone(
         editor.press("Undo learning")
         page.wait_for_function("() => document.querySelectorAll('#boxes li').length === 0")
         assert page.locator("#learnt").inner_text().startswith("Undone")
+        assert not editor.console
+
+
+def test_more_like_a_box_is_found_in_all_pictures(context, job, tmp_path):
+    out, truth = shutil.copytree(job[0], tmp_path / "out"), job[1]
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        editor.open("0.jpg")
+        assert page.locator("#like").is_disabled()
+        x0, y0, x1, y1 = truth["0.jpg"]
+        editor.drag((x0, y0), (x1, y1))
+        if context.kind == "phone":
+            page.locator("#like").click()
+        else:
+            editor.key("l")
+        page.wait_for_function("() => document.getElementById('learnt').textContent.includes('unsure boxes like')")
+        page.wait_for_function("(text) => document.getElementById('learnt-more').textContent === text",
+                               arg=f"New boxes in {COUNT - 1} pictures.")  # fmt: skip
+        assert sorted(one["unsure"] for one in listed(page, address)) == [0] + [1] * (COUNT - 1)
+        editor.open("7.jpg")
+        assert (editor.boxes, page.locator("#doubts li").count(), page.locator(".doubt").count()) == ([], 1, 1)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is to the side"
+        shoot(page, f"like-{context.kind}")
+        editor.key("Enter")
+        assert editor.boxes[0] == pytest.approx(corner_and_size(truth["7.jpg"]), abs=60)
+        editor.saved()
         assert not editor.console
 
 

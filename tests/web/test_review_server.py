@@ -399,9 +399,11 @@ def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_p
 
 def test_the_end_of_a_review_says_what_comes_next(out, monkeypatch):
     monkeypatch.setattr("cliploc.web.server.run", lambda *_: None)
+    with LabellingRun.open(out) as run:
+        run.command = "cliploc annotate photos -p red"
     result = cliploc_("review", out, "--port", 0)
     assert (result.code, result.out) == (0, "")
-    assert result.err.splitlines()[-1].startswith(f"next: the annotate command of {out} again")
+    assert result.err.splitlines()[-1] == "next: cliploc annotate photos -p red"
 
 
 def test_many_names_get_colours_by_what_is_found(out):

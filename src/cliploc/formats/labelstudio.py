@@ -112,10 +112,7 @@ class LabelStudio(formats.Export):
     """Label Studio's tasks and label config."""
 
     name = "labelstudio"
-    about = (
-        "Label Studio's predictions: percent of the picture, score, model version. Paste the config into the project's "
-        "labelling interface, import the JSON"
-    )
+    about = "Label Studio's predictions: paste the config into the project's labelling interface, import the JSON"
     files = ("labelstudio.json", "labelstudio_config.xml")
 
     def write(self, pictures: formats.Pictures, settings: formats.ExportSettings, folder: Path) -> None:

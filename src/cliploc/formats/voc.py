@@ -174,10 +174,7 @@ class Voc(formats.Export):
     """Pascal VOC's layout, with an XML file for each picture."""
 
     name = "voc"
-    about = (
-        "Pascal VOC's `Annotations/` with XML for each picture: whole pixels counted from 1, the last one inside the "
-        "box, no scores; `JPEGImages/` with links to your pictures, or with `--copy` the pictures; `ImageSets/`"
-    )
+    about = "Pascal VOC's folders: whole pixels from 1, the last one in the box, no scores; links to your pictures"
     folders = ("voc",)
 
     def check(self, settings: ExportSettings) -> None:

@@ -130,10 +130,7 @@ class Yolo(formats.Export):
     """Ultralytics' YOLO layout: a text file for each picture, and the pictures."""
 
     name = "yolo"
-    about = (
-        "Ultralytics' `data.yaml`, `labels/` with a text file for each picture, empty if it has no box, and `images/` "
-        "with links to your pictures, or with `--copy` the pictures"
-    )
+    about = "Ultralytics' `data.yaml`, `labels/` and `images/` with links to your pictures"
     folders = ("yolo",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:

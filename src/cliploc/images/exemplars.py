@@ -58,7 +58,7 @@ def exemplar_of(text: str) -> Exemplar:
     if boxed is None:
         return Exemplar(name, file, with_text=sign == "|")
     try:
-        x0, y0, x1, y1 = (float(number) for number in boxed.group(1).split(","))
+        x0, y0, x1, y1 = (float(number) for number in boxed.group(1).replace(",", " ").split())
     except ValueError:
         raise UsageError(
             f"expected a box as [x0,y0,x1,y1] after {file[: boxed.start()]}, got {boxed.group()}"

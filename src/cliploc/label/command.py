@@ -1,5 +1,7 @@
 """`cliploc annotate`: draft boxes for a folder of pictures."""
 
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +65,7 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.label.annotate import annotate as run
+        from cliploc.runs.label_store import LabellingRun
 
         result = run(
             flags.pictures,
@@ -73,6 +76,8 @@ def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) ->
             **wanted.changed(),
             **options.changed(),
         )
+    with LabellingRun.open(folder) as run_file:
+        run_file.command = shlex.join(["cliploc", *sys.argv[1:]])
     terminal.print_result(result.document(), titled(result.table()), as_json=flags.as_json)
     terminal.say_failures(result.failed)
     for name, reason in result.not_applied.items():

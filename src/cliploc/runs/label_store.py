@@ -108,6 +108,7 @@ class Taught(Struct, frozen=True):
     after: int | None
     compared: int  # number of these pictures
     agreement: float | None  # of what two halves of its pictures teach; None of a name that is not common
+    exemplar: bool = False  # whether it was looked for by one picture's boxes: its boxes are unsure
 
 
 class Generation(Struct, frozen=True):
@@ -212,6 +213,7 @@ class LabellingRun:
     """The store of a labelling run. Threads may share it, and any number of processes may have it open."""
 
     root = Entry(str, "")  # the folder of its pictures
+    command = Entry(str, "")  # that made it, as it was typed last; "" where Python did
     drafts: Entry[dict[str, Any]] = Entry(dict[str, Any], {})  # `cliploc.label.drafts.DraftRule`
     # `cliploc.formats.ExportSettings` of the last call
     written: Entry[dict[str, Any]] = Entry(dict[str, Any], {})
@@ -223,6 +225,8 @@ class LabellingRun:
     # A number that grows with every write that changes what exports hold.
     changes = Entry(int, 0)
     generation = Entry(int, 0)  # the last one that was taught
+    # Name → the picture whose boxes of it show what a person wants more of, until enough pictures are reviewed.
+    exemplars: Entry[dict[str, str]] = Entry(dict[str, str], {})
     # What the taught boxes of now were made of, last, and those before, where a person can go back to them.
     taught_by: Entry[list[Generation]] = Entry(list[Generation], [])
 
@@ -454,6 +458,7 @@ class LabellingRun:
             self.store.write(f"UPDATE taught SET presence = ? WHERE {same}", _json(chances), picture, generation)
         self.store.write("DELETE FROM learnt")
         self.taught_by = []
+        self.exemplars = {new: picture for key, picture in self.exemplars.items() if (new := name(key))}
 
     # ---------------------------------------------------------------------------------------------------------- boxes
     def _read_candidates(self, picture: Picture) -> Candidates:

@@ -72,7 +72,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --host or --port") from None
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --port") from None
     return listening
 
 

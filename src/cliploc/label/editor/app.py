@@ -114,6 +114,11 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         of_this_folder(request)
         return JSONResponse({"files": folder.write_exports(), "folder": str(folder.out)})
 
+    async def like(request: Request) -> Response:
+        number, wanted = number_in(request), _parsed(await request.body(), SuggestionRequest)
+        await run_in_threadpool(folder.learning.find_like, number, folder.label_of(wanted.name))
+        return JSONResponse(folder.learning.state())
+
     def learning_route(change: Callable[[], None] = lambda: None) -> Callable[[Request], Response]:
         def learning(request: Request) -> Response:
             of_this_folder(request)
@@ -141,6 +146,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}", state, methods=["GET"]),
         Route("/pictures/{number:int}", save, methods=["POST"]),
         Route("/pictures/{number:int}/suggestion", suggest, methods=["POST"]),
+        Route("/pictures/{number:int}/like", like, methods=["POST"]),
         *asset_routes(TEMPLATES, ["annotorious.css", "annotorious.js", "review.css", "review.js"]),
         Route("/names", rename, methods=["POST"]),
         Route("/exports", write, methods=["POST"]),

@@ -57,6 +57,7 @@ def review(flags: ReviewFlags, options: Options) -> int:
 
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
     """Serves the editor until it is interrupted."""
+    from cliploc.draw.html import count
     from cliploc.label.editor.app import HOST, application
     from cliploc.label.editor.review_folder import ReviewFolder
     from cliploc.label.editor.suggest import Suggester, options_of
@@ -70,12 +71,12 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
             found_by = options_of(settings)
         suggester = Suggester(name, pretrained=pretrained, device=device, **found_by)
         how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
-        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
-        app = application(folder, suggester)
+        app, typed = application(folder, suggester), folder.run.command
         with contextlib.suppress(KeyboardInterrupt), listen(HOST, port) as listening:  # how a server is ended
+            terminal.say(f"{count(len(folder.pictures), 'picture')}; stop with Ctrl+C; {how}", style="dim")
             run(app, HOST, listening, terminal.data)
     if folder.of_set:
         step = f"{drafts}/corrected has the set as it was written last; the same command opens it again"
     else:
-        step = f"the annotate command of {drafts} again, which learns from the corrections and exports them"
+        step = typed or f"`cliploc annotate` into {drafts} again: it learns and exports what you corrected"
     terminal.say_next(step)

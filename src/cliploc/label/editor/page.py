@@ -1,4 +1,4 @@
-"""The review editor, one page: in a file that saves for `--apply`, or served by `cliploc review`."""
+"""The page of the review editor, and its pictures as the page has them."""
 
 import math
 from collections.abc import Mapping, Sequence

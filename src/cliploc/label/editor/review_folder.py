@@ -233,7 +233,7 @@ class Learning:
         self._lock = threading.Lock()  # of what follows
         self._thread: threading.Thread | None = None
         self._ended = False
-        self._failed = self._note = ""
+        self._failed = self._note = self._wanted = ""  # `_wanted`: the name of which a person wants more
         self._reviewed = self._now.reviewed  # pictures at the last refit
 
     @property
@@ -278,7 +278,7 @@ class Learning:
             return "Learning from your corrections …"
         if self._note and finished == self._reviewed:
             return self._note
-        used = [taught for taught in now.names.values() if taught.used]
+        used = [taught for taught in now.names.values() if taught.used and not taught.exemplar]
         if finished < FEWEST_REVIEWED and not used:
             return f"Learns from your corrections, from {FEWEST_REVIEWED} reviewed pictures on; {finished} so far."
         more = max(1, self._reviewed + EVERY - finished)
@@ -288,7 +288,7 @@ class Learning:
         if not used:
             return f"Drafts as before: nothing learnt that is better. It tries again when {pictures} reviewed."
         if not (reviewed := max(taught.reviewed for taught in used)):
-            return f"Learnt from the {max(taught.pictures for taught in used):,} pictures that show it."
+            return f"Learnt from the folder itself: {max(taught.pictures for taught in used):,} pictures."
         before = sum(taught.before or 0 for taught in used if taught.reviewed)
         after = sum(taught.after or 0 for taught in used if taught.reviewed)
         return f"Learnt from {reviewed:,} pictures: {before:,} → {after:,} corrections on pictures left out."
@@ -304,6 +304,21 @@ class Learning:
             raise UsageError("this run keeps nothing to learn from: annotate the pictures with --teach on")
         if (finished := len(self._run.reviewed())) < FEWEST_REVIEWED:
             raise UsageError(f"expected {FEWEST_REVIEWED} reviewed pictures to learn from, got {finished}: review more")
+        self._begin(again=True)
+
+    def find_like(self, number: int, label: int) -> None:
+        """Begins to look for things like a label's boxes in a picture, in the pictures where the model found none."""
+        name, picture = self._folder.names[label], self._folder.pictures[number].id
+        if not self.possible:
+            raise UsageError("this run keeps nothing to find them by: annotate the pictures with --teach on")
+        with self._folder.snapshot() as now:
+            if label not in now.view(picture).boxes().labels:
+                raise UsageError(f"expected a box of {name} in {picture}, found none: draw it first")
+        with self._lock:
+            if self._thread is not None:
+                raise UsageError("it is learning right now: wait until it has learnt")
+            self._run.exemplars = {**self._run.exemplars, name: picture}
+            self._wanted = name
         self._begin(again=True)
 
     def end(self) -> None:
@@ -346,6 +361,9 @@ class Learning:
         with self._lock:
             self._failed, self._reviewed = failed, finished
             self._note = "" if failed or self._now != before else "Nothing new to learn from."
+            if not failed and (found := self._now.names.get(self._wanted)):
+                self._note = f"{self._wanted}: {found.why}."
+            self._wanted = ""
 
     def _stop(self) -> None:
         if self._ended:
@@ -364,6 +382,7 @@ class Learning:
                 raise UsageError("there are no earlier drafts to go back to: nothing was learnt since")
             finished = len(self._run.reviewed())
             self._run.undo(finished)
+            self._run.exemplars = {}
             self._folder.weigh()
             self._reviewed, self._note, self._failed = finished, "", ""
             self._write_learnt()

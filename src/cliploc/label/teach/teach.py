@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.teach.redraw import Drawer, Drawing, OnMap, each
 from cliploc.options import FOUND, MIN_SCORE
-from cliploc.runs.label_store import Candidates, Generation, LabellingRun, Taught, TaughtPicture
+from cliploc.runs.label_store import Candidates, Correction, Generation, LabellingRun, Taught, TaughtPicture
 from cliploc.values import FloatArray, Floats
 
 VERSION = 7  # of what is taught and drawn
@@ -88,7 +88,7 @@ def teach(
     for drawn_again in school.rows(known):
         taught[drawn_again.picture] = drawn_again
         stop()
-    learnt = None if known is None else known.learnt(folder.settings, names).content()
+    learnt = None if known is None else known.learnt(folder.settings, names)
     if write is not None:
         made = replace(made, changed=_changed(folder, taught))
     (write or folder.run).teach(made, {folder.pictures[name]: one for name, one in taught.items()}, learnt)
@@ -100,7 +100,7 @@ def _changed(folder: AnnotatedFolder, taught: Mapping[str, TaughtPicture]) -> li
     other = folder.at(folder.run)
     other.taught_instead = taught
     names = [picture.id for picture in folder.annotated() if not folder.saved(picture.id).touched]
-    return [name for name in names if not _alike(folder.drafts(name), other.drafts(name))]
+    return [name for name in names if not _alike(folder.drafts(name, unsure=True), other.drafts(name, unsure=True))]
 
 
 def _alike(one: Candidates, other: Candidates) -> bool:
@@ -110,6 +110,9 @@ def _alike(one: Candidates, other: Candidates) -> bool:
     pairs = (sorted(zip(found.labels.tolist(), found.xyxy.tolist(), strict=True)) for found in (one, other))
     of_one, of_other = (np.array([box for _, box in pair]).reshape(-1, 4) for pair in pairs)
     return bool((np.abs(of_one - of_other) <= MOVED).all())
+
+
+Corrected: TypeAlias = Callable[[Tensor, float], float]  # a picture's embedding and a name's chance → its chance
 
 
 class _Presence:
@@ -150,6 +153,19 @@ def _chance(squashed: float) -> float:
 
 
 @dataclass(frozen=True)
+class _Likeness:
+    """The chance of a name that one picture shows: too low for drafts, and 0 in pictures that look unrelated."""
+
+    exemplar: Tensor  # [D], its embedding
+    unrelated: float  # the least cosine that others must have
+
+    def __call__(self, embedding: Tensor, _: float) -> float:
+        """The chance of a picture."""
+        cosine = float(F.cosine_similarity(embedding.float(), self.exemplar.float(), dim=0))
+        return min((1 + cosine) / 2, 0.99) * FOUND if cosine >= self.unrelated else 0.0
+
+
+@dataclass(frozen=True)
 class Appearance:
     """How the pictures look that show a name."""
 
@@ -184,25 +200,28 @@ class Directions:
 
     whitening: Whitening
     directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
-    presence: Mapping[int, _Presence]  # label → how its presence is corrected; none before anything is reviewed
+    presence: Mapping[int, Corrected]  # label → how its presence is corrected; none before anything is reviewed
     sides: Mapping[int, Floats]  # label → how the sides of its boxes are moved; see `teaching.sides`
     names: tuple[str, ...]
     seen: Mapping[int, Appearance]
+    unsure: frozenset[int]  # labels whose boxes stay unsure: of one picture
 
-    def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> Learnt:
-        """As a file has it."""
+    def learnt(self, settings: Mapping[str, Any], names: Mapping[str, Taught]) -> bytes | None:
+        """As a file has it; None where nothing but unsure boxes are drawn."""
+        if not (rows := [p for p in self.directions if p not in self.unsure]):
+            return None
         about = {key: settings[key] for key in HOLDS_FOR if key in settings}
         about["reviewed"] = {name: outcome.reviewed for name, outcome in names.items()}
-        directions, shares = zip(*self.directions.values(), strict=True)
+        directions, shares = zip(*(self.directions[p] for p in rows), strict=True)
         weights, bias = self.whitening.unwhitened(directions)
-        seen = [self.seen[p] for p in self.directions]
+        seen = [self.seen[p] for p in rows]
         embedding, alike = (
-            torch.stack([lesson.mean for lesson in seen]),
-            torch.stack([lesson.alike(settings) for lesson in seen]),
+            torch.stack(of) for of in ([one.mean for one in seen], [one.alike(settings) for one in seen])
         )
-        sides = torch.tensor(np.array([self.sides[p] for p in self.directions]), dtype=torch.float32)
-        names_of_rows = tuple(self.names[p] for p in self.directions)
-        return Learnt(names_of_rows, weights, bias, shares, embedding, sides, about, alike)
+        sides = torch.tensor(np.array([self.sides[p] for p in rows]), dtype=torch.float32)
+        return Learnt(
+            tuple(self.names[p] for p in rows), weights, bias, shares, embedding, sides, about, alike
+        ).content()
 
 
 class School:
@@ -218,7 +237,7 @@ class School:
     @cached_property
     def teachable(self) -> list[int]:
         """The names that may be taught."""
-        return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common]
+        return [p for p in range(len(self.folder.names)) if self.enough(p) or p in self.common or p in self.exemplars]
 
     def stamp(self) -> str:
         """A digest of all that the drafts depend on, but for those of reviewed pictures."""
@@ -227,11 +246,24 @@ class School:
         facts = [VERSION, folder.id, folder.settings["teaching"], self._unseen, shifts]
         digest = hashlib.sha256(json.dumps(facts).encode())
         rule = asdict(folder.rule) if self.reviewed else None  # of the drafts that learnt ones are compared with
-        reviewed = [[name, one.boxes, one.labels] for name, one in self.reviewed.items()]
+        reviewed: list[Any] = [[name, one.boxes, one.labels] for name, one in self.shown.items()]
+        reviewed += self.exemplars.items()
         digest.update(json.dumps([reviewed, rule], sort_keys=True).encode())
         for picture in self.pictures:
             digest.update(folder.pictures[picture].checksum.encode())
         return digest.hexdigest()
+
+    @cached_property
+    def exemplars(self) -> dict[int, str]:
+        """The names of which a person wants more, and a picture that shows each; none that is taught otherwise."""
+        asked = {p: self.folder.run.exemplars.get(name, "") for p, name in enumerate(self.folder.names)}
+        alone = {p: one for p, one in asked.items() if one in self._plain and not (self.enough(p) or p in self.common)}
+        return {p: one for p, one in alone.items() if p in self.folder.view(one).boxes().labels}
+
+    @cached_property
+    def shown(self) -> dict[str, Correction]:
+        """The boxes of the pictures that teach."""
+        return {**{one: self.folder.view(one).boxes() for one in self.exemplars.values()}, **self.reviewed}
 
     def chance(self, picture: str, p: int) -> float:
         """That a name is in a picture, before it is taught; NaN of names that the model does not know."""
@@ -246,7 +278,7 @@ class School:
         # is drawn from them at random then stays the same, too, and the gate does not open by chance.
         # And it does not depend on what the files are called.
         ordered = sorted(self.pictures, key=lambda picture: (self.folder.pictures[picture].checksum, picture))
-        selected = {*sorted(ordered, key=lambda picture: picture not in self.reviewed)[:MOST_TAUGHT]}
+        selected = {*sorted(ordered, key=lambda picture: picture not in self.shown)[:MOST_TAUGHT]}
         chosen = [picture for picture in ordered if picture in selected]
         lessons = lessons_of(self.folder.run, [self.folder.pictures[picture] for picture in chosen])
         whitening = Whitening.of(lessons)
@@ -254,13 +286,15 @@ class School:
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.teachable}
         ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
         directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
-        presence = {p: way.presence for p, way in ways.items() if way.presence is not None}
+        corrected = {p: way.presence or of_names[p].likeness for p, way in ways.items()}
+        presence = {p: chance for p, chance in corrected.items() if chance is not None}
         sides = {p: way.sides for p, way in ways.items()}
         outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
         if not ways:
             return outcomes, None
         seen = {p: of_names[p].seen() for p in ways}
-        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen)
+        unsure = frozenset(self.exemplars)
+        return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen, unsure)
 
     @cached_property
     def _found(self) -> frozenset[int]:
@@ -284,9 +318,15 @@ class School:
     def rows(self, known: Directions | None) -> Iterator[TaughtPicture]:
         """The taught names, picture by picture; what somebody has seen stays."""
         if known is not None:
-            chances = [{p: self.chance(picture, p) for p in known.directions} for picture in self._unseen]
+            chances = [{p: self.chance(one, p) for p in self._drawn(one, known)} for one in self._unseen]
             pictures = [self.folder.pictures[picture] for picture in self._unseen]
             yield from Drawer(self.folder.run, self.drawing, known, pictures, chances).rows()
+
+    def _drawn(self, picture: str, known: Directions) -> list[int]:
+        """The names that are drawn again in a picture: by an exemplar only those that the model does not find there."""
+        plain = self._plain[picture]
+        stays = {p for p, one in self.exemplars.items() if picture == one or plain[p] >= UNSURE}
+        return [p for p in known.directions if p not in stays]
 
 
 class _Name:
@@ -301,16 +341,21 @@ class _Name:
         self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
         shows = [bool(c >= FOUND) and p in lesson.names for c, lesson in zip(self.chances, lessons, strict=True)]
         self.uses = torch.tensor(shows) if self.known else torch.ones(len(chosen), dtype=torch.bool)
-        self.reviewed = (
-            [i for i, picture in enumerate(chosen) if picture in school.reviewed] if school.enough(p) else []
-        )
-        self.compared = self.reviewed[:MOST_LEFT_OUT]
+        self.exemplar = school.exemplars.get(p)
+        teach = {*(school.reviewed if self.exemplar or school.enough(p) else ()), self.exemplar}
+        self.reviewed = [i for i, picture in enumerate(chosen) if picture in teach]
+        self.compared = [] if self.exemplar else self.reviewed[:MOST_LEFT_OUT]  # one says nothing of itself
+        self.likeness: _Likeness | None = None
+        if self.exemplar:
+            unrelated = UNRELATED.get(school.folder.settings["model"], -1.0)
+            self.likeness = _Likeness(lessons[chosen.index(self.exemplar)].embedding, unrelated)
+            self.uses = torch.tensor([self.likeness(lesson.embedding, 0.0) > 0 for lesson in lessons])
         self.agreement = stability(pictures, self.heat, self.uses) if p in school.common else None
         self.way, self.outcome = self._outcome()
 
     def true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""
-        return np.array(self.school.reviewed[self.chosen[i]].boxes_of(self.p)).reshape(-1, 4)
+        return np.array(self.school.shown[self.chosen[i]].boxes_of(self.p)).reshape(-1, 4)
 
     def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
@@ -324,6 +369,10 @@ class _Name:
     def _outcome(self) -> tuple[_Way | None, Taught]:
         """The way that is used, and what to say of it."""
         count, shows, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
+        if self.exemplar:
+            advice = f"draw it in {FEWEST_REVIEWED} pictures, and drafts are learnt"
+            why = f"unsure boxes like those in {self.exemplar}; {advice}"
+            return _Way(self, self.reviewed), Taught(0, 1, True, why, None, None, 0, None, exemplar=True)
         of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
         by_folder = f"drafts learnt from the {shows:,} pictures that show it"
         if not count:
@@ -367,7 +416,7 @@ class _Way:
         self.fitted = fit(pictures, name.heat, name.uses, inside, name.known)
         self.share = share_of_text(len(reviewed), name.known)
         self.presence: _Presence | None = None
-        if reviewed:
+        if reviewed and name.likeness is None:
             embeddings = torch.stack([lesson.embedding.float() for lesson in lessons])
             true = [len(name.true(i)) > 0 for i in reviewed]
             self.presence = _Presence(embeddings.mean(dim=0), embeddings[reviewed], name.chances[reviewed], true)

@@ -704,7 +704,7 @@ function drawBoxes() {
   $("doubts-part").hidden = !doubts.length;
   $("doubts").replaceChildren(...doubts.map(draftItem));
   drawSuspects();
-  $("split").disabled = $("drop").disabled = !selected.size;
+  $("split").disabled = $("drop").disabled = $("like").disabled = !selected.size;
   $("merge").disabled = selected.size < 2;
 }
 const sizeText = ([x0, y0, x1, y1]) => `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)} at ${Math.round(x0)}, ${Math.round(y0)}`;
@@ -1063,7 +1063,7 @@ async function sayLearning(said) {
   const text = said.failed || said.said;
   if ($("learnt").textContent !== text) $("learnt").textContent = text;  // a screen reader says it again otherwise
   $("learnt").classList.toggle("failed", Boolean(said.failed));
-  $("learnt-more").textContent = said.undo ? `New drafts in ${plural(said.changed, "picture", "pictures")}.` : "";
+  $("learnt-more").textContent = said.undo ? `New boxes in ${plural(said.changed, "picture", "pictures")}.` : "";
   $("learnt-names-part").hidden = said.working || data.names.length < 2 || !said.names.length;
   $("learnt-names").replaceChildren(...said.names.map((one) => element("li", {textContent: one})));
   $("learn-now").disabled = !said.ready;
@@ -1102,6 +1102,16 @@ async function learnBy(path) {
     await sayLearning(await store.post(path));
   } catch (error) { tell(error.message); await askLearning(); }
   $("learn-undo").disabled = false;
+}
+/** Looks in all pictures for things like the selected box, by all boxes of its label in this picture. */
+async function findLike() {
+  takeOverNow();
+  const [box] = chosen(), {index} = current;
+  if (!box || !data.learns) return;
+  try {
+    await allSaved();
+    await sayLearning(await store.post(`/pictures/${index}/like`, {name: labelName(box.label)}));
+  } catch (error) { tell(error.message); }
 }
 // -------------------------------------------------------------------------------------------------- asking the model
 let heats = 0;  // asked for; the last one counts
@@ -1176,6 +1186,7 @@ press("add", addBox);
 press("split", split);
 press("merge", merge);
 press("drop", () => drop());
+press("like", findLike);
 press("done", reviewedNext);
 press("learn-now", () => learnBy("/learning"));
 press("learn-undo", () => learnBy("/learning/undo"));
@@ -1226,7 +1237,8 @@ function setTool() {
 /** Ends the polygon that is being drawn, as a double click at its last corner does. */
 function endPolygon() {
   const layer = annotator?.element.querySelector("svg");
-  if (!corner || !layer?.querySelector(".a9s-rubberband")) return false;
+  const drawn = $("polygon").ariaPressed === "true" && layer?.querySelector(".a9s-rubberband");
+  if (!corner || !drawn) return false;  // Annotorious has one for boxes, too
   for (const kind of ["pointerdown", "pointerup"])
     layer.dispatchEvent(new PointerEvent(kind, {...corner, isPrimary: true, button: 0, bubbles: true}));
   layer.dispatchEvent(new MouseEvent("dblclick", {...corner, bubbles: true}));
@@ -1250,7 +1262,7 @@ const KEYS = {
   ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
   a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast, Enter: () => endPolygon() || keepUnsure(),
   "/": () => pickLabel((label) => relabel(label)), h: toggleLabels,
-  b: addBox, g: togglePolygon, s: split, m: merge, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
+  b: addBox, g: togglePolygon, s: split, m: merge, l: findLike, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
   y: () => answerByKey(false), t: () => answerByKey(true), j: nextSuspect,
   v: () => setPan($("pan").ariaPressed !== "true"), "?": () => $("help").showModal(),
   Escape: () => { annotator?.cancelDrawing(); if (heat) endHeat(); else select([]); },
@@ -1308,6 +1320,7 @@ addEventListener("change", () => {
   });
   setActive(0);
   $("polygon").hidden = !data.masks;
+  $("like").hidden = !data.learns;
   for (const id of ["score-from", "score-to"]) $(id).parentElement.hidden = Boolean(data.set);
   try {
     entries = await store.entries();
