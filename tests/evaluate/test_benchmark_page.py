@@ -69,7 +69,7 @@ def test_all_tables_have_the_numbers_of_the_summary(made: Made, page: str) -> No
                 continue
             low, high = numbers["confidence_95"][key]
             found = [float(lines[one][name]) for name in (key, f"{key}_low", f"{key}_high")]
-            assert found == pytest.approx([numbers[key], low, high], abs=1e-6)
+            assert found == pytest.approx([numbers[key], low, high], rel=1e-6)
             title = all_numbers()[key].title
             column = in_page["setting"].index(title)
             assert in_page[one][column] == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}"

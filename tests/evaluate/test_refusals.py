@@ -25,6 +25,8 @@ REFUSED_BY_BENCHMARK = [
     ("boxes", "--pretrained a --pretrained b", "expected --pretrained once, or for each of 1 models, got 2"),
     ("boxes", "--limit 0", "expected --limit, a whole number from 1 to"),
     ("boxes", "--address auto", "expected --address with --engine ray only"),
+    ("boxes", "--columns gt_known,gt_knwn", "unknown number 'gt_knwn': did you mean gt_known"),
+    ("segmentation", "--columns mIoU", "unknown number 'mIoU': did you mean miou"),
     ("segmentation", "--threshold 0.5", "No such option: --threshold"),
     ("segmentation", "--logit-scale 0", "expected --logit-scale above 0"),
     ("segmentation", "--method centre_box", "centre_box has the same map for every name"),
