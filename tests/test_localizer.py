@@ -1,6 +1,8 @@
 """The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
 
 import copy
+import dataclasses
+import inspect
 import itertools
 import math
 import pickle
@@ -17,7 +19,7 @@ from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
 from cliploc.find.memory import Memory
-from cliploc.find.prepare import DECODERS, Prepared
+from cliploc.find.prepare import DECODERS, Prepared, RunOptions
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods.cam import cam
@@ -461,6 +463,13 @@ def test_what_comes_before_an_error_is_yielded_whatever_the_batch_size(backbones
     wrong(localizer.compare(torn(), ["red"], ["grad_cam"], on_error="skip"), OSError)
     wrong(localizer.stream([TALL, WIDE, TALL], [["red"], ["blue"], []]), UsageError)
     wrong(localizer.classify_stream(broken, ["red", "blue"]), InputError)
+
+
+@pytest.mark.parametrize("call", [Localizer.stream, Localizer.compare, Localizer.run])
+def test_calls_name_what_a_run_may_be_given(call):
+    given = {field.name for field in dataclasses.fields(RunOptions)}
+    given -= {"on_error"} if call is Localizer.run else {"lessons"}
+    assert given <= inspect.signature(call).parameters.keys()
 
 
 def test_a_stream_reads_only_a_few_pictures_ahead(backbones):

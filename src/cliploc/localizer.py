@@ -146,18 +146,25 @@ class Localizer:
             return list(self.stream(images, names))
         return next(self.stream([images], names))
 
-    def stream(self, images: ImageLike | Iterable[ImageLike], names: Names, **how: Any) -> Iterator[Localization]:
+    def stream(
+        self, images: ImageLike | Iterable[ImageLike], names: Names, *, on_error: OnError = "raise",
+        reporter: Reporter = SILENT, absent_maps: bool = True, keep_maps: bool = True, presence: bool | None = None,
+        boxes: bool = True,
+    ) -> Iterator[Localization]:  # fmt: skip
         """Yields a `Localization` for each of any number of pictures, in order, with only a few in memory.
 
         Arguments are those of `compare`; errors are those of a call.
         """
-        with closing(_found_in(self._run(requests_of(images, names), None, RunOptions(**how)))) as results:
+        run = RunOptions(reporter, on_error, absent_maps, keep_maps, presence, boxes)
+        with closing(_found_in(self._run(requests_of(images, names), None, run))) as results:
             for found in results:
                 yield found[self.method.name]
 
     def compare(
-        self, images: ImageLike | Iterable[ImageLike], names: Names, methods: Methods, **how: Any
-    ) -> Generator[dict[str, Localization], None, None]:
+        self, images: ImageLike | Iterable[ImageLike], names: Names, methods: Methods, *, on_error: OnError = "raise",
+        reporter: Reporter = SILENT, absent_maps: bool = True, keep_maps: bool = True, presence: bool | None = None,
+        boxes: bool = True,
+    ) -> Generator[dict[str, Localization], None, None]:  # fmt: skip
         """Like `stream`, with several methods from one forward pass of the tower.
 
         Args:
@@ -166,8 +173,7 @@ class Localizer:
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            **how: what `cliploc.find.prepare.RunOptions` has: `on_error="skip"`, `reporter`, `absent_maps`,
-                `keep_maps`, `presence`, `boxes`.
+            on_error, reporter, absent_maps, keep_maps, presence, boxes: as in `cliploc.find.prepare.RunOptions`.
 
         Yields:
             For each picture the `Localization` by every method; the keys are the entries of `methods`.
@@ -181,18 +187,23 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        return _found_in(self._run(requests_of(images, names), methods, RunOptions(**how)))
+        run = RunOptions(reporter, on_error, absent_maps, keep_maps, presence, boxes)
+        return _found_in(self._run(requests_of(images, names), methods, run))
 
     def run(
-        self, requests: Iterable[Request], methods: Methods | None = None, **how: Any
-    ) -> Generator[Result, None, None]:
+        self, requests: Iterable[Request], methods: Methods | None = None, *, reporter: Reporter = SILENT,
+        absent_maps: bool = True, keep_maps: bool = True, presence: bool | None = None, boxes: bool = True,
+        lessons: bool = False,
+    ) -> Generator[Result, None, None]:  # fmt: skip
         """Processes requests, each with its id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
             methods: as for `compare`, as are the other arguments and the errors; None for the localizer's.
+            lessons: as in `cliploc.find.prepare.RunOptions`.
         """
-        return self._run(requests, methods, RunOptions(on_error="skip", **how))
+        run = RunOptions(reporter, "skip", absent_maps, keep_maps, presence, boxes, lessons)
+        return self._run(requests, methods, run)
 
     def _run(
         self, requests: Iterable[Request], methods: Methods | None, run: RunOptions

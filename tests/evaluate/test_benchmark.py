@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import time
@@ -66,6 +67,11 @@ def judged_here(monkeypatch):
         yield
 
 
+def tex_lines(out):
+    """The lines of a LaTeX table that have cells."""
+    return [line for line in (out / "tables.tex").read_text().splitlines() if " & " in line]
+
+
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), data=None, **options):
     settings, _ = Grid(setups, methods).settings(unfit_for_setup)
     return run_benchmark(data or dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
@@ -105,8 +111,22 @@ def test_the_numbers_are_those_of_evaluate_on_the_saved_maps_to_the_digit(root, 
                 assert numbers[key] == found[key], (name, key)
             assert numbers["confidence_95"]["max_box_acc_v2"] == found["confidence_95"]["max_box_acc_v2"]
         assert numbers["max_box_acc"] == numbers["gt_known_oracle"]
+        for path in (plain.out / "maps" / name).rglob("*.npy"):  # the WSOL evaluation itself refuses other types
+            assert np.load(path).dtype == float
     assert 0 < plain.summary["mini_cam"]["gt_known"] <= 100
     assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer_cam"]["max_box_acc_v2"]
+
+
+def test_maps_of_a_sample_are_evaluated_on_the_same_sample(root, tmp_path):
+    numbers = run(root, tmp_path, ["cam"], data=open_dataset("wsol", root, sample=5), save_maps=True).summary[
+        "mini_cam"
+    ]
+    evaluate = ("evaluate", "boxes", "--maps", tmp_path / "maps/mini_cam", "--json")
+    found = json.loads(succeeded(*evaluate, "--dataset", "wsol", "--root", root, "--sample", 5).out)
+    assert (found["images"], found["evaluated"], found["failed"]) == (5, 5, [])
+    assert found["max_box_acc_v2"] == pytest.approx(numbers["max_box_acc_v2"], rel=1e-6)
+    every = cliploc_(*evaluate, "--metadata", root / "metadata")
+    assert (every.code, len(json.loads(every.out)["failed"])) == (1, COUNT - 5)
 
 
 def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
@@ -419,7 +439,14 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
             low, high = numbers["confidence_95"][key]
             shown = row[titles.index(all_numbers()[key].title)]
             assert shown == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}", (row[0], key)
-    again = succeeded(*arguments, "--out", tmp_path, "--json")
+    again = succeeded(*arguments, "--out", tmp_path, "--json", "--columns", "max_box_acc,pointing_game")
+    titles, *rows = [line.removesuffix(r" \\").split(" & ") for line in tex_lines(tmp_path)]
+    assert titles == ["setting", *(all_numbers()[key].title for key in ("max_box_acc", "pointing_game"))]
+    assert [row[0].replace("\\", "") for row in rows] == ids
+    best = max(numbers["max_box_acc"] for numbers in summary.values())
+    assert rf"\textbf{{{best:.2f}}}" in [row[1] for row in rows]
+    for name in ("summary.json", "tables.csv"):
+        assert not re.search(r"\.\d{12}", (tmp_path / name).read_text()), name
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
     assert "resumed" in again.err
     assert "next:" not in again.err

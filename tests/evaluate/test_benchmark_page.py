@@ -18,7 +18,7 @@ from cliploc.evaluate.tasks.boxes.page import by_accuracy
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.paired import PerPicture, compared, holm
 from cliploc.evaluate.tasks.report import read_run
-from cliploc.evaluate.tasks.tables import to_latex
+from cliploc.evaluate.tasks.tables import Cell, seven_digits, to_latex
 from cliploc.runs.evaluation import open_run, rows_in
 from tests.html_reader import CLOSING, IMAGE, Reader
 
@@ -73,7 +73,7 @@ def test_all_tables_have_the_numbers_of_the_summary(made: Made, page: str) -> No
                 continue
             low, high = numbers["confidence_95"][key]
             found = [float(lines[one][name]) for name in (key, f"{key}_low", f"{key}_high")]
-            assert found == pytest.approx([numbers[key], low, high], abs=1e-6)
+            assert found == pytest.approx([numbers[key], low, high], rel=1e-6)
             title = all_numbers()[key].title
             column = in_page["setting"].index(title)
             assert in_page[one][column] == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}"
@@ -326,8 +326,26 @@ def test_an_interval_around_a_maximum_is_without_its_bias():
     assert (round(low, 3), high) == (0.963, 1)  # Wilson's of 100 of 100
 
 
-def test_latex_has_the_texts_escaped():
-    text = to_latex([("setting", "MaxBoxAcc", "at τ"), ("mini_grad_cam", "69.13", "0.3 %")])
-    assert text.splitlines()[0] == r"\begin{tabular}{lrr}"
-    assert r"setting & MaxBoxAcc & at $\tau$ \\" in text
-    assert r"mini\_grad\_cam & 69.13 & 0.3 \% \\" in text
+def test_latex_has_the_texts_escaped_and_the_best_of_several_bold():
+    rows = [
+        [Cell("mini_grad_cam"), Cell("69.13", 69.131), Cell("0.3 %", 0.3), Cell("0.02", 0.02)],
+        [Cell("cam"), Cell("69.13", 69.128), Cell("0.4 %", 0.4), Cell("0.01", 0.01)],
+        [Cell("random"), Cell("–"), Cell("0.5 %", 0.5), Cell("0.03", 0.03)],
+    ]
+    titles, best = ["setting", "MaxBoxAcc", "at τ", "ECE"], ["high", "", "low"]
+    lines = to_latex(titles, rows, best).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrr}"
+    assert lines[2] == r"setting & MaxBoxAcc & at $\tau$ & ECE \\"
+    assert lines[4] == r"mini\_grad\_cam & \textbf{69.13} & 0.3 \% & 0.02 \\"
+    assert lines[5] == r"cam & \textbf{69.13} & 0.4 \% & \textbf{0.01} \\"
+    assert lines[6] == r"random & -- & 0.5 \% & 0.03 \\"
+    assert "textbf" not in to_latex(titles, rows[:1], best)
+
+
+def test_what_is_written_has_no_noise_of_floats():
+    values = {
+        "a": [57.99999999999999, 56.00000023841858],
+        "b": (0.41600000000000004, 1.23456789e-9),
+        "c": [True, 12345678],
+    }
+    assert seven_digits(values) == {"a": [58, 56], "b": [0.416, 1.234568e-9], "c": [True, 12345678]}

@@ -65,12 +65,16 @@ def test_equals_open_clip(name, model):
     assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape[-2:] == (side // 32, side // 32)
 
 
-def test_texts_take_no_more_of_the_context_than_the_longest_needs(backbone):
-    lengths = []
+def test_texts_are_read_without_what_fills_the_context_and_their_beginning_once(model, backbone, monkeypatch):
+    texts, lengths = ["a photo of a cat", "a photo of a fire engine", "a photo of a dog"], []
+    expected = model.encode_text(clip_tokenizer()(texts), normalize=True)
     transformer = backbone.text.model.transformer
-    with transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1])):
-        backbone.encode_text(["a cat", "red"])
-    assert lengths == [4]  # with what begins and ends a text
+    with transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[:2])):
+        assert_rounded(backbone.encode_text(texts), expected, backbone)
+    assert lengths == [(1, 5 + 2 + 3 + 2)]  # with what begins and ends a text
+    for most in (1, 6):  # in three and in two sequences
+        monkeypatch.setattr("cliploc.towers._open_clip_towers.PACKED", most)
+        assert_rounded(backbone.encode_text(texts), expected, backbone)
 
 
 def at_other_size(visual, features):

@@ -58,7 +58,7 @@ class Result:
     lesson: Lesson | None = None  # what is kept of the picture; None unless it was asked for
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunOptions:
     """How pictures are processed.
 

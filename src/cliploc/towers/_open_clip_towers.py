@@ -28,6 +28,7 @@ from cliploc.towers.tower import Pooling, join_heads, split_heads
 from cliploc.values import Interpolation, ResizePolicy
 
 Tokenizer = Callable[[list[str]], Tensor]
+PACKED = 512  # tokens of the text tower's sequences: longer ones cost more attention
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 
@@ -115,16 +116,30 @@ class OpenClipText(nn.Module):
         full = getattr(part, "attn_mask", None) is None or getattr(part, "cls_emb", None) is not None or masks_padding
         if full or pool not in ("argmax", "eos"):
             return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
-        # Tokens attend to those before them only: what fills the context after the longest text changes nothing.
         ends = (tokens if pool == "argmax" else tokens.eq(end).int()).argmax(dim=1)
-        length = int(ends.max()) + 1
-        dtype = part.transformer.get_cast_dtype()
-        x = part.token_embedding(tokens[:, :length]).to(dtype) + part.positional_embedding[:length].to(dtype)
-        x = part.transformer(x, attn_mask=part.attn_mask[:length, :length])
-        x, project = part.ln_final(x)[torch.arange(len(x)), ends], part.text_projection
+        common = tokens.eq(tokens[0]).all(dim=0).int().cumprod(dim=0).sum()
+        shared = int(torch.minimum(common, ends.min()))  # tokens with which all texts begin
+        packs = torch.split(torch.arange(len(texts)), max(1, PACKED // (int(ends.max()) + 1 - shared)))
+        x, project = torch.cat([self._packed(part, tokens[i], ends[i], shared) for i in packs]), part.text_projection
         if project is not None:
             x = project(x) if isinstance(project, nn.Linear) else x @ project
         return F.normalize(x.float(), dim=-1)
+
+    def _packed(self, part: Any, tokens: Tensor, ends: Tensor, shared: int) -> Tensor:
+        """`[n, d]` at the ends of texts, read as one sequence without what fills the context, and their beginning once.
+
+        Tokens attend to those before them only, so that this changes nothing: each text attends to itself and to the
+        beginning.
+        """
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        text, at = ((positions >= shared) & (positions <= ends[:, None])).nonzero(as_tuple=True)  # [T] of each token
+        text, at = F.pad(text, (shared, 0), value=-1), torch.cat([positions[:shared], at])
+        hidden = (text != text[:, None]) & (text != -1) | (at > at[:, None])  # [T, T]
+        dtype = part.transformer.get_cast_dtype()
+        x = part.token_embedding(tokens[text, at]).to(dtype) + part.positional_embedding[at].to(dtype)  # [T, d]
+        mask = torch.zeros(hidden.shape, device=x.device, dtype=dtype).masked_fill(hidden, -math.inf)
+        x = part.transformer(x[None], attn_mask=mask)[0]
+        return part.ln_final(x)[shared - 1 + (ends + 1 - shared).cumsum(dim=0)]
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
         """`[n, context length]`."""

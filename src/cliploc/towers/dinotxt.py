@@ -80,6 +80,7 @@ class DinoTxtText(nn.Module):
         """Sentences → `[n, D]` float32, unit norm."""
         backbone = self.backbone
         tokens = self.token_ids(texts).to(backbone.positional_embedding.device)
+        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # what follows a text's end changes nothing
         x = backbone.token_embedding(tokens) + backbone.positional_embedding[: tokens.shape[1]]  # [n, T, d]
         for block in backbone.blocks:
             x = block(x)

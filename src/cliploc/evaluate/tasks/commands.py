@@ -151,6 +151,7 @@ def run_plan(
     from cliploc.runs.picture_files import files_of
 
     selection, engine, terminal = flags.chosen(), flags.parsed(), Terminal()
+    columns = parse_list(flags.columns or "")
     for line in plan.left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
     start_time = time.perf_counter()
@@ -167,11 +168,12 @@ def run_plan(
         # In a manifest, "classes" are those of the dataset.
         selection = {"classes_asked" if name == "classes" else name: value for name, value in selection.items()}
         silent = replace(reporter, failed=SILENT.failed)  # failures are printed at the end, with those of earlier runs
-        result = run(dataset, plan.setups, plan.settings, folder, selection=selection, engine=engine, reporter=silent)
+        how = {"selection": selection, "engine": engine, "reporter": silent, "columns": columns}
+        result = run(dataset, plan.setups, plan.settings, folder, **how)
     terminal.print_result(result.document(), titled(result.table()), result.legend(), as_json=flags.as_json)
     with terminal.progress("writing the report"):  # after the table, which is printed even if the disk is full
         page = write_report(folder, pictures=not flags.no_pictures)
-        write_output(folder / "tables.tex", result.latex(parse_list(flags.columns or "")).encode(), "--out")
+        write_output(folder / "tables.tex", result.latex(columns).encode(), "--out")
     terminal.say_failures(result.failed)
     terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
     terminal.say_next(("open", page), quiet=flags.as_json)
@@ -195,8 +197,10 @@ class MapsFlags(cli.WithJson):
 
 def print_folder(result: Any, document: Mapping[str, Any], *, as_json: bool) -> int:
     """Prints the numbers of an `EvaluatedFolder`, how many pictures it has, and what was wrong with the others."""
+    from cliploc.evaluate.tasks.tables import seven_digits
+
     terminal = Terminal()
-    terminal.print_result(document, grid(result.lines()), as_json=as_json)
+    terminal.print_result(seven_digits(document), grid(result.lines()), as_json=as_json)
     counts = ", ".join(f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in result.counts().items())
     done = f"{result.evaluated} of {result.images} pictures evaluated"
     terminal.say(f"{done}{f'; {counts}' if counts else ''}", style="dim")

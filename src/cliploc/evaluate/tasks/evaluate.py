@@ -1,7 +1,7 @@
 """Evaluates a folder that any tool filled; of score maps, against WSOL metadata."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,26 @@ class EvaluatedFolder:
         }
 
 
+def lines_of(
+    titles: Mapping[str, str],  # key → title
+    numbers: Mapping[str, Any],  # with `confidence_95`
+    text: Callable[..., str],  # of one number, or of the ends of an interval
+    notes: Mapping[str, str] = {},
+) -> list[tuple[str, ...]]:
+    """A row for each number that there is: title, value, 95 % interval, and its note."""
+    ends = numbers["confidence_95"]
+    return [
+        (title, text(numbers[key]), text(*ends[key]) if key in ends else "", notes.get(key, ""))
+        for key, title in titles.items()
+        if numbers.get(key) is not None
+    ]
+
+
+def percents(*values: float) -> str:
+    """A percentage, or an interval of them."""
+    return "–".join(f"{value:.2f}" for value in values) + (" %" if len(values) == 1 else "")
+
+
 # --------------------------------------------------------------------------------------------------------- score maps
 @dataclass(frozen=True)
 class FolderResult(EvaluatedFolder):
@@ -101,19 +121,11 @@ class FolderResult(EvaluatedFolder):
             **self.left_out(),
         }
 
-    def lines(self) -> list[tuple[str, str, str, str]]:
+    def lines(self) -> list[tuple[str, ...]]:
         """A row for each number: name, percent, 95 % interval, and a note on its τ."""
-        scores = {key: score for summary in self.summaries for key, score in summary.scores.items()}
-        return [
-            (number.title, f"{100 * score.value:.2f} %", ends_text(score.interval), score.note)
-            for key, number in metrics.all_numbers().items()
-            if (score := scores.get(key)) is not None and score.value is not None
-        ]
-
-
-def ends_text(interval: metrics.Interval) -> str:
-    """An interval in percent."""
-    return "" if interval is None else f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}"
+        notes = {key: score.note for summary in self.summaries for key, score in summary.scores.items()}
+        titles = {key: number.title for key, number in metrics.all_numbers().items()}
+        return lines_of(titles, metrics.joined(self.summaries)[0], percents, notes)
 
 
 def evaluate_folder(

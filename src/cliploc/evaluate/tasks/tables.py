@@ -5,12 +5,13 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cliploc.evaluate.metrics import all_numbers
 from cliploc.evaluate.tasks.report import SettingResult, TaskRun
 
 Interval = Sequence[float] | None
+Best = Literal["low", "high", ""]  # which values are the best
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,10 @@ class Table:
     notes: Sequence[str] = ()  # remarks below it
 
     @property
-    def highest(self) -> Mapping[str, float]:
-        """Column → its highest number; empty for a single row."""
-        if len(self.rows) < 2:
-            return {}
-        best_of = {number.title for number in all_numbers().values()}
-        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True)
-        values_of = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
-        return {title: max(values) for title, values in values_of.items() if values and title in best_of}
+    def bold(self) -> list[set[str]]:
+        """The texts that are bold in each column: of metrics of boxes."""
+        titles = {number.title for number in all_numbers().values()}
+        return bold_texts(self.rows, ["high" if title in titles else "" for title in self.columns])
 
 
 def percent(value: float | None, ends: Interval = None) -> Cell:
@@ -155,12 +152,30 @@ def _md(text: str) -> str:
     return text
 
 
-def to_latex(rows: Sequence[Sequence[str]]) -> str:
-    """A header and rows of texts as a table for `booktabs`; the first column has words, the others numbers."""
-    header, *body = ([_tex(text) for text in row] for row in rows)
-    lines = [f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", "\\toprule", " & ".join(header) + r" \\", "\\midrule"]
-    lines += [" & ".join(row) + r" \\" for row in body]
+def to_latex(titles: Sequence[str], rows: Sequence[Sequence[Cell]], best: Sequence[Best]) -> str:
+    """A table for `booktabs`: words, then a column of numbers for each of `best`; the best of several are bold."""
+    bold = bold_texts(rows, ["", *best])
+    lines = [
+        f"\\begin{{tabular}}{{l{'r' * len(best)}}}",
+        "\\toprule",
+        " & ".join(map(_tex, titles)) + r" \\",
+        "\\midrule",
+    ]
+    for row in rows:
+        texts = zip((cell.text for cell in row), bold, strict=True)
+        cells = (f"\\textbf{{{_tex(text)}}}" if text in of_best else _tex(text) for text, of_best in texts)
+        lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def bold_texts(rows: Sequence[Sequence[Cell]], best: Sequence[Best]) -> list[set[str]]:
+    """How the best number of each column is printed; none of a single row."""
+    texts: list[set[str]] = []
+    for cells, which in zip(zip(*rows, strict=True), best, strict=bool(rows)):
+        sign = {"high": 1, "low": -1, "": 0}[which] if len(rows) > 1 else 0
+        numbers = [(sign * cell.value, cell.text) for cell in cells if cell.value is not None and sign]
+        texts.append({max(numbers)[1]} if numbers else set())
+    return texts
 
 
 def _tex(text: str) -> str:
@@ -171,11 +186,20 @@ def _tex(text: str) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with the columns that any has; numbers are rounded to six decimals."""
+    """Rows as CSV, with the columns that any has."""
     file = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
+        writer.writerow(seven_digits(row))
     return file.getvalue()
+
+
+def seven_digits(value: Any) -> Any:
+    """A value with all numbers in it rounded: what follows in a float is the noise of its sums."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {key: seven_digits(of) for key, of in value.items()}
+    return [*map(seven_digits, value)] if isinstance(value, list | tuple) else value

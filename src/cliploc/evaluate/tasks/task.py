@@ -12,13 +12,13 @@ from typing import Any, TypeAlias, TypedDict
 import msgspec
 
 from cliploc import __version__
-from cliploc.errors import CliplocError, UsageError
+from cliploc.errors import CliplocError, UnknownNameError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks import paired
 from cliploc.evaluate.tasks.report import Failure
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
-from cliploc.evaluate.tasks.tables import Cell, number_cell, to_latex
+from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
 from cliploc.runs import evaluation, picture_files, plan, store
@@ -78,12 +78,14 @@ class BenchmarkTask:
     counted: Callable[[], Sequence[str]] = lambda: COUNTED  # the columns that the numbers need
     # makes what counts the rows of a setting, by its entry
     tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
-    # a header, then a row for each setting; and lines that explain the table
-    table: Callable[[Mapping[str, Summary], Manifest], list[tuple[str, ...]]] = lambda *_: []
-    legend: Callable[[Mapping[str, Summary], Manifest], list[str]] = lambda *_: []
-    # the numbers that tables can have: key → title and meaning; and how each is written
+    # lines that explain the table; None: the meanings of its numbers
+    legend: Callable[[Mapping[str, Summary], Manifest], list[str]] | None = None
+    # the numbers that tables can have: key → title and meaning
     numbers: Callable[[Manifest], Mapping[str, tuple[str, str]]] = lambda _: {}
-    cell: Callable[[float | None], Cell] = number_cell
+    # those of the table on the terminal: key → title; None: all
+    shown: Callable[[Mapping[str, Summary], Manifest], Mapping[str, str]] | None = None
+    cell: Callable[[str, float | None], Cell] = lambda _, value: number_cell(value)  # how a key's number is written
+    best: Callable[[str, Manifest], Best] = lambda *_: "high"
 
 
 class How(TypedDict, total=False):
@@ -92,6 +94,7 @@ class How(TypedDict, total=False):
     engine: Engine
     selection: Mapping[str, Any] | None  # how the dataset was chosen (subset, limit, seed …), for the manifest
     reporter: Reporter
+    columns: Sequence[str]  # keys of the numbers that will be asked for
 
 
 @dataclass(frozen=True)
@@ -122,21 +125,32 @@ class BenchmarkResult:
 
     def table(self) -> list[tuple[str, ...]]:
         """The table of settings: a header, then a row for each."""
-        return self.task.table(self.summary, self.manifest)
+        titles = self._shown()
+        return [("setting", *titles.values()), *(tuple(cell.text for cell in row) for row in self._cells(titles))]
 
     def latex(self, columns: Sequence[str]) -> str:
         """The table in LaTeX, with these numbers, keys of summary.json, or as on the terminal."""
-        if not columns:
-            return to_latex(self.table())
         known = self.task.numbers(self.manifest)
-        if unknown := [key for key in columns if key not in known]:
-            raise UsageError(f"expected --columns among {', '.join(known)}, got {unknown[0]}")
-        rows = [(name, *(self.task.cell(of.get(key)).text for key in columns)) for name, of in self.summary.items()]
-        return to_latex([("setting", *(known[key][0] for key in columns)), *rows])
+        titles = {key: known[key][0] for key in columns} or self._shown()
+        best = [self.task.best(key, self.manifest) for key in titles]
+        return to_latex(["setting", *titles.values()], self._cells(titles), best)
+
+    def _shown(self) -> Mapping[str, str]:
+        """The columns of the table on the terminal that have a number: key → title."""
+        every = {key: title for key, (title, _) in self.task.numbers(self.manifest).items()}
+        titles = every if self.task.shown is None else self.task.shown(self.summary, self.manifest)
+        there = {key for of in self.summary.values() for key, value in of.items() if value is not None}
+        return {key: title for key, title in titles.items() if key in there}
+
+    def _cells(self, keys: Iterable[str]) -> list[list[Cell]]:
+        return [[Cell(name), *(self.task.cell(key, of.get(key)) for key in keys)] for name, of in self.summary.items()]
 
     def legend(self) -> list[str]:
         """The lines below the table that explain its numbers."""
-        return self.task.legend(self.summary, self.manifest)
+        if self.task.legend is not None:
+            return self.task.legend(self.summary, self.manifest)
+        known = self.task.numbers(self.manifest)
+        return [": ".join(known[key]) for key in self._shown()]
 
     def closing(self, seconds: float) -> str:
         """The line printed at the end of a run."""
@@ -163,13 +177,14 @@ def run_task(
     selection: Mapping[str, Any] | None = None,
     engine: Engine = run_here,
     reporter: Reporter = SILENT,
+    columns: Sequence[str] = (),
     phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
     arrow()  # refused now, not after hours
-    columns = task.columns()
+    of_rows = task.columns()
     shards = tuple(plan.shards_of(dataset.samples, shard_size))
-    worker_of = partial(EvaluationWorker, judge_of, columns, dataset.root, tuple(setups))
+    worker_of = partial(EvaluationWorker, judge_of, of_rows, dataset.root, tuple(setups))
     # Refuses what cannot be used before anything is written.
     notes, worker = Notes(reporter), worker_of(tuple(settings))
     described = worker.describe()
@@ -183,6 +198,9 @@ def run_task(
         "shard_size": shard_size,
         **(entries or {}),
     }
+    for key in columns:
+        if key not in (known := task.numbers(manifest)):
+            raise UnknownNameError("number", key, known)
     notes.add(worker.notes)
     of_samples, local = samples_entry(dataset), local_entry(dataset, selection or {})
     with locked(out), store.disk_errors(out), _begun(out, task, manifest, of_samples, local, folders) as run:
@@ -220,7 +238,7 @@ def run_task(
             with run.transaction():
                 _forget(run, shards[part.index], {outcome.setting for outcome in outcomes})
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(part.content, columns))
+                run.insert("row", cells_of(part.content, of_rows))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
@@ -312,7 +330,7 @@ def summed_up(
 
 
 def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, Any]:
-    return {"schema_version": task.version, "settings": summary}
+    return {"schema_version": task.version, "settings": seven_digits(summary)}
 
 
 def _todo(

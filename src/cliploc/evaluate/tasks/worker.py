@@ -43,10 +43,6 @@ class JudgedShard:
     notes: Sequence[str]
     futures: Sequence[Future[Any]] = ()
 
-    def done(self) -> bool:
-        """Whether nothing need be waited for."""
-        return all(future.done() for future in self.futures)
-
 
 class Judge(ABC):
     """A setup's localizer, with the settings that it serves."""

@@ -29,25 +29,13 @@ TOP = 5  # predictions stored for each picture
 BYTES = 2**21  # of maps that are sent to a judge at once
 
 
-def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
-    """The table of settings, at most 80 columns wide if ids are short."""
-    columns = {
-        key: number
-        for key, number in all_numbers().items()
-        if number.column and any(key in numbers for numbers in summary.values())
-    }
-    titles = ["setting"]
-    for number in columns.values():
-        titles += [number.column, "at τ"] if number.threshold else [number.column]
-    rows = [tuple(titles)]
-    for name, numbers in summary.items():
-        cells = [name]
-        for key, number in columns.items():
-            cells.append(tables.percent(numbers.get(key)).text)
-            if number.threshold:
-                cells.append(f"{numbers[number.threshold]:g}" if number.threshold in numbers else "–")
-        rows.append(tuple(cells))
-    return rows
+def _shown(summary: Mapping[str, task.Summary], _: task.Manifest) -> dict[str, str]:
+    """Numbers and their τ, at most 80 columns wide if ids are short."""
+    titles: dict[str, str] = {}
+    for key, number in all_numbers().items():
+        if number.column and any(key in numbers for numbers in summary.values()):
+            titles |= {key: number.column, **({number.threshold: "at τ"} if number.threshold else {})}
+    return titles
 
 
 def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
@@ -75,10 +63,11 @@ TASK = task.BenchmarkTask(
     box_columns,
     summary_columns,
     lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
-    _table,
     _legend,
     lambda _: {key: (number.title, number.about) for key, number in all_numbers().items()},
-    tables.percent,
+    _shown,
+    lambda key, value: tables.percent(value) if key in all_numbers() else tables.decimal(value, 3),
+    lambda key, _: "high" if key in all_numbers() else "",
 )
 
 

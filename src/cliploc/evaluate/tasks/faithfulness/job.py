@@ -12,7 +12,7 @@ import numpy as np
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks import paired, task
-from cliploc.evaluate.tasks.evaluate import folder_of, read_map
+from cliploc.evaluate.tasks.evaluate import folder_of, lines_of, read_map
 from cliploc.evaluate.tasks.faithfulness.judged import Axis, Number
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
@@ -82,16 +82,6 @@ class MeasuredMap(msgspec.Struct, frozen=True):
     curves: dict[str, list[float | None]]
 
 
-def _table(summary: Mapping[str, task.Summary], manifest: task.Manifest) -> list[tuple[str, ...]]:
-    shown = Measures.in_(manifest).visible
-    rows = ((name, *(number_cell(of.get(key)).text for key in shown)) for name, of in summary.items())
-    return [("setting", *(number.title for number in shown.values())), *rows]
-
-
-def _legend(_: Mapping[str, task.Summary], manifest: task.Manifest) -> list[str]:
-    return [f"{number.title}: {number.about}" for number in Measures.in_(manifest).visible.values()]
-
-
 TASK = task.BenchmarkTask(
     "faithfulness",
     VERSION,
@@ -99,9 +89,9 @@ TASK = task.BenchmarkTask(
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda _, run: ValueTally([*(numbers := Measures.in_(run).numbers)], next(iter(numbers.values())).best),
-    _table,
-    _legend,
-    lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
+    numbers=lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
+    shown=lambda _, run: {key: number.title for key, number in Measures.in_(run).visible.items()},
+    best=lambda key, run: Measures.in_(run).numbers[key].best,
 )
 
 
@@ -223,17 +213,10 @@ class MapsResult:
         protocol = asdict(self.measures.protocol)
         return {"schema_version": VERSION, "model": self.model, "protocol": protocol, "settings": {MAPS: self.summary}}
 
-    def lines(self) -> list[tuple[str, str, str]]:
+    def lines(self) -> list[tuple[str, ...]]:
         """A row for each number: title, mean, 95 % interval."""
-        ends: Mapping[str, Sequence[float]] = self.summary["confidence_95"]
-        return [
-            (
-                number.title,
-                number_cell(self.summary[key]).text,
-                "–".join(number_cell(end).text for end in ends.get(key, ())),
-            )
-            for key, number in self.measures.numbers.items()
-        ]
+        titles = {key: number.title for key, number in self.measures.numbers.items()}
+        return lines_of(titles, self.summary, lambda *values: "–".join(number_cell(value).text for value in values))
 
 
 def evaluate_maps(

@@ -57,12 +57,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _table(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[tuple[str, ...]]:
-    keys = [key for key in NUMBERS if any(numbers.get(key) is not None for numbers in summary.values())]
-    rows = [("setting", *(NUMBERS[key][0] for key in keys))]
-    return rows + [(name, *(percent(numbers.get(key)).text for key in keys)) for name, numbers in summary.items()]
-
-
 def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
     lines = ["percent; mIoU: mean over classes of Σ intersection / Σ union over the whole set"]
     if known := {numbers["known_classes"] for numbers in summary.values() if "known_classes" in numbers}:
@@ -77,10 +71,9 @@ TASK = task.BenchmarkTask(
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
-    _table,
     _legend,
     lambda _: NUMBERS,
-    percent,
+    cell=lambda _, value: percent(value),
 )
 
 
@@ -299,14 +292,9 @@ class LabelsResult(evaluate.EvaluatedFolder):
         counts = {"images": self.images, "evaluated": self.evaluated}
         return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
 
-    def lines(self) -> list[tuple[str, str, str]]:
+    def lines(self) -> list[tuple[str, ...]]:
         """A row for each number: name, percent, 95 % interval."""
-        ends = self.numbers["confidence_95"].get("miou")
-        return [
-            (title, f"{self.numbers[key]:.2f} %", f"{ends[0]:.2f}–{ends[1]:.2f}" if key == "miou" and ends else "")
-            for key, (title, _) in NUMBERS.items()
-            if self.numbers.get(key) is not None
-        ]
+        return evaluate.lines_of({key: title for key, (title, _) in NUMBERS.items()}, self.numbers, evaluate.percents)
 
 
 def evaluate_labels(
