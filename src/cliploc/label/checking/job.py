@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -210,7 +211,7 @@ class _Check:
 
     def _chances(
         self, pictures: Sequence[LabelledFile], read: Mapping[str, Reading]
-    ) -> tuple[dict[tuple[str, int], OfBox], Mapping[str, list[tuple[list[float], float | None]]]]:
+    ) -> tuple[dict[tuple[str, int], OfBox], dict[str, list[tuple[list[float], float | None]]]]:
         """By picture and place the likelier name of a box and its chances; by picture its drafts and theirs."""
         of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
         given = [np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64) for one in pictures]
@@ -224,15 +225,15 @@ class _Check:
         sizes = (xyxy[:, 2:] - xyxy[:, :2]) / np.array([one.size_wh for one in pictures])[numbers]
         text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
         text[[name in self._unknown for name in self._texts]] = np.nan
-        labels = np.concatenate([*given, np.full(sum(drafts), judge.DRAFT)])
+        names_of = np.concatenate([*given, np.full(sum(drafts), judge.DRAFT)])
         features = np.concatenate([every.features, every.of_drafts])
         scale = float(self._localizer.backbone.logit_scale)
-        names = judge.judge_names(features, text, sizes, labels, numbers, scale)
+        names = judge.judge_names(features, text, sizes, names_of, numbers, scale)
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
         placed = judge.judge_places(every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved)
-        again = [doubles(*each) if self._of_boxes else [(np.nan, 0)] for each in zip(boxes, given, strict=True)]
-        same = [(chance, one.boxes[one.readable[first]].id)
-                for one, some in zip(pictures, again, strict=True) for chance, first in some]  # fmt: skip
+        same = [(chance if self._of_boxes else np.nan, one.boxes[one.readable[first]].id)
+                for one, labels in zip(pictures, given, strict=True)
+                for chance, first in doubles(one.xyxy, labels)]  # fmt: skip
         each = np.split(every.drafts.astype(float), np.cumsum(drafts)[:-1])
         compared = map(judge.compare, each, boxes, given)
         facts = map(np.concatenate, zip(*compared, strict=True))
@@ -242,12 +243,8 @@ class _Check:
         rows = zip(places, likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
         judged = {place: (name, _known(wrong), _known(at), _known(twice), first)
                   for place, name, wrong, at, (twice, first) in rows}  # fmt: skip
-        found = defaultdict[str, list[tuple[list[float], float | None]]](list)
-        for picture, draft, chance in zip(
-            np.repeat(range(len(of)), drafts), every.drafts.tolist(), absent, strict=True
-        ):
-            found[pictures[picture].id].append((draft, chance))
-        return judged, found
+        found = zip(every.drafts.tolist(), absent, strict=True)
+        return judged, {one.id: [*islice(found, some)] for one, some in zip(pictures, drafts, strict=True)}
 
 
 def _known(chance: float) -> float | None:
